@@ -1,0 +1,36 @@
+"""Sequences through one latent vector and back: blend, walk and sample music, sentences and event logs.
+
+Knows the public names and where they live. Refuses to load anything before it is asked for: `import seqvae` pulls in
+neither torch nor music21, so that `seqvae --help` answers at once.
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = ["Codec", "SequenceVAE", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from seqvae.codec import Codec, load
+    from seqvae.model import SequenceVAE
+
+    __version__: str
+else:
+    # Hidden from the type checker, which would otherwise take every misspelt name for an `Any` found here.
+    _HOMES = {"Codec": "seqvae.codec", "load": "seqvae.codec", "SequenceVAE": "seqvae.model"}
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used (PEP 562), and keep it."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("seqvae")
+        elif name in _HOMES:
+            from importlib import import_module
+
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module 'seqvae' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,197 @@
+"""Every setting of seqvae: frozen dataclasses, a docstring under each field, read strictly from TOML and JSON.
+
+Knows: names, types, defaults and ranges. Refuses to know: what the settings do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from seqvae.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How pieces become tokens."""
+
+    kind: Literal["midi"] = "midi"
+    """Kind of sequence."""
+    steps_per_beat: int = 12
+    """Music: grid steps a quarter note."""
+    max_steps: int = 48
+    """Music: the longest chunk in steps; longer bars are cut on beats."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the networks."""
+
+    chunks: int = 2
+    """Chunks (bars) that one latent vector covers."""
+    latent: int = 256
+    """Dimensions of the latent vector."""
+    width: int = 512
+    """Width of token embeddings, keys and codes."""
+    hidden: int = 256
+    """Width of recurrent and attention layers."""
+    encoder: Literal["recurrent", "transformer", "set"] = "set"
+    """What reads a chunk: a bidirectional LSTM, a transformer, or a sum over tokens bound to their cues (Zaheer et al. 2017)."""
+    decoder: Literal["recurrent", "transformer"] = "recurrent"
+    """What writes a chunk."""
+    layers: int = 1
+    """Recurrent or transformer layers in each of the two."""
+    heads: int = 8
+    """Attention heads of the transformer."""
+    dropout: float = 0.0
+    """Share of activations dropped inside the transformer layers."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The loss and what keeps the posterior from collapsing."""
+
+    autoencoder: bool = False
+    """True: z is the posterior mean and the KL is not charged, the plain autoencoder."""
+    beta: float = 1.0
+    """Final weight of the KL (Higgins et al. 2017)."""
+    schedule: Literal["constant", "linear", "logistic", "cyclical"] = "linear"
+    """How beta rises: at once, in a line, along a logistic curve (Bowman et al. 2016), or in cycles (Fu et al. 2019)."""
+    anneal_steps: int = 2000
+    """Steps until beta is reached; for `cyclical`, the length of one cycle, of which the first half rises."""
+    free_bits: float = 0.0
+    """Nats a dimension that the KL does not charge for, on the average of a batch (Kingma et al. 2016)."""
+    word_dropout: float = 0.0
+    """Share of the decoder's input tokens that are masked, so that it must ask z (Bowman et al. 2016)."""
+    denoise: float = 0.0
+    """Share of the encoder's input tokens that are masked (Shen et al. 2020)."""
+    bag: float = 0.0
+    """Weight of the bag loss: each token told from the code and its cue alone, no history (after Zhao et al. 2017)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 20000
+    """Optimizer steps."""
+    batch_tokens: int = 4096
+    """Tokens in a batch, padding included."""
+    learning_rate: float = 1e-3
+    """Peak of AdamW's learning rate."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises from 0."""
+    final_rate: float = 0.05
+    """Learning rate at the last step as a share of the peak; a cosine leads there."""
+    weight_decay: float = 0.01
+    """AdamW's decay of matrices; vectors are not decayed."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    transpose: int = 0
+    """Music: transpose each training segment by a random number of semitones up to this many either way."""
+    max_windows: int = 48
+    """Segments an epoch takes of one piece, so that long pieces do not drown short ones."""
+    evaluate_every: int = 1000
+    """Steps between validations."""
+    validation_segments: int = 1024
+    """Segments of the validation split that are used each time."""
+    save_every: int = 500
+    """Steps between saved training states."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast or not; `auto` takes bf16 where the processor multiplies it in hardware."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    seed: int = 0
+    """Seed of weights, data order and noise."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything needed to train one checkpoint again."""
+
+    name: str = "music"
+    """Name of the checkpoint."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """See TokenizerConfig."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """See ModelConfig."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """See ObjectiveConfig."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """See TrainConfig."""
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Build a settings dataclass; an unknown name or a value of the wrong type is a ConfigError that names it."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"{where}: unknown setting '{unknown[0]}'; choose from {', '.join(hints)}")
+    return cls(**{name: _checked(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`, or a ConfigError."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table of settings, found {value!r}")
+        return from_dict(hint, value, where)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+        return value
+    if isinstance(hint, types.UnionType):
+        return None if value is None else _checked(typing.get_args(hint)[0], value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+    if isinstance(value, float) and not value == value:
+        raise ConfigError(f"{where}: not a number")
+    return value
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """The plain dictionary that `from_dict` reads."""
+    return dataclasses.asdict(settings)
+
+
+def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recipe:
+    """A recipe by name (from seqvae/recipes) or by path (.toml or .json), with `section.name=value` changes on top.
+
+    Raises ConfigError with the name of what is wrong and the choices there are.
+    """
+    path = Path(source)
+    if path.suffix not in (".toml", ".json"):
+        path = Path(__file__).parent / "recipes" / f"{source}.toml"
+    try:
+        text = path.read_text()
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.toml")))
+        raise ConfigError(f"{source}: no such recipe; name a .toml file or one of {known}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); mend the line it names") from error
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {change}: write section.name=value, for example model.width=384")
+        table = values
+        *sections, leaf = name.split(".")
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {change}: '{section}' is no section of a recipe")
+        try:
+            table[leaf] = json.loads(value)
+        except ValueError:
+            table[leaf] = value
+    return from_dict(Recipe, values, str(source))

@@ -1,0 +1,110 @@
+"""A latent vector and the tokens so far in, logits out.
+
+Knows: the conductor (z to one code a chunk, all at once), asking a code with a cue, and autoregression with a cache.
+Refuses to know: sampling, grammars, losses. A chunk sees its own code and its own tokens, so chunks decode in parallel
+and z cannot be ignored (the lesson of MusicVAE, Roberts et al. 2018).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seqvae.config import ModelConfig
+from seqvae.layers import Binding, Cache, Residual, TransformerLayer
+
+
+class Decoder(nn.Module):
+    """Codes by a conductor; logits from an answer (code asked with the cue, no history) and a writer (history)."""
+
+    def __init__(self, config: ModelConfig, binding: Binding) -> None:
+        super().__init__()
+        self.binding = binding
+        self.chunks = config.chunks
+        self.conduct = nn.Linear(config.latent, config.chunks * config.width)
+        self.code = nn.Sequential(Residual(config.width, 2), Residual(config.width, 2), nn.LayerNorm(config.width))
+        self.answer = Residual(config.width, 1)
+        self.writer: RecurrentWriter | TransformerWriter
+        self.writer = RecurrentWriter(config) if config.decoder == "recurrent" else TransformerWriter(config)
+        self.norm = nn.LayerNorm(config.width)
+        self.bag_norm = nn.LayerNorm(config.width)
+
+    def codes(self, z: Tensor) -> Tensor:
+        """`z (B, D)` to one code a chunk, `(B, C, W)`."""
+        out: Tensor = self.code(self.conduct(z).view(len(z), self.chunks, -1))
+        return out
+
+    def start(self, code: Tensor) -> Cache:
+        """The cache before the first token of rows `code (N, W)`."""
+        return self.writer.start(code)
+
+    def select(self, cache: Cache, rows: Tensor) -> Cache:
+        """The cache of some rows only, for leaving out rows that have ended."""
+        return [part.index_select(self.writer.batch_axis, rows) for part in cache]
+
+    def forward(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Cache]:
+        """One or many steps of rows `code (N, W)`.
+
+        `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` those of each step. Returns logits
+        `(N, T, V)`, bag logits `(N, T, V)` that know the code and the cue but no history, and the cache for the next step.
+        """
+        asked = self.binding.ask(code.unsqueeze(1).expand(-1, inputs.shape[1], -1), cues)
+        answer = self.answer(asked)
+        written, cache = self.writer(self.binding.tokens(inputs), answer, code, cache)
+        logits = self.binding.logits(self.norm(answer + written))
+        return logits, self.binding.logits(self.bag_norm(answer)), cache
+
+
+class RecurrentWriter(nn.Module):
+    """LSTM whose first state is told by the code."""
+
+    batch_axis = 1  # of the tensors in the cache
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = config.layers
+        self.first = nn.Linear(config.width, 2 * config.layers * config.hidden)
+        self.enter = nn.Linear(2 * config.width, config.hidden)
+        self.lstm = nn.LSTM(config.hidden, config.hidden, config.layers, batch_first=True)
+        self.leave = nn.Linear(config.hidden, config.width)
+
+    def start(self, code: Tensor) -> Cache:
+        """First hidden and cell states, each `(L, N, H)`."""
+        states = self.first(code).view(len(code), 2, self.layers, -1).permute(1, 2, 0, 3)
+        return [states[0].tanh().contiguous(), states[1].contiguous()]
+
+    def forward(self, inputs: Tensor, answer: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Embedded `inputs (N, T, W)` and the answers `(N, T, W)` to `(N, T, W)`, and the states after the last step."""
+        del code
+        x = self.enter(torch.cat([inputs, answer], -1))
+        out, (hidden, cell) = self.lstm(x, (cache[0].to(x.dtype), cache[1].to(x.dtype)))
+        return self.leave(out), [hidden, cell]
+
+
+class TransformerWriter(nn.Module):
+    """Causal transformer; the code is added before every layer (in-attention, Wu and Yang 2023)."""
+
+    batch_axis = 0
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.enter = nn.Linear(2 * config.width, config.hidden)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.hidden, config.heads, config.dropout) for _ in range(config.layers)
+        )
+        self.told = nn.ModuleList(nn.Linear(config.width, config.hidden) for _ in range(config.layers))
+        self.leave = nn.Linear(config.hidden, config.width)
+
+    def start(self, code: Tensor) -> Cache:
+        """No keys and values yet: an empty cache."""
+        del code
+        return []
+
+    def forward(self, inputs: Tensor, answer: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """As `RecurrentWriter.forward`; the cache holds keys and values `(N, heads, T, ...)` of every layer in turn."""
+        x = self.enter(torch.cat([inputs, answer], -1))
+        after: Cache = []
+        for i, (layer, told) in enumerate(zip(self.layers, self.told, strict=True)):
+            x, kept = layer(x + told(code).unsqueeze(1), None, cache[2 * i : 2 * i + 2] or None)
+            after += kept
+        return self.leave(x), after

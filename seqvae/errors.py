@@ -1,0 +1,48 @@
+"""The errors a user may see, each one line: what, where, what to do.
+
+Knows how such a line is put together. Refuses to know formats, models or files: whoever raises brings the facts.
+The command line prints these and exits with 1; any other exception is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class SeqVAEError(Exception):
+    """Something the user can put right. The message says what is wrong, where, and what to do."""
+
+    def __str__(self) -> str:
+        """The message on one line, whatever the library that gave the reason put into it."""
+        return " ".join(super().__str__().splitlines())
+
+
+class ReadError(SeqVAEError):
+    """A piece that cannot be read. A folder skips it and counts it; on its own it ends the command."""
+
+    def __init__(self, path: str | PathLike[str], reason: str, advice: str) -> None:
+        # Pieces are read in several processes, and an exception is pickled as its class and `args`: keep all three.
+        super().__init__(path, reason, advice)
+        self.path = path
+        self.reason = reason
+        self.advice = advice
+
+    def __str__(self) -> str:
+        """The path, the reason and the advice on one line."""
+        return " ".join(f"cannot read {self.path}: {self.reason}; {self.advice}".splitlines())
+
+
+class ConfigError(SeqVAEError):
+    """A setting, recipe or argument with an unknown name or an impossible value."""
+
+
+class TokenizerError(SeqVAEError):
+    """A piece that the tokenizer has no tokens for, or tokens that are no piece."""
+
+
+class CheckpointError(SeqVAEError):
+    """A checkpoint that is missing, incomplete or made for something else."""
+
+
+class StyleError(SeqVAEError):
+    """A style that the model does not have, or that cannot be fitted."""

@@ -1,0 +1,69 @@
+"""The latent vector: a diagonal Gaussian posterior, a standard normal prior, and what lies between them.
+
+Knows: means, log-variances, nats. Refuses to know: tokens, networks, schedules.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOGVAR_RANGE = (-12.0, 4.0)  # exp of these stays finite and distinct from zero in bf16
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z|x) = N(mean, diag(exp(logvar))), both `(B, D)`, in fp32."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw a row by the reparameterisation of Kingma and Welling (2014): `(B, D)`."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL(q(z|x) || N(0, I)) of every dimension, `(B, D)`, in nats."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x) for `z (..., B, D)`: `(..., B)`, in nats."""
+        return _log_normal(z, self.mean, self.logvar)
+
+
+def log_prior(z: Tensor) -> Tensor:
+    """log N(z; 0, I) for `z (..., D)`: `(...)`, in nats."""
+    return _log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
+
+
+def _log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    return -0.5 * ((z - mean).square() / logvar.exp() + logvar + math.log(2 * math.pi)).sum(-1)
+
+
+def floored_kl(kl: Tensor, free_bits: float) -> Tensor:
+    """sum_d max(mean over the batch of KL_d, free_bits), a scalar in nats (Kingma et al. 2016).
+
+    The floor is on the batch average, so that one segment may use a dimension that another leaves.
+    """
+    return kl.mean(0).clamp(min=free_bits).sum()
+
+
+def active_units(mean: Tensor, threshold: float = 0.01) -> int:
+    """Dimensions whose posterior mean varies over data `(N, D)` by more than `threshold` (Burda et al. 2016)."""
+    return int((mean.var(0) > threshold).sum())
+
+
+def mutual_information(posterior: Posterior, z: Tensor) -> float:
+    """I(x; z) under q in nats from N posteriors and one draw `z (N, D)` of each.
+
+    mean_i [log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j)] (Hoffman and Johnson 2016; He et al. 2019). It cannot exceed log N
+    and is cut at 0, below which only sampling noise could take it.
+    """
+    pairs = _log_normal(z[:, None], posterior.mean[None], posterior.logvar[None])  # (N, N)
+    own = pairs.diagonal()
+    mixture = pairs.logsumexp(1) - math.log(len(z))
+    return max(0.0, float((own - mixture).mean()))

@@ -1,0 +1,143 @@
+"""Building blocks of the networks: cue keys, residual blocks, attention and recurrence with a cache.
+
+Knows: tensors and shapes. Refuses to know: what a token means, what a latent is, how anything is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Cache = list[Tensor]  # what a decoding step hands to the next: recurrent states, or keys and values so far
+
+
+class Binding(nn.Module):
+    """Tokens bound to their places by multiplication, and codes asked with a place.
+
+    A cue has a key: one learned vector a field, multiplied together. A token's embedding times the key of its place
+    binds the two; a sum of bound vectors, asked with one key (multiplied by it), gives back the tokens of that place.
+    With keys of +1 and -1 this holds from the first random weights on (multiply-add-permute memories, Gayler 1998; Plate
+    1995), which is why notes are copied through one latent vector long before a recurrence would learn to.
+    """
+
+    def __init__(self, vocab_size: int, cue_sizes: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, width)
+        self.keys = nn.ModuleList(nn.Embedding(size, width) for size in cue_sizes)
+        self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        for table in self.keys:
+            assert isinstance(table, nn.Embedding)
+            with torch.no_grad():
+                table.weight.copy_(torch.randint(0, 2, table.weight.shape) * 2.0 - 1.0)
+                table.weight[0] = 1.0  # a field that says nothing changes nothing
+
+    def ask(self, x: Tensor, cues: Tensor) -> Tensor:
+        """`x (..., W)` times the keys of `cues (..., K)`; the same call binds and asks."""
+        for i, table in enumerate(self.keys):
+            x = x * functional.embedding(cues[..., i], _cast(table.weight))
+        return x
+
+    def bind(self, tokens: Tensor, cues: Tensor) -> Tensor:
+        """`tokens (...)` at `cues (..., K)` to `(..., W)`."""
+        return self.ask(self.tokens(tokens), cues)
+
+    def tokens(self, tokens: Tensor) -> Tensor:
+        """Embeddings of `tokens (...)`: `(..., W)`."""
+        return functional.embedding(tokens, _cast(self.embed.weight))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """How much `x (..., W)` looks like each token: `(..., V)`."""
+        return functional.linear(x * self.scale, self.embed.weight, self.bias)
+
+
+def _cast(weight: Tensor) -> Tensor:
+    """A table in autocast's type: looking up and multiplying half the bytes is most of the cost of binding."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+
+
+class Residual(nn.Module):
+    """A pre-norm feed-forward block with a residual connection, any leading shape, width to width."""
+
+    def __init__(self, width: int, expansion: int = 2) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, expansion * width)
+        self.down = nn.Linear(expansion * width, width)
+        nn.init.zeros_(self.down.bias)
+        with torch.no_grad():
+            self.down.weight.mul_(0.1)  # nearly the identity at first, so that what was bound can be asked
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., W)` to `(..., W)`."""
+        out: Tensor = x + self.down(functional.gelu(self.up(self.norm(x)), approximate="tanh"))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions (Su et al. 2021), causal or with a mask, with a cache."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads or (width // heads) % 2:
+            raise ValueError(f"width {width} does not divide into {heads} heads of even size")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """`x (N, T, W)`; `mask (N, 1 or T, S)` True where a key may be seen, None for causal; returns `(N, T, W)`."""
+        n, t, width = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        past = 0 if cache is None else cache[0].shape[2]
+        q, k = _rotate(q, past), _rotate(k, past)
+        if cache is not None:
+            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        if mask is None:
+            seen = torch.ones(t, k.shape[2], dtype=torch.bool, device=x.device).tril(past)
+        else:
+            seen = mask[:, None]
+        if x.is_cuda:
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        else:
+            # plain products: on a CPU in bf16 the backward of the fused kernel is several times slower
+            weights = (q @ k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
+            mixed = weights.masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype) @ v
+        return self.out(mixed.transpose(1, 2).reshape(n, t, width)), [k, v]
+
+
+def _rotate(x: Tensor, past: int) -> Tensor:
+    """Rotary positions for `x (N, H, T, D)` whose first step is number `past`."""
+    half = x.shape[-1] // 2
+    frequency = 10000.0 ** (-torch.arange(half, device=x.device) / half)
+    angle = torch.arange(past, past + x.shape[2], device=x.device)[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.feed = Residual(width, 4)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """As `Attention.forward`."""
+        mixed, cache = self.attention(self.norm(x), mask, cache)
+        return self.feed(x + self.dropout(mixed)), cache
+
+
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum of `x (..., T, W)` over T where `mask (..., T)`, divided by the root of the count: `(..., W)`."""
+    weight = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weight).sum(-2) / weight.sum(-2).clamp(min=1).sqrt()

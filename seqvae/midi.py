@@ -1,0 +1,467 @@
+"""Music in and out: whatever holds notes becomes a `Piece` on a grid of twelve steps a beat, and notes become a file.
+
+Knows MIDI bytes, the limits of a piece, the grid and the bars on it, and how to write a file whole or not at all.
+Refuses to know folders, caches and song titles (`collection`), music21's streams (`notation`), tokens and models.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from symusic.core import (
+    KeySignatureTick,
+    NoteTickList,
+    ScoreQuarter,
+    ScoreSecond,
+    ScoreTick,
+    TempoTick,
+    TimeSignatureTick,
+    TrackTick,
+)
+
+from seqvae.errors import ReadError, SeqVAEError
+
+STEPS_PER_BEAT = 12
+"""Steps in a quarter note: thirds and quarters of a beat are whole."""
+MAX_CHUNK_STEPS = 48
+"""The longest chunk, one bar of 4/4; a longer bar is cut on its beats."""
+DRUMS = 128
+"""The program of notes on a drum track; 0 to 127 are General MIDI's."""
+ONSET, DURATION, PITCH, PROGRAM, VELOCITY = range(5)
+"""Columns of `Piece.notes`."""
+TICKS_PER_BEAT = 480
+"""Ticks in a quarter note of a file that is written."""
+
+MAX_NOTES = 1_000_000
+"""A piece with more notes is refused; a Mahler symphony has a tenth of them."""
+MAX_BEATS = 100_000
+"""A piece with more quarter notes is refused."""
+MAX_HOURS = 5.0
+"""A piece that sounds longer is refused: one file of a whole day is a recording session, not a piece."""
+
+MIDI_SUFFIXES = (".mid", ".midi")
+SCORE_SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn", ".abc")
+SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
+CORPUS = "corpus:"
+"""A source that starts with this is a work of the corpus inside music21: `corpus:bach/bwv66.6`."""
+
+_SLOWEST, _FASTEST = 15_000_000, 60_000  # microseconds a quarter: 4 and 1000 beats a minute
+_ANOTHER_COPY = "get another copy of the file, or leave it out"
+
+Notes = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A piece of music on the grid.
+
+    Attributes:
+        notes: (N, 5) int32, columns `ONSET` and `DURATION` (at least 1) in steps, `PITCH` 0..127, `PROGRAM` 0..128
+            (`DRUMS`), `VELOCITY` 1..127; sorted by onset, program, pitch, and no two alike in these three.
+        bounds: (C + 1,) int32, strictly rising from 0: chunk c lasts from step `bounds[c]` to `bounds[c + 1]`. Chunks
+            are bars, and bars longer than `MAX_CHUNK_STEPS` cut on beats. The last holds the last onset.
+        frame: tempos, time and key signatures at `STEPS_PER_BEAT` ticks a quarter, without tracks.
+        name: what to call the piece: the stem of its file.
+    """
+
+    notes: Notes
+    bounds: NDArray[np.int32]
+    frame: ScoreTick
+    name: str = ""
+
+
+Source = str | Path | bytes | ScoreTick | ScoreQuarter | ScoreSecond | Piece | Any
+"""Path, `corpus:` name, content of a MIDI or MusicXML file, symusic Score, PrettyMIDI, music21 stream or `Piece`."""
+
+
+def read(source: Source, *, name: str = "") -> Piece:
+    """Any music as a piece.
+
+    Args:
+        source: a path (`.mid .midi .mxl .musicxml .xml .krn .abc`), a name in music21's corpus (`corpus:bach/bwv66.6`),
+            the bytes of a MIDI or MusicXML file, a `symusic.Score`, a `pretty_midi.PrettyMIDI`, a music21 stream, or a
+            `Piece`, which is returned as it is.
+        name: the name of the piece, and of the source in messages; a file's own by default.
+
+    Raises:
+        ReadError: the source is missing, not music, damaged, without notes or beyond `MAX_NOTES`, `MAX_BEATS` or
+            `MAX_HOURS`. The message is one line that says what to do.
+        TypeError: the source is none of the kinds above.
+    """
+    if isinstance(source, Piece):
+        return source
+    if isinstance(source, str | Path):
+        return _read_file(source, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _read_content(bytes(source), name or "bytes", name)
+    if isinstance(source, ScoreTick | ScoreQuarter | ScoreSecond):
+        return _from_score(source, name or "score", name)
+    library = _library(source)
+    if library == "pretty_midi":
+        buffer = io.BytesIO()
+        source.write(buffer)
+        return _read_content(buffer.getvalue(), name or "PrettyMIDI", name)
+    if library == "music21":
+        return _from_stream(source, name or "stream", name)
+    raise TypeError(f"music is read from a path, bytes, a Score, PrettyMIDI or music21 stream, not {type(source)}")
+
+
+def _library(source: object) -> str:
+    """Which of the libraries that are slow to import `source` comes from."""
+    homes = {kind.__module__.partition(".")[0] for kind in type(source).__mro__}
+    return next((library for library in ("pretty_midi", "music21") if library in homes), "")
+
+
+def resolve(source: str | Path) -> Path:
+    """The file that `source` names, which may be a work in music21's corpus; ReadError if there is no such file."""
+    text = source if isinstance(source, str) else source.as_posix()
+    if text.startswith(CORPUS):
+        from seqvae import notation
+
+        try:
+            return notation.corpus_path(text.removeprefix(CORPUS))
+        except LookupError:
+            advice = "try corpus:bach/bwv66.6, or list the works with music21.corpus.getPaths()"
+            raise ReadError(text, "music21's corpus has no such work", advice) from None
+    path = Path(source)
+    if path.is_dir():
+        raise ReadError(path, "it is a folder", "name a file in it")
+    if not path.exists():
+        raise ReadError(path, "there is no such file", "check the name and the folder")
+    return path
+
+
+def _read_file(source: str | Path, name: str) -> Piece:
+    path = resolve(source)
+    inside = str(source).startswith(CORPUS)
+    name = name or (path.name.removesuffix(path.suffix) if inside else path.stem)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES and not inside:
+        kind = f"'{path.suffix}' is not a kind of music file known here" if suffix else "its name has no suffix"
+        raise ReadError(path, kind, f"convert it to one of {' '.join(SUFFIXES)}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ReadError(source, f"{error.strerror or error}".lower(), "check the file's permissions") from error
+    if not content:
+        raise ReadError(source, "the file is empty", _ANOTHER_COPY)
+    if suffix in MIDI_SUFFIXES:
+        return _from_midi(content, source, name)
+    return _from_notation(path, source, name)
+
+
+def _read_content(content: bytes, label: str, name: str) -> Piece:
+    if not content:
+        raise ReadError(label, "it is empty", "give the content of a MIDI or MusicXML file")
+    head = content.lstrip()[:400]
+    if content[:2] == b"PK":
+        return _from_notation(content, label, name, ".mxl")
+    if head.removeprefix(b"\xef\xbb\xbf").startswith((b"<?xml", b"<score-", b"<!DOCTYPE")):
+        return _from_notation(content, label, name, ".musicxml")
+    return _from_midi(content, label, name)
+
+
+def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
+    tidy = _tidy_midi(content, label)
+    try:
+        score = ScoreTick.from_midi(tidy, sanitize_data=True)
+    except RuntimeError as error:
+        raise ReadError(label, f"the MIDI data is damaged ({_plain(error)})", _ANOTHER_COPY) from error
+    return _from_score(score, label, name)
+
+
+def _tidy_midi(content: bytes, label: str | Path) -> bytes:
+    """The header and the tracks of a MIDI file and nothing else, with every length checked.
+
+    symusic believes lengths: one that points beyond the end can end the process. It is never shown a file unchecked.
+    """
+    if content[:4] == b"RIFF" and content[8:12] == b"RMID":  # Windows' wrapping of the same file
+        content = content[max(0, content.find(b"MThd")) :]
+    if content[:4] != b"MThd":
+        raise ReadError(label, "it is not a MIDI file", "give a MIDI file, or a score with its own suffix")
+    if len(content) < 14:
+        raise ReadError(label, "the file is cut short", _ANOTHER_COPY)
+    size, kind, count, division = struct.unpack(">IHHH", content[4:14])
+    if size < 6 or kind > 2 or division == 0:
+        raise ReadError(label, "the MIDI header is damaged", _ANOTHER_COPY)
+    if division >= 0x8000:
+        raise ReadError(label, "its times are SMPTE film frames, not beats", "export it with ticks per quarter note")
+    at = 8 + size
+    tracks: list[bytes] = []
+    while len(tracks) < count and at + 8 <= len(content):
+        end = at + 8 + int.from_bytes(content[at + 4 : at + 8], "big")
+        if end > len(content):
+            whole = content[at : at + 4] == b"MTrk"
+            reason = f"cut short, {end - len(content):,} bytes are missing" if whole else "damaged between its tracks"
+            raise ReadError(label, f"the file is {reason}", _ANOTHER_COPY)
+        if content[at : at + 4] == b"MTrk":  # the standard says to pass over chunks of other kinds
+            tracks.append(content[at:end])
+        at = end
+    header = b"MThd" + (6).to_bytes(4, "big") + content[8:10] + len(tracks).to_bytes(2, "big") + content[12:14]
+    return header + b"".join(tracks)
+
+
+def _from_notation(file: Path | bytes, label: str | Path, name: str, suffix: str = "") -> Piece:
+    from seqvae import notation
+
+    try:
+        parsed = notation.parse_bytes(file, suffix) if isinstance(file, bytes) else notation.parse(file)
+    except Exception as error:  # music21 and the parsers below it raise their own, and builtin ones, on bad files
+        raise ReadError(label, f"music21 cannot read it ({_plain(error)})", _ANOTHER_COPY) from error
+    return _from_stream(parsed, label, name)
+
+
+def _from_stream(stream: Any, label: str | Path, name: str) -> Piece:
+    from seqvae import notation
+
+    try:
+        score = notation.to_symusic(stream)
+    except Exception as error:  # a stream may hold anything
+        raise ReadError(label, f"music21's stream cannot be read ({_plain(error)})", _ANOTHER_COPY) from error
+    return _from_score(score, label, name)
+
+
+def _plain(error: Exception) -> str:
+    """What a library said, without its own prefix, short enough for one line."""
+    text = str(error).removeprefix("MiniMidi: ").removesuffix(": iostream error").strip() or type(error).__name__
+    text = " ".join(text.split())
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def _from_score(score: Any, label: str | Path, name: str) -> Piece:
+    """A symusic score in any unit of time: notes and frame rounded to the grid."""
+    ticks: ScoreTick = score if isinstance(score, ScoreTick) else score.to("tick")
+    rows = []
+    for track in ticks.tracks:
+        a = track.notes.numpy()
+        columns = (a["time"], a["duration"], a["pitch"], np.full_like(a["time"], _program(track)), a["velocity"])
+        rows.append(np.stack([column.astype(np.int64) for column in columns], axis=1))
+    notes = np.concatenate([np.zeros((0, 5), np.int64), *rows])
+    if not len(notes):
+        raise ReadError(label, "there is not a single note in it", "give a file with notes")
+    per_quarter = ticks.ticks_per_quarter
+    notes[:, :2] = (notes[:, :2] * (2 * STEPS_PER_BEAT) + per_quarter) // (2 * per_quarter)  # to the nearest step
+    frame = _clean_frame(ticks)
+    _check_limits(notes, frame, label)
+    notes[:, DURATION] = np.maximum(notes[:, DURATION], 1)
+    notes[:, PITCH:] = np.clip(notes[:, PITCH:], [0, 0, 1], [127, DRUMS, 127])
+    bounds = chunk_bounds(frame_rows(frame)[1], int(notes[:, ONSET].max()) + 1)
+    return Piece(_distinct(notes), bounds, frame, name)
+
+
+def _program(track: TrackTick) -> int:
+    return DRUMS if track.is_drum else track.program
+
+
+def _distinct(notes: NDArray[Any]) -> Notes:
+    """(N, 5) sorted by onset, program and pitch; of notes alike in these three the longest stays."""
+    notes = notes[np.lexsort((-notes[:, DURATION], notes[:, PITCH], notes[:, PROGRAM], notes[:, ONSET]))]
+    place = notes[:, [ONSET, PROGRAM, PITCH]]
+    first = np.ones(len(notes), bool)
+    first[1:] = (place[1:] != place[:-1]).any(axis=1)
+    return notes[first].astype(np.int32)
+
+
+FrameRows = tuple[list[tuple[int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]]]
+"""Tempos (step, microseconds a quarter), metres (step, numerator, denominator), keys (step, sharps, 1 if minor)."""
+
+
+def frame_rows(frame: ScoreTick) -> FrameRows:
+    """What a frame holds, as plain integers."""
+    tempos = [(t.time, t.mspq) for t in frame.tempos]
+    metres = [(s.time, s.numerator, s.denominator) for s in frame.time_signatures]
+    return tempos, metres, [(k.time, k.key, k.tonality) for k in frame.key_signatures]
+
+
+def make_frame(rows: FrameRows) -> ScoreTick:
+    """The frame that holds `rows`."""
+    frame = ScoreTick(STEPS_PER_BEAT)
+    tempos, metres, keys = rows
+    for at, mspq in tempos:
+        frame.tempos.append(TempoTick(at, mspq=mspq))
+    for metre in metres:
+        frame.time_signatures.append(TimeSignatureTick(*metre))
+    for key in keys:
+        frame.key_signatures.append(KeySignatureTick(*key))
+    return frame
+
+
+def _clean_frame(score: ScoreTick) -> ScoreTick:
+    """Tempo, metre and keys of `score` on the grid, without what no reader could make sense of (0/4, 60 sharps)."""
+    bare = ScoreTick(score.ticks_per_quarter)
+    bare.tempos, bare.time_signatures = score.tempos, score.time_signatures
+    bare.key_signatures = score.key_signatures
+    tempos, metres, keys = frame_rows(bare.resample(STEPS_PER_BEAT))
+    speeds = {at: min(_SLOWEST, max(_FASTEST, mspq)) for at, mspq in tempos if at >= 0 and mspq > 0}
+    metres = [(at, n, d) for at, n, d in metres if at >= 0 and n > 0 and d in (1, 2, 4, 8, 16, 32, 64)]
+    keys = [(at, sharps, minor) for at, sharps, minor in keys if at >= 0 and abs(sharps) <= 7 and minor in (0, 1)]
+    # of two at the same step the last counts, as it does for whoever plays the file
+    metres = list({at: (at, n, d) for at, n, d in metres}.values())
+    keys = list({at: (at, sharps, minor) for at, sharps, minor in keys}.values())
+    return make_frame((sorted(speeds.items()), sorted(metres), sorted(keys)))
+
+
+def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path) -> None:
+    """ReadError if the piece is so long that something is wrong with it; `notes` times in steps."""
+    advice = "cut it into pieces first"
+    if len(notes) > MAX_NOTES:
+        raise ReadError(label, f"it has {len(notes):,} notes, and {MAX_NOTES:,} is the most", advice)
+    end = int((notes[:, ONSET] + notes[:, DURATION]).max())
+    if end > MAX_BEATS * STEPS_PER_BEAT or int(notes[:, :2].min()) < 0:  # symusic's clock wraps round below zero
+        raise ReadError(label, f"it is longer than {MAX_BEATS:,} quarter notes", advice)
+    hours = _seconds(frame, end) / 3600
+    if hours > MAX_HOURS:
+        raise ReadError(label, f"it lasts {hours:.1f} hours, and {MAX_HOURS:g} is the most", advice)
+
+
+def _seconds(frame: ScoreTick, end: int) -> float:
+    """How long `end` steps last with the tempos of `frame`; 120 beats a minute until the first one."""
+    changes = [(0, 500_000), *(row for row in frame_rows(frame)[0] if row[0] < end), (end, 0)]
+    return sum((b[0] - a[0]) * a[1] for a, b in pairwise(changes)) / STEPS_PER_BEAT / 1e6
+
+
+def chunk_bounds(signatures: Iterable[tuple[int, int, int]], end: int) -> NDArray[np.int32]:
+    """(C + 1,) int32 steps: bar lines of `signatures` [(step, numerator, denominator)], long bars cut, up to `end`.
+
+    Before the first signature bars are 4/4. A signature inside a bar ends that bar. Bars whose length is no whole
+    number of steps have their lines rounded, and no error adds up.
+    """
+    found = [np.zeros(1, np.int64)]
+    changes = [(0, 4, 4), *sorted(signatures), (end, 4, 4)]
+    for (start, numerator, denominator), (after, _, _) in pairwise(changes):
+        stop = min(after, end)
+        if stop <= start:
+            continue
+        whole = 4 * STEPS_PER_BEAT * numerator  # a bar is whole / denominator steps
+        bars = -(-(stop - start) * denominator // whole)
+        lines = start + np.arange(bars + 1, dtype=np.int64) * whole // denominator
+        starts = (lines[:, None] + np.array(_cuts(numerator, denominator))).reshape(-1)
+        found.append(starts if stop == end else starts[starts < stop])
+    bounds = np.unique(np.concatenate(found))
+    return bounds[: np.searchsorted(bounds, end) + 1].astype(np.int32)
+
+
+def _cuts(numerator: int, denominator: int) -> list[int]:
+    """Where the chunks of a bar start: 0, and for bars over `MAX_CHUNK_STEPS` beats that part it nearly equally."""
+    length = max(1, 4 * STEPS_PER_BEAT * numerator // denominator)
+    if length <= MAX_CHUNK_STEPS:
+        return [0]
+    beat = 3 * STEPS_PER_BEAT // 2 if denominator == 8 and numerator % 3 == 0 else STEPS_PER_BEAT
+    beats = -(-length // beat)
+    parts = -(-beats // (MAX_CHUNK_STEPS // beat))
+    return [beat * (-(-beats * part // parts)) for part in range(parts)]
+
+
+def to_score(notes: Notes, frame: ScoreTick, *, velocity: int | None = None) -> ScoreTick:
+    """Notes as a score to listen to: one track a program, drums on a drum track, the frame's tempos, metre and keys.
+
+    A note that the next of its pitch and program would overlap is cut there, because readers differ on which of two
+    equal notes an end belongs to.
+
+    Args:
+        notes: (N, 5) as in `Piece`, in any order.
+        frame: a piece's, or any score without tracks.
+        velocity: 1..127 for every note instead of their own.
+
+    Returns:
+        A score at `TICKS_PER_BEAT` ticks a quarter; its tracks have General MIDI names and are sorted by program.
+    """
+    score = frame.resample(TICKS_PER_BEAT)
+    scale = TICKS_PER_BEAT // STEPS_PER_BEAT
+    notes = _distinct(np.asarray(notes))
+    for program in np.unique(notes[:, PROGRAM]).tolist():
+        part = notes[notes[:, PROGRAM] == program]
+        part = part[np.lexsort((part[:, ONSET], part[:, PITCH]))]
+        same = part[1:, PITCH] == part[:-1, PITCH]
+        room = np.where(same, part[1:, ONSET] - part[:-1, ONSET], MAX_BEATS * STEPS_PER_BEAT)
+        part[:-1, DURATION] = np.minimum(part[:-1, DURATION], room)
+        part = part[np.lexsort((part[:, PITCH], part[:, ONSET]))]
+        loud = np.full(len(part), velocity) if velocity is not None else part[:, VELOCITY]
+        drums = program == DRUMS
+        track = TrackTick("Drums" if drums else _general_midi()[program], 0 if drums else program, drums)
+        track.notes = NoteTickList.from_numpy(
+            np.ascontiguousarray(part[:, ONSET] * scale, np.int32),
+            np.ascontiguousarray(np.maximum(part[:, DURATION], 1) * scale, np.int32),
+            np.ascontiguousarray(part[:, PITCH], np.int8),
+            np.ascontiguousarray(np.clip(loud, 1, 127), np.int8),
+        )
+        score.tracks.append(track)
+    return score
+
+
+@cache
+def _general_midi() -> list[str]:
+    """The 128 names of the General MIDI programs."""
+    from pretty_midi import program_to_instrument_name  # imported late: it brings matplotlib-sized friends
+
+    return [program_to_instrument_name(program) for program in range(128)]
+
+
+def to_bytes(score: ScoreTick) -> bytes:
+    """The content of a MIDI file (type 1) with `score`."""
+    if not score.tracks:  # symusic sorts tempos and signatures into a track; without one they come out garbled
+        score = score.copy()
+        score.tracks.append(TrackTick(""))
+    return score.dumps_midi()
+
+
+def write(score: ScoreTick, path: str | Path) -> Path:
+    """Write a MIDI file whole or not at all, and return its path; a missing folder is made.
+
+    Raises:
+        SeqVAEError: the disk is full, the folder read-only or the like; nothing is left behind.
+    """
+    path = Path(path)
+    content = to_bytes(score)
+    temporary = None
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)  # a device or pipe takes bytes, and must not be replaced
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp's own are for secrets
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        reason = (error.strerror or str(error)).lower()
+        raise SeqVAEError(
+            f"cannot write {path}: {reason}; choose another name or folder, or free some space"
+        ) from error
+    return path
+
+
+@cache
+def _umask() -> int:
+    """The permissions that this process withholds; they can only be read by setting them."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def to_pretty_midi(score: ScoreTick) -> Any:
+    """`score` as a `pretty_midi.PrettyMIDI`."""
+    from pretty_midi import PrettyMIDI
+
+    return PrettyMIDI(io.BytesIO(to_bytes(score)))
+
+
+def to_music21(score: ScoreTick) -> Any:
+    """`score` as a `music21.stream.Score`: one part a track, exact times, no bars (`makeNotation()` makes them)."""
+    from seqvae import notation
+
+    return notation.from_symusic(score)

@@ -1,0 +1,96 @@
+"""SequenceVAE: encoder, latent and decoder composed.
+
+Knows: the order in which the three are called, and how a step of decoding is handed to sampling.py. Refuses to know:
+losses (objective.py), what tokens mean, files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from seqvae.config import ModelConfig
+from seqvae.decoder import Decoder
+from seqvae.encoder import Encoder
+from seqvae.latent import Posterior
+from seqvae.layers import Binding
+from seqvae.sampling import Grammar, Sampling, decode
+
+PAD, BOS = 0, 1  # ids every tokenizer shares
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one pass over a batch gives."""
+
+    logits: Tensor
+    """`(B, C, T, V)`: of each token given z and the tokens before it in its chunk."""
+    bag_logits: Tensor
+    """`(B, C, T, V)`: of each token given z and its cue alone."""
+    posterior: Posterior
+    """`(B, D)` twice."""
+    z: Tensor
+    """`(B, D)`: the latent vector that was decoded."""
+
+
+class SequenceVAE(nn.Module):
+    """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, cue_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config, self.vocab_size, self.cue_sizes = config, vocab_size, tuple(cue_sizes)
+        binding = Binding(vocab_size, self.cue_sizes, config.width)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, binding)  # the binding is shared: what one binds the other can ask
+        with torch.no_grad():
+            self.decoder.conduct.weight.copy_(self.encoder.mean.weight.T)
+
+    def encode(self, tokens: Tensor, cues: Tensor) -> Posterior:
+        """`tokens (B, C, T)` with PAD at the end, `cues (B, C, T, K)`, to a posterior `(B, D)`."""
+        posterior: Posterior = self.encoder(self.decoder.binding.bind(tokens, cues), tokens != PAD)
+        return posterior
+
+    def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher-forced logits and bag logits `(B, C, T, V)` for `inputs (B, C, T)`, the tokens shifted by one."""
+        b, c, t = inputs.shape
+        code = self.decoder.codes(z).view(b * c, -1)
+        logits, bag, _ = self.decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), self.decoder.start(code))
+        return logits.view(b, c, t, -1), bag.view(b, c, t, -1)
+
+    @torch.no_grad()
+    def write(
+        self, z: Tensor, grammar: Grammar, state: NDArray[np.int32], settings: Sampling
+    ) -> list[list[NDArray[np.int32]]]:
+        """Decode `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
+
+        `state (B * C, S)` is where the grammar starts, one row a chunk. All chunks of all rows are decoded side by side.
+        """
+        code = self.decoder.codes(z).flatten(0, 1)
+        cache = self.decoder.start(code)
+
+        def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+            nonlocal code, cache
+            if keep is not None:
+                code, cache = code[keep], self.decoder.select(cache, keep)
+            logits, _, cache = self.decoder(code, tokens, cues, cache)
+            return logits[:, -1]
+
+        rows = decode(step, grammar, state, settings, z.device)
+        c = self.config.chunks
+        return [rows[i : i + c] for i in range(0, len(rows), c)]
+
+    def forward(self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool) -> Output:
+        """One pass: `source` is what the encoder reads and `inputs` what the decoder is told (both perhaps masked)."""
+        posterior = self.encode(source, cues)
+        z = posterior.sample() if sample else posterior.mean
+        logits, bag = self.decode(z, inputs, cues)
+        return Output(logits, bag, posterior, z)
+
+
+def shifted(tokens: Tensor) -> Tensor:
+    """Decoder inputs of `tokens (..., T)`: BOS, then every token but the last."""
+    return torch.cat([torch.full_like(tokens[..., :1], BOS), tokens[..., :-1]], -1)

@@ -1,0 +1,93 @@
+"""The loss: reconstruction, weighted KL, and what keeps the posterior from collapsing.
+
+Knows: the formulas of the design, section 6, in nats. Refuses to know: optimizers, data, files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seqvae.config import ObjectiveConfig
+from seqvae.latent import floored_kl
+from seqvae.model import PAD, Output, SequenceVAE, shifted
+
+MASK = 3  # the id every tokenizer gives to a masked token
+
+
+def beta_at(config: ObjectiveConfig, step: int) -> float:
+    """Weight of the KL at a step, 0 for the plain autoencoder.
+
+    linear: beta min(1, step / n). logistic: beta / (1 + exp(-12 (step / n - 1/2))), Bowman et al. 2016. cyclical: linear
+    over the first half of every n steps, then flat (Fu et al. 2019). constant: beta.
+    """
+    if config.autoencoder:
+        return 0.0
+    n = max(1, config.anneal_steps)
+    if config.schedule == "constant":
+        return config.beta
+    if config.schedule == "linear":
+        return config.beta * min(1.0, step / n)
+    if config.schedule == "logistic":
+        return config.beta / (1.0 + math.exp(-min(60.0, 12.0 * (step / n - 0.5))))
+    return config.beta * min(1.0, 2.0 * (step % n) / n)
+
+
+def masked(tokens: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """`tokens` with a random `share` of those that are not PAD replaced by MASK."""
+    if share <= 0:
+        return tokens
+    hit = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    return tokens.masked_fill(hit & (tokens != PAD), MASK)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The parts of one batch's loss; `total` is what is differentiated."""
+
+    total: Tensor
+    """Nats a token: the sum over the batch of all that is charged, divided by the number of tokens."""
+    reconstruction: float
+    """-E log p(x|z), nats a segment."""
+    kl: float
+    """KL(q(z|x) || p(z)), nats a segment, no floor."""
+    beta: float
+    accuracy: float
+    """Share of tokens told right given the true tokens before them."""
+    kl_per_unit: Tensor
+    """`(D,)` nats."""
+
+
+def loss(model: SequenceVAE, tokens: Tensor, cues: Tensor, config: ObjectiveConfig, step: int, training: bool = True) -> Loss:
+    """One pass over `tokens (B, C, T)` with `cues (B, C, T, K)`.
+
+    Charged a segment: -log p(x|z) + beta sum_d max(KL_d, free_bits) + bag * (-sum_t log p(x_t | z, cue_t)).
+    In evaluation nothing is masked, and z is the posterior mean for the plain autoencoder, else one draw.
+    """
+    source = masked(tokens, config.denoise) if training else tokens
+    inputs = shifted(tokens)
+    inputs = masked(inputs, config.word_dropout) if training else inputs
+    output: Output = model(tokens, cues, source, inputs, not config.autoencoder)
+    weight = tokens != PAD
+    targets = tokens[weight]
+    logits = output.logits[weight].float()
+    reconstruction = functional.cross_entropy(logits, targets, reduction="sum")
+    kl = output.posterior.kl()
+    beta = beta_at(config, step)
+    charged = reconstruction + beta * len(tokens) * floored_kl(kl, config.free_bits)
+    if config.bag > 0 and training:
+        charged = charged + config.bag * functional.cross_entropy(
+            output.bag_logits[weight].float(), targets, reduction="sum"
+        )
+    return Loss(
+        total=charged / len(targets),
+        reconstruction=float(reconstruction.detach()) / len(tokens),
+        kl=float(kl.detach().sum()) / len(tokens),
+        beta=beta,
+        accuracy=float((logits.argmax(-1) == targets).float().mean()),
+        kl_per_unit=kl.detach().mean(0),
+    )

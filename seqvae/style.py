@@ -1,0 +1,153 @@
+"""Styles: named sets of pieces in the latent space, their means and covariances, and moving between them.
+
+Knows: the arithmetic of section 6 of the design. Refuses to know: how a piece was encoded or will be decoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seqvae.checkpoint import load_tensors, save_tensors
+from seqvae.errors import StyleError
+
+Method = Literal["mean", "transport"]
+SHRINKAGE = 0.1
+
+
+@dataclass(frozen=True)
+class Style:
+    """One style: where its pieces lie in the latent space."""
+
+    mean: Tensor
+    """`(D,)`: the mean over pieces of each piece's mean, so that a long piece counts once."""
+    covariance: Tensor
+    """`(D, D)`: of segments about `mean`, each piece weighing the same, shrunk toward its own diagonal."""
+    count: int
+    """Pieces it was fitted on."""
+    source: str = ""
+    """Where they came from."""
+    persistence: float = 0.0
+    """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
+
+
+def fit(latents: Sequence[Tensor], source: str = "") -> Style:
+    """A style from the latent vectors `(S, D)` of each of its pieces.
+
+    The covariance of a few hundred segments in hundreds of dimensions is noisy, so SHRINKAGE of it is moved to its
+    diagonal (Ledoit and Wolf 2004, with a fixed weight). Raises StyleError where there is no piece.
+    """
+    pieces = [z.double() for z in latents if len(z)]
+    if not pieces:
+        raise StyleError("a style needs at least one piece that can be read; name other files")
+    mean = torch.stack([z.mean(0) for z in pieces]).mean(0)
+    covariance = torch.stack([(z - mean).T @ (z - mean) / len(z) for z in pieces]).mean(0)
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().diag()
+    pairs = [((z[:-1] - mean) * (z[1:] - mean)).sum() / (len(z) - 1) for z in pieces if len(z) > 1]
+    spread = covariance.trace().clamp(min=1e-12)
+    persistence = float((torch.stack(pairs).mean() / spread).clamp(0, 1)) if pairs else 0.0
+    return Style(mean.float(), covariance.float(), len(pieces), source, persistence)
+
+
+def vector(source: Style | Tensor, target: Style) -> Tensor:
+    """`(D,)`: mean_target - mean_source; `source` may be a piece's own mean `(D,)`."""
+    return target.mean - (source.mean if isinstance(source, Style) else source)
+
+
+def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Tensor:
+    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`.
+
+    mean: z + amount (mean_t - mean_s). transport: (1 - amount) z + amount T(z), with T the optimal transport between the
+    two Gaussians (`transport`); from a point there is no covariance to transport, so it is refused with StyleError.
+    Amount 0 gives `z` itself.
+    """
+    if method == "mean":
+        return z + amount * vector(source, target)
+    if not isinstance(source, Style):
+        raise StyleError("transport needs a style to start from; add --from, or use the mean method")
+    return (1 - amount) * z + amount * transport(z, source, target)
+
+
+def transport(z: Tensor, source: Style, target: Style) -> Tensor:
+    """T(z) = mean_t + A (z - mean_s), A = S_s^-1/2 (S_s^1/2 S_t S_s^1/2)^1/2 S_s^-1/2 (Knott and Smith 1984).
+
+    The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I.
+    """
+    s, t = source.covariance.double(), target.covariance.double()
+    root, inverse = _root(s), _root(s, inverse=True)
+    a = inverse @ _root(root @ t @ root) @ inverse
+    return (target.mean + (z.double() - source.mean) @ a).to(z.dtype)
+
+
+def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
+    """Symmetric square root, or its inverse, of a positive matrix."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    values = values.clamp(min=1e-10 * float(values.max().clamp(min=1e-10)))
+    power = values.rsqrt() if inverse else values.sqrt()
+    return (vectors * power) @ vectors.T
+
+
+def draw(style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+    """Latent vectors `(segments, D)` of a new piece: N(mean, temperature^2 covariance), each leaning on the one before.
+
+    z_1 is drawn from the Gaussian, then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence, so
+    that every segment has the style's distribution and neighbours belong together as they do in its pieces.
+    """
+    root = _root(style.covariance.double())
+    noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ root * temperature
+    r = style.persistence
+    steps = [noise[0]]
+    for k in range(1, segments):
+        steps.append(r * steps[-1] + (1 - r * r) ** 0.5 * noise[k])
+    return (style.mean + torch.stack(steps)).float()
+
+
+def pack(styles: Mapping[str, Style]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and text as they lie in styles.safetensors (covariances in half precision, scaled to be safe in it)."""
+    tensors, about = {}, {}
+    for name, style in styles.items():
+        scale = float(style.covariance.abs().max().clamp(min=1e-12))
+        tensors[f"{name}.mean"] = style.mean.float()
+        tensors[f"{name}.covariance"] = (style.covariance / scale).half()
+        about[name] = json.dumps(
+            {"count": style.count, "source": style.source, "persistence": style.persistence, "scale": scale}
+        )
+    return tensors, about
+
+
+def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str, Style]:
+    """Styles from what `pack` gave; raises StyleError where something is missing."""
+    styles = {}
+    try:
+        for name, text in about.items():
+            facts = json.loads(text)
+            covariance = tensors[f"{name}.covariance"].float() * facts["scale"]
+            mean = tensors[f"{name}.mean"].float()
+            if covariance.shape != (len(mean), len(mean)):
+                raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
+            styles[name] = Style(mean, covariance, facts["count"], facts["source"], facts["persistence"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
+    return styles
+
+
+def save(styles: Mapping[str, Style], path: Path) -> None:
+    """Write styles to one .safetensors file."""
+    save_tensors(*pack(styles), path)
+
+
+def load(path: Path, dimensions: int | None = None) -> dict[str, Style]:
+    """Read styles that `save` wrote; raises StyleError if they were fitted in a space of another size."""
+    styles = unpack(*load_tensors(path))
+    for name, style in styles.items():
+        if dimensions is not None and len(style.mean) != dimensions:
+            raise StyleError(
+                f"{path}: style '{name}' has {len(style.mean)} dimensions, the model {dimensions}; fit it with this model"
+            )
+    return styles

@@ -1,0 +1,290 @@
+"""Pieces to token ids and back, one protocol for every kind of sequence.
+
+Knows: vocabularies, the order of tokens inside a chunk, and the grammar that says which token may follow.
+Refuses to know: files (midi.py, text.py, events.py read them) and torch. Everything here is numpy.
+
+A *cue* is what the tokens so far say about where the next token stands: for music the program, the position in the bar
+and the pitch that waits for its duration. Cues let the model bind a token to its place without recurrence, and let the
+decoder ask the latent code a question ("which pitches does program 33 play at step 24?"). Sentences have none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import miditok
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.errors import CheckpointError
+
+Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+
+PAD, BOS, EOS, MASK = range(4)  # the first ids of every vocabulary
+
+
+class Grammar(Protocol):
+    """Which tokens may follow, for a batch of N rows that are decoded side by side."""
+
+    def start(self, rows: int, lengths: Ints | None = None) -> Ints:
+        """States `(N, S)` before the first token; `lengths (N,)` limits each chunk where the kind has a length."""
+
+    def allowed(self, state: Ints) -> Bools:
+        """`(N, V)`: True where a token may come next. Every row allows at least one."""
+
+    def advance(self, state: Ints, tokens: Ints) -> Ints:
+        """States `(N, S)` after `tokens (N,)`."""
+
+    def cues(self, state: Ints) -> Ints:
+        """Cues `(N, K)` of the next token."""
+
+
+class Tokenizer(Protocol):
+    """What dataset.py, codec.py and train.py need of a tokenizer."""
+
+    kind: str
+    vocab_size: int
+    cue_sizes: tuple[int, ...]
+
+    def encode(self, piece: Any) -> list[Ints]:
+        """Token ids of every chunk of a piece, each ending in EOS."""
+
+    def cues(self, tokens: Ints) -> Ints:
+        """Cues `(..., T, K)` of every token of `tokens (..., T)`: the state just before it."""
+
+    def augment(self, chunks: Ints, amount: int) -> Ints:
+        """The same music or text said otherwise (a transposition); kinds without one return `chunks`."""
+
+    def grammar(self) -> Grammar:
+        """The rules of decoding."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `load_tokenizer` needs."""
+
+
+# --- music --------------------------------------------------------------------------------------------------------------
+
+_PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
+_PHASE, _LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH, _LENGTH = range(5)
+_START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = range(6)
+
+
+class MidiTokenizer:
+    """A REMI-like stream (Huang and Yang 2020) over MidiTok's vocabulary, one chunk a bar, tracks one after another.
+
+    A chunk is ``(Program (Position (Pitch Duration)+)+)* EOS`` with programs, positions and pitches rising strictly, so
+    that a set of notes has exactly one spelling. Drums (program 128) come last and have no durations. Velocities are not
+    kept. Notes are rows ``[onset, duration, pitch, program]`` with onsets counted from the start of the chunk.
+    """
+
+    kind = "midi"
+
+    def __init__(self, steps_per_beat: int = 12, max_steps: int = 48) -> None:
+        if max_steps % steps_per_beat:
+            raise ValueError(f"max_steps {max_steps} is no whole number of beats of {steps_per_beat} steps")
+        self.steps_per_beat, self.max_steps = steps_per_beat, max_steps
+        self.vocabulary = miditok.REMI(
+            miditok.TokenizerConfig(
+                pitch_range=(0, 127),
+                drums_pitch_range=(0, 127),
+                # exact up to a bar of 4/4, half beats up to four bars: 99.6 % of the notes of real files are exact
+                beat_res={(0, max_steps // steps_per_beat): steps_per_beat, (max_steps // steps_per_beat, 16): 2},
+                special_tokens=["PAD", "BOS", "EOS", "MASK"],
+                use_velocities=False,
+                use_time_signatures=False,
+                use_programs=True,
+                use_pitchdrum_tokens=True,
+                use_note_duration_programs=list(range(128)),
+            )
+        ).vocab
+        self.vocab_size = len(self.vocabulary)
+        self._type = np.zeros(self.vocab_size, np.int32)
+        self._value = np.zeros(self.vocab_size, np.int32)
+        for token, i in self.vocabulary.items():
+            name, value = token.split("_", 1)
+            if name == "Program":
+                self._type[i], self._value[i] = _PROGRAM, 128 if value == "-1" else int(value)
+            elif name == "Position":
+                self._type[i], self._value[i] = _POSITION, int(value)
+            elif name in ("Pitch", "PitchDrum"):
+                self._type[i], self._value[i] = (_PITCH if name == "Pitch" else _DRUM), int(value)
+            elif name == "Duration":
+                beats, part, resolution = map(int, value.split("."))
+                self._type[i] = _DURATION
+                self._value[i] = (beats * resolution + part) * steps_per_beat // resolution
+        self._id = {kind: self._table(kind) for kind in (_PROGRAM, _POSITION, _PITCH, _DRUM)}
+        ids = np.flatnonzero(self._type == _DURATION)
+        self._durations, self._duration_ids = self._value[ids], ids.astype(np.int32)
+        self.cue_sizes = (130, max_steps + 1, 129)
+
+    def _table(self, kind: int) -> Ints:
+        """Token id by value for one type of token."""
+        ids = np.flatnonzero(self._type == kind)
+        table = np.zeros(int(self._value[ids].max()) + 1, np.int32)
+        table[self._value[ids]] = ids
+        return table
+
+    def encode_notes(self, notes: Ints, bounds: Ints) -> list[Ints]:
+        """Tokens of every chunk between `bounds (C + 1,)` steps; `notes (N, >= 4)` as in `midi.Piece`, any order."""
+        chunk = np.searchsorted(bounds, notes[:, 0], side="right") - 1
+        inside = (chunk >= 0) & (chunk < len(bounds) - 1)
+        notes, chunk = notes[inside], chunk[inside]
+        position = notes[:, 0] - bounds[chunk]
+        order = np.lexsort((notes[:, 2], position, notes[:, 3], chunk))
+        chunk, position = chunk[order], position[order]
+        duration, pitch, program = notes[order, 1], notes[order, 2], notes[order, 3]
+        keys = np.stack([chunk, program, position, pitch], 1)
+        changed = np.ones((len(keys), 4), bool)
+        changed[1:] = np.logical_or.accumulate(keys[1:] != keys[:-1], axis=1)
+        drum = program == 128
+        # four candidate tokens a note: program, position, pitch, duration; those that repeat are left out
+        nearest = np.abs(self._durations[None] - np.unique(duration)[:, None]).argmin(1)
+        duration_id = self._duration_ids[nearest[np.searchsorted(np.unique(duration), duration)]] if len(notes) else duration
+        ids = np.stack(
+            [
+                self._id[_PROGRAM][program],
+                self._id[_POSITION][position],
+                np.where(drum, self._id[_DRUM][pitch], self._id[_PITCH][pitch]),
+                duration_id,
+            ],
+            1,
+        )
+        emit = np.stack([changed[:, 1], changed[:, 2], changed[:, 3], changed[:, 3] & ~drum], 1)
+        counts = np.bincount(chunk, weights=emit.sum(1), minlength=len(bounds) - 1).astype(np.int64)
+        flat = ids[emit].astype(np.int32)
+        ends = np.cumsum(counts)
+        return [np.append(flat[e - n : e], np.int32(EOS)) for e, n in zip(ends, counts, strict=True)]
+
+    def decode_notes(self, chunks: Sequence[Ints], bounds: Ints) -> Ints:
+        """Notes `(N, 4)` of chunks that begin at `bounds[c]`; tokens that break the grammar are passed over."""
+        rows: list[list[int]] = []
+        for start, tokens in zip(bounds, chunks, strict=False):
+            program = position = -1
+            pending: int | None = None
+            for kind, value in zip(self._type[tokens], self._value[tokens], strict=True):
+                if kind == _PROGRAM:
+                    program, position, pending = int(value), -1, None
+                elif kind == _POSITION:
+                    position, pending = int(value), None
+                elif kind == _PITCH and program >= 0 and position >= 0:
+                    pending = int(value)
+                elif kind == _DURATION and pending is not None:
+                    rows.append([int(start) + position, int(value), pending, program])
+                    pending = None
+                elif kind == _DRUM and program == 128 and position >= 0:
+                    rows.append([int(start) + position, 1, int(value), 128])
+        return np.array(rows, np.int32).reshape(-1, 4)
+
+    def encode(self, piece: Any) -> list[Ints]:
+        """Token ids of every chunk of a `midi.Piece`."""
+        return self.encode_notes(piece.notes, piece.bounds)
+
+    def cues(self, tokens: Ints) -> Ints:
+        """Cues `(..., T, 3)`: program + 1, position + 1 and pitch + 1 before each token, 0 where there is none."""
+        kind, value = self._type[tokens], self._value[tokens]
+        index = np.arange(tokens.shape[-1])
+        last_program = np.maximum.accumulate(np.where(kind == _PROGRAM, index, -1), axis=-1)
+        last_position = np.maximum.accumulate(np.where(kind == _POSITION, index, -1), axis=-1)
+
+        def held(last: NDArray[np.int64], valid: Bools) -> Ints:
+            return np.where(valid, np.take_along_axis(value, np.maximum(last, 0), -1) + 1, 0).astype(np.int32)
+
+        after = np.stack(
+            [
+                held(last_program, last_program >= 0),
+                held(last_position, last_position > last_program),
+                np.where(kind == _PITCH, value + 1, 0).astype(np.int32),
+            ],
+            -1,
+        )
+        before = np.zeros_like(after)
+        before[..., 1:, :] = after[..., :-1, :]
+        return before
+
+    def augment(self, chunks: Ints, amount: int) -> Ints:
+        """Transpose by `amount` semitones; drums stay; pitches that would leave 0..127 move by an octave less."""
+        pitched = self._type[chunks] == _PITCH
+        value = self._value[chunks[pitched]] + amount
+        value = np.where(value > 127, value - 12, np.where(value < 0, value + 12, value))
+        moved = chunks.copy()
+        moved[pitched] = self._id[_PITCH][value]
+        return moved
+
+    def grammar(self) -> "MidiGrammar":
+        """The rules of decoding."""
+        return MidiGrammar(self)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"kind": self.kind, "steps_per_beat": self.steps_per_beat, "max_steps": self.max_steps})
+        (folder / "tokenizer.json").write_text(text + "\n")
+
+
+class MidiGrammar:
+    """Rules under which every decoded chunk is a set of notes inside its bar, spelled in the one right way."""
+
+    def __init__(self, tokenizer: MidiTokenizer) -> None:
+        self._type, self._value = tokenizer._type, tokenizer._value
+        self._max_steps = tokenizer.max_steps
+
+    def start(self, rows: int, lengths: Ints | None = None) -> Ints:
+        """States `(N, 5)`: phase, program, position, pitch (each the last one, -1 for none) and chunk length in steps."""
+        state = np.full((rows, 5), -1, np.int32)
+        state[:, _PHASE] = _START
+        state[:, _LENGTH] = self._max_steps if lengths is None else lengths
+        return state
+
+    def allowed(self, state: Ints) -> Bools:
+        """`(N, V)`: programs, positions and pitches rise strictly; positions lie inside the chunk."""
+        phase = state[:, _PHASE, None]
+        program, position, pitch = (state[:, i, None] for i in (_LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH))
+        kind, value = self._type[None], self._value[None]
+        drums = program == 128
+        note_kind = np.where(drums, _DRUM, _PITCH)
+        ended = phase == _AFTER_NOTE  # a note is complete: anything larger may follow, or the end
+        length = state[:, _LENGTH, None]
+        ok = ((phase == _START) | ended) & (kind == _PROGRAM) & (value > program)
+        ok |= ((phase == _AFTER_PROGRAM) | ended) & (kind == _POSITION) & (value > position) & (value < length)
+        ok |= ((phase == _AFTER_POSITION) | ended) & (kind == note_kind) & (value > pitch)
+        ok |= (phase == _AFTER_PITCH) & (kind == _DURATION)
+        ok[:, EOS] |= ((phase == _START) | ended)[:, 0]
+        ok[:, PAD] |= state[:, _PHASE] == _DONE
+        return ok
+
+    def advance(self, state: Ints, tokens: Ints) -> Ints:
+        """States `(N, 5)` after `tokens (N,)`."""
+        state = state.copy()
+        kind, value = self._type[tokens], self._value[tokens]
+        is_program, is_position = kind == _PROGRAM, kind == _POSITION
+        is_pitch, is_drum = kind == _PITCH, kind == _DRUM
+        state[is_program, _LAST_PROGRAM] = value[is_program]
+        state[is_program, _LAST_POSITION] = -1
+        state[is_position, _LAST_POSITION] = value[is_position]
+        state[is_program | is_position, _LAST_PITCH] = -1
+        state[is_pitch | is_drum, _LAST_PITCH] = value[is_pitch | is_drum]
+        phases = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE])
+        state[:, _PHASE] = phases[kind]
+        return state
+
+    def cues(self, state: Ints) -> Ints:
+        """Cues `(N, 3)` as `MidiTokenizer.cues` has them."""
+        pitch = np.where(state[:, _PHASE] == _AFTER_PITCH, state[:, _LAST_PITCH] + 1, 0)
+        return np.stack([state[:, _LAST_PROGRAM] + 1, state[:, _LAST_POSITION] + 1, pitch], 1).astype(np.int32)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `save` wrote to `folder`; raises CheckpointError where there is none that we know."""
+    path = folder / "tokenizer.json"
+    try:
+        settings = json.loads(path.read_text())
+        kind = settings.pop("kind")
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: no tokenizer can be read here ({error}); copy the whole checkpoint folder") from error
+    if kind != "midi":
+        raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows midi")
+    return MidiTokenizer(**settings)
