@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -65,7 +65,7 @@ def read_all(
     workers: int | None = None,
     progress: bool = True,
     time_limit: float = TIME_LIMIT,
-) -> Iterator[tuple[Path, Piece | ReadError]]:
+) -> Generator[tuple[Path, Piece | ReadError], None, None]:
     """Every file of `paths` (as from `find`), in this order, as a piece or as the reason why it is none.
 
     Args:
@@ -83,9 +83,7 @@ def read_all(
     count = max(1, min(workers or os.cpu_count() or 1, len(files)))
     crew = _Crew(time_limit)
     threads = ThreadPoolExecutor(count, thread_name_prefix="read")
-    ahead: deque[tuple[Path, Future[Piece | ReadError]]] = (
-        deque()
-    )  # bounded, for a slow caller must not fill the memory
+    ahead: deque[tuple[Path, Future[Piece | ReadError]]] = deque()  # bounded, as a caller may be slow
     rest = iter(files)
     try:
         with _Progress(len(files), progress) as bar:
@@ -120,7 +118,7 @@ def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadErr
         return answer
     if kept is not None:
         with contextlib.suppress(OSError):  # a full disk or a read-only cache makes this slow, not wrong
-            _write_whole(kept, answer)
+            midi.write_whole(kept, answer)
     return _unpack(answer, _stem(path))
 
 
@@ -133,17 +131,6 @@ def _digest(file: Path) -> str:
     key = hashlib.blake2b(f"{READER_VERSION} {file.suffix.lower()} ".encode(), digest_size=16)
     key.update(file.read_bytes())
     return key.hexdigest()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _pack(piece: Piece) -> bytes:
@@ -311,7 +298,7 @@ _CATALOGUES = (
 _NO_TITLE = frozenset({
     "a", "an", "the", "and", "of", "in", "on", "to", "for", "from", "with", "at", "by", "as", "is", "it", "its",
     "i", "im", "ive", "id", "ill", "me", "my", "you", "your", "youre", "we", "be", "do", "dont", "if", "so", "no",
-    "or", "midi", "classical", "kern",
+    "or", "this", "midi", "classical", "kern",
 })
 _FORMS = frozenset({
     "piano", "keyboard", "string", "sonata", "sonatas", "symphony", "concerto", "quartet", "quartets", "prelude",
@@ -343,6 +330,7 @@ def title(path: str | Path) -> str:
     for word in telling:
         if re.fullmatch(r"[0-9a-f]{6,}", word) and not word.isalpha() and not word.isdigit():
             continue  # a checksum in front of the name
+        word = re.sub(r"(?<=[a-z]{4})\d$", "", word)  # a version, `broadway2`
         chosen.append(word[:7] if word.isalpha() else word)  # the first letters, for spelling differs further on
         if word not in _FORMS:
             break

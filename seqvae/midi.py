@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import os
 import struct
-import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -303,13 +303,18 @@ def _clean_frame(score: ScoreTick) -> ScoreTick:
     bare.tempos, bare.time_signatures = score.tempos, score.time_signatures
     bare.key_signatures = score.key_signatures
     tempos, metres, keys = frame_rows(bare.resample(STEPS_PER_BEAT))
-    speeds = {at: min(_SLOWEST, max(_FASTEST, mspq)) for at, mspq in tempos if at >= 0 and mspq > 0}
-    metres = [(at, n, d) for at, n, d in metres if at >= 0 and n > 0 and d in (1, 2, 4, 8, 16, 32, 64)]
-    keys = [(at, sharps, minor) for at, sharps, minor in keys if at >= 0 and abs(sharps) <= 7 and minor in (0, 1)]
     # of two at the same step the last counts, as it does for whoever plays the file
-    metres = list({at: (at, n, d) for at, n, d in metres}.values())
-    keys = list({at: (at, sharps, minor) for at, sharps, minor in keys}.values())
-    return make_frame((sorted(speeds.items()), sorted(metres), sorted(keys)))
+    speeds = {at: (min(_SLOWEST, max(_FASTEST, mspq)),) for at, mspq in tempos if at >= 0 and mspq > 0}
+    bars = {at: (n, d) for at, n, d in metres if at >= 0 and n > 0 and d in (1, 2, 4, 8, 16, 32, 64)}
+    modes = {at: (sharps, minor) for at, sharps, minor in keys if at >= 0 and abs(sharps) <= 7 and minor in (0, 1)}
+    # a metre said again starts a bar; a tempo or key said again, as in every repeat, says nothing
+    return make_frame((_changes(speeds), [(at, *bars[at]) for at in sorted(bars)], _changes(modes)))
+
+
+def _changes(values: Mapping[int, tuple[int, ...]]) -> list[Any]:
+    """(step, *value) where the value differs from the one before, in order of steps."""
+    rows = sorted(values.items())
+    return [(at, *new) for (at, new), (_, old) in zip(rows, [(0, ()), *rows], strict=False) if new != old]
 
 
 def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path) -> None:
@@ -403,7 +408,7 @@ def to_score(notes: Notes, frame: ScoreTick, *, velocity: int | None = None) -> 
 @cache
 def _general_midi() -> list[str]:
     """The 128 names of the General MIDI programs."""
-    from pretty_midi import program_to_instrument_name  # imported late: it brings matplotlib-sized friends
+    from pretty_midi import program_to_instrument_name  # a fifth of a second, which reading alone need not wait for
 
     return [program_to_instrument_name(program) for program in range(128)]
 
@@ -423,34 +428,28 @@ def write(score: ScoreTick, path: str | Path) -> Path:
         SeqVAEError: the disk is full, the folder read-only or the like; nothing is left behind.
     """
     path = Path(path)
-    content = to_bytes(score)
-    temporary = None
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(content)  # a device or pipe takes bytes, and must not be replaced
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp's own are for secrets
-        Path(temporary).replace(path)
+        write_whole(path, to_bytes(score))
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         reason = (error.strerror or str(error)).lower()
-        raise SeqVAEError(
-            f"cannot write {path}: {reason}; choose another name or folder, or free some space"
-        ) from error
+        advice = "choose another name or folder, or free some space"
+        raise SeqVAEError(f"cannot write {path}: {reason}; {advice}") from error
     return path
 
 
-@cache
-def _umask() -> int:
-    """The permissions that this process withholds; they can only be read by setting them."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` in a file at once, so that nobody finds half of it; OSError if it cannot be, and no trace of it."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)  # a device or a pipe takes bytes, and must not be replaced by a file
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def to_pretty_midi(score: ScoreTick) -> Any:

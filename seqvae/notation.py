@@ -316,7 +316,7 @@ class _Voicing:
         # Humdrum's names that music21 does not know ("*I:Violino 1") stay in the part as ":Violino 1"
         unknown = (mark.tandem for mark in part.getElementsByClass("MiscTandem"))
         named = next((text[1:] for text in unknown if text[:1] in (":", '"')), "")
-        self.name = part.partName or named
+        self.name = getattr(part, "partName", None) or named
         self.change(part.getInstrument(returnDefault=True))
 
     def change(self, player: Any) -> None:

@@ -40,7 +40,9 @@ class Sampling:
     max_tokens: int = 1024
     """Tokens a chunk at most; the chunk then ends at the last complete note or word."""
     seed: int = 0
-    """Seed; row i of a call uses (seed, i)."""
+    """Seed; row i of a call uses (seed, first_row + i)."""
+    first_row: int = 0
+    """Number of a call's first row, for callers that decode a long piece in several calls."""
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and self.top_k >= 0 and 0 < self.top_p <= 1 and self.max_tokens > 0):
@@ -58,7 +60,7 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
     """
     rows = np.arange(len(state))
     out: list[list[int]] = [[] for _ in rows]
-    draws = [np.random.default_rng([settings.seed, int(i)]) for i in rows] if settings.temperature > 0 else []
+    draws = [np.random.default_rng([settings.seed, settings.first_row + int(i)]) for i in rows] if settings.temperature > 0 else []
     tokens = np.full(len(rows), BOS, np.int32)
     keep: Tensor | None = None
     for _ in range(settings.max_tokens):
