@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from seqvae.config import ModelConfig, Recipe, from_dict, to_dict
 from seqvae.errors import CheckpointError, ConfigError, SeqVAEError
 from seqvae.model import SequenceVAE
+from seqvae.released import released, released_folder
 from seqvae.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -44,34 +46,33 @@ class Checkpoint:
     """The model card, README.md."""
 
 
-def released_folder() -> Path:
-    """Where released checkpoints lie: inside the installed package, or beside it in a clone."""
-    inside = Path(__file__).parent / "checkpoints"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "checkpoints"
+def find(name: str | Path) -> Path:
+    """The folder of a released name, a path, or a Hub id `owner/name` (fetched and kept by huggingface_hub).
 
-
-def released() -> list[Path]:
-    """Folders of released checkpoints, by name."""
-    return sorted(path.parent for path in released_folder().glob("*/config.json"))
-
-
-def find(name: str) -> Path:
-    """The folder of a released name, a path, or a Hub id `owner/name` (fetched and kept by huggingface_hub)."""
-    for folder in (released_folder() / name, Path(name)):
+    A bare word is a released name first; `./word` and a `Path` are paths and nothing else.
+    """
+    bare = isinstance(name, str) and not {"/", os.sep} & set(name)
+    for folder in (released_folder() / name, Path(name)) if bare else (Path(name),):
         if (folder / "config.json").is_file():
             return folder
     if Path(name).exists():
-        raise CheckpointError(f"{name}: no checkpoint here (config.json is missing); name the folder that `seqvae train` wrote")
+        raise CheckpointError(
+            f"{name}: no checkpoint here (config.json is missing); name the folder that `seqvae train` wrote"
+        )
     known = ", ".join(path.name for path in released()) or "none"
-    if name.count("/") == 1 and not name.startswith((".", "/")):
+    if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
         from huggingface_hub import snapshot_download
 
         try:
             return Path(snapshot_download(name))
         except Exception as error:  # the Hub's client raises many kinds; each means that the name cannot be had
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"{name}: no such folder and not to be had from the Hub ({reason}); released: {known}") from error
-    raise CheckpointError(f"{name}: no such checkpoint; name a folder, a Hub id (owner/name) or a released one: {known}")
+            raise CheckpointError(
+                f"{name}: no such folder and not to be had from the Hub ({reason}); released: {known}"
+            ) from error
+    raise CheckpointError(
+        f"{name}: no such checkpoint; name a folder, a Hub id (owner/name) or a released one: {known}"
+    )
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -91,14 +92,15 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             folder.rename(old)
         part.rename(folder)
     except (OSError, SafetensorError) as error:
-        if old is not None and not folder.exists():
-            old.rename(folder)
         raise SeqVAEError(f"{folder}: cannot be written ({error}); free some space or choose another folder") from error
     finally:
         if part is not None and part.exists():
             shutil.rmtree(part, ignore_errors=True)
         if old is not None and old.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:  # stopped between the two moves
+                old.rename(folder)
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
@@ -113,7 +115,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "cue_sizes": list(model.cue_sizes),
         }
         (part / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+        # half precision: half the size, and no figure of a model card changes in its third digit
+        weights = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
         save_file(weights, part / "model.safetensors", metadata={"format": "pt"})
         checkpoint.tokenizer.save(part / "tokenizer")
         if checkpoint.styles:
@@ -127,11 +130,13 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
 
 def load(name: str | Path) -> Checkpoint:
     """Read a checkpoint by name; raises CheckpointError in one line for whatever is missing, broken or foreign."""
-    folder = find(str(name))
+    folder = find(name)
     try:
         config = json.loads((folder / "config.json").read_text())
         if config["format"] != FORMAT:
-            raise CheckpointError(f"{folder}: format {config['format']}, this version reads {FORMAT}; install another seqvae")
+            raise CheckpointError(
+                f"{folder}: format {config['format']}, this version reads {FORMAT}; install another seqvae"
+            )
         recipe = from_dict(Recipe, config["recipe"], f"{folder}/config.json")
         tokenizer = load_tokenizer(folder / "tokenizer")
         if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.cue_sizes):
@@ -139,12 +144,24 @@ def load(name: str | Path) -> Checkpoint:
         model = build(recipe.model, tokenizer)
         weights = load_file(folder / "model.safetensors")
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        styles, about = load_tensors(folder / "styles.safetensors") if (folder / "styles.safetensors").exists() else ({}, {})
+        styles, about = (
+            load_tensors(folder / "styles.safetensors") if (folder / "styles.safetensors").exists() else ({}, {})
+        )
         metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").exists() else {}
         card = (folder / "README.md").read_text() if (folder / "README.md").exists() else ""
     except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        where = "" if str(error).startswith(str(folder)) else f"{folder}: "
+        raise CheckpointError(f"{where}{error}") from error
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{folder}: broken checkpoint ({reason}); copy or train it again") from error
     model.eval()
@@ -152,8 +169,11 @@ def load(name: str | Path) -> Checkpoint:
 
 
 def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
-    """A model with fresh weights that fits a tokenizer."""
-    return SequenceVAE(config, tokenizer.vocab_size, tokenizer.cue_sizes)
+    """A model with fresh weights that fits a tokenizer; raises ConfigError for sizes that do not go together."""
+    try:
+        return SequenceVAE(config, tokenizer.cue_sizes, torch.from_numpy(tokenizer.scope).long())
+    except ValueError as error:
+        raise ConfigError(f"model: {error}; choose other sizes") from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -170,6 +190,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def save_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -> None:
     """Write a .safetensors file in one move; raises SeqVAEError in one line when it cannot be written."""
     part: Path | None = None
+    if path.exists() and not path.is_file():  # a folder, or a device, which a file must not replace
+        raise SeqVAEError(f"{path}: is there and is no file; choose another name")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(handle)
@@ -184,4 +206,14 @@ def save_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: 
             part.unlink()
 
 
-__all__ = ["Checkpoint", "Mapping", "build", "find", "load", "load_tensors", "released", "save", "save_tensors", "write_folder"]
+__all__ = [
+    "Checkpoint",
+    "build",
+    "find",
+    "load",
+    "load_tensors",
+    "released",
+    "save",
+    "save_tensors",
+    "write_folder",
+]

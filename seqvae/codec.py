@@ -70,7 +70,9 @@ class MusicForm:
         """A `symusic.Score`."""
         notes = self.tokenizer.decode_notes(chunks, like.bounds)
         bar = np.clip(np.searchsorted(like.bounds, notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2)
-        home = np.clip(np.searchsorted(like.bounds, like.notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2)
+        home = np.clip(
+            np.searchsorted(like.bounds, like.notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2
+        )
         total = np.bincount(home, weights=like.notes[:, midi.VELOCITY], minlength=len(like.bounds) - 1)
         count = np.bincount(home, minlength=len(like.bounds) - 1)
         usual = total.sum() / count.sum() if count.sum() else 80
@@ -95,7 +97,7 @@ class Codec:
         self.model.eval()
         self.chunks: int = self.model.config.chunks
 
-    # --- there ---------------------------------------------------------------------------------------------------------
+    # --- there --------------------------------------------------------------------------------------------------------
 
     def segments(self, piece: Any) -> list[list[Ints]]:
         """Token ids of a piece by segment and chunk; the last segment is filled with empty chunks."""
@@ -115,10 +117,10 @@ class Codec:
         return Posterior(mean, logvar)
 
     def encode(self, pieces: Iterable[Any]) -> list[Tensor]:
-        """Posterior means: one `(S, D)` tensor a piece, S segments. Raises ReadError for a piece that cannot be read."""
+        """Posterior means: one `(S, D)` a piece, S segments. Raises ReadError for a piece that cannot be read."""
         split = [self.segments(self.form.read(piece)) for piece in pieces]
         means = self.posteriors([segment for piece in split for segment in piece]).mean
-        return list(means.split([len(piece) for piece in split]))
+        return list(torch.split(means, [len(piece) for piece in split]))
 
     @torch.no_grad()
     def log_prob(self, pieces: Iterable[Any], samples: int = 16, seed: int = 0) -> list[float]:
@@ -131,16 +133,19 @@ class Codec:
 
     @torch.no_grad()
     def token_log_prob(self, piece: Any, samples: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Log-probability of every token, averaged over posterior draws: `(S, C, T)` in nats, 0 at padding, and tokens."""
+        """Log-probability of every token, averaged over posterior draws: `(S, C, T)` in nats, 0 at padding; and tokens."""
         segments = self.segments(piece)
-        tokens, cues = self._tensors(segments)
-        posterior = self.model.encode(tokens, cues)
-        generator = torch.Generator().manual_seed(seed)
-        total = torch.zeros(tokens.shape)
-        for _ in range(samples):
-            logits, _ = self.model.decode(posterior.sample(generator), shifted(tokens), cues)
-            total += logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].cpu()
-        return total.masked_fill(tokens.cpu() == PAD, 0.0) / samples, tokens.cpu()
+        posterior, generator = self.posteriors(segments), torch.Generator().manual_seed(seed)
+        draws = [posterior.sample(generator) for _ in range(samples)]
+        every = self._tensors(segments)[0].cpu()
+        total = torch.zeros(every.shape)
+        for rows in _batches(np.array([max(map(len, segment)) for segment in segments]), BATCH_TOKENS // self.chunks):
+            tokens, cues = self._tensors([segments[i] for i in rows])
+            for z in draws:
+                logits, _ = self.model.decode(z[rows].to(tokens.device), shifted(tokens), cues)
+                told = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+                total[rows, :, : tokens.shape[-1]] += told.cpu()
+        return total.masked_fill(every == PAD, 0.0) / samples, every
 
     def _tensors(self, segments: Sequence[list[Ints]]) -> tuple[Tensor, Tensor]:
         """Tokens `(B, C, T)` and cues `(B, C, T, K)` of segments, padded."""
@@ -153,10 +158,10 @@ class Codec:
         cues = self.tokenizer.cues(tokens)
         return torch.from_numpy(tokens).long().to(device), torch.from_numpy(cues).long().to(device)
 
-    # --- and back ------------------------------------------------------------------------------------------------------
+    # --- and back -----------------------------------------------------------------------------------------------------
 
     def write(self, z: Tensor, limits: Ints | None, sampling: Sampling) -> list[Ints]:
-        """Token ids of the chunks that `z (S, D)` decodes to; `limits (C,)` are their lengths where the kind has one."""
+        """Token ids of the chunks that `z (S, D)` decodes to; `limits (C,)` are their lengths if the kind has one."""
         grammar = self.tokenizer.grammar()
         chunks: list[Ints] = []
         each = max(1, BATCH_CHUNKS // self.chunks)
@@ -167,17 +172,25 @@ class Codec:
             if limits is not None:
                 lengths = limits[first * self.chunks :][:rows]
                 lengths = np.append(lengths, np.ones(rows - len(lengths), np.int32))  # the filling of the last segment
-            written = self.model.write(part, grammar, grammar.start(rows, lengths), replace(sampling, first_row=first * self.chunks))
+            written = self.model.write(
+                part, grammar, grammar.start(rows, lengths), replace(sampling, first_row=first * self.chunks)
+            )
             chunks += [chunk for segment in written for chunk in segment]
         return chunks if limits is None else chunks[: len(limits)]
 
-    def decode(self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None) -> list[Any]:
+    def decode(
+        self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None
+    ) -> list[Any]:
         """Pieces from latent vectors: one a tensor `(S, D)`; a `symusic.Score` for music.
 
         `like` are pieces (any accepted source) whose frame is kept: tempo, metre and key of music. `sampling` takes the
         most likely token each time by default.
         """
-        frames = [self.form.read(x) for x in like] if like is not None else [self.form.blank(len(x) * self.chunks) for x in z]
+        frames = (
+            [self.form.read(x) for x in like]
+            if like is not None
+            else [self.form.blank(len(x) * self.chunks) for x in z]
+        )
         out = []
         for latent, frame in zip(z, frames, strict=True):
             if latent.ndim != 2 or latent.shape[1] != self.model.config.latent:
@@ -193,13 +206,19 @@ class Codec:
         return self._moved(self.form.read(piece), lambda z: z)
 
     def blend(
-        self, piece: Any, *, target: str | Style, source: str | Style | None = None, amount: float = 0.5,
-        method: style.Method = "mean", sampling: Sampling | None = None,
+        self,
+        piece: Any,
+        *,
+        target: str | Style,
+        source: str | Style | None = None,
+        amount: float = 0.5,
+        method: style.Method = "mean",
+        sampling: Sampling | None = None,
     ) -> Any:
         """A piece moved from one style toward another: half-way at amount 0.5, all the way at 1.
 
-        Without `source` it starts from where the piece itself lies: the mean of its own segments. Segments without
-        content stay so. Raises StyleError for a style that is not there, and ReadError for a piece that cannot be read.
+        Without `source` it starts from where the piece itself lies: the mean of its own segments. Bars without notes
+        stay so. Raises StyleError for a style that is not there, and ReadError for a piece that cannot be read.
         """  # fmt: skip
         goal = self.style(target)
         start = self.style(source) if source is not None else None
@@ -222,7 +241,8 @@ class Codec:
                 padded = np.append(limits, np.ones(len(out) - len(limits), np.int32))
                 kept = padded[places]
             for place, chunk in zip(places, self.write(z, kept, sampling or Sampling()), strict=True):
-                out[place] = chunk
+                if len(out[place]) > 1:
+                    out[place] = chunk
         return self.form.join(out[: len(limits)] if limits is not None else out, piece)
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
@@ -236,12 +256,20 @@ class Codec:
         za, zb = za[torch.arange(longest) % len(za)], zb[torch.arange(longest) % len(zb)]
         out = []
         for i, z in enumerate(interpolate.path(za, zb, steps, kind)):
+            if i in (0, steps - 1):
+                out.append(self.reconstruct(ends[i > 0]))
+                continue
             frame = ends[0] if 2 * i < steps else ends[1]
             out.append(self.decode([z[: -(-len(self.tokenizer.encode(frame)) // self.chunks)]], like=[frame])[0])
         return out
 
     def sample(
-        self, count: int, style: str | Style | None = None, temperature: float = 0.9, segments: int = 4, seed: int = 0,
+        self,
+        count: int,
+        style: str | Style | None = None,
+        temperature: float = 0.9,
+        segments: int = 4,
+        seed: int = 0,
         sampling: Sampling | None = None,
     ) -> list[Any]:
         """New pieces of `segments` segments each, drawn from a style's Gaussian, or from that of all styles together.
@@ -255,7 +283,7 @@ class Codec:
             sampling = Sampling(temperature=temperature, top_p=0.95)
         return [self.decode([x], sampling=replace(sampling, seed=seed + i))[0] for i, x in enumerate(z)]
 
-    # --- styles --------------------------------------------------------------------------------------------------------
+    # --- styles -------------------------------------------------------------------------------------------------------
 
     def style(self, name: str | Style) -> Style:
         """A style by name; raises StyleError with the names there are."""
@@ -263,7 +291,9 @@ class Codec:
             return name
         if name not in self.styles:
             known = ", ".join(sorted(set(self.styles) - {"all"})) or "none"
-            raise StyleError(f"no style '{name}' in {self.name or 'this model'}; there are: {known} (`seqvae style fit` adds more)")
+            raise StyleError(
+                f"no style '{name}' in {self.name or 'this model'}; there are: {known} (`seqvae style fit` adds more)"
+            )
         return self.styles[name]
 
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:

@@ -29,7 +29,7 @@ from seqvae import midi
 from seqvae.errors import ReadError
 from seqvae.midi import Piece
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised when `midi.read` makes another piece of the same file: what older versions cached is then read again."""
 TIME_LIMIT = 60.0
 """Seconds that one file may take; music21 can be busy with one score for many minutes."""
@@ -100,6 +100,11 @@ def read_all(
         threads.shutdown(wait=False, cancel_futures=True)
         crew.close()
         threads.shutdown()
+
+
+def default_cache() -> Path:
+    """Where pieces that were read are kept between runs: `seqvae` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqvae"
 
 
 def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tomllib
 import types
 import typing
@@ -17,6 +18,13 @@ from typing import Any, Literal, TypeVar
 from seqvae.errors import ConfigError
 
 T = TypeVar("T")
+
+# Numbers are never negative; these are never 0 either, and the others never above 1.
+COUNTS = {
+    "steps_per_beat", "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads",
+    "steps", "batch_tokens", "max_windows", "evaluate_every", "validation_segments", "save_every",
+}  # fmt: skip
+SHARES = {"dropout", "word_dropout", "denoise", "final_rate"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,8 @@ class ModelConfig:
     hidden: int = 256
     """Width of recurrent and attention layers."""
     encoder: Literal["recurrent", "transformer", "set"] = "set"
-    """What reads a chunk: a bidirectional LSTM, a transformer, or a sum over tokens bound to their cues (Zaheer et al. 2017)."""
+    """What reads a chunk: a bidirectional LSTM, a transformer, or a sum over tokens bound to their cues (Zaheer et al.
+    2017)."""
     decoder: Literal["recurrent", "transformer"] = "recurrent"
     """What writes a chunk."""
     layers: int = 1
@@ -64,7 +73,7 @@ class ObjectiveConfig:
     beta: float = 1.0
     """Final weight of the KL (Higgins et al. 2017)."""
     schedule: Literal["constant", "linear", "logistic", "cyclical"] = "linear"
-    """How beta rises: at once, in a line, along a logistic curve (Bowman et al. 2016), or in cycles (Fu et al. 2019)."""
+    """How beta rises: at once, in a line, a logistic curve (Bowman et al. 2016), or cycles (Fu et al. 2019)."""
     anneal_steps: int = 2000
     """Steps until beta is reached; for `cyclical`, the length of one cycle, of which the first half rises."""
     free_bits: float = 0.0
@@ -154,8 +163,11 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
-    if isinstance(value, float) and not value == value:
-        raise ConfigError(f"{where}: not a number")
+    if hint in (int, float):
+        name = where.rpartition(".")[2]
+        low, high = (1 if name in COUNTS else 0), (1 if name in SHARES else sys.maxsize)
+        if not low <= value <= high:  # true of NaN too
+            raise ConfigError(f"{where}: {value!r} is out of range; choose a number from {low} to {high}")
     return value
 
 
@@ -180,6 +192,8 @@ def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recip
         raise ConfigError(f"{source}: no such recipe; name a .toml file or one of {known}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: cannot be read ({error}); mend the line it names") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected tables of settings, found {values!r}")
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:

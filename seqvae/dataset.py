@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.errors import ReadError
+from seqvae.errors import ReadError, SeqVAEError
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -40,7 +40,7 @@ class Row:
 
 
 def split_of(group: str, held_out: float = 0.1) -> Split:
-    """The split of a group, from a hash of its name: the same in every collection, half of `held_out` each for valid and test."""
+    """The split of a group by a hash of its name, the same in every collection; valid and test share `held_out`."""
     x = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
     return "test" if x < held_out / 2 else "valid" if x < held_out else "train"
 
@@ -86,12 +86,14 @@ class TokenData:
     def __init__(self, folder: Path) -> None:
         try:
             self.index = json.loads((folder / "index.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ReadError(folder, f"no token shards ({error})", "run `seqvae train` with --data to make them") from error
-        self.rows = [Row(**row) for row in self.index["pieces"]]
-        names = [folder / f"shard-{i:05d}" for i in range(self.index["shards"])]
-        self.tokens = [np.load(f"{stem}.tokens.npy", mmap_mode="r") for stem in names]
-        self.ends = [np.concatenate([[0], np.load(f"{stem}.ends.npy")]).astype(np.int64) for stem in names]
+            self.rows = [Row(**row) for row in self.index["pieces"]]
+            names = [folder / f"shard-{i:05d}" for i in range(self.index["shards"])]
+            self.tokens = [np.load(f"{stem}.tokens.npy", mmap_mode="r") for stem in names]
+            self.ends = [np.concatenate([[0], np.load(f"{stem}.ends.npy")]).astype(np.int64) for stem in names]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ReadError(
+                folder, f"no token shards ({error})", "delete it, and run `seqvae train` with --data to make them"
+            ) from error
 
     def chunk_lengths(self, row: Row) -> Longs:
         """Tokens in each chunk of a piece, `(chunks,)`."""
@@ -99,7 +101,7 @@ class TokenData:
         return lengths
 
     def windows(self, row: Row, chunks: int, offset: int, max_tokens: int) -> Longs:
-        """First chunks (in the shard) of the segments of a piece from `offset` on, without the empty and the too long."""
+        """First chunks (in the shard) of a piece's segments from `offset` on, without the empty and the too long."""
         lengths = self.chunk_lengths(row)
         starts = np.arange(offset, row.chunks, chunks)
         padded = np.append(lengths, np.ones(chunks, np.int64))
@@ -130,10 +132,16 @@ class TokenData:
 
 
 class Batches:
-    """Batches of segments of similar length, in an order that follows from (seed, epoch) alone and so can be resumed."""
+    """Batches of segments of similar length, in an order that follows from (seed, epoch) alone: it can be resumed."""
 
     def __init__(
-        self, data: TokenData, split: Split, chunks: int, batch_tokens: int, max_windows: int, seed: int,
+        self,
+        data: TokenData,
+        split: Split,
+        chunks: int,
+        batch_tokens: int,
+        max_windows: int,
+        seed: int,
         max_tokens: int = 400,
     ) -> None:
         self.data, self.chunks, self.batch_tokens = data, chunks, batch_tokens
@@ -143,10 +151,14 @@ class Batches:
     def epoch(self, epoch: int) -> list[tuple[Longs, Longs]]:
         """The batches of one epoch: (rows of the index, first chunks), shuffled."""
         rng = np.random.default_rng([self.seed, epoch])
+        if not self.row_ids:
+            return []
         rows, firsts, sizes = [], [], []
         for i in self.row_ids:
             row = self.data.rows[i]
-            first = self.data.windows(row, self.chunks, int(rng.integers(min(self.chunks, row.chunks))), self.max_tokens)
+            first = self.data.windows(
+                row, self.chunks, int(rng.integers(min(self.chunks, row.chunks))), self.max_tokens
+            )
             if len(first) > self.max_windows:
                 first = rng.choice(first, self.max_windows, replace=False)
             padded = np.append(self.data.chunk_lengths(row), np.ones(self.chunks, np.int64))
@@ -159,7 +171,10 @@ class Batches:
         batches, begin = [], 0
         while begin < len(order):
             end = begin + 1
-            while end < len(order) and (end + 1 - begin) * self.chunks * size[order[begin : end + 1]].max() <= self.batch_tokens:
+            while (
+                end < len(order)
+                and (end + 1 - begin) * self.chunks * size[order[begin : end + 1]].max() <= self.batch_tokens
+            ):
                 end += 1
             batches.append((row_ids[order[begin:end]], first_ids[order[begin:end]]))
             begin = end
@@ -169,9 +184,18 @@ class Batches:
         return self.resume(0, 0)
 
     def resume(self, epoch: int, position: int) -> Iterator[tuple[int, int, Ints]]:
-        """Endless (epoch, position of the next batch, tokens `(B, C, T)`), from a place in an epoch on."""
+        """Endless (epoch, position of the next batch, tokens `(B, C, T)`), from a place in an epoch on.
+
+        Raises SeqVAEError where one epoch after another has no segment.
+        """
+        empty = 0
         while True:
             batches = self.epoch(epoch)
+            empty = 0 if batches else empty + 1
+            if empty == 20:  # a few epochs of a tiny collection may be empty by the chance of their offsets
+                raise SeqVAEError(
+                    f"no segment with content and at most {self.max_tokens} tokens a chunk; add more pieces"
+                )
             for i in range(position, len(batches)):
                 yield epoch, i + 1, self.data.gather(*batches[i], self.chunks)
             epoch, position = epoch + 1, 0

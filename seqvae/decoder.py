@@ -25,9 +25,15 @@ class Decoder(nn.Module):
         self.code = nn.Sequential(Residual(config.width, 2), Residual(config.width, 2), nn.LayerNorm(config.width))
         self.answer = Residual(config.width, 1)
         self.writer: RecurrentWriter | TransformerWriter
+        fields = binding.cue_sizes
         self.writer = RecurrentWriter(config) if config.decoder == "recurrent" else TransformerWriter(config)
+        self.place = nn.ModuleList(nn.Embedding(size, config.hidden) for size in fields)
         self.norm = nn.LayerNorm(config.width)
         self.bag_norm = nn.LayerNorm(config.width)
+        # scopes short of the whole cue are asked on their own: (level, tokens of that scope)
+        levels = [(k, (binding.scope == k).nonzero()[:, 0]) for k in range(len(fields))]
+        self.levels = [(k, columns) for k, columns in levels if len(columns)]
+        self.level_norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.levels)
 
     def codes(self, z: Tensor) -> Tensor:
         """`z (B, D)` to one code a chunk, `(B, C, W)`."""
@@ -46,13 +52,30 @@ class Decoder(nn.Module):
         """One or many steps of rows `code (N, W)`.
 
         `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` those of each step. Returns logits
-        `(N, T, V)`, bag logits `(N, T, V)` that know the code and the cue but no history, and the cache for the next step.
+        `(N, T, V)`, bag logits `(N, T, V)` that know the code and the cue but no history, and the next step's cache.
         """
-        asked = self.binding.ask(code.unsqueeze(1).expand(-1, inputs.shape[1], -1), cues)
-        answer = self.answer(asked)
-        written, cache = self.writer(self.binding.tokens(inputs), answer, code, cache)
+        asked, outer = self._ask(code, cues)
+        answer = self.answer(asked.expand(-1, inputs.shape[1], -1))
+        here = sum((table(cues[..., i]) for i, table in enumerate(self.place)), torch.zeros((), device=code.device))
+        written, cache = self.writer(self.binding.tokens(inputs), answer, here, code, cache)
         logits = self.binding.logits(self.norm(answer + written))
-        return logits, self.binding.logits(self.bag_norm(answer)), cache
+        bag = self.binding.logits(self.bag_norm(answer))
+        for (_, columns), part in zip(self.levels, outer, strict=True):
+            part = part.expand(-1, inputs.shape[1], -1).to(logits.dtype)
+            columns = columns.to(code.device)
+            logits, bag = logits.index_add(-1, columns, part), bag.index_add(-1, columns, part)
+        return logits, bag, cache
+
+    def _ask(self, code: Tensor, cues: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The code asked with whole cues, `(N, T, W)` (T is 1 without cues), and the logits of each outer scope."""
+        asked, outer = code.unsqueeze(1), []
+        norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
+        columns = dict(self.levels)
+        for k in range(cues.shape[-1]):
+            if k in columns:
+                outer.append(self.binding.logits(norms[k](asked), columns[k].to(code.device)))
+            asked = asked * self.binding.key(k, cues[..., k])
+        return asked, outer
 
 
 class RecurrentWriter(nn.Module):
@@ -73,10 +96,10 @@ class RecurrentWriter(nn.Module):
         states = self.first(code).view(len(code), 2, self.layers, -1).permute(1, 2, 0, 3)
         return [states[0].tanh().contiguous(), states[1].contiguous()]
 
-    def forward(self, inputs: Tensor, answer: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Embedded `inputs (N, T, W)` and the answers `(N, T, W)` to `(N, T, W)`, and the states after the last step."""
+    def forward(self, inputs: Tensor, answer: Tensor, here: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Embedded `inputs (N, T, W)` and answers `(N, T, W)` to `(N, T, W)`, and the states after the last step."""
         del code
-        x = self.enter(torch.cat([inputs, answer], -1))
+        x = self.enter(torch.cat([inputs, answer.to(inputs.dtype)], -1)) + here
         out, (hidden, cell) = self.lstm(x, (cache[0].to(x.dtype), cache[1].to(x.dtype)))
         return self.leave(out), [hidden, cell]
 
@@ -100,9 +123,9 @@ class TransformerWriter(nn.Module):
         del code
         return []
 
-    def forward(self, inputs: Tensor, answer: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+    def forward(self, inputs: Tensor, answer: Tensor, here: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """As `RecurrentWriter.forward`; the cache holds keys and values `(N, heads, T, ...)` of every layer in turn."""
-        x = self.enter(torch.cat([inputs, answer], -1))
+        x = self.enter(torch.cat([inputs, answer.to(inputs.dtype)], -1)) + here
         after: Cache = []
         for i, (layer, told) in enumerate(zip(self.layers, self.told, strict=True)):
             x, kept = layer(x + told(code).unsqueeze(1), None, cache[2 * i : 2 * i + 2] or None)

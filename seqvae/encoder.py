@@ -12,7 +12,6 @@ from seqvae.config import ModelConfig
 from seqvae.latent import LOGVAR_RANGE, Posterior
 from seqvae.layers import Residual, TransformerLayer, masked_sum
 
-
 FIRST_LOGVAR = -3.0  # a posterior that is sharp at first; a broad one would drown what the sums hold
 
 
@@ -48,6 +47,8 @@ class RecurrentReader(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        if config.width % 2:
+            raise ValueError(f"width {config.width} does not divide into two directions")
         self.lstm = nn.LSTM(config.width, config.width // 2, config.layers, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The errors a user may see, each one line: what, where, what to do.
 
 Knows how such a line is put together. Refuses to know formats, models or files: whoever raises brings the facts.
-The command line prints these and exits with 1; any other exception is a bug of ours and keeps its traceback.
+The command line prints these and exits with `exit_code`; any other exception is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from os import PathLike
 
 class SeqVAEError(Exception):
     """Something the user can put right. The message says what is wrong, where, and what to do."""
+
+    exit_code = 1
 
     def __str__(self) -> str:
         """The message on one line, whatever the library that gave the reason put into it."""
@@ -30,6 +32,12 @@ class ReadError(SeqVAEError):
     def __str__(self) -> str:
         """The path, the reason and the advice on one line."""
         return " ".join(f"cannot read {self.path}: {self.reason}; {self.advice}".splitlines())
+
+
+class UsageError(SeqVAEError):
+    """A command whose arguments do not go together."""
+
+    exit_code = 2
 
 
 class ConfigError(SeqVAEError):

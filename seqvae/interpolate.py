@@ -19,11 +19,12 @@ def lerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
-    """The arc between `a` and `b (..., D)`, on which length changes evenly from one's to the other's (Shoemake 1985).
+    """The arc between `a` and `b (..., D)`, where length goes evenly from one's to the other's (Shoemake 1985).
 
     Points drawn from a normal in many dimensions lie near a sphere; a straight line between two leaves it (White 2016).
-    Directions turn along the great circle, and lengths go in a line, so the ends are `a` and `b` whatever their lengths.
-    Where the two point the same way or exactly opposite ways there is no one arc, and the line is taken.
+    Directions turn along the great circle, and lengths go in a line, so the ends are `a` and `b` whatever their
+    lengths. Where the two point the same way or exactly opposite ways, or one is zero, there is no one arc, and the
+    line is taken.
     """
     x, y = a.double(), b.double()
     length_a, length_b = x.norm(dim=-1, keepdim=True), y.norm(dim=-1, keepdim=True)
@@ -34,7 +35,8 @@ def slerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
     safe = sine.clamp(min=1e-6)
     turned = (((1 - amount) * angle).sin() * unit_a + (amount * angle).sin() * unit_b) / safe
     arc = turned * lerp(length_a, length_b, amount)
-    return torch.where(sine < 1e-6, lerp(x, y, amount), arc).to(a.dtype)
+    no_arc = (sine < 1e-6) | (length_a * length_b == 0)
+    return torch.where(no_arc, lerp(x, y, amount), arc).to(a.dtype)
 
 
 def path(a: Tensor, b: Tensor, steps: int, kind: str = "slerp") -> Tensor:

@@ -23,7 +23,8 @@ class Posterior:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw a row by the reparameterisation of Kingma and Welling (2014): `(B, D)`."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device).to(self.mean.device)
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self) -> Tensor:
@@ -60,10 +61,14 @@ def active_units(mean: Tensor, threshold: float = 0.01) -> int:
 def mutual_information(posterior: Posterior, z: Tensor) -> float:
     """I(x; z) under q in nats from N posteriors and one draw `z (N, D)` of each.
 
-    mean_i [log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j)] (Hoffman and Johnson 2016; He et al. 2019). It cannot exceed log N
-    and is cut at 0, below which only sampling noise could take it.
+    mean_i [log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j)] (Hoffman and Johnson 2016; He et al. 2019). It cannot exceed
+    log N and is cut at 0, below which only sampling noise could take it.
     """
-    pairs = _log_normal(z[:, None], posterior.mean[None], posterior.logvar[None])  # (N, N)
+    # log q(z_i|x_j) of every pair, (N, N), by products of matrices: differences would take N x N x D numbers of memory
+    x, mean, logvar = z.double(), posterior.mean.double(), posterior.logvar.double()
+    precision = (-logvar).exp()
+    squares = x.square() @ precision.T - 2 * x @ (mean * precision).T + (mean.square() * precision).sum(1)
+    pairs = -0.5 * (squares + (logvar + math.log(2 * math.pi)).sum(1))
     own = pairs.diagonal()
     mixture = pairs.logsumexp(1) - math.log(len(z))
     return max(0.0, float((own - mixture).mean()))

@@ -18,41 +18,55 @@ Cache = list[Tensor]  # what a decoding step hands to the next: recurrent states
 class Binding(nn.Module):
     """Tokens bound to their places by multiplication, and codes asked with a place.
 
-    A cue has a key: one learned vector a field, multiplied together. A token's embedding times the key of its place
-    binds the two; a sum of bound vectors, asked with one key (multiplied by it), gives back the tokens of that place.
-    With keys of +1 and -1 this holds from the first random weights on (multiply-add-permute memories, Gayler 1998; Plate
-    1995), which is why notes are copied through one latent vector long before a recurrence would learn to.
+    A cue has fields from the general to the special, and each value of a field has a key. A token's embedding times the
+    keys of its place binds the two; a sum of bound vectors, asked with the same keys (multiplied by them), gives back
+    the tokens of that place. With keys of +1 and -1 this holds from the first random weights on (multiply-add-permute
+    memories, Gayler 1998; Plate 1995), which is why notes are copied through one latent vector long before a recurrence
+    would learn to. The scope of a token says how many fields its place has: a program is bound to nothing (it is in the
+    bar), a position to its program, a pitch to both, and so each can be asked for whatever came just before it.
     """
 
-    def __init__(self, vocab_size: int, cue_sizes: Sequence[int], width: int) -> None:
+    scope: Tensor
+
+    def __init__(self, scope: Tensor, cue_sizes: Sequence[int], width: int) -> None:
+        """`scope (V,)`: fields of the cue that count for each token, 0..K."""
         super().__init__()
-        self.embed = nn.Embedding(vocab_size, width)
+        self.cue_sizes = tuple(cue_sizes)
+        self.embed = nn.Embedding(len(scope), width)
         self.keys = nn.ModuleList(nn.Embedding(size, width) for size in cue_sizes)
         self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.bias = nn.Parameter(torch.zeros(len(scope)))
+        self.register_buffer("scope", scope, persistent=False)
         for table in self.keys:
             assert isinstance(table, nn.Embedding)
             with torch.no_grad():
                 table.weight.copy_(torch.randint(0, 2, table.weight.shape) * 2.0 - 1.0)
-                table.weight[0] = 1.0  # a field that says nothing changes nothing
+                table.weight[0] = 1.0  # a field that says nothing changes nothing; `key` lets no gradient move it
 
-    def ask(self, x: Tensor, cues: Tensor) -> Tensor:
-        """`x (..., W)` times the keys of `cues (..., K)`; the same call binds and asks."""
-        for i, table in enumerate(self.keys):
-            x = x * functional.embedding(cues[..., i], _cast(table.weight))
-        return x
+    def key(self, field: int, values: Tensor) -> Tensor:
+        """Keys `(..., W)` of one field's `values (...)`."""
+        table = self.keys[field]
+        assert isinstance(table, nn.Embedding)
+        return functional.embedding(values, _cast(table.weight), padding_idx=0)
 
     def bind(self, tokens: Tensor, cues: Tensor) -> Tensor:
         """`tokens (...)` at `cues (..., K)` to `(..., W)`."""
-        return self.ask(self.tokens(tokens), cues)
+        x = self.tokens(tokens)
+        for i in range(len(self.keys)):
+            x = x * self.key(i, cues[..., i] * (self.scope[tokens] > i))
+        return x
 
     def tokens(self, tokens: Tensor) -> Tensor:
         """Embeddings of `tokens (...)`: `(..., W)`."""
         return functional.embedding(tokens, _cast(self.embed.weight))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """How much `x (..., W)` looks like each token: `(..., V)`."""
-        return functional.linear(x * self.scale, self.embed.weight, self.bias)
+    def logits(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
+        """How much `x (..., W)` looks like each token, or each of some: `(..., V)`."""
+        weight: Tensor = self.embed.weight
+        bias: Tensor = self.bias
+        if columns is not None:
+            weight, bias = weight[columns], bias[columns]
+        return functional.linear(x * self.scale, weight, bias)
 
 
 def _cast(weight: Tensor) -> Tensor:

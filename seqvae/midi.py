@@ -44,7 +44,7 @@ TICKS_PER_BEAT = 480
 """Ticks in a quarter note of a file that is written."""
 
 MAX_NOTES = 1_000_000
-"""A piece with more notes is refused; a Mahler symphony has a tenth of them."""
+"""A piece with more notes is refused; the finale of Beethoven's Ninth has 42,000."""
 MAX_BEATS = 100_000
 """A piece with more quarter notes is refused."""
 MAX_HOURS = 5.0

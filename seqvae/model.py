@@ -40,10 +40,11 @@ class Output:
 class SequenceVAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, cue_sizes: tuple[int, ...]) -> None:
+    def __init__(self, config: ModelConfig, cue_sizes: tuple[int, ...], scope: Tensor) -> None:
+        """`cue_sizes` and `scope (V,)` are the tokenizer's; see `layers.Binding`."""
         super().__init__()
-        self.config, self.vocab_size, self.cue_sizes = config, vocab_size, tuple(cue_sizes)
-        binding = Binding(vocab_size, self.cue_sizes, config.width)
+        self.config, self.vocab_size, self.cue_sizes = config, len(scope), tuple(cue_sizes)
+        binding = Binding(scope, self.cue_sizes, config.width)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config, binding)  # the binding is shared: what one binds the other can ask
         with torch.no_grad():
@@ -67,7 +68,7 @@ class SequenceVAE(nn.Module):
     ) -> list[list[NDArray[np.int32]]]:
         """Decode `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
 
-        `state (B * C, S)` is where the grammar starts, one row a chunk. All chunks of all rows are decoded side by side.
+        `state (B * C, S)` is where the grammar starts, one row a chunk. All chunks are decoded side by side.
         """
         code = self.decoder.codes(z).flatten(0, 1)
         cache = self.decoder.start(code)
@@ -76,6 +77,7 @@ class SequenceVAE(nn.Module):
             nonlocal code, cache
             if keep is not None:
                 code, cache = code[keep], self.decoder.select(cache, keep)
+            logits: Tensor
             logits, _, cache = self.decoder(code, tokens, cues, cache)
             return logits[:, -1]
 

@@ -209,7 +209,7 @@ def _expand(movement: list[Any], brackets: list[Any]) -> list[int]:
         if members:
             skeleton.insert(0, m21.spanner.RepeatBracket(members, number=bracket.number))
     expanded = m21.repeat.Expander(skeleton).process()
-    return [measure.number for measure in expanded.getElementsByClass(m21.stream.Measure)]
+    return [int(measure.id) for measure in expanded.getElementsByClass(m21.stream.Measure)]
 
 
 def _is_repeat(barline: Any) -> bool:
@@ -217,8 +217,9 @@ def _is_repeat(barline: Any) -> bool:
 
 
 def _hollow(index: int, measure: Any) -> Any:
-    """`measure` as a rest, numbered `index`, with its repeat marks."""
+    """`measure` as a rest with its repeat marks; `index` is its id, for music21 changes its number."""
     result = m21.stream.Measure(number=index)
+    result.id = str(index)
     result.append(m21.note.Rest(quarterLength=max(measure.duration.quarterLength, 1)))
     if measure.leftBarline is not None:
         result.leftBarline = copy.deepcopy(measure.leftBarline)
@@ -410,7 +411,8 @@ def from_symusic(score: ScoreTick) -> Any:
     for metre in score.time_signatures:
         lead.insert(Fraction(metre.time, quarter), m21.meter.TimeSignature(f"{metre.numerator}/{metre.denominator}"))
     for signature in score.key_signatures:
-        lead.insert(Fraction(signature.time, quarter), m21.key.KeySignature(signature.key))
+        mode = "minor" if signature.tonality == 1 else "major"
+        lead.insert(Fraction(signature.time, quarter), m21.key.KeySignature(signature.key).asKey(mode))
     for mark in score.tempos:
         lead.insert(Fraction(mark.time, quarter), m21.tempo.MetronomeMark(number=mark.qpm))
     return result

@@ -22,8 +22,8 @@ MASK = 3  # the id every tokenizer gives to a masked token
 def beta_at(config: ObjectiveConfig, step: int) -> float:
     """Weight of the KL at a step, 0 for the plain autoencoder.
 
-    linear: beta min(1, step / n). logistic: beta / (1 + exp(-12 (step / n - 1/2))), Bowman et al. 2016. cyclical: linear
-    over the first half of every n steps, then flat (Fu et al. 2019). constant: beta.
+    linear: beta min(1, step / n). logistic: beta / (1 + exp(-12 (step / n - 1/2))), Bowman et al. 2016. cyclical:
+    linear over the first half of every n steps, then flat (Fu et al. 2019). constant: beta.
     """
     if config.autoencoder:
         return 0.0
@@ -62,7 +62,9 @@ class Loss:
     """`(D,)` nats."""
 
 
-def loss(model: SequenceVAE, tokens: Tensor, cues: Tensor, config: ObjectiveConfig, step: int, training: bool = True) -> Loss:
+def loss(
+    model: SequenceVAE, tokens: Tensor, cues: Tensor, config: ObjectiveConfig, step: int, training: bool = True
+) -> Loss:
     """One pass over `tokens (B, C, T)` with `cues (B, C, T, K)`.
 
     Charged a segment: -log p(x|z) + beta sum_d max(KL_d, free_bits) + bag * (-sum_t log p(x_t | z, cue_t)).

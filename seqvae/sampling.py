@@ -22,9 +22,14 @@ BOS, EOS = 1, 2
 class Grammar(Protocol):
     """The part of a tokenizer's grammar that decoding needs; see tokenizer.Grammar."""
 
-    def allowed(self, state: Ints) -> NDArray[np.bool_]: ...
-    def advance(self, state: Ints, tokens: Ints) -> Ints: ...
-    def cues(self, state: Ints) -> Ints: ...
+    def allowed(self, state: Ints) -> NDArray[np.bool_]:
+        """`(N, V)`: True where a token may come next; EOS only where what is there is complete."""
+
+    def advance(self, state: Ints, tokens: Ints) -> Ints:
+        """States `(N, S)` after `tokens (N,)`."""
+
+    def cues(self, state: Ints) -> Ints:
+        """Cues `(N, K)` of the next token."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Sampling:
     top_p: float = 1.0
     """Draw among the most likely tokens that together reach this probability (Holtzman et al. 2020)."""
     max_tokens: int = 1024
-    """Tokens a chunk at most; the chunk then ends at the last complete note or word."""
+    """Tokens a chunk at most, EOS included; the chunk then ends at the last complete note or word."""
     seed: int = 0
     """Seed; row i of a call uses (seed, first_row + i)."""
     first_row: int = 0
@@ -56,18 +61,25 @@ Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device) -> list[Ints]:
     """Decode rows side by side until each has ended: the token ids of each, EOS included.
 
+    A row that has not ended after `max_tokens` is cut back to where it could last have ended, and ended there.
     `state (N, S)` is where the grammar starts. Rows that have ended leave the batch.
     """
     rows = np.arange(len(state))
     out: list[list[int]] = [[] for _ in rows]
-    draws = [np.random.default_rng([settings.seed, settings.first_row + int(i)]) for i in rows] if settings.temperature > 0 else []
+    whole = np.zeros(len(rows), np.int64)  # tokens of each row after which it could last have ended
+    draws = (
+        [np.random.default_rng([settings.seed, settings.first_row + int(i)]) for i in rows]
+        if settings.temperature > 0
+        else []
+    )
     tokens = np.full(len(rows), BOS, np.int32)
     keep: Tensor | None = None
-    for _ in range(settings.max_tokens):
+    for done in range(settings.max_tokens):
         cues = torch.from_numpy(grammar.cues(state)).to(device)[:, None]
         logits = step(torch.from_numpy(tokens).to(device).long()[:, None], cues.long(), keep)
-        allowed = torch.from_numpy(grammar.allowed(state)).to(device)
-        logits = logits.float().masked_fill(~allowed, float("-inf"))
+        allowed = grammar.allowed(state)
+        whole[rows[allowed[:, EOS]]] = done
+        logits = logits.float().masked_fill(~torch.from_numpy(allowed).to(device), float("-inf"))
         uniform = np.array([draws[i].random() for i in rows]) if draws else None
         tokens = choose(logits, settings, uniform).astype(np.int32)
         for i, token in zip(rows, tokens, strict=True):
@@ -80,6 +92,9 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
         if not alive.all():
             rows, state, tokens = rows[alive], state[alive], tokens[alive]
             keep = torch.from_numpy(np.flatnonzero(alive)).to(device)
+    else:
+        for i in rows:
+            out[i] = [*out[i][: whole[i]], EOS]
     return [np.array(row, np.int32) for row in out]
 
 
@@ -88,7 +103,7 @@ def choose(logits: Tensor, settings: Sampling, uniform: NDArray[np.float64] | No
     if uniform is None:
         best: NDArray[np.int64] = logits.argmax(-1).cpu().numpy()
         return best
-    ranked, order = (logits / settings.temperature).sort(-1, descending=True, stable=True)
+    ranked, order = (logits / settings.temperature).sort(dim=-1, descending=True, stable=True)
     if settings.top_k:
         ranked[:, settings.top_k :] = float("-inf")
     p = ranked.double().softmax(-1)

@@ -49,6 +49,9 @@ class Tokenizer(Protocol):
     kind: str
     vocab_size: int
     cue_sizes: tuple[int, ...]
+    """Values of each field of a cue, from the general to the special; 0 always says nothing."""
+    scope: Ints
+    """`(V,)`: how many fields of the cue say where a token stands, whatever the rest say."""
 
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every chunk of a piece, each ending in EOS."""
@@ -66,7 +69,7 @@ class Tokenizer(Protocol):
         """Write what `load_tokenizer` needs."""
 
 
-# --- music --------------------------------------------------------------------------------------------------------------
+# --- music ------------------------------------------------------------------------------------------------------------
 
 _PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
 _PHASE, _LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH, _LENGTH = range(5)
@@ -76,16 +79,18 @@ _START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = rang
 class MidiTokenizer:
     """A REMI-like stream (Huang and Yang 2020) over MidiTok's vocabulary, one chunk a bar, tracks one after another.
 
-    A chunk is ``(Program (Position (Pitch Duration)+)+)* EOS`` with programs, positions and pitches rising strictly, so
-    that a set of notes has exactly one spelling. Drums (program 128) come last and have no durations. Velocities are not
-    kept. Notes are rows ``[onset, duration, pitch, program]`` with onsets counted from the start of the chunk.
+    A chunk is ``(Program (Position (Pitch Duration)+)+)* EOS`` with programs, positions and pitches rising strictly,
+    so that a set of notes has exactly one spelling. Drums (program 128) come last and have no durations. Velocities are
+    not kept. Notes are rows ``[onset, duration, pitch, program]`` with onsets counted from the start of the chunk.
     """
 
     kind = "midi"
 
     def __init__(self, steps_per_beat: int = 12, max_steps: int = 48) -> None:
-        if max_steps % steps_per_beat:
-            raise ValueError(f"max_steps {max_steps} is no whole number of beats of {steps_per_beat} steps")
+        if max_steps % steps_per_beat or max_steps < 4 * steps_per_beat:
+            raise ValueError(
+                f"max_steps {max_steps} is no whole number, four or more, of beats of {steps_per_beat} steps"
+            )
         self.steps_per_beat, self.max_steps = steps_per_beat, max_steps
         self.vocabulary = miditok.REMI(
             miditok.TokenizerConfig(
@@ -119,7 +124,10 @@ class MidiTokenizer:
         self._id = {kind: self._table(kind) for kind in (_PROGRAM, _POSITION, _PITCH, _DRUM)}
         ids = np.flatnonzero(self._type == _DURATION)
         self._durations, self._duration_ids = self._value[ids], ids.astype(np.int32)
-        self.cue_sizes = (130, max_steps + 1, 129)
+        self.cue_sizes: tuple[int, ...] = (130, max_steps + 1, 129)
+        # a program is in the bar, a position in its program; notes stand under both, durations under the pitch too
+        scopes = {_PROGRAM: 0, _POSITION: 1, _PITCH: 3, _DRUM: 3, _DURATION: 3}
+        self.scope = np.array([scopes.get(int(kind), 0) for kind in self._type], np.int32)
 
     def _table(self, kind: int) -> Ints:
         """Token id by value for one type of token."""
@@ -134,7 +142,7 @@ class MidiTokenizer:
         inside = (chunk >= 0) & (chunk < len(bounds) - 1)
         notes, chunk = notes[inside], chunk[inside]
         position = notes[:, 0] - bounds[chunk]
-        order = np.lexsort((notes[:, 2], position, notes[:, 3], chunk))
+        order = np.lexsort((-notes[:, 1], notes[:, 2], position, notes[:, 3], chunk))  # of equals the longest is kept
         chunk, position = chunk[order], position[order]
         duration, pitch, program = notes[order, 1], notes[order, 2], notes[order, 3]
         keys = np.stack([chunk, program, position, pitch], 1)
@@ -143,7 +151,9 @@ class MidiTokenizer:
         drum = program == 128
         # four candidate tokens a note: program, position, pitch, duration; those that repeat are left out
         nearest = np.abs(self._durations[None] - np.unique(duration)[:, None]).argmin(1)
-        duration_id = self._duration_ids[nearest[np.searchsorted(np.unique(duration), duration)]] if len(notes) else duration
+        duration_id = (
+            self._duration_ids[nearest[np.searchsorted(np.unique(duration), duration)]] if len(notes) else duration
+        )
         ids = np.stack(
             [
                 self._id[_PROGRAM][program],
@@ -214,7 +224,7 @@ class MidiTokenizer:
         moved[pitched] = self._id[_PITCH][value]
         return moved
 
-    def grammar(self) -> "MidiGrammar":
+    def grammar(self) -> MidiGrammar:
         """The rules of decoding."""
         return MidiGrammar(self)
 
@@ -233,7 +243,7 @@ class MidiGrammar:
         self._max_steps = tokenizer.max_steps
 
     def start(self, rows: int, lengths: Ints | None = None) -> Ints:
-        """States `(N, 5)`: phase, program, position, pitch (each the last one, -1 for none) and chunk length in steps."""
+        """States `(N, 5)`: phase, last program, position and pitch (-1 for none), and chunk length in steps."""
         state = np.full((rows, 5), -1, np.int32)
         state[:, _PHASE] = _START
         state[:, _LENGTH] = self._max_steps if lengths is None else lengths
@@ -248,7 +258,7 @@ class MidiGrammar:
         note_kind = np.where(drums, _DRUM, _PITCH)
         ended = phase == _AFTER_NOTE  # a note is complete: anything larger may follow, or the end
         length = state[:, _LENGTH, None]
-        ok = ((phase == _START) | ended) & (kind == _PROGRAM) & (value > program)
+        ok: Bools = ((phase == _START) | ended) & (kind == _PROGRAM) & (value > program)
         ok |= ((phase == _AFTER_PROGRAM) | ended) & (kind == _POSITION) & (value > position) & (value < length)
         ok |= ((phase == _AFTER_POSITION) | ended) & (kind == note_kind) & (value > pitch)
         ok |= (phase == _AFTER_PITCH) & (kind == _DURATION)
@@ -281,10 +291,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`; raises CheckpointError where there is none that we know."""
     path = folder / "tokenizer.json"
     try:
-        settings = json.loads(path.read_text())
+        settings = dict(json.loads(path.read_text()))
         kind = settings.pop("kind")
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: no tokenizer can be read here ({error}); copy the whole checkpoint folder") from error
-    if kind != "midi":
-        raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows midi")
-    return MidiTokenizer(**settings)
+        if kind == "midi":
+            return MidiTokenizer(**settings)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{path}: no tokenizer can be read here ({error}); copy the whole checkpoint folder"
+        ) from error
+    raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows midi")

@@ -1,9 +1,10 @@
 """Training: one loop for every kind of sequence, from recipe and data to a checkpoint folder.
 
 Knows: the order of work, the optimizer, the schedule of the learning rate, what a resumed run needs, what to report.
-Refuses to know: how a piece becomes tokens (tokenizer.py), what the loss is (objective.py), what a user asks for (cli.py).
+Refuses to know: how a piece becomes tokens (tokenizer.py), what the loss is (objective.py), what a user asks for
+(cli.py).
 
-A run's folder holds `data/` (token shards), `state/` (everything a resumed run needs, replaced in one move),
+A run's folder holds `data/` (token shards), `state.safetensors` (everything a resumed run needs, replaced in one move),
 `best/` (the checkpoint with the best validation loss) and `log.jsonl` (one line a report).
 """
 
@@ -15,7 +16,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seqvae import checkpoint
+from seqvae import checkpoint, collection, style
 from seqvae.checkpoint import Checkpoint
+from seqvae.codec import load
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
-from seqvae.dataset import Batches, Ints, ShardWriter, Split, TokenData
-from seqvae.errors import ConfigError, SeqVAEError
+from seqvae.dataset import Batches, Ints, ShardWriter, Split, TokenData, split_of
+from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.latent import Posterior, active_units, mutual_information
 from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import Loss, loss
 from seqvae.sampling import Sampling
-from seqvae.tokenizer import Tokenizer
+from seqvae.tokenizer import MidiTokenizer, Tokenizer
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
 
 
-def tokenize(recipe: Recipe, pieces: Iterable[tuple[str, str, str, Any]], tokenizer: Tokenizer, folder: Path) -> TokenData:
+def tokenize(
+    recipe: Recipe, pieces: Iterable[tuple[str, str, str, Any]], tokenizer: Tokenizer, folder: Path
+) -> TokenData:
     """Write (name, style, group, piece) to token shards in `folder`, unless they are there already."""
     about = {"tokenizer": to_dict(recipe.tokenizer)}
     if (folder / "index.json").exists():
@@ -49,8 +53,8 @@ def tokenize(recipe: Recipe, pieces: Iterable[tuple[str, str, str, Any]], tokeni
             raise ConfigError(f"{folder}: made with another tokenizer; choose another --out or delete that folder")
         return data
     writer = ShardWriter(folder, about)
-    for name, style, group, piece in pieces:
-        writer.add(tokenizer.encode(piece), name, style, group)
+    for name, label, group, piece in pieces:
+        writer.add(tokenizer.encode(piece), name, label, group)
     if not writer.rows:
         raise SeqVAEError(f"{folder.parent}: no piece could be read, nothing to train on; look at the reasons above")
     writer.close()
@@ -71,7 +75,7 @@ def half_precision(config: TrainConfig, device: torch.device) -> bool:
     if config.precision != "auto":
         return config.precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # where a processor has no bf16 products, autocast is slower than fp32
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
@@ -103,8 +107,12 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.train.seed)
         self.model: SequenceVAE = checkpoint.build(recipe.model, tokenizer).to(self.device)
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        # embeddings, keys and vectors are not decayed: a key that shrinks no longer undoes what it bound
+        matrices = [
+            p for n, p in self.model.named_parameters() if p.ndim > 1 and "binding" not in n and "place" not in n
+        ]
+        decayed = set(map(id, matrices))
+        vectors = [p for p in self.model.parameters() if id(p) not in decayed]
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": recipe.train.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True,
@@ -118,7 +126,7 @@ class Run:
     def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
         return Batches(self.data, split, self.recipe.model.chunks, tokens, windows, self.recipe.train.seed)
 
-    # --- state ---------------------------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------------
 
     def save_state(self) -> None:
         """Everything a resumed run needs to go on to the bit."""
@@ -128,11 +136,13 @@ class Run:
                 for key, value in self.optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{i}.{j}.{key}"] = value.cpu()
         tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
         about = {"progress": json.dumps(self.progress.__dict__), "recipe": json.dumps(to_dict(self.recipe))}
         checkpoint.save_tensors(tensors, about, self.folder / "state.safetensors")
 
     def load_state(self) -> None:
-        """Go on where `save_state` left off; raises ConfigError if the recipe has changed in more than its length."""
+        """Go on where `save_state` left off; raises ConfigError if the model or the tokenizer has changed."""
         tensors, about = checkpoint.load_tensors(self.folder / "state.safetensors")
         before = from_dict(Recipe, json.loads(about["recipe"]), "state")
         if (before.model, before.tokenizer) != (self.recipe.model, self.recipe.tokenizer):
@@ -146,13 +156,15 @@ class Run:
                     # the step counter of fused AdamW lives on the parameter's device in fp32
                     self.optimizer.state[parameter] = {k: v.clone().to(self.device) for k, v in state.items()}
         torch.set_rng_state(tensors["random"])
+        if self.device.type == "cuda" and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
         self.progress = Progress(**json.loads(about["progress"]))
 
     def save_best(self) -> None:
         """The checkpoint of this moment."""
         checkpoint.save(Checkpoint(self.recipe, self.model, self.tokenizer), self.folder / "best")
 
-    # --- work ----------------------------------------------------------------------------------------------------------
+    # --- work ---------------------------------------------------------------------------------------------------------
 
     def tensors(self, tokens: Ints) -> tuple[Tensor, Tensor]:
         """`tokens (B, C, T)` and their cues `(B, C, T, K)` on the model's device."""
@@ -160,7 +172,7 @@ class Run:
         return torch.from_numpy(tokens).long().to(self.device), torch.from_numpy(cues).long().to(self.device)
 
     def step(self, tokens: Ints) -> Loss:
-        """One optimizer step; raises SeqVAEError when the loss is not finite, with the state of before still on disk."""
+        """One optimizer step; raises SeqVAEError, before any weight moves, when loss or gradient is not finite."""
         config, progress = self.recipe.train, self.progress
         if config.transpose:
             rng = np.random.default_rng([config.seed, progress.epoch, progress.position])
@@ -172,14 +184,15 @@ class Run:
             group["lr"] = rate_at(config, progress.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             result = loss(self.model, *self.tensors(tokens), self.recipe.objective, progress.step)
-        if not math.isfinite(float(result.total.detach())):
-            raise SeqVAEError(
-                f"step {progress.step}: the loss is {float(result.total.detach())} at batch {progress.position} of epoch "
-                f"{progress.epoch}; the last good state is kept, resume with a lower train.learning_rate"
-            )
         self.optimizer.zero_grad(set_to_none=True)
         result.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
+        total = float(result.total.detach())
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise SeqVAEError(
+                f"step {progress.step}: the loss is {total} and its gradient's norm {norm} at batch "
+                f"{progress.position} of epoch {progress.epoch}; the last good state is kept, resume with a lower train.learning_rate"
+            )
         self.optimizer.step()
         return result
 
@@ -206,14 +219,15 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Figures on segments of the validation split, the same ones every time; training's randomness is not touched."""
+        """Figures on segments of the validation split, always the same ones; training's randomness is not touched."""
         batches = self._batches("valid", 4 * self.recipe.train.batch_tokens, 8).epoch(0)
         if not batches:
             raise SeqVAEError(f"{self.folder}: no piece fell into the validation split; add more pieces")
         totals: dict[str, float] = {"reconstruction": 0.0, "kl": 0.0, "accuracy": 0.0}
-        means, logvars, draws, seen, free = [], [], [], 0, []
+        means, logvars, draws, seen = [], [], [], 0
+        free: list[float] = []
         self.model.eval()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(0)
             for rows, firsts in batches:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
@@ -252,9 +266,9 @@ def collapsed(figures: dict[str, float], latent: int) -> str | None:
     if figures["kl_bits"] > 1.0 and figures["active_units"] > 0.05 * latent:
         return None
     return (
-        f"warning: the posterior is collapsing (KL {figures['kl_bits']:.2f} bits, {figures['active_units']:.0f} of {latent} "
-        "units active): lower objective.beta, raise objective.free_bits, objective.bag or objective.word_dropout, "
-        "or lengthen objective.anneal_steps"
+        f"warning: the posterior is collapsing (KL {figures['kl_bits']:.2f} bits, "
+        f"{figures['active_units']:.0f} of {latent} units active): lower objective.beta, raise objective.free_bits, "
+        "objective.bag or objective.word_dropout, or lengthen objective.anneal_steps"
     )
 
 
@@ -300,7 +314,9 @@ def train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, *
                 "learning_rate": rate_at(config, progress.step),
             }  # fmt: skip
             log(folder, "train", line)
-            bar.set_postfix_str(f"loss {line['loss']:.1f} nats, KL {line['kl_bits']:.0f} bits, {line['tokens_per_second']:.0f} tokens/s")
+            bar.set_postfix_str(
+                f"loss {line['loss']:.1f} nats, KL {line['kl_bits']:.0f} bits, {line['tokens_per_second']:.0f} tokens/s"
+            )
             if bar.disable:
                 report(f"step {progress.step}: loss {line['loss']:.2f} nats, KL {line['kl_bits']:.1f} bits, accuracy "
                        f"{accuracy:.3f}, beta {beta:.3f}, {line['tokens_per_second']:.0f} tokens/s")  # fmt: skip
@@ -318,6 +334,69 @@ def train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, *
             run.save_state()
     bar.close()
     return folder / "best"
+
+
+def train_from(
+    recipe: Recipe, data: Sequence[Path], folder: Path, *, resume: bool = False, report: Report = print
+) -> tuple[Path, list[ReadError]]:
+    """From files to a finished checkpoint: read, tokenize, train, fit the styles; what the command `train` does.
+
+    `data` are folders with one folder a style, or files. Returns the checkpoint's folder and what could not be read.
+    A run that has its shards does not read the files again. Raises SeqVAEError as `train` and `tokenize` do.
+    """
+    skipped: list[ReadError] = []
+    tokenizer = MidiTokenizer(recipe.tokenizer.steps_per_beat, recipe.tokenizer.max_steps)
+
+    def pieces() -> Iterator[tuple[str, str, str, Any]]:
+        for path, piece in collection.read_all(collection.find(data), cache=collection.default_cache()):
+            if isinstance(piece, ReadError):
+                skipped.append(piece)
+                report(f"skipped: {piece}")
+            else:
+                yield piece.name or path.stem, _style(path, data), collection.title(path), piece
+
+    shards = tokenize(recipe, pieces(), tokenizer, folder / "data")
+    best = train(recipe, shards, tokenizer, folder, resume=resume, report=report)
+    fit_styles(best, shards, report)
+    return best, skipped
+
+
+def _style(path: Path, roots: Sequence[Path]) -> str:
+    """The folder just below the root that holds `path`, or the root's own name where there is none between."""
+    for root in roots:
+        if path.is_relative_to(root) and path != root:
+            parts = path.relative_to(root).parts
+            return parts[0] if len(parts) > 1 else root.name
+    return path.parent.name
+
+
+def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16) -> None:
+    """Fit every style of the training split, and `all` of them together, and write them into the checkpoint.
+
+    At most `segments` segments in a row of each piece, from a place that follows from its number.
+    """
+    codec = load(folder)
+    latents: dict[str, list[Tensor]] = {}
+    for number, row in enumerate(data.rows):
+        if split_of(row.group) != "train":
+            continue
+        starts = data.windows(row, codec.chunks, 0, 1 << 30)
+        first = int(np.random.default_rng(number).integers(max(1, len(starts) - segments + 1)))
+        starts = starts[first : first + segments]
+        if len(starts):
+            tokens = data.gather(np.full(len(starts), number), starts, codec.chunks)
+            pieces = [[chunk[chunk != PAD] for chunk in segment] for segment in tokens]
+            latents.setdefault(row.style, []).append(codec.posteriors(pieces).mean)
+    about = "{}: {} pieces of the training split"
+    styles = {
+        name: style.fit(z, f"{name}: {len(z)} pieces of the training split") for name, z in sorted(latents.items())
+    }
+    everything = [z for one in latents.values() for z in one]
+    styles["all"] = style.fit(everything, about.format("all styles", len(everything)))
+    kept = checkpoint.load(folder)
+    kept.styles, kept.about_styles = style.pack(styles)
+    checkpoint.save(kept, folder)
+    report("styles: " + ", ".join(f"{name} ({one.count} pieces)" for name, one in styles.items()))
 
 
 def log(folder: Path, kind: str, figures: dict[str, float]) -> None:

@@ -168,7 +168,7 @@ def band() -> ScoreTick:
     """Three bars for piano, bass and drums."""
     notes = [(step, 6, 60 + step % 12, 0, 80) for step in range(0, 144, 6)]
     notes += [(step, 12, 40, 33, 90) for step in range(0, 144, 12)] + [(step, 1, 36, 128, 100) for step in (0, 24, 48)]
-    return midi.to_score(np.array(notes, np.int32), midi.make_frame(([(0, 500_000)], [(0, 4, 4)], [(0, 2, 0)])))
+    return midi.to_score(np.array(notes, np.int32), midi.make_frame(([(0, 500_000)], [(0, 4, 4)], [(0, -2, 1)])))
 
 
 def score_of(*notes: tuple[int, int, int], per_quarter: int = 480) -> ScoreTick:

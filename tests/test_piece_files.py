@@ -12,12 +12,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import music21
 import numpy as np
 import pytest
 
 from seqvae import collection, midi
 from seqvae.errors import ReadError
 
+m21: Any = music21  # typed in parts only
 CORPUS_PIECE = "corpus:bach/bwv66.6"
 
 
@@ -138,9 +140,8 @@ def test_abc_with_two_tunes(tmp_path: Path) -> None:
 
 
 def test_any_kind_of_stream_is_read() -> None:
-    from music21 import chord, meter, note, stream, tie
-
-    measure = stream.Measure([meter.TimeSignature("3/4"), chord.Chord("C4 E4", quarterLength=2), note.Note("G4")])
+    chord, note, stream, tie = m21.chord, m21.note, m21.stream, m21.tie
+    measure = stream.Measure([m21.meter.TimeSignature("3/4"), chord.Chord("C4 E4", quarterLength=2), note.Note("G4")])
     notes = [(0, 24, 60, 0), (0, 24, 64, 0), (24, 12, 67, 0)]
     part = stream.Part([measure])
     for source in (measure, part, stream.Score([part]), part.flatten(), stream.Opus([stream.Score([part])])):
@@ -157,10 +158,10 @@ def test_any_kind_of_stream_is_read() -> None:
 
 
 def test_a_da_capo_stays_in_its_movement() -> None:
-    from music21 import bar, note, repeat, stream
+    bar, repeat, stream = m21.bar, m21.repeat, m21.stream
 
     def measure(number: int, pitch: str, *marks: Any) -> Any:
-        result = stream.Measure([note.Note(pitch, quarterLength=4), *marks], number=number)
+        result = stream.Measure([m21.note.Note(pitch, quarterLength=4), *marks])
         result.number = number
         return result
 

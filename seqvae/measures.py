@@ -1,0 +1,129 @@
+"""Figures of notes: what two stretches of music share, and what one sounds like. Plain numpy.
+
+Knows: notes `(N, >= 4)` as `midi.Piece` has them (onset, duration, pitch, program; 128 is drums), 12 steps a beat.
+Refuses to know: models, latents, files, classifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+ONSET, DURATION, PITCH, PROGRAM = range(4)
+DRUMS = 128
+BEAT = 12
+
+# kick, snare, closed hat, open hat, ride and crash, toms: General MIDI drum pitches
+_DRUM_PARTS = ([35, 36], [37, 38, 39, 40], [42, 44], [46], [49, 51, 52, 53, 55, 57, 59], [41, 43, 45, 47, 48, 50])
+
+
+def note_f1(a: Ints, b: Ints) -> float:
+    """F1 of two sets of notes, equal where onset, pitch and program are; 1 where both are empty.
+
+    2 |A & B| / (|A| + |B|), the harmonic mean of precision and recall.
+    """
+    x = set(map(tuple, a[:, [ONSET, PITCH, PROGRAM]].tolist()))
+    y = set(map(tuple, b[:, [ONSET, PITCH, PROGRAM]].tolist()))
+    return 2 * len(x & y) / (len(x) + len(y)) if x or y else 1.0
+
+
+def chroma(notes: Ints) -> Floats:
+    """`(12,)` steps sounded by each pitch class, drums left out."""
+    pitched = notes[notes[:, PROGRAM] != DRUMS]
+    return np.bincount(pitched[:, PITCH] % 12, weights=pitched[:, DURATION], minlength=12).astype(float)
+
+
+def chroma_similarity(a: Ints, b: Ints) -> float | None:
+    """Cosine of the chroma of two bars (Wu and Yang 2023); None if `a` has no pitched note, 0 if only `b` has none."""
+    x, y = chroma(a), chroma(b)
+    if not x.any():
+        return None
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))) if y.any() else 0.0
+
+
+def groove_similarity(a: Ints, b: Ints, start: int, length: int) -> float:
+    """Grooving similarity of two bars (Wu and Yang 2020): 1 - mean over steps of XOR of "something begins here"."""
+    x, y = np.zeros(length, bool), np.zeros(length, bool)
+    x[a[:, ONSET] - start] = True
+    y[b[:, ONSET] - start] = True
+    return 1.0 - float((x ^ y).mean())
+
+
+def bars(notes: Ints, bounds: Ints) -> list[Ints]:
+    """The notes that begin in each bar."""
+    home = np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
+    return [notes[home == c] for c in range(len(bounds) - 1)]
+
+
+def swap_programs(notes: Ints, ranking: Sequence[int]) -> Ints:
+    """The baseline that needs no model: the i-th most used instrument becomes the i-th of `ranking`; drums stay."""
+    swapped = notes.copy()
+    programs, counts = np.unique(notes[notes[:, PROGRAM] != DRUMS, PROGRAM], return_counts=True)
+    for i, program in enumerate(programs[np.argsort(-counts, kind="stable")]):
+        swapped[notes[:, PROGRAM] == program, PROGRAM] = ranking[i % len(ranking)]
+    return swapped
+
+
+def program_ranking(collections: Sequence[Ints]) -> list[int]:
+    """Programs without drums by the number of pieces that use them, most used first; piano where there is none."""
+    used = np.zeros(128, int)
+    for notes in collections:
+        programs = np.unique(notes[:, PROGRAM])
+        used[programs[programs < 128]] += 1
+    return [int(p) for p in np.argsort(-used, kind="stable") if used[p]] or [0]
+
+
+def features(notes: Ints, steps: int, instruments: bool = True) -> Floats:
+    """What a classifier hears in `steps` steps of music: shares, rates and means, about 100 numbers (65 blind).
+
+    Without `instruments` nothing depends on programs or drums: rhythm, harmony, register and texture remain.
+    """
+    pitched = notes[notes[:, PROGRAM] != DRUMS]
+    heard = notes if instruments else pitched
+    beats = max(1, steps) / BEAT
+    onset, count = heard[:, ONSET], max(1, len(heard))
+    place = np.bincount(onset % BEAT, minlength=BEAT) / count
+    beat = np.bincount(onset // BEAT % 4, minlength=4) / count
+    duration = pitched[:, DURATION]
+    edges = [1, 2, 3, 4, 6, 7, 9, 12, 13, 18, 24, 36, 48, 10**6]
+    lasting = np.histogram(duration, edges)[0] / max(1, len(pitched))
+    register = np.histogram(pitched[:, PITCH], [0, 36, 43, 48, 55, 60, 64, 67, 72, 79, 84, 128])[0] / max(
+        1, len(pitched)
+    )
+    starts, sizes = np.unique(pitched[:, ONSET], return_counts=True)
+    chords = np.bincount(np.minimum(sizes, 8), minlength=9)[1:] / max(1, len(starts))
+    lowest = np.array([pitched[pitched[:, ONSET] == s, PITCH].min() for s in starts], int)
+    above = pitched[:, PITCH] - lowest[np.searchsorted(starts, pitched[:, ONSET])] if len(starts) else np.zeros(0, int)
+    intervals = np.bincount(above % 12, minlength=12) / max(1, len(pitched))
+    leaps = np.abs(np.diff(lowest)) if len(lowest) > 1 else np.zeros(1, int)
+    c = chroma(pitched)
+    c = np.sort(c / max(1.0, c.sum()))[::-1]
+    entropy = float(-(c[c > 0] * np.log(c[c > 0])).sum())
+    out = [
+        place, beat, lasting, register, chords, intervals, c,
+        [np.log1p(len(heard) / beats), np.log1p(len(pitched) / beats), entropy, leaps.mean(), (leaps == 0).mean(),
+         float(duration.sum()) / max(1, steps), len(np.unique(pitched[:, PITCH])) / max(1, len(pitched))],
+    ]  # fmt: skip
+    if instruments:
+        drums = notes[notes[:, PROGRAM] == DRUMS, PITCH]
+        families = np.bincount(np.minimum(pitched[:, PROGRAM] // 8, 15), minlength=16)
+        out += [families / max(1, len(pitched)), np.minimum(families, 1),
+                [np.log1p(np.isin(drums, part).sum() / beats) for part in _DRUM_PARTS],
+                [min(1, len(drums)), np.log1p(len(drums) / beats), len(np.unique(notes[:, PROGRAM]))]]  # fmt: skip
+    return np.concatenate([np.asarray(x, float) for x in out])
+
+
+def interval(
+    per_song: Floats, seed: int = 0, draws: int = 2000, figure: Callable[[Floats], Floats] = lambda x: x.mean(-1)
+) -> tuple[float, float, float]:
+    """(mean over songs, low, high): a 95 % bootstrap interval that draws whole songs."""
+    x = np.asarray(per_song, float)
+    if not len(x):
+        return (float("nan"),) * 3
+    picks = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))
+    low, high = np.percentile(figure(x[picks]), [2.5, 97.5])
+    return float(figure(x)), float(low), float(high)

@@ -1,0 +1,148 @@
+"""What many tests need: a tokenizer, a real piece, pieces made of rows, and a small model trained on a few of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:  # the files that need neither torch nor music21 shall not wait for them
+    from seqvae.config import Recipe
+    from seqvae.midi import Piece
+    from seqvae.tokenizer import MidiTokenizer
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for two threads to be faster than one
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network
+settings.register_profile("seqvae", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("seqvae")
+
+ROOT = Path(__file__).parent.parent
+MakePiece = Callable[..., "Piece"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> MidiTokenizer:
+    from seqvae.tokenizer import MidiTokenizer
+
+    return MidiTokenizer()
+
+
+@pytest.fixture(scope="session")
+def bach() -> Piece:
+    """A real piece: a chorale from the corpus inside music21."""
+    from seqvae import midi
+
+    return midi.read("corpus:bach/bwv66.6")
+
+
+@pytest.fixture(scope="session")
+def music_folder() -> Path:
+    folder = ROOT.parent / "shared" / "data" / "music"
+    if not folder.is_dir():
+        pytest.skip(f"the data folder {folder} is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_piece() -> MakePiece:
+    return _piece
+
+
+def _piece(
+    notes: Sequence[Sequence[int]],
+    bounds: Sequence[int],
+    *,
+    tempos: Sequence[tuple[int, int]] = ((0, 500_000),),
+    metres: Sequence[tuple[int, int, int]] = ((0, 4, 4),),
+    keys: Sequence[tuple[int, int, int]] = (),
+    name: str = "",
+) -> Piece:
+    """A piece of rows [onset, duration, pitch, program, velocity]."""
+    from seqvae import midi
+
+    rows = np.array(sorted(notes, key=lambda row: (row[0], row[3], row[2])), np.int32).reshape(-1, 5)
+    frame = midi.make_frame((list(tempos), list(metres), list(keys)))
+    return midi.Piece(rows, np.array(bounds, np.int32), frame, name)
+
+
+def groove(number: int, bars: int = 8) -> Piece:
+    """Bars of 4/4 that differ from piece to piece and repeat within: chords, a bass and drums on the beat."""
+    rows = []
+    for bar in range(bars):
+        at, root = 48 * bar, 48 + (5 * number + 7 * (bar % 4)) % 12
+        for beat in range(4):
+            rows.append([at + 12 * beat, 12, root - 12, 33, 80])
+            rows.append([at + 12 * beat, 1, 36 if beat % 2 == 0 else 38, 128, 90])
+            rows += [[at + 12 * beat + 6 * (number % 2), 6, root + up, 0, 70] for up in (12, 16, 19)]
+    return _piece(rows, range(0, 48 * bars + 1, 48), name=f"groove {number}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of `seqvae.train` on a dozen made-up pieces."""
+
+    recipe: Recipe
+    folder: Path
+    reports: list[str]
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best"
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer) -> Path:
+    """Token shards of pieces of which some are in the training split and some in the validation split."""
+    from seqvae import train
+    from seqvae.config import Recipe
+    from seqvae.dataset import split_of
+
+    titles: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    for i in range(1000):
+        titles[split_of(f"song {i}")].append(f"song {i}")
+    chosen = titles["train"][:12] + titles["valid"][:4]
+    pieces = [(title, "rock", title, groove(i)) for i, title in enumerate(chosen)]
+    folder = tmp_path_factory.mktemp("collection")
+    train.tokenize(Recipe(), pieces, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TrainConfig
+
+    return Recipe(
+        name="small",
+        model=ModelConfig(chunks=2, latent=16, width=32, hidden=32, heads=4),
+        objective=ObjectiveConfig(beta=0.1, anneal_steps=50, word_dropout=0.2, bag=0.5),
+        train=TrainConfig(
+            steps=120,
+            batch_tokens=1024,
+            learning_rate=1e-2,
+            warmup_steps=10,
+            transpose=2,
+            evaluate_every=60,
+            save_every=60,
+            precision="fp32",
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer, collection: Path, small_recipe: Recipe
+) -> Trained:
+    """A small model after some seconds of training: poor, but it ends its bars and listens to its latent vector."""
+    from seqvae import train
+    from seqvae.dataset import TokenData
+
+    folder = tmp_path_factory.mktemp("run")
+    reports: list[str] = []
+    train.train(small_recipe, TokenData(collection), tokenizer, folder, resume=False, report=reports.append)
+    return Trained(small_recipe, folder, reports)

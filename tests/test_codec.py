@@ -1,0 +1,392 @@
+"""Pieces to latent vectors and back: company changes nothing, and what tokens do not hold comes from the original."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import MakePiece, Trained, groove
+
+import seqvae
+from seqvae import checkpoint, codec, interpolate, midi, style
+from seqvae.codec import Codec
+from seqvae.config import ObjectiveConfig
+from seqvae.errors import CheckpointError, ReadError, StyleError
+from seqvae.latent import Posterior
+from seqvae.midi import Piece
+from seqvae.objective import loss
+from seqvae.sampling import Sampling
+from seqvae.style import Style
+
+SHORT = Sampling(max_tokens=48)
+FULL = 48
+
+
+@pytest.fixture(scope="module")
+def small(trained: Trained) -> Codec:
+    """A small trained model with three styles."""
+    model = seqvae.load(trained.best)
+    model.name = "small"
+    odd, even = [groove(i) for i in range(1, 12, 2)], [groove(i) for i in range(0, 12, 2)]
+    model.styles = {name: model.fit_style(pieces) for name, pieces in
+                    {"odd": odd, "even": even, "all": odd + even}.items()}  # fmt: skip
+    return model
+
+
+@pytest.fixture(scope="module")
+def song(make_piece: MakePiece) -> Piece:
+    """Eleven bars, at first of 3/4: bars 1 and 4 have no notes, nor have 6 and 7, which are a segment of their own."""
+    bounds = [0, 36, 72, 108, 156, 204, 252, 300, 348, 396, 444, 492]
+    rng = np.random.default_rng(0)
+    rows = [
+        [bounds[bar] + int(step), 12, int(pitch), int(program), 40 + 5 * bar]
+        for bar in (0, 2, 3, 5, 8, 9, 10)
+        for step, pitch, program in zip(
+            range(0, 36, 6), rng.integers(40, 80, 6), rng.choice([0, 33, 128], 6), strict=True
+        )
+    ]
+    return make_piece(
+        rows, bounds, tempos=[(0, 600_000), (156, 400_000)], metres=[(0, 3, 4), (108, 4, 4)],
+        keys=[(0, -2, 0), (204, 3, 1)], name="song",
+    )  # fmt: skip
+
+
+def rows(score: Any) -> list[list[int]]:
+    """Every note of a score: start, length, pitch, program or 128, velocity."""
+    found = [
+        [note.time, note.duration, note.pitch, 128 if track.is_drum else track.program, note.velocity]
+        for track in score.tracks
+        for note in track.notes
+    ]
+    return sorted(found)
+
+
+def bars(score: Any, bounds: Any) -> list[int]:
+    """Notes that begin in each bar."""
+    ticks = midi.TICKS_PER_BEAT // midi.STEPS_PER_BEAT
+    at = np.searchsorted(np.asarray(bounds) * ticks, [row[0] for row in rows(score)], side="right") - 1
+    return np.bincount(at, minlength=len(bounds) - 1).tolist()
+
+
+# --- there ------------------------------------------------------------------------------------------------------------
+
+
+def test_each_piece_has_a_vector_a_segment(small: Codec, song: Piece, bach: Piece) -> None:
+    pieces = [song, groove(0), groove(1, bars=1), bach]
+    latents = small.encode(pieces)
+    assert [tuple(z.shape) for z in latents] == [(-(-(len(p.bounds) - 1) // 2), 16) for p in pieces]
+    assert all(z.isfinite().all() for z in latents)
+    assert small.encode([]) == []
+
+
+def test_company_does_not_change_a_latent(
+    small: Codec, song: Piece, bach: Piece, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [bach, song, groove(4)]
+    together = small.encode(pieces)
+    alone = [small.encode([piece])[0] for piece in pieces]
+    monkeypatch.setattr(codec, "BATCH_TOKENS", 64)
+    in_small_batches = small.encode(pieces)
+    for a, b, c in zip(together, alone, in_small_batches, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(c, a, rtol=1e-4, atol=1e-5)
+    assert (together[0][0] - together[0][1]).abs().max() > 0.1, "segments differ"
+
+
+def test_every_kind_of_source_is_the_same_music(small: Codec, song: Piece, tmp_path: Path) -> None:
+    score = midi.to_score(song.notes, song.frame)
+    path = midi.write(score, tmp_path / "song.mid")
+    sources = [path, str(path), path.read_bytes(), score, midi.to_pretty_midi(score)]
+    expected = small.encode([midi.read(path)])[0]
+    for z in small.encode(sources):
+        torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_read_is_an_error_in_one_line(small: Codec, tmp_path: Path) -> None:
+    (tmp_path / "bad.mid").write_bytes(b"MThd")
+    for call in (lambda p: small.encode([p]), small.reconstruct, lambda p: small.blend(p, target="odd")):
+        with pytest.raises(ReadError, match=r"bad\.mid"):
+            call(tmp_path / "bad.mid")
+
+
+# --- and back ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reconstruction_has_something_of_the_original(small: Codec) -> None:
+    own = other = 0
+    pieces = [groove(i) for i in range(0, 12, 3)]
+    back = [{(row[0], row[2], row[3]) for row in rows(small.reconstruct(piece))} for piece in pieces]
+    for i, piece in enumerate(pieces):
+        true = {(row[0] * 40, row[2], row[3]) for row in piece.notes.tolist()}
+        own += len(true & back[i])
+        other += len(true & back[i - 1])
+        assert 0.3 * len(true) < len(back[i]) < 2 * len(true)
+    assert own > 1.2 * other, "the model of some seconds of training follows the piece that it is given"
+
+
+def test_company_does_not_change_what_is_decoded(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = small.encode([groove(0), song, groove(5)])
+    for sampling in (None, Sampling(temperature=1.0, seed=3, max_tokens=60)):
+        together = small.decode(latents, sampling=sampling)
+        for z, score in zip(latents, together, strict=True):
+            assert rows(small.decode([z], sampling=sampling)[0]) == rows(score)
+        with monkeypatch.context() as patch:
+            patch.setattr(codec, "BATCH_CHUNKS", 4)
+            assert [rows(score) for score in small.decode(latents, sampling=sampling)] == [rows(s) for s in together]
+        first = small.write(latents[0], None, sampling or Sampling())
+        part = small.write(latents[0][:2], None, sampling or Sampling())
+        assert [chunk.tolist() for chunk in part] == [chunk.tolist() for chunk in first[:4]]
+
+
+def test_a_new_piece_is_bars_of_four_four(small: Codec) -> None:
+    (score,) = small.decode([torch.zeros(3, 16)])
+    assert [(s.time, s.numerator, s.denominator) for s in score.time_signatures] == [(0, 4, 4)]
+    assert len(score.tempos) == 1
+    assert max((row[0] for row in rows(score)), default=0) < 6 * 4 * midi.TICKS_PER_BEAT
+
+
+def test_latents_of_another_size_are_refused(small: Codec) -> None:
+    for z in (torch.zeros(2, 15), torch.zeros(16)):
+        with pytest.raises(CheckpointError, match=r"\(segments, 16\)"):
+            small.decode([z])
+
+
+def frame(score: Any) -> Any:
+    """Tempo, metre and keys, times in steps."""
+    return midi.frame_rows(score.resample(midi.STEPS_PER_BEAT))
+
+
+def test_the_frame_comes_from_the_original(small: Codec, song: Piece) -> None:
+    moved = [small.reconstruct(song), small.blend(song, target="odd", source="even", sampling=SHORT)]
+    moved += small.decode(small.encode([song]), like=[song])
+    for score in moved:
+        assert frame(score) == midi.frame_rows(song.frame)
+        assert rows(score), "there is music in it"
+        again = midi.read(midi.to_bytes(score))
+        assert again.bounds.tolist() == song.bounds[: len(again.bounds)].tolist(), "the bars lie where they lay"
+        assert bars(score, song.bounds)[11:] == [], "and there are no more of them"
+
+
+def test_empty_bars_stay_empty(small: Codec, song: Piece) -> None:
+    before = np.bincount(np.searchsorted(song.bounds, song.notes[:, 0], side="right") - 1, minlength=11)
+    assert np.flatnonzero(before == 0).tolist() == [1, 4, 6, 7]
+    for score in (small.reconstruct(song), small.blend(song, target="odd", amount=1.5, sampling=SHORT)):
+        after = bars(score, song.bounds)
+        assert [after[bar] for bar in (1, 4, 6, 7)] == [0, 0, 0, 0]
+        assert sum(after) > 0
+
+
+def test_an_odd_number_of_bars_keeps_its_last(small: Codec) -> None:
+    for count in (1, 3):
+        piece = groove(2, bars=count)
+        assert len(small.segments(piece)) == (count + 1) // 2
+        after = bars(small.reconstruct(piece), np.arange(count + 2) * 48)
+        assert after[-1] == 0, "nothing is written into the filling of the last segment"
+        assert after[count - 1] > 0
+
+
+def test_a_bar_is_as_loud_as_it_was(small: Codec, song: Piece) -> None:
+    ticks = song.bounds * 40
+    found = rows(small.reconstruct(song))
+    for time, _, _, _, velocity in found:
+        assert velocity == 40 + 5 * (int(np.searchsorted(ticks, time, side="right")) - 1)
+
+
+def test_a_piece_without_notes_stays_without(small: Codec, make_piece: MakePiece) -> None:
+    silence = make_piece([], [0, 48, 96])
+    for score in (small.reconstruct(silence), small.blend(silence, target="odd")):
+        assert rows(score) == []
+
+
+# --- moving -----------------------------------------------------------------------------------------------------------
+
+
+def test_amount_0_is_the_reconstruction(small: Codec, song: Piece) -> None:
+    expected = rows(small.reconstruct(song))
+    assert rows(small.blend(song, target="odd", source="even", amount=0)) == expected
+    assert rows(small.blend(song, target="odd", amount=0)) == expected
+    assert rows(small.blend(song, target="odd", source="even", amount=0, method="transport")) == expected
+    assert rows(small.blend(song, target="odd", source="odd", amount=3)) == expected
+
+
+def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = groove(2)
+    z = small.encode([piece])[0]
+    decoded = []
+    write = small.write
+
+    def keep(self: Codec, z: torch.Tensor, *arguments: Any) -> Any:
+        decoded.append(z)
+        return write(z, *arguments)
+
+    monkeypatch.setattr(Codec, "write", keep)
+    odd, even = small.styles["odd"], small.styles["even"]
+    small.blend(piece, target="odd", source="even", amount=0.5)
+    small.blend(piece, target=odd, amount=0.25)
+    small.blend(piece, target="odd", source=even, amount=0.75, method="transport")
+    expected = [
+        z + 0.5 * (odd.mean - even.mean),
+        z + 0.25 * (odd.mean - z.mean(0)),
+        style.blend(z, even, odd, 0.75, "transport"),
+    ]
+    for a, b in zip(decoded, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_style_names_those_there_are(small: Codec, song: Piece) -> None:
+    for call in (
+        lambda: small.blend(song, target="polka"),
+        lambda: small.blend(song, target="odd", source="polka"),
+        lambda: small.sample(1, style="polka"),
+    ):
+        with pytest.raises(StyleError, match="no style 'polka' in small; there are: even, odd"):
+            call()
+
+
+def test_transport_without_a_style_to_start_from_is_refused(small: Codec, song: Piece) -> None:
+    with pytest.raises(StyleError, match="--from"):
+        small.blend(song, target="odd", method="transport")
+
+
+def test_a_style_is_fitted_on_pieces(small: Codec) -> None:
+    pieces = [groove(0), groove(3, bars=3)]
+    fitted = small.fit_style(pieces, "two grooves")
+    expected = torch.stack([z.mean(0) for z in small.encode(pieces)]).mean(0)
+    torch.testing.assert_close(fitted.mean, expected, rtol=1e-4, atol=1e-5)
+    assert (fitted.count, fitted.source) == (2, "two grooves")
+    with pytest.raises(StyleError):
+        small.fit_style([])
+
+
+def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) -> None:
+    other = groove(7, bars=5)
+    way = small.interpolate(song, other, steps=4)
+    assert len(way) == 4
+    assert rows(way[0]) == rows(small.reconstruct(song))
+    assert rows(way[-1]) == rows(small.reconstruct(other))
+    assert frame(way[1]) == midi.frame_rows(song.frame), "the nearer end's frame"
+    assert frame(way[2]) == midi.frame_rows(other.frame)
+
+
+def test_a_way_from_a_piece_to_itself_stays_there(small: Codec) -> None:
+    piece = groove(7)
+    expected = rows(small.reconstruct(piece))
+    assert all(rows(score) == expected for score in small.interpolate(piece, piece, steps=3))
+
+
+def test_a_way_goes_through_what_lies_between(small: Codec) -> None:
+    a, b = groove(0), groove(7)
+    za, zb = small.encode([a, b])
+    for kind, between in (("line", (za + zb) / 2), ("slerp", interpolate.slerp(za, zb, 0.5))):
+        middle = small.interpolate(a, b, steps=3, kind=kind)[1]
+        assert rows(middle) == rows(small.decode([between], like=[b])[0])
+
+
+# --- new pieces -------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_gives_the_same_pieces(small: Codec) -> None:
+    def pieces(count: int = 2, **named: Any) -> list[list[list[int]]]:
+        sampling = Sampling(temperature=0.9, top_p=0.95, max_tokens=48)
+        return [rows(score) for score in small.sample(count, segments=2, sampling=sampling, **named)]
+
+    first = pieces(style="odd", seed=1)
+    assert pieces(style="odd", seed=1) == first
+    assert pieces(3, style="odd", seed=1)[:2] == first, "asking for more changes none"
+    assert pieces(style="odd", seed=2) != first
+    assert first[0] != first[1]
+    assert pieces(seed=1) == pieces(style="all", seed=1)
+    assert pieces(style="even", seed=1) != first
+
+
+def test_without_temperature_a_style_s_mean_is_decoded(small: Codec) -> None:
+    one, two = (small.sample(1, style="odd", temperature=0, segments=2, seed=seed)[0] for seed in (0, 1))
+    expected = small.decode([small.styles["odd"].mean.expand(2, -1)])[0]
+    assert rows(one) == rows(two) == rows(expected)
+
+
+def test_whatever_is_decoded_is_a_file_for_any_reader(small: Codec) -> None:
+    import music21
+    from symusic import Score
+
+    wild = replace(small.styles["all"], covariance=400 * small.styles["all"].covariance)
+    sampling = Sampling(temperature=1.5, max_tokens=60)
+    for score in small.sample(4, style=wild, segments=2, sampling=sampling):
+        content = midi.to_bytes(score)
+        notes = len(rows(score))
+        assert sum(len(track.notes) for track in Score.from_midi(content).tracks) == notes
+        assert sum(len(i.notes) for i in midi.to_pretty_midi(score).instruments) == notes
+        parsed = music21.midi.translate.midiStringToStream(content)
+        assert sum(len(n.pitches) for n in parsed.recurse().notes) >= 0.9 * notes
+
+
+# --- probability ------------------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_are_nats_of_the_tokens(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sharp(self: Codec, segments: Any) -> Posterior:
+        """The posterior without its spread, so that every draw is the mean."""
+        mean = self.model.encode(*self._tensors(segments)).mean.detach()
+        return Posterior(mean, torch.full_like(mean, -40.0))
+
+    monkeypatch.setattr(Codec, "posteriors", sharp)
+    for piece in (song, groove(1)):
+        segments = small.segments(piece)
+        config = ObjectiveConfig(autoencoder=True)
+        expected = loss(small.model, *small._tensors(segments), config, 1, training=False).reconstruction
+        assert small.log_prob([piece], samples=2)[0] == pytest.approx(-expected * len(segments), rel=1e-4)
+
+
+def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> None:
+    told, tokens = small.token_log_prob(song, samples=3)
+    assert told.shape == tokens.shape
+    assert (told[tokens == 0] == 0).all()
+    assert (told[tokens != 0] < 0).all()
+    assert told.isfinite().all()
+    assert small.log_prob([song], samples=3)[0] == pytest.approx(float(told.sum()), rel=1e-5)
+    assert [chunk[chunk != 0].tolist() for chunk in tokens.flatten(0, 1).numpy()] == [
+        chunk.tolist() for segment in small.segments(song) for chunk in segment
+    ]
+
+
+def test_company_and_batches_do_not_change_a_log_probability(
+    small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = small.log_prob([song, groove(0)], samples=4, seed=2)
+    assert all(math.isfinite(x) and x < 0 for x in together)
+    assert small.log_prob([song], samples=4, seed=2)[0] == together[0]
+    assert small.log_prob([groove(0)], samples=4, seed=3)[0] != together[1]
+    monkeypatch.setattr(codec, "BATCH_TOKENS", 32)
+    assert small.log_prob([song], samples=4, seed=2)[0] == pytest.approx(together[0], rel=1e-4)
+
+
+def test_more_draws_come_nearer_to_each_other(small: Codec) -> None:
+    def spread(samples: int) -> float:
+        return float(np.std([small.log_prob([groove(0)], samples=samples, seed=seed)[0] for seed in range(6)]))
+
+    assert spread(16) < spread(1)
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_a_codec_is_loaded_with_its_styles(small: Codec, trained: Trained, tmp_path: Path) -> None:
+    kept = checkpoint.load(trained.best)
+    kept.styles, kept.about_styles = style.pack(small.styles)
+    checkpoint.save(kept, tmp_path / "with styles")
+    again = seqvae.load(tmp_path / "with styles")
+    assert again.styles.keys() == small.styles.keys()
+    assert isinstance(again.style("odd"), Style)
+    piece = groove(3)
+    assert rows(again.blend(piece, target="odd", amount=0)) == rows(small.reconstruct(piece))
+
+
+def test_no_model_is_an_error_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        seqvae.load(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,188 @@
+"""Settings are read strictly: what is not known, or not of its type, or out of range, is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqvae import config
+from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TrainConfig, from_dict, load_recipe, to_dict
+from seqvae.errors import ConfigError
+
+RECIPES = sorted(path.stem for path in (Path(config.__file__).parent / "recipes").glob("*.toml"))
+SECTIONS = (config.TokenizerConfig, ModelConfig, ObjectiveConfig, TrainConfig)
+
+TOML = """
+name = "small"
+[model]
+width = 64
+encoder = "transformer"
+[objective]
+beta = 1  # a whole number where a fraction is wanted
+[train]
+learning_rate = 2e-3
+compile = true
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_toml_is_read_over_the_defaults(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    assert recipe == Recipe(
+        name="small",
+        model=ModelConfig(width=64, encoder="transformer"),
+        objective=ObjectiveConfig(beta=1.0),
+        train=TrainConfig(learning_rate=2e-3, compile=True),
+    )
+    assert isinstance(recipe.objective.beta, float)
+
+
+def test_json_says_the_same(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(to_dict(recipe)))
+    assert load_recipe(path) == recipe
+    assert from_dict(Recipe, to_dict(recipe), "here") == recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_of_ours_is_read_by_its_name(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe != Recipe(name=name), "a recipe that says nothing is none"
+    assert from_dict(Recipe, to_dict(recipe), name) == recipe
+
+
+def test_there_is_a_recipe_for_music() -> None:
+    assert "music" in RECIPES
+
+
+# --- what is wrong is named -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "named"), [
+    ("colour = 3", ["unknown setting 'colour'", "name, tokenizer, model, objective, train"]),
+    ("[model]\nwidht = 3", [".model", "unknown setting 'widht'", "width"]),
+    ("[model]\nwidth = 'wide'", [".model.width", "expected int", "'wide'"]),
+    ("[model]\nwidth = 64.0", [".model.width", "expected int", "64.0"]),
+    ("[model]\nwidth = true", [".model.width", "expected int", "True"]),
+    ("[train]\nlearning_rate = '1e-3'", [".train.learning_rate", "expected float", "'1e-3'"]),
+    ("[train]\ncompile = 1", [".train.compile", "expected bool", "1"]),
+    ("[train]\nlearning_rate = nan", [".train.learning_rate", "nan"]),
+    ("[train]\nlearning_rate = inf", [".train.learning_rate", "inf"]),
+    ("[model]\nencoder = 'mamba'", [".model.encoder", "'mamba'", "recurrent, transformer, set"]),
+    ("[model]\nencoder = ['set']", [".model.encoder", "['set']"]),
+    ("model = 3", [".model", "expected a table", "3"]),
+    ("name = 3", [".name", "expected str", "3"]),
+    ("[model]\nwidth = 0", [".model.width", "0 is out of range", "from 1"]),
+    ("[train]\nsteps = -5", [".train.steps", "-5 is out of range"]),
+    ("[train]\nsave_every = 0", [".train.save_every", "0 is out of range"]),
+    ("[train]\nseed = -1", [".train.seed", "-1 is out of range"]),
+    ("[objective]\nword_dropout = 1.5", [".objective.word_dropout", "1.5 is out of range", "from 0 to 1"]),
+    ("[objective]\nbeta = -0.1", [".objective.beta", "-0.1 is out of range"]),
+    ("[model\nwidth = 3", ["cannot be read", "line 1"]),
+])  # fmt: skip
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, named: list[str]) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert all(part in str(caught.value) for part in ["bad.toml", *named]), str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"music"', "null", '["name"]'])
+def test_json_that_is_no_table_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.json"):
+        load_recipe(path)
+
+
+def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("source", ["musik", "no/such/file.toml", "no.json"])
+def test_a_recipe_that_is_not_there_names_those_that_are(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"no such recipe.*music"):
+        load_recipe(source)
+
+
+def test_names_given_in_python_are_strict_too() -> None:
+    with pytest.raises(ConfigError, match="here: unknown setting 'beat'"):
+        from_dict(ObjectiveConfig, {"beat": 1.0}, "here")
+
+
+# --- changes from the command line ------------------------------------------------------------------------------------
+
+
+def test_changes_are_laid_over_the_file(recipe_file: Path) -> None:
+    changes = ["model.width=384", "objective.beta=0.25", "model.encoder=set", "train.compile=false"]
+    changes += ["name=other", "train.precision=fp32"]
+    recipe = load_recipe(recipe_file, changes)
+    assert (recipe.model.width, recipe.objective.beta, recipe.model.encoder) == (384, 0.25, "set")
+    assert (recipe.train.compile, recipe.name, recipe.train.precision) == (False, "other", "fp32")
+    assert recipe.train.learning_rate == 2e-3, "the rest stays"
+
+
+def test_the_last_change_counts(recipe_file: Path) -> None:
+    assert load_recipe(recipe_file, ["model.width=32", "model.width=48"]).model.width == 48
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ("model.width", "section.name=value"),
+    ("model.widht=3", "unknown setting 'widht'"),
+    ("width=3", "unknown setting 'width'"),
+    ("model.width=wide", "expected int, found 'wide'"),
+    ("model.width=0", "out of range"),
+    ("name.first=x", "'name' is no section"),
+    ("model.width.x=3", "'width' is no section"),
+    ("model=3", "expected a table"),
+    ("=3", "unknown setting ''"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_change_is_named(recipe_file: Path, change: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(recipe_file, [change])
+    assert named in str(caught.value)
+
+
+# --- the house rules --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_defaults_are_themselves_allowed_and_frozen(section: type[Any]) -> None:
+    default = section()
+    assert from_dict(section, to_dict(default), "default") == default
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(default, dataclasses.fields(section)[0].name, 1)
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, Recipe])
+def test_every_setting_has_a_docstring(section: type[Any]) -> None:
+    import ast
+    import inspect
+
+    body = ast.parse(inspect.getsource(section)).body[0].body  # type: ignore[attr-defined]
+    for field, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), ast.unparse(field)
+            assert isinstance(after.value, ast.Constant), ast.unparse(field)
+            assert isinstance(after.value.value, str), ast.unparse(field)
+
+
+def test_the_lists_of_ranges_name_settings_that_exist() -> None:
+    names = {field.name for section in SECTIONS for field in dataclasses.fields(section)}
+    assert names >= config.COUNTS | config.SHARES

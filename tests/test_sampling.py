@@ -1,0 +1,265 @@
+"""What is chosen follows from a row's own logits and seed, never breaks the grammar, and always ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.sampling import BOS, EOS, Sampling, Step, choose, decode
+from seqvae.tokenizer import MidiTokenizer
+
+Ints = NDArray[np.int32]
+CPU = torch.device("cpu")
+# probabilities .4 .3 .15 .1 .05, out of order
+PROBABILITIES = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15])
+LOGITS = PROBABILITIES.log()
+GRID = (np.arange(1000) + 0.5) / 1000  # draws that fill [0, 1) evenly
+
+
+def shares(settings: Sampling, logits: Tensor = LOGITS) -> list[float]:
+    """The share of all draws that chooses each token."""
+    chosen = choose(logits.expand(len(GRID), -1), settings, GRID)
+    return (np.bincount(chosen, minlength=len(logits)) / len(GRID)).round(3).tolist()  # type: ignore[no-any-return]
+
+
+# --- one choice -------------------------------------------------------------------------------------------------------
+
+
+def test_temperature_1_draws_from_the_distribution() -> None:
+    assert shares(Sampling(temperature=1)) == pytest.approx([0.1, 0.4, 0.05, 0.3, 0.15], abs=0.002)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_sharpens_and_flattens(temperature: float) -> None:
+    expected = (LOGITS / temperature).softmax(-1).tolist()
+    assert shares(Sampling(temperature=temperature)) == pytest.approx(expected, abs=0.002)
+
+
+def test_a_temperature_near_0_is_the_most_likely_token() -> None:
+    assert shares(Sampling(temperature=1e-6)) == [0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("k", "expected"), [
+    (1, [0, 1, 0, 0, 0]),
+    (2, [0, 4 / 7, 0, 3 / 7, 0]),
+    (4, [0.1 / 0.95, 0.4 / 0.95, 0, 0.3 / 0.95, 0.15 / 0.95]),
+    (9, [0.1, 0.4, 0.05, 0.3, 0.15]),
+])  # fmt: skip
+def test_top_k_draws_among_the_k_most_likely(k: int, expected: list[float]) -> None:
+    assert shares(Sampling(temperature=1, top_k=k)) == pytest.approx(expected, abs=0.002)
+
+
+@pytest.mark.parametrize(("p", "expected"), [
+    (0.01, [0, 1, 0, 0, 0]),
+    (0.39, [0, 1, 0, 0, 0]),
+    (0.5, [0, 4 / 7, 0, 3 / 7, 0]),  # the one that crosses the line is in
+    (0.8, [0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85]),
+    (1.0, [0.1, 0.4, 0.05, 0.3, 0.15]),
+])  # fmt: skip
+def test_top_p_draws_among_the_fewest_that_reach_p(p: float, expected: list[float]) -> None:
+    assert shares(Sampling(temperature=1, top_p=p)) == pytest.approx(expected, abs=0.002)
+
+
+def test_top_p_is_counted_after_temperature_and_top_k() -> None:
+    # squared: .16 .09 .0225 .01 .0025; the first two hold 88 % of it, and 100 % of the top two
+    assert shares(Sampling(temperature=0.5, top_p=0.85)) == pytest.approx([0, 0.64, 0, 0.36, 0], abs=0.002)
+    assert shares(Sampling(temperature=1, top_k=2, top_p=0.57)) == [0, 1, 0, 0, 0]
+
+
+logit_rows = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=12)
+
+
+@given(logit_rows, st.integers(0, 12), st.floats(0.01, 1), st.floats(0.05, 5), st.sets(st.integers(0, 11)))
+def test_what_the_grammar_forbids_is_never_chosen(
+    row: list[float], k: int, p: float, temperature: float, forbidden: set[int]
+) -> None:
+    logits = torch.tensor(row)
+    allowed = torch.tensor([i not in forbidden for i in range(len(row))])
+    allowed[0] |= not bool(allowed.any())
+    logits[~allowed] = float("-inf")
+    draws = np.array([0.0, 0.3, 0.999, np.nextafter(1, 0)])
+    chosen = choose(logits.expand(4, -1), Sampling(temperature=temperature, top_k=k, top_p=p), draws)
+    assert allowed[chosen].all()
+    if k:
+        best = logits.sort(descending=True).values
+        assert (logits[chosen] >= best[min(k, len(row)) - 1]).all()
+    assert allowed[choose(logits[None], Sampling(), None)].all()
+
+
+@given(logit_rows)
+def test_temperature_0_is_the_largest(row: list[float]) -> None:
+    assert row[int(choose(torch.tensor([row]), Sampling(), None)[0])] == max(row)
+
+
+@pytest.mark.parametrize("bad", [
+    {"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
+    {"max_tokens": 0},
+])  # fmt: skip
+def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        Sampling(**bad)
+
+
+# --- a sequence -------------------------------------------------------------------------------------------------------
+
+
+class Even:
+    """A grammar of tokens 0..5 (EOS is 2) where only pairs are complete: EOS may come at even places."""
+
+    vocabulary = 6
+
+    def allowed(self, state: Ints) -> NDArray[np.bool_]:
+        ok = np.ones((len(state), self.vocabulary), bool)
+        ok[:, :2] = False
+        ok[:, EOS] = state[:, 0] % 2 == 0
+        return ok
+
+    def advance(self, state: Ints, tokens: Ints) -> Ints:
+        return np.stack([state[:, 0] + 1, tokens], 1).astype(np.int32)
+
+    def cues(self, state: Ints) -> Ints:
+        return state[:, :1]
+
+
+def start(rows: int) -> Ints:
+    return np.tile(np.array([[0, BOS]], np.int32), (rows, 1))
+
+
+def steady(logits: Tensor) -> Step:
+    """A step whose rows (N, V) of logits are the same at every place; rows that leave are left out."""
+    current = logits
+
+    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        nonlocal current
+        current = current if keep is None else current[keep]
+        assert len(tokens) == len(cues) == len(current)
+        return current
+
+    return step
+
+
+def random_logits(rows: int, seed: int = 0, end: float = 0.0) -> Tensor:
+    logits = torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed))
+    logits[:, EOS] += end
+    return logits
+
+
+def test_each_step_is_told_the_token_before_and_its_cue() -> None:
+    told: list[tuple[list[int], list[int]]] = []
+
+    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        told.append((tokens[:, 0].tolist(), cues[:, 0, 0].tolist()))
+        logits = torch.zeros(len(tokens), 6)
+        logits[:, [3, 4, 5, 4, EOS][len(told) - 1]] = 9.0
+        return logits
+
+    assert [row.tolist() for row in decode(step, Even(), start(2), Sampling(), CPU)] == [[3, 4, 5, 4, EOS]] * 2
+    assert told == [
+        ([BOS] * 2, [0] * 2),
+        ([3] * 2, [1] * 2),
+        ([4] * 2, [2] * 2),
+        ([5] * 2, [3] * 2),
+        ([4] * 2, [4] * 2),
+    ]
+
+
+def test_temperature_0_takes_the_most_likely_allowed_token() -> None:
+    logits = random_logits(20, end=1.0)
+    for row, own in zip(decode(steady(logits), Even(), start(20), Sampling(max_tokens=9), CPU), logits, strict=True):
+        grammatical = own.clone()
+        grammatical[:2] = float("-inf")
+        odd = grammatical.clone()
+        odd[EOS] = float("-inf")
+        even, odd_token = int(grammatical.argmax()), int(odd.argmax())
+        expected = [EOS] if even == EOS else [even, odd_token] * 4 + [EOS]
+        assert row.tolist() == expected
+
+
+def test_rows_that_have_ended_leave_and_the_others_go_on() -> None:
+    sizes: list[int] = []
+    inner = steady(random_logits(50, end=1.0))
+
+    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        sizes.append(len(tokens))
+        return inner(tokens, cues, keep)
+
+    rows = decode(step, Even(), start(50), Sampling(temperature=1, max_tokens=400), CPU)
+    lengths = np.array([len(row) for row in rows])
+    assert sizes == [int((lengths > t).sum()) for t in range(lengths.max())]
+    assert len(set(lengths.tolist())) > 3
+    assert all(row[-1] == EOS and EOS not in row[:-1] for row in rows)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_is_the_same_alone_and_among_others(temperature: float) -> None:
+    logits = random_logits(9, end=0.5)
+    settings = {"temperature": temperature, "top_p": 0.9, "seed": 5, "max_tokens": 30}
+    together = decode(steady(logits), Even(), start(9), Sampling(**settings), CPU)  # type: ignore[arg-type]
+    for i in range(9):
+        alone = decode(steady(logits[i : i + 1]), Even(), start(1), Sampling(**settings, first_row=i), CPU)  # type: ignore[arg-type]
+        assert alone[0].tolist() == together[i].tolist()
+
+
+def test_seeds_differ_and_repeat() -> None:
+    def rows(seed: int) -> list[list[int]]:
+        out = decode(steady(random_logits(8)), Even(), start(8), Sampling(temperature=1, seed=seed), CPU)
+        return [row.tolist() for row in out]
+
+    assert rows(0) == rows(0)
+    assert rows(0) != rows(1)
+    assert len({tuple(row) for row in rows(0)}) > 1, "rows of one call have draws of their own"
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    count = 3000
+    logits = torch.tensor([0.0, 0.0, 0.0, 1.0, -1.0, 0.5])
+    rows = decode(steady(logits.expand(count, -1)), Even(), start(count), Sampling(temperature=1, seed=3), CPU)
+    first = np.bincount([int(row[0]) for row in rows], minlength=6)[2:]
+    expected = count * logits[2:].softmax(-1).numpy()
+    assert ((first - expected) ** 2 / expected).sum() < 16.3  # chi-square with 3 degrees of freedom, p = .001
+    second = np.bincount([int(row[1]) for row in rows if len(row) > 1], minlength=6)[3:]
+    expected = second.sum() * logits[3:].softmax(-1).numpy()
+    assert ((second - expected) ** 2 / expected).sum() < 13.8  # 2 degrees of freedom
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 8])
+def test_out_of_tokens_a_row_ends_where_it_last_could(limit: int) -> None:
+    logits = torch.tensor([[0.0, 0, -50, 1, 0, 0], [0, 0, 50, 0, 0, 0]])  # one never ends by itself, one at once
+    endless, short = decode(steady(logits), Even(), start(2), Sampling(max_tokens=limit), CPU)
+    assert endless.tolist() == [3] * ((limit - 1) // 2 * 2) + [EOS]
+    assert short.tolist() == [EOS]
+
+
+def test_no_rows_give_no_rows() -> None:
+    assert decode(steady(torch.zeros(0, 6)), Even(), start(0), Sampling(), CPU) == []
+
+
+# --- music ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 1.0]), st.integers(1, 40))
+def test_every_bar_is_whole_however_it_was_cut(
+    tokenizer: MidiTokenizer, seed: int, temperature: float, limit: int
+) -> None:
+    lengths = np.array([48, 36, 1, 48], np.int32)
+    table = torch.randn(tokenizer.vocab_size, tokenizer.vocab_size, generator=torch.Generator().manual_seed(seed))
+    table[:, [i for name, i in tokenizer.vocabulary.items() if name.startswith("Program")]] += 1.0
+
+    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        return 3 * table[tokens[:, 0]]
+
+    grammar = tokenizer.grammar()
+    settings = Sampling(temperature=temperature, seed=seed, max_tokens=limit)
+    chunks = decode(step, grammar, grammar.start(4, lengths), settings, CPU)
+    assert all(1 <= len(chunk) <= limit and chunk[-1] == EOS for chunk in chunks)
+    bounds = np.cumsum([0, *lengths])
+    notes = tokenizer.decode_notes(chunks, bounds)
+    for chunk, again in zip(chunks, tokenizer.encode_notes(notes, bounds), strict=True):
+        assert chunk.tolist() == again.tolist()

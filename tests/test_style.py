@@ -1,0 +1,273 @@
+"""Styles: where they are fitted, what moves between them, and how they are kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from seqvae import style
+from seqvae.checkpoint import save_tensors
+from seqvae.errors import CheckpointError, StyleError
+from seqvae.style import SHRINKAGE, Style, blend, draw, fit, pack, transport, unpack, vector
+
+seeds = st.integers(0, 2**31)
+amounts = st.floats(-1, 2)
+D = 6
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_style(seed: int, dimensions: int = D, persistence: float = 0.0) -> Style:
+    """Any mean, and a covariance whose axes are turned and of unlike lengths."""
+    a = noise(dimensions, dimensions, seed=seed) + 0.5 * torch.eye(dimensions)
+    covariance = a @ a.T / dimensions + 0.1 * torch.eye(dimensions)
+    return Style(3 * noise(dimensions, seed=seed + 1), covariance, 9, "here", persistence)
+
+
+def samples(s: Style, count: int, seed: int = 0) -> Tensor:
+    """Points whose mean and covariance are exactly those of `s`."""
+    x = noise(count, len(s.mean), seed=seed).double()
+    x = x - x.mean(0)
+    x = x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / count)).T
+    points: Tensor = s.mean + x @ torch.linalg.cholesky(s.covariance.double()).T
+    return points.float()
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    centred = (x - x.mean(0)).double()
+    return x.mean(0), (centred.T @ centred / len(x)).float()
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_piece_counts_once() -> None:
+    short, long = torch.tensor([[0.0, 2.0]]), torch.tensor([[4.0, 0.0]]).repeat(99, 1)
+    fitted = fit([short, long], "two pieces")
+    assert fitted.mean.tolist() == [2.0, 1.0]
+    assert (fitted.count, fitted.source) == (2, "two pieces")
+    # spread about the mean, each piece half: (4 + 4) / 2 and (1 + 1) / 2; together -2, shrunk
+    off = -2.0 * (1 - SHRINKAGE)
+    torch.testing.assert_close(fitted.covariance, torch.tensor([[4.0, off], [off, 1.0]]))
+
+
+@given(seeds)
+def test_pieces_of_one_length_give_the_moments_of_all_segments(seed: int) -> None:
+    z = noise(10, 7, D, seed=seed) + noise(10, 1, D, seed=seed + 1)
+    fitted = fit(list(z))
+    mean, covariance = moments(z.flatten(0, 1))
+    torch.testing.assert_close(fitted.mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fitted.covariance.diagonal(), covariance.diagonal(), rtol=1e-4, atol=1e-5)
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().diag()
+    torch.testing.assert_close(fitted.covariance, shrunk, rtol=1e-4, atol=1e-5)
+
+
+@given(seeds)
+def test_the_order_of_pieces_does_not_matter_and_empty_ones_are_none(seed: int) -> None:
+    pieces = [noise(n, D, seed=seed + n) for n in (1, 5, 3)]
+    one, two = fit(pieces), fit([torch.zeros(0, D), *reversed(pieces)])
+    torch.testing.assert_close(one.mean, two.mean)
+    torch.testing.assert_close(one.covariance, two.covariance)
+    assert one.count == two.count == 3
+
+
+def test_persistence_is_the_correlation_of_neighbours() -> None:
+    assert fit([noise(1, D, seed=i) for i in range(5)]).persistence == 0, "single segments have no neighbour"
+    still = [noise(1, D, seed=i).repeat(8, 1) for i in range(400)]
+    assert fit(still).persistence == pytest.approx(1, abs=0.01)
+    assert fit([noise(50, D, seed=i) for i in range(50)]).persistence == pytest.approx(0, abs=0.03)
+
+
+@pytest.mark.parametrize("latents", [[], [torch.zeros(0, D)]])
+def test_no_piece_is_no_style(latents: list[Tensor]) -> None:
+    with pytest.raises(StyleError, match="at least one piece"):
+        fit(latents)
+
+
+# --- moving -----------------------------------------------------------------------------------------------------------
+
+
+@given(seeds, amounts)
+def test_the_mean_method_moves_every_segment_by_the_same(seed: int, amount: float) -> None:
+    s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
+    torch.testing.assert_close(vector(s, t), t.mean - s.mean)
+    torch.testing.assert_close(vector(z.mean(0), t), t.mean - z.mean(0))
+    moved = blend(z, s, t, amount)
+    torch.testing.assert_close(moved, z + amount * (t.mean - s.mean))
+    torch.testing.assert_close(blend(moved, t, s, amount), z, rtol=1e-3, atol=1e-4)
+
+
+@given(seeds)
+def test_half_is_half_of_the_difference_of_the_means(seed: int) -> None:
+    s, t = random_style(seed), random_style(seed + 7)
+    torch.testing.assert_close(blend(s.mean[None], s, t, 0.5)[0], (s.mean + t.mean) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(blend(s.mean[None], s, t, 1.0)[0], t.mean, rtol=1e-4, atol=1e-5)
+
+
+@given(seeds, st.sampled_from(["mean", "transport"]))
+def test_amount_0_moves_nothing(seed: int, method: style.Method) -> None:
+    s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
+    assert torch.equal(blend(z, s, t, 0.0, method), z)
+
+
+@given(seeds)
+def test_transport_gives_the_target_s_mean_and_covariance(seed: int) -> None:
+    s, t = random_style(seed), random_style(seed + 7)
+    mean, covariance = moments(transport(samples(s, 200), s, t))
+    torch.testing.assert_close(mean, t.mean, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(covariance, t.covariance, rtol=1e-2, atol=1e-2)
+
+
+@given(seeds)
+def test_transport_is_the_least_way_and_not_another(seed: int) -> None:
+    """Its matrix is symmetric and positive: of all maps with these moments that is the one that moves least."""
+    s, t = random_style(seed), random_style(seed + 7)
+    a = transport(s.mean + torch.eye(D), s, t) - t.mean
+    torch.testing.assert_close(a, a.T, rtol=1e-2, atol=1e-2)
+    assert torch.linalg.eigvalsh((a + a.T) / 2).min() > 0
+    x = samples(s, 200)
+    root = torch.linalg.cholesky(t.covariance) @ torch.linalg.inv(torch.linalg.cholesky(s.covariance))
+    other = t.mean + (x - s.mean) @ root.T  # the same moments by another map
+    assert (transport(x, s, t) - x).square().sum() <= (other - x).square().sum() * (1 + 1e-3)
+
+
+@given(seeds, amounts)
+def test_with_equal_covariances_transport_is_the_mean_method(seed: int, amount: float) -> None:
+    s, z = random_style(seed), noise(5, D, seed=seed)
+    t = replace(random_style(seed + 7), covariance=s.covariance)
+    torch.testing.assert_close(blend(z, s, t, amount, "transport"), blend(z, s, t, amount), rtol=1e-2, atol=1e-2)
+
+
+@given(seeds)
+def test_a_style_is_already_where_it_is(seed: int) -> None:
+    s, z = random_style(seed), noise(5, D, seed=seed)
+    torch.testing.assert_close(transport(z, s, s), z, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(blend(z, s, s, 1.0), z)
+
+
+@given(seeds)
+def test_there_and_back_is_nothing(seed: int) -> None:
+    s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
+    torch.testing.assert_close(transport(transport(z, s, t), t, s), z, rtol=2e-2, atol=2e-2)
+
+
+def test_in_one_dimension_transport_scales_by_the_deviations() -> None:
+    s = Style(torch.tensor([1.0]), torch.tensor([[4.0]]), 1)
+    t = Style(torch.tensor([10.0]), torch.tensor([[9.0]]), 1)
+    assert transport(torch.tensor([[1.0], [3.0]]), s, t).flatten().tolist() == pytest.approx([10, 13])
+
+
+def test_transport_needs_a_style_with_a_spread_to_start_from() -> None:
+    s, t = random_style(0), random_style(1)
+    with pytest.raises(StyleError, match="--from"):
+        blend(noise(2, D), s.mean, t, 0.5, "transport")
+    with pytest.raises(StyleError, match="more than one segment"):
+        blend(noise(2, D), fit([noise(1, D)]), t, 0.5, "transport")
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def test_draws_have_the_style_s_mean_and_covariance() -> None:
+    s = random_style(3)
+    mean, covariance = moments(draw(s, 40000, torch.Generator().manual_seed(0)))
+    deviation = s.covariance.diagonal().sqrt()
+    assert ((mean - s.mean).abs() < 4 * deviation / math.sqrt(40000)).all()
+    assert ((covariance - s.covariance).abs() < 0.04 * deviation[:, None] * deviation).all()
+
+
+@pytest.mark.parametrize("persistence", [0.0, 0.6, 0.95])
+def test_neighbours_correlate_by_the_persistence(persistence: float) -> None:
+    s = random_style(4, persistence=persistence)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.stack([draw(s, 4, generator) for _ in range(8000)]) - s.mean
+    for k in range(1, 4):
+        common = (z[:, 0] * z[:, k]).mean(0) / s.covariance.diagonal()
+        assert common.mean() == pytest.approx(persistence**k, abs=0.03)
+        spread = z[:, k].square().mean(0) / s.covariance.diagonal()
+        assert spread.mean() == pytest.approx(1, abs=0.05), "the last is spread like the first"
+
+
+def test_what_is_drawn_is_fitted_again() -> None:
+    s = random_style(5, persistence=0.7)
+    generator = torch.Generator().manual_seed(1)
+    again = fit([draw(s, 12, generator) for _ in range(3000)])
+    torch.testing.assert_close(again.mean, s.mean, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(again.covariance.diagonal(), s.covariance.diagonal(), rtol=0.1, atol=0.05)
+    assert again.persistence == pytest.approx(0.7, abs=0.03)
+
+
+def test_temperature_scales_the_spread_and_0_is_the_mean() -> None:
+    s = random_style(6)
+    one, two = (draw(s, 50, torch.Generator().manual_seed(2), temperature) for temperature in (1.0, 2.0))
+    torch.testing.assert_close(two - s.mean, 2 * (one - s.mean), rtol=1e-3, atol=1e-4)
+    assert torch.equal(draw(s, 3, torch.Generator().manual_seed(2), 0.0), s.mean.expand(3, -1))
+
+
+# --- keeping ----------------------------------------------------------------------------------------------------------
+
+
+def check_same(a: Style, b: Style) -> None:
+    assert torch.equal(a.mean, b.mean)
+    scale = float(b.covariance.abs().max())
+    assert (a.covariance - b.covariance).abs().max() <= 1e-3 * scale
+    assert (a.count, a.source, a.persistence) == (b.count, b.source, b.persistence)
+
+
+@given(seeds, st.sampled_from([1e-12, 1e-6, 1.0, 1e6]))
+def test_packing_keeps_a_style_of_any_scale(seed: int, scale: float) -> None:
+    s = random_style(seed, persistence=0.25)
+    s = replace(s, covariance=scale * s.covariance)
+    again = unpack(*pack({"a": s, "b.c": s}))
+    assert list(again) == ["a", "b.c"]
+    for kept in again.values():
+        check_same(kept, s)
+
+
+def test_a_file_keeps_styles(tmp_path: Path) -> None:
+    styles = {"rock": random_style(0), "jazz": random_style(1)}
+    path = tmp_path / "my.styles"
+    style.save(styles, path)
+    again = style.load(path, D)
+    assert again.keys() == styles.keys()
+    for name, kept in again.items():
+        check_same(kept, styles[name])
+
+
+def test_styles_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "my.styles"
+    style.save({"rock": random_style(0)}, path)
+    with pytest.raises(StyleError, match=f"'rock' has {D} dimensions, the model 99"):
+        style.load(path, 99)
+
+
+def test_a_file_of_other_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "my.styles"
+    tensors, about = pack({"rock": random_style(0)})
+    for bad_tensors, bad_about in [
+        ({"rock.mean": tensors["rock.mean"]}, about),
+        (tensors, {"rock": "{"}),
+        (tensors, {"rock": "3"}),
+        (tensors, {"rock": "{}"}),
+        ({**tensors, "rock.mean": torch.zeros(D + 1)}, about),
+    ]:
+        save_tensors(bad_tensors, bad_about, path)
+        with pytest.raises(StyleError):
+            style.load(path)
+
+
+def test_a_file_that_is_not_there_or_no_file_of_tensors_is_an_error_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="none"):
+        style.load(tmp_path / "none")
+    (tmp_path / "text").write_text("rock")
+    with pytest.raises(CheckpointError, match="text"):
+        style.load(tmp_path / "text")
