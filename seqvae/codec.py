@@ -21,6 +21,7 @@ from seqvae.checkpoint import Checkpoint
 from seqvae.errors import CheckpointError, StyleError
 from seqvae.latent import Posterior
 from seqvae.model import PAD, shifted
+from seqvae.objective import CLOSED
 from seqvae.sampling import EOS, Sampling
 from seqvae.style import Style
 from seqvae.tokenizer import MidiTokenizer, Tokenizer
@@ -133,7 +134,7 @@ class Codec:
 
     @torch.no_grad()
     def token_log_prob(self, piece: Any, samples: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Log-probability of every token, averaged over posterior draws: `(S, C, T)` in nats, 0 at padding; and tokens."""
+        """Log-probability of every token, a mean over draws: `(S, C, T)` in nats, 0 at padding; and the tokens."""
         segments = self.segments(piece)
         posterior, generator = self.posteriors(segments), torch.Generator().manual_seed(seed)
         draws = [posterior.sample(generator) for _ in range(samples)]
@@ -141,9 +142,10 @@ class Codec:
         total = torch.zeros(every.shape)
         for rows in _batches(np.array([max(map(len, segment)) for segment in segments]), BATCH_TOKENS // self.chunks):
             tokens, cues = self._tensors([segments[i] for i in rows])
+            closed = ~torch.from_numpy(self.tokenizer.allowed(tokens.cpu().numpy())).to(tokens.device)
             for z in draws:
                 logits, _ = self.model.decode(z[rows].to(tokens.device), shifted(tokens), cues)
-                told = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+                told = logits.masked_fill(closed, CLOSED).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
                 total[rows, :, : tokens.shape[-1]] += told.cpu()
         return total.masked_fill(every == PAD, 0.0) / samples, every
 
@@ -161,22 +163,19 @@ class Codec:
     # --- and back -----------------------------------------------------------------------------------------------------
 
     def write(self, z: Tensor, limits: Ints | None, sampling: Sampling) -> list[Ints]:
-        """Token ids of the chunks that `z (S, D)` decodes to; `limits (C,)` are their lengths if the kind has one."""
+        """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has one."""
         grammar = self.tokenizer.grammar()
         chunks: list[Ints] = []
         each = max(1, BATCH_CHUNKS // self.chunks)
         for first in range(0, len(z), each):
             part = z[first : first + each].to(next(self.model.parameters()).device)
             rows = len(part) * self.chunks
-            lengths = None
-            if limits is not None:
-                lengths = limits[first * self.chunks :][:rows]
-                lengths = np.append(lengths, np.ones(rows - len(lengths), np.int32))  # the filling of the last segment
+            lengths = None if limits is None else limits[first * self.chunks :][:rows]
             written = self.model.write(
                 part, grammar, grammar.start(rows, lengths), replace(sampling, first_row=first * self.chunks)
             )
             chunks += [chunk for segment in written for chunk in segment]
-        return chunks if limits is None else chunks[: len(limits)]
+        return chunks
 
     def decode(
         self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None
@@ -186,20 +185,37 @@ class Codec:
         `like` are pieces (any accepted source) whose frame is kept: tempo, metre and key of music. `sampling` takes the
         most likely token each time by default.
         """
-        frames = (
-            [self.form.read(x) for x in like]
-            if like is not None
-            else [self.form.blank(len(x) * self.chunks) for x in z]
-        )
-        out = []
-        for latent, frame in zip(z, frames, strict=True):
-            if latent.ndim != 2 or latent.shape[1] != self.model.config.latent:
+        latent = self.model.config.latent
+        for x in z:
+            if x.ndim != 2 or x.shape[1] != latent:
                 raise CheckpointError(
-                    f"latents of shape {tuple(latent.shape)}: this model wants (segments, {self.model.config.latent}); "
+                    f"latents of shape {tuple(x.shape)}: this model wants (segments, {latent}); "
                     "encode with the same model"
                 )
-            out.append(self.form.join(self.write(latent, self.form.limits(frame), sampling or Sampling()), frame))
+        if not z:
+            return []
+        blank = [self.form.blank(len(x) * self.chunks) for x in z]
+        frames = blank if like is None else [self.form.read(x) for x in like]
+        limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
+        chunks = self.write(torch.cat(list(z)), _joined(limits), sampling or Sampling())
+        out, at = [], 0
+        for x, frame in zip(z, frames, strict=True):
+            mine = chunks[at : at + len(x) * self.chunks]
+            out.append(self.form.join(mine[: self._size(frame, len(mine))], frame))
+            at += len(mine)
         return out
+
+    def _filled(self, limits: Ints | None, segments: int) -> Ints | None:
+        """Chunk lengths for every chunk of `segments` segments: the filling of the last has length 1."""
+        if limits is None:
+            return None
+        count = segments * self.chunks
+        return np.append(limits[:count], np.ones(max(0, count - len(limits)), np.int32))
+
+    def _size(self, piece: Any, chunks: int) -> int:
+        """How many of `chunks` decoded chunks belong to a piece, the filling left out."""
+        limits = self.form.limits(piece)
+        return chunks if limits is None else min(chunks, len(limits))
 
     def reconstruct(self, piece: Any) -> Any:
         """A piece through the latent space and back, unmoved."""
@@ -231,19 +247,16 @@ class Codec:
     def _moved(self, piece: Any, move: Any, sampling: Sampling | None = None) -> Any:
         segments = self.segments(piece)
         full = [i for i, segment in enumerate(segments) if max(map(len, segment)) > 1]
-        limits = self.form.limits(piece)
         out = [chunk for segment in segments for chunk in segment]
         if full:
             z = move(self.posteriors([segments[i] for i in full]).mean)
             places = [i * self.chunks + c for i in full for c in range(self.chunks)]
-            kept = None
-            if limits is not None:
-                padded = np.append(limits, np.ones(len(out) - len(limits), np.int32))
-                kept = padded[places]
-            for place, chunk in zip(places, self.write(z, kept, sampling or Sampling()), strict=True):
+            limits = self._filled(self.form.limits(piece), len(segments))
+            chunks = self.write(z, None if limits is None else limits[places], sampling or Sampling())
+            for place, chunk in zip(places, chunks, strict=True):
                 if len(out[place]) > 1:
                     out[place] = chunk
-        return self.form.join(out[: len(limits)] if limits is not None else out, piece)
+        return self.form.join(out[: self._size(piece, len(out))], piece)
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
         """`steps` pieces on the way from `a` to `b`, both ends included as the model reconstructs them.
@@ -275,13 +288,13 @@ class Codec:
         """New pieces of `segments` segments each, drawn from a style's Gaussian, or from that of all styles together.
 
         `temperature` scales both the spread of the latent draw and the decoder's choices; 0 decodes a style's mean.
-        """  # fmt: skip
+        """
         where = self.style(style if style is not None else "all")
         generator = torch.Generator().manual_seed(seed)
         z = [_draw(where, segments, generator, temperature) for _ in range(count)]
         if sampling is None:
             sampling = Sampling(temperature=temperature, top_p=0.95)
-        return [self.decode([x], sampling=replace(sampling, seed=seed + i))[0] for i, x in enumerate(z)]
+        return self.decode(z, sampling=replace(sampling, seed=seed))
 
     # --- styles -------------------------------------------------------------------------------------------------------
 
@@ -302,6 +315,12 @@ class Codec:
 
 
 _draw = style.draw  # `Codec.sample` has an argument of the module's name
+
+
+def _joined(limits: Sequence[Ints | None]) -> Ints | None:
+    """Chunk lengths of several pieces in a row; None for a kind that has none."""
+    parts = [part for part in limits if part is not None]
+    return np.concatenate(parts) if parts else None
 
 
 def _batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:

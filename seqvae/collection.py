@@ -15,6 +15,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -104,7 +105,10 @@ def read_all(
 
 def default_cache() -> Path:
     """Where pieces that were read are kept between runs: `seqvae` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqvae"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqvae"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "seqvae"
 
 
 def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadError:

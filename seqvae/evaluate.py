@@ -103,6 +103,10 @@ def evaluate(
     files = collection.find([data])
     chunks = SEGMENTS * codec.chunks
     styles = sorted(set(codec.styles) - {"all"})
+    if len(styles) < 2:
+        raise SeqVAEError(
+            f"{codec.name or 'the model'}: it has fewer than two styles to judge between; train or fit them"
+        )
     train: dict[str, list[Piece]] = {style: [] for style in styles}
     test: dict[str, list[Piece]] = {style: [] for style in styles}
     wanted: list[tuple[Path, str, dict[str, list[Piece]]]] = []
@@ -133,7 +137,7 @@ def evaluate(
     songs = [song for style in styles for song in _songs(codec, style, test[style][:pieces])]
     result: dict[str, Any] = {
         "protocol": {"test_songs": {s: sum(x.style == s for x in songs) for s in styles}, "segments": SEGMENTS,
-                     "seed": seed, "bars": chunks, "intervals": "95 % bootstrap over songs", "decoding": "greedy, free running"},
+                     "seed": seed, "bars": chunks, "intervals": "95 %, songs drawn again", "decoding": "greedy, free"},
         "judge_accuracy": {name: _accuracy(judge, songs) for name, judge in judges.items()},
     }  # fmt: skip
     result["reconstruction"] = _reconstruction(codec, songs, rng, report)

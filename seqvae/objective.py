@@ -16,6 +16,7 @@ from seqvae.config import ObjectiveConfig
 from seqvae.latent import floored_kl
 from seqvae.model import PAD, Output, SequenceVAE, shifted
 
+CLOSED = -1e9  # the logit of a token that may not come; finite, for a row of infinities has no gradient
 MASK = 3  # the id every tokenizer gives to a masked token
 
 
@@ -63,9 +64,18 @@ class Loss:
 
 
 def loss(
-    model: SequenceVAE, tokens: Tensor, cues: Tensor, config: ObjectiveConfig, step: int, training: bool = True
+    model: SequenceVAE,
+    tokens: Tensor,
+    cues: Tensor,
+    config: ObjectiveConfig,
+    step: int,
+    training: bool = True,
+    allowed: Tensor | None = None,
 ) -> Loss:
     """One pass over `tokens (B, C, T)` with `cues (B, C, T, K)`.
+
+    Probabilities are among the tokens that the grammar allows, `allowed (B, C, T, V)`, as they are in decoding, and
+    among all where it is None. So nothing has to be learned that the rules say already.
 
     Charged a segment: -log p(x|z) + beta sum_d max(KL_d, free_bits) + bag * (-sum_t log p(x_t | z, cue_t)).
     In evaluation nothing is masked, and z is the posterior mean for the plain autoencoder, else one draw.
@@ -76,14 +86,20 @@ def loss(
     output: Output = model(tokens, cues, source, inputs, not config.autoencoder)
     weight = tokens != PAD
     targets = tokens[weight]
-    logits = output.logits[weight].float()
+    closed = None if allowed is None else ~allowed[weight]
+
+    def open_logits(logits: Tensor) -> Tensor:
+        chosen = logits[weight].float()
+        return chosen if closed is None else chosen.masked_fill(closed, CLOSED)
+
+    logits = open_logits(output.logits)
     reconstruction = functional.cross_entropy(logits, targets, reduction="sum")
     kl = output.posterior.kl()
     beta = beta_at(config, step)
     charged = reconstruction + beta * len(tokens) * floored_kl(kl, config.free_bits)
     if config.bag > 0 and training:
         charged = charged + config.bag * functional.cross_entropy(
-            output.bag_logits[weight].float(), targets, reduction="sum"
+            open_logits(output.bag_logits), targets, reduction="sum"
         )
     return Loss(
         total=charged / len(targets),

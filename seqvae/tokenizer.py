@@ -59,6 +59,9 @@ class Tokenizer(Protocol):
     def cues(self, tokens: Ints) -> Ints:
         """Cues `(..., T, K)` of every token of `tokens (..., T)`: the state just before it."""
 
+    def allowed(self, tokens: Ints) -> Bools:
+        """`(..., T, V)`: what the grammar allows at each step of `tokens (..., T)`."""
+
     def augment(self, chunks: Ints, amount: int) -> Ints:
         """The same music or text said otherwise (a transposition); kinds without one return `chunks`."""
 
@@ -74,6 +77,8 @@ class Tokenizer(Protocol):
 _PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
 _PHASE, _LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH, _LENGTH = range(5)
 _START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = range(6)
+# the phase after a token of each type; the first is that of special tokens, of which only EOS is ever reached
+_PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE], np.int32)
 
 
 class MidiTokenizer:
@@ -193,27 +198,38 @@ class MidiTokenizer:
         """Token ids of every chunk of a `midi.Piece`."""
         return self.encode_notes(piece.notes, piece.bounds)
 
-    def cues(self, tokens: Ints) -> Ints:
-        """Cues `(..., T, 3)`: program + 1, position + 1 and pitch + 1 before each token, 0 where there is none."""
+    def _states(self, tokens: Ints) -> Ints:
+        """The grammar's states `(..., T, 5)` before each token, without stepping through them."""
         kind, value = self._type[tokens], self._value[tokens]
         index = np.arange(tokens.shape[-1])
-        last_program = np.maximum.accumulate(np.where(kind == _PROGRAM, index, -1), axis=-1)
-        last_position = np.maximum.accumulate(np.where(kind == _POSITION, index, -1), axis=-1)
 
-        def held(last: NDArray[np.int64], valid: Bools) -> Ints:
-            return np.where(valid, np.take_along_axis(value, np.maximum(last, 0), -1) + 1, 0).astype(np.int32)
+        def last(*kinds: int) -> NDArray[np.int64]:
+            """Step of the latest token of some kinds, -1 before the first."""
+            return np.maximum.accumulate(np.where(np.isin(kind, kinds), index, -1), axis=-1)
 
-        after = np.stack(
-            [
-                held(last_program, last_program >= 0),
-                held(last_position, last_position > last_program),
-                np.where(kind == _PITCH, value + 1, 0).astype(np.int32),
-            ],
-            -1,
-        )
-        before = np.zeros_like(after)
+        program, position, pitch = last(_PROGRAM), last(_POSITION), last(_PITCH, _DRUM)
+        # a position counts until the next program, a pitch until the next position or program
+        valid = (program >= 0, position > program, pitch > np.maximum(program, position))
+        after = np.empty((*tokens.shape, 5), np.int32)
+        after[..., _PHASE] = _PHASES[kind]
+        after[..., _LENGTH] = self.max_steps
+        for column, at, good in zip(
+            (_LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH), (program, position, pitch), valid, strict=True
+        ):
+            after[..., column] = np.where(good, np.take_along_axis(value, np.maximum(at, 0), -1), -1)
+        before = np.empty_like(after)
+        before[..., 0, :] = self.grammar().start(1)[0]
         before[..., 1:, :] = after[..., :-1, :]
         return before
+
+    def cues(self, tokens: Ints) -> Ints:
+        """Cues `(..., T, 3)`: program + 1, position + 1 and pitch + 1 before each token, 0 where there is none."""
+        return self.grammar().cues(self._states(tokens).reshape(-1, 5)).reshape(*tokens.shape, 3)
+
+    def allowed(self, tokens: Ints) -> Bools:
+        """`(..., T, V)`: what the grammar allows at each step of `tokens (..., T)`, in chunks of full length."""
+        allowed = self.grammar().allowed(self._states(tokens).reshape(-1, 5))
+        return allowed.reshape(*tokens.shape, self.vocab_size)
 
     def augment(self, chunks: Ints, amount: int) -> Ints:
         """Transpose by `amount` semitones; drums stay; pitches that would leave 0..127 move by an octave less."""
@@ -277,8 +293,7 @@ class MidiGrammar:
         state[is_position, _LAST_POSITION] = value[is_position]
         state[is_program | is_position, _LAST_PITCH] = -1
         state[is_pitch | is_drum, _LAST_PITCH] = value[is_pitch | is_drum]
-        phases = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE])
-        state[:, _PHASE] = phases[kind]
+        state[:, _PHASE] = _PHASES[kind]
         return state
 
     def cues(self, state: Ints) -> Ints:

@@ -171,6 +171,12 @@ class Run:
         cues = self.tokenizer.cues(tokens)
         return torch.from_numpy(tokens).long().to(self.device), torch.from_numpy(cues).long().to(self.device)
 
+    def loss(self, tokens: Ints, training: bool) -> Loss:
+        """The loss of `tokens (B, C, T)` at this step."""
+        inputs, cues = self.tensors(tokens)
+        allowed = torch.from_numpy(self.tokenizer.allowed(tokens)).to(self.device)
+        return loss(self.model, inputs, cues, self.recipe.objective, self.progress.step, training, allowed)
+
     def step(self, tokens: Ints) -> Loss:
         """One optimizer step; raises SeqVAEError, before any weight moves, when loss or gradient is not finite."""
         config, progress = self.recipe.train, self.progress
@@ -183,7 +189,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(config, progress.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            result = loss(self.model, *self.tensors(tokens), self.recipe.objective, progress.step)
+            result = self.loss(tokens, training=True)
         self.optimizer.zero_grad(set_to_none=True)
         result.total.backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
@@ -191,7 +197,8 @@ class Run:
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise SeqVAEError(
                 f"step {progress.step}: the loss is {total} and its gradient's norm {norm} at batch "
-                f"{progress.position} of epoch {progress.epoch}; the last good state is kept, resume with a lower train.learning_rate"
+                f"{progress.position} of epoch {progress.epoch}; the last good state is kept, resume with a lower "
+                "train.learning_rate"
             )
         self.optimizer.step()
         return result
@@ -232,9 +239,8 @@ class Run:
             for rows, firsts in batches:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    on_device = self.tensors(tokens)
-                    result = loss(self.model, *on_device, self.recipe.objective, self.progress.step, training=False)
-                    posterior = self.model.encode(*on_device)
+                    result = self.loss(tokens, training=False)
+                    posterior = self.model.encode(*self.tensors(tokens))
                 for key in totals:
                     totals[key] += getattr(result, key) * len(tokens)
                 means.append(posterior.mean)

@@ -77,7 +77,8 @@ def test_what_is_saved_is_loaded(kept: Checkpoint, written: Path) -> None:
 def test_the_folder_is_the_one_of_the_design(written: Path) -> None:
     found = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert found == {
-        "config.json", "model.safetensors", "tokenizer/tokenizer.json", "styles.safetensors", "metrics.json", "README.md",
+        "config.json", "model.safetensors", "tokenizer/tokenizer.json", "styles.safetensors", "metrics.json",
+        "README.md",
     }  # fmt: skip
     assert names(written.parent) == ["tiny"], "nothing is left beside it"
     assert written.stat().st_mode & 0o777 == 0o755, "others may read it"

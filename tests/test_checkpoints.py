@@ -64,15 +64,15 @@ def test_a_chorale_blends_into_a_file_for_every_reader(folder: Path, bach: Piece
         pytest.skip("not a model of music")
     import music21
     import pretty_midi
-    from symusic import Score
+    from symusic.core import ScoreTick
 
     score = model.blend(bach, source="classical", target="rock", amount=0.5)
     content = midi.to_bytes(score)
     notes = sum(len(track.notes) for track in score.tracks)
     assert notes > 20
-    assert sum(len(track.notes) for track in Score.from_midi(content).tracks) == notes
+    assert sum(len(track.notes) for track in ScoreTick.from_midi(content).tracks) == notes
     assert sum(len(i.notes) for i in pretty_midi.PrettyMIDI(io.BytesIO(content)).instruments) == notes
-    parsed = music21.midi.translate.midiStringToStream(content)
+    parsed = music21.midi.translate.midiStringToStream(content)  # type: ignore[no-untyped-call]
     assert len(list(parsed.recurse().notes)) > 20
     again = midi.read(content)
     assert again.bounds.tolist() == bach.bounds[: len(again.bounds)].tolist()

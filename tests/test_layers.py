@@ -172,7 +172,7 @@ def test_fields_beyond_a_token_s_scope_do_not_matter(binding: Binding, seed: int
 
 
 def test_no_gradient_moves_the_key_that_says_nothing(binding: Binding) -> None:
-    binding.bind(torch.arange(VOCAB), torch.zeros(VOCAB, 3, dtype=torch.long)).square().sum().backward()
+    binding.bind(torch.arange(VOCAB), torch.zeros(VOCAB, 3, dtype=torch.long)).square().sum().backward()  # type: ignore[no-untyped-call]
     for field in range(3):
         table = binding.keys[field]
         assert isinstance(table, torch.nn.Embedding)
