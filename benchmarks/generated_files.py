@@ -2,8 +2,8 @@
 
     python benchmarks/generated_files.py --files 10000
 
-Draws pieces of one segment from every style in turn, at temperatures from 0.5 to 1.5, writes each and reads it back with
-all three libraries. Prints one line every 1,000 files and a table at the end; exits 1 if any file was refused.
+Draws pieces of one segment from every style in turn, at temperatures from 0.5 to 1.5, writes each and reads it back
+with all three libraries. Prints one line every 1,000 files and a table at the end; exits 1 if any file was refused.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> int:
                 done += 1
             if done % 1000 < count:
                 print(f"{done} files, {sum(refused.values())} refusals", flush=True)
-    print(f"\n| reader | files | readable |\n|---|---|---|")
+    print("\n| reader | files | readable |\n|---|---|---|")
     for name in READERS:
         print(f"| {name} | {done} | {done - refused[name]} |")
     print(f"\n{notes / done:.1f} notes a file")

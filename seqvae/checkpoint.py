@@ -162,7 +162,7 @@ def load(name: str | Path) -> Checkpoint:
         RuntimeError,
         SafetensorError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{folder}: broken checkpoint ({reason}); copy or train it again") from error
     model.eval()
     return Checkpoint(recipe, model, tokenizer, styles, about, metrics, card)

@@ -125,7 +125,8 @@ def pack(styles: Mapping[str, Style]) -> tuple[dict[str, Tensor], dict[str, str]
         values, vectors = torch.linalg.eigh(style.covariance.double())
         factors = (vectors * values.clamp(min=0).sqrt())[:, -RANK:].half()
         left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
-        tensors |= {f"{name}.mean": style.mean.float(), f"{name}.factors": factors, f"{name}.variances": left.float()}
+        mean = style.mean.float().clone()  # a file of tensors takes none twice, and a style may have two names
+        tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         about[name] = json.dumps({"count": style.count, "source": style.source, "persistence": style.persistence})
     return tensors, about
 

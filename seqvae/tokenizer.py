@@ -232,12 +232,15 @@ class MidiTokenizer:
         return allowed.reshape(*tokens.shape, self.vocab_size)
 
     def augment(self, chunks: Ints, amount: int) -> Ints:
-        """Transpose by `amount` semitones; drums stay; pitches that would leave 0..127 move by an octave less."""
-        pitched = self._type[chunks] == _PITCH
-        value = self._value[chunks[pitched]] + amount
-        value = np.where(value > 127, value - 12, np.where(value < 0, value + 12, value))
+        """Transpose by `amount` semitones; drums stay; a chunk that would leave 0..127 moves an octave back, or not."""
+        pitched, value = self._type[chunks] == _PITCH, self._value[chunks]
+        highest = np.where(pitched, value, 0).max(-1, keepdims=True)
+        lowest = np.where(pitched, value, 127).min(-1, keepdims=True)
+        # all of a chunk or none of it: pitches must go on rising
+        shift = amount - 12 * (highest + amount > 127) + 12 * (lowest + amount < 0)
+        shift = np.where((highest + shift > 127) | (lowest + shift < 0), 0, shift)
         moved = chunks.copy()
-        moved[pitched] = self._id[_PITCH][value]
+        moved[pitched] = self._id[_PITCH][(value + shift)[pitched]]
         return moved
 
     def grammar(self) -> MidiGrammar:

@@ -21,11 +21,11 @@ SEGMENT = 3  # chunks in a segment of most tests: pieces are no multiples of it
 
 
 def random_pieces(count: int, seed: int = 0) -> list[Piece]:
-    """Named pieces of 1 to 20 chunks of 0 to 30 tokens and EOS."""
+    """Three takes of each song: pieces of 1 to 20 chunks of 0 to 30 tokens and EOS."""
     rng = np.random.default_rng(seed)
     return [
         (
-            f"song {i}",
+            f"song {40 + i // 3} take {i % 3}",
             [
                 np.append(rng.integers(4, 60000, rng.choice([0, 3, 10, 30])), EOS).astype(np.int32)
                 for _ in range(rng.integers(1, 21))
@@ -38,7 +38,7 @@ def random_pieces(count: int, seed: int = 0) -> list[Piece]:
 def write(folder: Path, pieces: list[Piece]) -> TokenData:
     writer = ShardWriter(folder, {"about": "test"})
     for name, chunks in pieces:
-        writer.add(chunks, name, "rock", name)
+        writer.add(chunks, name, "rock", name.partition(" take")[0])
     writer.close()
     return TokenData(folder)
 
@@ -88,7 +88,9 @@ def test_no_group_is_in_two_splits(data: TokenData, pieces: list[Piece]) -> None
     splits: tuple[Split, ...] = ("train", "valid", "test")
     by_split = [{data.rows[i].group for i in batches(data, split).row_ids} for split in splits]
     assert all(by_split)
-    assert sum(map(len, by_split)) == len(set.union(*by_split)) == len(pieces)
+    assert sum(map(len, by_split)) == len(set.union(*by_split)) == len(pieces) / 3
+    for i in batches(data, "valid").row_ids:
+        assert split_of(data.rows[i].group) == "valid"
 
 
 # --- shards -----------------------------------------------------------------------------------------------------------

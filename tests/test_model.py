@@ -218,6 +218,25 @@ def test_the_bag_knows_the_code_and_the_cue_alone(
 
 
 @torch.no_grad()
+def test_each_scope_is_asked_for_its_own_tokens(
+    decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
+) -> None:
+    tokens, cues = tensors(tokenizer, segments)
+    before = decoding.decode(latents(4), shifted(tokens), cues)
+    norms, scope = decoding.decoder.level_norms, torch.from_numpy(tokenizer.scope)
+    assert len(norms) == len(set(scope.tolist()) - {len(tokenizer.cue_sizes)})
+    for (level, _), norm in zip(decoding.decoder.levels, norms, strict=True):
+        assert isinstance(norm, torch.nn.LayerNorm)
+        norm.bias.add_(1)
+        after = decoding.decode(latents(4), shifted(tokens), cues)
+        norm.bias.sub_(1)
+        for a, b in zip(before, after, strict=True):  # the logits and the bag's
+            moved = (a - b).abs().amax((0, 1, 2)) > 1e-4
+            assert moved[scope == level].all()
+            assert not moved[scope != level].any()
+
+
+@torch.no_grad()
 def test_every_chunk_hears_the_latent_vector(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:

@@ -82,6 +82,32 @@ def test_the_loss_is_that_of_the_token_s_own_probability() -> None:
     assert result.accuracy == pytest.approx(right / COUNT)
 
 
+def test_probabilities_are_among_what_is_allowed() -> None:
+    allowed = torch.ones(*TOKENS.shape, 4, dtype=torch.bool)
+    allowed[..., PAD] = False
+    allowed[0, 0, 0] = torch.tensor([False, True, False, True])
+    cues = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
+    logits = even()
+    logits[..., PAD] = 9.0  # likely, and forbidden
+    for bag in (0.0, 1.0):
+        config = replace(CONSTANT, beta=0.0, bag=bag)
+        result = loss(cast(SequenceVAE, Told(logits)), TOKENS, cues, config, 1, True, allowed)
+        nats = 8 * math.log(3) + math.log(2)
+        assert result.reconstruction == pytest.approx(nats / 2)
+        assert float(result.total) == pytest.approx((1 + bag) * nats / COUNT)
+
+
+def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
+    logits = even().requires_grad_()
+    allowed = functional.one_hot(TOKENS, 4).bool()
+    cues = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
+    result = loss(cast(SequenceVAE, Told(logits)), TOKENS, cues, replace(CONSTANT, beta=0.0), 1, True, allowed)
+    assert float(result.total.detach()) == 0
+    result.total.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
 def test_padding_costs_nothing() -> None:
     logits = even()
     logits[TOKENS == PAD] = torch.tensor([-50.0, 30.0, 0.0, 0.0])

@@ -248,6 +248,7 @@ def test_of_many_dimensions_the_variances_and_the_largest_directions_are_kept(se
 
 def test_a_file_keeps_styles(tmp_path: Path) -> None:
     styles = {"rock": random_style(0), "jazz": random_style(1)}
+    styles["swing"] = styles["jazz"]  # one style under two names
     path = tmp_path / "my.styles"
     style.save(styles, path)
     again = style.load(path, D)

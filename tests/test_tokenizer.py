@@ -134,6 +134,18 @@ def test_whatever_the_tokens_decoding_gives_notes(tokenizer: MidiTokenizer, ids:
 
 
 @given(music())
+def test_what_is_allowed_is_known_without_stepping(tokenizer: MidiTokenizer, case: tuple[Ints, Ints]) -> None:
+    tokens = padded(tokenizer.encode_notes(*case))
+    at_once = tokenizer.allowed(tokens)
+    grammar = tokenizer.grammar()
+    state = grammar.start(len(tokens))
+    for t in range(tokens.shape[1]):
+        assert (at_once[:, t] == grammar.allowed(state)).all()
+        state = grammar.advance(state, tokens[:, t])
+    assert (tokenizer.allowed(tokens[None]) == at_once).all(), "whatever the leading shape"
+
+
+@given(music())
 def test_the_grammar_allows_the_spelling_and_its_state_holds_the_cues(
     tokenizer: MidiTokenizer, case: tuple[Ints, Ints]
 ) -> None:
@@ -251,14 +263,30 @@ def test_up_and_down_again_is_the_same_away_from_the_edges(
     assert moved.tolist() == padded(tokenizer.encode_notes(expected, bounds)).tolist()
 
 
-@given(st.integers(0, 127), st.integers(-12, 12))
-def test_at_the_edges_the_pitch_class_is_kept(tokenizer: MidiTokenizer, pitch: int, amount: int) -> None:
+@given(music(), st.integers(-12, 12))
+def test_what_was_moved_is_still_spelled_right(tokenizer: MidiTokenizer, case: tuple[Ints, Ints], amount: int) -> None:
+    notes, bounds = case
+    moved = tokenizer.augment(padded(tokenizer.encode_notes(notes, bounds)), amount)
+    again = tokenizer.decode_notes(list(moved), bounds)
+    assert len(again) == len(notes), "no two notes become one, at the edges either"
+    assert moved.tolist() == padded(tokenizer.encode_notes(again, bounds)).tolist()
+
+
+def test_a_chunk_without_room_stays_where_it_is(tokenizer: MidiTokenizer) -> None:
+    bounds = np.array([0, 48])
+    tokens = tokenizer.encode_notes(np.array([[0, 6, 3, 0], [0, 6, 125, 0]], np.int32), bounds)[0]
+    assert tokenizer.augment(tokens, 5).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("pitch", [0, 5, 11, 12, 115, 116, 122, 127])
+def test_at_the_edges_the_pitch_class_is_kept(tokenizer: MidiTokenizer, pitch: int) -> None:
     bounds = np.array([0, 48])
     tokens = tokenizer.encode_notes(np.array([[0, 6, pitch, 0], [0, 1, pitch, DRUMS]], np.int32), bounds)[0]
-    one, drum = tokenizer.decode_notes([tokenizer.augment(tokens, amount)], bounds).tolist()
-    assert (one[2] - pitch - amount) % 12 == 0
-    assert 0 <= one[2] <= 127
-    assert drum == [0, 1, pitch, DRUMS]
+    for amount in range(-12, 13):
+        one, drum = tokenizer.decode_notes([tokenizer.augment(tokens, amount)], bounds).tolist()
+        octave = -12 if pitch + amount > 127 else 12 if pitch + amount < 0 else 0
+        assert one == [0, 6, pitch + amount + octave, 0]
+        assert drum == [0, 1, pitch, DRUMS]
 
 
 # --- real music -------------------------------------------------------------------------------------------------------
