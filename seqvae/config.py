@@ -24,7 +24,7 @@ COUNTS = {
     "steps_per_beat", "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads",
     "steps", "batch_tokens", "max_windows", "evaluate_every", "validation_segments", "save_every",
 }  # fmt: skip
-SHARES = {"dropout", "word_dropout", "denoise", "final_rate"}
+SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,10 @@ class ObjectiveConfig:
     """Share of the decoder's input tokens that are masked, so that it must ask z (Bowman et al. 2016)."""
     denoise: float = 0.0
     """Share of the encoder's input tokens that are masked (Shen et al. 2020)."""
+    fade: float = 0.0
+    """What the encoder reads of one instrument in one bar (in general: under one value of the first cue field) is weakened
+    by a random share up to this, so that the decoder learns to hear what is faint: half of a style's mean then sounds,
+    where a code of full strengths alone would be a switch."""
     bag: float = 0.0
     """Weight of the bag loss: each token told from the code and its cue alone, no history (after Zhao et al. 2017)."""
 
@@ -106,6 +110,9 @@ class TrainConfig:
     """Largest norm of the gradient."""
     transpose: int = 0
     """Music: transpose each training segment by a random number of semitones up to this many either way."""
+    mix: float = 0.0
+    """Music: share of the training batches whose segments get tracks of other segments besides their own, so that the
+    latent space learns to add: what is heard together need never have been together in one song."""
     max_windows: int = 48
     """Segments an epoch takes of one piece, so that long pieces do not drown short ones."""
     evaluate_every: int = 1000

@@ -180,6 +180,16 @@ class Batches:
             begin = end
         return [batches[i] for i in rng.permutation(len(batches))]
 
+    def strangers(self, count: int, rng: np.random.Generator) -> Ints:
+        """Segments `(count, C, T)` of pieces drawn at random, each piece as likely as every other."""
+        rows = rng.choice(self.row_ids, count)
+        firsts = []
+        for i in rows:
+            row = self.data.rows[i]
+            found = self.data.windows(row, self.chunks, 0, self.max_tokens)
+            firsts.append(rng.choice(found) if len(found) else row.first)
+        return self.data.gather(rows, np.array(firsts), self.chunks)
+
     def __iter__(self) -> Iterator[tuple[int, int, Ints]]:
         return self.resume(0, 0)
 

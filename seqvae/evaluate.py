@@ -241,7 +241,9 @@ def _blends(
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     """Every test song toward every other style by every amount, beside both baselines."""
-    conditions = [f"amount {a:g}" for a in AMOUNTS] + ["programs swapped", "random 0.5", "random 1"]
+    conditions = [f"amount {a:g}" for a in AMOUNTS]
+    # as without --from: starting at the mean of the song's own segments
+    conditions += ["own 0.5", "own 1", "programs swapped", "random 0.5", "random 1"]
     figures = [*judges, "chroma", "groove"]
     # (song, target style, figure); NaN where the song already is of that style
     rows = {c: np.full((len(songs), len(styles), len(figures)), np.nan) for c in conditions}
@@ -250,13 +252,14 @@ def _blends(
         moved = [songs[i] for i in numbers]
         vectors = [codec.styles[target].mean - codec.styles[song.style].mean for song in moved]
         noise = torch.from_numpy(rng.standard_normal((len(moved), len(vectors[0])))).float()
+        own_vectors = [codec.styles[target].mean - song.z.mean(0) for song in moved]
         random = [n / n.norm() * v.norm() for n, v in zip(noise, vectors, strict=True)]
         for condition in conditions:
             kind, _, number = condition.partition(" ")
             if kind == "programs":
                 decoded = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in moved]
             else:
-                steps = vectors if kind == "amount" else random
+                steps = {"amount": vectors, "own": own_vectors, "random": random}[kind]
                 decoded = _decode(codec, moved, [s.z + float(number) * v for s, v in zip(moved, steps, strict=True)])
             for i, song, notes in zip(numbers, moved, decoded, strict=True):
                 said = [judge.probability(notes, song.piece.bounds)[target] for judge in judges.values()]
@@ -272,11 +275,11 @@ def _blends(
                 if source != target:
                     pair = out["pairs"].setdefault(f"{source} to {target}", {})
                     pair[condition] = _summary(values[own == source, t], figures)
-    for amount in ("0.5", "1"):
-        for baseline in ("programs swapped", f"random {amount}"):
-            gained = np.nanmean(rows[f"amount {amount}"][..., 0] - rows[baseline][..., 0], 1)
+    for moved_by in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
+        for baseline in ("programs swapped", f"random {moved_by.split()[1]}"):
+            gained = np.nanmean(rows[moved_by][..., 0] - rows[baseline][..., 0], 1)
             by_style = {s: list(measures.interval(gained[own == s])) for s in styles}
-            out["margin"][f"amount {amount} over {baseline}"] = {**by_style, "all": list(measures.interval(gained))}
+            out["margin"][f"{moved_by} over {baseline}"] = {**by_style, "all": list(measures.interval(gained))}
     return out
 
 

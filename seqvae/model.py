@@ -50,9 +50,19 @@ class SequenceVAE(nn.Module):
         with torch.no_grad():
             self.decoder.conduct.weight.copy_(self.encoder.mean.weight.T)
 
-    def encode(self, tokens: Tensor, cues: Tensor) -> Posterior:
-        """`tokens (B, C, T)` with PAD at the end, `cues (B, C, T, K)`, to a posterior `(B, D)`."""
-        posterior: Posterior = self.encoder(self.decoder.binding.bind(tokens, cues), tokens != PAD)
+    def encode(self, tokens: Tensor, cues: Tensor, fade: float = 0.0) -> Posterior:
+        """`tokens (B, C, T)` with PAD at the end, `cues (B, C, T, K)`, to a posterior `(B, D)`.
+
+        With `fade`, in every other segment the tokens under one value of the first cue field (of music, one instrument in
+        one bar) are weakened together by a random share up to it.
+        """
+        x = self.decoder.binding.bind(tokens, cues)
+        if fade > 0 and self.cue_sizes:
+            under = torch.cat([cues[..., 1:, 0], cues[..., -1:, 0]], -1)  # a program token is under itself
+            shares = fade * torch.rand(*tokens.shape[:2], self.cue_sizes[0], device=x.device).gather(-1, under)
+            shares[1::2] = 0
+            x = x * (1 - shares).unsqueeze(-1).to(x.dtype)
+        posterior: Posterior = self.encoder(x, tokens != PAD)
         return posterior
 
     def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,9 +95,11 @@ class SequenceVAE(nn.Module):
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
 
-    def forward(self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool) -> Output:
+    def forward(
+        self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float = 0.0
+    ) -> Output:
         """One pass: `source` is what the encoder reads and `inputs` what the decoder is told (both perhaps masked)."""
-        posterior = self.encode(source, cues)
+        posterior = self.encode(source, cues, fade)
         z = posterior.sample() if sample else posterior.mean
         logits, bag = self.decode(z, inputs, cues)
         return Output(logits, bag, posterior, z)

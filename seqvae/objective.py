@@ -83,7 +83,8 @@ def loss(
     source = masked(tokens, config.denoise) if training else tokens
     inputs = shifted(tokens)
     inputs = masked(inputs, config.word_dropout) if training else inputs
-    output: Output = model(tokens, cues, source, inputs, not config.autoencoder)
+    fade = config.fade if training else 0.0
+    output: Output = model(tokens, cues, source, inputs, not config.autoencoder, fade)
     weight = tokens != PAD
     targets = tokens[weight]
     closed = None if allowed is None else ~allowed[weight]

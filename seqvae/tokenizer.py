@@ -65,6 +65,9 @@ class Tokenizer(Protocol):
     def augment(self, chunks: Ints, amount: int) -> Ints:
         """The same music or text said otherwise (a transposition); kinds without one return `chunks`."""
 
+    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
+        """Segments `(B, C, T)` with some of the parts of `others (B, C, T)`; kinds without parts return `tokens`."""
+
     def grammar(self) -> Grammar:
         """The rules of decoding."""
 
@@ -242,6 +245,29 @@ class MidiTokenizer:
         moved = chunks.copy()
         moved[pitched] = self._id[_PITCH][(value + shift)[pitched]]
         return moved
+
+    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
+        """Each segment `(B, C, T)` and about half of the tracks of another, of instruments that it has not itself."""
+        rows: list[list[Ints]] = []
+        for mine, other in zip(tokens, others, strict=True):
+            tracks = [self._tracks(chunk) for chunk in mine]
+            extra = [self._tracks(chunk) for chunk in other]
+            new = sorted({program for chunk in extra for program in chunk} - {p for chunk in tracks for p in chunk})
+            taken = {program for program in new if rng.random() < 0.5}
+            for here, more in zip(tracks, extra, strict=True):
+                here |= {program: more[program] for program in taken & more.keys()}
+            rows.append([np.concatenate([*(t[p] for p in sorted(t)), np.array([EOS], np.int32)]) for t in tracks])
+        out = np.full((*tokens.shape[:2], max(len(chunk) for row in rows for chunk in row)), PAD, np.int32)
+        for i, row in enumerate(rows):
+            for c, chunk in enumerate(row):
+                out[i, c, : len(chunk)] = chunk
+        return out
+
+    def _tracks(self, chunk: Ints) -> dict[int, Ints]:
+        """The tokens of each program of a chunk."""
+        chunk = chunk[self._type[chunk] > 0]
+        starts = np.flatnonzero(self._type[chunk] == _PROGRAM)
+        return {int(self._value[part[0]]): part for part in np.split(chunk, starts)[1:]}
 
     def grammar(self) -> MidiGrammar:
         """The rules of decoding."""

@@ -180,8 +180,12 @@ class Run:
     def step(self, tokens: Ints) -> Loss:
         """One optimizer step; raises SeqVAEError, before any weight moves, when loss or gradient is not finite."""
         config, progress = self.recipe.train, self.progress
+        # what is random about a batch follows from its place, so that a resumed run draws the same
+        rng = np.random.default_rng([config.seed, progress.epoch, progress.position])
+        if rng.random() < config.mix:
+            tokens = self.tokenizer.mix(tokens, self.batches.strangers(len(tokens), rng), rng)
+            tokens = tokens[: max(1, config.batch_tokens // (tokens.shape[1] * tokens.shape[2]))]
         if config.transpose:
-            rng = np.random.default_rng([config.seed, progress.epoch, progress.position])
             shifts = rng.integers(-config.transpose, config.transpose + 1, len(tokens))
             for shift in np.unique(shifts):
                 tokens[shifts == shift] = self.tokenizer.augment(tokens[shifts == shift], int(shift))
@@ -197,8 +201,8 @@ class Run:
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise SeqVAEError(
                 f"step {progress.step}: the loss is {total} and its gradient's norm {norm} at batch "
-                f"{progress.position} of epoch {progress.epoch}; the last good state is kept, resume with a lower "
-                "train.learning_rate"
+                f"{progress.position} of epoch {progress.epoch}; the state saved last is as it was, resume from it with "
+                "a lower train.learning_rate"
             )
         self.optimizer.step()
         return result
@@ -281,7 +285,7 @@ def collapsed(figures: dict[str, float], latent: int) -> str | None:
 def train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, *, resume: bool, report: Report) -> Path:
     """Train to `recipe.train.steps` and return the folder of the best checkpoint.
 
-    Raises SeqVAEError when `folder` holds a run and `resume` is False, or when another process trains there.
+    Raises SeqVAEError when `folder` holds a run and `resume` is False, and when the loss is no longer a number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keep_memory()

@@ -224,8 +224,8 @@ def test_a_residual_block_is_nearly_the_identity_at_first(seed: int) -> None:
 
 
 @given(seeds)
-def test_a_masked_sum_is_the_sum_over_the_root_of_the_count(seed: int) -> None:
+def test_a_masked_sum_has_one_unit_for_full_and_empty_bars(seed: int) -> None:
     x = noise(3, 5, 4, seed=seed)
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
-    expected = torch.stack([x[0, :4].sum(0) / 2, x[1, 0], torch.zeros(4)])
+    expected = torch.stack([x[0, :4].sum(0) / 8, x[1, 0] / 8, torch.zeros(4)])
     torch.testing.assert_close(masked_sum(x, mask), expected)

@@ -157,6 +157,15 @@ def test_every_token_is_heard(encoding: SequenceVAE, tokenizer: MidiTokenizer, s
         assert (encoding.encode(changed, cues).mean - before).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_every_other_segment_fades(encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
+    tokens, cues = tensors(tokenizer, segments)
+    clear, faint = encoding.encode(tokens, cues).mean, encoding.encode(tokens, cues, fade=0.7).mean
+    torch.testing.assert_close(faint[1::2], clear[1::2], atol=1e-5, rtol=1e-5)
+    assert ((faint[::2] - clear[::2]).abs().amax(1) > 1e-3).all()
+    torch.testing.assert_close(encoding.encode(tokens, cues, fade=1e-9).mean, clear, atol=1e-5, rtol=1e-5)
+
+
 # --- decoder ----------------------------------------------------------------------------------------------------------
 
 

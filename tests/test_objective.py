@@ -34,8 +34,10 @@ class Told:
         self.logits, self.bag = logits, logits if bag is None else bag
         self.calls: list[dict[str, Any]] = []
 
-    def __call__(self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool) -> Output:
-        self.calls.append({"tokens": tokens, "source": source, "inputs": inputs, "sample": sample})
+    def __call__(
+        self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float
+    ) -> Output:
+        self.calls.append({"tokens": tokens, "source": source, "inputs": inputs, "sample": sample, "fade": fade})
         return Output(self.logits, self.bag, Posterior(MEAN, LOGVAR), MEAN)
 
 
@@ -215,7 +217,7 @@ def test_the_right_share_is_masked_and_never_padding(share: float) -> None:
 def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     tokens = many_tokens()
     model = Told(torch.zeros(*tokens.shape, 100))
-    config = replace(CONSTANT, word_dropout=0.3, denoise=0.1)
+    config = replace(CONSTANT, word_dropout=0.3, denoise=0.1, fade=0.7)
     run(model, config, tokens)
     run(model, config, tokens, training=False)
     training, evaluation = model.calls
@@ -228,5 +230,6 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert torch.equal(training["inputs"][~hit], shift[~hit])
     # what is to be told is never masked, and in evaluation nothing is
     assert torch.equal(training["tokens"], tokens)
+    assert (training["fade"], evaluation["fade"]) == (0.7, 0.0)
     assert torch.equal(evaluation["source"], tokens)
     assert torch.equal(evaluation["inputs"], shift)

@@ -359,3 +359,45 @@ def test_settings_of_another_version_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"kind": "midi", "steps_per_beat": 12, "colour": 3}))
     with pytest.raises(CheckpointError, match="colour"):
         load_tokenizer(tmp_path)
+
+
+# --- mixing -----------------------------------------------------------------------------------------------------------
+
+
+@given(music(), music(), st.integers(0, 2**16))
+def test_a_mix_is_all_of_one_and_whole_tracks_of_another(
+    tokenizer: MidiTokenizer, one: tuple[Ints, Ints], other: tuple[Ints, Ints], seed: int
+) -> None:
+    bounds = np.array([0, 48, 96])
+    mine, theirs = (
+        {(int(n[0] - b[0]) % 96, int(n[1]), int(n[2]), int(n[3])) for n in notes} for notes, b in (one, other)
+    )
+    # durations are no part of what makes two notes one: keep one of each
+    mine, theirs = ({(n[0], n[2], n[3]): n for n in sorted(notes)}.values() for notes in (mine, theirs))  # type: ignore[assignment]
+    segments = [
+        padded(tokenizer.encode_notes(np.array(sorted(notes), np.int32).reshape(-1, 4), bounds))
+        for notes in (mine, theirs)
+    ]
+    width = max(segment.shape[1] for segment in segments)
+    a, b = (np.pad(segment, ((0, 0), (0, width - segment.shape[1])))[None] for segment in segments)
+    mixed = tokenizer.mix(a, b, np.random.default_rng(seed))
+    allowed = np.take_along_axis(tokenizer.allowed(mixed), mixed[..., None], -1)[..., 0]
+    assert allowed[mixed != PAD].all()
+    heard = as_set(tokenizer.decode_notes(list(mixed[0]), bounds))
+    assert set(mine) <= heard
+    own, more = {n[3] for n in mine}, heard - set(mine)
+    added = {n[3] for n in more}
+    assert not own & added
+    assert more == {n for n in theirs if n[3] in added}, "a track comes whole"
+
+
+def test_about_half_of_the_tracks_are_mixed_in(tokenizer: MidiTokenizer) -> None:
+    bounds = np.array([0, 48])
+    tracks = np.array([[0, 12, 60, program] for program in range(40)], np.int32)
+    full = padded(tokenizer.encode_notes(tracks, bounds))[None].repeat(50, 0)
+    empty = np.full_like(full, PAD)
+    empty[..., 0] = EOS
+    mixed = tokenizer.mix(empty, full, np.random.default_rng(0))
+    counts = [len(tokenizer.decode_notes(list(row), bounds)) for row in mixed]
+    assert np.mean(counts) == pytest.approx(20, abs=2)
+    assert min(counts) < max(counts)
