@@ -59,7 +59,8 @@ class SequenceVAE(nn.Module):
         x = self.decoder.binding.bind(tokens, cues)
         if fade > 0 and self.cue_sizes:
             under = torch.cat([cues[..., 1:, 0], cues[..., -1:, 0]], -1)  # a program token is under itself
-            shares = fade * torch.rand(*tokens.shape[:2], self.cue_sizes[0], device=x.device).gather(-1, under)
+            # the root makes large shares likelier than small ones: what is nearly clear teaches little
+            shares = fade * torch.rand(*tokens.shape[:2], self.cue_sizes[0], device=x.device).sqrt().gather(-1, under)
             shares[1::2] = 0
             x = x * (1 - shares).unsqueeze(-1).to(x.dtype)
         posterior: Posterior = self.encoder(x, tokens != PAD)
