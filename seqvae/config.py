@@ -83,9 +83,9 @@ class ObjectiveConfig:
     denoise: float = 0.0
     """Share of the encoder's input tokens that are masked (Shen et al. 2020)."""
     fade: float = 0.0
-    """What the encoder reads of one instrument in one bar (in general: under one value of the first cue field) is weakened
-    by a random share up to this, so that the decoder learns to hear what is faint: half of a style's mean then sounds,
-    where a code of full strengths alone would be a switch."""
+    """What the encoder reads of one instrument in one bar (in general: under one value of the first cue field) is
+    weakened by a random share up to this, so that the decoder learns to hear what is faint: half of a style's mean then
+    sounds, where a code of full strengths alone would be a switch."""
     bag: float = 0.0
     """Weight of the bag loss: each token told from the code and its cue alone, no history (after Zhao et al. 2017)."""
 

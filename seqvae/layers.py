@@ -154,8 +154,8 @@ class TransformerLayer(nn.Module):
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     """Sum of `x (..., T, W)` over T where `mask (..., T)`, in units of 8: `(..., W)`.
 
-    The unit is the same for full and empty bars (8 is the root of a usual count of tokens). Divided by each bar's own
-    count, a kick drum in a full bar would weigh less than one in an empty bar, and adding the mean of a dense style to a
-    sparse piece would whisper it.
+    The unit is the same for full and empty bars (8 is the root of a usual count of tokens). Divided by a bar's own
+    count, a kick drum in a full bar would weigh less than one in an empty bar, and adding the mean of a dense style to
+    a sparse piece would whisper it.
     """
     return (x * mask.to(x.dtype).unsqueeze(-1)).sum(-2) / 8

@@ -53,8 +53,8 @@ class SequenceVAE(nn.Module):
     def encode(self, tokens: Tensor, cues: Tensor, fade: float = 0.0) -> Posterior:
         """`tokens (B, C, T)` with PAD at the end, `cues (B, C, T, K)`, to a posterior `(B, D)`.
 
-        With `fade`, in every other segment the tokens under one value of the first cue field (of music, one instrument in
-        one bar) are weakened together by a random share up to it.
+        With `fade`, in every other segment the tokens under one value of the first cue field (of music, one instrument
+        in one bar) are weakened together by a random share up to it.
         """
         x = self.decoder.binding.bind(tokens, cues)
         if fade > 0 and self.cue_sizes:

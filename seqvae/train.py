@@ -201,8 +201,8 @@ class Run:
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise SeqVAEError(
                 f"step {progress.step}: the loss is {total} and its gradient's norm {norm} at batch "
-                f"{progress.position} of epoch {progress.epoch}; the state saved last is as it was, resume from it with "
-                "a lower train.learning_rate"
+                f"{progress.position} of epoch {progress.epoch}; the state saved last is as it was, resume with a "
+                "lower train.learning_rate"
             )
         self.optimizer.step()
         return result
