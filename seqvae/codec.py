@@ -18,10 +18,11 @@ from torch import Tensor
 
 from seqvae import checkpoint, interpolate, midi, style
 from seqvae.checkpoint import Checkpoint
+from seqvae.config import ObjectiveConfig
 from seqvae.errors import CheckpointError, StyleError
 from seqvae.latent import Posterior
 from seqvae.model import PAD, shifted
-from seqvae.objective import CLOSED
+from seqvae.objective import CLOSED, refine
 from seqvae.sampling import EOS, Sampling
 from seqvae.style import Style
 from seqvae.tokenizer import MidiTokenizer, Tokenizer
@@ -90,6 +91,8 @@ class Codec:
     model: Any
     styles: dict[str, Style] = field(default_factory=dict)
     name: str = ""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """How posteriors are refined; see `ObjectiveConfig.refine`."""
     form: Form = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,20 +110,23 @@ class Codec:
         return [chunks[i : i + self.chunks] for i in range(0, len(chunks), self.chunks)]
 
     @torch.no_grad()
-    def posteriors(self, segments: Sequence[list[Ints]]) -> Posterior:
-        """Posterior `(S, D)` of segments, computed in batches of similar length."""
+    def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
+        """Posterior `(S, D)` of segments, computed in batches of similar length; refined where it is to be decoded."""
         longest = np.array([max(map(len, segment)) for segment in segments])
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
         for rows in _batches(longest, BATCH_TOKENS // self.chunks):
-            posterior = self.model.encode(*self._tensors([segments[i] for i in rows]))
+            tokens, cues = self._tensors([segments[i] for i in rows])
+            posterior = self.model.encode(tokens, cues)
+            if refined and self.objective.refine:
+                posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective)
             mean[rows], logvar[rows] = posterior.mean.cpu(), posterior.logvar.cpu()
         return Posterior(mean, logvar)
 
     def encode(self, pieces: Iterable[Any]) -> list[Tensor]:
-        """Posterior means: one `(S, D)` a piece, S segments. Raises ReadError for a piece that cannot be read."""
+        """Posterior means, refined: one `(S, D)` a piece, S segments. Raises ReadError for one that cannot be read."""
         split = [self.segments(self.form.read(piece)) for piece in pieces]
-        means = self.posteriors([segment for piece in split for segment in piece]).mean
+        means = self.posteriors([segment for piece in split for segment in piece], refined=True).mean
         return list(torch.split(means, [len(piece) for piece in split]))
 
     @torch.no_grad()
@@ -142,12 +148,16 @@ class Codec:
         total = torch.zeros(every.shape)
         for rows in _batches(np.array([max(map(len, segment)) for segment in segments]), BATCH_TOKENS // self.chunks):
             tokens, cues = self._tensors([segments[i] for i in rows])
-            closed = ~torch.from_numpy(self.tokenizer.allowed(tokens.cpu().numpy())).to(tokens.device)
+            closed = ~self._allowed(tokens)
             for z in draws:
                 logits, _ = self.model.decode(z[rows].to(tokens.device), shifted(tokens), cues)
                 told = logits.masked_fill(closed, CLOSED).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
                 total[rows, :, : tokens.shape[-1]] += told.cpu()
         return total.masked_fill(every == PAD, 0.0) / samples, every
+
+    def _allowed(self, tokens: Tensor) -> Tensor:
+        """`(B, C, T, V)`: what the grammar allows at each step of `tokens (B, C, T)`."""
+        return torch.from_numpy(self.tokenizer.allowed(tokens.cpu().numpy())).to(tokens.device)
 
     def _tensors(self, segments: Sequence[list[Ints]]) -> tuple[Tensor, Tensor]:
         """Tokens `(B, C, T)` and cues `(B, C, T, K)` of segments, padded."""
@@ -249,7 +259,7 @@ class Codec:
         full = [i for i, segment in enumerate(segments) if max(map(len, segment)) > 1]
         out = [chunk for segment in segments for chunk in segment]
         if full:
-            z = move(self.posteriors([segments[i] for i in full]).mean)
+            z = move(self.posteriors([segments[i] for i in full], refined=True).mean)
             places = [i * self.chunks + c for i in full for c in range(self.chunks)]
             limits = self._filled(self.form.limits(piece), len(segments))
             chunks = self.write(z, None if limits is None else limits[places], sampling or Sampling())
@@ -311,7 +321,9 @@ class Codec:
 
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
         """A style from pieces (any accepted sources); raises StyleError where none is left."""
-        return style.fit(self.encode(pieces), source)
+        split = [self.segments(self.form.read(piece)) for piece in pieces]
+        means = self.posteriors([segment for piece in split for segment in piece]).mean
+        return style.fit(torch.split(means, [len(piece) for piece in split]), source)
 
 
 _draw = style.draw  # `Codec.sample` has an argument of the module's name
@@ -335,7 +347,8 @@ def _batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
 
 def from_checkpoint(kept: Checkpoint, name: str = "") -> Codec:
     """The codec of a checkpoint in memory."""
-    return Codec(kept.tokenizer, kept.model, style.unpack(kept.styles, kept.about_styles), name)
+    styles = style.unpack(kept.styles, kept.about_styles)
+    return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective)
 
 
 def load(name: str | Path) -> Codec:

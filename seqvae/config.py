@@ -86,6 +86,12 @@ class ObjectiveConfig:
     """What the encoder reads of one instrument in one bar (in general: under one value of the first cue field) is
     weakened by a random share up to this, so that the decoder learns to hear what is faint: half of a style's mean then
     sounds, where a code of full strengths alone would be a switch."""
+    refine: int = 0
+    """Steps by which a posterior mean is improved for its own piece when that is to be decoded again: the encoder's
+    answer is where the search begins (semi-amortized inference, Kim et al. 2018). Training and styles do without."""
+    refine_beta: float = 0.1
+    """Weight of the KL in those steps. The shorter a vector that still says the piece, the more a difference of styles
+    moves it; too short, and any vector does."""
     bag: float = 0.0
     """Weight of the bag loss: each token told from the code and its cue alone, no history (after Zhao et al. 2017)."""
 

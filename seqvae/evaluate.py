@@ -148,7 +148,7 @@ def evaluate(
 def _songs(codec: Codec, style: str, pieces: Sequence[Piece]) -> list[Song]:
     out = []
     for piece in pieces:
-        posterior = codec.posteriors(codec.segments(piece))
+        posterior = codec.posteriors(codec.segments(piece), refined=True)
         out.append(Song(style, piece, posterior.mean, float(posterior.kl().sum(1).mean())))
     return out
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from seqvae.config import ObjectiveConfig
+from seqvae import checkpoint
+from seqvae.config import ModelConfig, ObjectiveConfig
 from seqvae.latent import Posterior
-from seqvae.model import PAD, Output, SequenceVAE
-from seqvae.objective import MASK, Loss, beta_at, loss, masked
+from seqvae.model import PAD, Output, SequenceVAE, shifted
+from seqvae.objective import MASK, Loss, beta_at, loss, masked, refine
+from seqvae.tokenizer import MidiTokenizer
 
 # two segments of two chunks of up to three tokens of a vocabulary of four (MASK, 3, is said to be a token here)
 TOKENS = torch.tensor([[[3, 1, 2], [2, 0, 0]], [[1, 2, 0], [1, 1, 2]]])
@@ -233,3 +236,71 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert (training["fade"], evaluation["fade"]) == (0.7, 0.0)
     assert torch.equal(evaluation["source"], tokens)
     assert torch.equal(evaluation["inputs"], shift)
+
+
+# --- refinement -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def case(tokenizer: MidiTokenizer) -> tuple[SequenceVAE, Tensor, Tensor, Tensor]:
+    """A small model, the tokens (3, 2, T) of three segments, their cues and what the grammar allows."""
+    torch.manual_seed(3)
+    model = checkpoint.build(ModelConfig(latent=12, width=32, hidden=16), tokenizer).eval()
+    rng = np.random.default_rng(0)
+    rows = []
+    for size in (4, 9, 2):
+        notes = np.stack([rng.permutation(96)[:size], np.full(size, 6), rng.integers(40, 80, size), np.zeros(size)], 1)
+        rows.append(tokenizer.encode_notes(notes.astype(np.int32), np.array([0, 48, 96], np.int32)))
+    tokens = np.zeros((3, 2, max(len(chunk) for row in rows for chunk in row)), np.int32)
+    for i, row in enumerate(rows):
+        for c, chunk in enumerate(row):
+            tokens[i, c, : len(chunk)] = chunk
+    cues, allowed = tokenizer.cues(tokens), tokenizer.allowed(tokens)
+    return model, torch.from_numpy(tokens).long(), torch.from_numpy(cues).long(), torch.from_numpy(allowed)
+
+
+Case = tuple[SequenceVAE, Tensor, Tensor, Tensor]
+REFINED = ObjectiveConfig(refine=20, refine_beta=0.01)
+
+
+@torch.no_grad()
+def nats(case: Case, z: Tensor) -> Tensor:
+    """-log p(x|z) of each segment."""
+    model, tokens, cues, allowed = case
+    logits = model.decode(z, shifted(tokens), cues)[0].masked_fill(~allowed, -1e9).log_softmax(-1)
+    told = logits.gather(-1, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0)
+    return -told.sum((1, 2))
+
+
+def test_refining_makes_every_segment_likelier(case: Case) -> None:
+    model, tokens, cues, allowed = case
+    with torch.no_grad():
+        first = model.encode(tokens, cues)
+    refined = refine(model, tokens, cues, allowed, first, REFINED)
+    assert (nats(case, refined.mean) < nats(case, first.mean) - 0.5).all()
+    assert torch.equal(refined.logvar, first.logvar)
+    assert not refined.mean.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_no_steps_change_nothing_and_a_heavy_kl_shortens(case: Case) -> None:
+    model, tokens, cues, allowed = case
+    with torch.no_grad():
+        first = model.encode(tokens, cues)
+    same = refine(model, tokens, cues, allowed, first, replace(REFINED, refine=0))
+    assert torch.equal(same.mean, first.mean)
+    light, heavy = (
+        refine(model, tokens, cues, allowed, first, replace(REFINED, refine_beta=beta)).mean for beta in (0.0, 100.0)
+    )
+    assert (heavy.norm(dim=1) < light.norm(dim=1)).all()
+
+
+def test_a_segment_is_refined_alone_as_among_others(case: Case) -> None:
+    model, tokens, cues, allowed = case
+    with torch.no_grad():
+        first = model.encode(tokens, cues)
+    together = refine(model, tokens, cues, allowed, first, REFINED).mean
+    for i in range(len(tokens)):
+        one = Posterior(first.mean[i : i + 1], first.logvar[i : i + 1])
+        alone = refine(model, tokens[i : i + 1], cues[i : i + 1], allowed[i : i + 1], one, REFINED).mean
+        torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=1e-3)
