@@ -48,7 +48,9 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
     if not pieces:
         raise StyleError("a style needs at least one piece that can be read; name other files")
     mean = torch.stack([z.mean(0) for z in pieces]).mean(0)
-    covariance = torch.stack([(z - mean).T @ (z - mean) / len(z) for z in pieces]).mean(0)
+    # one product over all segments, each weighing as its piece allows: a matrix a piece would not fit in memory
+    rows = torch.cat([(z - mean) / len(z) ** 0.5 for z in pieces])
+    covariance = rows.T @ rows / len(pieces)
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().diag()
     pairs = [((z[:-1] - mean) * (z[1:] - mean)).sum() / (len(z) - 1) for z in pieces if len(z) > 1]
     spread = covariance.trace().clamp(min=1e-12)
