@@ -285,9 +285,31 @@ def collapsed(figures: dict[str, float], latent: int) -> str | None:
 def train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, *, resume: bool, report: Report) -> Path:
     """Train to `recipe.train.steps` and return the folder of the best checkpoint.
 
-    Raises SeqVAEError when `folder` holds a run and `resume` is False, and when the loss is no longer a number.
+    Raises SeqVAEError when `folder` holds a run and `resume` is False, when another process trains there, and when the
+    loss is no longer a number.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _train(recipe, data, tokenizer, folder, resume, report)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder; it goes with the process, however that ends."""
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SeqVAEError(f"{folder}: another process trains here; wait for it, or choose another --out") from error
+        yield
+
+
+def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, resume: bool, report: Report) -> Path:
     keep_memory()
     run = Run(recipe, data, tokenizer, folder, report)
     config, progress = recipe.train, run.progress

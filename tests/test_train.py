@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -354,3 +356,23 @@ def test_styles_are_fitted_on_what_was_trained_on(trained: Trained, collection: 
     torch.testing.assert_close(codec.styles["jazz"].mean, expected.mean, rtol=1e-3, atol=1e-3)
     weights, before = checkpoint.load(folder).model.state_dict(), checkpoint.load(trained.best).model.state_dict()
     assert all(torch.equal(weights[name], before[name]) for name in before), "the model is the same"
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    tmp_path: Path, collection: Path, tokenizer: MidiTokenizer, small_recipe: Recipe
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; from seqvae import train\n"
+        "with train._alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(SeqVAEError, match="another process"):
+            train.train(small_recipe, TokenData(collection), tokenizer, tmp_path, resume=False, report=lambda _: None)
+        other.kill()
+    assert not (tmp_path / "state.safetensors").exists()
+    with train._alone(tmp_path):  # a lock goes with its process
+        pass
