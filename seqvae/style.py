@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,11 @@ class Style:
     """Where they came from."""
     persistence: float = 0.0
     """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Symmetric square root of the covariance in double precision, found once: it takes longer than a draw."""
+        return _root(self.covariance.double())
 
 
 def fit(latents: Sequence[Tensor], source: str = "") -> Style:
@@ -106,8 +112,7 @@ def draw(style: Style, segments: int, generator: torch.Generator, temperature: f
     z_1 is drawn from the Gaussian, then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence,
     so that every segment has the style's distribution and neighbours belong together as they do in its pieces.
     """
-    root = _root(style.covariance.double())
-    noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ root * temperature
+    noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ style.root * temperature
     r = style.persistence
     steps = [noise[0]]
     for k in range(1, segments):
