@@ -1,7 +1,7 @@
 """Checkpoint folders: written whole or not at all, read without pickle.
 
-Knows: the files of a checkpoint (section 5 of the design) and how a name becomes a folder. Here the data column and the
-model column meet. Refuses to know: training, decoding, what a style is for.
+Knows: the files of a checkpoint (section 5 of the design). Here the data column and the model column meet. Refuses to
+know: training, decoding, what a style is for, and how a name becomes a folder (released.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from torch import Tensor
 from seqvae.config import ModelConfig, Recipe, from_dict, to_dict
 from seqvae.errors import CheckpointError, ConfigError, SeqVAEError
 from seqvae.model import SequenceVAE
-from seqvae.released import released, released_folder
-from seqvae.tokenizer import Tokenizer, load_tokenizer
+from seqvae.released import find
+from seqvae.tokenizer import load_tokenizer
+from seqvae.vocabulary import Tokenizer
 
 FORMAT = 1
 
@@ -44,35 +45,6 @@ class Checkpoint:
     """What `seqvae evaluate` printed."""
     card: str = ""
     """The model card, README.md."""
-
-
-def find(name: str | Path) -> Path:
-    """The folder of a released name, a path, or a Hub id `owner/name` (fetched and kept by huggingface_hub).
-
-    A bare word is a released name first; `./word` and a `Path` are paths and nothing else.
-    """
-    bare = isinstance(name, str) and not {"/", os.sep} & set(name)
-    for folder in (released_folder() / name, Path(name)) if bare else (Path(name),):
-        if (folder / "config.json").is_file():
-            return folder
-    if Path(name).exists():
-        raise CheckpointError(
-            f"{name}: no checkpoint here (config.json is missing); name the folder that `seqvae train` wrote"
-        )
-    known = ", ".join(path.name for path in released()) or "none"
-    if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(name))
-        except Exception as error:  # the Hub's client raises many kinds; each means that the name cannot be had
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(
-                f"{name}: no such folder and not to be had from the Hub ({reason}); released: {known}"
-            ) from error
-    raise CheckpointError(
-        f"{name}: no such checkpoint; name a folder, a Hub id (owner/name) or a released one: {known}"
-    )
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -212,7 +184,6 @@ __all__ = [
     "find",
     "load",
     "load_tensors",
-    "released",
     "save",
     "save_tensors",
     "write_folder",

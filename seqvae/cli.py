@@ -1,44 +1,38 @@
-"""The command line: a verb is a function, thin over codec, style, train and evaluate.
+"""The command line: a verb is a function, thin over codec and style.
 
-Knows arguments, exit codes and what is printed. Refuses to know music, models, figures and where outputs go (places.py
-does). Only typer is imported here, and the rest inside the functions, so that `seqvae --help` answers at once.
-
-Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 interrupted; with one line on standard error that says what to do.
+Knows arguments, and what each verb makes of them. Refuses to know music and sentences (kinds.py finds who does), models
+and figures, how errors are told (terminal.py), and how models are made (workshop.py). Only typer is imported here, and
+the rest inside the functions, so that `seqvae --help` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
 import io
 import json
-import math
-import os
 import random
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from seqvae import terminal, workshop
 from seqvae.errors import SeqVAEError, UsageError
+from seqvae.terminal import Json, Model, Seed, tell, verb
 
 if TYPE_CHECKING:
-    from seqvae.codec import Codec
+    from torch import Tensor
 
-Verb = Callable[..., None]
-_PLAIN: dict[str, Any] = {  # rich takes longer to import than --help may take
-    "add_completion": False,
-    "no_args_is_help": True,
-    "pretty_exceptions_enable": False,
-    "rich_markup_mode": None,
-}
-app = typer.Typer(help="Blend, walk and sample music in the latent space of a sequence VAE.", **_PLAIN)
-styles_app = typer.Typer(help="Fit styles of your own, list and describe the ones there are.", **_PLAIN)
+    from seqvae.codec import Codec
+    from seqvae.kinds import Desk, Kind
+
+Method = Literal["mean", "transport"]  # as style.Method, whose module imports torch; a test holds them together
+
+app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
+styles_app = terminal.group("Fit styles of your own, list and describe the ones there are.")
 app.add_typer(styles_app, name="style")
+app.add_typer(workshop.app)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -56,154 +50,68 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
 
 
-# --- what all verbs share ---------------------------------------------------------------------------------------------
-
-
-def _finite(value: float) -> float:
-    """Refuse nan and inf, which are numbers to Python."""
-    if not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no amount; give a number such as 0.5")
-    return value
-
-
-def _probability(value: float) -> float:
-    if not 0 < value <= 1:
-        raise typer.BadParameter(f"{value} is not above 0 and at most 1")
-    return value
-
+# --- options that several verbs have ----------------------------------------------------------------------------------
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Music files, folders of them, or corpus:NAME.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="Music files, folders of them, or corpus:NAME; of text a sentence, @FILE with one a line, or - for "
+        "standard input, which is also read where there is no argument.",
+        show_default=False,
+    ),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="A released name, a checkpoint folder or a Hub id.")]
 Out = Annotated[
     str | None,
-    typer.Option("--out", "-o", metavar="PATH", help="File or folder to write; several outputs need a folder."),
+    typer.Option(
+        "--out", "-o", metavar="PATH", help="File to write, or folder for several pieces of music; text else printed."
+    ),
 ]
+Latents = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default=False)]
 Styles = Annotated[Path | None, typer.Option("--styles", help="Add the styles of a file that `style fit` wrote.")]
 Temperature = Annotated[
-    float, typer.Option(min=0, callback=_finite, help="0 takes the likeliest token; higher is more adventurous.")
+    float,
+    typer.Option(min=0, callback=terminal.finite, help="0 takes the likeliest token; higher is more adventurous."),
 ]
-TopP = Annotated[float, typer.Option(callback=_probability, help="Draw among tokens that reach this probability.")]
+TopP = Annotated[
+    float, typer.Option(callback=terminal.probability, help="Draw among tokens that reach this probability.")
+]
 TopK = Annotated[int, typer.Option(min=0, help="Draw among this many tokens; 0 for all.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-
-
-def _verb(group: typer.Typer, example: str) -> Callable[[Verb], Verb]:
-    """Register a command under its function's name, with an example in its help and its errors told in one line."""
-
-    def register(function: Verb) -> Verb:
-        @functools.wraps(function)
-        def told(*args: Any, **kwargs: Any) -> None:
-            with _errors_in_one_line():
-                function(*args, **kwargs)
-
-        # \b: keep the lines as they are
-        group.command(function.__name__.rstrip("_"), epilog=f"\b\nExample:\n  {example}")(told)
-        return function
-
-    return register
-
-
-@contextlib.contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    try:
-        yield
-        sys.stdout.flush()
-    except SeqVAEError as error:
-        _end(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _end("interrupted", 130)
-    except BrokenPipeError:  # `seqvae ... | head`: whoever read has left, and wants no word about it
-        _flush_or_drop()
-        raise typer.Exit(141) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        reason = (error.strerror or str(error)).lower()
-        _end(f"{where}{reason}; check the name, the free space and the permissions", 1)
-
-
-def _end(line: str, code: int) -> NoReturn:
-    """Say why, and exit."""
-    _flush_or_drop()
-    print(f"seqvae: {' '.join(line.splitlines())}", file=sys.stderr)
-    raise typer.Exit(code) from None
-
-
-def _flush_or_drop() -> None:
-    """What is printed goes out now or never: Python would complain once more at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def _report(line: str) -> None:
-    """A line on standard error, above a progress bar if one is shown."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
-
-
-def _write(piece: Any, place: Path, facts: Mapping[str, Any], as_json: bool) -> None:
-    """Write one piece and tell where."""
-    from seqvae import midi
-
-    midi.write(piece, place)
-    _tell(str(place), {"output": str(place), **facts}, as_json)
-
-
-def _tell(text: str, facts: Mapping[str, Any], as_json: bool) -> None:
-    """Output for people, or the same as one line of JSON."""
-    from tqdm import tqdm
-
-    tqdm.write(json.dumps(facts) if as_json else text)
-
-
-def _print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A table with the keys on top, or one JSON object a row."""
-    if as_json:
-        for row in rows:
-            print(json.dumps(row))
-    elif rows:
-        table = [
-            list(rows[0]),
-            *([", ".join(v) if isinstance(v, list) else str(v) for v in row.values()] for row in rows),
-        ]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for cells in table:
-            print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-
-
-def _load(model: str, styles: Path | None = None) -> Codec:
-    """The codec, on the GPU if there is one, with the styles of a file added."""
-    import torch
-
-    from seqvae import codec, style
-
-    loaded = codec.load(model)
-    if torch.cuda.is_available():
-        loaded.model.cuda()
-    if styles is not None:
-        loaded.styles.update(style.load(styles, loaded.model.config.latent))
-    return loaded
+Beam = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Look for the likeliest tokens with this many candidates instead of drawing them; --temperature then "
+        "only widens what is drawn in the latent space. 0 for none.",
+    ),
+]
 
 
 # --- verbs ------------------------------------------------------------------------------------------------------------
 
 
-@_verb(app, "seqvae blend corpus:bach/bwv66.6 -m music --from classical --to rock --amount 0.5 -o blend.mid")
+@verb(
+    app,
+    "seqvae blend corpus:bach/bwv66.6 -m music --from classical --to rock --amount 0.5 -o blend.mid",
+    "seqvae blend -m reviews --from negative --to positive --amount 1.5 < in.txt > out.txt",
+    "seqvae blend @in.txt -m reviews --from negative --to positive --from past --to present --amount 1 -o out.txt",
+)
 def blend(
-    inputs: Inputs,
-    target: Annotated[str, typer.Option("--to", help="Style to move toward.", show_default=False)],
-    source: Annotated[str | None, typer.Option("--from", help="Style to start from; else the piece itself.")] = None,
-    amount: Annotated[
-        float, typer.Option(callback=_finite, help="How far: 0 stays, 0.5 is half-way, 1 all the way; any number.")
-    ] = 0.5,
+    targets: Annotated[list[str], typer.Option("--to", help="Style to move toward.", show_default=False)],
+    inputs: Inputs = None,
+    sources: Annotated[
+        list[str] | None, typer.Option("--from", help="Style to start from; else the piece itself.")
+    ] = None,
+    amounts: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--amount",
+            callback=terminal.all_finite,
+            help="How far: 0 stays, 0.5 is half-way, 1 all the way; any number.  [default: 0.5]",
+        ),
+    ] = None,
     method: Annotated[
-        Literal["mean", "transport"], typer.Option(help="Add the difference of means, or transport the covariance too.")
+        Method, typer.Option(help="Add the difference of means, or transport the covariance too.")
     ] = "mean",
     model: Model = "music",
     styles: Styles = None,
@@ -212,175 +120,264 @@ def blend(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Move pieces from one style toward another."""
-    from seqvae import places
+    """Move pieces from one style toward another.
+
+    Several moves are added up: give --from, --to and --amount once for each; one --amount serves for all.
+    """
+    from seqvae.kinds import kind_of, load
+
+    starts: Sequence[str | None] = sources or [None] * len(targets)
+    far = amounts or [0.5]
+    far = far * len(targets) if len(far) == 1 else far
+    if not len(starts) == len(far) == len(targets):
+        raise UsageError(
+            f"{len(targets)} --to, {len(sources or [])} --from and {len(amounts or [])} --amount do not fit together; "
+            "give each once for every move"
+        )
+    if method == "transport" and not sources:
+        raise UsageError("--method transport starts from a style: add --from")
+    moves = list(zip(starts, targets, far, strict=True))
+    kind = kind_of(model)
+    with kind.given(inputs or [], out, "-".join(targets), as_json) as desk:
+        codec = load(model, styles)
+        movers = [codec.mover(target, source, amount, method) for source, target, amount in moves]
+        rows = [{"from": source, "to": target, "amount": amount} for source, target, amount in moves]
+        facts = rows[0] if len(rows) == 1 else {"moves": rows}
+        _change(kind, desk, codec, _together(movers), facts, temperature, seed)
+
+
+def _together(movers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """All moves at once: each is a displacement from where the piece lies, and displacements add up."""
+    if len(movers) == 1:
+        return movers[0]
+    return lambda z: z + sum(move(z) - z for move in movers)
+
+
+def _change(
+    kind: Kind, desk: Desk, codec: Codec, move: Callable[[Tensor], Tensor], facts: dict[str, Any],
+    temperature: float = 0.0, seed: int = 0,
+) -> None:  # fmt: skip
+    """Send every piece through the latent space, moved on the way.
+
+    What is drawn does not depend on the batches: the rows of all lines are numbered, and those of each file of music.
+    """
     from seqvae.sampling import Sampling
 
-    if method == "transport" and source is None:
-        raise UsageError("--method transport starts from a style: add --from")
-    targets = places.outputs(inputs, out, target)
-    codec = _load(model, styles)
-    for name in filter(None, (source, target)):
-        codec.style(name)  # an unknown one is told before anything is read
-    sampling = Sampling(temperature=temperature, seed=seed)
-    for path, piece in places.read_each(targets, places.alone(inputs), _report):
-        moved = codec.blend(piece, target=target, source=source, amount=amount, method=method, sampling=sampling)
-        facts = {"input": str(path), "segments": len(codec.segments(piece)), "from": source, "to": target}
-        _write(moved, targets[path], {**facts, "amount": amount}, as_json)
+    row = 0
+    for batch in desk.batches():
+        pieces = [item.piece for item in batch]
+        split = [codec.segments(piece) for piece in pieces]
+        sampling = Sampling(temperature=temperature, seed=seed, first_row=row)
+        for item, result, segments in zip(batch, codec.transform(pieces, move, sampling), split, strict=True):
+            desk.write(item, result, {"segments": len(segments), **facts})
+        row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
 
 
-@_verb(app, "seqvae generate -m music --style jazz -n 4 -o out/")
+@verb(
+    app,
+    "seqvae generate -m music --style jazz -n 4 -o out/",
+    "seqvae generate -m reviews --style positive -n 10 --temperature 0.8",
+)
 def generate(
     model: Model = "music",
-    style: Annotated[str | None, typer.Option(help="Style to draw from; else all of them together.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="Style to draw from, or prior, what the model was drawn toward; else all styles.")
+    ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pieces.")] = 1,
-    segments: Annotated[int, typer.Option(min=1, help="Segments in each piece.")] = 4,
+    segments: Annotated[
+        int | None, typer.Option(min=1, help="Segments in each piece.  [default: 4 of music, 1 of text]")
+    ] = None,
     temperature: Temperature = 0.9,
     top_p: TopP = 0.95,
     top_k: TopK = 0,
+    beam: Beam = 0,
     styles: Styles = None,
     seed: Seed = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Compose new pieces. The first has the seed given; --json tells the seed of each."""
-    from tqdm import tqdm
+    """Make new pieces. The first ones have the seed given; --json tells the seed of each."""
+    from seqvae.kinds import kind_of, load
 
-    from seqvae import places
-    from seqvae.sampling import Sampling
+    kind = kind_of(model)
+    size = segments or kind.SEGMENTS
+    digits, stem = len(str(count)), style or Path(model).absolute().name
+    with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json) as desk:
+        codec = load(model, styles)
+        from seqvae.sampling import Sampling
 
-    digits = len(str(count))
-    stem = style or Path(model).absolute().name
-    targets = places.fresh([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out)
-    codec = _load(model, styles)
-    draw = random.Random(seed)
-    for i, place in enumerate(tqdm(targets, unit="piece", disable=None if count > 1 else True, leave=False)):
-        own = seed if i == 0 else draw.getrandbits(32)
-        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=own)
-        [piece] = codec.sample(1, style, temperature, segments, own, sampling)
-        _write(piece, place, {"style": style, "segments": segments, "seed": own}, as_json)
+        draw, own = random.Random(seed), seed
+        beams: dict[str, Any] = {"beam": beam} if beam else {}
+        for batch in desk.batches():
+            sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=own, **beams)
+            pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
+            for item, piece in zip(batch, pieces, strict=True):
+                desk.write(item, piece, {"style": style, "segments": size, "seed": own})
+            own = draw.getrandbits(32)
 
 
-@_verb(app, "seqvae interpolate a.mid b.mid -m music --steps 7 -o out/")
+@verb(
+    app,
+    "seqvae interpolate a.mid b.mid -m music --steps 7 -o out/",
+    'seqvae interpolate "the food was great" "we had to wait" -m reviews --steps 7',
+)
 def interpolate(
     a: Annotated[str, typer.Argument(metavar="A", help="Piece to start from.", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="Piece to end with.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write.", show_default=False)],
+    out: Out = None,
     steps: Annotated[int, typer.Option(min=2, help="Pieces, both ends included.")] = 7,
     kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along the arc, or the straight line.")] = "slerp",
     model: Model = "music",
     as_json: Json = False,
 ) -> None:
-    """Walk from one piece to another. The first output is A as the model hears it, the last one B."""
-    from seqvae import midi, places
+    """Walk from one piece to another. The first output is A as the model says it, the last one B."""
+    from seqvae.kinds import kind_of, load
 
+    own = kind_of(model)
+    if own.FILES and out is None:
+        raise UsageError("missing option '--out'; the steps are several files, which need -o FOLDER")
     digits = max(2, len(str(steps - 1)))
-    targets = places.fresh([f"{i:0{digits}}" for i in range(steps)], out)
-    start, end = midi.read(a), midi.read(b)
-    pieces = _load(model).interpolate(start, end, steps=steps, kind=kind)
-    for i, (piece, place) in enumerate(zip(pieces, targets, strict=True)):
-        _write(piece, place, {"from": a, "to": b, "amount": i / (steps - 1)}, as_json)
+    start, end = own.one(a), own.one(b)
+    with own.new([f"{i:0{digits}}" for i in range(steps)], out, as_json) as desk:
+        pieces = load(model).interpolate(start, end, steps=steps, kind=kind)
+        items = [item for batch in desk.batches() for item in batch]
+        for i, (item, piece) in enumerate(zip(items, pieces, strict=True)):
+            desk.write(item, piece, {"from": a, "to": b, "amount": i / (steps - 1)})
+    if not own.FILES:
+        for wanted, said in ((start, pieces[0]), (end, pieces[-1])):
+            if said != wanted:
+                terminal.report(f"the model says '{said}' for '{wanted}'")
 
 
-@_verb(app, "seqvae reconstruct song.mid -m music -o again.mid")
-def reconstruct(inputs: Inputs, model: Model = "music", out: Out = None, as_json: Json = False) -> None:
+@verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
+def reconstruct(inputs: Inputs = None, model: Model = "music", out: Out = None, as_json: Json = False) -> None:
     """Send pieces through the latent space and back. Shows what the model keeps of them."""
-    from seqvae import places
+    from seqvae.kinds import kind_of, load
 
-    targets = places.outputs(inputs, out, "reconstructed")
-    codec = _load(model)
-    for path, piece in places.read_each(targets, places.alone(inputs), _report):
-        facts = {"input": str(path), "segments": len(codec.segments(piece))}
-        _write(codec.reconstruct(piece), targets[path], facts, as_json)
+    kind = kind_of(model)
+    with kind.given(inputs or [], out, "reconstructed", as_json) as desk:
+        _change(kind, desk, load(model), lambda z: z, {})
 
 
-Latents = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default=False)]
+@verb(
+    app,
+    "seqvae encode song.mid -m music -o latents.safetensors",
+    "seqvae encode @in.txt -m reviews -o latents.safetensors",
+)
+def encode(out: Latents, inputs: Inputs = None, model: Model = "music", as_json: Json = False) -> None:
+    """Write the latent vectors of pieces.
 
+    Of music, each is a tensor (segments, dimensions) with the name of its file. Of text, `z` has the vectors of all
+    lines in a row, and `segments` how many of them each line has: one, or none for a line without a word.
+    """
+    from seqvae.kinds import kind_of, load
 
-@_verb(app, "seqvae encode song.mid -m music -o latents.safetensors")
-def encode(inputs: Inputs, out: Latents, model: Model = "music", as_json: Json = False) -> None:
-    """Write the latent vectors of pieces. Each is a tensor (segments, dimensions) with the name of its file."""
-    from seqvae import checkpoint, places
+    kind = kind_of(model)
+    batches = kind.read(inputs or [])
+    codec = load(model)
+    from seqvae import checkpoint
 
-    stems = places.named(inputs)
-    codec = _load(model)
-    tensors, sources = {}, {}
-    for path, piece in places.read_each(stems, places.alone(inputs), _report):
-        name = stems[path].as_posix()
-        [tensors[name]] = codec.encode([piece])
-        sources[name] = str(path)
+    items: list[Any] = []
+    latents: list[Tensor] = []
+    for batch in batches:
+        items += batch
+        latents += codec.encode([item.piece for item in batch])
+    tensors, sources, rows = kind.pack(inputs or [], items, latents, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"model": model, "kind": codec.tokenizer.kind, "sources": json.dumps(sources)}
     checkpoint.save_tensors(tensors, about, out)
-    for name, z in tensors.items():
-        facts = {"input": sources[name], "name": name, "segments": len(z), "output": str(out)}
-        _tell(f"{sources[name]}: '{name}', {len(z)} segments, in {out}", facts, as_json)
+    for text, facts in rows:
+        tell(text, facts, as_json)
 
 
-@_verb(app, "seqvae decode latents.safetensors -m music --like song.mid -o out/")
+@verb(
+    app,
+    "seqvae decode latents.safetensors -m music --like song.mid -o out/",
+    "seqvae decode latents.safetensors -m reviews > out.txt",
+)
 def decode(
     latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="File that `encode` wrote.", show_default=False)],
     model: Model = "music",
-    like: Annotated[str | None, typer.Option(help="Piece to take tempo, metre and key from.")] = None,
+    like: Annotated[str | None, typer.Option(help="Music: piece to take tempo, metre and key from.")] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Turn latent vectors back into pieces. Each has the name of its tensor."""
-    from seqvae import checkpoint, midi, places
+    """Turn latent vectors back into pieces. Music has the names of its tensors, text comes in the order of lines."""
+    from seqvae.kinds import kind_of, load
 
-    tensors, _ = checkpoint.load_tensors(latents)
-    names = sorted(tensors)
-    if not names or any(".." in Path(name).parts or Path(name).is_absolute() for name in names):
-        raise SeqVAEError(f"{latents}: its tensors are not named as pieces; write it with `seqvae encode`")
-    targets = places.fresh(names, out)
-    frame = None if like is None else midi.read(like)
-    codec = _load(model)
-    for name, place in zip(names, targets, strict=True):
-        z = tensors[name].float()
-        if frame is not None and len(z) > (most := len(codec.segments(frame))):
-            raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer piece")
-        [piece] = codec.decode([z], like=None if frame is None else [frame])
-        _write(piece, place, {"name": name, "segments": len(z)}, as_json)
+    kind = kind_of(model)
+    frame = None if like is None else kind.frame(like)
+    from seqvae import checkpoint
+
+    tensors, about = checkpoint.load_tensors(latents)
+    pieces = kind.unpack(tensors, latents)
+    with kind.new([name for name, _ in pieces], out, as_json) as desk:
+        codec = load(model)
+        if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
+            raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} speaks {codec.tokenizer.kind}; choose -m")
+        most = None if frame is None else len(codec.segments(frame))
+        for name, z in pieces:
+            if most is not None and len(z) > most:
+                raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer piece")
+        rest = iter(pieces)
+        for batch in desk.batches():
+            named = [(name, z.float()) for _, (name, z) in zip(batch, rest, strict=False)]
+            frames = None if frame is None else [frame] * len(batch)
+            results = codec.decode([z for _, z in named], like=frames)
+            for item, (name, z), piece in zip(batch, named, results, strict=True):
+                desk.write(item, piece, {"name": name, "segments": len(z)})
 
 
-@_verb(styles_app, "seqvae style fit mine=songs/ -m music -o my.styles")
+# --- styles -----------------------------------------------------------------------------------------------------------
+
+
+@verb(
+    styles_app,
+    "seqvae style fit mine=songs/ -m music -o my.styles",
+    "seqvae style fit glasses=@with.txt plain=@without.txt -m reviews -o my.styles",
+)
 def fit(
-    sets: Annotated[list[str], typer.Argument(metavar="NAME=PATH", help="Files or folders.", show_default=False)],
+    sets: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME=PATH", help="Files, or folders of them; of text, NAME=@FILE is understood too."),
+    ],
     out: Latents,
     model: Model = "music",
     as_json: Json = False,
 ) -> None:
-    """Fit styles to your own music. A name may be given several times; use the file with --styles."""
-    from seqvae import collection, places, style
+    """Fit styles to pieces of your own. A name may be given several times; use the file with --styles."""
+    from seqvae.kinds import kind_of, load
 
     paths: dict[str, list[str]] = {}
     for given in sets:
         name, _, path = given.partition("=")
-        if not name or not path or name == "all":
-            raise UsageError(f"'{given}': write NAME=PATH, with any NAME but all")
+        if not name or not path or name in ("all", "prior"):
+            raise UsageError(f"'{given}': write NAME=PATH, with any NAME but all and prior")
         paths.setdefault(name, []).append(path)
-    found = {name: collection.find(given) for name, given in paths.items()}
-    codec = _load(model)
-    fitted = {}
-    for name, inputs in paths.items():
-        pieces = places.read_each(found[name], places.alone(inputs), _report)
-        fitted[name] = codec.fit_style([piece for _, piece in pieces], ", ".join(inputs))
+    kind = kind_of(model)
+    found = {name: kind.members(given) for name, given in paths.items()}
+    codec = load(model)
+    from seqvae import style
+
+    fitted = {name: codec.fit_style(list(found[name]), ", ".join(given)) for name, given in paths.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     style.save(fitted, out)
     for name, one in fitted.items():
         facts = {"style": name, "count": one.count, "source": one.source, "output": str(out)}
-        _tell(f"{name}: {one.count} pieces, in {out}", facts, as_json)
+        tell(f"{name}: {one.count} pieces, in {out}", facts, as_json)
 
 
-@_verb(styles_app, "seqvae style list -m music --json")
+@verb(styles_app, "seqvae style list -m music --json")
 def list_(model: Model = "music", styles: Styles = None, as_json: Json = False) -> None:
     """List the styles of a model."""
-    known = {name: style for name, style in sorted(_load(model, styles).styles.items()) if name != "all"}
+    from seqvae.kinds import load
+
+    known = {name: style for name, style in sorted(load(model, styles).styles.items()) if name != "all"}
     rows = [{"style": name, "count": style.count, "source": style.source} for name, style in known.items()]
-    _print_rows(rows, as_json)
+    terminal.print_rows(rows, as_json)
 
 
-@_verb(styles_app, "seqvae style show rock -m music")
+@verb(styles_app, "seqvae style show rock -m music")
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Style to describe.", show_default=False)],
     model: Model = "music",
@@ -388,75 +385,39 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Describe one style. Tells how wide it is, and how far its mean lies from every other one's."""
-    codec = _load(model, styles)
+    from seqvae.kinds import load
+
+    codec = load(model, styles)
     style = codec.style(name)
     others = {n: float((style.mean - s.mean).norm()) for n, s in sorted(codec.styles.items()) if n not in (name, "all")}
     spread = float(style.covariance.trace().sqrt())
+    told = {"mean", "covariance", "count", "source", "persistence"}  # and whatever else a style may know of itself
+    more = {key: value for key, value in vars(style).items() if key not in told and isinstance(value, _PLAIN) and value}
     facts = {"style": name, "count": style.count, "source": style.source, "spread": spread}
-    facts |= {"persistence": style.persistence, "distances": others}
+    facts |= {"persistence": style.persistence, "distances": others, **more}
     lines = [
         f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
         f"spread {spread:.3f}: root mean square distance of a segment from the mean",
         f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
         *(f"{distance:.3f} from the mean of {other}" for other, distance in others.items()),
+        *(f"{key.replace('_', ' ')}: {_said(value)}" for key, value in more.items()),
     ]
-    _tell("\n".join(lines), facts, as_json)
+    tell("\n".join(lines), facts, as_json)
 
 
-Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder with a folder a style.", show_default=False)]
+_PLAIN = (str, int, float, list, tuple, dict)
 
 
-@_verb(app, "seqvae train music --data songs/ --out runs/music --set model.latent=256")
-def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .toml.", show_default=False)],
-    data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="Folder of music.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default=False)],
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
-) -> None:
-    """Train a model on a folder of pieces. Prints where the checkpoint is."""
-    from seqvae.config import load_recipe
-
-    changed = [*(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
-    settings = load_recipe(recipe, changed)
-    from seqvae.train import train_from
-
-    try:
-        best, skipped = train_from(settings, data, out, resume=resume, report=_report)
-    except KeyboardInterrupt:
-        command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
-        command += [f"--set={change}" for change in changed]
-        _end(f"interrupted; go on with `{shlex.join(command)} --resume`", 130)
-    if skipped:
-        _report(f"{len(skipped)} files skipped")
-    print(best)
+def _said(value: Any) -> str:
+    """A fact for people: numbers short, and what is nested in a row."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_said(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-@_verb(app, "seqvae evaluate -m music --data songs/ --json")
-def evaluate(
-    data: Data,
-    model: Model = "music",
-    pieces: Annotated[int, typer.Option(min=1, help="Held-out pieces of each style at most.")] = 20,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Measure a model on held-out pieces. Tells what it keeps of them, and where blends arrive."""
-    from seqvae import evaluate
-
-    figures = evaluate.evaluate(_load(model), data, pieces=pieces, seed=seed, report=_report)
-    _tell(evaluate.table(figures), figures, as_json)
-
-
-@_verb(app, "seqvae models")
-def models(as_json: Json = False) -> None:
-    """List the released models."""
-    from seqvae import released
-
-    rows = [dataclasses.asdict(released.facts(folder)) for folder in released.released()]
-    if not rows:
-        raise SeqVAEError(f"no released model in {released.released_folder()}; train one with `seqvae train`")
-    _print_rows(rows, as_json)
+# --- the program itself -----------------------------------------------------------------------------------------------
 
 
 def _version(asked: bool) -> None:

@@ -1,86 +1,37 @@
 """Codec: a tokenizer and a model together. Pieces to latent vectors, and back; what most users call.
 
 Knows: segments, batches, and how a decoded piece takes its frame from another. Refuses to know: training, figures, the
-command line. One `Form` per kind of sequence holds what differs between kinds.
+command line, and what differs between kinds of pieces (forms.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import checkpoint, interpolate, midi, style
+from seqvae import checkpoint, interpolate, style
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import ObjectiveConfig
 from seqvae.errors import CheckpointError, StyleError
+from seqvae.forms import Form, form_of
 from seqvae.latent import Posterior
-from seqvae.model import PAD, shifted
-from seqvae.objective import CLOSED, refine
+from seqvae.layers import CLOSED, shifted
+from seqvae.model import PAD
+from seqvae.objective import refine
 from seqvae.sampling import EOS, Sampling
 from seqvae.style import Style
-from seqvae.tokenizer import MidiTokenizer, Tokenizer
+from seqvae.vocabulary import Tokenizer
 
 Ints = NDArray[np.int32]
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: bounds memory, not results
 BATCH_CHUNKS = 512  # chunks decoded side by side
-
-
-class Form(Protocol):
-    """What the codec needs to know of one kind of piece."""
-
-    def read(self, source: Any) -> Any:
-        """Any accepted source as a piece; raises ReadError in one line."""
-
-    def limits(self, piece: Any) -> Ints | None:
-        """Length of each chunk where the grammar wants one, `(C,)`."""
-
-    def blank(self, chunks: int) -> Any:
-        """A piece without content to decode into: what a new piece looks like."""
-
-    def join(self, chunks: list[Ints], like: Any) -> Any:
-        """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`."""
-
-
-class MusicForm:
-    """Music: tempo, metre, key and the loudness of each bar come from the original."""
-
-    def __init__(self, tokenizer: MidiTokenizer) -> None:
-        self.tokenizer = tokenizer
-
-    def read(self, source: Any) -> midi.Piece:
-        """As `midi.read`."""
-        return midi.read(source)
-
-    def limits(self, piece: midi.Piece) -> Ints:
-        """Chunk lengths in steps."""
-        return np.diff(piece.bounds).astype(np.int32)
-
-    def blank(self, chunks: int) -> midi.Piece:
-        """Bars of 4/4 at 110 beats a minute."""
-        frame = midi.make_frame(([(0, 60_000_000 // 110)], [(0, 4, 4)], []))
-        bounds = np.arange(chunks + 1, dtype=np.int32) * midi.MAX_CHUNK_STEPS
-        return midi.Piece(np.zeros((0, 5), np.int32), bounds, frame)
-
-    def join(self, chunks: list[Ints], like: midi.Piece) -> Any:
-        """A `symusic.Score`."""
-        notes = self.tokenizer.decode_notes(chunks, like.bounds)
-        bar = np.clip(np.searchsorted(like.bounds, notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2)
-        home = np.clip(
-            np.searchsorted(like.bounds, like.notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2
-        )
-        total = np.bincount(home, weights=like.notes[:, midi.VELOCITY], minlength=len(like.bounds) - 1)
-        count = np.bincount(home, minlength=len(like.bounds) - 1)
-        usual = total.sum() / count.sum() if count.sum() else 80
-        loud = np.where(count > 0, total / np.maximum(count, 1), usual)
-        velocity = np.clip(np.round(loud[bar]), 1, 127).astype(np.int32)
-        return midi.to_score(np.column_stack([notes, velocity]), like.frame)
 
 
 @dataclass
@@ -96,8 +47,7 @@ class Codec:
     form: Form = field(init=False)
 
     def __post_init__(self) -> None:
-        assert isinstance(self.tokenizer, MidiTokenizer)
-        self.form = MusicForm(self.tokenizer)
+        self.form = form_of(self.tokenizer)
         self.model.eval()
         self.chunks: int = self.model.config.chunks
 
@@ -143,21 +93,29 @@ class Codec:
         """Log-probability of every token, a mean over draws: `(S, C, T)` in nats, 0 at padding; and the tokens."""
         segments = self.segments(piece)
         posterior, generator = self.posteriors(segments), torch.Generator().manual_seed(seed)
-        draws = [posterior.sample(generator) for _ in range(samples)]
-        every = self._tensors(segments)[0].cpu()
-        total = torch.zeros(every.shape)
-        for rows in _batches(np.array([max(map(len, segment)) for segment in segments]), BATCH_TOKENS // self.chunks):
-            tokens, cues = self._tensors([segments[i] for i in rows])
-            closed = ~self._allowed(tokens)
-            for z in draws:
-                logits, _ = self.model.decode(z[rows].to(tokens.device), shifted(tokens), cues)
-                told = logits.masked_fill(closed, CLOSED).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
-                total[rows, :, : tokens.shape[-1]] += told.cpu()
-        return total.masked_fill(every == PAD, 0.0) / samples, every
+        draws = torch.stack([posterior.sample(generator) for _ in range(samples)])
+        return self.told(draws, segments).mean(0), self._tensors(segments)[0].cpu()
 
-    def _allowed(self, tokens: Tensor) -> Tensor:
-        """`(B, C, T, V)`: what the grammar allows at each step of `tokens (B, C, T)`."""
-        return torch.from_numpy(self.tokenizer.allowed(tokens.cpu().numpy())).to(tokens.device)
+    @torch.no_grad()
+    def told(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
+        """log p of every token of segments given `z (L, S, D)`, L vectors each: `(L, S, C, T)` in nats, 0 at PAD."""
+        longest = np.array([max(map(len, segment)) for segment in segments])
+        total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max()))
+        for rows in _batches(longest, BATCH_TOKENS // self.chunks):
+            tokens, cues = self._tensors([segments[i] for i in rows])
+            allowed = self._allowed(tokens)
+            for i, one in enumerate(z):
+                logits, _ = self.model.decode(one[rows].to(tokens.device), shifted(tokens), cues)
+                if allowed is not None:
+                    logits = logits.masked_fill(~allowed, CLOSED)
+                told = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+                total[i, rows, :, : tokens.shape[-1]] = told.masked_fill(tokens == PAD, 0.0).cpu()
+        return total
+
+    def _allowed(self, tokens: Tensor) -> Tensor | None:
+        """`(B, C, T, V)`: what the grammar allows at each step of `tokens (B, C, T)`; None for whatever there is."""
+        rules = self.tokenizer.allowed(tokens.cpu().numpy())
+        return None if rules is None else torch.from_numpy(rules).to(tokens.device)
 
     def _tensors(self, segments: Sequence[list[Ints]]) -> tuple[Tensor, Tensor]:
         """Tokens `(B, C, T)` and cues `(B, C, T, K)` of segments, padded."""
@@ -175,6 +133,7 @@ class Codec:
     def write(self, z: Tensor, limits: Ints | None, sampling: Sampling) -> list[Ints]:
         """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has one."""
         grammar = self.tokenizer.grammar()
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.tokenizer.max_tokens))
         chunks: list[Ints] = []
         each = max(1, BATCH_CHUNKS // self.chunks)
         for first in range(0, len(z), each):
@@ -182,7 +141,10 @@ class Codec:
             rows = len(part) * self.chunks
             lengths = None if limits is None else limits[first * self.chunks :][:rows]
             written = self.model.write(
-                part, grammar, grammar.start(rows, lengths), replace(sampling, first_row=first * self.chunks)
+                part,
+                grammar,
+                grammar.start(rows, lengths),
+                replace(sampling, first_row=sampling.first_row + first * self.chunks),
             )
             chunks += [chunk for segment in written for chunk in segment]
         return chunks
@@ -229,7 +191,7 @@ class Codec:
 
     def reconstruct(self, piece: Any) -> Any:
         """A piece through the latent space and back, unmoved."""
-        return self._moved(self.form.read(piece), lambda z: z)
+        return self.transform([piece], lambda z: z)[0]
 
     def blend(
         self,
@@ -246,27 +208,44 @@ class Codec:
         Without `source` it starts from where the piece itself lies: the mean of its own segments. Bars without notes
         stay so. Raises StyleError for a style that is not there, and ReadError for a piece that cannot be read.
         """  # fmt: skip
+        return self.transform([piece], self.mover(target, source, amount, method), sampling)[0]
+
+    def mover(
+        self, target: str | Style, source: str | Style | None = None, amount: float = 0.5, method: style.Method = "mean"
+    ) -> Callable[[Tensor], Tensor]:
+        """What `blend` does to the latent vectors `(S, D)` of one piece, for `transform`."""
         goal = self.style(target)
-        start = self.style(source) if source is not None else None
+        if source is None:
+            return lambda z: style.blend(z, z.mean(0), goal, amount, method)
+        return style.mover(self.style(source), goal, amount, method)  # what it needs is found once for all pieces
 
-        def move(z: Tensor) -> Tensor:
-            return style.blend(z, start if start is not None else z.mean(0), goal, amount, method)
+    def transform(
+        self, pieces: Iterable[Any], move: Callable[[Tensor], Tensor], sampling: Sampling | None = None
+    ) -> list[Any]:
+        """Pieces whose latent vectors have been moved, in their order: encoded, moved one by one and decoded together.
 
-        return self._moved(self.form.read(piece), move, sampling)
-
-    def _moved(self, piece: Any, move: Any, sampling: Sampling | None = None) -> Any:
-        segments = self.segments(piece)
-        full = [i for i, segment in enumerate(segments) if max(map(len, segment)) > 1]
-        out = [chunk for segment in segments for chunk in segment]
-        if full:
-            z = move(self.posteriors([segments[i] for i in full], refined=True).mean)
-            places = [i * self.chunks + c for i in full for c in range(self.chunks)]
-            limits = self._filled(self.form.limits(piece), len(segments))
-            chunks = self.write(z, None if limits is None else limits[places], sampling or Sampling())
-            for place, chunk in zip(places, chunks, strict=True):
-                if len(out[place]) > 1:
-                    out[place] = chunk
-        return self.form.join(out[: self._size(piece, len(out))], piece)
+        `move` gets `(S, D)`, one row a segment of a piece that has content, and gives as many. Chunks without content
+        stay so.
+        """
+        read = [self.form.read(piece) for piece in pieces]
+        split = [self.segments(piece) for piece in read]
+        full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
+        if any(full):
+            means = self.posteriors([one[i] for one, rows in zip(split, full, strict=True) for i in rows], True).mean
+            z = torch.cat([move(part) for part in torch.split(means, list(map(len, full))) if len(part)])
+            limits = [
+                None if (all_ := self._filled(self.form.limits(piece), len(one))) is None
+                else all_.reshape(-1, self.chunks)[rows].ravel()
+                for piece, one, rows in zip(read, split, full, strict=True)
+            ]  # fmt: skip
+            chunks = iter(self.write(z, _joined(limits), sampling or Sampling()))
+            for one, rows in zip(split, full, strict=True):
+                for i in rows:
+                    one[i] = [new if len(old) > 1 else old for old, new in zip(one[i], chunks, strict=False)]
+        flat = [[chunk for segment in one for chunk in segment] for one in split]
+        return [
+            self.form.join(one[: self._size(piece, len(one))], piece) for one, piece in zip(flat, read, strict=True)
+        ]
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
         """`steps` pieces on the way from `a` to `b`, both ends included as the model reconstructs them.
@@ -297,9 +276,10 @@ class Codec:
     ) -> list[Any]:
         """New pieces of `segments` segments each, drawn from a style's Gaussian, or from that of all styles together.
 
-        `temperature` scales both the spread of the latent draw and the decoder's choices; 0 decodes a style's mean.
+        `style="prior"` draws from N(0, I). `temperature` scales both the spread of the latent draw and the decoder's
+        choices; 0 decodes a style's mean.
         """
-        where = self.style(style if style is not None else "all")
+        where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
         generator = torch.Generator().manual_seed(seed)
         z = [_draw(where, segments, generator, temperature) for _ in range(count)]
         if sampling is None:
@@ -307,6 +287,11 @@ class Codec:
         return self.decode(z, sampling=replace(sampling, seed=seed))
 
     # --- styles -------------------------------------------------------------------------------------------------------
+
+    def _prior(self) -> Style:
+        """The standard normal as a style."""
+        latent = self.model.config.latent
+        return Style(torch.zeros(latent), torch.eye(latent), 0, "the prior N(0, I)")
 
     def style(self, name: str | Style) -> Style:
         """A style by name; raises StyleError with the names there are."""

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 # Numbers are never negative; these are never 0 either, and the others never above 1.
 COUNTS = {
-    "steps_per_beat", "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads",
+    "steps_per_beat", "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads", "vocab_size", "max_tokens",
     "steps", "batch_tokens", "max_windows", "evaluate_every", "validation_segments", "save_every",
 }  # fmt: skip
 SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
@@ -31,12 +31,18 @@ SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 class TokenizerConfig:
     """How pieces become tokens."""
 
-    kind: Literal["midi"] = "midi"
+    kind: Literal["midi", "text"] = "midi"
     """Kind of sequence."""
     steps_per_beat: int = 12
     """Music: grid steps a quarter note."""
     max_steps: int = 48
     """Music: the longest chunk in steps; longer bars are cut on beats."""
+    algorithm: Literal["unigram", "bpe"] = "bpe"
+    """Text: how SentencePiece learns its pieces (Kudo 2018; Sennrich et al. 2016)."""
+    vocab_size: int = 4000
+    """Text: tokens in the vocabulary at most; few lines make fewer."""
+    max_tokens: int = 128
+    """Text: tokens of a segment at most; a longer line is cut at spaces."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,15 @@ class ModelConfig:
     2017)."""
     decoder: Literal["recurrent", "transformer"] = "recurrent"
     """What writes a chunk."""
+    previous: bool = False
+    """Bind each token to the one before it, so that the latent vector can be asked what follows a word: for kinds whose
+    tokens have no cues, such as sentences and logs."""
     layers: int = 1
     """Recurrent or transformer layers in each of the two."""
     heads: int = 8
     """Attention heads of the transformer."""
     dropout: float = 0.0
-    """Share of activations dropped inside the transformer layers."""
+    """Share of activations dropped, inside the transformer layers or around the recurrence."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +87,23 @@ class ObjectiveConfig:
     """Steps until beta is reached; for `cyclical`, the length of one cycle, of which the first half rises."""
     free_bits: float = 0.0
     """Nats a dimension that the KL does not charge for, on the average of a batch (Kingma et al. 2016)."""
+    free_bits_total: float = 0.0
+    """Nats a segment that the KL as a whole does not charge for, whichever dimensions hold them."""
+    target_kl: float = 0.0
+    """Nats a segment that the KL is held at, by charging its distance from there (Burgess et al. 2018); 0 for none."""
+    pretrain_steps: int = 0
+    """Steps as a plain autoencoder, after which the decoder starts afresh and the schedule begins: the encoder has
+    something to say before the decoder has learned to do without (Li et al. 2019)."""
+    aggressive: int = 0
+    """Encoder updates at most before each update of all, as long as the mutual information of x and z still rises from
+    one validation to the next: the posterior no longer lags behind (He et al. 2019)."""
     word_dropout: float = 0.0
     """Share of the decoder's input tokens that are masked, so that it must ask z (Bowman et al. 2016)."""
     denoise: float = 0.0
-    """Share of the encoder's input tokens that are masked (Shen et al. 2020)."""
+    """Share of the encoder's input tokens that are spoilt, so that near texts lie near each other (Shen et al.
+    2020)."""
+    denoise_by: Literal["mask", "drop"] = "mask"
+    """How: each masked in its place, or left out, which moves what follows. Tokens with cues can only be masked."""
     fade: float = 0.0
     """What the encoder reads of one instrument in one bar (in general: under one value of the first cue field) is
     weakened by a random share up to this, so that the decoder learns to hear what is faint: half of a style's mean then
@@ -89,6 +111,8 @@ class ObjectiveConfig:
     refine: int = 0
     """Steps by which a posterior mean is improved for its own piece when that is to be decoded again: the encoder's
     answer is where the search begins (semi-amortized inference, Kim et al. 2018). Training and styles do without."""
+    refine_most: int = 0
+    """Steps at most for those that do not come back token by token yet: a sentence with one wrong word is another."""
     refine_beta: float = 0.1
     """Weight of the KL in those steps. The shorter a vector that still says the piece, the more a difference of styles
     moves it; too short, and any vector does."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,40 +90,55 @@ class TokenData:
             self.rows = [Row(**row) for row in self.index["pieces"]]
             names = [folder / f"shard-{i:05d}" for i in range(self.index["shards"])]
             self.tokens = [np.load(f"{stem}.tokens.npy", mmap_mode="r") for stem in names]
-            self.ends = [np.concatenate([[0], np.load(f"{stem}.ends.npy")]).astype(np.int64) for stem in names]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            ends = [np.concatenate([[0], np.load(f"{stem}.ends.npy")]).astype(np.int64) for stem in names]
+            # of all chunks of all shards in a row: where each begins in its shard, and how long it is
+            self._begin = np.concatenate([e[:-1] for e in ends])
+            self._length = np.concatenate([np.diff(e) for e in ends])
+            base = np.concatenate([[0], np.cumsum([len(e) - 1 for e in ends])])
+            self._shard = np.array([row.shard for row in self.rows], np.int64)
+            self._base = base[self._shard]
+            self._first = np.array([row.first for row in self.rows], np.int64)
+            self._count = np.array([row.chunks for row in self.rows], np.int64)
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise ReadError(
                 folder, f"no token shards ({error})", "delete it, and run `seqvae train` with --data to make them"
             ) from error
 
-    def chunk_lengths(self, row: Row) -> Longs:
-        """Tokens in each chunk of a piece, `(chunks,)`."""
-        lengths: Longs = np.diff(self.ends[row.shard][row.first : row.first + row.chunks + 1])
-        return lengths
+    def counts(self, pieces: Longs) -> Longs:
+        """Chunks of each piece."""
+        counts: Longs = self._count[pieces]
+        return counts
 
-    def windows(self, row: Row, chunks: int, offset: int, max_tokens: int) -> Longs:
-        """First chunks (in the shard) of a piece's segments from `offset` on, without the empty and the too long."""
-        lengths = self.chunk_lengths(row)
-        starts = np.arange(offset, row.chunks, chunks)
-        padded = np.append(lengths, np.ones(chunks, np.int64))
-        size = np.stack([padded[starts + c] for c in range(chunks)], 1)
-        good = (size.max(1) > 1) & (size.max(1) <= max_tokens)
-        first: Longs = row.first + starts[good]
-        return first
+    def windows(
+        self, pieces: Longs, chunks: int, offsets: Longs | int = 0, max_tokens: int = sys.maxsize
+    ) -> tuple[Longs, Longs, Longs]:
+        """The segments of some pieces, each from its own offset on, without the empty and the too long.
+
+        Gives the number of each one's piece, its first chunk (in the shard) and the tokens of its longest chunk.
+        """
+        offset = np.broadcast_to(offsets, pieces.shape)
+        each = np.maximum(0, -(-(self._count[pieces] - offset) // chunks))
+        owner = np.repeat(np.arange(len(pieces)), each)
+        start = offset[owner] + chunks * (np.arange(len(owner)) - np.repeat(each.cumsum() - each, each))
+        piece = pieces[owner]
+        size = self._spans(piece, self._first[piece] + start, chunks)[1].max(1, initial=1)
+        good = (size > 1) & (size <= max_tokens)
+        return piece[good], (self._first[piece] + start)[good], size[good]
+
+    def _spans(self, pieces: Longs, firsts: Longs, chunks: int) -> tuple[Longs, Longs]:
+        """Where each chunk of segments begins in its shard, and its length: `(B, C)` each, 0 past a piece's end."""
+        at = firsts[:, None] + np.arange(chunks)
+        inside = at < (self._first + self._count)[pieces][:, None]
+        place = np.where(inside, self._base[pieces][:, None] + at, 0)
+        return self._begin[place] * inside, self._length[place] * inside
 
     def gather(self, row_ids: Longs, firsts: Longs, chunks: int) -> Ints:
         """Tokens `(B, C, T)` of segments, PAD at the end of chunks; past the end of a piece a chunk is just EOS."""
-        starts = np.zeros((len(firsts), chunks), np.int64)
-        lengths = np.zeros((len(firsts), chunks), np.int64)
-        for i, (row_id, first) in enumerate(zip(row_ids, firsts, strict=True)):
-            row = self.rows[row_id]
-            ends = self.ends[row.shard]
-            for c in range(min(chunks, row.first + row.chunks - first)):
-                starts[i, c], lengths[i, c] = ends[first + c], ends[first + c + 1] - ends[first + c]
+        starts, lengths = self._spans(row_ids, firsts, chunks)
         steps = np.arange(max(1, int(lengths.max())))
         valid = steps < lengths[..., None]
         out = np.zeros(valid.shape, np.int32)
-        shards = np.array([self.rows[r].shard for r in row_ids])
+        shards = self._shard[row_ids]
         for shard in np.unique(shards):
             rows = shards == shard
             places = (starts[rows][..., None] + steps) * valid[rows]
@@ -146,38 +162,30 @@ class Batches:
     ) -> None:
         self.data, self.chunks, self.batch_tokens = data, chunks, batch_tokens
         self.max_windows, self.seed, self.max_tokens = max_windows, seed, max_tokens
-        self.row_ids = [i for i, row in enumerate(data.rows) if split_of(row.group) == split]
+        self.row_ids: Longs = np.array([i for i, row in enumerate(data.rows) if split_of(row.group) == split], np.int64)
 
     def epoch(self, epoch: int) -> list[tuple[Longs, Longs]]:
         """The batches of one epoch: (rows of the index, first chunks), shuffled."""
         rng = np.random.default_rng([self.seed, epoch])
-        if not self.row_ids:
+        if not len(self.row_ids):
             return []
-        rows, firsts, sizes = [], [], []
-        for i in self.row_ids:
-            row = self.data.rows[i]
-            first = self.data.windows(
-                row, self.chunks, int(rng.integers(min(self.chunks, row.chunks))), self.max_tokens
-            )
-            if len(first) > self.max_windows:
-                first = rng.choice(first, self.max_windows, replace=False)
-            padded = np.append(self.data.chunk_lengths(row), np.ones(self.chunks, np.int64))
-            at = first - row.first
-            sizes.append(np.stack([padded[at + c] for c in range(self.chunks)], 1).max(1))
-            firsts.append(first)
-            rows.append(np.full(len(first), i))
-        row_ids, first_ids, size = (np.concatenate(x) for x in (rows, firsts, sizes))
+        offsets = rng.integers(np.minimum(self.chunks, self.data.counts(self.row_ids)))
+        rows, firsts, size = self.data.windows(self.row_ids, self.chunks, offsets, self.max_tokens)
+        # of a piece with more than its share, a random part: rank its segments in a random order
+        order = np.lexsort((rng.random(len(rows)), rows))
+        sorted_rows = rows[order]
+        rank = np.arange(len(order)) - np.searchsorted(sorted_rows, sorted_rows)
+        kept = order[rank < self.max_windows]
+        rows, firsts, size = rows[kept], firsts[kept], size[kept]
         order = np.argsort(size + rng.uniform(0, 4, len(size)), kind="stable")
-        batches, begin = [], 0
-        while begin < len(order):
-            end = begin + 1
-            while (
-                end < len(order)
-                and (end + 1 - begin) * self.chunks * size[order[begin : end + 1]].max() <= self.batch_tokens
-            ):
-                end += 1
-            batches.append((row_ids[order[begin:end]], first_ids[order[begin:end]]))
-            begin = end
+        batches, begin, longest = [], 0, 0
+        for end, tokens in enumerate(size[order].tolist()):
+            if end > begin and (end + 1 - begin) * self.chunks * max(longest, tokens) > self.batch_tokens:
+                batches.append((rows[order[begin:end]], firsts[order[begin:end]]))
+                begin, longest = end, 0
+            longest = max(longest, tokens)
+        if begin < len(order):
+            batches.append((rows[order[begin:]], firsts[order[begin:]]))
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def strangers(self, count: int, rng: np.random.Generator) -> Ints:
@@ -185,9 +193,8 @@ class Batches:
         rows = rng.choice(self.row_ids, count)
         firsts = []
         for i in rows:
-            row = self.data.rows[i]
-            found = self.data.windows(row, self.chunks, 0, self.max_tokens)
-            firsts.append(rng.choice(found) if len(found) else row.first)
+            found = self.data.windows(np.array([i]), self.chunks, 0, self.max_tokens)[1]
+            firsts.append(rng.choice(found) if len(found) else self.data.rows[i].first)
         return self.data.gather(rows, np.array(firsts), self.chunks)
 
     def __iter__(self) -> Iterator[tuple[int, int, Ints]]:

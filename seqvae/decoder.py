@@ -1,4 +1,4 @@
-"""A latent vector and the tokens so far in, logits out.
+"""A latent vector and the tokens so far in, what is told of the next one out.
 
 Knows: the conductor (z to one code a chunk, all at once), asking a code with a cue, and autoregression with a cache.
 Refuses to know: sampling, grammars, losses. A chunk sees its own code and its own tokens, so chunks decode in parallel
@@ -7,11 +7,57 @@ and z cannot be ignored (the lesson of MusicVAE, Roberts et al. 2018).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from seqvae.config import ModelConfig
-from seqvae.layers import Binding, Cache, Residual, TransformerLayer
+from seqvae.layers import CLOSED, Binding, Cache, LockedDropout, Residual, TransformerLayer
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the decoder says of every place, not yet spelled out over the vocabulary."""
+
+    binding: Binding
+    x: Tensor
+    """`(..., T, W)`; T is 1 where every place is told the same."""
+    outer: list[tuple[Tensor, Tensor]]
+    """Tokens of an outer scope `(K,)` and what is added to their logits, `(..., T or 1, K)`."""
+
+    def logits(self, steps: int) -> Tensor:
+        """`(..., steps, V)`."""
+        logits = self.binding.logits(self.x)
+        if self.outer:
+            logits = logits.expand(*logits.shape[:-2], steps, -1)
+        for columns, part in self.outer:
+            part = part.expand(*part.shape[:-2], steps, -1)
+            logits = logits.index_add(-1, columns.to(logits.device), part.to(logits.dtype))
+        return logits.expand(*logits.shape[:-2], steps, -1)
+
+    def nats(self, weight: Tensor, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-log p of `targets (..., T)` where `weight (..., T)`, summed: a scalar; and where each is most likely `(N,)`.
+
+        Probabilities are among the tokens that `closed (..., T, V)` leaves, or among all.
+        """
+        shut = None if closed is None else closed[weight]
+        if self.outer:
+            logits = self.logits(weight.shape[-1])[weight].float()
+            logits = logits if shut is None else logits.masked_fill(shut, CLOSED)
+            wanted = targets[weight]
+            return functional.cross_entropy(logits, wanted, reduction="sum"), logits.argmax(-1) == wanted
+        if self.x.shape[-2] < weight.shape[-1] and shut is None:  # one distribution a row serves all of its tokens
+            told = self.binding.logits(self.x[..., 0, :]).float().log_softmax(-1)
+            each = told.gather(-1, targets)[weight]
+            return -each.sum(), (told.argmax(-1, keepdim=True) == targets)[weight]
+        return self.binding.nats(self.x.expand(*weight.shape, -1)[weight], targets[weight], shut)
+
+    def view(self, *shape: int) -> Told:
+        """The same with other leading dimensions."""
+        outer = [(columns, part.view(*shape, *part.shape[-2:])) for columns, part in self.outer]
+        return Told(self.binding, self.x.view(*shape, *self.x.shape[-2:]), outer)
 
 
 class Decoder(nn.Module):
@@ -30,6 +76,7 @@ class Decoder(nn.Module):
         self.place = nn.ModuleList(nn.Embedding(size, config.hidden) for size in fields)
         self.norm = nn.LayerNorm(config.width)
         self.bag_norm = nn.LayerNorm(config.width)
+        self.dropout = LockedDropout(config.dropout)
         # scopes short of the whole cue are asked on their own: (level, tokens of that scope)
         levels = [(k, (binding.scope == k).nonzero()[:, 0]) for k in range(len(fields))]
         self.levels = [(k, columns) for k, columns in levels if len(columns)]
@@ -48,23 +95,22 @@ class Decoder(nn.Module):
         """The cache of some rows only, for leaving out rows that have ended."""
         return [part.index_select(self.writer.batch_axis, rows) for part in cache]
 
-    def forward(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Cache]:
+    def forward(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Told, Cache]:
         """One or many steps of rows `code (N, W)`.
 
-        `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` those of each step. Returns logits
-        `(N, T, V)`, bag logits `(N, T, V)` that know the code and the cue but no history, and the next step's cache.
+        `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` those of each step. Returns what
+        is told of each step, what the code and the cue alone tell of it (no history), and the next step's cache.
         """
         asked, outer = self._ask(code, cues)
-        answer = self.answer(asked.expand(-1, inputs.shape[1], -1))
+        told = answer = self.answer(asked)  # one step where there are no cues: asked the same at every place
+        if self.binding.before is not None:
+            answer = self.answer(asked * self.binding.after(inputs))
+        answer = answer.expand(-1, inputs.shape[1], -1)
         here = sum((table(cues[..., i]) for i, table in enumerate(self.place)), torch.zeros((), device=code.device))
         written, cache = self.writer(self.binding.tokens(inputs), answer, here, code, cache)
-        logits = self.binding.logits(self.norm(answer + written))
-        bag = self.binding.logits(self.bag_norm(answer))
-        for (_, columns), part in zip(self.levels, outer, strict=True):
-            part = part.expand(-1, inputs.shape[1], -1).to(logits.dtype)
-            columns = columns.to(code.device)
-            logits, bag = logits.index_add(-1, columns, part), bag.index_add(-1, columns, part)
-        return logits, bag, cache
+        parts = [(columns, part) for (_, columns), part in zip(self.levels, outer, strict=True)]
+        everything = Told(self.binding, self.dropout(self.norm(answer + written)), parts)
+        return everything, Told(self.binding, self.bag_norm(told), parts), cache
 
     def _ask(self, code: Tensor, cues: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The code asked with whole cues, `(N, T, W)` (T is 1 without cues), and the logits of each outer scope."""
@@ -90,6 +136,9 @@ class RecurrentWriter(nn.Module):
         self.enter = nn.Linear(2 * config.width, config.hidden)
         self.lstm = nn.LSTM(config.hidden, config.hidden, config.layers, batch_first=True)
         self.leave = nn.Linear(config.hidden, config.width)
+        self.dropout = LockedDropout(config.dropout)
+        # where the code is asked by tokens alone, what it says as a whole is told at every step too
+        self.told = nn.Linear(config.width, config.hidden) if config.previous else None
 
     def start(self, code: Tensor) -> Cache:
         """First hidden and cell states, each `(L, N, H)`."""
@@ -98,10 +147,11 @@ class RecurrentWriter(nn.Module):
 
     def forward(self, inputs: Tensor, answer: Tensor, here: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """Embedded `inputs (N, T, W)` and answers `(N, T, W)` to `(N, T, W)`, and the states after the last step."""
-        del code
-        x = self.enter(torch.cat([inputs, answer.to(inputs.dtype)], -1)) + here
+        x = self.enter(torch.cat([self.dropout(inputs), answer.to(inputs.dtype)], -1)) + here
+        if self.told is not None:
+            x = x + self.told(code).unsqueeze(1)
         out, (hidden, cell) = self.lstm(x, (cache[0].to(x.dtype), cache[1].to(x.dtype)))
-        return self.leave(out), [hidden, cell]
+        return self.leave(self.dropout(out)), [hidden, cell]
 
 
 class TransformerWriter(nn.Module):

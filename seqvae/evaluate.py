@@ -23,8 +23,8 @@ from seqvae.codec import Codec
 from seqvae.dataset import split_of
 from seqvae.errors import SeqVAEError
 from seqvae.midi import Piece
+from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.sampling import Sampling
-from seqvae.tokenizer import MidiTokenizer
 
 Ints = NDArray[np.int32]
 Report = Callable[[str], None]

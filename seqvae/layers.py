@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+CLOSED = -1e9  # the logit of a token that may not come; finite, for a row of infinities has no gradient
+BOS = 1  # the id every tokenizer gives to the start
 Cache = list[Tensor]  # what a decoding step hands to the next: recurrent states, or keys and values so far
 
 
@@ -28,16 +31,23 @@ class Binding(nn.Module):
 
     scope: Tensor
 
-    def __init__(self, scope: Tensor, cue_sizes: Sequence[int], width: int) -> None:
-        """`scope (V,)`: fields of the cue that count for each token, 0..K."""
+    def __init__(self, scope: Tensor, cue_sizes: Sequence[int], width: int, previous: bool = False) -> None:
+        """`scope (V,)`: fields of the cue that count for each token, 0..K; `previous` adds the token before it."""
         super().__init__()
         self.cue_sizes = tuple(cue_sizes)
         self.embed = nn.Embedding(len(scope), width)
+        self.before = nn.Embedding(len(scope), width) if previous else None
         self.keys = nn.ModuleList(nn.Embedding(size, width) for size in cue_sizes)
         self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
         self.bias = nn.Parameter(torch.zeros(len(scope)))
+        if previous:
+            # Thousands of words, most of them rare: from small beginnings they come to lie by meaning several times
+            # sooner, for what they are to be outweighs what they were by chance.
+            with torch.no_grad():
+                self.embed.weight.mul_(0.25)
+                self.scale.mul_(2.0)
         self.register_buffer("scope", scope, persistent=False)
-        for table in self.keys:
+        for table in [*self.keys, *([self.before] if self.before is not None else [])]:
             assert isinstance(table, nn.Embedding)
             with torch.no_grad():
                 table.weight.copy_(torch.randint(0, 2, table.weight.shape) * 2.0 - 1.0)
@@ -54,7 +64,14 @@ class Binding(nn.Module):
         x = self.tokens(tokens)
         for i in range(len(self.keys)):
             x = x * self.key(i, cues[..., i] * (self.scope[tokens] > i))
+        if self.before is not None:
+            x = x * self.after(shifted(tokens))
         return x
+
+    def after(self, previous: Tensor) -> Tensor:
+        """Keys `(..., W)` of the place after each of `previous (...)`."""
+        assert self.before is not None
+        return functional.embedding(previous, _cast(self.before.weight))
 
     def tokens(self, tokens: Tensor) -> Tensor:
         """Embeddings of `tokens (...)`: `(..., W)`."""
@@ -68,11 +85,99 @@ class Binding(nn.Module):
             weight, bias = weight[columns], bias[columns]
         return functional.linear(x * self.scale, weight, bias)
 
+    def nats(self, x: Tensor, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-log p of `targets (N,)` summed over rows `x (N, W)`, a scalar, and which rows are most likely right `(N,)`.
+
+        Probabilities are among the tokens that `closed (N, V)` leaves. As `logits` and a cross-entropy, without ever
+        holding `(N, V)` numbers.
+        """
+        x, weight = _cast(x * self.scale), _cast(self.embed.weight)
+        out: tuple[Tensor, Tensor] = _Nats.apply(x, weight, self.bias, targets, closed)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Nats(torch.autograd.Function):
+    """Linear layer and cross-entropy in blocks of rows that fit into a processor's cache.
+
+    A softmax over some thousands of words is most of what a small model costs, and most of that is memory: logits,
+    probabilities and gradients of every token, each written and read again. Here a block's gradient is taken while its
+    probabilities are at hand, which a plain sum over rows allows.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, closed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        block = max(16, (1 << 20) // len(weight))
+        total = torch.zeros((), device=x.device)
+        right = torch.empty(len(x), dtype=torch.bool, device=x.device)
+        wants_x, wants_weight = ctx.needs_input_grad[:2]
+        slope_x = torch.empty_like(x) if wants_x else None
+        slope_weight = torch.zeros(weight.shape, device=x.device) if wants_weight else None
+        slope_bias = torch.zeros(bias.shape, device=x.device) if wants_weight else None
+        for at in range(0, len(x), block):
+            rows = slice(at, at + block)
+            logits = (x[rows] @ weight.T).float().add_(bias)
+            if closed is not None:
+                logits.masked_fill_(closed[rows], CLOSED)
+            wanted = targets[rows, None]
+            told = logits.gather(1, wanted)
+            right[rows] = (told >= logits.amax(1, keepdim=True))[:, 0]
+            p = logits.log_softmax(1)
+            total -= p.gather(1, wanted).sum()
+            if not wants_x and not wants_weight:
+                continue
+            p.exp_().scatter_add_(1, wanted, torch.full_like(told, -1.0))
+            slope = p.to(x.dtype)
+            if slope_x is not None:
+                torch.mm(slope, weight, out=slope_x[rows])
+            if slope_weight is not None and slope_bias is not None:
+                slope_weight += slope.T @ x[rows]
+                slope_bias += p.sum(0)
+        ctx.slopes = slope_x, slope_weight, slope_bias, weight.dtype
+        ctx.mark_non_differentiable(right)
+        return total, right
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, dtype = ctx.slopes
+        by = slopes[0]
+        return (
+            None if x is None else x * by.to(x.dtype),
+            None if weight is None else (weight * by).to(dtype),
+            None if bias is None else bias * by,
+            None,
+            None,
+        )
+
 
 def _cast(weight: Tensor) -> Tensor:
     """A table in autocast's type: looking up and multiplying half the bytes is most of the cost of binding."""
     device = weight.device.type
     return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+
+
+def shifted(tokens: Tensor) -> Tensor:
+    """The token before each of `tokens (..., T)`: BOS, then every token but the last. What a decoder is told."""
+    return torch.cat([torch.full_like(tokens[..., :1], BOS), tokens[..., :-1]], -1)
+
+
+class LockedDropout(nn.Module):
+    """Drops the same features at every step of a row, so that a recurrence has no noise to average out.
+
+    Gal and Ghahramani 2016. `x (N, T, W)`; a mask drawn for each step would be undone by what the steps have in common.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, T, W)` to `(N, T, W)`, unchanged in evaluation."""
+        if not self.training or self.share == 0:
+            return x
+        keep = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.share
+        return x * (keep.to(x.dtype) / (1 - self.share))
 
 
 class Residual(nn.Module):

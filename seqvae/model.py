@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
-from seqvae.decoder import Decoder
+from seqvae.decoder import Decoder, Told
 from seqvae.encoder import Encoder
 from seqvae.latent import Posterior
 from seqvae.layers import Binding
-from seqvae.sampling import Grammar, Sampling, decode
+from seqvae.sampling import Grammar, Sampling, decode, search
 
-PAD, BOS = 0, 1  # ids every tokenizer shares
+PAD = 0  # the id every tokenizer shares
 
 
 @dataclass(frozen=True)
 class Output:
     """What one pass over a batch gives."""
 
-    logits: Tensor
-    """`(B, C, T, V)`: of each token given z and the tokens before it in its chunk."""
-    bag_logits: Tensor
-    """`(B, C, T, V)`: of each token given z and its cue alone."""
+    told: Told
+    """`(B, C, T)`: of each token given z and the tokens before it in its chunk."""
+    bag: Told
+    """`(B, C, T)`: of each token given z and its cue alone."""
     posterior: Posterior
     """`(B, D)` twice."""
     z: Tensor
@@ -44,7 +44,7 @@ class SequenceVAE(nn.Module):
         """`cue_sizes` and `scope (V,)` are the tokenizer's; see `layers.Binding`."""
         super().__init__()
         self.config, self.vocab_size, self.cue_sizes = config, len(scope), tuple(cue_sizes)
-        binding = Binding(scope, self.cue_sizes, config.width)
+        binding = Binding(scope, self.cue_sizes, config.width, config.previous)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config, binding)  # the binding is shared: what one binds the other can ask
         with torch.no_grad():
@@ -66,12 +66,17 @@ class SequenceVAE(nn.Module):
         posterior: Posterior = self.encoder(x, tokens != PAD)
         return posterior
 
-    def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher-forced logits and bag logits `(B, C, T, V)` for `inputs (B, C, T)`, the tokens shifted by one."""
+    def tell(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Told, Told]:
+        """What `z (B, D)` tells of each token `(B, C, T)`, with and without history; `inputs (B, C, T)` are shifted."""
         b, c, t = inputs.shape
         code = self.decoder.codes(z).view(b * c, -1)
-        logits, bag, _ = self.decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), self.decoder.start(code))
-        return logits.view(b, c, t, -1), bag.view(b, c, t, -1)
+        told, bag, _ = self.decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), self.decoder.start(code))
+        return told.view(b, c), bag.view(b, c)
+
+    def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher-forced logits and bag logits `(B, C, T, V)` for `inputs (B, C, T)`, the tokens shifted by one."""
+        told, bag = self.tell(z, inputs, cues)
+        return told.logits(inputs.shape[-1]), bag.logits(inputs.shape[-1])
 
     @torch.no_grad()
     def write(
@@ -79,7 +84,8 @@ class SequenceVAE(nn.Module):
     ) -> list[list[NDArray[np.int32]]]:
         """Decode `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
 
-        `state (B * C, S)` is where the grammar starts, one row a chunk. All chunks are decoded side by side.
+        `state (B * C, S)` is where the grammar starts, one row a chunk. All chunks are decoded side by side; with
+        `settings.beam` above 1 each is searched for.
         """
         code = self.decoder.codes(z).flatten(0, 1)
         cache = self.decoder.start(code)
@@ -88,11 +94,11 @@ class SequenceVAE(nn.Module):
             nonlocal code, cache
             if keep is not None:
                 code, cache = code[keep], self.decoder.select(cache, keep)
-            logits: Tensor
-            logits, _, cache = self.decoder(code, tokens, cues, cache)
-            return logits[:, -1]
+            told: Told
+            told, _, cache = self.decoder(code, tokens, cues, cache)
+            return told.logits(1)[:, -1]
 
-        rows = decode(step, grammar, state, settings, z.device)
+        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device)
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
 
@@ -102,10 +108,5 @@ class SequenceVAE(nn.Module):
         """One pass: `source` is what the encoder reads and `inputs` what the decoder is told (both perhaps masked)."""
         posterior = self.encode(source, cues, fade)
         z = posterior.sample() if sample else posterior.mean
-        logits, bag = self.decode(z, inputs, cues)
-        return Output(logits, bag, posterior, z)
-
-
-def shifted(tokens: Tensor) -> Tensor:
-    """Decoder inputs of `tokens (..., T)`: BOS, then every token but the last."""
-    return torch.cat([torch.full_like(tokens[..., :1], BOS), tokens[..., :-1]], -1)
+        told, bag = self.tell(z, inputs, cues)
+        return Output(told, bag, posterior, z)

@@ -6,20 +6,19 @@ Knows: the formulas of the design, section 6, in nats. Refuses to know: optimize
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from seqvae.config import ObjectiveConfig
 from seqvae.latent import Posterior, floored_kl
-from seqvae.model import PAD, Output, SequenceVAE, shifted
+from seqvae.layers import shifted
+from seqvae.model import PAD, Output, SequenceVAE
 
-CLOSED = -1e9  # the logit of a token that may not come; finite, for a row of infinities has no gradient
 REFINE_RATE, REFINE_DECAY = 0.1, 0.9
 REFINE_FLOOR = 0.05  # nats a unit: slopes far below are noise, and must not be blown up to full steps
-MASK = 3  # the id every tokenizer gives to a masked token
+EOS, MASK = 2, 3  # the ids every tokenizer gives to the end and to a masked token
 
 
 def beta_at(config: ObjectiveConfig, step: int) -> float:
@@ -49,35 +48,69 @@ def masked(tokens: Tensor, share: float, generator: torch.Generator | None = Non
 
 
 def refine(
-    model: SequenceVAE, tokens: Tensor, cues: Tensor, allowed: Tensor, posterior: Posterior, config: ObjectiveConfig
-) -> Posterior:
-    """A posterior whose mean has been improved for its own `tokens (B, C, T)` in `config.refine` steps.
+    model: SequenceVAE, tokens: Tensor, cues: Tensor, allowed: Tensor | None, posterior: Posterior,
+    config: ObjectiveConfig,
+) -> Posterior:  # fmt: skip
+    """A posterior whose mean has been improved for its own `tokens (B, C, T)`.
 
-    Each step goes down the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2 (the part of the KL
-    that knows the mean) by Adam, which takes every number on its own, so that neighbours in a batch do not matter.
+    Each of `config.refine` steps goes down the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2
+    (the part of the KL that knows the mean) by Adam, which takes every number on its own, so that neighbours in a batch
+    do not matter. Segments of which a token is then not the most likely one go on, up to `config.refine_most` steps.
     """
-    weight = tokens != PAD
-    targets = tokens[weight]
-    closed = ~allowed[weight]
     z = posterior.mean.clone()
     first, second = torch.zeros_like(z), torch.zeros_like(z)
+    rows = torch.arange(len(z), device=z.device)  # of the segments that go on
     # the recurrent kernels of CUDA have no backward in evaluation
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        for step in range(1, config.refine + 1):
-            z = z.detach().requires_grad_()
-            logits, bag = model.decode(z, shifted(tokens), cues)
-            nats = config.refine_beta * z.square().sum() / 2
-            for share, told in ((1.0, logits), (config.bag, bag)):
-                if share > 0:
-                    chosen = told[weight].float().masked_fill(closed, CLOSED)
-                    nats = nats + share * functional.cross_entropy(chosen, targets, reduction="sum")
-            (slope,) = torch.autograd.grad(nats, z)
+        for step in range(1, max(config.refine, config.refine_most) + 1):
+            here = z[rows].detach().requires_grad_()
+            mine, weight = tokens[rows], tokens[rows] != PAD
+            closed = None if allowed is None else ~allowed[rows]
+            told, bag = model.tell(here, shifted(mine), cues[rows])
+            nats, right = told.nats(weight, mine, closed)
+            nats = nats + config.refine_beta * here.square().sum() / 2
+            if config.bag > 0:
+                nats = nats + config.bag * bag.nats(weight, mine, closed)[0]
+            (slope,) = torch.autograd.grad(nats, here)
+            if step > config.refine:
+                wrong = torch.zeros(len(rows), dtype=torch.bool, device=z.device)
+                wrong[weight.nonzero()[:, 0][~right]] = True
+                rows, slope = rows[wrong], slope[wrong]
+                if not len(rows):
+                    break
             with torch.no_grad():
-                first = first.lerp(slope, 1 - REFINE_DECAY)
-                second = second.lerp(slope.square(), 1 - REFINE_DECAY)
+                first[rows] = first[rows].lerp(slope, 1 - REFINE_DECAY)
+                second[rows] = second[rows].lerp(slope.square(), 1 - REFINE_DECAY)
                 even = 1 - REFINE_DECAY**step
-                z = z - REFINE_RATE * (first / even) / ((second / even).sqrt() + REFINE_FLOOR)
+                z[rows] -= REFINE_RATE * (first[rows] / even) / ((second[rows] / even).sqrt() + REFINE_FLOOR)
     return Posterior(z.detach(), posterior.logvar)
+
+
+def dropped(tokens: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """`tokens (..., T)` with a random `share` of those before EOS left out, what follows moved up, PAD at the end."""
+    if share <= 0:
+        return tokens
+    lost = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    lost = (lost & (tokens != EOS)) | (tokens == PAD)
+    order = lost.to(torch.int8).argsort(dim=-1, stable=True)  # those that stay first, in their order
+    return tokens.masked_fill(lost, PAD).gather(-1, order)
+
+
+def objective_at(config: ObjectiveConfig, step: int) -> tuple[ObjectiveConfig, int]:
+    """The objective that holds at a step (1 is the first), and the step by its own count."""
+    if step <= config.pretrain_steps:
+        return replace(config, autoencoder=True), step
+    return config, step - config.pretrain_steps
+
+
+def charged_kl(kl: Tensor, config: ObjectiveConfig) -> Tensor:
+    """What beta multiplies, a scalar in nats a segment, from `kl (B, D)`.
+
+    K = sum_d max(mean over the batch of KL_d, free_bits); then max(K, free_bits_total), and |K - target_kl| where there
+    is a target. Floors are on batch averages, so that one segment may use a dimension that another leaves.
+    """
+    total = floored_kl(kl, config.free_bits).clamp(min=config.free_bits_total)
+    return (total - config.target_kl).abs() if config.target_kl > 0 else total
 
 
 @dataclass(frozen=True)
@@ -111,36 +144,30 @@ def loss(
     Probabilities are among the tokens that the grammar allows, `allowed (B, C, T, V)`, as they are in decoding, and
     among all where it is None. So nothing has to be learned that the rules say already.
 
-    Charged a segment: -log p(x|z) + beta sum_d max(KL_d, free_bits) + bag * (-sum_t log p(x_t | z, cue_t)).
+    Charged a segment: -log p(x|z) + beta K + bag * (-sum_t log p(x_t | z, cue_t)), K as in `charged_kl`.
     In evaluation nothing is masked, and z is the posterior mean for the plain autoencoder, else one draw.
     """
-    source = masked(tokens, config.denoise) if training else tokens
+    config, step = objective_at(config, step)
+    source = tokens
+    if training:
+        source = (dropped if config.denoise_by == "drop" else masked)(tokens, config.denoise)
     inputs = shifted(tokens)
     inputs = masked(inputs, config.word_dropout) if training else inputs
     fade = config.fade if training else 0.0
     output: Output = model(tokens, cues, source, inputs, not config.autoencoder, fade)
     weight = tokens != PAD
-    targets = tokens[weight]
-    closed = None if allowed is None else ~allowed[weight]
-
-    def open_logits(logits: Tensor) -> Tensor:
-        chosen = logits[weight].float()
-        return chosen if closed is None else chosen.masked_fill(closed, CLOSED)
-
-    logits = open_logits(output.logits)
-    reconstruction = functional.cross_entropy(logits, targets, reduction="sum")
+    closed = None if allowed is None else ~allowed
+    reconstruction, right = output.told.nats(weight, tokens, closed)
     kl = output.posterior.kl()
     beta = beta_at(config, step)
-    charged = reconstruction + beta * len(tokens) * floored_kl(kl, config.free_bits)
+    charged = reconstruction + beta * len(tokens) * charged_kl(kl, config)
     if config.bag > 0 and training:
-        charged = charged + config.bag * functional.cross_entropy(
-            open_logits(output.bag_logits), targets, reduction="sum"
-        )
+        charged = charged + config.bag * output.bag.nats(weight, tokens, closed)[0]
     return Loss(
-        total=charged / len(targets),
+        total=charged / len(right),
         reconstruction=float(reconstruction.detach()) / len(tokens),
         kl=float(kl.detach().sum()) / len(tokens),
         beta=beta,
-        accuracy=float((logits.argmax(-1) == targets).float().mean()),
+        accuracy=float(right.float().mean()),
         kl_per_unit=kl.detach().mean(0),
     )

@@ -1,25 +1,105 @@
 """Files of music on the command line: which ones the arguments name, and where each output goes.
 
-Knows stems, folders and `-o`, and that no output may overwrite an input or another output. Refuses to know models and
-what is printed. A kind of sequence that comes in lines brings a module of its own beside this one.
+Knows stems, folders and `-o`, and that no output may overwrite an input or another output. Refuses to know models.
+lines.py is the same for kinds of pieces that come in lines.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from seqvae import collection, midi
 from seqvae.errors import ReadError, SeqVAEError, UsageError
 from seqvae.midi import Piece
+from seqvae.terminal import report, tell
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILES = True
+"""Every output is a file."""
+SEGMENTS = 4
+"""Segments of a new piece."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A piece to work on, or one to be made."""
+
+    piece: Piece | None
+    """What was read; None for one to be made."""
+    place: Path
+    """The file for its result; of pieces that are read alone, only the name."""
+    facts: dict[str, Any]
+    """What --json tells of it: the file that was read."""
+
+
+class Desk:
+    """The files of one command, and where their results go."""
+
+    def __init__(self, items: Iterator[Item], as_json: bool) -> None:
+        self._items, self._as_json = items, as_json
+
+    def batches(self) -> Iterator[list[Item]]:
+        """Pieces one by one: each is long, and its result must not depend on what else was asked for."""
+        return ([item] for item in self._items)
+
+    def write(self, item: Item, result: Any, facts: Mapping[str, Any]) -> None:
+        """Write one piece and tell where."""
+        midi.write(result, item.place)
+        tell(str(item.place), {**item.facts, "output": str(item.place), **facts}, self._as_json)
+
+
+def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
+    """The files that arguments name, one by one, their names in `place`; raises as `named`."""
+    single, stems = alone(inputs), named(inputs)
+    return ([item] for item in _items(stems, single))
+
+
+@contextlib.contextmanager
+def given(inputs: Sequence[str], out: str | None, ending: str, as_json: bool) -> Iterator[Desk]:
+    """The files that arguments name, with the file for the result of each; raises as `outputs`."""
+    yield Desk(_items(outputs(inputs, out, ending), alone(inputs)), as_json)
+
+
+@contextlib.contextmanager
+def new(names: Sequence[str], out: str | None, as_json: bool) -> Iterator[Desk]:
+    """New pieces with the file for each; raises as `fresh`."""
+    with tqdm(fresh(names, out), unit="piece", disable=None if len(names) > 1 else True, leave=False) as bar:
+        yield Desk((Item(None, place, {}) for place in bar), as_json)
+
+
+def one(given: str) -> Piece:
+    """The piece that an argument names."""
+    return midi.read(given)
+
+
+frame = one
+"""The piece whose tempo, metre and key another is to have."""
+
+
+def members(paths: Sequence[str]) -> Iterator[Piece]:
+    """All pieces in files and folders; raises ReadError at once where one does not exist."""
+    found = collection.find(paths)
+    return (piece for _, piece in read_each(found, alone(paths)))
+
+
+def _items(places: Mapping[Path, Path], single: bool) -> Iterator[Item]:
+    for source, piece in read_each(places, single):
+        yield Item(piece, places[source], {"input": str(source)})
 
 
 def alone(inputs: Sequence[str]) -> bool:
     """Whether one file is asked for, which must be readable, and whose output may have any name."""
+    if not inputs:
+        raise UsageError("missing argument 'INPUT'; name a file of music, a folder of them, or corpus:NAME")
     return len(inputs) == 1 and not Path(inputs[0]).is_dir()
 
 
@@ -93,7 +173,7 @@ def _is_file(out: str, single: bool) -> bool:
     return False
 
 
-def read_each(sources: Collection[Path], single: bool, report: Callable[[str], None]) -> Iterator[tuple[Path, Piece]]:
+def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, Piece]]:
     """Every piece with its source, under a progress bar that covers what the caller does with it.
 
     A `single` file must be readable; of several, those that are not are reported with the reason, and counted at the
@@ -116,3 +196,32 @@ def read_each(sources: Collection[Path], single: bool, report: Callable[[str], N
         raise SeqVAEError(f"none of {skipped} files could be read; see the reasons above")
     if skipped:
         report(f"{skipped} of {len(sources)} files skipped")
+
+
+# --- latents ----------------------------------------------------------------------------------------------------------
+
+
+def pack(
+    inputs: Sequence[str], items: Sequence[Item], latents: Sequence[Tensor], out: Path
+) -> tuple[dict[str, Tensor], Any, list[tuple[str, dict[str, Any]]]]:
+    """How latents of pieces lie in a file: the tensors, where they are from, and what to tell of them.
+
+    Each is a tensor `(S, D)` with the name of its file.
+    """
+    tensors: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for item, z in zip(items, latents, strict=True):
+        name, source = item.place.as_posix(), item.facts["input"]
+        tensors[name], sources[name] = z, source
+        facts = {"input": source, "name": name, "segments": len(z), "output": str(out)}
+        rows.append((f"{source}: '{name}', {len(z)} segments, in {out}", facts))
+    return tensors, sources, rows
+
+
+def unpack(tensors: Mapping[str, Tensor], path: Path) -> list[tuple[str, Tensor]]:
+    """Latents `(S, D)` of every piece with its name; raises SeqVAEError for names that `pack` does not give."""
+    names = sorted(tensors)
+    if not names or any(".." in Path(name).parts or Path(name).is_absolute() for name in names):
+        raise SeqVAEError(f"{path}: its tensors are not named as pieces; write it with `seqvae encode`")
+    return [(name, tensors[name]) for name in names]

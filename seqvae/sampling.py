@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, top-k, top-p, grammar, stopping.
+"""From logits to tokens: temperature, top-k, top-p, beam search, grammar, stopping.
 
 Knows: one step function and one grammar. Refuses to know: models, latents, files. A row's tokens follow from its own
 logits and its own seed, never from its neighbours in the batch.
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Floats = NDArray[np.float64]
 BOS, EOS = 1, 2
 
 
 class Grammar(Protocol):
-    """The part of a tokenizer's grammar that decoding needs; see tokenizer.Grammar."""
+    """The part of a tokenizer's grammar that decoding needs; see vocabulary.Grammar."""
 
     def allowed(self, state: Ints) -> NDArray[np.bool_]:
         """`(N, V)`: True where a token may come next; EOS only where what is there is complete."""
@@ -48,14 +50,21 @@ class Sampling:
     """Seed; row i of a call uses (seed, first_row + i)."""
     first_row: int = 0
     """Number of a call's first row, for callers that decode a long piece in several calls."""
+    beam: int = 0
+    """Hypotheses a row in a search for its most likely tokens, in which nothing is drawn; 0 or 1 for no search."""
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and self.top_k >= 0 and 0 < self.top_p <= 1 and self.max_tokens > 0):
             raise ValueError("temperature and top_k must be at least 0, top_p in (0, 1], max_tokens above 0")
+        if self.beam < 0:
+            raise ValueError("beam must be at least 0; 0 and 1 stand for no search")
 
 
 Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(tokens (N, 1), cues (N, 1, K), rows that stay or None for all) -> logits (N, V)."""
+"""(tokens (N, 1), cues (N, 1, K), rows of the step before that go on or None for all) -> logits (N, V).
+
+The rows that go on are in any order, and in a search a row may go on more than once.
+"""
 
 
 def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device) -> list[Ints]:
@@ -75,11 +84,8 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
     tokens = np.full(len(rows), BOS, np.int32)
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
-        cues = torch.from_numpy(grammar.cues(state)).to(device)[:, None]
-        logits = step(torch.from_numpy(tokens).to(device).long()[:, None], cues.long(), keep)
-        allowed = grammar.allowed(state)
-        whole[rows[allowed[:, EOS]]] = done
-        logits = logits.float().masked_fill(~torch.from_numpy(allowed).to(device), float("-inf"))
+        logits, may_end = _ask(step, grammar, state, tokens, keep, device)
+        whole[rows[may_end]] = done
         uniform = np.array([draws[i].random() for i in rows]) if draws else None
         tokens = choose(logits, settings, uniform).astype(np.int32)
         for i, token in zip(rows, tokens, strict=True):
@@ -96,6 +102,16 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
         for i in rows:
             out[i] = [*out[i][: whole[i]], EOS]
     return [np.array(row, np.int32) for row in out]
+
+
+def _ask(
+    step: Step, grammar: Grammar, state: Ints, tokens: Ints, keep: Tensor | None, device: torch.device
+) -> tuple[Tensor, NDArray[np.bool_]]:
+    """One step: logits `(N, V)`, minus infinity for what is not allowed; and which rows may end `(N,)`."""
+    cues = torch.from_numpy(grammar.cues(state)).to(device)[:, None]
+    logits = step(torch.from_numpy(tokens).to(device).long()[:, None], cues.long(), keep)
+    allowed = grammar.allowed(state)
+    return logits.float().masked_fill(~torch.from_numpy(allowed).to(device), float("-inf")), allowed[:, EOS]
 
 
 def choose(logits: Tensor, settings: Sampling, uniform: NDArray[np.float64] | None) -> NDArray[np.int64]:
@@ -116,3 +132,93 @@ def choose(logits: Tensor, settings: Sampling, uniform: NDArray[np.float64] | No
     place = torch.minimum(place, (p > 0).sum(-1) - 1)
     chosen: NDArray[np.int64] = order.gather(-1, place[:, None])[:, 0].cpu().numpy()
     return chosen
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+def search(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device) -> list[Ints]:
+    """The most likely tokens of each row that `settings.beam` hypotheses find, EOS included.
+
+    Of all that may follow a row's hypotheses the most likely go on; those among them that end are set aside, until none
+    that goes on is as likely as the best that has ended. What `decode` would write at temperature 0 is always one of
+    them: where that ends by itself, what is found is never less likely, and a search with one hypothesis is `decode`. A
+    row of which nothing has ended after `max_tokens` is cut as there. Temperature, top-k, top-p and seed have no part.
+
+    Likely is the plain sum of log-probabilities under the model and the grammar, which no later token can raise: there
+    is no constant to choose, and nothing that was left out when a search stops could have won. Rows come out short
+    where the model is unsure (Stahlberg and Byrne 2019); but dividing by a power of the length (Wu et al. 2016) gained
+    at most one point of BLEU on one model of sentences, and lost seven on another with the same power.
+    """
+    width = max(1, settings.beam)
+    rows = np.arange(len(state))  # R rows are still searched, with n hypotheses each, all of them numbered in a row
+    score: Floats = np.zeros((len(rows), 1))  # (R, n) in nats, minus infinity for a place without a hypothesis
+    whole = np.zeros((len(rows), 1), np.int64)  # tokens of each after which it could last have ended
+    greedy = np.ones(len(rows), np.bool_)  # whether the first of a row is what `decode` would write
+    best = np.full(len(rows), -np.inf)  # of what has ended, and where that is: its step, number and tokens
+    found = [(0, 0, 0)] * len(rows)
+    path: list[tuple[Longs, Ints]] = []  # of each step's hypotheses: the number they follow, and their last token
+    tokens = np.full(len(rows), BOS, np.int32)
+    keep: Tensor | None = None
+    for done in range(settings.max_tokens):
+        logits, may_end = _ask(step, grammar, state, tokens, keep, device)
+        whole[may_end.reshape(whole.shape)] = done
+        score, token, parent = _continued(score, logits, greedy, width)
+        ends = token == EOS
+        for i, k in np.argwhere(ends[:, :width]):
+            if score[i, k] > best[rows[i]]:
+                best[rows[i]], found[rows[i]] = score[i, k], (done, int(parent[i, k]), done)
+        greedy &= ~ends[:, 0]
+        score[ends] = -np.inf
+        score, token, parent = _taken(np.argsort(ends, axis=1, kind="stable")[:, :width], score, token, parent)
+        none = np.isneginf(score)  # such a place repeats the first, so that the grammar is told nothing it forbids
+        token, parent = np.where(none, token[:, :1], token), np.where(none, parent[:, :1], parent)
+        alive = score.max(1) > best[rows]
+        if not alive.any():
+            break
+        rows, score, greedy = rows[alive], score[alive], greedy[alive]
+        follows, tokens = parent[alive].ravel(), token[alive].ravel().astype(np.int32)
+        whole = whole.ravel()[follows].reshape(score.shape)
+        state = grammar.advance(state[follows], tokens)
+        path.append((follows, tokens))
+        keep = torch.from_numpy(follows).to(device)
+    else:
+        for i in np.flatnonzero(np.isneginf(best[rows])):
+            k = int(score[i].argmax())
+            found[rows[i]] = len(path), int(i) * score.shape[1] + k, int(whole[i, k])
+    return [np.array([*_trace(path[:at], number)[:length], EOS], np.int32) for at, number, length in found]
+
+
+def _continued(score: Floats, logits: Tensor, greedy: NDArray[np.bool_], width: int) -> tuple[Floats, Longs, Longs]:
+    """The likeliest ways to go on from hypotheses with `score (R, n)` and `logits (R * n, V)`, those first.
+
+    Twice `width` of them, for at most half end: scores, tokens and the hypotheses that they follow, each `(R, M)`.
+    Where `greedy (R,)` the first is what `choose` takes for the first hypothesis, whatever it is worth.
+    """
+    total = logits.logsumexp(-1, keepdim=True)
+    first = logits.argmax(-1, keepdim=True)
+    peak = logits.gather(-1, first)
+    told, token = logits.scatter(-1, first, float("inf")).topk(min(width + 1, logits.shape[-1]), -1)
+    told[:, :1] = peak  # before what is just as likely
+    more = score.reshape(-1, 1) + (told - total).double().cpu().numpy()
+    shape = len(score), score.shape[1] * more.shape[1]
+    parent, more = np.arange(len(more)).repeat(more.shape[1]).reshape(shape), more.reshape(shape)
+    rank = more.copy()
+    rank[greedy, 0] = np.inf
+    order = np.argsort(-rank, axis=1, kind="stable")[:, : 2 * width]
+    return _taken(order, more, token.cpu().numpy().reshape(shape), parent)
+
+
+def _taken(order: Longs, score: Floats, token: Longs, parent: Longs) -> tuple[Floats, Longs, Longs]:
+    """Scores, tokens and what they follow `(R, M)` in another order `(R, L)`."""
+    take = np.take_along_axis
+    return take(score, order, 1), take(token, order, 1), take(parent, order, 1)
+
+
+def _trace(path: list[tuple[Longs, Ints]], number: int) -> list[int]:
+    """The tokens of one hypothesis of the last step of a path."""
+    tokens = []
+    for follows, token in reversed(path):
+        tokens.append(int(token[number]))
+        number = int(follows[number])
+    return tokens[::-1]

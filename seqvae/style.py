@@ -6,7 +6,7 @@ Knows: the arithmetic of section 6 of the design. Refuses to know: how a piece w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,20 +70,27 @@ def vector(source: Style | Tensor, target: Style) -> Tensor:
 
 
 def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Tensor:
-    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`.
+    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; see `mover`."""
+    return mover(source, target, amount, method)(z)
+
+
+def mover(source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Callable[[Tensor], Tensor]:
+    """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
 
     mean: z + amount (mean_t - mean_s). transport: (1 - amount) z + amount T(z), with T the optimal transport between
-    the two Gaussians (`transport`); from a point there is no covariance to transport, so it is refused with StyleError.
-    Amount 0 gives `z` itself.
+    the two Gaussians (`transport`). From a point there is no covariance to work with, so all but the mean is refused
+    with StyleError.
     """
     if method == "mean":
-        return z + amount * vector(source, target)
+        shift = amount * vector(source, target)
+        return lambda z: z + shift
     if not isinstance(source, Style):
-        raise StyleError("transport needs a style to start from; add --from, or use the mean method")
-    return (1 - amount) * z + amount * transport(z, source, target)
+        raise StyleError(f"{method} needs a style to start from; add --from, or use the mean method")
+    carried = transport(source, target)
+    return lambda z: (1 - amount) * z + amount * carried(z)
 
 
-def transport(z: Tensor, source: Style, target: Style) -> Tensor:
+def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
     """T(z) = mean_t + A (z - mean_s), A = S_s^-1/2 (S_s^1/2 S_t S_s^1/2)^1/2 S_s^-1/2 (Knott and Smith 1984).
 
     The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I. Raises StyleError for a
@@ -94,7 +101,7 @@ def transport(z: Tensor, source: Style, target: Style) -> Tensor:
     s, t = source.covariance.double(), target.covariance.double()
     root, inverse = _root(s), _root(s, inverse=True)
     a = inverse @ _root(root @ t @ root) @ inverse
-    return (target.mean + (z.double() - source.mean) @ a).to(z.dtype)
+    return lambda z: (target.mean + (z.double() - source.mean) @ a).to(z.dtype)
 
 
 def _root(matrix: Tensor, inverse: bool = False) -> Tensor:

@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,39 +26,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seqvae import checkpoint, collection, style
+from seqvae import checkpoint, shards, style
 from seqvae.checkpoint import Checkpoint
 from seqvae.codec import load
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
-from seqvae.dataset import Batches, Ints, ShardWriter, Split, TokenData, split_of
+from seqvae.dataset import Batches, Ints, Split, TokenData, split_of
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.latent import Posterior, active_units, mutual_information
 from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import Loss, loss
 from seqvae.sampling import Sampling
-from seqvae.tokenizer import MidiTokenizer, Tokenizer
+from seqvae.vocabulary import Tokenizer
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
-
-
-def tokenize(
-    recipe: Recipe, pieces: Iterable[tuple[str, str, str, Any]], tokenizer: Tokenizer, folder: Path
-) -> TokenData:
-    """Write (name, style, group, piece) to token shards in `folder`, unless they are there already."""
-    about = {"tokenizer": to_dict(recipe.tokenizer)}
-    if (folder / "index.json").exists():
-        data = TokenData(folder)
-        if data.index["tokenizer"] != about["tokenizer"]:
-            raise ConfigError(f"{folder}: made with another tokenizer; choose another --out or delete that folder")
-        return data
-    writer = ShardWriter(folder, about)
-    for name, label, group, piece in pieces:
-        writer.add(tokenizer.encode(piece), name, label, group)
-    if not writer.rows:
-        raise SeqVAEError(f"{folder.parent}: no piece could be read, nothing to train on; look at the reasons above")
-    writer.close()
-    return TokenData(folder)
+STYLE_PIECES = 20000  # of one style at most: its mean is known long before
+STYLE_BATCH = 4096  # segments gathered at a time
 
 
 def rate_at(config: TrainConfig, step: int) -> float:
@@ -96,7 +79,10 @@ class Progress:
     epoch: int = 0
     position: int = 0
     best: float = math.inf
-    seconds: float = 0.0
+    information: float = 0.0
+    """Largest mutual information that a validation found, in nats."""
+    settled: bool = False
+    """It has stopped to rise, and the encoder is updated with the rest (He et al. 2019)."""
 
 
 class Run:
@@ -120,7 +106,7 @@ class Run:
         self.bf16 = half_precision(recipe.train, self.device)
         self.progress = Progress()
         self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
-        if not self.batches.row_ids:
+        if not len(self.batches.row_ids):
             raise SeqVAEError(f"{folder}: every piece fell into the validation splits; add more pieces")
 
     def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
@@ -174,8 +160,47 @@ class Run:
     def loss(self, tokens: Ints, training: bool) -> Loss:
         """The loss of `tokens (B, C, T)` at this step."""
         inputs, cues = self.tensors(tokens)
-        allowed = torch.from_numpy(self.tokenizer.allowed(tokens)).to(self.device)
+        rules = self.tokenizer.allowed(tokens)
+        allowed = None if rules is None else torch.from_numpy(rules).to(self.device)
         return loss(self.model, inputs, cues, self.recipe.objective, self.progress.step, training, allowed)
+
+    def restart_decoder(self) -> None:
+        """Give the decoder fresh weights, but for the embeddings and keys that the encoder reads with."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.recipe.train.seed + 1)
+            fresh = dict(checkpoint.build(self.recipe.model, self.tokenizer).decoder.named_parameters())
+        for name, parameter in self.model.decoder.named_parameters():
+            if not name.startswith("binding."):
+                with torch.no_grad():
+                    parameter.copy_(fresh[name])
+                self.optimizer.state.pop(parameter, None)
+
+    def lead(self) -> None:
+        """Bring the encoder up to the decoder before both move (He et al. 2019): up to `objective.aggressive` updates.
+
+        It ends when ten updates have not lowered the loss of the ten before.
+        """
+        objective = self.recipe.objective
+        if self.progress.settled or self.progress.step < objective.pretrain_steps:
+            return
+        rng = np.random.default_rng([self.recipe.train.seed, self.progress.step, 1])
+        count = max(1, self.recipe.train.batch_tokens // 32)
+        before, losses = math.inf, []
+        for _ in range(objective.aggressive):
+            tokens = self.batches.strangers(count, rng)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                result = self.loss(tokens, training=True)
+            self.optimizer.zero_grad(set_to_none=True)
+            result.total.backward()  # type: ignore[no-untyped-call]
+            for parameter in self.model.decoder.parameters():
+                parameter.grad = None  # the optimizer passes over what has none
+            torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), self.recipe.train.clip)
+            self.optimizer.step()
+            losses.append(float(result.total.detach()))
+            if len(losses) == 10:
+                if not np.mean(losses) < before:
+                    break
+                before, losses = float(np.mean(losses)), []
 
     def step(self, tokens: Ints) -> Loss:
         """One optimizer step; raises SeqVAEError, before any weight moves, when loss or gradient is not finite."""
@@ -189,6 +214,11 @@ class Run:
             shifts = rng.integers(-config.transpose, config.transpose + 1, len(tokens))
             for shift in np.unique(shifts):
                 tokens[shifts == shift] = self.tokenizer.augment(tokens[shifts == shift], int(shift))
+        objective = self.recipe.objective
+        if objective.pretrain_steps and progress.step == objective.pretrain_steps:
+            self.restart_decoder()
+        if objective.aggressive:
+            self.lead()
         progress.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(config, progress.step)
@@ -357,9 +387,13 @@ def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, 
             log(folder, "valid", {"step": progress.step, **figures})
             report("valid: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
             warning = collapsed(figures, recipe.model.latent)
-            if warning and not recipe.objective.autoencoder:
+            if warning and not (recipe.objective.autoencoder or progress.step <= recipe.objective.pretrain_steps):
                 report(warning)
-            if figures["loss"] < progress.best:
+            pretraining = progress.step <= recipe.objective.pretrain_steps
+            if recipe.objective.aggressive and not pretraining:
+                progress.settled |= figures["mutual_information"] <= progress.information
+                progress.information = max(progress.information, figures["mutual_information"])
+            if figures["loss"] < progress.best and not pretraining:
                 progress.best = figures["loss"]
                 run.save_best()
         if progress.step % config.save_every == 0 or progress.step == config.steps:
@@ -369,56 +403,48 @@ def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, 
 
 
 def train_from(
-    recipe: Recipe, data: Sequence[Path], folder: Path, *, resume: bool = False, report: Report = print
-) -> tuple[Path, list[ReadError]]:
+    recipe: Recipe, data: Sequence[Path], folder: Path, *, tokenizer: Path | None = None, resume: bool = False,
+    report: Report = print,
+) -> tuple[Path, list[ReadError]]:  # fmt: skip
     """From files to a finished checkpoint: read, tokenize, train, fit the styles; what the command `train` does.
 
-    `data` are folders with one folder a style, or files. Returns the checkpoint's folder and what could not be read.
-    A run that has its shards does not read the files again. Raises SeqVAEError as `train` and `tokenize` do.
+    `data` and `tokenizer` as in `shards.prepare`. Returns the checkpoint's folder and what could not be read. A run
+    that has its shards does not read the files again. Raises SeqVAEError as `train` and `prepare` do.
     """
-    skipped: list[ReadError] = []
-    tokenizer = MidiTokenizer(recipe.tokenizer.steps_per_beat, recipe.tokenizer.max_steps)
-
-    def pieces() -> Iterator[tuple[str, str, str, Any]]:
-        for path, piece in collection.read_all(collection.find(data), cache=collection.default_cache()):
-            if isinstance(piece, ReadError):
-                skipped.append(piece)
-                report(f"skipped: {piece}")
-            else:
-                yield piece.name or path.stem, _style(path, data), collection.title(path), piece
-
-    shards = tokenize(recipe, pieces(), tokenizer, folder / "data")
-    best = train(recipe, shards, tokenizer, folder, resume=resume, report=report)
-    fit_styles(best, shards, report)
+    prepared, spelled, skipped = shards.prepare(recipe, data, folder / "data", tokenizer=tokenizer, report=report)
+    best = train(recipe, prepared, spelled, folder, resume=resume, report=report)
+    fit_styles(best, prepared, report)
     return best, skipped
-
-
-def _style(path: Path, roots: Sequence[Path]) -> str:
-    """The folder just below the root that holds `path`, or the root's own name where there is none between."""
-    for root in roots:
-        if path.is_relative_to(root) and path != root:
-            parts = path.relative_to(root).parts
-            return parts[0] if len(parts) > 1 else root.name
-    return path.parent.name
 
 
 def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16) -> None:
     """Fit every style of the training split, and `all` of them together, and write them into the checkpoint.
 
-    At most `segments` segments in a row of each piece, from a place that follows from its number.
+    At most `segments` segments in a row of each piece, from a random place, and of at most STYLE_PIECES pieces.
     """
     codec = load(folder)
-    latents: dict[str, list[Tensor]] = {}
+    rng = np.random.default_rng(0)
+    by_style: dict[str, list[int]] = {}
     for number, row in enumerate(data.rows):
-        if split_of(row.group) != "train":
-            continue
-        starts = data.windows(row, codec.chunks, 0, 1 << 30)
-        first = int(np.random.default_rng(number).integers(max(1, len(starts) - segments + 1)))
-        starts = starts[first : first + segments]
-        if len(starts):
-            tokens = data.gather(np.full(len(starts), number), starts, codec.chunks)
-            pieces = [[chunk[chunk != PAD] for chunk in segment] for segment in tokens]
-            latents.setdefault(row.style, []).append(codec.posteriors(pieces).mean)
+        if split_of(row.group) == "train":
+            by_style.setdefault(row.style, []).append(number)
+    latents: dict[str, list[Tensor]] = {}
+    for name, numbers in sorted(by_style.items()):
+        chosen = np.sort(rng.permutation(numbers)[:STYLE_PIECES])
+        pieces, firsts, _ = data.windows(chosen, codec.chunks)
+        # of each piece some segments in a row: rank them within the piece, and begin at a place of its own
+        rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)
+        count = np.searchsorted(pieces, pieces, side="right") - np.searchsorted(pieces, pieces)
+        begin = (rng.random(len(data.rows))[pieces] * np.maximum(1, count - segments + 1)).astype(np.int64)
+        kept = (rank >= begin) & (rank < begin + segments)
+        pieces, firsts = pieces[kept], firsts[kept]
+        means = []
+        for at in range(0, len(pieces), STYLE_BATCH):
+            tokens = data.gather(pieces[at : at + STYLE_BATCH], firsts[at : at + STYLE_BATCH], codec.chunks)
+            means.append(codec.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens]).mean)
+        if means:
+            _, sizes = np.unique(pieces, return_counts=True)
+            latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
     about = "{}: {} pieces of the training split"
     styles = {
         name: style.fit(z, f"{name}: {len(z)} pieces of the training split") for name, z in sorted(latents.items())

@@ -15,7 +15,7 @@ from hypothesis import settings
 if TYPE_CHECKING:  # the files that need neither torch nor music21 shall not wait for them
     from seqvae.config import Recipe
     from seqvae.midi import Piece
-    from seqvae.tokenizer import MidiTokenizer
+    from seqvae.midi_tokenizer import MidiTokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for two threads to be faster than one
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network
@@ -28,7 +28,7 @@ MakePiece = Callable[..., "Piece"]
 
 @pytest.fixture(scope="session")
 def tokenizer() -> MidiTokenizer:
-    from seqvae.tokenizer import MidiTokenizer
+    from seqvae.midi_tokenizer import MidiTokenizer
 
     return MidiTokenizer()
 
@@ -99,7 +99,7 @@ class Trained:
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer) -> Path:
     """Token shards of pieces of which some are in the training split and some in the validation split."""
-    from seqvae import train
+    from seqvae import shards
     from seqvae.config import Recipe
     from seqvae.dataset import split_of
 
@@ -109,7 +109,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenize
     chosen = titles["train"][:12] + titles["valid"][:4]
     pieces = [(title, "rock", title, groove(i)) for i, title in enumerate(chosen)]
     folder = tmp_path_factory.mktemp("collection")
-    train.tokenize(Recipe(), pieces, tokenizer, folder)
+    shards.tokenize(Recipe(), pieces, tokenizer, folder)
     return folder
 
 
@@ -146,3 +146,76 @@ def trained(
     reports: list[str] = []
     train.train(small_recipe, TokenData(collection), tokenizer, folder, resume=False, report=reports.append)
     return Trained(small_recipe, folder, reports)
+
+
+# --- for the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test works in an empty folder, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture(scope="session")
+def tiny_music(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer) -> Path:
+    """A checkpoint that has learned nothing, with two styles."""
+    import torch
+    from commands import song
+
+    from seqvae import checkpoint, codec, style
+    from seqvae.config import ModelConfig, Recipe
+
+    torch.manual_seed(0)
+    recipe = Recipe(name="tiny", model=ModelConfig(latent=16, width=32, hidden=16))
+    kept = checkpoint.Checkpoint(recipe, checkpoint.build(recipe.model, tokenizer), tokenizer)
+    untaught = codec.from_checkpoint(kept)
+    folder = tmp_path_factory.mktemp("music") / "tiny"
+    songs = [song(folder.parent / f"{i}.mid", i) for i in range(6)]
+    styles = {"calm": songs[:3], "wild": songs[3:], "all": songs}
+    fitted = {name: untaught.fit_style(pieces, f"{name} songs") for name, pieces in styles.items()}
+    kept.styles, kept.about_styles = style.pack(fitted)
+    checkpoint.save(kept, folder)
+    return folder
+
+
+SENTENCES = [
+    f"the {what} {verb} {how} and the {other} is {price}"
+    for what in ("food", "staff", "room")
+    for verb in ("was", "is")
+    for how in ("good", "bad")
+    for other in ("bar", "place")
+    for price in ("fine", "cold", "new")
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that has learned SENTENCES by heart in two seconds, with four styles."""
+    from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
+    from seqvae.train import train_from
+
+    folder = tmp_path_factory.mktemp("text")
+    for name, word in {"good": "good", "bad": "bad", "past": "was", "present": "is"}.items():
+        lines = [line for line in SENTENCES if line.split()[2 if name in ("past", "present") else 3] == word]
+        (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    recipe = Recipe(
+        name="tiny",
+        tokenizer=TokenizerConfig(kind="text", vocab_size=320, max_tokens=24),
+        model=ModelConfig(chunks=1, latent=8, width=32, hidden=32, previous=True),
+        objective=ObjectiveConfig(beta=0.05, anneal_steps=50, word_dropout=0.3),
+        train=TrainConfig(
+            steps=150,
+            batch_tokens=1024,
+            learning_rate=1e-2,
+            warmup_steps=10,
+            evaluate_every=150,
+            save_every=150,
+            precision="fp32",
+        ),
+    )
+    best, _ = train_from(recipe, sorted(folder.glob("*.txt")), folder / "run", report=lambda _: None)
+    return best

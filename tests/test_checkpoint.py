@@ -18,7 +18,7 @@ from seqvae import checkpoint, released
 from seqvae.checkpoint import Checkpoint, find, load, load_tensors, save, save_tensors, write_folder
 from seqvae.config import ModelConfig, Recipe
 from seqvae.errors import CheckpointError, SeqVAEError
-from seqvae.tokenizer import MidiTokenizer
+from seqvae.midi_tokenizer import MidiTokenizer
 
 RECIPE = Recipe(name="tiny", model=ModelConfig(chunks=1, latent=4, width=16, hidden=8, heads=2))
 
@@ -209,8 +209,7 @@ def shelf(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """Released checkpoints: one, called `small`; and no network."""
     folder = tmp_path / "shelf"
     shutil.copytree(written, folder / "small")
-    monkeypatch.setattr(checkpoint, "released_folder", lambda: folder)
-    monkeypatch.setattr(checkpoint, "released", lambda: [folder / "small"])
+    monkeypatch.setattr(released, "released_folder", lambda: folder)
 
     def no_network(name: str) -> str:
         raise ConnectionError(f"cannot reach the Hub for {name}\nsecond line")

@@ -87,7 +87,7 @@ def test_holding_out_more_keeps_what_was_held_out() -> None:
 def test_no_group_is_in_two_splits(data: TokenData, pieces: list[Piece]) -> None:
     splits: tuple[Split, ...] = ("train", "valid", "test")
     by_split = [{data.rows[i].group for i in batches(data, split).row_ids} for split in splits]
-    assert all(by_split)
+    assert all(map(len, by_split))
     assert sum(map(len, by_split)) == len(set.union(*by_split)) == len(pieces) / 3
     for i in batches(data, "valid").row_ids:
         assert split_of(data.rows[i].group) == "valid"
@@ -116,9 +116,12 @@ def test_gather_gives_what_was_written(data: TokenData, pieces: list[Piece]) -> 
         assert tokens.shape[2] == max(1, (tokens != 0).sum(2).max()), "no wider than the longest chunk"
 
 
-def test_chunk_lengths_are_those_written(data: TokenData, pieces: list[Piece]) -> None:
-    for row, (_, chunks) in zip(data.rows, pieces, strict=True):
-        assert data.chunk_lengths(row).tolist() == [len(chunk) for chunk in chunks]
+def test_counts_and_sizes_are_those_written(data: TokenData, pieces: list[Piece]) -> None:
+    assert data.counts(np.arange(len(pieces))).tolist() == [len(chunks) for _, chunks in pieces]
+    rows, firsts, sizes = data.windows(np.arange(len(pieces)), 1)
+    for i, first, size in zip(rows, firsts, sizes, strict=True):
+        assert size == len(pieces[i][1][first - data.rows[i].first])
+    assert len(rows) == sum(len(chunk) > 1 for _, chunks in pieces for chunk in chunks)
 
 
 def test_one_shard_and_many_are_the_same_to_the_reader(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
@@ -150,11 +153,15 @@ def test_a_missing_shard_is_an_error_in_one_line(tmp_path: Path, pieces: list[Pi
 def test_windows_are_side_by_side_from_the_offset(tmp_path: Path) -> None:
     lengths = [5, 1, 1, 1, 9, 3, 1, 50, 2]  # 1 is EOS alone
     data = write(tmp_path, [("a", [np.full(n, EOS, np.int32) for n in lengths])])
-    row = data.rows[0]
-    assert data.windows(row, 2, 0, 40).tolist() == [0, 4, 8], "2 is empty, 6 is too long"
-    assert data.windows(row, 2, 0, 50).tolist() == [0, 4, 6, 8]
-    assert data.windows(row, 2, 1, 50).tolist() == [3, 5, 7], "1 is empty"
-    assert data.windows(row, 4, 0, 50).tolist() == [0, 4, 8]
+
+    def firsts(chunks: int, offset: int, longest: int) -> list[int]:
+        found: list[int] = data.windows(np.array([0]), chunks, offset, longest)[1].tolist()
+        return found
+
+    assert firsts(2, 0, 40) == [0, 4, 8], "2 is empty, 6 is too long"
+    assert firsts(2, 0, 50) == [0, 4, 6, 8]
+    assert firsts(2, 1, 50) == [3, 5, 7], "1 is empty"
+    assert firsts(4, 0, 50) == [0, 4, 8]
 
 
 def seen(batches: Batches, epoch: int) -> list[tuple[int, int]]:
@@ -175,7 +182,7 @@ def test_every_window_is_seen_once_an_epoch(data: TokenData) -> None:
             if not mine:
                 continue  # the offset left out all there is in a short piece
             offset = mine[0] % SEGMENT
-            assert mine == [w - row.first for w in data.windows(row, SEGMENT, offset, 400)]
+            assert mine == [w - row.first for w in data.windows(np.array([i]), SEGMENT, offset, 400)[1]]
 
 
 def test_offsets_change_from_epoch_to_epoch(data: TokenData) -> None:

@@ -7,8 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
-from seqvae.layers import Attention, Binding, Residual, TransformerLayer, _rotate, masked_sum
+from seqvae.layers import (
+    CLOSED,
+    Attention,
+    Binding,
+    LockedDropout,
+    Residual,
+    TransformerLayer,
+    _rotate,
+    masked_sum,
+)
 
 seeds = st.integers(0, 2**31)
 
@@ -229,3 +239,48 @@ def test_a_masked_sum_has_one_unit_for_full_and_empty_bars(seed: int) -> None:
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     expected = torch.stack([x[0, :4].sum(0) / 8, x[1, 0] / 8, torch.zeros(4)])
     torch.testing.assert_close(masked_sum(x, mask), expected)
+
+
+# --- the loss of a large vocabulary, without its logits -------------------------------------------------------------
+
+
+@given(seeds, st.booleans(), st.floats(0.1, 3))
+def test_nats_are_the_cross_entropy_of_the_logits(seed: int, some_closed: bool, by: float) -> None:
+    torch.manual_seed(seed)
+    binding = Binding(torch.zeros(70, dtype=torch.long), (), 16)
+    rows = (1 << 20) // 70 + 9  # more than one block of them, and one that is not full
+    x = torch.randn(rows, 16, requires_grad=True)
+    targets = torch.randint(0, 70, (rows,))
+    closed = None
+    if some_closed:
+        closed = (torch.rand(rows, 70) < 0.3).scatter(1, targets[:, None], False)
+    logits = binding.logits(x)
+    logits = logits if closed is None else logits.masked_fill(closed, CLOSED)
+    wanted = functional.cross_entropy(logits, targets, reduction="sum")
+    given_, right = binding.nats(x, targets, closed)
+    torch.testing.assert_close(given_, wanted, rtol=1e-5, atol=1e-2)
+    assert torch.equal(right, logits.argmax(1) == targets)
+    learned = [x, binding.embed.weight, binding.bias, binding.scale]
+    for a, b in zip(torch.autograd.grad(given_ * by, learned), torch.autograd.grad(wanted * by, learned), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_a_sum_of_pairs_tells_what_follows_a_token() -> None:
+    torch.manual_seed(0)
+    binding = Binding(torch.zeros(1000, dtype=torch.long), (), 512, previous=True)
+    sentence = torch.tensor([17, 400, 23, 901, 55, 2])
+    memory = binding.bind(sentence, torch.zeros(6, 0, dtype=torch.long)).sum(0)
+    before = torch.tensor([1, *sentence[:-1]])
+    told = binding.logits(memory * binding.after(before))
+    assert torch.equal(told.argmax(-1), sentence)
+
+
+def test_locked_dropout_drops_a_feature_at_every_step_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    dropout = LockedDropout(0.3)
+    out = dropout(torch.ones(200, 5, 100))
+    assert torch.equal(out, out[:, :1].expand_as(out))
+    assert float(out.mean()) == pytest.approx(1.0, abs=0.02)
+    assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(dropout.eval()(x), x)

@@ -16,10 +16,11 @@ from seqvae import checkpoint
 from seqvae.config import ModelConfig, ObjectiveConfig
 from seqvae.errors import ConfigError
 from seqvae.latent import LOGVAR_RANGE
-from seqvae.model import PAD, SequenceVAE, shifted
+from seqvae.layers import shifted
+from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import loss
 from seqvae.sampling import EOS, Sampling
-from seqvae.tokenizer import MidiTokenizer
 
 ENCODERS = ("recurrent", "transformer", "set")
 DECODERS = ("recurrent", "transformer")
@@ -101,9 +102,10 @@ def test_one_pass_gives_logits_of_every_token_and_a_posterior(
 ) -> None:
     tokens, cues = tensors(tokenizer, segments)
     output = model(tokens, cues, tokens, shifted(tokens), True)
-    assert output.logits.shape == output.bag_logits.shape == (*tokens.shape, tokenizer.vocab_size)
+    logits, bag = (told.logits(tokens.shape[-1]) for told in (output.told, output.bag))
+    assert logits.shape == bag.shape == (*tokens.shape, tokenizer.vocab_size)
     assert output.z.shape == output.posterior.mean.shape == output.posterior.logvar.shape == (4, LATENT)
-    assert output.logits.isfinite().all()
+    assert logits.isfinite().all()
     low, high = LOGVAR_RANGE
     assert ((output.posterior.logvar >= low) & (output.posterior.logvar <= high)).all()
     assert not torch.equal(output.z, output.posterior.mean)
@@ -181,8 +183,8 @@ def test_step_by_step_with_the_cache_is_all_at_once(
     cache = model.decoder.start(code)
     for t in range(tokens.shape[-1]):
         step, step_bag, cache = model.decoder(code, inputs[:, t : t + 1], flat[:, t : t + 1], cache)
-        torch.testing.assert_close(step[:, 0], logits.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(step_bag[:, 0], bag.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(step.logits(1)[:, 0], logits.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(step_bag.logits(1)[:, 0], bag.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

@@ -16,10 +16,23 @@ from torch.nn import functional
 
 from seqvae import checkpoint
 from seqvae.config import ModelConfig, ObjectiveConfig
+from seqvae.decoder import Told
 from seqvae.latent import Posterior
-from seqvae.model import PAD, Output, SequenceVAE, shifted
-from seqvae.objective import MASK, Loss, beta_at, loss, masked, refine
-from seqvae.tokenizer import MidiTokenizer
+from seqvae.layers import Binding, shifted
+from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.model import PAD, Output, SequenceVAE
+from seqvae.objective import (
+    EOS,
+    MASK,
+    Loss,
+    beta_at,
+    charged_kl,
+    dropped,
+    loss,
+    masked,
+    objective_at,
+    refine,
+)
 
 # two segments of two chunks of up to three tokens of a vocabulary of four (MASK, 3, is said to be a token here)
 TOKENS = torch.tensor([[[3, 1, 2], [2, 0, 0]], [[1, 2, 0], [1, 1, 2]]])
@@ -30,21 +43,31 @@ LOGVAR = torch.tensor([[0.0, 0.0], [math.log(4), 0.0]])
 KL = [[0.5, 0.0], [(4 - 1 - math.log(4)) / 2, 2.0]]
 
 
-class Told:
+def plain(logits: Tensor) -> Told:
+    """What a decoder tells, with logits known beforehand: its embeddings are the vocabulary itself."""
+    size = logits.shape[-1]
+    binding = Binding(torch.zeros(size, dtype=torch.long), (), size)
+    binding.requires_grad_(False)
+    binding.embed.weight.copy_(torch.eye(size))
+    binding.scale.fill_(1.0)
+    return Told(binding, logits, [])
+
+
+class Fixed:
     """Stands in for a model: gives the logits it is made with, and keeps what it was called with."""
 
     def __init__(self, logits: Tensor, bag: Tensor | None = None) -> None:
-        self.logits, self.bag = logits, logits if bag is None else bag
+        self.told, self.bag = plain(logits), plain(logits if bag is None else bag)
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
         self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float
     ) -> Output:
         self.calls.append({"tokens": tokens, "source": source, "inputs": inputs, "sample": sample, "fade": fade})
-        return Output(self.logits, self.bag, Posterior(MEAN, LOGVAR), MEAN)
+        return Output(self.told, self.bag, Posterior(MEAN, LOGVAR), MEAN)
 
 
-def run(model: Told, config: ObjectiveConfig, tokens: Tensor = TOKENS, step: int = 10, training: bool = True) -> Loss:
+def run(model: Fixed, config: ObjectiveConfig, tokens: Tensor = TOKENS, step: int = 10, training: bool = True) -> Loss:
     cues = torch.zeros(*tokens.shape, 1, dtype=torch.long)
     return loss(cast(SequenceVAE, model), tokens, cues, config, step, training)
 
@@ -61,7 +84,7 @@ CONSTANT = ObjectiveConfig(schedule="constant", beta=1.0)
 
 
 def test_the_loss_of_even_chances_is_known() -> None:
-    result = run(Told(even()), replace(CONSTANT, beta=0.5))
+    result = run(Fixed(even()), replace(CONSTANT, beta=0.5))
     reconstruction, kl = COUNT * math.log(4), sum(map(sum, KL))
     assert result.reconstruction == pytest.approx(reconstruction / 2), "nats a segment"
     assert result.kl == pytest.approx(kl / 2)
@@ -82,7 +105,7 @@ def test_the_loss_is_that_of_the_token_s_own_probability() -> None:
                     row = logits[b, c, t].exp()
                     nats -= math.log(float(row[token] / row.sum()))
                     right += int(row.argmax()) == token
-    result = run(Told(logits), CONSTANT)
+    result = run(Fixed(logits), CONSTANT)
     assert result.reconstruction == pytest.approx(nats / 2)
     assert result.accuracy == pytest.approx(right / COUNT)
 
@@ -96,7 +119,7 @@ def test_probabilities_are_among_what_is_allowed() -> None:
     logits[..., PAD] = 9.0  # likely, and forbidden
     for bag in (0.0, 1.0):
         config = replace(CONSTANT, beta=0.0, bag=bag)
-        result = loss(cast(SequenceVAE, Told(logits)), TOKENS, cues, config, 1, True, allowed)
+        result = loss(cast(SequenceVAE, Fixed(logits)), TOKENS, cues, config, 1, True, allowed)
         nats = 8 * math.log(3) + math.log(2)
         assert result.reconstruction == pytest.approx(nats / 2)
         assert float(result.total) == pytest.approx((1 + bag) * nats / COUNT)
@@ -106,7 +129,7 @@ def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
     logits = even().requires_grad_()
     allowed = functional.one_hot(TOKENS, 4).bool()
     cues = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
-    result = loss(cast(SequenceVAE, Told(logits)), TOKENS, cues, replace(CONSTANT, beta=0.0), 1, True, allowed)
+    result = loss(cast(SequenceVAE, Fixed(logits)), TOKENS, cues, replace(CONSTANT, beta=0.0), 1, True, allowed)
     assert float(result.total.detach()) == 0
     result.total.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
@@ -116,21 +139,21 @@ def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
 def test_padding_costs_nothing() -> None:
     logits = even()
     logits[TOKENS == PAD] = torch.tensor([-50.0, 30.0, 0.0, 0.0])
-    assert float(run(Told(logits), CONSTANT).total) == pytest.approx(float(run(Told(even()), CONSTANT).total))
+    assert float(run(Fixed(logits), CONSTANT).total) == pytest.approx(float(run(Fixed(even()), CONSTANT).total))
 
 
 def test_free_bits_are_charged_by_dimension_on_the_batch_s_average() -> None:
     config = replace(CONSTANT, beta=2.0, free_bits=0.8)
     per_unit = [(KL[0][0] + KL[1][0]) / 2, (KL[0][1] + KL[1][1]) / 2]
     expected = COUNT * math.log(4) + 2.0 * 2 * sum(max(0.8, kl) for kl in per_unit)
-    result = run(Told(even()), config)
+    result = run(Fixed(even()), config)
     assert float(result.total) == pytest.approx(expected / COUNT)
     assert result.kl == pytest.approx(sum(map(sum, KL)) / 2), "what is reported has no floor"
 
 
 def test_the_bag_adds_its_own_cross_entropy() -> None:
     bag = torch.randn(*TOKENS.shape, 4, generator=torch.Generator().manual_seed(1))
-    model = Told(even(), bag)
+    model = Fixed(even(), bag)
     own = float(functional.cross_entropy(bag[TOKENS != PAD], TOKENS[TOKENS != PAD], reduction="sum"))
     without = run(model, CONSTANT)
     with_bag = run(model, replace(CONSTANT, bag=0.25))
@@ -141,7 +164,7 @@ def test_the_bag_adds_its_own_cross_entropy() -> None:
 
 
 def test_the_autoencoder_takes_the_mean_and_pays_no_kl() -> None:
-    model = Told(even())
+    model = Fixed(even())
     result = run(model, ObjectiveConfig(autoencoder=True, beta=1.0))
     assert not model.calls[0]["sample"]
     assert result.beta == 0
@@ -154,14 +177,83 @@ def test_the_autoencoder_takes_the_mean_and_pays_no_kl() -> None:
 def test_a_segment_costs_the_same_in_whatever_batch() -> None:
     """Twice the batch is twice the sum over twice the tokens."""
 
-    class Twice(Told):
+    class Twice(Fixed):
         def __call__(self, *arguments: Any) -> Output:
-            return Output(self.logits, self.bag, Posterior(MEAN.repeat(2, 1), LOGVAR.repeat(2, 1)), MEAN)
+            return Output(self.told, self.bag, Posterior(MEAN.repeat(2, 1), LOGVAR.repeat(2, 1)), MEAN)
 
-    once = run(Told(even()), CONSTANT)
+    once = run(Fixed(even()), CONSTANT)
     twice = run(Twice(even().repeat(2, 1, 1, 1)), CONSTANT, TOKENS.repeat(2, 1, 1))
     assert float(twice.total) == pytest.approx(float(once.total))
     assert (twice.reconstruction, twice.kl) == pytest.approx((once.reconstruction, once.kl))
+
+
+# --- what the KL is charged -------------------------------------------------------------------------------------------
+
+KLS = torch.tensor([[0.5, 0.0, 2.0], [0.1, 0.2, 4.0]])  # means of dimensions .3, .1, 3: in all 3.4
+
+
+@pytest.mark.parametrize(
+    ("changes", "charged"),
+    [
+        ({}, 3.4),
+        ({"free_bits": 0.25}, 0.3 + 0.25 + 3),
+        ({"free_bits_total": 3.0}, 3.4),
+        ({"free_bits_total": 5.0}, 5.0),
+        ({"target_kl": 3.0}, 0.4),
+        ({"target_kl": 4.0}, 0.6),
+        ({"free_bits": 0.25, "target_kl": 4.0}, 0.45),
+    ],
+)
+def test_the_kl_is_charged_as_said(changes: dict[str, float], charged: float) -> None:
+    assert float(charged_kl(KLS, replace(CONSTANT, **changes))) == pytest.approx(charged)  # type: ignore[arg-type]
+
+
+def test_below_its_floor_the_kl_has_no_slope_and_below_its_target_it_is_pulled_up() -> None:
+    def slope(**changes: float) -> Tensor:
+        kl = KLS.clone().requires_grad_()
+        charged_kl(kl, replace(CONSTANT, **changes)).backward()  # type: ignore[arg-type, no-untyped-call]
+        assert kl.grad is not None
+        return kl.grad
+
+    assert not slope(free_bits_total=5.0).any()
+    assert slope(free_bits=0.25)[0].tolist() == [0.5, 0.0, 0.5]
+    assert (slope(target_kl=4.0) == -0.5).all()
+    assert (slope(target_kl=3.0) == 0.5).all()
+
+
+def test_pretraining_is_a_plain_autoencoder_and_then_the_schedule_begins() -> None:
+    config = replace(CONSTANT, schedule="linear", anneal_steps=10, pretrain_steps=5)
+    assert objective_at(config, 5)[0].autoencoder
+    assert objective_at(config, 6) == (config, 1)
+    model = Fixed(even())
+    for step in (5, 6):
+        run(model, config, step=step)
+    assert [call["sample"] for call in model.calls] == [False, True]
+    assert [run(Fixed(even()), config, step=step).beta for step in (5, 6, 15)] == pytest.approx([0, 0.1, 1])
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_dropped_tokens_are_gone_and_the_rest_moves_up(seed: int, share: float) -> None:
+    tokens = torch.tensor([[[5, 6, 7, 8, 2, 0], [9, 2, 0, 0, 0, 0]]])
+    out = dropped(tokens, share, torch.Generator().manual_seed(seed))
+    assert out.shape == tokens.shape
+    for before, after in zip(tokens[0].tolist(), out[0].tolist(), strict=True):
+        words = [t for t in after if t != PAD]
+        assert words[-1] == EOS, "the end is never lost"
+        assert after == words + [PAD] * (len(after) - len(words))
+        left = iter(before)
+        assert all(word in left for word in words), "in their order"
+
+
+def test_the_share_that_is_dropped_is_the_share_asked_for() -> None:
+    tokens = torch.full((1, 1000, 41), 7)
+    tokens[..., -1] = EOS
+    left = (dropped(tokens, 0.3, torch.Generator().manual_seed(0)) == 7).float().mean() * 41 / 40
+    assert float(left) == pytest.approx(0.7, abs=0.01)
+    assert torch.equal(dropped(tokens, 0.0), tokens)
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
@@ -219,7 +311,7 @@ def test_the_right_share_is_masked_and_never_padding(share: float) -> None:
 
 def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     tokens = many_tokens()
-    model = Told(torch.zeros(*tokens.shape, 100))
+    model = Fixed(torch.zeros(*tokens.shape, 100))
     config = replace(CONSTANT, word_dropout=0.3, denoise=0.1, fade=0.7)
     run(model, config, tokens)
     run(model, config, tokens, training=False)
@@ -304,3 +396,28 @@ def test_a_segment_is_refined_alone_as_among_others(case: Case) -> None:
         one = Posterior(first.mean[i : i + 1], first.logvar[i : i + 1])
         alone = refine(model, tokens[i : i + 1], cues[i : i + 1], allowed[i : i + 1], one, REFINED).mean
         torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=1e-3)
+
+
+def test_a_segment_goes_on_until_it_comes_back() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(chunks=1, latent=128, width=128, hidden=16, previous=True)
+    model = SequenceVAE(config, (), torch.zeros(30, dtype=torch.long)).eval()
+    tokens = torch.randint(4, 30, (12, 1, 6))
+    tokens[..., -1] = EOS
+    tokens[:6, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones come back sooner
+    cues = torch.zeros(*tokens.shape, 0, dtype=torch.long)
+    with torch.no_grad():
+        first = model.encode(tokens, cues)
+
+    def right(z: Tensor) -> Tensor:
+        """Whether each segment's tokens are all the most likely."""
+        with torch.no_grad():
+            best = model.decode(z, shifted(tokens), cues)[0].argmax(-1)
+        return ((best == tokens) | (tokens == PAD)).all(-1).all(-1)
+
+    short = refine(model, tokens, cues, None, first, replace(REFINED, refine=5)).mean
+    long = refine(model, tokens, cues, None, first, replace(REFINED, refine=5, refine_most=300)).mean
+    done = right(short)
+    assert 0 < done.sum() < len(tokens), "else there is nothing to show"
+    assert right(long).sum() > done.sum()
+    assert torch.equal(long[done], short[done]), "what came back is left alone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.sampling import BOS, EOS, Sampling, Step, choose, decode
-from seqvae.tokenizer import MidiTokenizer
+from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.sampling import BOS, EOS, Sampling, Step, choose, decode, search
 
 Ints = NDArray[np.int32]
 CPU = torch.device("cpu")
@@ -100,10 +101,10 @@ def test_temperature_0_is_the_largest(row: list[float]) -> None:
 
 @pytest.mark.parametrize("bad", [
     {"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
-    {"max_tokens": 0},
+    {"max_tokens": 0}, {"beam": -1},
 ])  # fmt: skip
 def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(ValueError, match="at least 0"):
         Sampling(**bad)
 
 
@@ -241,12 +242,115 @@ def test_no_rows_give_no_rows() -> None:
     assert decode(steady(torch.zeros(0, 6)), Even(), start(0), Sampling(), CPU) == []
 
 
+# --- a search ---------------------------------------------------------------------------------------------------------
+
+
+class Spoken:
+    """A step whose logits follow from a row's own tokens so far: a cache of them, which must go where its row goes."""
+
+    def __init__(self, rows: int, seed: int, end: float = 0.0) -> None:
+        self.told = [[seed, row] for row in range(rows)]
+        self.end = end
+
+    def logits(self, told: list[int]) -> Tensor:
+        """What follows `[seed, row, BOS, *tokens]`, whoever asks."""
+        out = torch.from_numpy(np.random.default_rng(told).normal(size=Even.vocabulary)).float()
+        out[EOS] += self.end
+        return out
+
+    def __call__(self, tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        told = self.told if keep is None else [self.told[int(i)] for i in keep]
+        self.told = [[*row, int(token)] for row, token in zip(told, tokens[:, 0], strict=True)]
+        assert [len(row) - 3 for row in self.told] == cues[:, 0, 0].tolist(), "the grammar's state goes with its row"
+        return torch.stack([self.logits(row) for row in self.told])
+
+    def nats(self, row: int, tokens: list[int]) -> float:
+        """Log-probability of `tokens` as those of one row, under the grammar."""
+        told, total = [self.told[0][0], row, BOS], 0.0
+        for place, token in enumerate(tokens):
+            logits = self.logits(told)
+            logits[: EOS + place % 2] = float("-inf")
+            total += float(logits.double().log_softmax(-1)[token])
+            told = [*told, token]
+        return total
+
+
+def found(rows: int, seed: int, beam: int, limit: int, end: float = 0.0) -> list[list[int]]:
+    settings = Sampling(beam=beam, max_tokens=limit)
+    return [row.tolist() for row in search(Spoken(rows, seed, end), Even(), start(rows), settings, CPU)]
+
+
+@given(st.integers(0, 2**31), st.sampled_from([-2.0, -1.0, 0.0, 1.0]))
+def test_a_search_wide_enough_finds_the_most_likely_row(seed: int, end: float) -> None:
+    spoken = Spoken(2, seed, end)
+    everything = [[*pairs, EOS] for length in (0, 2, 4) for pairs in product((3, 4, 5), repeat=length)]
+    for row, tokens in enumerate(found(2, seed, 200, 5, end)):
+        assert tokens == max(everything, key=lambda one: spoken.nats(row, one))
+
+
+@given(st.integers(0, 2**31), st.sampled_from([-1.0, 0.0, 1.0]))
+def test_a_search_finds_nothing_less_likely_than_token_by_token(seed: int, end: float) -> None:
+    spoken = Spoken(3, seed, end)
+    by_token = [row.tolist() for row in decode(Spoken(3, seed, end), Even(), start(3), Sampling(max_tokens=41), CPU)]
+    for beam in (2, 3, 8):
+        for row, (one, other) in enumerate(zip(found(3, seed, beam, 41, end), by_token, strict=True)):
+            # one of 41 tokens has perhaps been cut, and what was cut ended where nobody would have ended it
+            assert len(other) == 41 or spoken.nats(row, one) >= spoken.nats(row, other) - 1e-6
+
+
+def test_a_wider_search_finds_better_rows() -> None:
+    worth = []
+    for beam in (1, 2, 4, 16):
+        rows = found(60, 7, beam, 30)
+        worth.append(np.mean([Spoken(60, 7).nats(i, row) for i, row in enumerate(rows)]))
+    assert worth[0] + 0.1 < worth[1] < worth[2] < worth[3]
+
+
+@given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([-3.0, 0.0, 2.0]))
+def test_a_search_with_one_hypothesis_is_decoding(seed: int, limit: int, end: float) -> None:
+    by_token = decode(Spoken(4, seed, end), Even(), start(4), Sampling(max_tokens=limit), CPU)
+    assert found(4, seed, 1, limit, end) == [row.tolist() for row in by_token]
+
+
+def test_of_equals_a_search_takes_what_decoding_takes() -> None:
+    level = torch.zeros(3, 6)
+    for limit in (1, 6, 7):
+        by_token = decode(steady(level), Even(), start(3), Sampling(max_tokens=limit), CPU)
+        searched = search(steady(level), Even(), start(3), Sampling(beam=1, max_tokens=limit), CPU)
+        assert [row.tolist() for row in searched] == [row.tolist() for row in by_token]
+
+
+@pytest.mark.parametrize("beam", [2, 5])
+def test_a_row_is_searched_alike_alone_and_among_others(beam: int) -> None:
+    together = found(9, 3, beam, 20, end=-2.0)
+    assert len({len(row) for row in together}) > 1, "they leave at different times"
+    for i in range(9):
+        spoken = Spoken(9, 3, end=-2.0)
+        spoken.told = spoken.told[i : i + 1]
+        alone = search(spoken, Even(), start(1), Sampling(beam=beam, max_tokens=20), CPU)
+        assert alone[0].tolist() == together[i]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 8])
+def test_a_search_out_of_tokens_ends_where_it_last_could(limit: int) -> None:
+    logits = torch.tensor([[0.0, 0, -50, 3, 0, 0], [0, 0, 50, 0, 0, 0]])
+    endless, short = search(steady(logits), Even(), start(2), Sampling(beam=3, max_tokens=limit), CPU)
+    assert endless.tolist() == [3] * ((limit - 1) // 2 * 2) + [EOS]
+    assert short.tolist() == [EOS]
+
+
+def test_a_search_neither_draws_nor_needs_rows() -> None:
+    drawn = Sampling(temperature=2, top_k=1, top_p=0.1, seed=8, beam=3, max_tokens=12)
+    assert [row.tolist() for row in search(Spoken(4, 1), Even(), start(4), drawn, CPU)] == found(4, 1, 3, 12)
+    assert search(steady(torch.zeros(0, 6)), Even(), start(0), Sampling(beam=3), CPU) == []
+
+
 # --- music ------------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 2**31), st.sampled_from([0.0, 1.0]), st.integers(1, 40))
+@given(st.integers(0, 2**31), st.sampled_from([(0.0, 0), (1.0, 0), (0.0, 3)]), st.integers(1, 40))
 def test_every_bar_is_whole_however_it_was_cut(
-    tokenizer: MidiTokenizer, seed: int, temperature: float, limit: int
+    tokenizer: MidiTokenizer, seed: int, how: tuple[float, int], limit: int
 ) -> None:
     lengths = np.array([48, 36, 1, 48], np.int32)
     table = torch.randn(tokenizer.vocab_size, tokenizer.vocab_size, generator=torch.Generator().manual_seed(seed))
@@ -256,8 +360,8 @@ def test_every_bar_is_whole_however_it_was_cut(
         return 3 * table[tokens[:, 0]]
 
     grammar = tokenizer.grammar()
-    settings = Sampling(temperature=temperature, seed=seed, max_tokens=limit)
-    chunks = decode(step, grammar, grammar.start(4, lengths), settings, CPU)
+    settings = Sampling(temperature=how[0], seed=seed, max_tokens=limit, beam=how[1])
+    chunks = (search if how[1] else decode)(step, grammar, grammar.start(4, lengths), settings, CPU)
     assert all(1 <= len(chunk) <= limit and chunk[-1] == EOS for chunk in chunks)
     bounds = np.cumsum([0, *lengths])
     notes = tokenizer.decode_notes(chunks, bounds)

@@ -122,7 +122,7 @@ def test_amount_0_moves_nothing(seed: int, method: style.Method) -> None:
 @given(seeds)
 def test_transport_gives_the_target_s_mean_and_covariance(seed: int) -> None:
     s, t = random_style(seed), random_style(seed + 7)
-    mean, covariance = moments(transport(samples(s, 200), s, t))
+    mean, covariance = moments(transport(s, t)(samples(s, 200)))
     torch.testing.assert_close(mean, t.mean, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(covariance, t.covariance, rtol=1e-2, atol=1e-2)
 
@@ -131,13 +131,13 @@ def test_transport_gives_the_target_s_mean_and_covariance(seed: int) -> None:
 def test_transport_is_the_least_way_and_not_another(seed: int) -> None:
     """Its matrix is symmetric and positive: of all maps with these moments that is the one that moves least."""
     s, t = random_style(seed), random_style(seed + 7)
-    a = transport(s.mean + torch.eye(D), s, t) - t.mean
+    a = transport(s, t)(s.mean + torch.eye(D)) - t.mean
     torch.testing.assert_close(a, a.T, rtol=1e-2, atol=1e-2)
     assert torch.linalg.eigvalsh((a + a.T) / 2).min() > 0
     x = samples(s, 200)
     root = torch.linalg.cholesky(t.covariance) @ torch.linalg.inv(torch.linalg.cholesky(s.covariance))
     other = t.mean + (x - s.mean) @ root.T  # the same moments by another map
-    assert (transport(x, s, t) - x).square().sum() <= (other - x).square().sum() * (1 + 1e-3)
+    assert (transport(s, t)(x) - x).square().sum() <= (other - x).square().sum() * (1 + 1e-3)
 
 
 @given(seeds, amounts)
@@ -150,20 +150,20 @@ def test_with_equal_covariances_transport_is_the_mean_method(seed: int, amount: 
 @given(seeds)
 def test_a_style_is_already_where_it_is(seed: int) -> None:
     s, z = random_style(seed), noise(5, D, seed=seed)
-    torch.testing.assert_close(transport(z, s, s), z, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(transport(s, s)(z), z, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(blend(z, s, s, 1.0), z)
 
 
 @given(seeds)
 def test_there_and_back_is_nothing(seed: int) -> None:
     s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
-    torch.testing.assert_close(transport(transport(z, s, t), t, s), z, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(transport(t, s)(transport(s, t)(z)), z, rtol=2e-2, atol=2e-2)
 
 
 def test_in_one_dimension_transport_scales_by_the_deviations() -> None:
     s = Style(torch.tensor([1.0]), torch.tensor([[4.0]]), 1)
     t = Style(torch.tensor([10.0]), torch.tensor([[9.0]]), 1)
-    assert transport(torch.tensor([[1.0], [3.0]]), s, t).flatten().tolist() == pytest.approx([10, 13])
+    assert transport(s, t)(torch.tensor([[1.0], [3.0]])).flatten().tolist() == pytest.approx([10, 13])
 
 
 def test_transport_needs_a_style_with_a_spread_to_start_from() -> None:

@@ -19,12 +19,12 @@ from conftest import Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import checkpoint, objective, style, train
+from seqvae import checkpoint, objective, shards, style, train
 from seqvae.config import Recipe, TokenizerConfig, TrainConfig
 from seqvae.dataset import TokenData, split_of
 from seqvae.errors import ConfigError, SeqVAEError
+from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.objective import Loss
-from seqvae.tokenizer import MidiTokenizer
 from seqvae.train import Run, collapsed, rate_at
 
 Start = Callable[..., Path]
@@ -255,16 +255,16 @@ def test_a_posterior_that_says_nothing_has_collapsed() -> None:
 def test_validation_needs_pieces(tokenizer: MidiTokenizer, short: Recipe, tmp_path: Path) -> None:
     titles = [f"song {i}" for i in range(20) if split_of(f"song {i}") == "train"]
     pieces = [(title, "rock", title, groove(i)) for i, title in enumerate(titles[:4])]
-    shards = train.tokenize(short, pieces, tokenizer, tmp_path / "data")
+    written = shards.tokenize(short, pieces, tokenizer, tmp_path / "data")
     with pytest.raises(SeqVAEError, match="validation split; add more pieces"):
-        train.train(short, shards, tokenizer, tmp_path / "run", resume=False, report=lambda line: None)
+        train.train(short, written, tokenizer, tmp_path / "run", resume=False, report=lambda line: None)
 
 
 def test_training_needs_pieces(tokenizer: MidiTokenizer, short: Recipe, tmp_path: Path) -> None:
     title = next(f"song {i}" for i in range(1000) if split_of(f"song {i}") == "valid")
-    shards = train.tokenize(short, [(title, "rock", title, groove(0))], tokenizer, tmp_path / "data")
+    written = shards.tokenize(short, [(title, "rock", title, groove(0))], tokenizer, tmp_path / "data")
     with pytest.raises(SeqVAEError, match="add more pieces"):
-        train.train(short, shards, tokenizer, tmp_path / "run", resume=False, report=lambda line: None)
+        train.train(short, written, tokenizer, tmp_path / "run", resume=False, report=lambda line: None)
 
 
 # --- the best ---------------------------------------------------------------------------------------------------------
@@ -326,16 +326,16 @@ def test_shards_that_are_there_are_not_made_again(tokenizer: MidiTokenizer, tmp_
         raise AssertionError("read again")
         yield
 
-    first = train.tokenize(Recipe(), pieces(), tokenizer, tmp_path / "data")
-    again = train.tokenize(Recipe(), none(), tokenizer, tmp_path / "data")
+    first = shards.tokenize(Recipe(), pieces(), tokenizer, tmp_path / "data")
+    again = shards.tokenize(Recipe(), none(), tokenizer, tmp_path / "data")
     assert first.rows == again.rows
     with pytest.raises(ConfigError, match="another tokenizer"):
-        train.tokenize(Recipe(tokenizer=TokenizerConfig(max_steps=96)), none(), tokenizer, tmp_path / "data")
+        shards.tokenize(Recipe(tokenizer=TokenizerConfig(max_steps=96)), none(), tokenizer, tmp_path / "data")
 
 
 def test_nothing_to_read_is_an_error_in_one_line(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
     with pytest.raises(SeqVAEError, match="no piece could be read"):
-        train.tokenize(Recipe(), [], tokenizer, tmp_path / "data")
+        shards.tokenize(Recipe(), [], tokenizer, tmp_path / "data")
     assert not (tmp_path / "data" / "index.json").exists()
 
 

@@ -1,0 +1,272 @@
+"""Music to token ids and back: one bar a chunk, one spelling for each set of notes.
+
+Knows: the music vocabulary, the order of tokens inside a bar, and the grammar that says which token may follow.
+Refuses to know: files (midi.py reads them) and torch. Everything here is numpy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import miditok
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.vocabulary import EOS, PAD, Bools, Ints
+
+_PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
+_PHASE, _LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH, _LENGTH = range(5)
+_START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = range(6)
+# the phase after a token of each type; the first is that of special tokens, of which only EOS is ever reached
+_PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE], np.int32)
+
+
+class MidiTokenizer:
+    """A REMI-like stream (Huang and Yang 2020) over MidiTok's vocabulary, one chunk a bar, tracks one after another.
+
+    A chunk is ``(Program (Position (Pitch Duration)+)+)* EOS`` with programs, positions and pitches rising strictly,
+    so that a set of notes has exactly one spelling. Drums (program 128) come last and have no durations. Velocities are
+    not kept. Notes are rows ``[onset, duration, pitch, program]`` with onsets counted from the start of the chunk.
+    """
+
+    kind = "midi"
+    max_tokens = 1024  # several times the fullest bar
+
+    def __init__(self, steps_per_beat: int = 12, max_steps: int = 48) -> None:
+        if max_steps % steps_per_beat or max_steps < 4 * steps_per_beat:
+            raise ValueError(
+                f"max_steps {max_steps} is no whole number, four or more, of beats of {steps_per_beat} steps"
+            )
+        self.steps_per_beat, self.max_steps = steps_per_beat, max_steps
+        self.vocabulary = miditok.REMI(
+            miditok.TokenizerConfig(
+                pitch_range=(0, 127),
+                drums_pitch_range=(0, 127),
+                # exact up to a bar of 4/4, half beats up to four bars: 99.6 % of the notes of real files are exact
+                beat_res={(0, max_steps // steps_per_beat): steps_per_beat, (max_steps // steps_per_beat, 16): 2},
+                special_tokens=["PAD", "BOS", "EOS", "MASK"],
+                use_velocities=False,
+                use_time_signatures=False,
+                use_programs=True,
+                use_pitchdrum_tokens=True,
+                use_note_duration_programs=list(range(128)),
+            )
+        ).vocab
+        self.vocab_size = len(self.vocabulary)
+        self._type = np.zeros(self.vocab_size, np.int32)
+        self._value = np.zeros(self.vocab_size, np.int32)
+        for token, i in self.vocabulary.items():
+            name, value = token.split("_", 1)
+            if name == "Program":
+                self._type[i], self._value[i] = _PROGRAM, 128 if value == "-1" else int(value)
+            elif name == "Position":
+                self._type[i], self._value[i] = _POSITION, int(value)
+            elif name in ("Pitch", "PitchDrum"):
+                self._type[i], self._value[i] = (_PITCH if name == "Pitch" else _DRUM), int(value)
+            elif name == "Duration":
+                beats, part, resolution = map(int, value.split("."))
+                self._type[i] = _DURATION
+                self._value[i] = (beats * resolution + part) * steps_per_beat // resolution
+        self._id = {kind: self._table(kind) for kind in (_PROGRAM, _POSITION, _PITCH, _DRUM)}
+        ids = np.flatnonzero(self._type == _DURATION)
+        self._durations, self._duration_ids = self._value[ids], ids.astype(np.int32)
+        self.cue_sizes: tuple[int, ...] = (130, max_steps + 1, 129)
+        # a program is in the bar, a position in its program; notes stand under both, durations under the pitch too
+        scopes = {_PROGRAM: 0, _POSITION: 1, _PITCH: 3, _DRUM: 3, _DURATION: 3}
+        self.scope = np.array([scopes.get(int(kind), 0) for kind in self._type], np.int32)
+
+    def _table(self, kind: int) -> Ints:
+        """Token id by value for one type of token."""
+        ids = np.flatnonzero(self._type == kind)
+        table = np.zeros(int(self._value[ids].max()) + 1, np.int32)
+        table[self._value[ids]] = ids
+        return table
+
+    def encode_notes(self, notes: Ints, bounds: Ints) -> list[Ints]:
+        """Tokens of every chunk between `bounds (C + 1,)` steps; `notes (N, >= 4)` as in `midi.Piece`, any order."""
+        chunk = np.searchsorted(bounds, notes[:, 0], side="right") - 1
+        inside = (chunk >= 0) & (chunk < len(bounds) - 1)
+        notes, chunk = notes[inside], chunk[inside]
+        position = notes[:, 0] - bounds[chunk]
+        order = np.lexsort((-notes[:, 1], notes[:, 2], position, notes[:, 3], chunk))  # of equals the longest is kept
+        chunk, position = chunk[order], position[order]
+        duration, pitch, program = notes[order, 1], notes[order, 2], notes[order, 3]
+        keys = np.stack([chunk, program, position, pitch], 1)
+        changed = np.ones((len(keys), 4), bool)
+        changed[1:] = np.logical_or.accumulate(keys[1:] != keys[:-1], axis=1)
+        drum = program == 128
+        # four candidate tokens a note: program, position, pitch, duration; those that repeat are left out
+        nearest = np.abs(self._durations[None] - np.unique(duration)[:, None]).argmin(1)
+        duration_id = (
+            self._duration_ids[nearest[np.searchsorted(np.unique(duration), duration)]] if len(notes) else duration
+        )
+        ids = np.stack(
+            [
+                self._id[_PROGRAM][program],
+                self._id[_POSITION][position],
+                np.where(drum, self._id[_DRUM][pitch], self._id[_PITCH][pitch]),
+                duration_id,
+            ],
+            1,
+        )
+        emit = np.stack([changed[:, 1], changed[:, 2], changed[:, 3], changed[:, 3] & ~drum], 1)
+        counts = np.bincount(chunk, weights=emit.sum(1), minlength=len(bounds) - 1).astype(np.int64)
+        flat = ids[emit].astype(np.int32)
+        ends = np.cumsum(counts)
+        return [np.append(flat[e - n : e], np.int32(EOS)) for e, n in zip(ends, counts, strict=True)]
+
+    def decode_notes(self, chunks: Sequence[Ints], bounds: Ints) -> Ints:
+        """Notes `(N, 4)` of chunks that begin at `bounds[c]`; tokens that break the grammar are passed over."""
+        rows: list[list[int]] = []
+        for start, tokens in zip(bounds, chunks, strict=False):
+            program = position = -1
+            pending: int | None = None
+            for kind, value in zip(self._type[tokens], self._value[tokens], strict=True):
+                if kind == _PROGRAM:
+                    program, position, pending = int(value), -1, None
+                elif kind == _POSITION:
+                    position, pending = int(value), None
+                elif kind == _PITCH and program >= 0 and position >= 0:
+                    pending = int(value)
+                elif kind == _DURATION and pending is not None:
+                    rows.append([int(start) + position, int(value), pending, program])
+                    pending = None
+                elif kind == _DRUM and program == 128 and position >= 0:
+                    rows.append([int(start) + position, 1, int(value), 128])
+        return np.array(rows, np.int32).reshape(-1, 4)
+
+    def encode(self, piece: Any) -> list[Ints]:
+        """Token ids of every chunk of a `midi.Piece`."""
+        return self.encode_notes(piece.notes, piece.bounds)
+
+    def _states(self, tokens: Ints) -> Ints:
+        """The grammar's states `(..., T, 5)` before each token, without stepping through them."""
+        kind, value = self._type[tokens], self._value[tokens]
+        index = np.arange(tokens.shape[-1])
+
+        def last(*kinds: int) -> NDArray[np.int64]:
+            """Step of the latest token of some kinds, -1 before the first."""
+            return np.maximum.accumulate(np.where(np.isin(kind, kinds), index, -1), axis=-1)
+
+        program, position, pitch = last(_PROGRAM), last(_POSITION), last(_PITCH, _DRUM)
+        # a position counts until the next program, a pitch until the next position or program
+        valid = (program >= 0, position > program, pitch > np.maximum(program, position))
+        after = np.empty((*tokens.shape, 5), np.int32)
+        after[..., _PHASE] = _PHASES[kind]
+        after[..., _LENGTH] = self.max_steps
+        for column, at, good in zip(
+            (_LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH), (program, position, pitch), valid, strict=True
+        ):
+            after[..., column] = np.where(good, np.take_along_axis(value, np.maximum(at, 0), -1), -1)
+        before = np.empty_like(after)
+        before[..., 0, :] = self.grammar().start(1)[0]
+        before[..., 1:, :] = after[..., :-1, :]
+        return before
+
+    def cues(self, tokens: Ints) -> Ints:
+        """Cues `(..., T, 3)`: program + 1, position + 1 and pitch + 1 before each token, 0 where there is none."""
+        return self.grammar().cues(self._states(tokens).reshape(-1, 5)).reshape(*tokens.shape, 3)
+
+    def allowed(self, tokens: Ints) -> Bools:
+        """`(..., T, V)`: what the grammar allows at each step of `tokens (..., T)`, in chunks of full length."""
+        allowed = self.grammar().allowed(self._states(tokens).reshape(-1, 5))
+        return allowed.reshape(*tokens.shape, self.vocab_size)
+
+    def augment(self, chunks: Ints, amount: int) -> Ints:
+        """Transpose by `amount` semitones; drums stay; a chunk that would leave 0..127 moves an octave back, or not."""
+        pitched, value = self._type[chunks] == _PITCH, self._value[chunks]
+        highest = np.where(pitched, value, 0).max(-1, keepdims=True)
+        lowest = np.where(pitched, value, 127).min(-1, keepdims=True)
+        # all of a chunk or none of it: pitches must go on rising
+        shift = amount - 12 * (highest + amount > 127) + 12 * (lowest + amount < 0)
+        shift = np.where((highest + shift > 127) | (lowest + shift < 0), 0, shift)
+        moved = chunks.copy()
+        moved[pitched] = self._id[_PITCH][(value + shift)[pitched]]
+        return moved
+
+    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
+        """Each segment `(B, C, T)` and about half of the tracks of another, of instruments that it has not itself."""
+        rows: list[list[Ints]] = []
+        for mine, other in zip(tokens, others, strict=True):
+            tracks = [self._tracks(chunk) for chunk in mine]
+            extra = [self._tracks(chunk) for chunk in other]
+            new = sorted({program for chunk in extra for program in chunk} - {p for chunk in tracks for p in chunk})
+            taken = {program for program in new if rng.random() < 0.5}
+            for here, more in zip(tracks, extra, strict=True):
+                here |= {program: more[program] for program in taken & more.keys()}
+            rows.append([np.concatenate([*(t[p] for p in sorted(t)), np.array([EOS], np.int32)]) for t in tracks])
+        out = np.full((*tokens.shape[:2], max(len(chunk) for row in rows for chunk in row)), PAD, np.int32)
+        for i, row in enumerate(rows):
+            for c, chunk in enumerate(row):
+                out[i, c, : len(chunk)] = chunk
+        return out
+
+    def _tracks(self, chunk: Ints) -> dict[int, Ints]:
+        """The tokens of each program of a chunk."""
+        chunk = chunk[self._type[chunk] > 0]
+        starts = np.flatnonzero(self._type[chunk] == _PROGRAM)
+        return {int(self._value[part[0]]): part for part in np.split(chunk, starts)[1:]}
+
+    def grammar(self) -> MidiGrammar:
+        """The rules of decoding."""
+        return MidiGrammar(self)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"kind": self.kind, "steps_per_beat": self.steps_per_beat, "max_steps": self.max_steps})
+        (folder / "tokenizer.json").write_text(text + "\n")
+
+
+class MidiGrammar:
+    """Rules under which every decoded chunk is a set of notes inside its bar, spelled in the one right way."""
+
+    def __init__(self, tokenizer: MidiTokenizer) -> None:
+        self._type, self._value = tokenizer._type, tokenizer._value
+        self._max_steps = tokenizer.max_steps
+
+    def start(self, rows: int, lengths: Ints | None = None) -> Ints:
+        """States `(N, 5)`: phase, last program, position and pitch (-1 for none), and chunk length in steps."""
+        state = np.full((rows, 5), -1, np.int32)
+        state[:, _PHASE] = _START
+        state[:, _LENGTH] = self._max_steps if lengths is None else lengths
+        return state
+
+    def allowed(self, state: Ints) -> Bools:
+        """`(N, V)`: programs, positions and pitches rise strictly; positions lie inside the chunk."""
+        phase = state[:, _PHASE, None]
+        program, position, pitch = (state[:, i, None] for i in (_LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH))
+        kind, value = self._type[None], self._value[None]
+        drums = program == 128
+        note_kind = np.where(drums, _DRUM, _PITCH)
+        ended = phase == _AFTER_NOTE  # a note is complete: anything larger may follow, or the end
+        length = state[:, _LENGTH, None]
+        ok: Bools = ((phase == _START) | ended) & (kind == _PROGRAM) & (value > program)
+        ok |= ((phase == _AFTER_PROGRAM) | ended) & (kind == _POSITION) & (value > position) & (value < length)
+        ok |= ((phase == _AFTER_POSITION) | ended) & (kind == note_kind) & (value > pitch)
+        ok |= (phase == _AFTER_PITCH) & (kind == _DURATION)
+        ok[:, EOS] |= ((phase == _START) | ended)[:, 0]
+        ok[:, PAD] |= state[:, _PHASE] == _DONE
+        return ok
+
+    def advance(self, state: Ints, tokens: Ints) -> Ints:
+        """States `(N, 5)` after `tokens (N,)`."""
+        state = state.copy()
+        kind, value = self._type[tokens], self._value[tokens]
+        is_program, is_position = kind == _PROGRAM, kind == _POSITION
+        is_pitch, is_drum = kind == _PITCH, kind == _DRUM
+        state[is_program, _LAST_PROGRAM] = value[is_program]
+        state[is_program, _LAST_POSITION] = -1
+        state[is_position, _LAST_POSITION] = value[is_position]
+        state[is_program | is_position, _LAST_PITCH] = -1
+        state[is_pitch | is_drum, _LAST_PITCH] = value[is_pitch | is_drum]
+        state[:, _PHASE] = _PHASES[kind]
+        return state
+
+    def cues(self, state: Ints) -> Ints:
+        """Cues `(N, 3)` as `MidiTokenizer.cues` has them."""
+        pitch = np.where(state[:, _PHASE] == _AFTER_PITCH, state[:, _LAST_PITCH] + 1, 0)
+        return np.stack([state[:, _LAST_PROGRAM] + 1, state[:, _LAST_POSITION] + 1, pitch], 1).astype(np.int32)

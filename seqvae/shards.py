@@ -1,0 +1,99 @@
+"""From files to what is trained on: pieces read, spelled and written to token shards, once a run.
+
+Knows: which files make pieces of which kind, what style and what group each belongs to, and where a run keeps its
+shards and its tokenizer. Refuses to know: models, losses, how a file is read (collection.py, text.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from seqvae import collection, text
+from seqvae.config import Recipe, TokenizerConfig, from_dict, to_dict
+from seqvae.dataset import ShardWriter, TokenData
+from seqvae.errors import ConfigError, ReadError, SeqVAEError
+from seqvae.tokenizer import load_tokenizer, make
+from seqvae.vocabulary import Tokenizer
+
+Report = Callable[[str], None]
+Source = tuple[str, str, str, Any]  # name, style, group and the piece itself
+
+
+def prepare(
+    recipe: Recipe, data: Sequence[Path], folder: Path, *, tokenizer: Path | None = None, report: Report = print
+) -> tuple[TokenData, Tokenizer, list[ReadError]]:
+    """The shards and the tokenizer of a run, made from `data` where they are not in `folder` yet; and what was skipped.
+
+    `data` are folders with one folder a style, or files; of text, each file is a style. `tokenizer` is the folder of
+    one that is there already; else a kind that learns its vocabulary learns it from `data`. Raises SeqVAEError where
+    nothing can be read, and ConfigError where the shards were made otherwise.
+    """
+    skipped: list[ReadError] = []
+
+    def pieces() -> Iterator[Source]:
+        return _lines(data) if recipe.tokenizer.kind == "text" else _music(data, skipped, report)
+
+    kept = folder / "tokenizer"
+    if tokenizer is not None:
+        spelled = load_tokenizer(tokenizer)
+    elif kept.exists():
+        spelled = load_tokenizer(kept)
+    else:
+        spelled = make(recipe.tokenizer, lambda: (piece for *_, piece in pieces()))
+    if spelled.kind != recipe.tokenizer.kind:
+        raise ConfigError(f"{tokenizer}: spells {spelled.kind}, and the recipe wants {recipe.tokenizer.kind}")
+    shards = tokenize(recipe, pieces(), spelled, folder)
+    if not kept.exists():
+        spelled.save(kept)
+    return shards, spelled, skipped
+
+
+def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, folder: Path) -> TokenData:
+    """Write (name, style, group, piece) to token shards in `folder`, unless they are there already."""
+    about = {"tokenizer": to_dict(recipe.tokenizer)}
+    if (folder / "index.json").exists():
+        data = TokenData(folder)
+        if from_dict(TokenizerConfig, data.index["tokenizer"], str(folder)) != recipe.tokenizer:
+            raise ConfigError(f"{folder}: made with another tokenizer; choose another --out or delete that folder")
+        return data
+    writer = ShardWriter(folder, about)
+    bar = tqdm(pieces, unit="piece", disable=None, leave=False, desc="tokens")
+    for name, label, group, piece in bar:
+        writer.add(tokenizer.encode(piece), name, label, group)
+    if not writer.rows:
+        raise SeqVAEError(f"{folder.parent}: no piece could be read, nothing to train on; look at the reasons above")
+    writer.close()
+    return TokenData(folder)
+
+
+def _music(data: Sequence[Path], skipped: list[ReadError], report: Report) -> Iterator[Source]:
+    """Pieces of music in files and folders; those that cannot be read are told and kept in `skipped`."""
+    for path, piece in collection.read_all(collection.find(data), cache=collection.default_cache()):
+        if isinstance(piece, ReadError):
+            skipped.append(piece)
+            report(f"skipped: {piece}")
+        else:
+            yield piece.name or path.stem, _style(path, data), collection.title(path), piece
+
+
+def _lines(data: Sequence[Path]) -> Iterator[Source]:
+    """The lines of files, or of all files of folders; a file is a style, and copies of a line are one group."""
+    for place in data:
+        files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+        for path in files:
+            for line in text.read_lines(path):
+                if line.strip():
+                    yield "", text.style_of(path), text.title(line), line
+
+
+def _style(path: Path, roots: Sequence[Path]) -> str:
+    """The folder just below the root that holds `path`, or the root's own name where there is none between."""
+    for root in roots:
+        if path.is_relative_to(root) and path != root:
+            parts = path.relative_to(root).parts
+            return parts[0] if len(parts) > 1 else root.name
+    return path.parent.name

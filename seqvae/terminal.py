@@ -1,0 +1,149 @@
+"""What every command does at the terminal: it is registered, prints, and says what is wrong in one line.
+
+Knows typer, exit codes, the two ways to print (for people, and JSON), and the options that many commands have. Refuses
+to know what any command does. Only typer is imported here, and the rest inside the functions, so that `seqvae --help`
+answers at once.
+
+Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 141 when whoever read the output has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from seqvae.errors import SeqVAEError
+
+Verb = Callable[..., None]
+
+
+def group(text: str) -> typer.Typer:
+    """A group of commands with its line of help."""
+    return typer.Typer(
+        help=text,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # rich takes longer to import than --help may take
+    )
+
+
+def verb(where: typer.Typer, *examples: str) -> Callable[[Verb], Verb]:
+    """Register a command under its function's name, with examples in its help and its errors told in one line."""
+
+    def register(function: Verb) -> Verb:
+        @functools.wraps(function)
+        def told(*args: Any, **kwargs: Any) -> None:
+            with _errors_in_one_line():
+                function(*args, **kwargs)
+
+        shown = "\n  ".join([f"Example{'s' * (len(examples) > 1)}:", *examples])
+        where.command(function.__name__.rstrip("_"), epilog=f"\b\n{shown}")(told)  # \b: keep the lines as they are
+        return function
+
+    return register
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def finite(value: float) -> float:
+    """Refuse nan and inf, which are numbers to Python."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no amount; give a number such as 0.5")
+    return value
+
+
+def all_finite(values: list[float] | None) -> list[float]:
+    """As `finite`, for an option that may be given several times."""
+    return [finite(value) for value in values or []]
+
+
+def probability(value: float) -> float:
+    """Refuse what is no probability, and 0, which leaves nothing to draw."""
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"{value} is not above 0 and at most 1")
+    return value
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A released name, a checkpoint folder or a Hub id.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def report(line: str) -> None:
+    """A line on standard error, above a progress bar if one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(" ".join(line.splitlines()), file=sys.stderr)
+
+
+def tell(text: str, facts: Mapping[str, Any], as_json: bool) -> None:
+    """Output for people, or the same as one line of JSON."""
+    from tqdm import tqdm
+
+    tqdm.write(json.dumps(facts) if as_json else text)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """A table with the keys on top, or one JSON object a row."""
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    elif rows:
+        table = [
+            list(rows[0]),
+            *([", ".join(v) if isinstance(v, list) else str(v) for v in row.values()] for row in rows),
+        ]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for cells in table:
+            print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except SeqVAEError as error:
+        end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        end("interrupted", 130)
+    except BrokenPipeError:  # `seqvae ... | head`: whoever read has left, and wants no word about it
+        _flush_or_drop()
+        raise typer.Exit(141) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = (error.strerror or str(error)).lower()
+        end(f"{where}{reason}; check the name, the free space and the permissions", 1)
+
+
+def end(line: str, code: int) -> NoReturn:
+    """Say why, and exit."""
+    _flush_or_drop()
+    print(f"seqvae: {' '.join(line.splitlines())}", file=sys.stderr)
+    raise typer.Exit(code) from None
+
+
+def _flush_or_drop() -> None:
+    """What is printed goes out now or never: Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -1,0 +1,76 @@
+r"""Sentences in: lines of a file or a stream, one piece a line, and what the name of a file says about them.
+
+Knows: lines, their bytes and their ends. Refuses to know tokens, styles in the latent space, and what is done with a
+line. Only ``\n`` ends one, alone or after ``\r``: whatever else Unicode calls a line separator is part of the sentence,
+so that lines out are as many as lines in.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from seqvae.errors import ReadError
+
+_BOM = b"\xef\xbb\xbf"
+_ENDINGS = {"txt", "text", "gz"}  # parts of a file's name that say nothing about what is in it
+
+
+def read_lines(source: str | PathLike[str] | BinaryIO) -> Iterator[str]:
+    """The lines of a text file (`.gz` too) or of a binary stream, without their ends, each as soon as it is there.
+
+    Bytes that are no UTF-8 become U+FFFD. Raises ReadError at once for a file that cannot be opened, and on the way for
+    one that breaks off.
+    """
+    if not isinstance(source, (str, PathLike)):
+        return _lines(source, "the stream")
+    path = Path(source)
+    try:
+        file = path.open("rb")
+    except IsADirectoryError as error:
+        raise ReadError(path, "it is a folder", "name the files in it") from error
+    except OSError as error:
+        raise ReadError(path, error.strerror or str(error), "check the name and the rights") from error
+    return _closing(file, path)
+
+
+def _closing(file: BinaryIO, path: Path) -> Iterator[str]:
+    """The lines of a file that is ours to close."""
+    with file:
+        if path.suffix.lower() == ".gz":
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield from _lines(unpacked, path)  # type: ignore[arg-type]  # a binary stream in all but its class
+        else:
+            yield from _lines(file, path)
+
+
+def _lines(stream: BinaryIO, name: str | PathLike[str]) -> Iterator[str]:
+    """The lines of a binary stream; `name` is for the error."""
+    first = True
+    try:
+        for line in stream:
+            if first:
+                line, first = line.removeprefix(_BOM), False
+            if line.endswith(b"\n"):
+                line = line[:-1].removesuffix(b"\r")
+            yield line.decode(errors="replace")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ReadError(name, str(error), "copy the file again") from error
+
+
+def style_of(path: str | PathLike[str]) -> str:
+    """The style a file stands for: `negative.txt`, `train.negative` and `negative.txt.gz` are all `negative`."""
+    name = PurePath(path).name
+    parts = [part for part in name.split(".") if part]
+    while len(parts) > 1 and parts[-1].lower() in _ENDINGS:
+        parts.pop()
+    return parts[-1] if parts else name
+
+
+def title(line: str) -> str:
+    """What decides the split of a line: its words in lower case, so that copies never fall into two splits."""
+    return " ".join(line.lower().split())

@@ -1,0 +1,314 @@
+"""Figures of sentences: what two of them share, and how well a language model expected one.
+
+Knows: lines of words split at white space, nats, resampling. Refuses to know: models, latents, files, classifiers, and
+any finer splitting into words than the lines come with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Figure = tuple[float, float, float]
+"""(value, low, high) of a 95 % interval."""
+BLEU_ORDER = 4
+END, UNKNOWN = "</s>", "<unk>"
+
+
+# --- BLEU -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _scorer() -> BLEU:
+    # Lines are taken as they are split; `force` says that this is meant. Exponential smoothing, the default, only
+    # matters where a whole corpus shares no n-gram of some length.
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(tokenize="none", force=True)
+
+
+def bleu_signature() -> str:
+    """How BLEU was counted, in sacrebleu's words (Post 2018)."""
+    scorer = _scorer()
+    scorer.corpus_score(["a"], [["a"]])  # a signature says the number of references, known after the first call
+    return str(scorer.get_signature())
+
+
+def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> Floats:
+    """`(N, 10)`: what BLEU sums over sentences: words written, words wanted, 4 counts of matches, 4 of n-grams."""
+    rows = []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        # a corpus of one: the same counts as of a sentence, without the advice on smoothing that each sentence brings
+        score = _scorer().corpus_score([hypothesis], [[reference]])
+        rows.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
+    return np.array(rows, float).reshape(-1, 2 + 2 * BLEU_ORDER)
+
+
+def bleu_of(sums: Floats) -> Floats:
+    """Corpus BLEU in percent (Papineni et al. 2002) of summed statistics `(..., 10)`: `(...)`.
+
+    100 min(1, e^(1 - wanted / written)) (prod_n matches_n / ngrams_n)^(1/4), where n-gram orders without a match are
+    smoothed as sacrebleu does: the k-th of them counts 2^-k matches (NIST; Chen and Cherry 2014, method 3).
+    """
+    written, wanted = sums[..., 0], sums[..., 1]
+    matches, totals = sums[..., 2 : 2 + BLEU_ORDER], sums[..., 2 + BLEU_ORDER :]
+    smooth = 0.5 ** np.cumsum((matches == 0) & (totals > 0), -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision = np.where(matches > 0, matches, smooth) / totals
+        brevity = np.minimum(1.0, np.exp(1 - wanted / written))
+        score = 100 * brevity * np.exp(np.log(precision).mean(-1))
+    # too short for n-grams of every order, or no word in common: nothing to take a mean of
+    return np.where((matches.sum(-1) > 0) & (totals > 0).all(-1), score, 0.0)
+
+
+def sentence_bleu(hypothesis: str, reference: str) -> float:
+    """BLEU of one sentence in percent, for neighbours on a path; 100 for equal ones, 0 without a common word.
+
+    Of n-grams up to the longest that the hypothesis has, up to four words; smoothed as `bleu_of`.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    if hypothesis.split() == reference.split():
+        return 100.0
+    scorer = BLEU(tokenize="none", force=True, effective_order=True)
+    return float(scorer.sentence_score(hypothesis, [reference]).score)
+
+
+# --- edit distance ----------------------------------------------------------------------------------------------------
+
+
+def edits(a: str, b: str) -> int:
+    """Words to insert, delete or replace to make one line the other (Levenshtein 1966)."""
+    x, y = a.split(), b.split()
+    row = list(range(len(y) + 1))
+    for i, word in enumerate(x, 1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(y, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != other))
+    return row[-1]
+
+
+def edit_distance(a: str, b: str) -> float:
+    """`edits` over the words of the longer line: 0 for equal lines, 1 where no word stays; 0 where both are empty."""
+    return edits(a, b) / max(1, len(a.split()), len(b.split()))
+
+
+# --- a language model -------------------------------------------------------------------------------------------------
+
+
+class NGram:
+    """An n-gram language model over words, interpolated Kneser-Ney (Kneser and Ney 1995; Chen and Goodman 1999).
+
+    p_n(w|h) = max(a(hw) - D_n, 0) / a(h.) + D_n N(h) / a(h.) p_(n-1)(w|h'), with h' the context without its first word,
+    a(h.) the sum of a(hw) over w, and N(h) the number of different words after h. a(g) counts g at the highest order,
+    and where g begins a line; below it is the number of different words before g. p_0 is uniform over the vocabulary.
+    The discount of each order is D = n1 / (n1 + 2 n2), of n1 n-grams with a = 1 and n2 with a = 2, and 0.75 where one
+    of them is 0.
+
+    The vocabulary is closed: words seen at least twice, the end of a line, and <unk>, for which every other word is
+    taken. Two models can be compared only over one vocabulary, so that of another may be given.
+    """
+
+    def __init__(self, order: int = 4, vocabulary: Iterable[str] | None = None) -> None:
+        if order < 1:
+            raise ValueError(f"an n-gram model of order {order} has no words to count; take at least 1")
+        self.order = order
+        self.words: dict[str, int] = {} if vocabulary is None else _numbered(vocabulary)
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """All that has a probability, END and UNKNOWN among them."""
+        return list(self.words)
+
+    def fit(self, lines: Sequence[str]) -> NGram:
+        """Count the n-grams of lines; returns itself. Raises ValueError where there is no line."""
+        if not len(lines):
+            raise ValueError("no line to fit a language model on; give it some")
+        if not self.words:
+            counts: dict[str, int] = {}
+            for word in chain.from_iterable(line.split() for line in lines):
+                counts[word] = counts.get(word, 0) + 1
+            self.words = _numbered(word for word, count in counts.items() if count > 1)
+        tokens, place = self._read(lines)
+        size = len(self.words) + 1  # with the start of a line, the last number, which is never predicted
+        # An n-gram is known by its row in the sorted table of its order: (row of all but its last word) * size + word.
+        # `row` is that of the n-gram that ends at each token, -1 where the line began later than that.
+        self._keys: list[Ints] = []
+        self._terms: list[tuple[Floats, Floats]] = []
+        row = tokens.copy()
+        starts: list[Ints] = []  # rows of the n-grams of each order that begin a line
+        counts_of: list[Ints] = [np.bincount(tokens, minlength=size)]
+        suffixes: list[Ints] = []  # row, one order below, of each n-gram without its first word
+        rows = [row]
+        for n in range(2, self.order + 1):
+            inside = np.flatnonzero(place >= n - 1)
+            keys, first, inverse, count = np.unique(
+                rows[-1][inside - 1] * size + tokens[inside],
+                return_index=True, return_inverse=True, return_counts=True,
+            )  # fmt: skip
+            row = np.full(len(tokens), -1, np.int64)
+            row[inside] = inverse
+            suffixes.append(rows[-1][inside[first]])
+            starts.append(np.flatnonzero(place[inside[first]] == n - 1))
+            self._keys.append(keys)
+            counts_of.append(count)
+            rows.append(row)
+        for n in range(1, self.order + 1):
+            a = counts_of[n - 1].astype(float)
+            if n < self.order:
+                before = np.bincount(suffixes[n - 1], minlength=len(a)).astype(float)
+                if n > 1:
+                    before[starts[n - 2]] = a[starts[n - 2]]
+                a = before
+            if n == 1:
+                a[size - 1] = 0  # the start of a line follows nothing
+            contexts = np.zeros(len(a), np.int64) if n == 1 else self._keys[n - 2] // size
+            many = 1 if n == 1 else len(counts_of[n - 2])
+            total = np.bincount(contexts, a, minlength=many)
+            kinds = np.bincount(contexts, a > 0, minlength=many)
+            discount = _discount(a)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                # after a context that was never seen, the order below says it all
+                told = np.where(total > 0, discount * kinds / total, 1.0)
+                self._terms.append((np.where(a > 0, np.maximum(a - discount, 0) / total[contexts], 0.0), told))
+        return self
+
+    def log_probs(self, lines: Sequence[str]) -> Floats:
+        """log p(line), its end included, in nats: `(N,)`."""
+        told, line = self._told(lines)
+        return np.bincount(line, told, minlength=len(lines)).astype(float)
+
+    def log_prob(self, line: str) -> float:
+        """log p(line), its end included, in nats."""
+        return float(self.log_probs([line])[0])
+
+    def word_log_probs(self, line: str) -> Floats:
+        """log p of each word of a line given those before it, and last of its end, in nats: `(words + 1,)`."""
+        return self._told([line])[0]
+
+    def _told(self, lines: Sequence[str]) -> tuple[Floats, Ints]:
+        """log p of every word and end of lines given what is before it in its line, and the line's number."""
+        tokens, place = self._read(lines)
+        size, line = len(self.words) + 1, np.cumsum(place == 0) - 1
+        alone, left = self._terms[0]
+        p = alone[tokens] + left[0] / len(self.words)
+        row = tokens
+        for n in range(2, self.order + 1):
+            keys, (share, left) = self._keys[n - 2], self._terms[n - 1]
+            if not len(keys):
+                break  # no line was as long
+            inside = np.flatnonzero(place >= n - 1)
+            context = row[inside - 1]
+            wanted = context * size + tokens[inside]
+            found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            seen = (context >= 0) & (keys[found] == wanted)
+            p[inside] = np.where(seen, share[found], 0.0) + np.where(context >= 0, left[context], 1.0) * p[inside]
+            row = np.full(len(tokens), -1, np.int64)
+            row[inside] = np.where(seen, found, -1)
+        told = place > 0  # nothing tells the start of a line
+        return np.log(p[told]), line[told]
+
+    def perplexity(self, lines: Sequence[str]) -> float:
+        """exp(- sum log p(line) / sum words), where every line has one word more, its end."""
+        return float(perplexity_of(self.statistics(lines).sum(0)))
+
+    def statistics(self, lines: Sequence[str]) -> Floats:
+        """`(N, 2)`: nats and words of each line, of which `perplexity_of` the sum is a perplexity."""
+        return np.column_stack([-self.log_probs(lines), [count_words(line) for line in lines]])
+
+    def unknown(self, lines: Sequence[str]) -> float:
+        """Share of the words of lines, ends not counted, that are not in the vocabulary."""
+        words = [word in self.words for line in lines for word in line.split()]
+        return 1 - sum(words) / max(1, len(words))
+
+    def _read(self, lines: Sequence[str]) -> tuple[Ints, Ints]:
+        """Word numbers of all lines in a row, a start before and an end after each, and their places in their line."""
+        end, unknown, start = self.words[END], self.words[UNKNOWN], len(self.words)
+        split = [line.split() for line in lines]
+        get = self.words.get
+        tokens = [t for words in split for t in (start, *(get(word, unknown) for word in words), end)]
+        place = [i for words in split for i in range(len(words) + 2)]
+        return np.array(tokens, np.int64), np.array(place, np.int64)
+
+
+def _numbered(words: Iterable[str]) -> dict[str, int]:
+    return {word: i for i, word in enumerate(dict.fromkeys([UNKNOWN, END, *words]))}
+
+
+def _discount(counts: Floats) -> float:
+    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    return once / (once + 2 * twice) if once and twice else 0.75
+
+
+def count_words(line: str) -> int:
+    """Words that a perplexity counts: what white space splits, and the end of the line."""
+    return len(line.split()) + 1
+
+
+def perplexity_of(sums: Floats) -> Floats:
+    """exp(nats / words) of summed statistics `(..., 2)`: `(...)`."""
+    return np.exp(sums[..., 0] / sums[..., 1])
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+def resampled(statistics: Floats, seed: int = 0, draws: int = 1000) -> Floats:
+    """Sums of statistics `(N, ...)` over N sentences drawn again with replacement (Koehn 2004): `(draws, ...)`.
+
+    What is drawn is how often each sentence comes up, in blocks: rows drawn one by one would not fit in memory.
+    """
+    rng, n = np.random.default_rng(seed), len(statistics)
+    flat = statistics.reshape(n, -1)
+    block = max(1, 4_000_000 // n)
+    sums = [
+        rng.multinomial(n, np.full(n, 1 / n), size=min(block, draws - done)) @ flat for done in range(0, draws, block)
+    ]
+    return np.concatenate(sums).reshape(draws, *statistics.shape[1:])
+
+
+def with_interval(value: float, drawn: Floats) -> Figure:
+    """A value with the 2.5 and 97.5 percentiles of what it was in resampled corpora, nan left out."""
+    if np.isnan(drawn).all():
+        return float(value), math.nan, math.nan
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return float(value), float(low), float(high)
+
+
+def corpus_interval(statistics: Floats, figure: Callable[[Floats], Floats], seed: int = 0) -> Figure:
+    """`figure` of the summed statistics `(N, K)` of N sentences, with a 95 % bootstrap interval over sentences."""
+    if not len(statistics):
+        return (math.nan,) * 3
+    return with_interval(float(figure(statistics.sum(0))), figure(resampled(statistics, seed)))
+
+
+def share_of(sums: Floats) -> Floats:
+    """Hits over trials of summed statistics `(..., 2)`: `(...)`."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def crossing(accuracy: Floats, bleu: Floats, wanted: float) -> float:
+    """BLEU where a sweep first reaches an accuracy, on the line between the two amounts around it; else nan.
+
+    `accuracy (A,)` and `bleu (A,)` follow the sweep from small amounts to large ones. Where the first is enough
+    already, it is the first BLEU.
+    """
+    reached = np.flatnonzero(accuracy >= wanted)
+    if not len(reached):
+        return math.nan
+    i = int(reached[0])
+    if i == 0:
+        return float(bleu[0])
+    share = (wanted - accuracy[i - 1]) / (accuracy[i] - accuracy[i - 1])
+    return float((1 - share) * bleu[i - 1] + share * bleu[i])

@@ -1,0 +1,216 @@
+"""Commands for those who make models: train one, learn a vocabulary, measure, and list what is released.
+
+Knows arguments, and what each verb makes of them; cli.py adds these to its own. Refuses to know how a model learns and
+what a figure means (train.py, evaluate.py, evaluate_text.py). Only typer is imported here, as in cli.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from seqvae import terminal
+from seqvae.errors import SeqVAEError, UsageError
+from seqvae.terminal import Json, Model, Seed, report, tell, verb
+
+app = terminal.group("Make models.")
+tokenizer_app = terminal.group("Learn a vocabulary for text, and look at it.")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+Algorithm = Literal["bpe", "unigram"]
+
+
+@verb(
+    app,
+    "seqvae train music --data songs/ --out runs/music --set model.latent=256",
+    "seqvae train reviews --data positive.txt --data negative.txt --out runs/mine",
+)
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .toml.", show_default=False)],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="PATH", help="Folder of music, or file of sentences.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default=False)],
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Text: take this vocabulary instead of learning one.")
+    ] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
+) -> None:
+    """Train a model on pieces. Prints where the checkpoint is.
+
+    Of music, --data is a folder with a folder for each style in it; of text, each file with one sentence a line is a
+    style, and has its name.
+    """
+    from seqvae.config import load_recipe
+
+    changed = [*(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    settings = load_recipe(recipe, changed)
+    from seqvae.train import train_from
+
+    try:
+        best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, report=report)
+    except KeyboardInterrupt:
+        command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
+        command += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
+        command += [f"--set={change}" for change in changed]
+        terminal.end(f"interrupted; go on with `{shlex.join(command)} --resume`", 130)
+    if skipped:
+        report(f"{len(skipped)} files skipped")
+    print(best)
+
+
+@verb(tokenizer_app, "seqvae tokenizer train --data reviews.txt --vocab-size 4000 -o tokenizers/mine")
+def train_(
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="FILE", help="Sentences, one a line.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens at most; few lines make fewer.")] = 4000,
+    algorithm: Annotated[Algorithm, typer.Option(help="How pieces of words are found.")] = "bpe",
+    max_tokens: Annotated[int, typer.Option(min=5, help="Tokens of a segment at most; longer lines are cut.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Learn a vocabulary from lines. The folder goes to `seqvae train --tokenizer`."""
+    from seqvae import lines
+
+    files = list(out.iterdir()) if out.is_dir() else []
+    if out.exists() and (not out.is_dir() or {path.name for path in files} - {"tokenizer.json", "sentencepiece.model"}):
+        raise SeqVAEError(f"{out}: is there and is no folder of a tokenizer alone; choose another -o")
+    members = list(lines.members(data))
+    from seqvae import checkpoint
+    from seqvae.text_tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.train(members, vocab_size, algorithm, max_tokens)
+    checkpoint.write_folder(out, tokenizer.save)
+    facts = {"lines": len(members), "tokens": tokenizer.vocab_size, "output": str(out)}
+    tell(f"{tokenizer.vocab_size} tokens from {len(members)} lines, in {out}", facts, as_json)
+
+
+@verb(tokenizer_app, 'seqvae tokenizer encode "the food was good" -t tokenizers/mine')
+def encode(
+    folder: Annotated[
+        Path,
+        typer.Option("--tokenizer", "-t", metavar="DIR", help="A tokenizer, or a checkpoint.", show_default=False),
+    ],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help="A sentence, @FILE with one a line, or -.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the tokens of sentences, a space in a token as an underscore."""
+    from seqvae import lines
+    from seqvae.text_tokenizer import SPACE, TextTokenizer
+    from seqvae.tokenizer import load_tokenizer
+
+    with lines.given(inputs or [], None, "", as_json) as desk:
+        inside = folder / "tokenizer"
+        tokenizer = load_tokenizer(inside if inside.is_dir() else folder)
+        if not isinstance(tokenizer, TextTokenizer):
+            raise SeqVAEError(f"{folder}: spells {tokenizer.kind}, not sentences; choose another -t")
+        for batch in desk.batches():
+            for item, chunks in zip(batch, tokenizer.encode_all([item.facts["input"] for item in batch]), strict=True):
+                ids = [int(token) for chunk in chunks for token in chunk[:-1]]
+                spelled = [tokenizer.token_text(token).replace(" ", SPACE) for token in ids]
+                desk.write(item, " ".join(spelled), {"tokens": spelled, "ids": ids})
+
+
+@verb(
+    app,
+    "seqvae evaluate -m music --data songs/ --json",
+    "seqvae evaluate -m reviews --data good=@test.good --data bad=@test.bad --train good=@train.good "
+    "--train bad=@train.bad",
+)
+def evaluate(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Music: folder with a folder a style. Text: held-out lines as @FILE, those of a style as NAME=@FILE.",
+            show_default=False,
+        ),
+    ],
+    model: Model = "music",
+    training: Annotated[
+        list[str] | None,
+        typer.Option("--train", metavar="[NAME=]@FILE", help="Text: training lines, for judge and language model."),
+    ] = None,
+    opposites: Annotated[
+        list[str] | None,
+        typer.Option("--between", metavar="A/B", help="Text: styles to move between, both ways; else all pairs."),
+    ] = None,
+    pieces: Annotated[
+        int | None, typer.Option(min=1, help="Pieces of each style at most.  [default: 20 of music, 1000 of text]")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Text: draws for importance weighting.")] = 500,
+    iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines for importance weighting; 0 for all.")] = 500,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on held-out pieces. Tells what it keeps of them, and where blends arrive.
+
+    Of text, the lines given without a name are those whose likelihood is told; else those of all styles.
+    """
+    from seqvae import released
+    from seqvae.kinds import load
+
+    if released.kind_of(released.find(model)) == "midi":
+        if len(data) != 1:
+            raise UsageError(f"{len(data)} --data: songs are measured from one folder, with a folder a style")
+        from seqvae import evaluate
+
+        figures = evaluate.evaluate(load(model), Path(data[0]), pieces=pieces or 20, seed=seed, report=report)
+        tell(evaluate.table(figures), figures, as_json)
+        return
+    held, known = _by_name(data), _by_name(training or [])
+    pairs = [tuple(given.split("/")) for given in opposites or []]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise UsageError(f"--between {' '.join(opposites or [])}: write two styles as A/B")
+    from seqvae import evaluate_text
+
+    plain, corpus = held.pop("", None), known.pop("", None)
+    figures = evaluate_text.evaluate_text(
+        load(model),
+        plain if plain is not None else [line for lines in held.values() for line in lines],
+        styles=held,
+        train=known,
+        corpus=corpus,
+        opposites=[(a, b) for a, b in pairs] or None,
+        seed=seed,
+        samples=samples,
+        iw_lines=iw_lines or None,
+        transfer_lines=pieces or 1000,
+        report=report,
+    )
+    tell(evaluate_text.table(figures), figures, as_json)
+
+
+def _by_name(given: Iterable[str]) -> dict[str, list[str]]:
+    """The lines with a word of every `NAME=@FILE`, and of `@FILE` and `FILE` under ""; raises ReadError."""
+    from seqvae import lines
+
+    paths: dict[str, list[str]] = {}
+    for one in given:
+        name, equals, path = ("", "", one) if one.startswith("@") else one.partition("=")
+        paths.setdefault(name if equals else "", []).append(path if equals or not name else name)
+    members = {name: lines.members(files) for name, files in paths.items()}  # all are opened before any is read
+    return {name: list(found) for name, found in members.items()}
+
+
+@verb(app, "seqvae models")
+def models(as_json: Json = False) -> None:
+    """List the released models."""
+    from seqvae import released
+
+    rows: Sequence[dict[str, Any]] = [dataclasses.asdict(released.facts(folder)) for folder in released.released()]
+    if not rows:
+        raise SeqVAEError(f"no released model in {released.released_folder()}; train one with `seqvae train`")
+    terminal.print_rows(rows, as_json)

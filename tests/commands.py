@@ -1,0 +1,79 @@
+"""How the tests of the command line call it, and the songs they give it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqvae.cli import main
+
+
+@dataclass(frozen=True)
+class Result:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def seqvae(*args: object) -> Result:
+    """The command, in this process: bugs come through as exceptions."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    assert isinstance(ended.value.code, int | None)
+    return Result(ended.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def done(*args: object) -> list[str]:
+    """The command's lines of output, when it has to work."""
+    result = seqvae(*args)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.split("\n")[:-1]
+
+
+def told(result: Result, code: int = 1) -> str:
+    """The one line that a command says when it fails."""
+    assert result.exit_code == code, result.stderr
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("seqvae: ")
+    return line
+
+
+def shell(*args: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """The command, in a process of its own."""
+    command = [sys.executable, "-m", "seqvae", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
+
+
+def told_last(result: Result) -> str:
+    """The last line of a command that fails after it has reported."""
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("seqvae: ")
+    return line
+
+
+def song(path: Path, number: int = 0, bars: int = 4) -> Path:
+    """A MIDI file with a tune, a bass and drums."""
+    from seqvae import midi
+
+    rows = []
+    for at in range(0, 48 * bars, 12):
+        tune = 60 + (number * at // 12 + number) % 12
+        rows += [[at, 12, tune, 0, 70], [at, 6, 36 + number % 12, 33, 80], [at + 6, 1, 38, midi.DRUMS, 90]]
+    frame = midi.make_frame(([(0, 400_000)], [(0, 4, 4)], []))
+    return midi.write(midi.to_score(np.array(rows, np.int32), frame), path)
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below a folder, hidden ones too."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
