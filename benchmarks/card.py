@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from seqvae.evaluate import table
+from seqvae import evaluate, evaluate_text
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
@@ -24,7 +24,9 @@ def main(folder: Path, figures: Path) -> None:
     _, found, after = rest.partition(END)
     if not found:
         raise SystemExit(f"{folder}/README.md: add {BEGIN} and {END} where the tables belong")
-    (folder / "README.md").write_text(f"{before}{BEGIN}\n\n{table(result)}\n\n{END}{after}")
+    kind = json.loads((folder / "config.json").read_text())["recipe"]["tokenizer"]["kind"]
+    table = (evaluate if kind == "midi" else evaluate_text).table(result)
+    (folder / "README.md").write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
     (folder / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from seqvae.codec import Codec
     from seqvae.kinds import Desk, Kind
 
-Method = Literal["mean", "transport"]  # as style.Method, whose module imports torch; a test holds them together
+Method = Literal[
+    "mean", "discriminant", "transport"
+]  # as style.Method, whose module imports torch; a test holds them together
 
 app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
 styles_app = terminal.group("Fit styles of your own, list and describe the ones there are.")
@@ -111,7 +113,8 @@ def blend(
         ),
     ] = None,
     method: Annotated[
-        Method, typer.Option(help="Add the difference of means, or transport the covariance too.")
+        Method,
+        typer.Option(help="Add the difference of means; each piece just as much as it lacks; or the covariance too."),
     ] = "mean",
     model: Model = "music",
     styles: Styles = None,
@@ -207,9 +210,8 @@ def generate(
         from seqvae.sampling import Sampling
 
         draw, own = random.Random(seed), seed
-        beams: dict[str, Any] = {"beam": beam} if beam else {}
         for batch in desk.batches():
-            sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=own, **beams)
+            sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=own, beam=beam)
             pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
             for item, piece in zip(batch, pieces, strict=True):
                 desk.write(item, piece, {"style": style, "segments": size, "seed": own})
@@ -341,13 +343,16 @@ def fit(
         list[str],
         typer.Argument(metavar="NAME=PATH", help="Files, or folders of them; of text, NAME=@FILE is understood too."),
     ],
-    out: Latents,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write.")] = None,
+    add: Annotated[bool, typer.Option("--add", help="Write them into the model's own folder instead.")] = False,
     model: Model = "music",
     as_json: Json = False,
 ) -> None:
     """Fit styles to pieces of your own. A name may be given several times; use the file with --styles."""
     from seqvae.kinds import kind_of, load
 
+    if (out is None) is not add:
+        raise UsageError("say where the styles go: -o FILE, or --add for the model's own folder")
     paths: dict[str, list[str]] = {}
     for given in sets:
         name, _, path = given.partition("=")
@@ -357,11 +362,18 @@ def fit(
     kind = kind_of(model)
     found = {name: kind.members(given) for name, given in paths.items()}
     codec = load(model)
-    from seqvae import style
+    from seqvae import checkpoint, style
 
     fitted = {name: codec.fit_style(list(found[name]), ", ".join(given)) for name, given in paths.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    style.save(fitted, out)
+    if out is None:
+        out = checkpoint.find(model)
+        kept = checkpoint.load(out)
+        tensors, about = style.pack(fitted)
+        kept.styles, kept.about_styles = kept.styles | tensors, kept.about_styles | about
+        checkpoint.save(kept, out)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        style.save(fitted, out)
     for name, one in fitted.items():
         facts = {"style": name, "count": one.count, "source": one.source, "output": str(out)}
         tell(f"{name}: {one.count} pieces, in {out}", facts, as_json)
@@ -388,33 +400,25 @@ def show(
     from seqvae.kinds import load
 
     codec = load(model, styles)
+    from seqvae.style import separation
+
     style = codec.style(name)
-    others = {n: float((style.mean - s.mean).norm()) for n, s in sorted(codec.styles.items()) if n not in (name, "all")}
+    others = {n: s for n, s in sorted(codec.styles.items()) if n not in (name, "all")}
+    distances = {n: float((style.mean - other.mean).norm()) for n, other in others.items()}
+    apart = {n: separation(style, other) for n, other in others.items()}
     spread = float(style.covariance.trace().sqrt())
-    told = {"mean", "covariance", "count", "source", "persistence"}  # and whatever else a style may know of itself
-    more = {key: value for key, value in vars(style).items() if key not in told and isinstance(value, _PLAIN) and value}
     facts = {"style": name, "count": style.count, "source": style.source, "spread": spread}
-    facts |= {"persistence": style.persistence, "distances": others, **more}
+    facts |= {"persistence": style.persistence, "distances": distances, "told_apart": apart}
     lines = [
         f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
         f"spread {spread:.3f}: root mean square distance of a segment from the mean",
         f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
-        *(f"{distance:.3f} from the mean of {other}" for other, distance in others.items()),
-        *(f"{key.replace('_', ' ')}: {_said(value)}" for key, value in more.items()),
+        *(
+            f"{distances[n]:.3f} from the mean of {n}: {100 * apart[n]:.0f} % of segments are told apart"
+            for n in others
+        ),
     ]
     tell("\n".join(lines), facts, as_json)
-
-
-_PLAIN = (str, int, float, list, tuple, dict)
-
-
-def _said(value: Any) -> str:
-    """A fact for people: numbers short, and what is nested in a row."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_said(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_said, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # --- the program itself -----------------------------------------------------------------------------------------------

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import checkpoint, interpolate, style
+from seqvae import checkpoint, interpolate, mixture, style
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import ObjectiveConfig
 from seqvae.errors import CheckpointError, StyleError
 from seqvae.forms import Form, form_of
 from seqvae.latent import Posterior
-from seqvae.layers import CLOSED, shifted
+from seqvae.layers import CLOSED, multiplies_bf16, shifted
+from seqvae.mixture import Mixture
 from seqvae.model import PAD
 from seqvae.objective import refine
 from seqvae.sampling import EOS, Sampling
@@ -44,11 +45,13 @@ class Codec:
     name: str = ""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """How posteriors are refined; see `ObjectiveConfig.refine`."""
+    mixture: Mixture | None = None
+    """Where the segments of all training pieces lie, to draw from."""
     form: Form = field(init=False)
 
     def __post_init__(self) -> None:
         self.form = form_of(self.tokenizer)
-        self.model.eval()
+        self.model.eval().requires_grad_(False)  # latents are searched, weights are not
         self.chunks: int = self.model.config.chunks
 
     # --- there --------------------------------------------------------------------------------------------------------
@@ -69,7 +72,8 @@ class Codec:
             tokens, cues = self._tensors([segments[i] for i in rows])
             posterior = self.model.encode(tokens, cues)
             if refined and self.objective.refine:
-                posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective)
+                with torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device)):
+                    posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective)
             mean[rows], logvar[rows] = posterior.mean.cpu(), posterior.logvar.cpu()
         return Posterior(mean, logvar)
 
@@ -274,14 +278,18 @@ class Codec:
         seed: int = 0,
         sampling: Sampling | None = None,
     ) -> list[Any]:
-        """New pieces of `segments` segments each, drawn from a style's Gaussian, or from that of all styles together.
+        """New pieces of `segments` segments each, drawn from a style's Gaussian; without one, from all there is.
 
-        `style="prior"` draws from N(0, I). `temperature` scales both the spread of the latent draw and the decoder's
-        choices; 0 decodes a style's mean.
+        That is the mixture over all training pieces where the model has one and a piece is one segment, else the
+        Gaussian of all styles together. `style="prior"` draws from N(0, I). `temperature` scales both the spread of the
+        latent draw and the decoder's choices; 0 decodes a style's mean.
         """
-        where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
         generator = torch.Generator().manual_seed(seed)
-        z = [_draw(where, segments, generator, temperature) for _ in range(count)]
+        if style is None and self.mixture is not None and segments == 1:
+            z = list(mixture.draw(self.mixture, count, generator, temperature).split(1))
+        else:
+            where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
+            z = [_draw(where, segments, generator, temperature) for _ in range(count)]
         if sampling is None:
             sampling = Sampling(temperature=temperature, top_p=0.95)
         return self.decode(z, sampling=replace(sampling, seed=seed))
@@ -333,7 +341,7 @@ def _batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
 def from_checkpoint(kept: Checkpoint, name: str = "") -> Codec:
     """The codec of a checkpoint in memory."""
     styles = style.unpack(kept.styles, kept.about_styles)
-    return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective)
+    return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixture.unpack(kept.styles))
 
 
 def load(name: str | Path) -> Codec:

@@ -151,6 +151,13 @@ class _Nats(torch.autograd.Function):
         )
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 in hardware; where it does not, autocast is slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def _cast(weight: Tensor) -> Tensor:
     """A table in autocast's type: looking up and multiplying half the bytes is most of the cost of binding."""
     device = weight.device.type

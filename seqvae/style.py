@@ -18,7 +18,7 @@ from torch import Tensor
 from seqvae.checkpoint import load_tensors, save_tensors
 from seqvae.errors import StyleError
 
-Method = Literal["mean", "transport"]
+Method = Literal["mean", "discriminant", "transport"]
 SHRINKAGE = 0.1
 RANK = 128  # directions of a covariance that are kept on disk
 
@@ -77,17 +77,50 @@ def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, metho
 def mover(source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Callable[[Tensor], Tensor]:
     """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
 
-    mean: z + amount (mean_t - mean_s). transport: (1 - amount) z + amount T(z), with T the optimal transport between
-    the two Gaussians (`transport`). From a point there is no covariance to work with, so all but the mean is refused
-    with StyleError.
+    mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each as far as it takes to get to
+    the same place (`advance`): what is half-way already moves half as much. transport: (1 - amount) z + amount T(z),
+    with T the optimal transport between the two Gaussians (`transport`). From a point there is no covariance to work
+    with, so all but the mean is refused with StyleError.
     """
     if method == "mean":
         shift = amount * vector(source, target)
         return lambda z: z + shift
     if not isinstance(source, Style):
         raise StyleError(f"{method} needs a style to start from; add --from, or use the mean method")
+    if method == "discriminant":
+        return lambda z: z + advance(z, source, target, amount)[:, None] * vector(source, target)
     carried = transport(source, target)
     return lambda z: (1 - amount) * z + amount * carried(z)
+
+
+def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
+    """How much of the difference of means takes each of `z (S, D)` to one place between the styles: `(S,)`, never < 0.
+
+    The place of z is p = w.(z - mean_s) / w.(mean_t - mean_s) with w = S^-1 (mean_t - mean_s) and S the mean of the two
+    covariances: 0 at the source's mean and 1 at the target's, on the axis that tells them apart best (Fisher 1936).
+    Up to amount 1 z goes from p to (1 - amount) p + amount; beyond, all go to `amount`. What is farther stays.
+    """
+    pooled = (source.covariance + target.covariance).double() / 2
+    between = vector(source, target).double()
+    w = torch.linalg.solve(pooled + 1e-6 * pooled.diagonal().mean() * torch.eye(len(pooled)), between)
+    if not between @ w > 0:  # from a style to itself there is no way to go
+        return torch.zeros(len(z), dtype=z.dtype)
+    place = (z.double() - source.mean) @ w / (between @ w)
+    goal = (1 - amount) * place + amount if amount <= 1 else torch.full_like(place, amount)
+    return (goal - place).clamp(min=0).to(z.dtype)
+
+
+def separation(one: Style, other: Style) -> float:
+    """The share of segments that lie on their own style's side, on the axis that tells the two apart best: 0.5 to 1.
+
+    Phi(d / 2) with d^2 = (mean_a - mean_b) S^-1 (mean_a - mean_b) and S the mean of the covariances: exact for two
+    Gaussians of one covariance, and so the size of what a vector between the two has to change.
+    """
+    pooled = (one.covariance + other.covariance).double() / 2
+    between = vector(one, other).double()
+    pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
+    squared = (between @ torch.linalg.solve(pooled, between)).clamp(min=0)
+    return float(torch.special.ndtr(squared.sqrt() / 2))
 
 
 def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seqvae import checkpoint, shards, style
+from seqvae import checkpoint, mixture, shards, style
 from seqvae.checkpoint import Checkpoint
 from seqvae.codec import load
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
 from seqvae.dataset import Batches, Ints, Split, TokenData, split_of
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.latent import Posterior, active_units, mutual_information
+from seqvae.layers import multiplies_bf16
 from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import Loss, loss
 from seqvae.sampling import Sampling
@@ -57,10 +58,7 @@ def half_precision(config: TrainConfig, device: torch.device) -> bool:
     """Whether to train under bf16 autocast."""
     if config.precision != "auto":
         return config.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    # where a processor has no bf16 products, autocast is slower than fp32
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return multiplies_bf16(device)
 
 
 def keep_memory() -> None:
@@ -453,6 +451,8 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     styles["all"] = style.fit(everything, about.format("all styles", len(everything)))
     kept = checkpoint.load(folder)
     kept.styles, kept.about_styles = style.pack(styles)
+    if all(len(z) == 1 for z in everything):  # longer pieces are drawn segment after segment, each leaning on the last
+        kept.styles |= mixture.pack(mixture.fit(torch.cat(everything)))
     checkpoint.save(kept, folder)
     report("styles: " + ", ".join(f"{name} ({one.count} pieces)" for name, one in styles.items()))
 

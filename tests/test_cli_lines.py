@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,16 +299,26 @@ def test_a_style_of_ones_own(tiny_text: Path, here: Path) -> None:
     assert len(done("generate", *mine, "--style", "room", "-n", 3)) == 3
     shown = "\n".join(done("style", "show", "room", *mine))
     assert "room: 24 pieces from @room.txt" in shown
-    assert "from the mean of staff" in shown
+    assert "from the mean of staff: " in shown
 
 
-def test_whatever_a_style_knows_of_itself_is_shown(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = codec.load(tiny_text)
-    object.__setattr__(loaded.styles["good"], "effect_size", {"bad": 1.23456, "past": [0, "none"]})
-    monkeypatch.setattr(codec, "load", lambda _: loaded)
+def test_a_style_tells_how_far_it_is_from_the_others(tiny_text: Path) -> None:
     [line] = done("style", "show", "good", "-m", tiny_text, "--json")
-    assert json.loads(line)["effect_size"] == {"bad": 1.23456, "past": [0, "none"]}
-    assert done("style", "show", "good", "-m", tiny_text)[-1] == "effect size: bad 1.235, past 0, none"
+    apart = json.loads(line)["told_apart"]
+    assert set(apart) == {"bad", "past", "present"}
+    assert all(0.5 <= share <= 1 for share in apart.values())
+    assert apart["bad"] > max(apart["past"], apart["present"]), "good and bad share no sentence, good and past do"
+    assert "% of segments are told apart" in done("style", "show", "good", "-m", tiny_text)[-1]
+
+
+def test_styles_can_be_written_into_a_model_s_own_folder(tiny_text: Path, here: Path) -> None:
+    shutil.copytree(tiny_text, here / "model")
+    text_file(here / "room.txt", [line for line in SENTENCES if "room" in line])
+    before = done("generate", "-m", here / "model", "-n", 3)
+    done("style", "fit", "room=@room.txt", "-m", here / "model", "--add")
+    listed = [json.loads(line)["style"] for line in done("style", "list", "-m", here / "model", "--json")]
+    assert listed == ["bad", "good", "past", "present", "room"]
+    assert done("generate", "-m", here / "model", "-n", 3) == before, "all else is as it was"
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from seqvae.layers import shifted
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import loss
-from seqvae.sampling import EOS, Sampling
+from seqvae.sampling import EOS, Sampling, search
 
 ENCODERS = ("recurrent", "transformer", "set")
 DECODERS = ("recurrent", "transformer")
@@ -268,12 +268,12 @@ def write(model: SequenceVAE, tokenizer: MidiTokenizer, z: Tensor, settings: Sam
     return [[chunk.tolist() for chunk in segment] for segment in written]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("temperature", "beam"), [(0.0, 0), (1.0, 0), (0.0, 3)])
 def test_neighbours_do_not_change_what_is_written(
-    decoding: SequenceVAE, tokenizer: MidiTokenizer, temperature: float
+    decoding: SequenceVAE, tokenizer: MidiTokenizer, temperature: float, beam: int
 ) -> None:
     z = 2 * latents(5)
-    settings = {"temperature": temperature, "seed": 3, "max_tokens": 24}
+    settings = {"temperature": temperature, "seed": 3, "max_tokens": 24, "beam": beam}
     together = write(decoding, tokenizer, z, Sampling(**settings))  # type: ignore[arg-type]
     assert len({str(segment) for segment in together}) == 5
     for i in range(5):
@@ -298,6 +298,31 @@ def test_what_is_written_is_what_is_most_likely_token_by_token(decoding: Sequenc
         checked += int(here.sum())
         state = grammar.advance(state, rows[:, t])
     assert checked > 50
+
+
+def test_a_search_is_the_same_without_a_cache(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
+    """The cache of a hypothesis goes where the hypothesis goes."""
+    z = 2 * latents(3)
+    code = decoding.decoder.codes(z).flatten(0, 1)
+    inputs = torch.zeros(len(code), 0, dtype=torch.long)
+    before = torch.zeros(len(code), 0, len(tokenizer.cue_sizes), dtype=torch.long)
+
+    @torch.no_grad()
+    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        nonlocal code, inputs, before
+        rows = torch.arange(len(code)) if keep is None else keep
+        code, inputs, before = code[rows], torch.cat([inputs[rows], tokens], 1), torch.cat([before[rows], cues], 1)
+        logits: Tensor = decoding.decoder(code, inputs, before, decoding.decoder.start(code))[0].logits(inputs.shape[1])
+        return logits[:, -1]
+
+    settings, grammar = Sampling(max_tokens=24, beam=4), tokenizer.grammar()
+    written = write(decoding, tokenizer, z, settings)
+    searched = search(step, grammar, grammar.start(len(code)), settings, z.device)
+    assert [chunk.tolist() for chunk in searched] == [chunk for segment in written for chunk in segment]
+    assert written != write(decoding, tokenizer, z, Sampling(max_tokens=24))
+    assert write(decoding, tokenizer, z, Sampling(max_tokens=24, beam=1)) == write(
+        decoding, tokenizer, z, Sampling(max_tokens=24)
+    )
 
 
 def test_writing_leaves_no_gradient_behind(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:

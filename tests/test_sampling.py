@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.sampling import BOS, EOS, Sampling, Step, choose, decode, search
+from seqvae.sampling import BOS, EOS, Sampling, Step, choose, decode, search, worth
 
 Ints = NDArray[np.int32]
 CPU = torch.device("cpu")
@@ -281,29 +281,30 @@ def found(rows: int, seed: int, beam: int, limit: int, end: float = 0.0) -> list
 
 
 @given(st.integers(0, 2**31), st.sampled_from([-2.0, -1.0, 0.0, 1.0]))
-def test_a_search_wide_enough_finds_the_most_likely_row(seed: int, end: float) -> None:
+def test_a_search_wide_enough_finds_the_best_row_of_all(seed: int, end: float) -> None:
     spoken = Spoken(2, seed, end)
     everything = [[*pairs, EOS] for length in (0, 2, 4) for pairs in product((3, 4, 5), repeat=length)]
     for row, tokens in enumerate(found(2, seed, 200, 5, end)):
-        assert tokens == max(everything, key=lambda one: spoken.nats(row, one))
+        assert tokens == max(everything, key=lambda one: worth(spoken.nats(row, one), len(one)))
 
 
 @given(st.integers(0, 2**31), st.sampled_from([-1.0, 0.0, 1.0]))
-def test_a_search_finds_nothing_less_likely_than_token_by_token(seed: int, end: float) -> None:
+def test_a_search_finds_nothing_worse_than_token_by_token(seed: int, end: float) -> None:
     spoken = Spoken(3, seed, end)
     by_token = [row.tolist() for row in decode(Spoken(3, seed, end), Even(), start(3), Sampling(max_tokens=41), CPU)]
     for beam in (2, 3, 8):
         for row, (one, other) in enumerate(zip(found(3, seed, beam, 41, end), by_token, strict=True)):
             # one of 41 tokens has perhaps been cut, and what was cut ended where nobody would have ended it
-            assert len(other) == 41 or spoken.nats(row, one) >= spoken.nats(row, other) - 1e-6
+            better = worth(spoken.nats(row, one), len(one)) - worth(spoken.nats(row, other), len(other))
+            assert len(other) == 41 or better >= -1e-6
 
 
 def test_a_wider_search_finds_better_rows() -> None:
-    worth = []
+    means = []
     for beam in (1, 2, 4, 16):
         rows = found(60, 7, beam, 30)
-        worth.append(np.mean([Spoken(60, 7).nats(i, row) for i, row in enumerate(rows)]))
-    assert worth[0] + 0.1 < worth[1] < worth[2] < worth[3]
+        means.append(np.mean([worth(Spoken(60, 7).nats(i, row), len(row)) for i, row in enumerate(rows)]))
+    assert means[0] + 0.05 < means[1] < means[2] < means[3]
 
 
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([-3.0, 0.0, 2.0]))

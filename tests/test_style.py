@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -113,10 +114,49 @@ def test_half_is_half_of_the_difference_of_the_means(seed: int) -> None:
     torch.testing.assert_close(blend(s.mean[None], s, t, 1.0)[0], t.mean, rtol=1e-4, atol=1e-5)
 
 
-@given(seeds, st.sampled_from(["mean", "transport"]))
+@given(seeds, st.sampled_from(get_args(style.Method)))
 def test_amount_0_moves_nothing(seed: int, method: style.Method) -> None:
     s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
     assert torch.equal(blend(z, s, t, 0.0, method), z)
+    torch.testing.assert_close(blend(z, s, s, 1.0, method), z, rtol=1e-2, atol=1e-2)
+
+
+def places(z: Tensor, s: Style, t: Style) -> Tensor:
+    """Where points lie on the discriminant axis: 0 at the mean of `s`, 1 at that of `t`."""
+    axis = torch.linalg.inv((s.covariance + t.covariance).double() / 2) @ (t.mean - s.mean).double()
+    return (z.double() - s.mean) @ axis / ((t.mean - s.mean).double() @ axis)
+
+
+@given(seeds, st.floats(1, 3))
+def test_the_discriminant_takes_all_to_one_place_and_none_back(seed: int, amount: float) -> None:
+    s, t = random_style(seed), random_style(seed + 7)
+    z = torch.cat([samples(s, 50, seed), t.mean + 2 * (t.mean - s.mean).unsqueeze(0)])
+    before, after = places(z, s, t), places(blend(z, s, t, amount, "discriminant"), s, t)
+    torch.testing.assert_close(after, before.clamp(min=amount), rtol=1e-3, atol=1e-3)
+
+
+@given(seeds, st.floats(0, 1))
+def test_up_to_one_the_discriminant_takes_each_its_share_of_the_way(seed: int, amount: float) -> None:
+    s, t = random_style(seed), random_style(seed + 7)
+    z = samples(s, 50, seed)
+    before, after = places(z, s, t), places(blend(z, s, t, amount, "discriminant"), s, t)
+    behind = before < 1
+    wanted = torch.where(behind, (1 - amount) * before + amount, before)
+    torch.testing.assert_close(after, wanted, rtol=1e-3, atol=1e-3)
+    moved = blend(z, s, t, amount, "discriminant") - z
+    along = (moved @ vector(s, t))[:, None] * vector(s, t) / vector(s, t).square().sum()
+    torch.testing.assert_close(moved, along, rtol=1e-2, atol=1e-3)  # and only along the difference of means
+
+
+@given(seeds)
+def test_separation_is_the_share_on_the_own_side(seed: int) -> None:
+    s = random_style(seed)
+    t = replace(random_style(seed + 7), covariance=s.covariance)
+    told = style.separation(s, t)
+    assert told == pytest.approx(style.separation(t, s))
+    points = s.mean + noise(4000, D, seed=seed) @ torch.linalg.cholesky(s.covariance).T
+    assert float((places(points, s, t) < 0.5).float().mean()) == pytest.approx(told, abs=0.03)
+    assert style.separation(s, s) == pytest.approx(0.5)
 
 
 @given(seeds)
