@@ -286,7 +286,7 @@ class Codec:
         """
         generator = torch.Generator().manual_seed(seed)
         if style is None and self.mixture is not None and segments == 1:
-            z = list(mixture.draw(self.mixture, count, generator, temperature).split(1))
+            z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
         else:
             where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
             z = [_draw(where, segments, generator, temperature) for _ in range(count)]

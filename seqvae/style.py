@@ -107,7 +107,8 @@ def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
         return torch.zeros(len(z), dtype=z.dtype)
     place = (z.double() - source.mean) @ w / (between @ w)
     goal = (1 - amount) * place + amount if amount <= 1 else torch.full_like(place, amount)
-    return (goal - place).clamp(min=0).to(z.dtype)
+    way: Tensor = (goal - place).clamp(min=0).to(z.dtype)
+    return way
 
 
 def separation(one: Style, other: Style) -> float:

@@ -42,6 +42,7 @@ from seqvae.vocabulary import Tokenizer
 Report = Callable[[str], None]
 LN2 = math.log(2)
 STYLE_PIECES = 20000  # of one style at most: its mean is known long before
+MIXTURE = 64  # groups of the mixture, where there are points enough: 16 and 256 drew sentences less like real ones
 STYLE_BATCH = 4096  # segments gathered at a time
 
 
@@ -427,6 +428,8 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
         if split_of(row.group) == "train":
             by_style.setdefault(row.style, []).append(number)
     latents: dict[str, list[Tensor]] = {}
+    draws: list[Tensor] = []  # of the posteriors: what the mixture is to be like, wider than their means
+    generator = torch.Generator().manual_seed(0)
     for name, numbers in sorted(by_style.items()):
         chosen = np.sort(rng.permutation(numbers)[:STYLE_PIECES])
         pieces, firsts, _ = data.windows(chosen, codec.chunks)
@@ -436,10 +439,12 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
         begin = (rng.random(len(data.rows))[pieces] * np.maximum(1, count - segments + 1)).astype(np.int64)
         kept = (rank >= begin) & (rank < begin + segments)
         pieces, firsts = pieces[kept], firsts[kept]
-        means = []
+        means: list[Tensor] = []
         for at in range(0, len(pieces), STYLE_BATCH):
             tokens = data.gather(pieces[at : at + STYLE_BATCH], firsts[at : at + STYLE_BATCH], codec.chunks)
-            means.append(codec.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens]).mean)
+            posterior = codec.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens])
+            means.append(posterior.mean)
+            draws.append(posterior.sample(generator))
         if means:
             _, sizes = np.unique(pieces, return_counts=True)
             latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
@@ -452,7 +457,8 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     kept = checkpoint.load(folder)
     kept.styles, kept.about_styles = style.pack(styles)
     if all(len(z) == 1 for z in everything):  # longer pieces are drawn segment after segment, each leaning on the last
-        kept.styles |= mixture.pack(mixture.fit(torch.cat(everything)))
+        drawn = torch.cat(draws)
+        kept.styles |= mixture.pack(mixture.fit(drawn, min(MIXTURE, max(1, len(drawn) // 300))))
     checkpoint.save(kept, folder)
     report("styles: " + ", ".join(f"{name} ({one.count} pieces)" for name, one in styles.items()))
 

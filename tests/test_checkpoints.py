@@ -9,11 +9,26 @@ from pathlib import Path
 import pytest
 
 from seqvae import checkpoint, codec, midi
+from seqvae.codec import Codec
 from seqvae.midi import Piece
 from seqvae.released import released
 
 FOLDERS = released()
-STYLES = {"midi": {"all", "classical", "rock", "jazz", "pop", "folk"}}
+STYLES = {
+    "midi": {"all", "classical", "rock", "jazz", "pop", "folk"},
+    "text": {"all", "negative", "positive", "past", "present"},
+}
+# Ours, and of nobody's data: as a guest might write, in the spelling that the model of reviews was trained on.
+COMPLAINTS = [
+    "the soup was cold and the bread was stale .",
+    "we waited an hour for a table and nobody cared .",
+    "the worst pasta i have ever had .",
+    "our waitress was rude and very slow .",
+    "i will never come back to this place .",
+    "the rooms are dirty and the staff is not helpful .",
+    "i would not recommend it to anyone .",
+    "the fries were soggy and the burger was dry .",
+]
 
 none = pytest.param(None, marks=pytest.mark.skip(reason="no checkpoint is released yet"), id="none")
 each = pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.name) for folder in FOLDERS] or [none])
@@ -76,3 +91,57 @@ def test_a_chorale_blends_into_a_file_for_every_reader(folder: Path, bach: Piece
     assert len(list(parsed.recurse().notes)) > 20
     again = midi.read(content)
     assert again.bounds.tolist() == bach.bounds[: len(again.bounds)].tolist()
+
+
+@pytest.fixture(scope="module")
+def reviews() -> Codec:
+    if "reviews" not in {folder.name for folder in FOLDERS}:
+        pytest.skip("no model of reviews is released yet")
+    return codec.load("reviews")
+
+
+def test_sentences_come_back(reviews: Codec) -> None:
+    assert sum(a == b for a, b in zip(reviews.transform(COMPLAINTS, lambda z: z), COMPLAINTS, strict=True)) >= 7
+
+
+def test_complaints_become_praise_of_the_same_words(reviews: Codec) -> None:
+    """Read again, the sentences lie where praise lies, and more of their words are left than of strangers'."""
+    move = reviews.mover("positive", "negative", 1.25)
+    praise = reviews.transform(COMPLAINTS, move)
+    good = {
+        "great",
+        "good",
+        "best",
+        "excellent",
+        "friendly",
+        "delicious",
+        "love",
+        "amazing",
+        "helpful",
+        "fresh",
+        "nice",
+    }
+    assert sum(bool(good & set(line.split())) for line in praise) >= 5, praise
+    assert not any(good & set(line.split()) for line in COMPLAINTS)
+
+    def shared(a: str, b: str) -> int:
+        return len(set(a.split()) & set(b.split()) - {".", "the", "and", "was", "is", "i", "a"})
+
+    own = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise, strict=True))
+    strangers = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise[1:] + praise[:1], strict=True))
+    assert own > 2 * strangers, praise
+
+
+def test_a_walk_ends_in_the_two_sentences(reviews: Codec) -> None:
+    path = reviews.interpolate(COMPLAINTS[0], COMPLAINTS[4], steps=7)
+    assert (path[0], path[-1]) == (COMPLAINTS[0], COMPLAINTS[4])
+    assert len(set(path)) >= 4, "there is something between"
+    assert all(line.strip() for line in path)
+
+
+def test_any_line_passes(reviews: Codec) -> None:
+    strange = ["", "Zażółć gęślą jaźń", "\u2581 日本語 \U0001f600", "word " * 300]
+    out = reviews.transform(strange, lambda z: z)
+    assert len(out) == 4
+    assert out[0] == ""
+    assert all("\n" not in line for line in out)

@@ -124,7 +124,8 @@ def test_amount_0_moves_nothing(seed: int, method: style.Method) -> None:
 def places(z: Tensor, s: Style, t: Style) -> Tensor:
     """Where points lie on the discriminant axis: 0 at the mean of `s`, 1 at that of `t`."""
     axis = torch.linalg.inv((s.covariance + t.covariance).double() / 2) @ (t.mean - s.mean).double()
-    return (z.double() - s.mean) @ axis / ((t.mean - s.mean).double() @ axis)
+    place: Tensor = (z.double() - s.mean) @ axis / ((t.mean - s.mean).double() @ axis)
+    return place
 
 
 @given(seeds, st.floats(1, 3))
