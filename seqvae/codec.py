@@ -32,6 +32,7 @@ from seqvae.vocabulary import Tokenizer
 
 Ints = NDArray[np.int32]
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: bounds memory, not results
+SCORE_TOKENS = 1024  # tokens whose probabilities are held at once: more would leave the processor's cache
 BATCH_CHUNKS = 512  # chunks decoded side by side
 
 
@@ -105,14 +106,14 @@ class Codec:
         """log p of every token of segments given `z (L, S, D)`, L vectors each: `(L, S, C, T)` in nats, 0 at PAD."""
         longest = np.array([max(map(len, segment)) for segment in segments])
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max()))
-        for rows in _batches(longest, BATCH_TOKENS // self.chunks):
+        for rows in _batches(longest, SCORE_TOKENS // self.chunks):
             tokens, cues = self._tensors([segments[i] for i in rows])
             allowed = self._allowed(tokens)
             for i, one in enumerate(z):
                 logits, _ = self.model.decode(one[rows].to(tokens.device), shifted(tokens), cues)
                 if allowed is not None:
                     logits = logits.masked_fill(~allowed, CLOSED)
-                told = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+                told = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
                 total[i, rows, :, : tokens.shape[-1]] = told.masked_fill(tokens == PAD, 0.0).cpu()
         return total
 

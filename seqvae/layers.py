@@ -40,7 +40,7 @@ class Binding(nn.Module):
         self.keys = nn.ModuleList(nn.Embedding(size, width) for size in cue_sizes)
         self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
         self.bias = nn.Parameter(torch.zeros(len(scope)))
-        if previous:
+        if not cue_sizes:
             # Thousands of words, most of them rare: from small beginnings they come to lie by meaning several times
             # sooner, for what they are to be outweighs what they were by chance.
             with torch.no_grad():

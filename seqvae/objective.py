@@ -55,7 +55,8 @@ def refine(
 
     Each of `config.refine` steps goes down the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2
     (the part of the KL that knows the mean) by Adam, which takes every number on its own, so that neighbours in a batch
-    do not matter. Segments of which a token is then not the most likely one go on, up to `config.refine_most` steps.
+    do not matter. Segments of which a token is then not the most likely one go on, up to `config.refine_most` steps and
+    without the price on their length, until it is.
     """
     z = posterior.mean.clone()
     first, second = torch.zeros_like(z), torch.zeros_like(z)
@@ -68,7 +69,8 @@ def refine(
             closed = None if allowed is None else ~allowed[rows]
             told, bag = model.tell(here, shifted(mine), cues[rows])
             nats, right = told.nats(weight, mine, closed)
-            nats = nats + config.refine_beta * here.square().sum() / 2
+            if step <= config.refine:
+                nats = nats + config.refine_beta * here.square().sum() / 2
             if config.bag > 0:
                 nats = nats + config.bag * bag.nats(weight, mine, closed)[0]
             (slope,) = torch.autograd.grad(nats, here)
