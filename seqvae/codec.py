@@ -113,7 +113,7 @@ class Codec:
                 logits, _ = self.model.decode(one[rows].to(tokens.device), shifted(tokens), cues)
                 if allowed is not None:
                     logits = logits.masked_fill(~allowed, CLOSED)
-                told = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
+                told = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
                 total[i, rows, :, : tokens.shape[-1]] = told.masked_fill(tokens == PAD, 0.0).cpu()
         return total
 

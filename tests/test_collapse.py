@@ -62,7 +62,10 @@ def test_the_kl_goes_where_it_is_held(prepared: tuple[TokenData, Tokenizer], tmp
         "each": {"free_bits": 0.75},  # of eight dimensions
     }.items():
         held = after(prepared, tmp_path / name, beta=4.0, **changes)["kl_bits"]
-        assert held == pytest.approx(6.0 * bits, rel=0.4), name
+        if name == "target":
+            assert held == pytest.approx(6.0 * bits, rel=0.4)
+        else:  # what lies below a floor is free, and may be left
+            assert plain + 1.0 * bits < held < 8.0 * bits, name
 
 
 def test_after_pretraining_the_decoder_starts_afresh_and_the_encoder_stays(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -228,7 +228,7 @@ def test_what_a_path_is_like() -> None:
 def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
     assert pair["judge"] == [1, 1, 1]
-    assert set(pair["methods"]) == {"mean", "transport"}
+    assert set(pair["methods"]) == set(get_args(style.Method))
     both = pair["methods"]["mean"]["both"]
     assert [float(amount) for amount in both] == list(evaluate_transfer.AMOUNTS)
     assert both["0"]["accuracy"][0] == 0

@@ -399,8 +399,8 @@ def test_a_segment_is_refined_alone_as_among_others(case: Case) -> None:
 
 
 def test_a_segment_goes_on_until_it_comes_back() -> None:
-    torch.manual_seed(0)
-    config = ModelConfig(chunks=1, latent=128, width=128, hidden=16, previous=True)
+    torch.manual_seed(2)
+    config = ModelConfig(chunks=1, latent=64, width=128, hidden=16, previous=True)
     model = SequenceVAE(config, (), torch.zeros(30, dtype=torch.long)).eval()
     tokens = torch.randint(4, 30, (12, 1, 6))
     tokens[..., -1] = EOS
@@ -415,8 +415,8 @@ def test_a_segment_goes_on_until_it_comes_back() -> None:
             best = model.decode(z, shifted(tokens), cues)[0].argmax(-1)
         return ((best == tokens) | (tokens == PAD)).all(-1).all(-1)
 
-    short = refine(model, tokens, cues, None, first, replace(REFINED, refine=5)).mean
-    long = refine(model, tokens, cues, None, first, replace(REFINED, refine=5, refine_most=300)).mean
+    short = refine(model, tokens, cues, None, first, replace(REFINED, refine=1)).mean
+    long = refine(model, tokens, cues, None, first, replace(REFINED, refine=1, refine_most=300)).mean
     done = right(short)
     assert 0 < done.sum() < len(tokens), "else there is nothing to show"
     assert right(long).sum() > done.sum()
