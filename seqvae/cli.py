@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from seqvae.codec import Codec
     from seqvae.kinds import Desk, Kind
 
-Method = Literal[
-    "mean", "discriminant", "transport"
-]  # as style.Method, whose module imports torch; a test holds them together
+# as style.Method, whose module imports torch; a test holds them together
+Method = Literal["mean", "discriminant", "transport"]
 
 app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
 styles_app = terminal.group("Fit styles of your own, list and describe the ones there are.")
@@ -114,7 +113,9 @@ def blend(
     ] = None,
     method: Annotated[
         Method,
-        typer.Option(help="Add the difference of means; each piece just as much as it lacks; or the covariance too."),
+        typer.Option(
+            help="Add the difference of means, or of it as much as a piece lacks; or carry the spread over too."
+        ),
     ] = "mean",
     model: Model = "music",
     styles: Styles = None,
@@ -137,8 +138,8 @@ def blend(
             f"{len(targets)} --to, {len(sources or [])} --from and {len(amounts or [])} --amount do not fit together; "
             "give each once for every move"
         )
-    if method == "transport" and not sources:
-        raise UsageError("--method transport starts from a style: add --from")
+    if method != "mean" and not sources:
+        raise UsageError(f"--method {method} starts from a style: add --from")
     moves = list(zip(starts, targets, far, strict=True))
     kind = kind_of(model)
     with kind.given(inputs or [], out, "-".join(targets), as_json) as desk:

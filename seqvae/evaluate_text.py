@@ -251,8 +251,9 @@ def _samples(
 ) -> dict[str, Any]:
     """Forward perplexity (of samples, to real text) and reverse (of held-out text, to samples; Zhao et al. 2018).
 
-    Drawn at temperature 1 from the standard normal prior, and from the Gaussian of all styles as `generate` does. All
-    language models share one vocabulary, for a smaller one would make any text likelier.
+    Drawn at temperature 1 from the standard normal prior, and as `generate` does without a style: from what was fitted
+    to the training pieces, the mixture or else the Gaussian of all styles. All language models share one vocabulary,
+    for a smaller one would make any text likelier.
     """
     count = min(count, len(corpus))  # as many of each: a language model of more lines knows more
     known, draws = set(corpus), Sampling(temperature=1.0, seed=seed)

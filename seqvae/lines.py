@@ -16,7 +16,7 @@ import os
 import select
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 from tqdm import tqdm
 
 from seqvae import text
-from seqvae.errors import ReadError, SeqVAEError, UsageError
+from seqvae.errors import SeqVAEError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,20 +78,8 @@ def frame(given: str) -> str:
 
 def members(paths: Sequence[str]) -> Iterator[str]:
     """The lines with a word in them of files, and of all files of folders; the @ before a name may be left out."""
-    opened = [text.read_lines(path) for path in of_files(paths)]
+    opened = [text.read_lines(path) for path in text.find(given.removeprefix("@") for given in paths)]
     return _with_words(chain.from_iterable(opened))
-
-
-def of_files(paths: Iterable[str]) -> list[Path]:
-    """The files that are named, with or without @, and those in named folders; raises ReadError where there is none."""
-    found: list[Path] = []
-    for given in paths:
-        path = Path(given.removeprefix("@"))
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        if not inside:
-            raise ReadError(path, "there is no file in it", "name files with one sentence a line")
-        found += inside
-    return found
 
 
 def _with_words(lines: Iterator[str]) -> Iterator[str]:

@@ -82,12 +82,10 @@ def _music(data: Sequence[Path], skipped: list[ReadError], report: Report) -> It
 
 def _lines(data: Sequence[Path]) -> Iterator[Source]:
     """The lines of files, or of all files of folders; a file is a style, and copies of a line are one group."""
-    for place in data:
-        files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
-        for path in files:
-            for line in text.read_lines(path):
-                if line.strip():
-                    yield "", text.style_of(path), text.title(line), line
+    for path in text.find(data):
+        for line in text.read_lines(path):
+            if line.strip():
+                yield "", text.style_of(path), text.title(line), line
 
 
 def _style(path: Path, roots: Sequence[Path]) -> str:

@@ -24,6 +24,7 @@ import typer
 from seqvae.errors import SeqVAEError
 
 Verb = Callable[..., None]
+EXTRAS = {"sklearn", "sacrebleu"}  # packages of the extra `eval`
 
 
 def group(text: str) -> typer.Typer:
@@ -127,6 +128,10 @@ def _errors_in_one_line() -> Iterator[None]:
     except BrokenPipeError:  # `seqvae ... | head`: whoever read has left, and wants no word about it
         _flush_or_drop()
         raise typer.Exit(141) from None
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        end(f"{error.name} is not installed, and measuring needs it; `pip install 'seqvae[eval]'`", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = (error.strerror or str(error)).lower()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -60,6 +60,18 @@ def _lines(stream: BinaryIO, name: str | PathLike[str]) -> Iterator[str]:
             yield line.decode(errors="replace")
     except (OSError, EOFError, zlib.error) as error:
         raise ReadError(name, str(error), "copy the file again") from error
+
+
+def find(paths: Iterable[str | PathLike[str]]) -> list[Path]:
+    """The files that are named, and all files of named folders, sorted; raises ReadError for a folder without any."""
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        if not inside:
+            raise ReadError(path, "there is no file in it", "name files with one sentence a line")
+        found += inside
+    return found
 
 
 def style_of(path: str | PathLike[str]) -> str:

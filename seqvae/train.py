@@ -89,6 +89,8 @@ class Run:
 
     def __init__(self, recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, report: Report) -> None:
         self.recipe, self.data, self.tokenizer, self.folder, self.report = recipe, data, tokenizer, folder, report
+        if recipe.objective.denoise_by == "drop" and tokenizer.cue_sizes:
+            raise ConfigError("objective.denoise_by: a token that is left out would leave its cue behind; choose mask")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.train.seed)
         self.model: SequenceVAE = checkpoint.build(recipe.model, tokenizer).to(self.device)

@@ -354,6 +354,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_text: Path, ar
     [
         (["blend", "a"], "missing option '--to'"),
         (["blend", "a", "--to", "good", "--method", "transport"], "add --from"),
+        (["blend", "a", "--to", "good", "--method", "discriminant"], "add --from"),
         (["blend", "a", "--to", "good", "--to", "bad", "--from", "past"], "do not fit together"),
         (["blend", "a", "--to", "good", "--amount", "1", "--amount", "2"], "do not fit together"),
         (["reconstruct", "a", "-o", "sub"], "is a folder; lines go into one file"),

@@ -276,6 +276,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_music: Path, a
         (["blend", "--to", "wild"], "missing argument 'INPUT'"),
         (["blend", "a.mid", "--to", "wild", "--method", "magic"], "is not one of 'mean', 'discriminant', 'transport'"),
         (["blend", "a.mid", "--to", "wild", "--method", "transport"], "add --from"),
+        (["blend", "a.mid", "--to", "wild", "--method", "discriminant"], "add --from"),
         (["blend", "a.mid", "--to", "wild", "--to", "calm", "--from", "calm"], "2 --to, 1 --from and 0 --amount do"),
         (["blend", "a.mid", "--to", "wild", "--amount", "1", "--amount", "2"], "1 --to, 0 --from and 2 --amount do"),
         (["blend", "a.mid", "--to", "wild", "--amount", "1", "--amount", "nan"], "nan is no amount"),

@@ -178,3 +178,15 @@ def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
     [line] = done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4, "--json")
     assert json.loads(line)["reconstruction"]["released"]["exact"][0] == 1
     assert "importance weighting" in "\n".join(done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4))
+
+
+def test_a_missing_extra_is_told_in_one_line(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqvae import evaluate_text
+
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    monkeypatch.setattr(evaluate_text, "evaluate_text", missing)
+    (here / "a.txt").write_text("the food was good\n")
+    result = seqvae("evaluate", "-m", tiny_text, "--data", "@a.txt")
+    assert "pip install 'seqvae[eval]'" in told(result, 1)

@@ -376,3 +376,8 @@ def test_two_processes_do_not_train_in_one_folder(
     assert not (tmp_path / "state.safetensors").exists()
     with train._alone(tmp_path):  # a lock goes with its process
         pass
+
+
+def test_what_has_cues_is_not_denoised_by_dropping(short: Recipe, start: Start) -> None:
+    with pytest.raises(ConfigError, match="choose mask"):
+        start(replace(short, objective=replace(short.objective, denoise=0.1, denoise_by="drop")))
