@@ -6,16 +6,22 @@ neither torch nor music21, so that `seqvae --help` answers at once.
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Codec", "SequenceVAE", "__version__", "load"]
+__all__ = ["Codec", "Detector", "SequenceVAE", "__version__", "load"]
 
 if TYPE_CHECKING:
     from seqvae.codec import Codec, load
+    from seqvae.detector import Detector
     from seqvae.model import SequenceVAE
 
     __version__: str
 else:
     # Hidden from the type checker, which would otherwise take every misspelt name for an `Any` found here.
-    _HOMES = {"Codec": "seqvae.codec", "load": "seqvae.codec", "SequenceVAE": "seqvae.model"}
+    _HOMES = {
+        "Codec": "seqvae.codec",
+        "load": "seqvae.codec",
+        "Detector": "seqvae.detector",
+        "SequenceVAE": "seqvae.model",
+    }
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used (PEP 562), and keep it."""

@@ -32,7 +32,7 @@ from seqvae.vocabulary import Tokenizer
 
 Ints = NDArray[np.int32]
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: bounds memory, not results
-SCORE_TOKENS = 1024  # tokens whose probabilities are held at once: more would leave the processor's cache
+SCORE_NUMBERS = 1 << 22  # probabilities held at once when scoring: more would leave the processor's cache
 BATCH_CHUNKS = 512  # chunks decoded side by side
 
 
@@ -66,7 +66,7 @@ class Codec:
     @torch.no_grad()
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
         """Posterior `(S, D)` of segments, computed in batches of similar length; refined where it is to be decoded."""
-        longest = np.array([max(map(len, segment)) for segment in segments])
+        longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
         for rows in _batches(longest, BATCH_TOKENS // self.chunks):
@@ -105,16 +105,24 @@ class Codec:
     def told(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
         """log p of every token of segments given `z (L, S, D)`, L vectors each: `(L, S, C, T)` in nats, 0 at PAD."""
         longest = np.array([max(map(len, segment)) for segment in segments])
-        total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max()))
-        for rows in _batches(longest, SCORE_TOKENS // self.chunks):
+        total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
+        budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
+        for rows in _batches(longest, max(1, budget // self.chunks)):
             tokens, cues = self._tensors([segments[i] for i in rows])
             allowed = self._allowed(tokens)
-            for i, one in enumerate(z):
-                logits, _ = self.model.decode(one[rows].to(tokens.device), shifted(tokens), cues)
-                if allowed is not None:
-                    logits = logits.masked_fill(~allowed, CLOSED)
-                told = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
-                total[i, rows, :, : tokens.shape[-1]] = told.masked_fill(tokens == PAD, 0.0).cpu()
+            closed = None if allowed is None else ~allowed
+            each = max(1, budget // tokens.numel())  # vectors at once
+            for at in range(0, len(z), each):
+                some = z[at : at + each, rows].to(tokens.device)
+                inputs, asked = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), cues))
+                with torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device)):
+                    logits = self.model.decode(some.flatten(0, 1), inputs, asked)[0].float()
+                logits = logits.view(len(some), *tokens.shape, -1)
+                if closed is not None:
+                    logits.masked_fill_(closed, CLOSED)
+                wanted = tokens.expand(len(some), *tokens.shape)[..., None]
+                told = (logits.gather(-1, wanted) - logits.logsumexp(-1, keepdim=True))[..., 0]
+                total[at : at + each, rows, :, : tokens.shape[-1]] = told.masked_fill(tokens == PAD, 0.0).cpu()
         return total
 
     def _allowed(self, tokens: Tensor) -> Tensor | None:

@@ -31,7 +31,7 @@ SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 class TokenizerConfig:
     """How pieces become tokens."""
 
-    kind: Literal["midi", "text"] = "midi"
+    kind: Literal["midi", "text", "events"] = "midi"
     """Kind of sequence."""
     steps_per_beat: int = 12
     """Music: grid steps a quarter note."""
@@ -40,9 +40,11 @@ class TokenizerConfig:
     algorithm: Literal["unigram", "bpe"] = "bpe"
     """Text: how SentencePiece learns its pieces (Kudo 2018; Sennrich et al. 2016)."""
     vocab_size: int = 4000
-    """Text: tokens in the vocabulary at most; few lines make fewer."""
+    """Text and events: tokens in the vocabulary at most; few lines make fewer."""
     max_tokens: int = 128
-    """Text: tokens of a segment at most; a longer line is cut at spaces."""
+    """Text and events: tokens of a segment at most; a longer line is cut at spaces, a longer session into windows."""
+    overlap: int = 0
+    """Events: how many a window repeats of the one before it, to be read and not to be counted again."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from seqvae.errors import ReadError
 from seqvae.vocabulary import Tokenizer
 
 if TYPE_CHECKING:
+    from seqvae.event_tokenizer import EventTokenizer
     from seqvae.midi import Piece
     from seqvae.midi_tokenizer import MidiTokenizer
     from seqvae.text_tokenizer import TextTokenizer
@@ -82,21 +83,21 @@ class MusicForm:
         return midi.to_score(np.column_stack([notes, velocity]), like.frame)
 
 
-class TextForm:
-    """Sentences: all there is to say is in the tokens."""
+class LineForm:
+    """Sentences and sessions: all there is to say is in the tokens."""
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer | EventTokenizer) -> None:
         self.tokenizer = tokenizer
 
     def read(self, source: Any) -> str:
-        """A sentence itself; raises ReadError for anything else, above all for a path, which is no sentence."""
+        """A line itself; raises ReadError for anything else, above all for a path, which is no line."""
         if not isinstance(source, str):
             kind = "a path" if isinstance(source, Path) else f"a {type(source).__name__}"
-            raise ReadError(str(source)[:80], f"{kind} is no sentence", "give each line as a str")
+            raise ReadError(str(source)[:80], f"{kind} is no line", "give each line as a str")
         return source
 
     def limits(self, piece: str) -> None:
-        """A sentence may have any length."""
+        """A line may have any length."""
 
     def blank(self, chunks: int) -> str:
         """The empty line."""
@@ -113,4 +114,4 @@ def form_of(tokenizer: Tokenizer) -> Form:
     return form
 
 
-_FORMS: dict[str, Any] = {"midi": MusicForm, "text": TextForm}
+_FORMS: dict[str, Any] = {"midi": MusicForm, "text": LineForm, "events": LineForm}

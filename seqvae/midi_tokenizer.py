@@ -33,6 +33,7 @@ class MidiTokenizer:
     """
 
     kind = "midi"
+    overlap = 0
     max_tokens = 1024  # several times the fullest bar
 
     def __init__(self, steps_per_beat: int = 12, max_steps: int = 48) -> None:

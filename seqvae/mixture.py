@@ -88,7 +88,7 @@ def fit(latents: Tensor, components: int = 16, seed: int = 0) -> Mixture:
     points = points @ axes
     groups, _ = climb(points, start(points, components, torch.Generator().manual_seed(seed)), wide.clamp(min=1e-3))
     weights, means, variances = groups
-    share = _shrinkage(correlation, len(points))
+    share = shrinkage(correlation, len(points))
     variances = (1 - share) * variances + share * variances.mean(1, keepdim=True)
     parts = weights, centre + means @ axes.T * scale, scale, axes, variances.sqrt()
     return Mixture(*(part.float() for part in parts))
@@ -148,7 +148,7 @@ def _log_density(points: Tensor, groups: Groups) -> Tensor:
     return weights.log() - 0.5 * (squares + (variances.log() + math.log(2 * math.pi)).sum(1))
 
 
-def _shrinkage(covariance: Tensor, count: int) -> float:
+def shrinkage(covariance: Tensor, count: int) -> float:
     """How much of a covariance `(D, D)` of `count` points to move to its mean variance (Chen et al. 2010, eq. 23)."""
     size = len(covariance)
     spread, square = float(covariance.trace()) ** 2, float(covariance.square().sum())

@@ -42,6 +42,7 @@ class TextTokenizer:
     """
 
     kind = "text"
+    overlap = 0
 
     def __init__(self, model: bytes, max_tokens: int = 128) -> None:
         """`model` is what SentencePiece's trainer writes; raises TokenizerError for one that was not made by `train`.

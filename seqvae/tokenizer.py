@@ -1,7 +1,7 @@
 """The door to the tokenizers: the one that a recipe asks for, and the one that a folder holds.
 
 Knows: which kinds of sequence there are, one module each. Refuses to know how any of them spells a piece: that is said
-in midi_tokenizer.py and text_tokenizer.py, and what they share in vocabulary.py. A new kind is a line in each function.
+in midi_tokenizer.py, text_tokenizer.py and event_tokenizer.py, and what they share in vocabulary.py. A new kind is a line in each function.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokeni
         from seqvae.midi_tokenizer import MidiTokenizer
 
         return MidiTokenizer(config.steps_per_beat, config.max_steps)
+    if config.kind == "events":
+        from seqvae.event_tokenizer import EventTokenizer
+
+        return EventTokenizer.train(pieces(), config.vocab_size, config.max_tokens, config.overlap)
     from seqvae.text_tokenizer import TextTokenizer
 
     return TextTokenizer.train(pieces(), config.vocab_size, config.algorithm, config.max_tokens)
@@ -46,8 +50,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             from seqvae.text_tokenizer import TextTokenizer
 
             return TextTokenizer.load(folder, **settings)
+        if kind == "events":
+            from seqvae.event_tokenizer import EventTokenizer
+
+            return EventTokenizer(**settings)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, TokenizerError) as error:
         raise CheckpointError(
             f"{path}: no tokenizer can be read here ({error}); copy the whole checkpoint folder"
         ) from error
-    raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows midi and text")
+    raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows midi, text and events")

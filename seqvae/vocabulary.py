@@ -1,7 +1,7 @@
 """What the tokens of every kind of sequence have in common: the first four ids, and two protocols.
 
 Knows: what dataset.py, train.py, codec.py and sampling.py may ask of a tokenizer and of its grammar. Refuses to know:
-any one kind (midi_tokenizer.py, text_tokenizer.py), files and torch. Everything here is numpy.
+any one kind (midi_tokenizer.py, text_tokenizer.py, event_tokenizer.py), files and torch. Everything here is numpy.
 
 A *cue* is what the tokens so far say about where the next token stands: for music the program, the position in the bar
 and the pitch that waits for its duration. Cues let the model bind a token to its place without recurrence, and let the
@@ -47,6 +47,8 @@ class Tokenizer(Protocol):
     """Values of each field of a cue, from the general to the special; 0 always says nothing."""
     max_tokens: int
     """Tokens that a decoded chunk may have, EOS included."""
+    overlap: int
+    """Tokens that a chunk repeats of the one before it; 0 but for windows of long sessions."""
     scope: Ints
     """`(V,)`: how many fields of the cue say where a token stands, whatever the rest say."""
 

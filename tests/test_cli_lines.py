@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -128,7 +129,13 @@ def running(tiny_text: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`seqvae reconstruct` with a pipe to write to."""
     command = [sys.executable, "-m", "seqvae", "reconstruct", "-m", str(tiny_text)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        # a shell that starts the tests in the background has them ignore interrupts, and so all that they start
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         yield process
         process.kill()
@@ -155,7 +162,7 @@ def test_an_interrupt_ends_it_in_one_line(running: subprocess.Popen[bytes]) -> N
     running.stdin.write(b"the food\n")
     assert running.stdout.read(1)  # it has begun
     running.send_signal(signal.SIGINT)
-    assert running.wait() == 130
+    assert running.wait(60) == 130
     assert running.stderr.read() == b"seqvae: interrupted\n"
 
 

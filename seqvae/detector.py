@@ -1,0 +1,132 @@
+"""Detector: a model and what normal pieces are to it, as scikit-learn expects an outlier detector to be.
+
+Knows: `fit`, `score_samples`, `decision_function`, `predict` and their conventions. Refuses to know: how evidence is
+found (anomaly.py), what makes a p-value hold and how a detector is kept (calibration.py), the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from seqvae import anomaly, calibration, codec
+from seqvae.calibration import Calibration, Score, Settings
+from seqvae.errors import SeqVAEError
+
+Doubles = NDArray[np.float64]
+
+
+class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Says which pieces are not normal, at a rate of false alarms that was promised beforehand.
+
+    The model has been trained before, on normal pieces; `fit` calibrates it on others. Pieces are whatever the model
+    takes: sentences or sessions, each a `str`, or music. Not a table: X is a sequence of pieces.
+
+    >>> detector = Detector("hdfs").fit(normal_sessions)  # doctest: +SKIP
+    >>> detector.predict(new_sessions)  # -1 is anomalous, 1 is not  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "hdfs",
+        *,
+        score: Score = "combined",
+        p_value: float = 0.01,
+        contamination: float | Literal["auto"] = "auto",
+        samples: int = 16,
+        seed: int = 0,
+    ) -> None:
+        """`model` is a released name, a folder or a Hub id; `score` one of `calibration.Score`.
+
+        With `contamination="auto"` a piece is anomalous if its p-value is at most `p_value`, so that at most this share
+        of new normal pieces is; else the threshold is such that this share of the pieces in `fit` lies below it.
+        """
+        self.model = model
+        self.score = score
+        self.p_value = p_value
+        self.contamination = contamination
+        self.samples = samples
+        self.seed = seed
+
+    def fit(self, X: Sequence[Any], y: Any = None, *, known: Sequence[Any] = ()) -> Self:
+        """Calibrate on normal pieces that the model was not trained on; `y` is ignored.
+
+        `known` are pieces to measure latent distances from, best those that the model was trained on. Raises ReadError
+        for a piece that cannot be read, SeqVAEError for too few, CheckpointError where there is no such model.
+        """
+        del y
+        self.codec_ = codec.load(self.model)
+        near = anomaly.latents(self.codec_, _pieces(known))
+        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.score, near, self.seed)
+        if self.contamination == "auto":
+            self.offset_ = self.calibration_.threshold(self.p_value)
+        else:
+            self.offset_ = float(np.quantile(self.calibration_.normal, self.contamination))
+        return self
+
+    def _evidence(self, X: Sequence[Any]) -> Iterable[anomaly.Evidence]:
+        return anomaly.examine(self.codec_, _pieces(X), self.samples, self.seed)
+
+    def score_samples(self, X: Sequence[Any]) -> Doubles:
+        """`(n,)`: the score of each piece, low is anomalous."""
+        check_is_fitted(self, "calibration_")
+        return np.array([self.calibration_.scores(one)[self.score] for one in self._evidence(X)], np.float64)
+
+    def p_values(self, X: Sequence[Any]) -> Doubles:
+        """`(n,)`: split-conformal p-values; of new normal pieces at most a share of p has one as low as p."""
+        return np.array([self.calibration_.p_value(score) for score in self.score_samples(X)], np.float64)
+
+    def decision_function(self, X: Sequence[Any]) -> Doubles:
+        """`(n,)`: `score_samples` less `offset_`; below 0 is anomalous."""
+        out: Doubles = self.score_samples(X) - self.offset_
+        return out
+
+    def predict(self, X: Sequence[Any]) -> NDArray[np.int64]:
+        """`(n,)`: -1 for anomalous pieces, 1 for the others."""
+        return np.where(self.score_samples(X) < self.offset_, -1, 1)
+
+    def save(self, folder: str | Path, about: str = "") -> None:
+        """Write the folder that `seqvae detect score --detector` and `load` read; no pickle in it."""
+        check_is_fitted(self, "calibration_")
+        p_value = self.p_value if self.contamination == "auto" else None
+        settings = Settings(calibration.named(self.model), self.offset_, p_value, self.samples, self.seed, about)
+        calibration.save(self.calibration_, settings, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, model: str | Path | None = None) -> Detector:
+        """A fitted detector from its folder; raises CheckpointError where there is none, or its model is another."""
+        found, settings = calibration.load(Path(folder), None if model is None else str(model))
+        share: float | Literal["auto"] = "auto"
+        if settings.p_value is None:
+            share = float(np.mean(found.normal < settings.threshold))
+        detector = cls(
+            settings.model,
+            score=found.score,
+            p_value=settings.p_value or 0.01,
+            contamination=share,
+            samples=settings.samples,
+            seed=settings.seed,
+        )
+        detector.codec_ = codec.load(settings.model)
+        detector.calibration_, detector.offset_ = found, settings.threshold
+        return detector
+
+    def __sklearn_tags__(self) -> Any:
+        """X is a sequence of pieces, not a table of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.no_validation = True
+        return tags
+
+
+def _pieces(X: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(X, (str, bytes, Path)):
+        raise SeqVAEError(f"{str(X)[:60]!r}: is one piece; give a list of pieces")
+    return X
