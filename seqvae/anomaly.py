@@ -86,13 +86,13 @@ class _Told:
 def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) -> Iterator[Evidence]:
     """Evidence of pieces that have been cut into segments."""
     keys = [[b"|".join(chunk.tobytes() for chunk in segment) for segment in piece] for piece in split]
-    different = {
-        key: segment for of, piece in zip(keys, split, strict=True) for key, segment in zip(of, piece, strict=True)
-    }
+    different: dict[bytes, list[Ints]] = {}
+    for of, piece in zip(keys, split, strict=True):
+        different.update(zip(of, piece, strict=True))
     found: dict[bytes, _Told] = {}
     for at in range(0, len(different), WINDOWS):
-        block = list(different.items())[at : at + WINDOWS]
-        found.update(zip((key for key, _ in block), _segments(codec, [segment for _, segment in block], noise)))
+        block = list(different)[at : at + WINDOWS]
+        found.update(zip(block, _segments(codec, [different[key] for key in block], noise), strict=True))
     for of, piece in zip(keys, split, strict=True):
         told = [found[key] for key in of]
         chunks = [chunk for segment in piece for chunk in segment]

@@ -121,7 +121,7 @@ class Codec:
                 if closed is not None:
                     logits.masked_fill_(closed, CLOSED)
                 wanted = tokens.expand(len(some), *tokens.shape)[..., None]
-                told = (logits.gather(-1, wanted) - logits.logsumexp(-1, keepdim=True))[..., 0]
+                told = logits.log_softmax(-1).gather(-1, wanted)[..., 0]
                 total[at : at + each, rows, :, : tokens.shape[-1]] = told.masked_fill(tokens == PAD, 0.0).cpu()
         return total
 

@@ -148,7 +148,8 @@ class EventGrammar:
 
     def advance(self, state: Ints, tokens: Ints) -> Ints:
         """States `(N, 1)` after `tokens (N,)`."""
-        return (state[:, 0] | (tokens == EOS))[:, None].astype(np.int32)
+        ended: Ints = (state[:, 0] | (tokens == EOS))[:, None].astype(np.int32)
+        return ended
 
     def cues(self, state: Ints) -> Ints:
         """Cues `(N, 0)`: none."""

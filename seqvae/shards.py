@@ -28,9 +28,9 @@ def prepare(
 ) -> tuple[TokenData, Tokenizer, list[ReadError]]:
     """The shards and the tokenizer of a run, made from `data` where they are not in `folder` yet; and what was skipped.
 
-    `data` are folders with one folder a style, or files; of text and logs, each file is a style. `tokenizer` is the folder of
-    one that is there already; else a kind that learns its vocabulary learns it from `data`. Raises SeqVAEError where
-    nothing can be read, and ConfigError where the shards were made otherwise.
+    `data` are folders with one folder a style, or files; of text and logs, each file is a style. `tokenizer` is the
+    folder of one that is there already; else a kind that learns its vocabulary learns it from `data`. Raises
+    SeqVAEError where nothing can be read, and ConfigError where the shards were made otherwise.
     """
     skipped: list[ReadError] = []
 

@@ -1,7 +1,8 @@
 """The door to the tokenizers: the one that a recipe asks for, and the one that a folder holds.
 
 Knows: which kinds of sequence there are, one module each. Refuses to know how any of them spells a piece: that is said
-in midi_tokenizer.py, text_tokenizer.py and event_tokenizer.py, and what they share in vocabulary.py. A new kind is a line in each function.
+in midi_tokenizer.py, text_tokenizer.py and event_tokenizer.py, and what they share in vocabulary.py. A new kind is a
+line in each function.
 """
 
 from __future__ import annotations
