@@ -347,8 +347,10 @@ def test_log_probabilities_are_nats_of_the_tokens(small: Codec, song: Piece, mon
         allowed = torch.from_numpy(small.tokenizer.allowed(tokens.numpy().astype(np.int32)))
         expected = loss(small.model, tokens, cues, config, 1, False, allowed).reconstruction
         assert small.log_prob([piece], samples=2)[0] == pytest.approx(
-            -expected * len(segments), rel=1e-3
-        )  # scored in bf16 where there is hardware for it
+            -expected * len(segments),
+            rel=1e-3,
+            # scored in bf16 where there is hardware for it
+        )
 
 
 def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> None:
