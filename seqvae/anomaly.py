@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 WINDOWS = 2048  # segments examined at once: bounds memory, not results
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """What a model says of one piece of S segments and N tokens, in nats.
 
@@ -50,8 +50,9 @@ class Evidence:
 def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 0) -> Iterator[Evidence]:
     """Evidence of every piece, in order and in bounded memory; that of a piece depends on nothing but the piece.
 
-    All segments get the same `samples` draws of noise, so that neither order nor neighbours matter, and segments that
-    are equal are examined once. Raises ReadError for a piece that cannot be read.
+    All segments get the same `samples` draws of noise, so that neither order nor neighbours matter. Segments that are
+    equal are examined once, and pieces that are equal may get the same object. Raises ReadError for a piece that cannot
+    be read.
     """
     noise = torch.randn(samples, codec.model.config.latent, generator=torch.Generator().manual_seed(seed))
     waiting: list[list[list[Ints]]] = []
@@ -85,7 +86,7 @@ class _Told:
 
 def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) -> Iterator[Evidence]:
     """Evidence of pieces that have been cut into segments."""
-    keys = [[b"|".join(chunk.tobytes() for chunk in segment) for segment in piece] for piece in split]
+    keys = [tuple(b"|".join(chunk.tobytes() for chunk in segment) for segment in piece) for piece in split]
     different: dict[bytes, list[Ints]] = {}
     for of, piece in zip(keys, split, strict=True):
         different.update(zip(of, piece, strict=True))
@@ -93,7 +94,11 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
     for at in range(0, len(different), WINDOWS):
         block = list(different)[at : at + WINDOWS]
         found.update(zip(block, _segments(codec, [different[key] for key in block], noise), strict=True))
+    ready: dict[tuple[bytes, ...], Evidence] = {}
     for of, piece in zip(keys, split, strict=True):
+        if of in ready:
+            yield ready[of]
+            continue
         told = [found[key] for key in of]
         chunks = [chunk for segment in piece for chunk in segment]
         begin = [0] + [codec.tokenizer.overlap] * (len(chunks) - 1)
@@ -101,7 +106,7 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
         def joined(parts: Sequence[NDArray[Any]], begin: Sequence[int] = begin) -> NDArray[Any]:
             return np.concatenate([part[first:] for part, first in zip(parts, begin, strict=True)])
 
-        yield Evidence(
+        ready[of] = Evidence(
             joined(chunks),
             joined([part for one in told for part in one.log_prob]),
             joined([part for one in told for part in one.error]),
@@ -110,6 +115,7 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
             sum(map(len, chunks)),
             np.stack([one.mean for one in told]),
         )
+        yield ready[of]
 
 
 def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> Iterator[_Told]:

@@ -18,9 +18,10 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -32,28 +33,39 @@ from seqvae.checkpoint import find, load_tensors, save_tensors, write_folder
 from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.mixture import shrinkage
 
-Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "latent"]
+Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
 Doubles = NDArray[np.float64]
-COLUMNS: tuple[Score, ...] = ("probability", "error", "elbo", "importance", "worst", "latent")
-COMBINED: tuple[Score, ...] = ("probability", "worst", "latent")  # each sees what the others do not
+COLUMNS: tuple[Score, ...] = ("probability", "error", "elbo", "importance", "worst", "familiar", "latent")
+COMBINED: tuple[Score, ...] = ("elbo", "worst", "latent")  # each sees what the others do not
 TAIL = 0.1  # share of the figures that are their tail
-TAILS = 500  # pieces whose figures tell the tails, at most
-LATENTS = 1 << 20  # numbers of latents kept, at most
+TAILS = 250  # pieces whose figures tell the tails, at most
+RANK = 128  # directions of the latent space that distances are measured in, the widest
+LATENTS = 1 << 19  # numbers of latents kept, at most
+RUN = 64  # tokens
+DIGITS = 3  # of a figure: whoever is the same comes out the same to a few last digits, which must not decide anything
 LEAST = 6  # pieces to calibrate on
 
 
 def figures(evidence: Evidence) -> Doubles:
-    """`(5,)`: all COLUMNS but the last, in nats a token, the lowest of all tokens for `worst`."""
-    return np.array(
+    """`(6,)`: all COLUMNS but the last, in nats a token.
+
+    `worst` is of the least likely token, and `familiar` the mean of the likeliest RUN tokens in a row: it is low where
+    nothing in a long piece is as the model knows it.
+    """
+    told = evidence.log_prob.astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(told)])
+    run = min(RUN, len(told))
+    found = np.array(
         [
-            evidence.log_prob.mean(),
+            told.mean(),
             evidence.error.mean(),
             evidence.elbo / evidence.read,
             evidence.importance / evidence.read,
-            evidence.log_prob.min(),
-        ],
-        np.float64,
+            told.min(),
+            (sums[run:] - sums[:-run]).max() / run,
+        ]
     )
+    return np.round(found, DIGITS)
 
 
 @dataclass(frozen=True)
@@ -65,13 +77,22 @@ class Calibration:
     centre: Tensor
     """`(D,)`: the mean of the latents of normal segments."""
     axes: Tensor
-    """`(D, D)`: what `z - centre` is multiplied by, so that normal latents vary by 1 in every direction."""
+    """`(D, R)`: what `z - centre` is multiplied by, so that normal latents vary by 1 in each of R directions."""
     latents: Tensor
-    """`(M, D)`: normal latents, less the centre and along the axes."""
+    """`(M, R)`: normal latents, less the centre and along the axes."""
     tails: Doubles
-    """`(n, 6)`: the COLUMNS of normal pieces, each sorted."""
+    """`(n, 7)`: the COLUMNS of normal pieces, each sorted."""
     normal: Doubles
     """`(N,)`: scores of normal pieces, sorted; the only part that p-values are counted from."""
+
+    _seen: WeakKeyDictionary[Evidence, dict[Score, float]] = field(default_factory=WeakKeyDictionary, repr=False)
+    """Scores of evidence that is still held: logs repeat themselves."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_seen"}  # what is weak has no copy
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _seen=WeakKeyDictionary())
 
     def distance(self, means: NDArray[np.float32]) -> float:
         """From the posterior means `(S, D)` to the nearest normal latent, the mean over segments.
@@ -81,8 +102,7 @@ class Calibration:
         """
         z = ((torch.from_numpy(means) - self.centre).double() @ self.axes.double()).float()
         nearest = [_nearest(part, self.latents) for part in torch.split(z, 1024)]
-        # whoever is the same comes out the same to a few last digits, which must not decide about anything
-        return round(float(torch.cat(nearest).mean()), 3)
+        return round(float(torch.cat(nearest).mean()), DIGITS)
 
     def scores(self, evidence: Evidence) -> dict[Score, float]:
         """Every score of a piece; low is anomalous.
@@ -90,7 +110,9 @@ class Calibration:
         `combined` is minus the sum of how surprising each of COMBINED is: the log-probability that a normal piece has
         figures as low, were they independent.
         """
-        return self._scores(self._row(evidence))
+        if evidence not in self._seen:
+            self._seen[evidence] = self._scores(self._row(evidence))
+        return self._seen[evidence]
 
     def _row(self, evidence: Evidence) -> Doubles:
         return np.append(figures(evidence), -self.distance(evidence.means))
@@ -109,7 +131,10 @@ class Calibration:
 
         That takes at least 1 / p_value - 1 normal pieces.
         """
-        rank = math.floor(p_value * (len(self.normal) + 1) * (1 + 1e-12))  # as low as so many, itself counted
+        count = len(self.normal) + 1
+        rank = math.floor(p_value * count) + 1  # as low as so many, itself counted; a product is rounded
+        while rank / count > p_value:
+            rank -= 1
         if rank < 1:
             return -math.inf
         return float(self.normal[rank - 1]) if rank <= len(self.normal) else math.inf
@@ -141,7 +166,7 @@ def _surprise(column: Doubles, value: float) -> float:
     t = float(column[min(k, n - 1)])
     if value >= t:
         return -math.log((np.searchsorted(column, value, side="right") + 1) / (n + 1))
-    mean = max(t - float(column[:k].mean()), 1e-6 * (1 + abs(t)))
+    mean = max(t - float(column[:k].mean()), 10.0**-DIGITS)
     return -math.log((k + 1) / (n + 1)) + math.log1p((t - value) / mean)
 
 
@@ -158,7 +183,7 @@ def fit(
     given = [(figures(one), one.means) for one in evidence]
     if len(given) < LEAST:
         raise SeqVAEError(
-            f"{len(given)} normal pieces are too few to calibrate on; give {LEAST} or more, 200 or more for p-values "
+            f"{len(given)} normal pieces are too few to calibrate on; give {LEAST} or more, 300 or more for p-values "
             "of 0.01"
         )
     order = np.random.default_rng(seed).permutation(len(given)).tolist()
@@ -170,7 +195,7 @@ def fit(
     rows = [np.append(given[i][0], -empty.distance(given[i][1])) for i in order]
     some = min(TAILS, third)
     half = replace(empty, tails=np.sort(np.stack(rows[:some]), 0))
-    return replace(half, normal=np.sort([half._scores(row)[score] for row in rows[some:]]))
+    return replace(half, _seen=WeakKeyDictionary(), normal=np.sort([half._scores(row)[score] for row in rows[some:]]))
 
 
 def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,9 +206,11 @@ def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     share = shrinkage(covariance, len(points))  # few points do not fill all directions
     spread, axes = torch.linalg.eigh(covariance)
     spread = (1 - share) * spread + share * spread.mean()
-    axes = (axes / spread.clamp(min=1e-6 * max(float(spread.max()), 1e-12)).sqrt()).float()
+    # points that are all alike differ by the encoder's rounding, which is no distance
+    widest = max(float(spread.max()), float(points.double().square().mean()), 1e-12)
+    axes = (axes / spread.clamp(min=1e-6 * widest).sqrt()).float()[:, -RANK:].contiguous()
     different = torch.unique(((points - centre).double() @ axes.double()).float(), dim=0)
-    most = max(1, LATENTS // points.shape[1])
+    most = max(1, LATENTS // axes.shape[1])
     if len(different) > most:
         chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))[:most]
         different = different[chosen.sort().values]
@@ -198,7 +225,7 @@ def from_tensors(score: Score, tensors: Mapping[str, Tensor]) -> Calibration:
     except KeyError as error:
         raise SeqVAEError(f"a detector without {error}; fit it again") from error
     d = len(centre)
-    fits = axes.shape == (d, d) and latents.shape[1:] == (d,) and len(latents) and len(tails)
+    fits = axes.ndim == 2 and len(axes) == d and latents.shape[1:] == axes.shape[1:] and len(latents) and len(tails)
     if not (fits and tails.shape[1:] == (len(COLUMNS),) and normal.ndim == 1 and score in get_args(Score)):
         raise SeqVAEError("a detector whose parts do not fit together; fit it again")
     return Calibration(score, centre, axes, latents, np.sort(tails, 0), np.sort(normal))
@@ -228,7 +255,15 @@ class Settings:
 
 
 def save(calibration: Calibration, settings: Settings, folder: Path) -> None:
-    """Write a detector's folder, replacing one that is there; raises SeqVAEError if it cannot be written."""
+    """Write a detector's folder, replacing one that is there; raises SeqVAEError if it cannot be written.
+
+    A folder with anything else in it is refused: it may be the model's.
+    """
+    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and (
+        not folder.is_dir() or not folder.name or files - {"detector.json", "calibration.safetensors"}
+    ):
+        raise SeqVAEError(f"{folder}: is there and is no folder of a detector alone; choose another")
     weights = _weights(settings.model)
     facts = {"format": FORMAT, "weights": weights, "score": calibration.score, **settings.__dict__}
     if not math.isfinite(settings.threshold):
@@ -256,7 +291,11 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
         calibration = from_tensors(score, load_tensors(folder / "calibration.safetensors")[0])
         if settings.threshold is None:
             settings = replace(settings, threshold=calibration.threshold(settings.p_value or 0.0))
-        float(settings.threshold), int(settings.samples), int(settings.seed)
+        numbers = (settings.threshold, settings.p_value or 0.0, settings.samples, settings.seed)
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"settings {numbers}, which are no numbers")
+    except SeqVAEError as error:
+        raise CheckpointError(f"{'' if str(error).startswith(str(folder)) else f'{folder}: '}{error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: no detector can be read here ({error}); name the folder that `seqvae detect fit` wrote"
@@ -273,5 +312,9 @@ def named(model: str | Path) -> str:
 
 
 def _weights(model: str) -> str:
-    """A fingerprint of a model's weights."""
-    return hashlib.sha256((find(model) / "model.safetensors").read_bytes()).hexdigest()
+    """A fingerprint of a model's weights; raises CheckpointError where there are none."""
+    path = find(model) / "model.safetensors"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); copy the whole checkpoint folder") from error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from seqvae import terminal, workshop
+from seqvae import detect, terminal, workshop
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.terminal import Json, Model, Seed, tell, verb
 
@@ -33,6 +33,7 @@ Method = Literal["mean", "discriminant", "transport"]
 app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
 styles_app = terminal.group("Fit styles of your own, list and describe the ones there are.")
 app.add_typer(styles_app, name="style")
+app.add_typer(detect.app, name="detect")
 app.add_typer(workshop.app)
 
 

@@ -58,9 +58,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         """Calibrate on normal pieces that the model was not trained on; `y` is ignored.
 
         `known` are pieces to measure latent distances from, best those that the model was trained on. Raises ReadError
-        for a piece that cannot be read, SeqVAEError for too few, CheckpointError where there is no such model.
+        for a piece that cannot be read, SeqVAEError for too few or for settings that cannot be, CheckpointError where
+        there is no such model.
         """
         del y
+        share = self.p_value if self.contamination == "auto" else self.contamination
+        if not (0 <= share <= 1 and self.samples >= 1):
+            raise SeqVAEError(f"a share of {share} with {self.samples} samples; choose 0 to 1, and one sample or more")
         self.codec_ = codec.load(self.model)
         near = anomaly.latents(self.codec_, _pieces(known))
         self.calibration_: Calibration = calibration.fit(self._evidence(X), self.score, near, self.seed)
@@ -108,7 +112,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         detector = cls(
             settings.model,
             score=found.score,
-            p_value=settings.p_value or 0.01,
+            p_value=0.01 if settings.p_value is None else settings.p_value,
             contamination=share,
             samples=settings.samples,
             seed=settings.seed,
@@ -129,4 +133,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 def _pieces(X: Sequence[Any]) -> Sequence[Any]:
     if isinstance(X, (str, bytes, Path)):
         raise SeqVAEError(f"{str(X)[:60]!r}: is one piece; give a list of pieces")
+    if getattr(X, "ndim", 1) != 1:  # to go through a data frame is to go through the names of its columns
+        raise SeqVAEError(f"a table of {X.ndim} dimensions; give a list of pieces, such as one column")  # type: ignore[attr-defined]
     return X

@@ -35,19 +35,20 @@ class EventTokenizer:
     kind = "events"
 
     def __init__(self, symbols: Sequence[str], max_tokens: int = 128, overlap: int = 0) -> None:
-        """`symbols` in the order of their ids. A window has `max_tokens` events at most, and repeats `overlap`.
+        """`symbols` in the order of their ids. A window has `max_tokens` tokens at most, and repeats `overlap`.
 
         Raises TokenizerError for symbols that no line could hold and for windows that would not get ahead.
         """
         if type(max_tokens) is not int or type(overlap) is not int or not 0 <= overlap < max_tokens - 1:
             raise TokenizerError(f"windows of {max_tokens!r} tokens cannot repeat {overlap!r} of the one before")
-        if not all(type(symbol) is str and symbol.split() == [symbol] for symbol in symbols):
+        if isinstance(symbols, str) or not all(type(x) is str and x.split() == [x] for x in symbols):
             raise TokenizerError("a symbol is a word without white space")
         self.symbols = list(symbols)
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, len(SPECIAL))}
         if len(self._ids) != len(self.symbols):
             raise TokenizerError("a symbol stands twice in the vocabulary")
-        self.max_tokens, self.overlap = max_tokens, overlap
+        self.window, self.overlap = max_tokens, overlap
+        self.max_tokens = max_tokens + 1  # decoded: every window ends in EOS then, a full one too
         self.vocab_size = len(SPECIAL) + len(self.symbols)
         self.cue_sizes: tuple[int, ...] = ()
         self.scope: Ints = np.zeros(self.vocab_size, np.int32)
@@ -74,16 +75,16 @@ class EventTokenizer:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"kind": self.kind, "max_tokens": self.max_tokens, "overlap": self.overlap, "symbols": self.symbols}
+        settings = {"kind": self.kind, "max_tokens": self.window, "overlap": self.overlap, "symbols": self.symbols}
         (folder / "tokenizer.json").write_text(json.dumps(settings) + "\n")
 
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every window of a session; the last ends in EOS."""
         ids = self._ids
         tokens = np.array([*(ids.get(symbol, UNKNOWN) for symbol in piece.split()), EOS], np.int32)
-        ahead = self.max_tokens - self.overlap
-        last = max(0, -(-(len(tokens) - self.max_tokens) // ahead))
-        return [tokens[i * ahead : i * ahead + self.max_tokens] for i in range(last + 1)]
+        ahead = self.window - self.overlap
+        last = max(0, -(-(len(tokens) - self.window) // ahead))
+        return [tokens[i * ahead : i * ahead + self.window] for i in range(last + 1)]
 
     def encode_all(self, lines: Sequence[str]) -> list[list[Ints]]:
         """As `encode`, for many lines."""

@@ -57,6 +57,7 @@ class MidiTokenizer:
             )
         ).vocab
         self.vocab_size = len(self.vocabulary)
+        self._names = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         self._type = np.zeros(self.vocab_size, np.int32)
         self._value = np.zeros(self.vocab_size, np.int32)
         for token, i in self.vocabulary.items():
@@ -142,6 +143,11 @@ class MidiTokenizer:
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every chunk of a `midi.Piece`."""
         return self.encode_notes(piece.notes, piece.bounds)
+
+    def token_text(self, token: int) -> str:
+        """One token to be shown: its name in MidiTok's vocabulary, such as `Pitch_60`, or a special one by its own."""
+        name = self._names[token]
+        return name if self._type[token] else f"<{name.removesuffix('_None').lower()}>"
 
     def _states(self, tokens: Ints) -> Ints:
         """The grammar's states `(..., T, 5)` before each token, without stepping through them."""

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -96,6 +96,23 @@ def tell(text: str, facts: Mapping[str, Any], as_json: bool) -> None:
     from tqdm import tqdm
 
     tqdm.write(json.dumps(facts) if as_json else text)
+
+
+def write(parts: Iterable[str]) -> None:
+    """One line of output, as its parts come: a long one need not be held whole."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stdout):
+        for part in parts:
+            sys.stdout.write(part)
+        sys.stdout.write("\n")
+
+
+def marked(text: str) -> str:
+    """Text that is to stand out: red where standard output is a terminal with colours, else in brackets."""
+    # see no-color.org
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return f"[{text}]" if plain else f"\x1b[1;31m{text}\x1b[0m"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

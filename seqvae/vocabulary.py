@@ -55,6 +55,9 @@ class Tokenizer(Protocol):
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every chunk of a piece, each ending in EOS."""
 
+    def token_text(self, token: int) -> str:
+        """One token to be shown: what it stands for, a special one by its name, such as `<eos>`."""
+
     def cues(self, tokens: Ints) -> Ints:
         """Cues `(..., T, K)` of every token of `tokens (..., T)`: the state just before it."""
 

@@ -219,3 +219,41 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     best, _ = train_from(recipe, sorted(folder.glob("*.txt")), folder / "run", report=lambda _: None)
     return best
+
+
+def session(number: int) -> str:
+    """What a made-up server does: it opens, reads or writes some times over, and closes."""
+    rng = np.random.default_rng(number)
+    work = [["read", "check"], ["write", "sync", "check"]]
+    done = [event for kind in rng.integers(0, 2, rng.integers(1, 8)) for event in work[kind]]
+    return " ".join(["open", *done, "close"])
+
+
+SESSIONS = [session(number) for number in range(300)]
+
+
+@pytest.fixture(scope="session")
+def tiny_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that has learned SESSIONS in two seconds; those of more than 11 events make several windows."""
+    from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
+    from seqvae.train import train_from
+
+    folder = tmp_path_factory.mktemp("events")
+    (folder / "normal.txt").write_text("".join(f"{line}\n" for line in SESSIONS))
+    recipe = Recipe(
+        name="tiny",
+        tokenizer=TokenizerConfig(kind="events", vocab_size=40, max_tokens=12, overlap=3),
+        model=ModelConfig(chunks=1, latent=4, width=32, hidden=32),
+        objective=ObjectiveConfig(beta=0.5, anneal_steps=50, word_dropout=0.3),
+        train=TrainConfig(
+            steps=150,
+            batch_tokens=1024,
+            learning_rate=1e-2,
+            warmup_steps=10,
+            evaluate_every=150,
+            save_every=150,
+            precision="fp32",
+        ),
+    )
+    best, _ = train_from(recipe, [folder / "normal.txt"], folder / "run", report=lambda _: None)
+    return best

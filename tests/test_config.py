@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -63,8 +63,10 @@ def test_every_recipe_of_ours_is_read_by_its_name(name: str) -> None:
     assert from_dict(Recipe, to_dict(recipe), name) == recipe
 
 
-def test_there_is_a_recipe_for_music() -> None:
+def test_there_is_a_recipe_for_music_and_for_every_kind() -> None:
     assert "music" in RECIPES
+    kinds = {load_recipe(name).tokenizer.kind for name in RECIPES}
+    assert kinds == set(get_args(get_type_hints(config.TokenizerConfig)["kind"])) == {"midi", "text", "events"}
 
 
 # --- what is wrong is named -------------------------------------------------------------------------------------------
@@ -90,6 +92,9 @@ def test_there_is_a_recipe_for_music() -> None:
     ("[train]\nseed = -1", [".train.seed", "-1 is out of range"]),
     ("[objective]\nword_dropout = 1.5", [".objective.word_dropout", "1.5 is out of range", "from 0 to 1"]),
     ("[objective]\nbeta = -0.1", [".objective.beta", "-0.1 is out of range"]),
+    ("[tokenizer]\nkind = 'smoke'", [".tokenizer.kind", "'smoke'", "midi, text, events"]),
+    ("[tokenizer]\nkind = 'events'\noverlap = -1", [".tokenizer.overlap", "-1 is out of range"]),
+    ("[tokenizer]\nkind = 'events'\noverlap = 0.5", [".tokenizer.overlap", "expected int", "0.5"]),
     ("[model\nwidth = 3", ["cannot be read", "line 1"]),
 ])  # fmt: skip
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, named: list[str]) -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from seqvae.config import TokenizerConfig
 from seqvae.errors import CheckpointError, TokenizerError
+from seqvae.event_tokenizer import EventTokenizer
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.text_tokenizer import MODEL, TextTokenizer
 from seqvae.tokenizer import load_tokenizer, make
-from seqvae.vocabulary import Tokenizer
+from seqvae.vocabulary import BOS, EOS, MASK, PAD, Tokenizer
 
 LINES = ["a line of words", "and a second line , with other words"]
 KINDS = get_args(get_type_hints(TokenizerConfig)["kind"])
@@ -31,6 +32,9 @@ def test_every_kind_is_made_and_has_the_common_parts(kind: str) -> None:
     made = make(TokenizerConfig(kind=kind, vocab_size=300), lambda: LINES)  # type: ignore[arg-type]
     assert made.kind == kind
     assert made.scope.shape == (made.vocab_size,)
+    assert 0 <= made.overlap < made.max_tokens
+    assert [made.token_text(token) for token in (PAD, BOS, EOS, MASK)] == ["<pad>", "<bos>", "<eos>", "<mask>"]
+    assert len({made.token_text(token) for token in range(made.vocab_size)}) == made.vocab_size
     tokens = np.full((2, 3, 5), 2, np.int32)
     assert made.cues(tokens).shape == (2, 3, 5, len(made.cue_sizes))
     allowed = made.allowed(tokens)
@@ -60,6 +64,21 @@ def test_text_is_learned_as_the_settings_say(text: Tokenizer) -> None:
     assert unigram.model != text.model
 
 
+def test_events_are_learned_as_the_settings_say() -> None:
+    events = make(TokenizerConfig(kind="events", vocab_size=7, max_tokens=9, overlap=2), lambda: [*LINES, *LINES])
+    assert isinstance(events, EventTokenizer)
+    assert (events.window, events.overlap, events.vocab_size) == (9, 2, 7)
+    assert events.symbols == ["a", "line"], "the most frequent"
+    with pytest.raises(TokenizerError, match="windows of 9"):
+        make(TokenizerConfig(kind="events", max_tokens=9, overlap=8), lambda: LINES)
+
+
+@pytest.mark.parametrize("lines", [[], ["each symbol only once"]])
+def test_events_without_a_symbol_seen_twice_are_an_error(lines: list[str]) -> None:
+    with pytest.raises(TokenizerError, match="seen twice"):
+        make(TokenizerConfig(kind="events"), lambda: lines)
+
+
 def test_text_without_lines_is_an_error() -> None:
     with pytest.raises(TokenizerError, match="no lines"):
         make(TokenizerConfig(kind="text"), lambda: [])
@@ -81,6 +100,17 @@ def test_text_that_is_saved_is_loaded(text: Tokenizer, tmp_path: Path) -> None:
     assert (again.model, again.max_tokens, again.vocab_size) == (text.model, text.max_tokens, text.vocab_size)
     for line in (*LINES, "a thïrd"):
         assert [chunk.tolist() for chunk in again.encode(line)] == [chunk.tolist() for chunk in text.encode(line)]
+
+
+def test_events_that_are_saved_are_loaded(tmp_path: Path) -> None:
+    events = make(TokenizerConfig(kind="events", max_tokens=5, overlap=2), lambda: LINES)
+    assert isinstance(events, EventTokenizer)
+    events.save(tmp_path / "tokenizer")
+    again = load_tokenizer(tmp_path / "tokenizer")
+    assert isinstance(again, EventTokenizer)
+    assert (again.symbols, again.window, again.overlap) == (events.symbols, 5, 2)
+    for line in (*LINES, "a line of another kind"):
+        assert [chunk.tolist() for chunk in again.encode(line)] == [chunk.tolist() for chunk in events.encode(line)]
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "3", "{}", '{"kind": "smoke"}'])
