@@ -36,19 +36,20 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         self,
         model: str | Path = "hdfs",
         *,
-        score: Score = "combined",
+        statistic: Score = "combined",
         p_value: float = 0.01,
         contamination: float | Literal["auto"] = "auto",
         samples: int = 16,
         seed: int = 0,
     ) -> None:
-        """`model` is a released name, a folder or a Hub id; `score` one of `calibration.Score`.
+        """`model` is a released name, a folder or a Hub id; `statistic` one of `calibration.Score`.
 
         With `contamination="auto"` a piece is anomalous if its p-value is at most `p_value`, so that at most this share
-        of new normal pieces is; else the threshold is such that this share of the pieces in `fit` lies below it.
+        of new normal pieces is; else the threshold is such that this share of the pieces that scores are compared with
+        lies below it.
         """
         self.model = model
-        self.score = score
+        self.statistic = statistic
         self.p_value = p_value
         self.contamination = contamination
         self.samples = samples
@@ -67,7 +68,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             raise SeqVAEError(f"a share of {share} with {self.samples} samples; choose 0 to 1, and one sample or more")
         self.codec_ = codec.load(self.model)
         near = anomaly.latents(self.codec_, _pieces(known))
-        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.score, near, self.seed)
+        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed)
         if self.contamination == "auto":
             self.offset_ = self.calibration_.threshold(self.p_value)
         else:
@@ -80,7 +81,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     def score_samples(self, X: Sequence[Any]) -> Doubles:
         """`(n,)`: the score of each piece, low is anomalous."""
         check_is_fitted(self, "calibration_")
-        return np.array([self.calibration_.scores(one)[self.score] for one in self._evidence(X)], np.float64)
+        return np.array([self.calibration_.scores(one)[self.statistic] for one in self._evidence(X)], np.float64)
 
     def p_values(self, X: Sequence[Any]) -> Doubles:
         """`(n,)`: split-conformal p-values; of new normal pieces at most a share of p has one as low as p."""
@@ -111,7 +112,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             share = float(np.mean(found.normal < settings.threshold))
         detector = cls(
             settings.model,
-            score=found.score,
+            statistic=found.score,
             p_value=0.01 if settings.p_value is None else settings.p_value,
             contamination=share,
             samples=settings.samples,

@@ -214,12 +214,12 @@ def test_an_endless_stream_is_answered_as_it_comes(events: Codec, monkeypatch: p
 
     def stream() -> Iterable[str]:
         for line in itertools.cycle(SESSIONS):
+            assert len(read) < 20 + 8, "no more is read ahead than is examined at once"
             read.append(line)
             yield line
 
     found = list(itertools.islice(examine(events, stream(), 2), 20))
     assert len(found) == 20
-    assert len(read) <= 20 + 8, "no more is read ahead than is examined at once"
     for line, evidence in zip(read, found, strict=False):
         assert len(evidence.tokens) == len(line.split()) + 1
 

@@ -291,6 +291,23 @@ def test_where_all_normal_latents_are_alike_rounding_is_no_distance() -> None:
     assert found.distance((where + 0.1).numpy()) > 10, "but any other is far"
 
 
+def test_of_very_many_directions_the_widest_are_looked_along(tmp_path: Path, model: Path) -> None:
+    rank = calibration.RANK
+    wide = torch.full((rank + 40,), 0.1)
+    wide[:rank] = 5
+    known = torch.randn(2000, rank + 40, generator=torch.Generator().manual_seed(0)) * wide
+    found = fit([evidence([-1.0], known[0].numpy())] * 20, known=[known])
+    assert found.axes.shape == (rank + 40, rank)
+    middle = found.centre.clone()[None]
+    along, across = middle.clone(), middle.clone()
+    along[0, 0], across[0, -1] = 1000, 20
+    here = found.distance(middle.numpy())
+    assert found.distance(along.numpy()) > 10 * here
+    assert found.distance(across.numpy()) < 2 * here
+    save(found, Settings(str(model), -1.0, None, 2, 0), tmp_path / "it")
+    assert load(tmp_path / "it")[0].distance(along.numpy()) == found.distance(along.numpy())
+
+
 def test_of_very_many_known_latents_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     known = spread(400)
     whole = fit(pieces(20), known=[known, known])
