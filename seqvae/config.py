@@ -22,7 +22,7 @@ T = TypeVar("T")
 # Numbers are never negative; these are never 0 either, and the others never above 1.
 COUNTS = {
     "steps_per_beat", "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads", "vocab_size", "max_tokens",
-    "steps", "batch_tokens", "max_windows", "evaluate_every", "validation_segments", "save_every",
+    "steps", "batch_tokens", "accumulate", "max_windows", "evaluate_every", "validation_segments", "save_every",
 }  # fmt: skip
 SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 
@@ -129,7 +129,11 @@ class TrainConfig:
     steps: int = 20000
     """Optimizer steps."""
     batch_tokens: int = 4096
-    """Tokens in a batch, padding included."""
+    """Tokens in a batch, padding included: of one step, over all processes."""
+    accumulate: int = 1
+    """Passes that each process computes its share of a batch in, one after the other, to need less memory at a time."""
+    shard: bool = False
+    """Of several processes, each keeps its shard of weights, gradients and optimizer (FSDP), and not all of them."""
     learning_rate: float = 1e-3
     """Peak of AdamW's learning rate."""
     warmup_steps: int = 500

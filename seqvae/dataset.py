@@ -1,14 +1,17 @@
 """Token shards on disk, memory-mapped: written once, read by window, split by song.
 
-Knows: chunks of token ids, which piece and style each belongs to, batches by length, and where in an epoch we are.
+Knows: chunks of token ids, which piece and style each belongs to, batches by length, where in an epoch we are, and how
+shards come here from a storage elsewhere.
 Refuses to know: files of music or text, vocabularies, tensors of the model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +82,38 @@ class ShardWriter:
         part = self.folder / "index.json.part"
         part.write_text(json.dumps(index))
         part.replace(self.folder / "index.json")
+
+
+def fetched(url: str, cache: Path) -> Path:
+    """A local copy, below `cache`, of a folder of token shards at any address that fsspec knows; made once.
+
+    Its name follows from the address and from the index there, so that shards made anew are fetched anew. Raises
+    ReadError.
+    """
+    url = url.rstrip("/")
+    try:
+        from fsspec.core import url_to_fs
+
+        files, root = url_to_fs(url)
+        index = files.cat_file(f"{root}/index.json")
+        folder = cache / "shards" / hashlib.sha256(url.encode() + index).hexdigest()[:16]
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+                for path in files.find(root):
+                    target = Path(part) / "data" / path.removeprefix(root).lstrip("/")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    files.get_file(path, str(target))
+                TokenData(Path(part) / "data")  # all of it is there, and not still on its way to the storage
+                with contextlib.suppress(OSError):  # another process was quicker
+                    (Path(part) / "data").rename(folder)
+        return folder
+    except ImportError as error:
+        advice = "`pip install 'seqvae[remote]'`, and the package for this storage that it names"
+        raise ReadError(url, f"a package is missing ({error})", advice) from error
+    except Exception as error:  # every storage has errors of its own
+        advice = "give the address of a copy of a run's folder `data`"
+        raise ReadError(url, f"no token shards there ({error})", advice) from error
 
 
 class TokenData:

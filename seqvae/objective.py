@@ -6,6 +6,7 @@ Knows: the formulas of the design, section 6, in nats. Refuses to know: optimize
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -140,6 +141,7 @@ def loss(
     step: int,
     training: bool = True,
     allowed: Tensor | None = None,
+    whole: Callable[[Tensor], Tensor] | None = None,
 ) -> Loss:
     """One pass over `tokens (B, C, T)` with `cues (B, C, T, K)`.
 
@@ -148,6 +150,10 @@ def loss(
 
     Charged a segment: -log p(x|z) + beta K + bag * (-sum_t log p(x_t | z, cue_t)), K as in `charged_kl`.
     In evaluation nothing is masked, and z is the posterior mean for the plain autoencoder, else one draw.
+
+    Where `tokens` are a part of a batch, `whole` gives the mean KL `(D,)` of the batch from that of the part: floors
+    are on averages of the batch. The losses of the parts, each times its share of the tokens, then add up to that of
+    the batch, and so do their gradients.
     """
     config, step = objective_at(config, step)
     source = tokens
@@ -162,7 +168,9 @@ def loss(
     reconstruction, right = output.told.nats(weight, tokens, closed)
     kl = output.posterior.kl()
     beta = beta_at(config, step)
-    charged = reconstruction + beta * len(tokens) * charged_kl(kl, config)
+    here = kl.detach().mean(0)
+    level = kl if whole is None else kl + (whole(here) - here)  # the part's slopes at the batch's average
+    charged = reconstruction + beta * len(tokens) * charged_kl(level, config)
     if config.bag > 0 and training:
         charged = charged + config.bag * output.bag.nats(weight, tokens, closed)[0]
     return Loss(
@@ -171,5 +179,5 @@ def loss(
         kl=float(kl.detach().sum()) / len(tokens),
         beta=beta,
         accuracy=float(right.float().mean()),
-        kl_per_unit=kl.detach().mean(0),
+        kl_per_unit=here,
     )

@@ -1,7 +1,7 @@
 """From files to what is trained on: pieces read, spelled and written to token shards, once a run.
 
-Knows: which files make pieces of which kind, what style and what group each belongs to, and where a run keeps its
-shards and its tokenizer. Refuses to know: models, losses, how a file is read (collection.py, text.py).
+Knows: which files make pieces of which kind, what style and what group each belongs to, and where a run has its shards
+and its tokenizer from, and keeps them. Refuses to know: models, losses, how a file is read (collection.py, text.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from seqvae import collection, text
 from seqvae.config import Recipe, TokenizerConfig, from_dict, to_dict
-from seqvae.dataset import ShardWriter, TokenData
+from seqvae.dataset import ShardWriter, TokenData, fetched
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.tokenizer import load_tokenizer, make
 from seqvae.vocabulary import Tokenizer
@@ -24,32 +24,54 @@ Source = tuple[str, str, str, Any]  # name, style, group and the piece itself
 
 
 def prepare(
-    recipe: Recipe, data: Sequence[Path], folder: Path, *, tokenizer: Path | None = None, report: Report = print
-) -> tuple[TokenData, Tokenizer, list[ReadError]]:
+    recipe: Recipe, data: Sequence[str | Path], folder: Path, *, tokenizer: Path | None = None, report: Report = print,
+    make_them: bool = True,
+) -> tuple[TokenData, Tokenizer, list[ReadError]]:  # fmt: skip
     """The shards and the tokenizer of a run, made from `data` where they are not in `folder` yet; and what was skipped.
 
-    `data` are folders with one folder a style, or files; of text and logs, each file is a style. `tokenizer` is the
-    folder of one that is there already; else a kind that learns its vocabulary learns it from `data`. Raises
-    SeqVAEError where nothing can be read, and ConfigError where the shards were made otherwise.
+    `data` are folders with one folder a style, or files; of text and logs, each file is a style. Or it is one folder of
+    shards made before, with the tokenizer in it, or such a folder's address (s3://...); then `folder` is not needed.
+    `tokenizer` is the folder of one that is there already; else a kind that learns its vocabulary learns it from
+    `data`. Raises SeqVAEError where nothing can be read, ConfigError where the shards were made otherwise, and
+    ReadError where another process was to make them, which is without `make_them`, and they cannot be seen.
     """
     skipped: list[ReadError] = []
+    paths = [Path(one) for one in data]
 
     def pieces() -> Iterator[Source]:
-        return _music(data, skipped, report) if recipe.tokenizer.kind == "midi" else _lines(data)
+        return _music(paths, skipped, report) if recipe.tokenizer.kind == "midi" else _lines(paths)
 
+    made = _made_before(data)
+    folder = folder if made is None else made
+    if not make_them and not (folder / "index.json").exists():
+        raise ReadError(
+            folder,
+            "the first process has made token shards there, and this machine does not see them",
+            "let all machines see one file system, or give the address of a copy of that folder as --data",
+        )
     kept = folder / "tokenizer"
     if tokenizer is not None:
         spelled = load_tokenizer(tokenizer)
-    elif kept.exists():
+    elif kept.exists() or made is not None:
         spelled = load_tokenizer(kept)
     else:
         spelled = make(recipe.tokenizer, lambda: (piece for *_, piece in pieces()))
     if spelled.kind != recipe.tokenizer.kind:
         raise ConfigError(f"{tokenizer}: spells {spelled.kind}, and the recipe wants {recipe.tokenizer.kind}")
     shards = tokenize(recipe, pieces(), spelled, folder)
-    if not kept.exists():
+    if made is None and not kept.exists():
         spelled.save(kept)
     return shards, spelled, skipped
+
+
+def _made_before(data: Sequence[str | Path]) -> Path | None:
+    """The folder of token shards that `data` is, fetched if it is elsewhere; None where `data` are files to read."""
+    elsewhere = [one for one in data if isinstance(one, str) and "://" in one]
+    if elsewhere and len(data) > 1:
+        raise ConfigError(f"--data {elsewhere[0]}: an address of token shards stands alone; leave out the others")
+    if elsewhere:
+        return fetched(elsewhere[0], collection.default_cache())
+    return Path(data[0]) if len(data) == 1 and (Path(data[0]) / "index.json").is_file() else None
 
 
 def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, folder: Path) -> TokenData:

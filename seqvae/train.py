@@ -15,35 +15,30 @@ import ctypes
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seqvae import checkpoint, mixture, shards, style
+from seqvae import checkpoint, distributed, shards
 from seqvae.checkpoint import Checkpoint
-from seqvae.codec import load
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
-from seqvae.dataset import Batches, Ints, Split, TokenData, split_of
+from seqvae.dataset import Batches, Ints, Split, TokenData
+from seqvae.distributed import Part, clip, divide, like, sharded, whole
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
-from seqvae.latent import Posterior, active_units, mutual_information
-from seqvae.layers import multiplies_bf16
+from seqvae.layers import TransformerLayer, multiplies_bf16
 from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import Loss, loss
-from seqvae.sampling import Sampling
+from seqvae.trained_styles import fit_styles
+from seqvae.validation import collapsed, told
 from seqvae.vocabulary import Tokenizer
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
-STYLE_PIECES = 20000  # of one style at most: its mean is known long before
-MIXTURE = 64  # groups of the mixture, where there are points enough: 16 and 256 drew sentences less like real ones
-STYLE_BATCH = 4096  # segments gathered at a time
 
 
 def rate_at(config: TrainConfig, step: int) -> float:
@@ -91,19 +86,28 @@ class Run:
         self.recipe, self.data, self.tokenizer, self.folder, self.report = recipe, data, tokenizer, folder, report
         if recipe.objective.denoise_by == "drop" and tokenizer.cue_sizes:
             raise ConfigError("objective.denoise_by: a token that is left out would leave its cue behind; choose mask")
+        self.ranks = distributed.join()
+        if recipe.train.compile and self.ranks.count * recipe.train.accumulate > 1:
+            raise ConfigError(
+                "train.compile: works on whole batches; set it to false, or take one process and one pass"
+            )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.train.seed)
         self.model: SequenceVAE = checkpoint.build(recipe.model, tokenizer).to(self.device)
+        self.ranks.copy(self.model.parameters())  # the same seed may make others on another processor
+        if recipe.train.shard and self.ranks.count > 1:
+            distributed.shard(self.model, TransformerLayer)
         # embeddings, keys and vectors are not decayed: a key that shrinks no longer undoes what it bound
-        matrices = [
-            p for n, p in self.model.named_parameters() if p.ndim > 1 and "binding" not in n and "place" not in n
+        named = dict(self.model.named_parameters())
+        matrices = [n for n, p in named.items() if p.ndim > 1 and "binding" not in n and "place" not in n]
+        self.names = [matrices, [n for n in named if n not in set(matrices)]]
+        groups = [
+            {"params": kind, "weight_decay": decay}
+            for names, decay in zip(self.names, (recipe.train.weight_decay, 0.0), strict=True)
+            for apart in (False, True)  # what is in shards is not updated along with what is not
+            if (kind := [named[name] for name in names if sharded(named[name]) == apart])
         ]
-        decayed = set(map(id, matrices))
-        vectors = [p for p in self.model.parameters() if id(p) not in decayed]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": recipe.train.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True,
-        )  # fmt: skip
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True)
         self.bf16 = half_precision(recipe.train, self.device)
         self.progress = Progress()
         self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
@@ -115,13 +119,21 @@ class Run:
 
     # --- state --------------------------------------------------------------------------------------------------------
 
+    def _states(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter, and how the names of its optimizer's state begin."""
+        named = dict(self.model.named_parameters())
+        for i, names in enumerate(self.names):
+            for j, name in enumerate(names):
+                yield f"optimizer.{i}.{j}.", named[name]
+
     def save_state(self) -> None:
-        """Everything a resumed run needs to go on to the bit."""
-        tensors: dict[str, Tensor] = {f"model.{k}": v.cpu() for k, v in self.model.state_dict().items()}
-        for i, group in enumerate(self.optimizer.param_groups):
-            for j, parameter in enumerate(group["params"]):
-                for key, value in self.optimizer.state.get(parameter, {}).items():
-                    tensors[f"optimizer.{i}.{j}.{key}"] = value.cpu()
+        """Everything a resumed run needs, in any number of processes; to the bit in as many."""
+        tensors: dict[str, Tensor] = {f"model.{k}": whole(v).cpu() for k, v in self.model.state_dict().items()}
+        for prefix, parameter in self._states():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[prefix + key] = whole(value).cpu()
+        if self.ranks.rank:
+            return
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
@@ -130,26 +142,49 @@ class Run:
 
     def load_state(self) -> None:
         """Go on where `save_state` left off; raises ConfigError if the model or the tokenizer has changed."""
-        tensors, about = checkpoint.load_tensors(self.folder / "state.safetensors")
+        # read once: the other machines need not see the folder
+        path = self.folder / "state.safetensors"
+        tensors, about = self.ranks.from_first(lambda: checkpoint.load_tensors(path))
         before = from_dict(Recipe, json.loads(about["recipe"]), "state")
         if (before.model, before.tokenizer) != (self.recipe.model, self.recipe.tokenizer):
             raise ConfigError(f"{self.folder}: was trained with another model or tokenizer; choose another --out")
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        for i, group in enumerate(self.optimizer.param_groups):
-            for j, parameter in enumerate(group["params"]):
-                prefix = f"optimizer.{i}.{j}."
-                state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-                if state:
-                    # the step counter of fused AdamW lives on the parameter's device in fp32
-                    self.optimizer.state[parameter] = {k: v.clone().to(self.device) for k, v in state.items()}
+        weights = self.model.state_dict()
+        self.model.load_state_dict({k: like(tensors[f"model.{k}"], v) for k, v in weights.items()})
+        for prefix, parameter in self._states():
+            # the step counter of fused AdamW lives on the parameter's device in fp32, in one piece
+            state = {
+                k[len(prefix) :]: like(v, parameter) if v.ndim else v.to(self.device, copy=True)
+                for k, v in tensors.items()
+                if k.startswith(prefix)
+            }
+            if state:
+                self.optimizer.state[parameter] = state
         torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
         self.progress = Progress(**json.loads(about["progress"]))
+        self.set_rate()  # an encoder that leads goes on at the rate of the last step
+
+    def whole_model(self) -> SequenceVAE:
+        """The model with all of its weights in this process: a copy where it holds a shard of them."""
+        if not any(map(sharded, self.model.parameters())):
+            return self.model
+        with self._fork():
+            model = checkpoint.build(self.recipe.model, self.tokenizer).to(self.device)
+        model.load_state_dict({k: whole(v) for k, v in self.model.state_dict().items()})
+        return model
 
     def save_best(self) -> None:
         """The checkpoint of this moment."""
-        checkpoint.save(Checkpoint(self.recipe, self.model, self.tokenizer), self.folder / "best")
+        model = self.whole_model()
+        if self.ranks.rank == 0:
+            checkpoint.save(Checkpoint(self.recipe, model, self.tokenizer), self.folder / "best")
+
+    def log(self, kind: str, figures: dict[str, float]) -> None:
+        """Append one line to the run's log."""
+        if self.ranks.rank == 0:
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"kind": kind, **{k: round(float(v), 6) for k, v in figures.items()}}) + "\n")
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -158,23 +193,89 @@ class Run:
         cues = self.tokenizer.cues(tokens)
         return torch.from_numpy(tokens).long().to(self.device), torch.from_numpy(cues).long().to(self.device)
 
-    def loss(self, tokens: Ints, training: bool) -> Loss:
-        """The loss of `tokens (B, C, T)` at this step."""
+    def _fork(self, wanted: bool = True) -> contextlib.AbstractContextManager[None]:
+        """What is drawn within it is as if it had not been, where `wanted`."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=wanted)
+
+    def loss(
+        self, tokens: Ints, training: bool, model: SequenceVAE | None = None,
+        mean_kl: Callable[[Tensor], Tensor] | None = None,
+    ) -> Loss:  # fmt: skip
+        """The loss of `tokens (B, C, T)` at this step; of a part of a batch, `mean_kl` as `whole` in objective.loss."""
         inputs, cues = self.tensors(tokens)
         rules = self.tokenizer.allowed(tokens)
         allowed = None if rules is None else torch.from_numpy(rules).to(self.device)
-        return loss(self.model, inputs, cues, self.recipe.objective, self.progress.step, training, allowed)
+        step = self.progress.step
+        return loss(model or self.model, inputs, cues, self.recipe.objective, step, training, allowed, mean_kl)
+
+    def part_loss(
+        self, tokens: Ints, part: Part, mean_kl: Callable[[Tensor], Tensor] | None = None, again: bool = False
+    ) -> Loss:
+        """The loss of a part of a batch `tokens (B, C, T)`; with `again`, what follows draws the same noise."""
+        with (
+            self._fork(again),
+            part.noise(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
+            return self.loss(tokens[part.rows], training=True, mean_kl=mean_kl)
+
+    def gradient(self, tokens: Ints) -> Loss:
+        """Leave the gradient of a batch `tokens (B, C, T)` with every process, which computes its parts of it.
+
+        Returns the figures of the batch. All are, to rounding, those of one pass over it.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        ranks, objective = self.ranks, self.recipe.objective
+        parts = divide((tokens != PAD).sum((1, 2)), ranks.count * self.recipe.train.accumulate)
+        if len(parts) == 1:
+            result = self.part_loss(tokens, parts[0])
+            result.total.backward()  # type: ignore[no-untyped-call]
+            return result
+        mine = list(ranks.mine(parts))
+
+        def mean(kl: Sequence[Tensor]) -> Tensor:
+            """Of the whole batch, from those of the parts of each process."""
+            total = torch.stack([one * (part.count / len(tokens)) for part, one in zip(mine, kl, strict=True)]).sum(0)
+            ranks.add([total])
+            return total
+
+        mean_kl: Callable[[Tensor], Tensor] | None = None
+        if objective.free_bits > 0 or objective.free_bits_total > 0 or objective.target_kl > 0:
+            known: Tensor | None = None
+            if len(mine) > 1:  # none can go back before the mean of all is known: go through them once for that alone
+                with torch.no_grad():
+                    known = mean([self.part_loss(tokens, part, again=True).kl_per_unit for part in mine])
+
+            def mean_kl(kl: Tensor) -> Tensor:
+                return mean([kl]) if known is None else known
+
+        figures = torch.zeros(4 + self.recipe.model.latent, device=self.device)
+        for part in mine:
+            result = self.part_loss(tokens, part, mean_kl, again=part is not mine[-1])
+            (result.total * part.share).backward()  # type: ignore[no-untyped-call]
+            total, rows = float(result.total.detach()), part.count / len(tokens)
+            means = [total * part.share, result.reconstruction * rows, result.kl * rows, result.accuracy * part.share]
+            figures += torch.cat([figures.new_tensor(means), result.kl_per_unit * rows])
+        # FSDP has added up what is in shards
+        ranks.add([figures, *(p.grad for p in self.model.parameters() if p.grad is not None and not sharded(p))])
+        reconstruction, kl, accuracy = figures[1:4].tolist()
+        return Loss(figures[0], reconstruction, kl, result.beta, accuracy, figures[4:])
 
     def restart_decoder(self) -> None:
         """Give the decoder fresh weights, but for the embeddings and keys that the encoder reads with."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with self._fork():
             torch.manual_seed(self.recipe.train.seed + 1)
             fresh = dict(checkpoint.build(self.recipe.model, self.tokenizer).decoder.named_parameters())
         for name, parameter in self.model.decoder.named_parameters():
             if not name.startswith("binding."):
                 with torch.no_grad():
-                    parameter.copy_(fresh[name])
+                    parameter.copy_(like(fresh[name], parameter))
                 self.optimizer.state.pop(parameter, None)
+
+    def set_rate(self) -> None:
+        """The learning rate of this step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.recipe.train, self.progress.step)
 
     def lead(self) -> None:
         """Bring the encoder up to the decoder before both move (He et al. 2019): up to `objective.aggressive` updates.
@@ -188,14 +289,10 @@ class Run:
         count = max(1, self.recipe.train.batch_tokens // 32)
         before, losses = math.inf, []
         for _ in range(objective.aggressive):
-            tokens = self.batches.strangers(count, rng)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                result = self.loss(tokens, training=True)
-            self.optimizer.zero_grad(set_to_none=True)
-            result.total.backward()  # type: ignore[no-untyped-call]
+            result = self.gradient(self.batches.strangers(count, rng))
             for parameter in self.model.decoder.parameters():
                 parameter.grad = None  # the optimizer passes over what has none
-            torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), self.recipe.train.clip)
+            clip(self.model.encoder.parameters(), self.recipe.train.clip)
             self.optimizer.step()
             losses.append(float(result.total.detach()))
             if len(losses) == 10:
@@ -221,13 +318,9 @@ class Run:
         if objective.aggressive:
             self.lead()
         progress.step += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(config, progress.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            result = self.loss(tokens, training=True)
-        self.optimizer.zero_grad(set_to_none=True)
-        result.total.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
+        self.set_rate()
+        result = self.gradient(tokens)
+        norm = clip(self.model.parameters(), config.clip)
         total = float(result.total.detach())
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise SeqVAEError(
@@ -238,90 +331,60 @@ class Run:
         self.optimizer.step()
         return result
 
-    def free_running(self, tokens: Ints, z: Tensor) -> float:
-        """F1 between segments `tokens (B, C, T)` and what their `z (B, D)` decode to, greedily and alone.
-
-        Counted over the pairs of a token and its cue, so that for music a note counts where program, position and pitch
-        are right, whatever was decoded before it.
-        """
-        grammar = self.tokenizer.grammar()
-        rows = tokens.reshape(-1, tokens.shape[-1])
-        written = self.model.write(z, grammar, grammar.start(len(rows)), Sampling(max_tokens=2 * tokens.shape[-1]))
-
-        def pairs(row: Ints) -> Counter[tuple[int, ...]]:
-            row = row[row != PAD]
-            return Counter(map(tuple, np.column_stack([row, self.tokenizer.cues(row)]).tolist()))
-
-        common = total = 0
-        for a, b in zip(rows, (chunk for segment in written for chunk in segment), strict=True):
-            x, y = pairs(a), pairs(b)
-            common += (x & y).total()
-            total += x.total() + y.total()
-        return 2 * common / total
-
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Figures on segments of the validation split, always the same ones; training's randomness is not touched."""
+        """Figures on segments of the validation split, always the same ones; training's randomness is not touched.
+
+        Each process measures its rows of every batch, and the first what needs them all.
+        """
         batches = self._batches("valid", 4 * self.recipe.train.batch_tokens, 8).epoch(0)
         if not batches:
             raise SeqVAEError(f"{self.folder}: no piece fell into the validation split; add more pieces")
-        totals: dict[str, float] = {"reconstruction": 0.0, "kl": 0.0, "accuracy": 0.0}
-        means, logvars, draws, seen = [], [], [], 0
-        free: list[float] = []
-        self.model.eval()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        mine: list[tuple[Tensor, ...]] = []  # means, log-variances and draws
+        shown: dict[int, Ints] = {}  # some tokens, and the number of the first of them
+        seen = 0
+        model = self.whole_model().eval()
+        with self._fork():
             torch.manual_seed(0)
             for rows, firsts in batches:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    result = self.loss(tokens, training=False)
-                    posterior = self.model.encode(*self.tensors(tokens))
-                for key in totals:
-                    totals[key] += getattr(result, key) * len(tokens)
-                means.append(posterior.mean)
-                logvars.append(posterior.logvar)
-                draws.append(posterior.sample())
-                if len(free) < 4:
-                    free.append(self.free_running(tokens[:16], posterior.mean[:16]))
+                part = divide((tokens != PAD).sum((1, 2)), self.ranks.count)[self.ranks.rank]
+                with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    result = self.loss(tokens[part.rows], training=False, model=model)
+                    posterior = model.encode(*self.tensors(tokens[part.rows]))
+                    measured = posterior.mean, posterior.logvar, posterior.sample()
+                mine.append(tuple(tensor[: part.count].cpu() for tensor in measured))
+                means = result.reconstruction * part.count, result.kl * part.count
+                totals += totals.new_tensor([*means, result.accuracy * part.share * len(tokens)])
+                shown |= {seen: tokens[:16]} if len(shown) < 4 else {}
                 seen += len(tokens)
                 if seen >= self.recipe.train.validation_segments:
                     break
+        self.ranks.add([totals])
+        found = [tuple(tensor.to(self.device) for tensor in one) for one in self.ranks.in_order(mine)]
+        figures = self.ranks.from_first(
+            lambda: told(model, self.tokenizer, self.recipe.objective, (totals / seen).tolist(), found, shown)
+        )
         self.model.train()
-        posterior = Posterior(torch.cat(means)[:512], torch.cat(logvars)[:512])
-        figures = {key: value / seen for key, value in totals.items()}
-        objective = self.recipe.objective
-        charged = 0.0 if objective.autoencoder else objective.beta * figures["kl"]
-        return {
-            "loss": figures["reconstruction"] + charged,
-            "elbo": -(figures["reconstruction"] + figures["kl"]),
-            "kl_bits": figures["kl"] / LN2,
-            "active_units": float(active_units(torch.cat(means))),
-            "mutual_information": mutual_information(posterior, torch.cat(draws)[:512]),
-            "accuracy": figures["accuracy"],
-            "free_running": float(np.mean(free)),
-        }
-
-
-def collapsed(figures: dict[str, float], latent: int) -> str | None:
-    """A warning in words when the posterior says next to nothing, or None."""
-    if figures["kl_bits"] > 1.0 and figures["active_units"] > 0.05 * latent:
-        return None
-    return (
-        f"warning: the posterior is collapsing (KL {figures['kl_bits']:.2f} bits, "
-        f"{figures['active_units']:.0f} of {latent} units active): lower objective.beta, raise objective.free_bits, "
-        "objective.bag or objective.word_dropout, or lengthen objective.anneal_steps"
-    )
+        return figures
 
 
 def train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, *, resume: bool, report: Report) -> Path:
     """Train to `recipe.train.steps` and return the folder of the best checkpoint.
 
-    Raises SeqVAEError when `folder` holds a run and `resume` is False, when another process trains there, and when the
-    loss is no longer a number.
+    Of several processes, the first alone writes there. Raises SeqVAEError when `folder` holds a run and `resume` is
+    False, when another run trains there, and when the loss is no longer a number.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        return _train(recipe, data, tokenizer, folder, resume, report)
+    with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_alone(folder))
+
+        distributed.join().from_first(hold)
+        tell = report if distributed.join().rank == 0 else lambda _: None
+        return _train(recipe, data, tokenizer, folder, resume, tell)
 
 
 @contextlib.contextmanager
@@ -343,27 +406,29 @@ def _alone(folder: Path) -> Iterator[None]:
 def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, resume: bool, report: Report) -> Path:
     keep_memory()
     run = Run(recipe, data, tokenizer, folder, report)
-    config, progress = recipe.train, run.progress
-    if (folder / "state.safetensors").exists():
+    config, progress, ranks = recipe.train, run.progress, run.ranks
+    if ranks.from_first((folder / "state.safetensors").exists):
         if not resume:
             raise SeqVAEError(f"{folder}: holds a run already; add --resume to go on with it, or choose another --out")
         run.load_state()
         progress = run.progress
         report(f"resumed at step {progress.step} of {config.steps}")
     parameters = sum(p.numel() for p in run.model.parameters())
-    report(f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {run.device.type}, "
+    where = run.device.type + (f" in {ranks.count} processes" if ranks.count > 1 else "")
+    report(f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
            f"{len(run.batches.row_ids)} pieces to train on")  # fmt: skip
-    step: Callable[[Any], Loss] = run.step
     if config.compile:
         run.model.compile()
     recent: list[tuple[float, ...]] = []
     started, tokens_seen = time.monotonic(), 0
-    bar = tqdm(total=config.steps, initial=progress.step, unit="step", disable=None, smoothing=0.02)
+    bar = tqdm(
+        total=config.steps, initial=progress.step, unit="step", smoothing=0.02, disable=True if ranks.rank else None
+    )
     batches = run.batches.resume(progress.epoch, progress.position)
     while progress.step < config.steps:
         progress.epoch, progress.position, tokens = next(batches)
         count = int((tokens != 0).sum())
-        result = step(tokens)
+        result = run.step(tokens)
         tokens_seen += count
         recent.append((result.reconstruction, result.kl, result.accuracy, result.beta))
         bar.update()
@@ -376,7 +441,7 @@ def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, 
                 "kl_bits": kl / LN2, "beta": beta, "accuracy": accuracy, "tokens_per_second": tokens_seen / seconds,
                 "learning_rate": rate_at(config, progress.step),
             }  # fmt: skip
-            log(folder, "train", line)
+            run.log("train", line)
             bar.set_postfix_str(
                 f"loss {line['loss']:.1f} nats, KL {line['kl_bits']:.0f} bits, {line['tokens_per_second']:.0f} tokens/s"
             )
@@ -385,12 +450,12 @@ def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, 
                        f"{accuracy:.3f}, beta {beta:.3f}, {line['tokens_per_second']:.0f} tokens/s")  # fmt: skip
         if progress.step % config.evaluate_every == 0 or progress.step == config.steps:
             figures = run.validate()
-            log(folder, "valid", {"step": progress.step, **figures})
+            run.log("valid", {"step": progress.step, **figures})
             report("valid: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-            warning = collapsed(figures, recipe.model.latent)
-            if warning and not (recipe.objective.autoencoder or progress.step <= recipe.objective.pretrain_steps):
-                report(warning)
             pretraining = progress.step <= recipe.objective.pretrain_steps
+            warning = collapsed(figures, recipe.model.latent)
+            if warning and not (recipe.objective.autoencoder or pretraining):
+                report(warning)
             if recipe.objective.aggressive and not pretraining:
                 progress.settled |= figures["mutual_information"] <= progress.information
                 progress.information = max(progress.information, figures["mutual_information"])
@@ -404,68 +469,23 @@ def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, 
 
 
 def train_from(
-    recipe: Recipe, data: Sequence[Path], folder: Path, *, tokenizer: Path | None = None, resume: bool = False,
+    recipe: Recipe, data: Sequence[Path | str], folder: Path, *, tokenizer: Path | None = None, resume: bool = False,
     report: Report = print,
 ) -> tuple[Path, list[ReadError]]:  # fmt: skip
     """From files to a finished checkpoint: read, tokenize, train, fit the styles; what the command `train` does.
 
     `data` and `tokenizer` as in `shards.prepare`. Returns the checkpoint's folder and what could not be read. A run
-    that has its shards does not read the files again. Raises SeqVAEError as `train` and `prepare` do.
+    that has its shards does not read the files again; of several processes, the first reads them for all. Raises
+    SeqVAEError as `train` and `prepare` do.
     """
-    prepared, spelled, skipped = shards.prepare(recipe, data, folder / "data", tokenizer=tokenizer, report=report)
+    ranks = distributed.join()
+    prepared, spelled, skipped = ranks.by_turns(
+        lambda: shards.prepare(
+            recipe, data, folder / "data", tokenizer=tokenizer, report=report, make_them=ranks.rank == 0
+        )
+    )
     best = train(recipe, prepared, spelled, folder, resume=resume, report=report)
-    fit_styles(best, prepared, report)
+    if ranks.rank == 0:
+        fit_styles(best, prepared, report)
+    ranks.leave()
     return best, skipped
-
-
-def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16) -> None:
-    """Fit every style of the training split, and `all` of them together, and write them into the checkpoint.
-
-    At most `segments` segments in a row of each piece, from a random place, and of at most STYLE_PIECES pieces.
-    """
-    codec = load(folder)
-    rng = np.random.default_rng(0)
-    by_style: dict[str, list[int]] = {}
-    for number, row in enumerate(data.rows):
-        if split_of(row.group) == "train":
-            by_style.setdefault(row.style, []).append(number)
-    latents: dict[str, list[Tensor]] = {}
-    draws: list[Tensor] = []  # of the posteriors: what the mixture is to be like, wider than their means
-    generator = torch.Generator().manual_seed(0)
-    for name, numbers in sorted(by_style.items()):
-        chosen = np.sort(rng.permutation(numbers)[:STYLE_PIECES])
-        pieces, firsts, _ = data.windows(chosen, codec.chunks)
-        # of each piece some segments in a row: rank them within the piece, and begin at a place of its own
-        rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)
-        count = np.searchsorted(pieces, pieces, side="right") - np.searchsorted(pieces, pieces)
-        begin = (rng.random(len(data.rows))[pieces] * np.maximum(1, count - segments + 1)).astype(np.int64)
-        kept = (rank >= begin) & (rank < begin + segments)
-        pieces, firsts = pieces[kept], firsts[kept]
-        means: list[Tensor] = []
-        for at in range(0, len(pieces), STYLE_BATCH):
-            tokens = data.gather(pieces[at : at + STYLE_BATCH], firsts[at : at + STYLE_BATCH], codec.chunks)
-            posterior = codec.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens])
-            means.append(posterior.mean)
-            draws.append(posterior.sample(generator))
-        if means:
-            _, sizes = np.unique(pieces, return_counts=True)
-            latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
-    about = "{}: {} pieces of the training split"
-    styles = {
-        name: style.fit(z, f"{name}: {len(z)} pieces of the training split") for name, z in sorted(latents.items())
-    }
-    everything = [z for one in latents.values() for z in one]
-    styles["all"] = style.fit(everything, about.format("all styles", len(everything)))
-    kept = checkpoint.load(folder)
-    kept.styles, kept.about_styles = style.pack(styles)
-    if all(len(z) == 1 for z in everything):  # longer pieces are drawn segment after segment, each leaning on the last
-        drawn = torch.cat(draws)
-        kept.styles |= mixture.pack(mixture.fit(drawn, min(MIXTURE, max(1, len(drawn) // 300))))
-    checkpoint.save(kept, folder)
-    report("styles: " + ", ".join(f"{name} ({one.count} pieces)" for name, one in styles.items()))
-
-
-def log(folder: Path, kind: str, figures: dict[str, float]) -> None:
-    """Append one line to the run's log."""
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"kind": kind, **{k: round(float(v), 6) for k, v in figures.items()}}) + "\n")

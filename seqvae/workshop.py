@@ -33,7 +33,7 @@ Algorithm = Literal["bpe", "unigram"]
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .toml.", show_default=False)],
     data: Annotated[
-        list[Path],
+        list[str],
         typer.Option("--data", metavar="PATH", help="Folder of music, or file of sentences.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default=False)],
@@ -47,7 +47,7 @@ def train(
     """Train a model on pieces. Prints where the checkpoint is.
 
     Of music, --data is a folder with a folder for each style in it; of text, each file with one sentence a line is a
-    style, and has its name.
+    style, and has its name. Or it is the folder `data` of an earlier run, or its address (s3://...).
     """
     from seqvae.config import load_recipe
 
@@ -62,9 +62,12 @@ def train(
         command += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
         command += [f"--set={change}" for change in changed]
         terminal.end(f"interrupted; go on with `{shlex.join(command)} --resume`", 130)
-    if skipped:
-        report(f"{len(skipped)} files skipped")
-    print(best)
+    from seqvae import distributed
+
+    if distributed.join().rank == 0:
+        if skipped:
+            report(f"{len(skipped)} files skipped")
+        print(best)
 
 
 @verb(tokenizer_app, "seqvae tokenizer train --data reviews.txt --vocab-size 4000 -o tokenizers/mine")

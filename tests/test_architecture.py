@@ -43,6 +43,7 @@ ABOVE = [
     {"interpolate", "style", "mixture"},  # pure tensors: what a codec does with its latents
     {"forms"},
     {"codec"},
+    {"validation", "trained_styles"},
     {"train"},
     {"evaluate_transfer"},
     {"anomaly", "evaluate", "evaluate_text", "plot", "terminal"},
@@ -88,7 +89,7 @@ OWNERS = {
     "sentencepiece": {"text_tokenizer"},
     "safetensors": {"checkpoint"},
     "huggingface_hub": {"released"},
-    "accelerate": {"distributed", "train"},
+    "fsspec": {"dataset"},
     "tensorboard": {"train"},
     "torch.utils.tensorboard": {"train"},
     "sklearn": {"evaluate", "evaluate_transfer", "detector"},

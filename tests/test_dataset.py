@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from seqvae import dataset
-from seqvae.dataset import Batches, ShardWriter, Split, TokenData, split_of
+from seqvae.dataset import Batches, ShardWriter, Split, TokenData, fetched, split_of
 from seqvae.errors import ReadError, SeqVAEError
 
 Ints = NDArray[np.int32]
@@ -203,6 +205,56 @@ def test_chunks_that_are_too_long_are_left_out(data: TokenData) -> None:
     source = batches(data, max_tokens=11)
     widths = [data.gather(rows, firsts, SEGMENT).shape[2] for rows, firsts in source.epoch(0)]
     assert max(widths) == 11
+
+
+# --- shards elsewhere -------------------------------------------------------------------------------------------------
+
+
+def put(folder: Path, url: str) -> Any:
+    """Copy a folder to a storage that is no disk, and return that storage."""
+    storage, root = fsspec.core.url_to_fs(url)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.pipe_file(f"{root}/{path.relative_to(folder)}", path.read_bytes())
+    return storage
+
+
+def test_shards_elsewhere_are_fetched_once(tmp_path: Path) -> None:
+    made = write(tmp_path / "made", random_pieces(9))
+    (tmp_path / "made" / "tokenizer").mkdir()
+    (tmp_path / "made" / "tokenizer" / "tokenizer.json").write_text("{}")
+    url = f"memory://{tmp_path}/data"
+    storage = put(tmp_path / "made", url)
+    folder = fetched(url, tmp_path / "cache")
+    data = TokenData(folder)
+    assert data.rows == made.rows
+    assert isinstance(data.tokens[0], np.memmap)
+    assert (folder / "tokenizer" / "tokenizer.json").is_file()
+    storage.rm(f"{tmp_path}/data/shard-00000.tokens.npy")
+    assert fetched(f"{url}/", tmp_path / "cache") == folder
+    made = write(tmp_path / "new", random_pieces(3))
+    (tmp_path / "new" / "shard-00000.ends.npy").rename(tmp_path / "late.npy")
+    storage.rm(f"{tmp_path}/data", recursive=True)
+    put(tmp_path / "new", url)
+    with pytest.raises(ReadError, match=r"ends\.npy"):
+        fetched(url, tmp_path / "cache")
+    (tmp_path / "late.npy").rename(tmp_path / "new" / "shard-00000.ends.npy")
+    put(tmp_path / "new", url)
+    assert TokenData(fetched(url, tmp_path / "cache")).rows == made.rows, "made anew, fetched anew"
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 2, "and nothing half fetched stays"
+
+
+@pytest.mark.parametrize("url", ["memory://gone", "nothing://bucket/data"])
+def test_an_address_without_shards_is_an_error_in_one_line(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ReadError, match="no token shards there") as caught:
+        fetched(url, tmp_path / "cache")
+    assert url in str(caught.value)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(ReadError, match=r"fsspec.*pip install 'seqvae\[remote\]'"):
+        fetched("s3://bucket/data", tmp_path / "cache")
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

@@ -12,20 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
-from conftest import Trained, groove
+from conftest import SENTENCES, Trained, groove
 from torch import Tensor
 
 import seqvae
 from seqvae import checkpoint, objective, shards, style, train
 from seqvae.config import Recipe, TokenizerConfig, TrainConfig
 from seqvae.dataset import TokenData, split_of
-from seqvae.errors import ConfigError, SeqVAEError
+from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.objective import Loss
-from seqvae.train import Run, collapsed, rate_at
+from seqvae.train import Run, rate_at
+from seqvae.trained_styles import fit_styles
+from seqvae.validation import collapsed
 
 Start = Callable[..., Path]
 
@@ -142,6 +145,19 @@ def test_a_run_taken_up_is_the_run_straight_through_to_the_bit(
     check_same(straight, cut)
     for name, tensor in checkpoint.load(straight / "best").model.state_dict().items():
         assert torch.equal(tensor, checkpoint.load(cut / "best").model.state_dict()[name])
+
+
+def test_an_encoder_that_leads_is_taken_up_too(start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(
+        short,
+        objective=replace(short.objective, pretrain_steps=1, aggressive=2),
+        train=replace(short.train, steps=6, evaluate_every=6, save_every=3),
+    )
+    straight = start(recipe, "straight")
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        stop_after(patch, 4)
+        start(recipe, "cut")
+    check_same(straight, start(recipe, "cut", resume=True))
 
 
 def test_validating_does_not_change_the_run(start: Start, short: Recipe) -> None:
@@ -333,6 +349,36 @@ def test_shards_that_are_there_are_not_made_again(tokenizer: MidiTokenizer, tmp_
         shards.tokenize(Recipe(tokenizer=TokenizerConfig(max_steps=96)), none(), tokenizer, tmp_path / "data")
 
 
+def test_shards_made_before_are_taken_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipe = replace(small_recipe, tokenizer=TokenizerConfig(kind="text", vocab_size=320))
+    (tmp_path / "all.txt").write_text("".join(f"{line}\n" for line in SENTENCES))
+    made, tokenizer, _ = shards.prepare(recipe, [tmp_path / "all.txt"], tmp_path / "made")
+    url = f"memory://{tmp_path}/data"
+    fsspec.filesystem("memory").put(f"{tmp_path}/made/", f"{tmp_path}/data", recursive=True)
+    for data in (tmp_path / "made", str(tmp_path / "made"), url, f"{url}/"):
+        again, same, skipped = shards.prepare(recipe, [data], tmp_path / "run")
+        assert (again.rows, same.vocab_size, skipped) == (made.rows, tokenizer.vocab_size, [])
+        assert isinstance(again.tokens[0], np.memmap)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="stands alone"):
+        shards.prepare(recipe, [url, tmp_path / "all.txt"], tmp_path / "run")
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        shards.prepare(replace(recipe, tokenizer=TokenizerConfig(kind="text")), [url], tmp_path)
+
+
+def test_only_one_process_makes_the_shards(tmp_path: Path, small_recipe: Recipe) -> None:
+    recipe = replace(small_recipe, tokenizer=TokenizerConfig(kind="text", vocab_size=320))
+    (tmp_path / "all.txt").write_text("".join(f"{line}\n" for line in SENTENCES))
+    with pytest.raises(ReadError, match="this machine does not see them"):
+        shards.prepare(recipe, [tmp_path / "all.txt"], tmp_path / "made", make_them=False)
+    assert not (tmp_path / "made").exists()
+    made = shards.prepare(recipe, [tmp_path / "all.txt"], tmp_path / "made")[0]
+    assert shards.prepare(recipe, ["gone"], tmp_path / "made", make_them=False)[0].rows == made.rows
+
+
 def test_nothing_to_read_is_an_error_in_one_line(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
     with pytest.raises(SeqVAEError, match="no piece could be read"):
         shards.tokenize(Recipe(), [], tokenizer, tmp_path / "data")
@@ -347,7 +393,7 @@ def test_styles_are_fitted_on_what_was_trained_on(trained: Trained, collection: 
     data = TokenData(collection)
     for row in data.rows[:6]:
         object.__setattr__(row, "style", "jazz")
-    train.fit_styles(folder, data, lambda line: None)
+    fit_styles(folder, data, lambda line: None)
     codec = seqvae.load(folder)
     assert set(codec.styles) == {"all", "rock", "jazz"}
     assert [codec.styles[name].count for name in ("all", "jazz", "rock")] == [12, 6, 6]

@@ -1,0 +1,71 @@
+"""The styles that a finished checkpoint comes with: those of the pieces that it was trained on.
+
+Knows: which pieces and how many segments of each stand for a style, and when there are points enough for a mixture.
+Refuses to know: how a style is fitted (style.py, mixture.py), and how the model was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqvae import checkpoint, mixture, style
+from seqvae.codec import load
+from seqvae.dataset import TokenData, split_of
+from seqvae.model import PAD
+
+Report = Callable[[str], None]
+STYLE_PIECES = 20000  # of one style at most: its mean is known long before
+MIXTURE = 64  # groups of the mixture, where there are points enough: 16 and 256 drew sentences less like real ones
+STYLE_BATCH = 4096  # segments gathered at a time
+
+
+def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16) -> None:
+    """Fit every style of the training split, and `all` of them together, and write them into the checkpoint.
+
+    At most `segments` segments in a row of each piece, from a random place, and of at most STYLE_PIECES pieces.
+    """
+    codec = load(folder)
+    rng = np.random.default_rng(0)
+    by_style: dict[str, list[int]] = {}
+    for number, row in enumerate(data.rows):
+        if split_of(row.group) == "train":
+            by_style.setdefault(row.style, []).append(number)
+    latents: dict[str, list[Tensor]] = {}
+    draws: list[Tensor] = []  # of the posteriors: what the mixture is to be like, wider than their means
+    generator = torch.Generator().manual_seed(0)
+    for name, numbers in sorted(by_style.items()):
+        chosen = np.sort(rng.permutation(numbers)[:STYLE_PIECES])
+        pieces, firsts, _ = data.windows(chosen, codec.chunks)
+        # of each piece some segments in a row: rank them within the piece, and begin at a place of its own
+        rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)
+        count = np.searchsorted(pieces, pieces, side="right") - np.searchsorted(pieces, pieces)
+        begin = (rng.random(len(data.rows))[pieces] * np.maximum(1, count - segments + 1)).astype(np.int64)
+        kept = (rank >= begin) & (rank < begin + segments)
+        pieces, firsts = pieces[kept], firsts[kept]
+        means: list[Tensor] = []
+        for at in range(0, len(pieces), STYLE_BATCH):
+            tokens = data.gather(pieces[at : at + STYLE_BATCH], firsts[at : at + STYLE_BATCH], codec.chunks)
+            posterior = codec.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens])
+            means.append(posterior.mean)
+            draws.append(posterior.sample(generator))
+        if means:
+            _, sizes = np.unique(pieces, return_counts=True)
+            latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
+    about = "{}: {} pieces of the training split"
+    styles = {
+        name: style.fit(z, f"{name}: {len(z)} pieces of the training split") for name, z in sorted(latents.items())
+    }
+    everything = [z for one in latents.values() for z in one]
+    styles["all"] = style.fit(everything, about.format("all styles", len(everything)))
+    kept = checkpoint.load(folder)
+    kept.styles, kept.about_styles = style.pack(styles)
+    if all(len(z) == 1 for z in everything):  # longer pieces are drawn segment after segment, each leaning on the last
+        drawn = torch.cat(draws)
+        kept.styles |= mixture.pack(mixture.fit(drawn, min(MIXTURE, max(1, len(drawn) // 300))))
+    checkpoint.save(kept, folder)
+    report("styles: " + ", ".join(f"{name} ({one.count} pieces)" for name, one in styles.items()))
