@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from seqvae import checkpoint, codec, midi
+from seqvae import anomaly, calibration, checkpoint, codec, midi
 from seqvae.codec import Codec
 from seqvae.midi import Piece
-from seqvae.released import released
+from seqvae.released import find, released
 
 FOLDERS = released()
 STYLES = {
     "midi": {"all", "classical", "rock", "jazz", "pop", "folk"},
     "text": {"all", "negative", "positive", "past", "present"},
+    "events": {"all", "normal"},
 }
 # Ours, and of nobody's data: as a guest might write, in the spelling that the model of reviews was trained on.
 COMPLAINTS = [
@@ -64,6 +65,22 @@ def test_its_card_has_what_the_hub_wants(folder: Path) -> None:
     assert len(text) > 1000
     for word in ("licen", "KL"):  # sources with their licences; and no figure without its KL
         assert word in text
+
+
+@each
+def test_its_detector_is_of_its_own_weights_and_can_call_something_anomalous(folder: Path) -> None:
+    found, settings = calibration.load(folder / "detector")
+    assert Path(settings.model) == folder
+    assert found.p_value(settings.threshold - 1) <= (settings.p_value or 0) <= 0.01
+
+
+def test_an_event_out_of_place_is_found_among_blocks_of_hdfs() -> None:
+    usual = "E5 E5 E22 E5 E11 E9 E11 E9 E11 E9 E26 E26 E26 E23 E23 E23 E21 E21 E21"
+    found, settings = calibration.load(find("hdfs") / "detector")
+    model = codec.load("hdfs")
+    pieces = [usual, usual.replace("E26 E23", "E20 E23", 1), usual.rpartition(" E21")[0], ""]
+    scores = [found.scores(one)[found.score] for one in anomaly.examine(model, pieces)]
+    assert [score < settings.threshold for score in scores] == [False, True, True, True]
 
 
 @each

@@ -454,7 +454,6 @@ def test_tokens_of_music_have_names(tokenizer: MidiTokenizer) -> None:
         (["score", "@gone.txt", "--detector", "{detector}"], "cannot read gone.txt: "),
         (["score", "x", "--detector", "mine"], "mine: no detector can be read here"),
         (["score", "x", "--detector", "{detector}", "--p-value", "0.0001"], "none is lower than 0.013"),
-        (["score", "x", "-m", "music"], "music: carries no detector; "),
         (["score", "x", "-m", "./gone"], "gone"),
     ],
 )
