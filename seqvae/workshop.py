@@ -7,6 +7,7 @@ what a figure means (train.py, evaluate.py, evaluate_text.py). Only typer is imp
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -206,6 +207,34 @@ def _by_name(given: Iterable[str]) -> dict[str, list[str]]:
         paths.setdefault(name if equals else "", []).append(path if equals or not name else name)
     members = {name: lines.members(files) for name, files in paths.items()}  # all are opened before any is read
     return {name: list(found) for name, found in members.items()}
+
+
+@verb(app, "seqvae export -m reviews -o reviews.onnx/")
+def export(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    model: Model = "music",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write encoder and decoder as ONNX, for programs without torch. Tells how far they are from it.
+
+    The folder holds encoder.onnx, start.onnx and step.onnx, the tokenizer and config.json; docs/export.md shows a
+    program that encodes and decodes with them.
+    """
+    # torch prints what its exporter thinks of recurrent encoders; it is checked whether they do what they should
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from seqvae.export import SEGMENTS, export_model
+
+    kept, found = export_model(model, out, SEGMENTS, seed)
+    steps = kept.recipe.objective.refine
+    if steps:
+        report(
+            f"encoder.onnx gives the encoder's answer alone, without the search of {steps} steps that follows it here"
+        )
+    megabytes = sum(path.stat().st_size for path in out.glob("*.onnx")) / 1e6
+    facts = {"output": str(out), "megabytes": round(megabytes, 1), "segments": SEGMENTS, **dataclasses.asdict(found)}
+    far = f"{found.encoder:.0e} (encoder) and {found.decoder:.0e} (decoder)"
+    tell(f"{megabytes:.1f} MB in {out}; over {SEGMENTS} random segments up to {far} from torch", facts, as_json)
 
 
 @verb(app, "seqvae models")

@@ -46,7 +46,7 @@ ABOVE = [
     {"validation", "trained_styles"},
     {"train"},
     {"evaluate_transfer"},
-    {"anomaly", "evaluate", "evaluate_text", "plot", "terminal"},
+    {"anomaly", "evaluate", "evaluate_text", "export", "plot", "terminal"},
     {"calibration"},
     {"detector"},
     {"places", "lines"},  # one for pieces in files, one for pieces in lines
@@ -90,6 +90,8 @@ OWNERS = {
     "safetensors": {"checkpoint"},
     "huggingface_hub": {"released"},
     "fsspec": {"dataset"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "tensorboard": {"train"},
     "torch.utils.tensorboard": {"train"},
     "sklearn": {"evaluate", "evaluate_transfer", "detector"},

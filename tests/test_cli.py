@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("here")
 
 VERBS = [
     ["blend"], ["generate"], ["interpolate"], ["reconstruct"], ["encode"], ["decode"], ["train"], ["evaluate"],
-    ["models"], ["style", "fit"], ["style", "list"], ["style", "show"], ["tokenizer", "train"], ["tokenizer", "encode"],
-    ["detect", "fit"], ["detect", "score"],
+    ["export"], ["models"], ["style", "fit"], ["style", "list"], ["style", "show"], ["tokenizer", "train"],
+    ["tokenizer", "encode"], ["detect", "fit"], ["detect", "score"],
 ]  # fmt: skip
 
 

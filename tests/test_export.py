@@ -1,0 +1,269 @@
+"""Exported models: every graph beside torch, and the program of docs/export.md, which has no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import done, files, seqvae, song, told, told_last
+from conftest import ROOT, SENTENCES, SESSIONS
+
+from seqvae import checkpoint, codec, export
+from seqvae.sampling import Sampling
+
+pytest.importorskip("onnx", reason="onnx is not installed; `pip install 'seqvae[export]'`")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; `pip install 'seqvae[export]'`")
+
+pytestmark = pytest.mark.usefixtures("here")
+KINDS = ["music", "text", "events"]
+FILES = ["config.json", "encoder.onnx", "start.onnx", "step.onnx", "tokenizer/tokenizer.json"]
+PROGRAM = (ROOT / "docs" / "export.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("onnx")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def tiny(kind: str, request: pytest.FixtureRequest) -> Path:
+    """A checkpoint of each kind; the music that one writes has an end, as the untaught `tiny_music` has not."""
+    folder = request.getfixturevalue("trained").best if kind == "music" else request.getfixturevalue(f"tiny_{kind}")
+    return Path(folder)
+
+
+@pytest.fixture
+def exported(kind: str, tiny: Path, exports: Path) -> Path:
+    """The same without torch, written once a kind."""
+    if not (exports / kind).exists():
+        export.export_model(tiny, exports / kind, segments=4)
+    return exports / kind
+
+
+@pytest.fixture
+def sources(kind: str, here: Path) -> list[Any]:
+    """Pieces of each kind: with bars of content and a last segment to fill, or one line each."""
+    if kind == "music":
+        return [str(song(here / f"{bars}.mid", bars, bars)) for bars in (1, 3, 4)]
+    return [*SENTENCES[::9], "zzz never seen ü", ""] if kind == "text" else [*SESSIONS[:8], "open odd close", ""]
+
+
+def network(tiny: Path, folder: Path, **sizes: Any) -> Path:
+    """A checkpoint with the tokenizer of another, and a network of another shape that has learned nothing."""
+    kept = checkpoint.load(tiny)
+    recipe = dataclasses.replace(kept.recipe, model=dataclasses.replace(kept.recipe.model, **sizes))
+    torch.manual_seed(0)
+    model = checkpoint.build(recipe.model, kept.tokenizer)
+    for weights in model.parameters():  # some are 0 at first, and would hide mistakes
+        weights.data += 0.1 * torch.randn_like(weights)
+    checkpoint.save(checkpoint.Checkpoint(recipe, model, kept.tokenizer), folder)
+    return folder
+
+
+def program() -> Any:
+    """The class `Model` of docs/export.md."""
+    names: dict[str, Any] = {"__name__": "loop"}
+    exec(compile(PROGRAM, "docs/export.md", "exec"), names)
+    return names["Model"]
+
+
+# --- beside torch -----------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_sequences_are_as_in_torch(tiny: Path, exported: Path) -> None:
+    found = export.compare(checkpoint.load(tiny), exported, 1000, seed=1)
+    assert 0 < found.encoder < 1e-4
+    assert 0 < found.decoder < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("which", "sizes"),
+    [
+        ("tiny_music", {"encoder": "recurrent", "decoder": "transformer", "layers": 2, "hidden": 32}),
+        ("tiny_music", {"encoder": "transformer", "layers": 2, "chunks": 3}),
+        ("tiny_text", {"encoder": "recurrent", "decoder": "transformer", "heads": 4}),
+        ("tiny_events", {"encoder": "recurrent", "layers": 2}),
+    ],
+    ids=str,
+)
+def test_so_are_networks_of_every_shape(
+    which: str, sizes: dict[str, Any], here: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = network(request.getfixturevalue(which), here / "other", **sizes)
+    kept, _ = export.export_model(folder, here / "onnx", segments=1)
+    found = export.compare(kept, here / "onnx", 200, seed=1)
+    assert max(found.encoder, found.decoder) < 1e-4
+
+
+def test_random_sequences_are_of_all_lengths_and_follow_the_rules(tiny: Path) -> None:
+    tokenizer = checkpoint.load(tiny).tokenizer
+    rng = np.random.default_rng(0)
+    lengths = set()
+    for _ in range(40):
+        tokens = export.random_tokens(tokenizer, 3, 2, rng)
+        assert tokens.shape[:2] == (3, 2)
+        for row in tokens.reshape(6, -1):
+            chunk = row[: int((row != 0).sum())]
+            assert chunk[-1] == 2
+            assert (chunk[:-1] > 2).all()
+            allowed = tokenizer.allowed(chunk[None])
+            assert allowed is None or allowed[0, np.arange(len(chunk)), chunk].all()
+            lengths.add(len(chunk))
+    assert len(lengths) > 10
+
+
+def test_the_graphs_take_what_the_page_says(kind: str, exported: Path) -> None:
+    def names(graph: str) -> tuple[list[str], list[str]]:
+        session = onnxruntime.InferenceSession(str(exported / f"{graph}.onnx"))
+        return [x.name for x in session.get_inputs()], [x.name for x in session.get_outputs()]
+
+    cues = ["cues"] if kind == "music" else []
+    assert names("encoder") == (["tokens", *cues], ["mean", "logvar"])
+    assert names("start") == (["z"], ["code", "cache_0", "cache_1"])
+    assert names("step") == (["code", "tokens", *cues, "cache_0", "cache_1"], ["logits", "next_0", "next_1"])
+
+
+# --- without torch ----------------------------------------------------------------------------------------------------
+
+
+def test_the_program_of_the_page_writes_the_same_tokens(tiny: Path, exported: Path, sources: list[Any]) -> None:
+    there, here = codec.load(tiny), program()(exported)
+    for source in sources:
+        piece = there.form.read(source)
+        limits = there.form.limits(piece)
+        mean, logvar = here.encode(piece)
+        posterior = there.posteriors(there.segments(piece))
+        np.testing.assert_allclose(mean, posterior.mean, atol=1e-4)
+        np.testing.assert_allclose(logvar, posterior.logvar, atol=1e-4)
+        lengths = None if limits is None else np.append(limits, np.ones(-len(limits) % there.chunks, np.int32))
+        written = here.decode(mean, lengths)
+        wanted = there.write(torch.from_numpy(mean), lengths, Sampling())
+        assert [chunk.tolist() for chunk in written] == [chunk.tolist() for chunk in wanted]
+        assert heard(there.decode([torch.from_numpy(mean)], like=[piece])[0]) == heard(
+            there.form.join(written if limits is None else written[: len(limits)], piece)
+        )
+
+
+def heard(piece: Any) -> Any:
+    """What can be compared of a piece: a line, or the notes of a score."""
+    if isinstance(piece, str):
+        return piece
+    return [(track.program, note.time, note.duration, note.pitch) for track in piece.tracks for note in track.notes]
+
+
+def test_it_cuts_what_does_not_end_where_the_codec_does(tiny_music: Path, tiny_text: Path, here: Path) -> None:
+    for name, tiny in {"music": tiny_music, "text": tiny_text}.items():
+        there = codec.load(network(tiny, here / name))
+        export.export_model(here / name, here / f"{name}.onnx", segments=1)
+        z = torch.randn(3, there.model.config.latent, generator=torch.Generator().manual_seed(0))
+        without = program()(here / f"{name}.onnx")
+        without.tokenizer.max_tokens = 20
+        wanted = there.write(z, None, Sampling(max_tokens=20))
+        assert [x.tolist() for x in without.decode(z.numpy())] == [x.tolist() for x in wanted]
+        assert 18 <= max(map(len, wanted)) <= 21
+
+
+def test_it_needs_no_torch(kind: str, tiny: Path, exported: Path, sources: list[Any], here: Path) -> None:
+    (here / "loop.py").write_text(PROGRAM)
+    # MidiTok imports torch where there is one: there is none
+    absent = "sys.modules['torch'] = None\n" if kind == "music" else ""
+    checked = "assert sys.modules.get('torch') is None, 'torch was imported'\n"
+    runner = f"import runpy, sys\n{absent}runpy.run_path('loop.py', run_name='__main__')\n{checked}"
+    source = sources[1]
+    ran = subprocess.run(
+        [sys.executable, "-c", runner, str(exported), source],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    there = codec.load(tiny)
+    mean = there.posteriors(there.segments(there.form.read(source))).mean
+    assert ran.stdout == f"{there.decode([mean], like=[source])[0]}\n"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_tells_what_it_wrote_and_how_far_it_is(tiny_text: Path, tiny_events: Path, here: Path) -> None:
+    [line] = done("export", "-m", tiny_text, "-o", "a.onnx/")
+    assert " MB in a.onnx; over 64 random segments up to " in line
+    assert files(here / "a.onnx") == sorted([*FILES, "README.md", "tokenizer/sentencepiece.model"])
+    [line] = done("export", "-m", tiny_events, "-o", "a.onnx", "--json")  # one export takes the place of another
+    facts = json.loads(line)
+    assert max(facts.pop("encoder"), facts.pop("decoder")) < 1e-4
+    assert facts.pop("megabytes") < 1
+    assert facts == {"output": "a.onnx", "segments": 64}
+    assert files(here / "a.onnx") == sorted([*FILES, "README.md"])
+    assert sorted(path.name for path in here.iterdir()) == ["a.onnx"]
+
+
+def test_it_says_that_a_search_is_left_out(tiny_events: Path, here: Path) -> None:
+    kept = checkpoint.load(tiny_events)
+    objective = dataclasses.replace(kept.recipe.objective, refine=7)
+    kept.recipe = dataclasses.replace(kept.recipe, objective=objective)
+    checkpoint.save(kept, here / "searches")
+    assert "without the search of 7 steps" in seqvae("export", "-m", here / "searches", "-o", "out").stderr
+
+
+def test_no_other_folder_is_replaced(tiny_events: Path, here: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "notes.txt").write_text("mine")
+    (here / "file").write_text("mine")
+    for out in ("mine", "file", tiny_events):
+        line = told(seqvae("export", "-m", tiny_events, "-o", out))
+        assert line == f"seqvae: {out}: is there and is no folder of an exported model alone; choose another -o"
+    assert files(here) == ["file", "mine/notes.txt"]
+    assert (tiny_events / "model.safetensors").exists()
+
+
+def test_a_graph_that_says_something_else_is_not_kept(
+    tiny_events: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _spoilt(monkeypatch, "logvar", 0.01):
+        line = told_last(seqvae("export", "-m", tiny_events, "-o", "out"))
+    assert "differs from torch by 0.01 (encoder)" in line
+    with _spoilt(monkeypatch, "next_1", 0.5):  # one cell state: seen from the second token on
+        line = told_last(seqvae("export", "-m", tiny_events, "-o", "out"))
+    assert "was not kept" in line
+    with _spoilt(monkeypatch, "mean", float("nan")):
+        line = told_last(seqvae("export", "-m", tiny_events, "-o", "out"))
+    assert "differs from torch by nan (encoder)" in line
+    assert list(here.iterdir()) == []
+
+
+@contextmanager
+def _spoilt(monkeypatch: pytest.MonkeyPatch, output: str, by: float) -> Iterator[None]:
+    """Onnxruntime adds something to one output."""
+    whole = export._run
+
+    def run(session: Any, **feed: Any) -> list[Any]:
+        names = [x.name for x in session.get_outputs()]
+        return [x + by if name == output else x for name, x in zip(names, whole(session, **feed), strict=True)]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "_run", run)
+        yield
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_its_packages_it_says_how_to_get_them(
+    package: str, tiny_events: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    line = told(seqvae("export", "-m", tiny_events, "-o", "out"))
+    assert line == f"seqvae: {package} is not installed, and exporting needs it; `pip install 'seqvae[export]'`"
+    assert list(here.iterdir()) == []
