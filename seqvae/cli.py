@@ -11,7 +11,7 @@ import io
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -278,14 +278,21 @@ def encode(out: Latents, inputs: Inputs = None, model: Model = "music", as_json:
 
     kind = kind_of(model)
     batches = kind.read(inputs or [])
+    ranks = terminal.processes(kind.FILES, inputs)
     codec = load(model)
     from seqvae import checkpoint
 
+    def encoded(batch: Sequence[Any]) -> Iterator[tuple[Any, Tensor]]:
+        return zip(batch, codec.encode([item.piece for item in batch]), strict=True)
+
     items: list[Any] = []
     latents: list[Tensor] = []
-    for batch in batches:
-        items += batch
-        latents += codec.encode([item.piece for item in batch])
+    for item, z in ranks.in_rounds(batches, encoded):
+        items.append(item)
+        latents.append(z)
+    ranks.leave()
+    if ranks.rank:
+        return
     tensors, sources, rows = kind.pack(inputs or [], items, latents, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"model": model, "kind": codec.tokenizer.kind, "sources": json.dumps(sources)}

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -223,26 +223,41 @@ def score(
 
     kind = kind_of(settings.model)
     batches = kind.read(inputs or [])
+    ranks = terminal.processes(kind.FILES, inputs)
     codec = load(settings.model)
     from seqvae.anomaly import examine
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n", errors="surrogateescape")
-    index = 0
-    for batch in batches:
-        told = examine(codec, (item.piece for item in batch), settings.samples, settings.seed)
-        for item, evidence in zip(batch, told, strict=True):
+
+    def told(numbered: tuple[int, Sequence[Any]]) -> Iterator[Iterable[str]]:
+        """The lines of a batch whose first piece has a number, each in parts."""
+        first, batch = numbered
+        evidences = examine(codec, (item.piece for item in batch), settings.samples, settings.seed)
+        for index, (item, evidence) in enumerate(zip(batch, evidences, strict=True), first):
             value = found.scores(evidence)[found.score]
             rare, anomalous = found.p_value(value), value < threshold
             facts = {"index": index, **item.facts, "score": value, "p_value": rare, "anomalous": anomalous}
             if as_json:
-                terminal.write(_json(facts, codec.tokenizer, evidence))
+                parts = _json(facts, codec.tokenizer, evidence)
+                yield parts if ranks.count == 1 else list(parts)
             else:
                 verdict = "anomalous" if anomalous else "normal"
                 name = f"{_safe(item.facts['input'])}: " if kind.FILES else ""
-                terminal.write([f"{rare:<10.3g}{verdict:<11}{name}", _shown(codec.tokenizer, item.piece, evidence)])
-            index += 1
+                yield [f"{rare:<10.3g}{verdict:<11}{name}", _shown(codec.tokenizer, item.piece, evidence)]
+
+    for line in ranks.in_rounds(_numbered(batches), told):
+        terminal.write(line)
         sys.stdout.flush()
+    ranks.leave()
+
+
+def _numbered(batches: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Batches with the number of their first piece."""
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += len(batch)
 
 
 def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, Settings]:

@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from seqvae.errors import ConfigError, SeqVAEError
 
 T = TypeVar("T")
+R = TypeVar("R")
 # While the first process reads a collection; of a step, the usual half an hour says that a process hangs.
 PATIENCE = timedelta(days=1)
 
@@ -98,6 +99,37 @@ class Ranks:
         for tensor in tensors if self.count > 1 else ():
             with _told():
                 dist.broadcast(tensor.detach(), src=0)
+
+    def in_rounds(self, items: Iterable[T], work: Callable[[T], Iterable[R]]) -> Iterator[R]:
+        """All that `work` makes of the items, in their order: in the first process, and nothing in the others.
+
+        Every process goes through the same items and works on every `count`-th. What it makes goes to the first after
+        each round of `count` items, so that no more is held. Where the work of one fails, SeqVAEError is raised in all.
+        """
+        if self.count == 1:
+            for item in items:
+                yield from work(item)
+            return
+        source = iter(items)
+        while some := list(islice(source, self.count)):
+            failure: Exception | None = None
+            made: list[R] = []
+            try:
+                made = [result for item in some[self.rank : self.rank + 1] for result in work(item)]
+            except Exception as error:
+                failure = error
+            heard: list[str | None] = [None] * self.count
+            shares: list[list[R]] | None = [[]] * self.count if self.rank == 0 else None
+            with _told():
+                dist.all_gather_object(heard, None if failure is None else str(failure), group=self.patient)
+            if failure is not None:
+                raise failure
+            if said := [line for line in heard if line is not None]:
+                raise SeqVAEError(said[0])
+            with _told():
+                dist.gather_object(made, shares, group=self.patient)
+            for share in shares or []:
+                yield from share
 
     def mine(self, items: Iterable[T]) -> Iterator[T]:
         """This process's share of what all of them go through: every `count`-th item."""

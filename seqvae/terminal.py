@@ -17,11 +17,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from seqvae.errors import SeqVAEError
+from seqvae.errors import SeqVAEError, UsageError
+
+if TYPE_CHECKING:
+    from seqvae.distributed import Ranks
 
 Verb = Callable[..., None]
 EXTRAS = {"sklearn", "sacrebleu"}  # packages of the extra `eval`
@@ -79,6 +82,22 @@ def probability(value: float) -> float:
 Model = Annotated[str, typer.Option("--model", "-m", help="A released name, a checkpoint folder or a Hub id.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def processes(files: bool, inputs: Sequence[str] | None) -> Ranks:
+    """This process and those that torchrun started with it, which divide the pieces among them.
+
+    Raises UsageError where they would have to share standard input.
+    """
+    from seqvae import distributed
+
+    ranks = distributed.join()
+    if ranks.count > 1 and not files and (not inputs or "-" in inputs):
+        raise UsageError("standard input cannot be divided among several processes; give @FILE")
+    return ranks
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES
+from commands import done
+from conftest import SENTENCES, session
 from torch import nn
 
 from seqvae import checkpoint, distributed, shards, train
@@ -392,3 +394,37 @@ def test_train_under_torchrun(folder: Path, tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     (fail_alone if sys.argv[2:] else work)(Path(sys.argv[1]))
+
+
+def test_sessions_are_scored_and_encoded_by_two_as_by_one(tiny_events: Path, tmp_path: Path) -> None:
+    fit = ["detect", "fit", f"@{tmp_path / 'normal.txt'}", "-m", tiny_events, "-o", tmp_path / "detector"]
+    (tmp_path / "normal.txt").write_text("".join(f"{session(i)}\n" for i in range(300, 700)))
+    done(*fit, "--p-value", 0.05, "--samples", 2)
+    (tmp_path / "new.txt").write_text("".join(f"{session(i)} {'odd ' * (i % 3)}\n" for i in range(1100)))
+    score = ["detect", "score", f"@{tmp_path / 'new.txt'}", "--detector", tmp_path / "detector", "--json"]
+    one = [json.loads(line) for line in done(*score)]
+    encode = ["encode", f"@{tmp_path / 'new.txt'}", "-m", tiny_events, "-o"]
+    done(*encode, tmp_path / "one.safetensors")
+
+    both = " && ".join(
+        shlex.join([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+        + f" -m seqvae {shlex.join(map(str, command))}"
+        for command in (score, [*encode, tmp_path / "two.safetensors"])
+    )
+    root = str(Path(__file__).parent.parent)
+    result = subprocess.run(
+        both, shell=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    lines = result.stdout.splitlines()
+    assert [json.loads(line) for line in lines[: len(one)]] == one, "in the order of the lines"
+    assert len(lines) == len(one) + 1, "what was encoded is told once"
+    a, b = (checkpoint.load_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("one", "two"))
+    assert torch.equal(a["segments"], b["segments"])
+    torch.testing.assert_close(a["z"], b["z"])
+
+
+def test_standard_input_is_not_divided(tiny_events: Path, tmp_path: Path) -> None:
+    result = torchrun("-m", "seqvae", "encode", "-", "-m", tiny_events, "-o", "x.safetensors", cwd=tmp_path)
+    assert result.returncode == 1  # torchrun's own, whatever its processes end with
+    assert "standard input cannot be divided among several processes; give @FILE" in result.stderr
