@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from seqvae.errors import TokenizerError
-from seqvae.vocabulary import BOS, EOS, MASK, PAD, Bools, Ints
+from seqvae.vocabulary import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>", "<unk>")
 UNKNOWN = len(SPECIAL) - 1
 
 
-class EventTokenizer:
+class EventTokenizer(Uncued):
     """One token a symbol; symbols are what white space divides: event ids, numbers of system calls, codes.
 
     A piece is one line, a `str`. Symbols without a token of their own are `UNKNOWN`, which is learned as well: those
@@ -50,7 +50,6 @@ class EventTokenizer:
         self.window, self.overlap = max_tokens, overlap
         self.max_tokens = max_tokens + 1  # decoded: every window ends in EOS then, a full one too
         self.vocab_size = len(SPECIAL) + len(self.symbols)
-        self.cue_sizes: tuple[int, ...] = ()
         self.scope: Ints = np.zeros(self.vocab_size, np.int32)
 
     @classmethod
@@ -107,22 +106,6 @@ class EventTokenizer:
     def token_text(self, token: int) -> str:
         """One token to be shown: its symbol, or a special one by its name."""
         return SPECIAL[token] if token < len(SPECIAL) else self.symbols[token - len(SPECIAL)]
-
-    def cues(self, tokens: Ints) -> Ints:
-        """Cues `(..., T, 0)`: events have none."""
-        return np.zeros((*tokens.shape, 0), np.int32)
-
-    def allowed(self, tokens: Ints) -> Bools | None:
-        """None: any symbol may follow any other."""
-        return None
-
-    def augment(self, chunks: Ints, amount: int) -> Ints:
-        """The same chunks: a session has no second spelling."""
-        return chunks
-
-    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """The same tokens: a session has no parts that sound together."""
-        return tokens
 
     def grammar(self) -> EventGrammar:
         """The rules of decoding."""

@@ -21,7 +21,7 @@ import numpy as np
 import sentencepiece as spm
 
 from seqvae.errors import TokenizerError
-from seqvae.vocabulary import BOS, EOS, MASK, PAD, Bools, Ints
+from seqvae.vocabulary import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
 
 SPACE = "\u2581"  # SentencePiece's sign for a space; one that stands in a line must not be taken for a space
 MODEL = "sentencepiece.model"
@@ -34,7 +34,7 @@ _PART = 1000  # letters: the trainer passes over lines of more than 4,192 bytes
 _APART = set("\u2581\u2585\u2047\0\t\n\r")
 
 
-class TextTokenizer:
+class TextTokenizer(Uncued):
     """Byte-pair or unigram pieces (Sennrich et al. 2016; Kudo 2018) with a fall back on bytes.
 
     A piece is one line, a `str`. Whatever Unicode it holds comes back: ``decode_text(encode(line)) == line``. It is one
@@ -65,7 +65,6 @@ class TextTokenizer:
         if special != (PAD, BOS, EOS, MASK) or len(bytes_) != 256:
             raise TokenizerError(f"{MODEL}: has other special tokens than ours, or no bytes; train it with seqvae")
         self.vocab_size = len(ids)
-        self.cue_sizes: tuple[int, ...] = ()
         self.scope: Ints = np.zeros(self.vocab_size, np.int32)
         self._byte_ids = [bytes_[value] for value in range(256)]
         self.byte_of: Ints = np.full(self.vocab_size, -1, np.int32)
@@ -210,22 +209,6 @@ class TextTokenizer:
             return SPECIAL[token]
         byte = int(self.byte_of[token])
         return f"<0x{byte:02X}>" if byte >= 0 else self._surface[token].decode()
-
-    def cues(self, tokens: Ints) -> Ints:
-        """Cues `(..., T, 0)`: sentences have none."""
-        return np.zeros((*tokens.shape, 0), np.int32)
-
-    def allowed(self, tokens: Ints) -> Bools | None:
-        """None: nearly any piece may follow any other."""
-        return None
-
-    def augment(self, chunks: Ints, amount: int) -> Ints:
-        """The same chunks: a sentence has no second spelling."""
-        return chunks
-
-    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """The same tokens: a sentence has no parts that sound together."""
-        return tokens
 
     def grammar(self) -> TextGrammar:
         """The rules of decoding."""

@@ -78,3 +78,25 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what `load_tokenizer` needs."""
+
+
+class Uncued:
+    """What is the same for all kinds whose tokens have no cues, such as sentences and logs."""
+
+    cue_sizes: tuple[int, ...] = ()
+
+    def cues(self, tokens: Ints) -> Ints:
+        """Cues `(..., T, 0)`: none."""
+        return np.zeros((*tokens.shape, 0), np.int32)
+
+    def allowed(self, tokens: Ints) -> Bools | None:
+        """None: nearly any token may follow any other."""
+        return None
+
+    def augment(self, chunks: Ints, amount: int) -> Ints:
+        """The same chunks: a line has no second spelling."""
+        return chunks
+
+    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
+        """The same tokens: a line has no parts that sound together."""
+        return tokens
