@@ -102,15 +102,29 @@ class Decoder(nn.Module):
         is told of each step, what the code and the cue alone tell of it (no history), and the next step's cache.
         """
         asked, outer = self._ask(code, cues)
-        told = answer = self.answer(asked)  # one step where there are no cues: asked the same at every place
+        told = self.answer(asked)  # one step where there are no cues: asked the same at every place
+        everything, cache = self._tell(code, inputs, cues, cache, asked, told, outer)
+        return everything, Told(self.binding, self.bag_norm(told), everything.outer), cache
+
+    def step(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Cache]:
+        """As `forward`, without what only training needs: what the code and the cue alone tell."""
+        asked, outer = self._ask(code, cues)
+        told = self.answer(asked) if self.binding.before is None else None
+        return self._tell(code, inputs, cues, cache, asked, told, outer)
+
+    def _tell(
+        self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, asked: Tensor, told: Tensor | None,
+        outer: list[Tensor],
+    ) -> tuple[Told, Cache]:  # fmt: skip
+        """What is told of each step, of the code `asked` and its answer `told`, and the next step's cache."""
         if self.binding.before is not None:
-            answer = self.answer(asked * self.binding.after(inputs))
-        answer = answer.expand(-1, inputs.shape[1], -1)
+            told = self.answer(asked * self.binding.after(inputs))
+        assert told is not None
+        answer = told.expand(-1, inputs.shape[1], -1)
         here = sum((table(cues[..., i]) for i, table in enumerate(self.place)), torch.zeros((), device=code.device))
         written, cache = self.writer(self.binding.tokens(inputs), answer, here, code, cache)
         parts = [(columns, part) for (_, columns), part in zip(self.levels, outer, strict=True)]
-        everything = Told(self.binding, self.dropout(self.norm(answer + written)), parts)
-        return everything, Told(self.binding, self.bag_norm(told), parts), cache
+        return Told(self.binding, self.dropout(self.norm(answer + written)), parts), cache
 
     def _ask(self, code: Tensor, cues: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The code asked with whole cues, `(N, T, W)` (T is 1 without cues), and the logits of each outer scope."""
@@ -150,8 +164,26 @@ class RecurrentWriter(nn.Module):
         x = self.enter(torch.cat([self.dropout(inputs), answer.to(inputs.dtype)], -1)) + here
         if self.told is not None:
             x = x + self.told(code).unsqueeze(1)
+        if inputs.shape[1] == 1 and not torch.is_grad_enabled():
+            out, cache = self._step(x[:, 0], cache)
+            return self.leave(self.dropout(out.unsqueeze(1))), cache
         out, (hidden, cell) = self.lstm(x, (cache[0].to(x.dtype), cache[1].to(x.dtype)))
         return self.leave(self.dropout(out)), [hidden, cell]
+
+    def _step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """One step of the LSTM, `x (N, H)`: what `torch.lstm` lays out for many steps costs more than a single one."""
+        hidden, cells = [], []
+        for h, c, weights in zip(*cache, self.lstm.all_weights, strict=True):
+            into, back, into_bias, back_bias = weights
+            gates = functional.linear(x, into, into_bias + back_bias)
+            gates = gates.addmm_(h.to(gates.dtype), back.to(gates.dtype).T).float()
+            # beyond these bounds nothing opens or closes further, but states come to be so small that a processor
+            # multiplies them many times slower
+            enter, keep, new, leave = gates.clamp_(-40.0, 40.0).chunk(4, -1)
+            cells.append((keep.sigmoid_() * c).addcmul_(enter.sigmoid_(), new.tanh_()))  # fp32: sums of all steps
+            x = cells[-1].tanh().mul_(leave.sigmoid_()).to(x.dtype)
+            hidden.append(x)
+        return x, [torch.stack(hidden), torch.stack(cells)]
 
 
 class TransformerWriter(nn.Module):

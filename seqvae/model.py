@@ -6,6 +6,7 @@ losses (objective.py), what tokens mean, files.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from seqvae.config import ModelConfig
 from seqvae.decoder import Decoder, Told
 from seqvae.encoder import Encoder
 from seqvae.latent import Posterior
-from seqvae.layers import Binding
+from seqvae.layers import Binding, multiplies_bf16
 from seqvae.sampling import Grammar, Sampling, decode, search
 
 PAD = 0  # the id every tokenizer shares
@@ -46,6 +47,7 @@ class SequenceVAE(nn.Module):
         self.config, self.vocab_size, self.cue_sizes = config, len(scope), tuple(cue_sizes)
         binding = Binding(scope, self.cue_sizes, config.width, config.previous)
         self.encoder = Encoder(config)
+        self._half: tuple[list[tuple[int, int]], Decoder] | None = None  # in a tuple: it is no part of the model
         self.decoder = Decoder(config, binding)  # the binding is shared: what one binds the other can ask
         with torch.no_grad():
             self.decoder.conduct.weight.copy_(self.encoder.mean.weight.T)
@@ -87,20 +89,30 @@ class SequenceVAE(nn.Module):
         `state (B * C, S)` is where the grammar starts, one row a chunk. All chunks are decoded side by side; with
         `settings.beam` above 1 each is searched for.
         """
-        code = self.decoder.codes(z).flatten(0, 1)
-        cache = self.decoder.start(code)
+        draws = settings.temperature > 0 and settings.beam < 2
+        decoder = self._halved() if draws and multiplies_bf16(z.device) else self.decoder
+        code = self.decoder.codes(z).flatten(0, 1).to(decoder.norm.weight.dtype)
+        cache = decoder.start(code)
 
         def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
             nonlocal code, cache
             if keep is not None:
-                code, cache = code[keep], self.decoder.select(cache, keep)
-            told: Told
-            told, _, cache = self.decoder(code, tokens, cues, cache)
+                code, cache = code.index_select(0, keep), decoder.select(cache, keep)
+            told, cache = decoder.step(code, tokens, cues, cache)
             return told.logits(1)[:, -1]
 
         rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device)
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
+
+    def _halved(self) -> Decoder:
+        """The decoder with weights in bf16; kept, and made anew when a weight has changed."""
+        weights = list(self.decoder.parameters())
+        stamp = [(weight.data_ptr(), weight._version) for weight in weights]
+        if self._half is None or self._half[0] != stamp:
+            low = {id(weight): nn.Parameter(weight.bfloat16(), requires_grad=False) for weight in weights}
+            self._half = stamp, copy.deepcopy(self.decoder, low).eval()
+        return self._half[1]
 
     def forward(
         self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float = 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +20,9 @@ Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
 BOS, EOS = 1, 2
+_ROWS = 64  # rows chosen for at once: their probabilities stay in the processor's cache
+_BLOCK = 64  # tokens that a draw takes together at first
+_FEW = 64  # tokens among which those of top-p nearly always are
 POWER = 0.6  # of the length, by which a search divides; see `worth`
 
 
@@ -76,7 +79,8 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
     `state (N, S)` is where the grammar starts. Rows that have ended leave the batch.
     """
     rows = np.arange(len(state))
-    out: list[list[int]] = [[] for _ in rows]
+    out = np.full((len(rows), settings.max_tokens), EOS, np.int32)
+    length = np.full(len(rows), settings.max_tokens)
     whole = np.zeros(len(rows), np.int64)  # tokens of each row after which it could last have ended
     draws = (
         [np.random.default_rng([settings.seed, settings.first_row + int(i)]) for i in rows]
@@ -86,13 +90,16 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
     tokens = np.full(len(rows), BOS, np.int32)
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
-        logits, may_end = _ask(step, grammar, state, tokens, keep, device)
-        whole[rows[may_end]] = done
+        logits, allowed = _ask(step, grammar, state, tokens, keep, device)
+        whole[rows[np.broadcast_to(allowed[:, EOS], len(rows))]] = done
         uniform = np.array([draws[i].random() for i in rows]) if draws else None
-        tokens = choose(logits, settings, uniform).astype(np.int32)
-        for i, token in zip(rows, tokens, strict=True):
-            out[i].append(int(token))
+        for at in range(0, len(rows), _ROWS):
+            some = slice(at, at + _ROWS)
+            closed = allowed if len(allowed) == 1 else allowed[some]
+            tokens[some] = choose(_open(logits[some], closed), settings, None if uniform is None else uniform[some])
+        out[rows, done] = tokens
         alive = tokens != EOS
+        length[rows[~alive]] = done + 1
         if not alive.any():
             break
         state = grammar.advance(state, tokens)
@@ -101,39 +108,94 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
             rows, state, tokens = rows[alive], state[alive], tokens[alive]
             keep = torch.from_numpy(np.flatnonzero(alive)).to(device)
     else:
-        for i in rows:
-            out[i] = [*out[i][: whole[i]], EOS]
-    return [np.array(row, np.int32) for row in out]
+        out[rows, whole[rows]] = EOS
+        length[rows] = whole[rows] + 1
+    return [row[:size].copy() for row, size in zip(out, length, strict=True)]
 
 
 def _ask(
     step: Step, grammar: Grammar, state: Ints, tokens: Ints, keep: Tensor | None, device: torch.device
 ) -> tuple[Tensor, NDArray[np.bool_]]:
-    """One step: logits `(N, V)`, minus infinity for what is not allowed; and which rows may end `(N,)`."""
+    """One step: logits `(N, V)` and what is allowed, `(N, V)` or, where that is the same for all rows, `(1, V)`."""
     cues = torch.from_numpy(grammar.cues(state)).to(device)[:, None]
     logits = step(torch.from_numpy(tokens).to(device).long()[:, None], cues.long(), keep)
-    allowed = grammar.allowed(state)
-    return logits.float().masked_fill(~torch.from_numpy(allowed).to(device), float("-inf")), allowed[:, EOS]
+    return logits, grammar.allowed(state[:1] if len(state) and (state == state[0]).all() else state)
+
+
+def _open(logits: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
+    """Logits `(N, V)` in fp32, minus infinity for what is not allowed."""
+    return logits.float() + torch.from_numpy(np.where(allowed, np.float32(0), np.float32(-np.inf))).to(logits.device)
 
 
 def choose(logits: Tensor, settings: Sampling, uniform: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """One token a row of `logits (N, V)`; `uniform (N,)` in [0, 1) are the draws, unused at temperature 0."""
+    """One token a row of `logits (N, V)`; `uniform (N,)` in [0, 1) are the draws, unused at temperature 0.
+
+    A draw among all tokens stands where top-k and top-p leave it in, which is seen without sorting; only the few that
+    fall outside are drawn again among those within, with what is left of their number.
+    """
     if uniform is None:
-        best: NDArray[np.int64] = logits.argmax(-1).cpu().numpy()
+        best: NDArray[np.int64] = logits.max(-1).indices.cpu().numpy()  # several times faster than argmax
         return best
-    ranked, order = (logits / settings.temperature).sort(dim=-1, descending=True, stable=True)
-    if settings.top_k:
-        ranked[:, settings.top_k :] = float("-inf")
-    p = ranked.double().softmax(-1)
-    below = p.cumsum(-1) - p
-    p = p.masked_fill(below >= settings.top_p, 0.0)
-    cumulative = p.cumsum(-1)
-    target = torch.from_numpy(uniform).to(cumulative.device)[:, None] * cumulative[:, -1:]
-    place = (cumulative <= target).sum(-1).clamp(max=logits.shape[-1] - 1)
-    # rounding may step past the last token that has any probability
-    place = torch.minimum(place, (p > 0).sum(-1) - 1)
-    chosen: NDArray[np.int64] = order.gather(-1, place[:, None])[:, 0].cpu().numpy()
+    p = (logits / settings.temperature).softmax(-1)
+    token, rest = _drawn(p, torch.from_numpy(uniform).to(p.device))
+    if settings.top_k or settings.top_p < 1:
+        out = _outside(p, token, settings).nonzero()[:, 0]
+        if len(out):
+            token[out] = _within(p[out], rest[out], settings)
+    chosen: NDArray[np.int64] = token.cpu().numpy()
     return chosen
+
+
+def _drawn(p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Places `(N,)` in `p (N, M)`, each as likely as it is large, and what is left of the draws: uniform once more."""
+    if p.shape[-1] > 2 * _BLOCK:  # to a block first: a sum is several times faster than a cumulative one
+        whole = p.shape[-1] // _BLOCK * _BLOCK
+        sums = p[:, :whole].reshape(len(p), whole // _BLOCK, _BLOCK).sum(-1)
+        block, uniform = _drawn(torch.cat([sums, p[:, whole:].sum(-1, keepdim=True)], -1), uniform)
+        places = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=p.device)
+        some = p.gather(-1, places.clamp(max=p.shape[-1] - 1)).masked_fill(places >= p.shape[-1], 0.0)
+        place, uniform = _drawn(some, uniform)
+        return block * _BLOCK + place, uniform
+    p = p.double()
+    sums = p.cumsum(-1)
+    total = sums[:, -1]
+    # less than all there is, however it is rounded, so that no place without probability is reached
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))[:, None]
+    place = (sums <= target).sum(-1, keepdim=True)
+    here = p.gather(-1, place)
+    rest = ((target - (sums.gather(-1, place) - here)) / here).clamp(0.0, 1.0)
+    return place[:, 0], rest[:, 0]
+
+
+def _outside(p: Tensor, token: Tensor, settings: Sampling) -> Tensor:
+    """Which of the `token (N,)` drawn from `p (N, V)` top-k and top-p leave out `(N,)`; of equals the first is in."""
+    if settings.top_k and settings.top_p < 1:  # top-p is of what top-k leaves
+        return torch.ones_like(token, dtype=torch.bool)
+    here = p.gather(-1, token[:, None])
+    # what comes before a token is at least as likely each, and together no more than the rest: most need no look
+    out = here[:, 0] * (settings.top_k + 1) <= 1 if settings.top_k else here[:, 0] <= 1.001 - settings.top_p
+    rows = out.nonzero()[:, 0]
+    p, here = p[rows], here[rows]
+    before = (p > here) | ((p == here) & (torch.arange(p.shape[-1], device=p.device) < token[rows, None]))
+    if settings.top_k:
+        out[rows] = before.sum(-1) >= settings.top_k
+    else:
+        out[rows] = (p * before).sum(-1) >= settings.top_p
+    return out
+
+
+def _within(p: Tensor, uniform: Tensor, settings: Sampling) -> Tensor:
+    """Tokens `(N,)` drawn from `p (N, V)` among those that top-k and top-p leave in."""
+    ranked, order = p.topk(min(settings.top_k or _FEW, p.shape[-1]), -1)
+    within = ranked.double()
+    within = within / within.sum(-1, keepdim=True) if settings.top_k else within
+    below = within.cumsum(-1) - within
+    place, _ = _drawn(within.masked_fill(below >= settings.top_p, 0.0), uniform)
+    token = order.gather(-1, place[:, None])[:, 0]
+    more = (below[:, -1] + within[:, -1] < settings.top_p).nonzero()[:, 0]
+    if len(more) and order.shape[-1] < p.shape[-1] and not settings.top_k:  # a few are not all that reach top-p
+        token[more] = _within(p[more], uniform[more], replace(settings, top_k=p.shape[-1]))
+    return token
 
 
 # --- search -----------------------------------------------------------------------------------------------------------
@@ -176,9 +238,9 @@ def search(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
     tokens = np.full(len(rows), BOS, np.int32)
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
-        logits, may_end = _ask(step, grammar, state, tokens, keep, device)
-        whole[may_end.reshape(whole.shape)] = done
-        score, token, parent = _continued(score, logits, greedy, width)
+        logits, allowed = _ask(step, grammar, state, tokens, keep, device)
+        whole[np.broadcast_to(allowed[:, EOS], len(state)).reshape(whole.shape)] = done
+        score, token, parent = _continued(score, _open(logits, allowed), greedy, width)
         ends = token == EOS
         for i, k in np.argwhere(ends[:, :width] & (score[:, :width] > -np.inf)):
             ended[rows[i]] += 1

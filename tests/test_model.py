@@ -325,6 +325,36 @@ def test_a_search_is_the_same_without_a_cache(decoding: SequenceVAE, tokenizer: 
     )
 
 
+def test_a_step_without_gradients_is_a_step_of_training(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
+    """However far the gates are pushed: what is small beyond counting is cut off, and nothing else."""
+    decoder = decoding.decoder
+    for size in (1.0, 300.0):
+        code = size * decoder.codes(latents(4)).flatten(0, 1)
+        tokens = torch.randint(4, tokenizer.vocab_size, (len(code), 1), generator=torch.Generator().manual_seed(1))
+        cues = torch.zeros(len(code), 1, len(tokenizer.cue_sizes), dtype=torch.long)
+        cache = other = decoder.start(code)
+        for _ in range(3):
+            told, _, cache = decoder(code, tokens, cues, cache)
+            with torch.no_grad():
+                alone, other = decoder.step(code, tokens, cues, other)
+            torch.testing.assert_close(alone.logits(1), told.logits(1), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(other, cache, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_drawn_follows_the_weights_as_they_change(tokenizer: MidiTokenizer) -> None:
+    """Draws are made with weights of lower precision, of which a copy is kept."""
+    one, other = (build(tokenizer, "set", "recurrent") for _ in range(2))
+    drawn = Sampling(temperature=1, max_tokens=16)
+    before = write(one, tokenizer, latents(3), drawn)
+    assert write(one, tokenizer, latents(3), drawn) == before
+    with torch.no_grad():
+        for model in (one, other):
+            for parameter in model.decoder.parameters():
+                parameter.mul_(1.5)
+    assert write(one, tokenizer, latents(3), drawn) == write(other, tokenizer, latents(3), drawn) != before
+    assert "_half" not in one.state_dict() and not any("_half" in name for name, _ in one.named_parameters())
+
+
 def test_writing_leaves_no_gradient_behind(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
     z = latents(1).requires_grad_()
     write(decoding, tokenizer, z, Sampling(max_tokens=4))

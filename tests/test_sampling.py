@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -66,6 +67,25 @@ def test_top_k_draws_among_the_k_most_likely(k: int, expected: list[float]) -> N
 ])  # fmt: skip
 def test_top_p_draws_among_the_fewest_that_reach_p(p: float, expected: list[float]) -> None:
     assert shares(Sampling(temperature=1, top_p=p)) == pytest.approx(expected, abs=0.002)
+
+
+@pytest.mark.parametrize("settings", [
+    Sampling(temperature=1), Sampling(temperature=1, top_k=20), Sampling(temperature=1, top_p=0.7),
+    Sampling(temperature=2, top_p=0.95), Sampling(temperature=1, top_k=100, top_p=0.8),
+])  # fmt: skip
+def test_a_large_vocabulary_is_drawn_from_without_sorting_it(settings: Sampling) -> None:
+    logits = 2 * torch.randn(1003, generator=torch.Generator().manual_seed(0))
+    draws = (np.arange(20000) + 0.5) / 20000
+    chosen = choose(logits.expand(len(draws), -1), settings, draws)
+    ranked, order = (logits.double() / settings.temperature).sort(descending=True)
+    p = ranked.softmax(-1)
+    p[settings.top_k or len(p) :] = 0
+    p /= p.sum()
+    p[p.cumsum(-1) - p >= settings.top_p] = 0
+    expected = torch.zeros_like(p).scatter(0, order, p / p.sum()).numpy()
+    found = np.bincount(chosen, minlength=len(logits)) / len(draws)
+    assert (expected[np.unique(chosen)] > 0).all()
+    assert np.abs(found - expected).max() < (1e-4 if settings == Sampling(temperature=1) else 2e-3)
 
 
 def test_top_p_is_counted_after_temperature_and_top_k() -> None:
@@ -205,6 +225,15 @@ def test_a_row_is_the_same_alone_and_among_others(temperature: float) -> None:
     together = decode(steady(logits), Even(), start(9), Sampling(**settings), CPU)  # type: ignore[arg-type]
     for i in range(9):
         alone = decode(steady(logits[i : i + 1]), Even(), start(1), Sampling(**settings, first_row=i), CPU)  # type: ignore[arg-type]
+        assert alone[0].tolist() == together[i].tolist()
+
+
+def test_more_rows_than_are_chosen_for_at_once_are_drawn_like_one() -> None:
+    logits = random_logits(150, end=0.5)
+    settings = Sampling(temperature=1, top_p=0.9, max_tokens=12)
+    together = decode(steady(logits), Even(), start(150), settings, CPU)
+    for i in (0, 63, 64, 127, 149):
+        alone = decode(steady(logits[i : i + 1]), Even(), start(1), replace(settings, first_row=i), CPU)
         assert alone[0].tolist() == together[i].tolist()
 
 
