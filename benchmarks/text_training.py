@@ -94,7 +94,8 @@ def ours(recipe: Recipe, folder: Path) -> tuple[int, str, Steps]:
     if recipe.train.compile:
         run.model.compile()
     lines = text.read_lines(folder / LINES)
-    words = np.array([(len(line.split()) + 1) / row.chunks for line, row in zip(lines, data.rows, strict=True)])
+    words = np.array([len(line.split()) + 1 for line in lines])
+    words = words / data.counts(np.arange(len(words)))
 
     def steps() -> Steps:
         while True:

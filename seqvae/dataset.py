@@ -3,6 +3,9 @@
 Knows: chunks of token ids, which piece and style each belongs to, batches by length, where in an epoch we are, and how
 shards come here from a storage elsewhere.
 Refuses to know: files of music or text, vocabularies, tensors of the model.
+
+Memory is bounded by one shard, however many there are: one is written, mapped and put in order at a time. A shard is
+three arrays: its tokens, where its chunks end, and a record for each piece.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import hashlib
 import json
 import sys
 import tempfile
+from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,29 +29,32 @@ from seqvae.errors import ReadError, SeqVAEError
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
+Numbers = NDArray[np.uint64]
+Bools = NDArray[np.bool_]
 Split = Literal["train", "valid", "test"]
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a shard
+BLOCK = 4096  # pieces that are counted together, so that any piece of a split can be found among a billion
+# Of a piece: the number of its group (what is never divided between splits: a song's title), the number of its first
+# chunk within the shard, how many it has, and the number of its style.
+PIECE = np.dtype([("group", "<u8"), ("first", "<u4"), ("chunks", "<u4"), ("style", "<u4")])
 
 
-@dataclass(frozen=True)
-class Row:
-    """One piece of the collection."""
-
-    name: str
-    style: str
-    group: str
-    """What is never divided between splits: the song's title."""
-    shard: int
-    first: int
-    """Number of its first chunk within the shard."""
-    chunks: int
+def _number(group: str) -> int:
+    """A group's number, of 64 bits: from it follows the split."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big")
 
 
 def split_of(group: str, held_out: float = 0.1) -> Split:
     """The split of a group by a hash of its name, the same in every collection; valid and test share `held_out`."""
-    x = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+    x = _number(group) / 2**64
     return "test" if x < held_out / 2 else "valid" if x < held_out else "train"
+
+
+def in_split(groups: Numbers, split: Split) -> Bools:
+    """Whether each of some groups, by their numbers, is in a split; as `split_of` says."""
+    x = groups / 2.0**64
+    return {"test": x < 0.05, "valid": (x >= 0.05) & (x < 0.1), "train": x >= 0.1}[split]
 
 
 class ShardWriter:
@@ -55,30 +63,44 @@ class ShardWriter:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.about = folder, about
-        self.rows: list[Row] = []
+        self.pieces = 0
+        self._styles: dict[str, int] = {}
+        self._content = hashlib.sha256()
         self._shard = 0
-        self._chunks: list[Ints] = []
-        self._tokens = 0
+        self._clear()
 
-    def add(self, chunks: list[Ints], name: str, style: str, group: str) -> None:
+    def _clear(self) -> None:
+        # bytes, as they will lie on disk: an object for each chunk would take many times as much
+        self._tokens, self._pieces, self._ends = bytearray(), bytearray(), array("q")
+
+    def add(self, chunks: list[Ints], style: str, group: str) -> None:
         """One piece: the token ids of its chunks, each ending in EOS."""
-        if self._tokens + sum(map(len, chunks)) > SHARD_TOKENS and self._chunks:
+        written = len(self._tokens) // 2
+        if written + sum(map(len, chunks)) > SHARD_TOKENS and written:
             self._flush()
-        self.rows.append(Row(name, style, group, self._shard, len(self._chunks), len(chunks)))
-        self._chunks += chunks
-        self._tokens += sum(map(len, chunks))
+        number = self._styles.setdefault(style, len(self._styles))
+        self._pieces += np.array((_number(group), len(self._ends), len(chunks), number), PIECE).tobytes()
+        for chunk in chunks:
+            self._tokens += chunk.astype("<u2").tobytes()
+            self._ends.append(len(self._tokens) // 2)
+        self.pieces += 1
 
     def _flush(self) -> None:
         stem = self.folder / f"shard-{self._shard:05d}"
-        flat = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int32)
-        np.save(f"{stem}.tokens.npy", flat.astype(np.uint16))
-        np.save(f"{stem}.ends.npy", np.cumsum([len(c) for c in self._chunks], dtype=np.int64))
-        self._shard, self._chunks, self._tokens = self._shard + 1, [], 0
+        for part in (self._tokens, self._ends, self._pieces):
+            self._content.update(part)
+        np.save(f"{stem}.tokens.npy", np.frombuffer(self._tokens, "<u2"))
+        np.save(f"{stem}.ends.npy", np.array(self._ends, np.int64))
+        np.save(f"{stem}.pieces.npy", np.frombuffer(self._pieces, PIECE))
+        self._shard += 1
+        self._clear()
 
     def close(self) -> None:
         """Write the last shard and the index, the index last and in one move."""
         self._flush()
-        index = {"version": 1, **self.about, "shards": self._shard, "pieces": [asdict(row) for row in self.rows]}
+        # by the digest of its content a copy elsewhere is told from shards made anew
+        about = {"version": 2, **self.about, "shards": self._shard, "styles": list(self._styles)}
+        index = {**about, "sha256": self._content.hexdigest()}
         part = self.folder / "index.json.part"
         part.write_text(json.dumps(index))
         part.replace(self.folder / "index.json")
@@ -116,32 +138,96 @@ def fetched(url: str, cache: Path) -> Path:
         raise ReadError(url, f"no token shards there ({error})", advice) from error
 
 
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One shard, memory-mapped."""
+
+    begin: int
+    """Number of its first piece in the collection."""
+    tokens: NDArray[np.uint16]
+    ends: Longs
+    """Where each chunk ends in `tokens`."""
+    pieces: NDArray[np.void]
+    """A record of each piece: PIECE."""
+
+    def spans(self, pieces: Longs, firsts: Longs, chunks: int) -> tuple[Longs, Longs]:
+        """Where each chunk of segments begins, and its length: `(B, C)` each, 0 past a piece's end."""
+        at = firsts[:, None] + np.arange(chunks)
+        local = pieces - self.begin
+        ends = self.pieces["first"][local].astype(np.int64) + self.pieces["chunks"][local]
+        inside = at < ends[:, None]
+        place = np.where(inside, at, 0)
+        begin = np.where(place > 0, self.ends[place - 1], 0)
+        return begin * inside, (self.ends[place] - begin) * inside
+
+
 class TokenData:
-    """A collection of token shards, memory-mapped."""
+    """A collection of token shards, of which one is mapped at a time."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._old: list[NDArray[np.void]] | None = None
         try:
             self.index = json.loads((folder / "index.json").read_text())
-            self.rows = [Row(**row) for row in self.index["pieces"]]
-            names = [folder / f"shard-{i:05d}" for i in range(self.index["shards"])]
-            self.tokens = [np.load(f"{stem}.tokens.npy", mmap_mode="r") for stem in names]
-            ends = [np.concatenate([[0], np.load(f"{stem}.ends.npy")]).astype(np.int64) for stem in names]
-            # of all chunks of all shards in a row: where each begins in its shard, and how long it is
-            self._begin = np.concatenate([e[:-1] for e in ends])
-            self._length = np.concatenate([np.diff(e) for e in ends])
-            base = np.concatenate([[0], np.cumsum([len(e) - 1 for e in ends])])
-            self._shard = np.array([row.shard for row in self.rows], np.int64)
-            self._base = base[self._shard]
-            self._first = np.array([row.first for row in self.rows], np.int64)
-            self._count = np.array([row.chunks for row in self.rows], np.int64)
+            if self.index["version"] == 1:
+                self._read_old(self.index.pop("pieces"))
+            self.styles: list[str] = self.index["styles"]
+            # of each shard the number of its first piece, and of all pieces
+            self.begins: Longs = np.zeros(self.index["shards"] + 1, np.int64)
+            for number in range(self.index["shards"]):  # all are looked at: what is missing is to be told at once
+                self.begins[number + 1] = self.begins[number] + len(self._map(number).pieces)
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise ReadError(
                 folder, f"no token shards ({error})", "delete it, and run `seqvae train` with --data to make them"
             ) from error
+        self._mapped = -1, self._map(0)
+
+    def _read_old(self, rows: list[dict[str, Any]]) -> None:
+        """The records of an index of version 1, which had them in JSON."""
+        names = {name: i for i, name in enumerate(dict.fromkeys(row["style"] for row in rows))}
+        self.index["styles"] = list(names)
+        pieces = np.array(
+            [(_number(row["group"]), row["first"], row["chunks"], names[row["style"]]) for row in rows], PIECE
+        )
+        starts = np.searchsorted([row["shard"] for row in rows], np.arange(1, self.index["shards"]))
+        self._old = np.split(pieces, starts)
+
+    def _map(self, number: int) -> Shard:
+        stem = self._folder / f"shard-{number:05d}"
+        tokens, ends = (np.asarray(np.load(f"{stem}.{name}.npy", mmap_mode="r")) for name in ("tokens", "ends"))
+        if self._old is not None:
+            pieces = self._old[number]
+        else:
+            pieces = np.asarray(np.load(f"{stem}.pieces.npy", mmap_mode="r"))
+        return Shard(int(self.begins[number]), tokens, ends, pieces)
+
+    def __len__(self) -> int:
+        """Pieces."""
+        return int(self.begins[-1])
+
+    def record(self, piece: int) -> np.void:
+        """The record of one piece."""
+        shard = self.shard(int(np.searchsorted(self.begins, piece, side="right")) - 1)
+        record: np.void = shard.pieces[piece - shard.begin]
+        return record
+
+    def shard(self, number: int) -> Shard:
+        """One shard; the last is kept, as pages of a file count as memory for as long as it is mapped."""
+        if self._mapped[0] != number:
+            self._mapped = number, self._map(number)
+        return self._mapped[1]
+
+    def _shards(self, pieces: Longs) -> Iterator[tuple[Shard, Longs]]:
+        """The shards that hold some pieces, and the places of theirs in `pieces`."""
+        shards = np.searchsorted(self.begins, pieces, side="right") - 1
+        for number in np.unique(shards).tolist():
+            yield self.shard(number), np.flatnonzero(shards == number)
 
     def counts(self, pieces: Longs) -> Longs:
         """Chunks of each piece."""
-        counts: Longs = self._count[pieces]
+        counts: Longs = np.zeros(len(pieces), np.int64)
+        for shard, places in self._shards(pieces):
+            counts[places] = shard.pieces["chunks"][pieces[places] - shard.begin]
         return counts
 
     def windows(
@@ -149,41 +235,40 @@ class TokenData:
     ) -> tuple[Longs, Longs, Longs]:
         """The segments of some pieces, each from its own offset on, without the empty and the too long.
 
-        Gives the number of each one's piece, its first chunk (in the shard) and the tokens of its longest chunk.
+        Gives the number of each one's piece, its first chunk (in the shard) and the tokens of its longest chunk; shard
+        by shard, in the order of `pieces` within one.
         """
-        offset = np.broadcast_to(offsets, pieces.shape)
-        each = np.maximum(0, -(-(self._count[pieces] - offset) // chunks))
-        owner = np.repeat(np.arange(len(pieces)), each)
-        start = offset[owner] + chunks * (np.arange(len(owner)) - np.repeat(each.cumsum() - each, each))
-        piece = pieces[owner]
-        size = self._spans(piece, self._first[piece] + start, chunks)[1].max(1, initial=1)
-        good = (size > 1) & (size <= max_tokens)
-        return piece[good], (self._first[piece] + start)[good], size[good]
+        offsets = np.broadcast_to(offsets, pieces.shape)
+        found = [np.zeros((3, 0), np.int64)]
+        for shard, places in self._shards(pieces):
+            records, offset = shard.pieces[pieces[places] - shard.begin], offsets[places]
+            each = np.maximum(0, -(-(records["chunks"].astype(np.int64) - offset) // chunks))
+            owner = np.repeat(np.arange(len(places)), each)
+            start = offset[owner] + chunks * (np.arange(len(owner)) - np.repeat(each.cumsum() - each, each))
+            piece, first = pieces[places][owner], records["first"][owner] + start
+            size = shard.spans(piece, first, chunks)[1].max(1, initial=1)
+            found.append(np.stack([piece, first, size])[:, (size > 1) & (size <= max_tokens)])
+        piece, first, size = np.concatenate(found, 1)
+        return piece, first, size
 
-    def _spans(self, pieces: Longs, firsts: Longs, chunks: int) -> tuple[Longs, Longs]:
-        """Where each chunk of segments begins in its shard, and its length: `(B, C)` each, 0 past a piece's end."""
-        at = firsts[:, None] + np.arange(chunks)
-        inside = at < (self._first + self._count)[pieces][:, None]
-        place = np.where(inside, self._base[pieces][:, None] + at, 0)
-        return self._begin[place] * inside, self._length[place] * inside
-
-    def gather(self, row_ids: Longs, firsts: Longs, chunks: int) -> Ints:
+    def gather(self, pieces: Longs, firsts: Longs, chunks: int) -> Ints:
         """Tokens `(B, C, T)` of segments, PAD at the end of chunks; past the end of a piece a chunk is just EOS."""
-        starts, lengths = self._spans(row_ids, firsts, chunks)
-        steps = np.arange(max(1, int(lengths.max())))
-        valid = steps < lengths[..., None]
-        out = np.zeros(valid.shape, np.int32)
-        shards = self._shard[row_ids]
-        for shard in np.unique(shards):
-            rows = shards == shard
-            places = (starts[rows][..., None] + steps) * valid[rows]
-            out[rows] = self.tokens[shard][places] * valid[rows]
-        out[..., 0][lengths == 0] = 2  # EOS
+        parts = [(shard, at, *shard.spans(pieces[at], firsts[at], chunks)) for shard, at in self._shards(pieces)]
+        steps = np.arange(max(1, *(int(lengths.max()) for *_, lengths in parts)))
+        out = np.zeros((len(pieces), chunks, len(steps)), np.int32)
+        for shard, at, starts, lengths in parts:
+            valid = steps < lengths[..., None]
+            tokens = shard.tokens[(starts[..., None] + steps) * valid] * valid
+            tokens[..., 0][lengths == 0] = 2  # EOS
+            out[at] = tokens
         return out
 
 
 class Batches:
-    """Batches of segments of similar length, in an order that follows from (seed, epoch) alone: it can be resumed."""
+    """Batches of segments of similar length, in an order that follows from (seed, epoch) alone: it can be resumed.
+
+    An epoch goes through the shards in a random order and draws its batches from one after another.
+    """
 
     def __init__(
         self,
@@ -195,17 +280,56 @@ class Batches:
         seed: int,
         max_tokens: int = 400,
     ) -> None:
-        self.data, self.chunks, self.batch_tokens = data, chunks, batch_tokens
+        self.data, self.split, self.chunks, self.batch_tokens = data, split, chunks, batch_tokens
         self.max_windows, self.seed, self.max_tokens = max_windows, seed, max_tokens
-        self.row_ids: Longs = np.array([i for i, row in enumerate(data.rows) if split_of(row.group) == split], np.int64)
+        # blocks of pieces: where each begins, and how many pieces of the split there are up to its end
+        begins = [np.arange(begin, end, BLOCK) for begin, end in pairwise(data.begins.tolist())]
+        self._begins: Longs = np.concatenate([np.zeros(0, np.int64), *begins])
+        self._until: Longs = np.cumsum([len(self._within(begin, BLOCK)) for begin in self._begins.tolist()])
 
-    def epoch(self, epoch: int) -> list[tuple[Longs, Longs]]:
-        """The batches of one epoch: (rows of the index, first chunks), shuffled."""
+    def __len__(self) -> int:
+        """Pieces of the split."""
+        return int(self._until[-1]) if len(self._until) else 0
+
+    def _within(self, begin: int, count: int) -> Longs:
+        """The pieces of the split among `count` from `begin` on, at most to the end of their shard."""
+        number = int(np.searchsorted(self.data.begins, begin, side="right")) - 1
+        shard = self.data.shard(number)
+        groups = shard.pieces["group"][begin - shard.begin : begin - shard.begin + count]
+        return begin + np.flatnonzero(in_split(groups, self.split))
+
+    def numbered(self, ranks: Longs) -> Longs:
+        """The pieces that have some numbers within the split."""
+        blocks = np.searchsorted(self._until, ranks, side="right").tolist()
+        found = [
+            self._within(int(self._begins[block]), BLOCK)[rank - (self._until[block - 1] if block else 0)]
+            for block, rank in zip(blocks, ranks.tolist(), strict=True)
+        ]
+        return np.array(found, np.int64)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Longs, Longs]]:
+        """The batches of one epoch: (pieces, first chunks), shuffled."""
         rng = np.random.default_rng([self.seed, epoch])
-        if not len(self.row_ids):
+        for number in rng.permutation(self.data.index["shards"]).tolist():
+            begin, end = self.data.begins[number : number + 2].tolist()
+            yield from self._batches(self._within(begin, end - begin), rng)
+
+    def some(self, pieces: int) -> Iterator[tuple[Longs, Longs]]:
+        """Always the same batches of about so many pieces, drawn evenly from all shards; of one shard, all there are.
+
+        Shards are as their files were: one alone may hold a single style.
+        """
+        if self.data.index["shards"] == 1 or len(self) <= pieces:
+            return self.epoch(0)
+        ranks = np.linspace(0, len(self) - 1, pieces).astype(np.int64)
+        return iter(self._batches(self.numbered(ranks), np.random.default_rng([self.seed, 0])))
+
+    def _batches(self, pieces: Longs, rng: np.random.Generator) -> list[tuple[Longs, Longs]]:
+        """The batches of some pieces, shuffled."""
+        if not len(pieces):
             return []
-        offsets = rng.integers(np.minimum(self.chunks, self.data.counts(self.row_ids)))
-        rows, firsts, size = self.data.windows(self.row_ids, self.chunks, offsets, self.max_tokens)
+        offsets = rng.integers(np.minimum(self.chunks, self.data.counts(pieces)))
+        rows, firsts, size = self.data.windows(pieces, self.chunks, offsets, self.max_tokens)
         # of a piece with more than its share, a random part: rank its segments in a random order
         order = np.lexsort((rng.random(len(rows)), rows))
         sorted_rows = rows[order]
@@ -225,12 +349,12 @@ class Batches:
 
     def strangers(self, count: int, rng: np.random.Generator) -> Ints:
         """Segments `(count, C, T)` of pieces drawn at random, each piece as likely as every other."""
-        rows = rng.choice(self.row_ids, count)
+        pieces = self.numbered(rng.integers(len(self), size=count))
         firsts = []
-        for i in rows:
-            found = self.data.windows(np.array([i]), self.chunks, 0, self.max_tokens)[1]
-            firsts.append(rng.choice(found) if len(found) else self.data.rows[i].first)
-        return self.data.gather(rows, np.array(firsts), self.chunks)
+        for i in range(count):
+            found = self.data.windows(pieces[i : i + 1], self.chunks, 0, self.max_tokens)[1]
+            firsts.append(rng.choice(found) if len(found) else self.data.record(int(pieces[i]))["first"])
+        return self.data.gather(pieces, np.array(firsts), self.chunks)
 
     def __iter__(self) -> Iterator[tuple[int, int, Ints]]:
         return self.resume(0, 0)
@@ -242,12 +366,13 @@ class Batches:
         """
         empty = 0
         while True:
-            batches = self.epoch(epoch)
-            empty = 0 if batches else empty + 1
+            i = 0
+            for i, batch in enumerate(self.epoch(epoch), 1):
+                if i > position:
+                    yield epoch, i, self.data.gather(*batch, self.chunks)
+            empty = 0 if i else empty + 1
             if empty == 20:  # a few epochs of a tiny collection may be empty by the chance of their offsets
                 raise SeqVAEError(
                     f"no segment with content and at most {self.max_tokens} tokens a chunk; add more pieces"
                 )
-            for i in range(position, len(batches)):
-                yield epoch, i + 1, self.data.gather(*batches[i], self.chunks)
             epoch, position = epoch + 1, 0

@@ -6,7 +6,9 @@ and its tokenizer from, and keeps them. Refuses to know: models, losses, how a f
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from seqvae.vocabulary import Tokenizer
 
 Report = Callable[[str], None]
 Source = tuple[str, str, str, Any]  # name, style, group and the piece itself
+SPELLED = 1024  # pieces spelled at a time: many lines at once are several times faster than one by one
+LEARNED = 1 << 27  # bytes of lines at most that a vocabulary of text is learned from: a million and more sentences
 
 
 def prepare(
@@ -55,7 +59,8 @@ def prepare(
     elif kept.exists() or made is not None:
         spelled = load_tokenizer(kept)
     else:
-        spelled = make(recipe.tokenizer, lambda: (piece for *_, piece in pieces()))
+        known = (piece for *_, piece in pieces())
+        spelled = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if recipe.tokenizer.kind == "text" else known)
     if spelled.kind != recipe.tokenizer.kind:
         raise ConfigError(f"{tokenizer}: spells {spelled.kind}, and the recipe wants {recipe.tokenizer.kind}")
     shards = tokenize(recipe, pieces(), spelled, folder)
@@ -74,6 +79,26 @@ def _made_before(data: Sequence[str | Path]) -> Path | None:
     return Path(data[0]) if len(data) == 1 and (Path(data[0]) / "index.json").is_file() else None
 
 
+def evenly(lines: Iterable[str], most: int) -> list[str]:
+    """Lines of `most` bytes together at most, drawn at random, each as likely as every other; all of fewer.
+
+    To learn pieces from, which are all frequent: more lines of the same kind hardly change them, and the trainer keeps
+    in memory what it learns from. At random and not every n-th, as corpora may alternate between languages or speakers.
+    """
+    rng = random.Random(0)  # the same lines, the same vocabulary
+    kept: list[tuple[float, str]] = []
+    share, size = 1.0, 0
+    for line in lines:
+        if (drawn := rng.random()) < share:
+            kept.append((drawn, line))
+            size += len(line) + 50  # what a line takes beside its letters
+        while size > most and len(kept) > 1:
+            share /= 2
+            kept = [one for one in kept if one[0] < share]
+            size = sum(len(line) + 50 for _, line in kept)
+    return [line for _, line in kept]
+
+
 def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, folder: Path) -> TokenData:
     """Write (name, style, group, piece) to token shards in `folder`, unless they are there already."""
     about = {"tokenizer": to_dict(recipe.tokenizer)}
@@ -83,10 +108,14 @@ def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, fol
             raise ConfigError(f"{folder}: made with another tokenizer; choose another --out or delete that folder")
         return data
     writer = ShardWriter(folder, about)
-    bar = tqdm(pieces, unit="piece", disable=None, leave=False, desc="tokens")
-    for name, label, group, piece in bar:
-        writer.add(tokenizer.encode(piece), name, label, group)
-    if not writer.rows:
+    bar = iter(tqdm(pieces, unit="piece", disable=None, leave=False, desc="tokens"))
+    encode_all = getattr(tokenizer, "encode_all", None)  # what is spelled in lines has one
+    while some := list(islice(bar, SPELLED if encode_all else 1)):
+        items = [piece for *_, piece in some]
+        spelled = encode_all(items) if encode_all else map(tokenizer.encode, items)
+        for (_, label, group, _), chunks in zip(some, spelled, strict=True):
+            writer.add(chunks, label, group)
+    if not writer.pieces:
         raise SeqVAEError(f"{folder.parent}: no piece could be read, nothing to train on; look at the reasons above")
     writer.close()
     return TokenData(folder)

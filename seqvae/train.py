@@ -111,7 +111,8 @@ class Run:
         self.bf16 = half_precision(recipe.train, self.device)
         self.progress = Progress()
         self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
-        if not len(self.batches.row_ids):
+        self.held_out = self._batches("valid", 4 * recipe.train.batch_tokens, 8)
+        if not len(self.batches):
             raise SeqVAEError(f"{folder}: every piece fell into the validation splits; add more pieces")
 
     def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
@@ -337,9 +338,6 @@ class Run:
 
         Each process measures its rows of every batch, and the first what needs them all.
         """
-        batches = self._batches("valid", 4 * self.recipe.train.batch_tokens, 8).epoch(0)
-        if not batches:
-            raise SeqVAEError(f"{self.folder}: no piece fell into the validation split; add more pieces")
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         mine: list[tuple[Tensor, ...]] = []  # means, log-variances and draws
         shown: dict[int, Ints] = {}  # some tokens, and the number of the first of them
@@ -347,7 +345,7 @@ class Run:
         model = self.whole_model().eval()
         with self._fork():
             torch.manual_seed(0)
-            for rows, firsts in batches:
+            for rows, firsts in self.held_out.some(self.recipe.train.validation_segments):
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), self.ranks.count)[self.ranks.rank]
                 with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -361,6 +359,8 @@ class Run:
                 seen += len(tokens)
                 if seen >= self.recipe.train.validation_segments:
                     break
+        if not seen:
+            raise SeqVAEError(f"{self.folder}: no piece fell into the validation split; add more pieces")
         self.ranks.add([totals])
         found = [tuple(tensor.to(self.device) for tensor in one) for one in self.ranks.in_order(mine)]
         figures = self.ranks.from_first(
@@ -416,7 +416,7 @@ def _train(recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, 
     parameters = sum(p.numel() for p in run.model.parameters())
     where = run.device.type + (f" in {ranks.count} processes" if ranks.count > 1 else "")
     report(f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
-           f"{len(run.batches.row_ids)} pieces to train on")  # fmt: skip
+           f"{len(run.batches)} pieces to train on")  # fmt: skip
     if config.compile:
         run.model.compile()
     recent: list[tuple[float, ...]] = []

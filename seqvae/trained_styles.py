@@ -11,17 +11,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae import checkpoint, mixture, style
 from seqvae.codec import load
-from seqvae.dataset import TokenData, split_of
+from seqvae.dataset import Longs, TokenData, in_split
 from seqvae.model import PAD
 
 Report = Callable[[str], None]
+Floats = NDArray[np.float64]
 STYLE_PIECES = 20000  # of one style at most: its mean is known long before
 MIXTURE = 64  # groups of the mixture, where there are points enough: 16 and 256 drew sentences less like real ones
 STYLE_BATCH = 4096  # segments gathered at a time
+
+
+def pieces_of_styles(data: TokenData, rng: np.random.Generator, most: int = STYLE_PIECES) -> dict[str, Longs]:
+    """At most so many pieces of each style of the training split, drawn at random; in order, and shard by shard."""
+    kept: dict[int, tuple[Floats, Longs]] = {}  # those that drew the smallest numbers so far
+    for number in range(data.index["shards"]):
+        shard = data.shard(number)
+        trained = np.flatnonzero(in_split(shard.pieces["group"], "train"))
+        styles, drawn = shard.pieces["style"][trained], rng.random(len(trained))
+        for one in np.unique(styles).tolist():
+            before, pieces = kept.get(one, (np.zeros(0), np.zeros(0, np.int64)))
+            draws = np.concatenate([before, drawn[styles == one]])
+            pieces = np.concatenate([pieces, shard.begin + trained[styles == one]])
+            least = np.argsort(draws)[:most]
+            kept[one] = draws[least], pieces[least]
+    return {data.styles[one]: np.sort(pieces) for one, (_, pieces) in kept.items()}
 
 
 def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16) -> None:
@@ -31,20 +49,16 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     """
     codec = load(folder)
     rng = np.random.default_rng(0)
-    by_style: dict[str, list[int]] = {}
-    for number, row in enumerate(data.rows):
-        if split_of(row.group) == "train":
-            by_style.setdefault(row.style, []).append(number)
     latents: dict[str, list[Tensor]] = {}
     draws: list[Tensor] = []  # of the posteriors: what the mixture is to be like, wider than their means
     generator = torch.Generator().manual_seed(0)
-    for name, numbers in sorted(by_style.items()):
-        chosen = np.sort(rng.permutation(numbers)[:STYLE_PIECES])
+    for name, chosen in sorted(pieces_of_styles(data, rng).items()):
         pieces, firsts, _ = data.windows(chosen, codec.chunks)
         # of each piece some segments in a row: rank them within the piece, and begin at a place of its own
         rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)
         count = np.searchsorted(pieces, pieces, side="right") - np.searchsorted(pieces, pieces)
-        begin = (rng.random(len(data.rows))[pieces] * np.maximum(1, count - segments + 1)).astype(np.int64)
+        place = rng.random(len(chosen))[np.searchsorted(chosen, pieces)]
+        begin = (place * np.maximum(1, count - segments + 1)).astype(np.int64)
         kept = (rank >= begin) & (rank < begin + segments)
         pieces, firsts = pieces[kept], firsts[kept]
         means: list[Tensor] = []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
 import sys
-from itertools import islice, pairwise
+import weakref
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seqvae import dataset
-from seqvae.dataset import Batches, ShardWriter, Split, TokenData, fetched, split_of
+from seqvae.dataset import Batches, ShardWriter, Split, TokenData, fetched, in_split, split_of
 from seqvae.errors import ReadError, SeqVAEError
 
 Ints = NDArray[np.int32]
@@ -37,10 +41,14 @@ def random_pieces(count: int, seed: int = 0) -> list[Piece]:
     ]
 
 
+def title_of(name: str) -> str:
+    return name.partition(" take")[0]
+
+
 def write(folder: Path, pieces: list[Piece]) -> TokenData:
     writer = ShardWriter(folder, {"about": "test"})
     for name, chunks in pieces:
-        writer.add(chunks, name, "rock", name.partition(" take")[0])
+        writer.add(chunks, "rock", title_of(name))
     writer.close()
     return TokenData(folder)
 
@@ -63,6 +71,30 @@ def batches(data: TokenData, split: Split = "train", **changes: Any) -> Batches:
     return Batches(data, split, **{**settings, **changes})
 
 
+def records(data: TokenData) -> list[tuple[int, ...]]:
+    """What is known of every piece."""
+    return [tuple(data.record(i).tolist()) for i in range(len(data))]
+
+
+def first_of(data: TokenData, piece: int) -> int:
+    return int(data.record(piece)["first"])
+
+
+def row_ids(source: Batches) -> list[int]:
+    """The pieces of the split."""
+    found: list[int] = source.numbered(np.arange(len(source))).tolist()
+    return found
+
+
+def digest(source: Batches, count: int = 60) -> str:
+    """What the first batches are, and some strangers."""
+    found = hashlib.sha256()
+    for epoch, position, tokens in islice(source, count):
+        found.update(np.array([epoch, position, *tokens.shape], np.int64).tobytes() + tokens.tobytes())
+    found.update(source.strangers(20, np.random.default_rng(5)).tobytes())
+    return found.hexdigest()[:16]
+
+
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
@@ -80,6 +112,14 @@ def test_a_group_has_one_split_for_ever() -> None:
     assert {name: split_of(name) for name in known} == known
 
 
+def test_a_split_follows_from_the_number_alone() -> None:
+    names = [f"group {i}" for i in range(3000)]
+    numbers = np.array([dataset._number(name) for name in names], np.uint64)
+    splits: tuple[Split, ...] = ("train", "valid", "test")
+    for split in splits:
+        assert in_split(numbers, split).tolist() == [split_of(name) == split for name in names]
+
+
 def test_holding_out_more_keeps_what_was_held_out() -> None:
     for i in range(2000):
         if split_of(f"group {i}", 0.1) != "train":
@@ -88,11 +128,11 @@ def test_holding_out_more_keeps_what_was_held_out() -> None:
 
 def test_no_group_is_in_two_splits(data: TokenData, pieces: list[Piece]) -> None:
     splits: tuple[Split, ...] = ("train", "valid", "test")
-    by_split = [{data.rows[i].group for i in batches(data, split).row_ids} for split in splits]
+    by_split = [{title_of(pieces[i][0]) for i in row_ids(batches(data, split))} for split in splits]
     assert all(map(len, by_split))
     assert sum(map(len, by_split)) == len(set.union(*by_split)) == len(pieces) / 3
-    for i in batches(data, "valid").row_ids:
-        assert split_of(data.rows[i].group) == "valid"
+    for split, titles in zip(splits, by_split, strict=True):
+        assert {split_of(title) for title in titles} == {split}
 
 
 # --- shards -----------------------------------------------------------------------------------------------------------
@@ -101,13 +141,13 @@ def test_no_group_is_in_two_splits(data: TokenData, pieces: list[Piece]) -> None
 def test_gather_gives_what_was_written(data: TokenData, pieces: list[Piece]) -> None:
     assert data.index["shards"] > 3
     assert data.index["about"] == "test"
-    assert [row.name for row in data.rows] == [name for name, _ in pieces]
+    assert len(data) == len(pieces)
     places = [(i, c) for i, (_, chunks) in enumerate(pieces) for c in range(len(chunks))]
     order = np.random.default_rng(0).permutation(len(places))
     for group in np.array_split(order, 7):
         chosen = [places[j] for j in group]
         row_ids = np.array([i for i, _ in chosen])
-        firsts = np.array([data.rows[i].first + c for i, c in chosen])
+        firsts = np.array([first_of(data, i) + c for i, c in chosen])
         tokens = data.gather(row_ids, firsts, SEGMENT)
         for (i, c), segment in zip(chosen, tokens, strict=True):
             written = pieces[i][1][c : c + SEGMENT]
@@ -122,21 +162,43 @@ def test_counts_and_sizes_are_those_written(data: TokenData, pieces: list[Piece]
     assert data.counts(np.arange(len(pieces))).tolist() == [len(chunks) for _, chunks in pieces]
     rows, firsts, sizes = data.windows(np.arange(len(pieces)), 1)
     for i, first, size in zip(rows, firsts, sizes, strict=True):
-        assert size == len(pieces[i][1][first - data.rows[i].first])
+        assert size == len(pieces[i][1][first - first_of(data, i)])
     assert len(rows) == sum(len(chunk) > 1 for _, chunks in pieces for chunk in chunks)
 
 
-def test_one_shard_and_many_are_the_same_to_the_reader(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
+def test_many_shards_hold_what_one_holds(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
     alone = write(tmp_path, pieces)
     assert alone.index["shards"] == 1
-    for (e, i, a), (f, j, b) in islice(zip(batches(data), batches(alone), strict=False), 30):
-        assert (e, i) == (f, j)
-        assert a.tolist() == b.tolist()
+    assert row_ids(batches(data)) == row_ids(batches(alone))
+    many, one = (data.windows(np.arange(len(pieces)), SEGMENT) for data in (data, alone))
+    assert many[0].tolist() == one[0].tolist()
+    assert many[2].tolist() == one[2].tolist()
+    a, b = (whole.gather(found[0], found[1], SEGMENT) for whole, found in ((data, many), (alone, one)))
+    assert a.tolist() == b.tolist()
+
+
+def test_an_index_of_the_first_version_is_read(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "SHARD_TOKENS", 2000)
+        write(tmp_path, pieces)
+    rows = []
+    for i, (name, chunks) in enumerate(pieces):
+        shard = int(np.searchsorted(data.begins, i, side="right")) - 1
+        about = {"name": name, "style": "rock", "group": title_of(name)}
+        rows.append({**about, "shard": shard, "first": first_of(data, i), "chunks": len(chunks)})
+    for path in tmp_path.glob("*.pieces.npy"):
+        path.unlink()
+    old = {"version": 1, "about": "test", "shards": data.index["shards"], "pieces": rows}
+    (tmp_path / "index.json").write_text(json.dumps(old))
+    read = TokenData(tmp_path)
+    assert records(read) == records(data)
+    assert read.styles == data.styles == ["rock"]
+    assert digest(batches(read)) == digest(batches(data))
 
 
 def test_what_was_not_closed_is_not_there(tmp_path: Path, pieces: list[Piece]) -> None:
     writer = ShardWriter(tmp_path, {})
-    writer.add(pieces[0][1], "a", "rock", "a")
+    writer.add(pieces[0][1], "rock", "a")
     with pytest.raises(ReadError) as caught:
         TokenData(tmp_path)
     assert str(tmp_path) in str(caught.value)
@@ -177,19 +239,18 @@ def test_every_window_is_seen_once_an_epoch(data: TokenData) -> None:
     for epoch in range(3):
         windows = seen(source, epoch)
         assert len(windows) == len(set(windows))
-        for i in source.row_ids:
-            row = data.rows[i]
-            mine = sorted(first - row.first for j, first in windows if j == i)
+        for i in row_ids(source):
+            mine = sorted(first - first_of(data, i) for j, first in windows if j == i)
             assert all((b - a) % SEGMENT == 0 for a, b in pairwise(mine)), "no chunk is in two windows"
             if not mine:
                 continue  # the offset left out all there is in a short piece
             offset = mine[0] % SEGMENT
-            assert mine == [w - row.first for w in data.windows(np.array([i]), SEGMENT, offset, 400)[1]]
+            assert mine == [w - first_of(data, i) for w in data.windows(np.array([i]), SEGMENT, offset, 400)[1]]
 
 
 def test_offsets_change_from_epoch_to_epoch(data: TokenData) -> None:
     source = batches(data)
-    i = max(source.row_ids, key=lambda j: data.rows[j].chunks)
+    i = max(row_ids(source), key=lambda j: int(data.record(j)["chunks"]))
     offsets = {next(first for j, first in seen(source, e) if j == i) % SEGMENT for e in range(12)}
     assert len(offsets) > 1
 
@@ -227,8 +288,8 @@ def test_shards_elsewhere_are_fetched_once(tmp_path: Path) -> None:
     storage = put(tmp_path / "made", url)
     folder = fetched(url, tmp_path / "cache")
     data = TokenData(folder)
-    assert data.rows == made.rows
-    assert isinstance(data.tokens[0], np.memmap)
+    assert records(data) == records(made)
+    assert isinstance(data.shard(0).tokens.base, np.memmap)
     assert (folder / "tokenizer" / "tokenizer.json").is_file()
     storage.rm(f"{tmp_path}/data/shard-00000.tokens.npy")
     assert fetched(f"{url}/", tmp_path / "cache") == folder
@@ -240,7 +301,7 @@ def test_shards_elsewhere_are_fetched_once(tmp_path: Path) -> None:
         fetched(url, tmp_path / "cache")
     (tmp_path / "late.npy").rename(tmp_path / "new" / "shard-00000.ends.npy")
     put(tmp_path / "new", url)
-    assert TokenData(fetched(url, tmp_path / "cache")).rows == made.rows, "made anew, fetched anew"
+    assert records(TokenData(fetched(url, tmp_path / "cache"))) == records(made), "made anew, fetched anew"
     assert len(list((tmp_path / "cache" / "shards").iterdir())) == 2, "and nothing half fetched stays"
 
 
@@ -283,12 +344,67 @@ def first_batches(source: Batches, epoch: int, position: int, count: int) -> lis
 def test_the_order_follows_from_seed_and_epoch(data: TokenData) -> None:
     assert first_batches(batches(data), 0, 0, 40) == first_batches(batches(data), 0, 0, 40)
     assert first_batches(batches(data), 0, 0, 5) != first_batches(batches(data, seed=2), 0, 0, 5)
-    one, two = batches(data).epoch(0), batches(data).epoch(1)
+    one, two = list(batches(data).epoch(0)), list(batches(data).epoch(1))
     assert [rows.tolist() for rows, _ in one] != [rows.tolist() for rows, _ in two]
 
 
+def test_the_order_of_one_shard_is_what_it_was(pieces: list[Piece], tmp_path: Path) -> None:
+    # pinned before there was an order of shards: runs begun then are taken up to the bit
+    data = write(tmp_path, pieces)
+    assert digest(batches(data)) == "fa9aec6ec16d1705"
+    assert digest(batches(data, max_windows=2)) == "737c86d6abffb171"
+    assert digest(batches(data, "valid", chunks=1, max_tokens=11, batch_tokens=60)) == "40b82ca174e66261"
+    drawn = [(rows.tolist(), firsts.tolist()) for rows, firsts in batches(data, max_windows=2).epoch(1)]
+    assert drawn[:2] == [([21, 12, 14, 76], [223, 155, 173, 867]), ([30, 5, 40, 49], [335, 59, 457, 563])]
+
+
+def test_an_epoch_goes_from_shard_to_shard_in_a_random_order(data: TokenData) -> None:
+    orders = []
+    for epoch in range(3):
+        shards = [np.searchsorted(data.begins, rows, side="right") - 1 for rows, _ in batches(data).epoch(epoch)]
+        assert all(len(set(one.tolist())) == 1 for one in shards), "no batch needs two"
+        orders.append([number for number, _ in groupby(int(one[0]) for one in shards)])
+        assert sorted(orders[-1]) == list(range(data.index["shards"])), "none is come back to"
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_some_batches_are_drawn_from_all_shards(data: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "BLOCK", 4)
+    source = batches(data, max_windows=1)
+    found = [np.concatenate(both) for both in zip(*source.some(40), strict=True)]
+    assert 35 <= len(found[0]) <= 40, "an offset may leave nothing of a piece"
+    assert set(found[0].tolist()) <= set(row_ids(source))
+    shards = np.bincount(np.searchsorted(data.begins, found[0], side="right") - 1)
+    assert shards.min() > 0
+    assert [rows.tolist() for rows, _ in source.some(40)] == [rows.tolist() for rows, _ in source.some(40)]
+    assert len(list(source.some(1000))) == len(list(source.epoch(0))), "all that there is"
+
+
+def test_every_piece_is_a_stranger_as_often(data: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "BLOCK", 4)
+    source = batches(data)
+    assert row_ids(source) == row_ids(batches(data))
+    drawn: list[int] = []
+    monkeypatch.setattr(data, "gather", lambda pieces, firsts, chunks: drawn.extend(pieces.tolist()))
+    source.strangers(4000, np.random.default_rng(0))
+    counts = np.unique(drawn, return_counts=True)[1]
+    assert len(counts) == len(source)
+    mean = 4000 / len(source)
+    assert np.abs(counts - mean).max() < 5 * np.sqrt(mean)
+
+
+def test_one_shard_is_mapped_at_a_time(data: TokenData) -> None:
+    mapped = weakref.WeakSet[Any]()
+    source = batches(data)
+    for rows, firsts in source.epoch(0):
+        data.gather(rows, firsts, SEGMENT)
+        mapped.add(data.shard(int(np.searchsorted(data.begins, rows[0], side="right")) - 1))
+        gc.collect()
+        assert len(mapped) == 1
+
+
 def test_an_epoch_can_be_taken_up_anywhere(data: TokenData) -> None:
-    length = len(batches(data).epoch(0))
+    length = len(list(batches(data).epoch(0)))
     straight = first_batches(batches(data), 0, 0, 2 * length + 5)
     assert straight[length - 1][:2] == (0, length)
     assert straight[length][:2] == (1, 1)
@@ -299,7 +415,7 @@ def test_an_epoch_can_be_taken_up_anywhere(data: TokenData) -> None:
 
 def test_a_split_without_pieces_has_no_batches(tmp_path: Path) -> None:
     data = write(tmp_path, [("yesterday", [np.array([5, EOS], np.int32)])])
-    assert batches(data, "valid").epoch(0) == []
+    assert list(batches(data, "valid").epoch(0)) == []
     with pytest.raises(SeqVAEError, match="add more pieces"):
         next(iter(batches(data, "valid")))
 

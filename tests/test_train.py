@@ -20,14 +20,14 @@ from conftest import SENTENCES, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import checkpoint, objective, shards, style, train
+from seqvae import checkpoint, dataset, objective, shards, style, train
 from seqvae.config import Recipe, TokenizerConfig, TrainConfig
 from seqvae.dataset import TokenData, split_of
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.objective import Loss
 from seqvae.train import Run, rate_at
-from seqvae.trained_styles import fit_styles
+from seqvae.trained_styles import fit_styles, pieces_of_styles
 from seqvae.validation import collapsed
 
 Start = Callable[..., Path]
@@ -83,6 +83,11 @@ def check_same(a: Path, b: Path) -> None:
     assert different == []
     assert progress == other
     assert lines(a, "valid") == lines(b, "valid")[-len(lines(a, "valid")) :]
+
+
+def records(data: TokenData) -> list[tuple[int, ...]]:
+    """What is known of every piece."""
+    return [tuple(data.record(i).tolist()) for i in range(len(data))]
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
@@ -344,7 +349,7 @@ def test_shards_that_are_there_are_not_made_again(tokenizer: MidiTokenizer, tmp_
 
     first = shards.tokenize(Recipe(), pieces(), tokenizer, tmp_path / "data")
     again = shards.tokenize(Recipe(), none(), tokenizer, tmp_path / "data")
-    assert first.rows == again.rows
+    assert records(first) == records(again)
     with pytest.raises(ConfigError, match="another tokenizer"):
         shards.tokenize(Recipe(tokenizer=TokenizerConfig(max_steps=96)), none(), tokenizer, tmp_path / "data")
 
@@ -360,13 +365,25 @@ def test_shards_made_before_are_taken_as_they_are(
     fsspec.filesystem("memory").put(f"{tmp_path}/made/", f"{tmp_path}/data", recursive=True)
     for data in (tmp_path / "made", str(tmp_path / "made"), url, f"{url}/"):
         again, same, skipped = shards.prepare(recipe, [data], tmp_path / "run")
-        assert (again.rows, same.vocab_size, skipped) == (made.rows, tokenizer.vocab_size, [])
-        assert isinstance(again.tokens[0], np.memmap)
+        assert (records(again), same.vocab_size, skipped) == (records(made), tokenizer.vocab_size, [])
+        assert isinstance(again.shard(0).tokens.base, np.memmap)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="stands alone"):
         shards.prepare(recipe, [url, tmp_path / "all.txt"], tmp_path / "run")
     with pytest.raises(ConfigError, match="another tokenizer"):
         shards.prepare(replace(recipe, tokenizer=TokenizerConfig(kind="text")), [url], tmp_path)
+
+
+def test_a_vocabulary_is_learned_from_lines_drawn_evenly() -> None:
+    lines = [f"line {i}" for i in range(10000)]
+    assert shards.evenly(lines, shards.LEARNED) == lines, "all of few"
+    drawn = shards.evenly(iter(lines), 60 * 1000)
+    assert drawn == shards.evenly(iter(lines), 60 * 1000)
+    numbers = [int(line.split()[1]) for line in drawn]
+    assert 400 < len(numbers) <= 1100
+    assert numbers == sorted(numbers)
+    each = np.bincount([number // 1000 for number in numbers], minlength=10)
+    assert np.abs(each - len(numbers) / 10).max() < 5 * math.sqrt(len(numbers) / 10)
 
 
 def test_only_one_process_makes_the_shards(tmp_path: Path, small_recipe: Recipe) -> None:
@@ -376,7 +393,8 @@ def test_only_one_process_makes_the_shards(tmp_path: Path, small_recipe: Recipe)
         shards.prepare(recipe, [tmp_path / "all.txt"], tmp_path / "made", make_them=False)
     assert not (tmp_path / "made").exists()
     made = shards.prepare(recipe, [tmp_path / "all.txt"], tmp_path / "made")[0]
-    assert shards.prepare(recipe, ["gone"], tmp_path / "made", make_them=False)[0].rows == made.rows
+    again = shards.prepare(recipe, ["gone"], tmp_path / "made", make_them=False)[0]
+    assert records(again) == records(made)
 
 
 def test_nothing_to_read_is_an_error_in_one_line(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
@@ -388,11 +406,16 @@ def test_nothing_to_read_is_an_error_in_one_line(tokenizer: MidiTokenizer, tmp_p
 # --- styles -----------------------------------------------------------------------------------------------------------
 
 
-def test_styles_are_fitted_on_what_was_trained_on(trained: Trained, collection: Path, tmp_path: Path) -> None:
+def test_styles_are_fitted_on_what_was_trained_on(
+    trained: Trained, tokenizer: MidiTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(shutil.copytree(trained.best, tmp_path / "best"))
-    data = TokenData(collection)
-    for row in data.rows[:6]:
-        object.__setattr__(row, "style", "jazz")
+    titles = [f"song {i}" for i in range(1000) if split_of(f"song {i}") == "train"][:12]
+    pieces = [(title, "jazz" if i < 6 else "rock", title, groove(i)) for i, title in enumerate(titles)]
+    pieces += [("", "jazz", f"song {i}", groove(i)) for i in range(100) if split_of(f"song {i}") != "train"]
+    monkeypatch.setattr(dataset, "SHARD_TOKENS", 500)
+    data = shards.tokenize(Recipe(), pieces, tokenizer, tmp_path / "data")
+    assert data.index["shards"] > 3
     fit_styles(folder, data, lambda line: None)
     codec = seqvae.load(folder)
     assert set(codec.styles) == {"all", "rock", "jazz"}
@@ -402,6 +425,22 @@ def test_styles_are_fitted_on_what_was_trained_on(trained: Trained, collection: 
     torch.testing.assert_close(codec.styles["jazz"].mean, expected.mean, rtol=1e-3, atol=1e-3)
     weights, before = checkpoint.load(folder).model.state_dict(), checkpoint.load(trained.best).model.state_dict()
     assert all(torch.equal(weights[name], before[name]) for name in before), "the model is the same"
+
+
+def test_of_a_style_so_many_pieces_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "SHARD_TOKENS", 200)
+    writer = dataset.ShardWriter(tmp_path, {})
+    for i in range(300):
+        writer.add([np.array([5, 2], np.int32)], "rare" if i % 30 == 0 else "many", f"song {i}")
+    writer.close()
+    found = pieces_of_styles(TokenData(tmp_path), np.random.default_rng(0), 40)
+    trained = [i for i in range(300) if split_of(f"song {i}") == "train"]
+    assert found["rare"].tolist() == [i for i in trained if i % 30 == 0]
+    many = found["many"].tolist()
+    assert len(many) == 40 == len(set(many) & {i for i in trained if i % 30})
+    assert many == sorted(many)
+    assert many[0] < 40
+    assert many[-1] > 260
 
 
 def test_two_processes_do_not_train_in_one_folder(
