@@ -1,7 +1,7 @@
 """What a model says of a piece: how likely each token is, and where the piece lies in the latent space.
 
 Knows: the evidence for and against one piece, and how that of windows is joined. Refuses to know: how much evidence is
-enough to call a piece anomalous (detector.py), files, the terminal.
+enough to call a piece anomalous (calibration.py), files, the terminal.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 
 
 
 def latents(codec: Codec, pieces: Iterable[Any]) -> list[Tensor]:
-    """Posterior means `(S, D)` of every piece as the encoder gives them, which are those of `Evidence`."""
+    """Posterior means `(S, D)` of every piece as the encoder gives them, which are those of `Evidence`.
+
+    Raises ReadError for a piece that cannot be read.
+    """
     split = [codec.segments(codec.form.read(piece)) for piece in pieces]
     means = codec.posteriors([segment for piece in split for segment in piece]).mean
     return list(torch.split(means, [len(piece) for piece in split]))

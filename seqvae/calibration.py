@@ -41,7 +41,7 @@ TAIL = 0.1  # share of the figures that are their tail
 TAILS = 250  # pieces whose figures tell the tails, at most
 RANK = 128  # directions of the latent space that distances are measured in, the widest
 LATENTS = 1 << 19  # numbers of latents kept, at most
-RUN = 64  # tokens
+RUN = 64  # tokens in a row that `familiar` looks at
 DIGITS = 3  # of a figure: whoever is the same comes out the same to a few last digits, which must not decide anything
 LEAST = 6  # pieces to calibrate on
 
@@ -85,7 +85,9 @@ class Calibration:
     normal: Doubles
     """`(N,)`: scores of normal pieces, sorted; the only part that p-values are counted from."""
 
-    _seen: WeakKeyDictionary[Evidence, dict[Score, float]] = field(default_factory=WeakKeyDictionary, repr=False)
+    _seen: WeakKeyDictionary[Evidence, dict[Score, float]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
     """Scores of evidence that is still held: logs repeat themselves."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,6 +140,10 @@ class Calibration:
         if rank < 1:
             return -math.inf
         return float(self.normal[rank - 1]) if rank <= len(self.normal) else math.inf
+
+    def quantile(self, contamination: float) -> float:
+        """Scores below this are such a share of the normal pieces."""
+        return float(np.quantile(self.normal, contamination))
 
     def tensors(self) -> dict[str, Tensor]:
         """For a file."""
@@ -195,7 +201,7 @@ def fit(
     rows = [np.append(given[i][0], -empty.distance(given[i][1])) for i in order]
     some = min(TAILS, third)
     half = replace(empty, tails=np.sort(np.stack(rows[:some]), 0))
-    return replace(half, _seen=WeakKeyDictionary(), normal=np.sort([half._scores(row)[score] for row in rows[some:]]))
+    return replace(half, normal=np.sort([half._scores(row)[score] for row in rows[some:]]))
 
 
 def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -254,16 +260,21 @@ class Settings:
     """The pieces it was fitted on, in words."""
 
 
-def save(calibration: Calibration, settings: Settings, folder: Path) -> None:
-    """Write a detector's folder, replacing one that is there; raises SeqVAEError if it cannot be written.
-
-    A folder with anything else in it is refused: it may be the model's.
-    """
+def refuse(folder: Path) -> None:
+    """Raise SeqVAEError for what is there and is no folder of a detector alone: it may be the model's."""
     files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if folder.exists() and (
         not folder.is_dir() or not folder.name or files - {"detector.json", "calibration.safetensors"}
     ):
-        raise SeqVAEError(f"{folder}: is there and is no folder of a detector alone; choose another")
+        raise SeqVAEError(f"{folder}: is there and is no folder of a detector alone; choose another -o")
+
+
+def save(calibration: Calibration, settings: Settings, folder: Path) -> None:
+    """Write a detector's folder, replacing one that is there; raises SeqVAEError if it cannot be written.
+
+    A folder with anything else in it is refused; see `refuse`.
+    """
+    refuse(folder)
     weights = _weights(settings.model)
     facts = {"format": FORMAT, "weights": weights, "score": calibration.score, **settings.__dict__}
     if not math.isfinite(settings.threshold):

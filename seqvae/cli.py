@@ -19,7 +19,7 @@ import typer
 
 from seqvae import detect, terminal, workshop
 from seqvae.errors import SeqVAEError, UsageError
-from seqvae.terminal import Json, Model, Seed, tell, verb
+from seqvae.terminal import Inputs, Json, Model, Seed, tell, verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,15 +54,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 # --- options that several verbs have ----------------------------------------------------------------------------------
 
-Inputs = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="INPUT",
-        help="Music files, folders of them, or corpus:NAME; of text a sentence, @FILE with one a line, or - for "
-        "standard input, which is also read where there is no argument.",
-        show_default=False,
-    ),
-]
 Out = Annotated[
     str | None,
     typer.Option(

@@ -66,7 +66,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, binding: Binding) -> None:
         super().__init__()
         self.binding = binding
-        self.chunks = config.chunks
+        self.chunks, self.width = config.chunks, config.width
         self.conduct = nn.Linear(config.latent, config.chunks * config.width)
         self.code = nn.Sequential(Residual(config.width, 2), Residual(config.width, 2), nn.LayerNorm(config.width))
         self.answer = Residual(config.width, 1)
@@ -84,7 +84,7 @@ class Decoder(nn.Module):
 
     def codes(self, z: Tensor) -> Tensor:
         """`z (B, D)` to one code a chunk, `(B, C, W)`."""
-        out: Tensor = self.code(self.conduct(z).view(len(z), self.chunks, -1))
+        out: Tensor = self.code(self.conduct(z).view(-1, self.chunks, self.width))
         return out
 
     def start(self, code: Tensor) -> Cache:
@@ -156,7 +156,7 @@ class RecurrentWriter(nn.Module):
 
     def start(self, code: Tensor) -> Cache:
         """First hidden and cell states, each `(L, N, H)`."""
-        states = self.first(code).view(len(code), 2, self.layers, -1).permute(1, 2, 0, 3)
+        states = self.first(code).view(-1, 2, self.layers, self.lstm.hidden_size).permute(1, 2, 0, 3)
         return [states[0].tanh().contiguous(), states[1].contiguous()]
 
     def forward(self, inputs: Tensor, answer: Tensor, here: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:

@@ -21,7 +21,7 @@ import typer
 
 from seqvae import terminal
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
-from seqvae.terminal import Json, Model, Seed, tell, verb
+from seqvae.terminal import Inputs, Json, Model, Seed, tell, verb
 
 if TYPE_CHECKING:
     from seqvae.anomaly import Evidence
@@ -99,17 +99,14 @@ def fit(
     if p_value is not None and contamination is not None:
         raise UsageError("--p-value and --contamination both say what is anomalous; give one of them")
     wanted = 0.01 if p_value is None else p_value
-    ours = {"detector.json", "calibration.safetensors"}
-    if out.exists() and (not out.is_dir() or not out.name or {path.name for path in out.iterdir()} - ours):
-        raise SeqVAEError(f"{out}: is there and is no folder of a detector alone; choose another -o")
+    from seqvae import anomaly, calibration
     from seqvae.kinds import kind_of, load
 
+    calibration.refuse(out)
     kind = kind_of(model)
     pieces = _normal(kind, inputs or [])
     near = kind.members(known) if known else None
     codec = load(model)
-    from seqvae import anomaly, calibration
-
     given = 0
 
     def evidence() -> Iterator[Evidence]:
@@ -120,12 +117,7 @@ def fit(
 
     latents = [] if near is None else anomaly.latents(codec, near)
     found = calibration.fit(evidence(), score, latents, seed)
-    if contamination is None:
-        threshold = found.threshold(wanted)
-    else:
-        import numpy as np
-
-        threshold = float(np.quantile(found.normal, contamination))
+    threshold = found.threshold(wanted) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
         enough = _enough(wanted, bool(latents), calibration.TAILS)
         raise SeqVAEError(
@@ -184,15 +176,7 @@ def _least(found: Calibration) -> str:
     "seqvae detect score --detector hdfs.detector -m runs/hdfs/best < sessions.txt",
 )
 def score(
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="Music files, folders of them, or corpus:NAME; of text a sentence or session, @FILE with one a line, "
-            "or - for standard input, which is also read where there is no argument.",
-            show_default=False,
-        ),
-    ] = None,
+    inputs: Inputs = None,
     detector: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder that `detect fit` wrote.", show_default=False)
     ] = None,

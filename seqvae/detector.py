@@ -72,7 +72,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         if self.contamination == "auto":
             self.offset_ = self.calibration_.threshold(self.p_value)
         else:
-            self.offset_ = float(np.quantile(self.calibration_.normal, self.contamination))
+            self.offset_ = self.calibration_.quantile(self.contamination)
         return self
 
     def _evidence(self, X: Sequence[Any]) -> Iterable[anomaly.Evidence]:

@@ -116,7 +116,7 @@ class _Encode(nn.Module):
 
 
 class _Start(nn.Module):
-    """`Decoder.codes` and `Decoder.start`, without `len`, which a trace takes for a number that never changes."""
+    """Codes and first caches, rows first."""
 
     def __init__(self, model: SequenceVAE) -> None:
         super().__init__()
@@ -124,10 +124,9 @@ class _Start(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         config, decoder = self.config, self.decoder
-        code = decoder.code(decoder.conduct(z).view(-1, config.chunks, config.width)).flatten(0, 1)
+        code = decoder.codes(z).flatten(0, 1)
         if isinstance(decoder.writer, RecurrentWriter):
-            states = decoder.writer.first(code).view(-1, 2, config.layers, config.hidden)
-            return code, states[:, 0].tanh(), states[:, 1]
+            return code, *(part.transpose(0, decoder.writer.batch_axis) for part in decoder.start(code))
         nothing = code.new_zeros(code.shape[0], config.heads, 0, config.hidden // config.heads)
         return code, *(nothing.clone() for _ in range(2 * config.layers))
 

@@ -79,6 +79,15 @@ def probability(value: float) -> float:
     return value
 
 
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="Music files, folders of them, or corpus:NAME; of text a sentence or session, @FILE with one a line, or - "
+        "for standard input, which is also read where there is no argument.",
+        show_default=False,
+    ),
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="A released name, a checkpoint folder or a Hub id.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
