@@ -22,7 +22,7 @@ from seqvae.tokenizer import load_tokenizer, make
 from seqvae.vocabulary import Tokenizer
 
 Report = Callable[[str], None]
-Source = tuple[str, str, str, Any]  # name, style, group and the piece itself
+Source = tuple[str, str, Any]  # style, group and the piece itself
 SPELLED = 1024  # pieces spelled at a time: many lines at once are several times faster than one by one
 LEARNED = 1 << 27  # bytes of lines at most that a vocabulary of text is learned from: a million and more sentences
 
@@ -100,7 +100,7 @@ def evenly(lines: Iterable[str], most: int) -> list[str]:
 
 
 def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, folder: Path) -> TokenData:
-    """Write (name, style, group, piece) to token shards in `folder`, unless they are there already."""
+    """Write (style, group, piece) to token shards in `folder`, unless they are there already."""
     about = {"tokenizer": to_dict(recipe.tokenizer)}
     if (folder / "index.json").exists():
         data = TokenData(folder)
@@ -113,7 +113,7 @@ def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, fol
     while some := list(islice(bar, SPELLED if encode_all else 1)):
         items = [piece for *_, piece in some]
         spelled = encode_all(items) if encode_all else map(tokenizer.encode, items)
-        for (_, label, group, _), chunks in zip(some, spelled, strict=True):
+        for (label, group, _), chunks in zip(some, spelled, strict=True):
             writer.add(chunks, label, group)
     if not writer.pieces:
         raise SeqVAEError(f"{folder.parent}: no piece could be read, nothing to train on; look at the reasons above")
@@ -128,7 +128,7 @@ def _music(data: Sequence[Path], skipped: list[ReadError], report: Report) -> It
             skipped.append(piece)
             report(f"skipped: {piece}")
         else:
-            yield piece.name or path.stem, _style(path, data), collection.title(path), piece
+            yield _style(path, data), collection.title(path), piece
 
 
 def _lines(data: Sequence[Path]) -> Iterator[Source]:
@@ -136,7 +136,7 @@ def _lines(data: Sequence[Path]) -> Iterator[Source]:
     for path in text.find(data):
         for line in text.read_lines(path):
             if line.strip():
-                yield "", text.style_of(path), text.title(line), line
+                yield text.style_of(path), text.title(line), line
 
 
 def _style(path: Path, roots: Sequence[Path]) -> str:

@@ -107,7 +107,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenize
     for i in range(1000):
         titles[split_of(f"song {i}")].append(f"song {i}")
     chosen = titles["train"][:12] + titles["valid"][:4]
-    pieces = [(title, "rock", title, groove(i)) for i, title in enumerate(chosen)]
+    pieces = [("rock", title, groove(i)) for i, title in enumerate(chosen)]
     folder = tmp_path_factory.mktemp("collection")
     shards.tokenize(Recipe(), pieces, tokenizer, folder)
     return folder

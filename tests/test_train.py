@@ -275,7 +275,7 @@ def test_a_posterior_that_says_nothing_has_collapsed() -> None:
 
 def test_validation_needs_pieces(tokenizer: MidiTokenizer, short: Recipe, tmp_path: Path) -> None:
     titles = [f"song {i}" for i in range(20) if split_of(f"song {i}") == "train"]
-    pieces = [(title, "rock", title, groove(i)) for i, title in enumerate(titles[:4])]
+    pieces = [("rock", title, groove(i)) for i, title in enumerate(titles[:4])]
     written = shards.tokenize(short, pieces, tokenizer, tmp_path / "data")
     with pytest.raises(SeqVAEError, match="validation split; add more pieces"):
         train.train(short, written, tokenizer, tmp_path / "run", resume=False, report=lambda line: None)
@@ -283,7 +283,7 @@ def test_validation_needs_pieces(tokenizer: MidiTokenizer, short: Recipe, tmp_pa
 
 def test_training_needs_pieces(tokenizer: MidiTokenizer, short: Recipe, tmp_path: Path) -> None:
     title = next(f"song {i}" for i in range(1000) if split_of(f"song {i}") == "valid")
-    written = shards.tokenize(short, [(title, "rock", title, groove(0))], tokenizer, tmp_path / "data")
+    written = shards.tokenize(short, [("rock", title, groove(0))], tokenizer, tmp_path / "data")
     with pytest.raises(SeqVAEError, match="add more pieces"):
         train.train(short, written, tokenizer, tmp_path / "run", resume=False, report=lambda line: None)
 
@@ -341,7 +341,7 @@ def test_without_a_warm_up_it_starts_at_the_top() -> None:
 
 def test_shards_that_are_there_are_not_made_again(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
     def pieces() -> Any:
-        yield "a", "rock", "a", groove(1)
+        yield "rock", "a", groove(1)
 
     def none() -> Any:
         raise AssertionError("read again")
@@ -411,8 +411,8 @@ def test_styles_are_fitted_on_what_was_trained_on(
 ) -> None:
     folder = Path(shutil.copytree(trained.best, tmp_path / "best"))
     titles = [f"song {i}" for i in range(1000) if split_of(f"song {i}") == "train"][:12]
-    pieces = [(title, "jazz" if i < 6 else "rock", title, groove(i)) for i, title in enumerate(titles)]
-    pieces += [("", "jazz", f"song {i}", groove(i)) for i in range(100) if split_of(f"song {i}") != "train"]
+    pieces = [("jazz" if i < 6 else "rock", title, groove(i)) for i, title in enumerate(titles)]
+    pieces += [("jazz", f"song {i}", groove(i)) for i in range(100) if split_of(f"song {i}") != "train"]
     monkeypatch.setattr(dataset, "SHARD_TOKENS", 500)
     data = shards.tokenize(Recipe(), pieces, tokenizer, tmp_path / "data")
     assert data.index["shards"] > 3
