@@ -1,0 +1,35 @@
+"""Evidence made up, for tests of what is made of it: no model has to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seqvae.anomaly import Evidence
+from seqvae.calibration import COLUMNS, Calibration
+
+Numbers = Sequence[float] | NDArray[Any]
+D = 3
+
+
+def evidence(log_prob: Numbers, where: Numbers = (0.0,) * D, kl: float = 2.0) -> Evidence:
+    """What a model might say of a piece with these log-probabilities, that lies there."""
+    told = np.array(log_prob, np.float32)
+    elbo, means = float(told.sum()) - kl, np.atleast_2d(np.array(where, np.float32))
+    return Evidence(np.arange(len(told), dtype=np.int32), told, told + 0.1, elbo, elbo + 0.5, len(told), means)
+
+
+def pieces(count: int, seed: int = 0) -> list[Evidence]:
+    """Pieces of unlike lengths that lie around the origin."""
+    rng = np.random.default_rng(seed)
+    return [evidence(-rng.exponential(1, rng.integers(5, 30)), rng.normal(0, 1, D)) for _ in range(count)]
+
+
+def compared(normal: Sequence[float]) -> Calibration:
+    """A calibration that compares scores with these."""
+    one, tails = torch.zeros(1, D), np.zeros((1, len(COLUMNS)))
+    return Calibration("worst", one[0], torch.eye(D), one, tails, np.sort(np.array(normal, float)))
