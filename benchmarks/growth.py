@@ -1,11 +1,12 @@
-"""How time and memory grow with a corpus: 1, 10 and 100 times as many lines, each measured in a process of its own.
+"""How time and memory grow with a corpus: 1, 10 and 100 times as many lines, or files of music, each in a process.
 
     python benchmarks/growth.py --out /tmp/growth
 
 The lines are stretches of this repository's documentation, some words of each changed at random. Shards are small here
 (65,536 tokens, 1,024 times smaller than they are), and so are the lines that a vocabulary is learned from and the
 blocks that are scored, so that there are several shards at 1x already and whatever is bounded has reached its bound.
-Peak memory is what the process ever held, pages of mapped files included.
+The music is made as in importing.py. Peak memory is what the process ever held, pages of mapped files included, and the
+largest of those that read music for it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from seqvae.config import Recipe
-    from seqvae.train import Run
+    from seqvae.run import Run
 
 # What is heavy is imported where it is needed: a process is told the memory of the one that started it as its own.
 
 ROOT = Path(__file__).parent.parent
 GROWTH = (1, 10, 100)
 STEPS = 50
+MAKE = "import sys; from pathlib import Path; import importing; importing.make(Path(sys.argv[1]), int(sys.argv[2]))"
 
 
 def write(path: Path, lines: int) -> None:
@@ -60,7 +62,7 @@ def recipe() -> Recipe:
 def run(folder: Path) -> Run:
     """A run on the shards that were prepared."""
     from seqvae import shards
-    from seqvae.train import Run
+    from seqvae.run import Run
 
     data, tokenizer, _ = shards.prepare(recipe(), [folder / "data"], folder)
     return Run(recipe(), data, tokenizer, folder, print)
@@ -72,6 +74,34 @@ def prepare(folder: Path) -> int:
 
     dataset.SHARD_TOKENS, shards.LEARNED = 1 << 16, 1 << 20
     data, _, _ = shards.prepare(recipe(), [folder / "lines.txt"], folder / "data")
+    return len(data)
+
+
+def learn(folder: Path) -> int:
+    """Learn a vocabulary alone, by the command for it."""
+    from seqvae import shards, workshop
+
+    shards.LEARNED = 1 << 20
+    workshop.train_([str(folder / "lines.txt")], folder / "tokenizer", vocab_size=1000)
+    return sum(1 for _ in (folder / "lines.txt").open())
+
+
+def read(folder: Path) -> int:
+    """Read all files of music, those that were read before from the cache."""
+    from seqvae import collection
+
+    found = collection.read_all(collection.find([folder / "songs"]), cache=folder / "seqvae", progress=False)
+    return sum(1 for _ in found)
+
+
+def spell(folder: Path) -> int:
+    """Read all files of music from the cache, and write shards."""
+    from seqvae import dataset, shards
+    from seqvae.config import load_recipe
+
+    dataset.SHARD_TOKENS = 1 << 16
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    data, _, _ = shards.prepare(load_recipe("music", []), [folder / "songs"], folder / "music")
     return len(data)
 
 
@@ -105,10 +135,14 @@ def score(folder: Path) -> int:
 
 
 WORK: dict[str, tuple[str, Callable[[Path], int]]] = {
+    "learn": ("a vocabulary learned, lines", learn),
     "prepare": ("shards prepared, lines", prepare),
     "gather": ("an epoch of batches drawn, segments", gather),
     "train": ("training, steps", train),
     "score": ("scoring, lines", score),
+    "read": ("music read, files", read),
+    "again": ("music read again, files", read),
+    "spell": ("shards of music prepared, files", spell),
 }
 
 
@@ -137,12 +171,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder for corpora and shards, some 700 MB")
     parser.add_argument("--lines", type=int, default=20000, help="lines at 1x")
+    parser.add_argument("--songs", type=int, default=100, help="files of music at 1x")
     parser.add_argument("--work", choices=list(WORK), help="one kind of work on a corpus that is there: for this file")
     given = parser.parse_args()
     if given.work:
         started = time.monotonic()
         items = WORK[given.work][1](given.out)
-        seconds, peak = time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seconds = time.monotonic() - started
+        peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
         print(json.dumps({"seconds": seconds, "peak": peak, "items": items}))
         return
     found: dict[str, list[dict[str, float]]] = {work: [] for work in WORK}
@@ -150,6 +186,7 @@ def main() -> None:
         folder = given.out / f"{times}x"
         folder.mkdir(parents=True)
         write(folder / "lines.txt", times * given.lines)
+        subprocess.run([sys.executable, "-c", MAKE, str(folder / "songs"), str(times * given.songs)], check=True)
         for work in WORK:
             found[work].append(measured(work, folder))
             print(f"{times}x {work}: {found[work][-1]}", file=sys.stderr)

@@ -33,8 +33,9 @@ import torch
 
 from seqvae import checkpoint, text
 from seqvae.config import Recipe, load_recipe
+from seqvae.run import Run
 from seqvae.shards import prepare
-from seqvae.train import Run, keep_memory
+from seqvae.train import keep_memory
 from seqvae.vocabulary import Tokenizer
 
 LINES = "lines.txt"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from seqvae import detect, terminal, workshop
+from seqvae import detect, draw, stylebook, terminal, workshop
 from seqvae.errors import SeqVAEError, UsageError
-from seqvae.terminal import Inputs, Json, Model, Seed, tell, verb
+from seqvae.terminal import Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 Method = Literal["mean", "discriminant", "transport"]
 
 app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
-styles_app = terminal.group("Fit styles of your own, list and describe the ones there are.")
-app.add_typer(styles_app, name="style")
+app.add_typer(stylebook.app, name="style")
 app.add_typer(detect.app, name="detect")
+app.add_typer(draw.app, name="plot")
 app.add_typer(workshop.app)
 
 
@@ -61,7 +61,6 @@ Out = Annotated[
     ),
 ]
 Latents = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default=False)]
-Styles = Annotated[Path | None, typer.Option("--styles", help="Add the styles of a file that `style fit` wrote.")]
 Temperature = Annotated[
     float,
     typer.Option(min=0, callback=terminal.finite, help="0 takes the likeliest token; higher is more adventurous."),
@@ -86,11 +85,16 @@ Beam = Annotated[
 @verb(
     app,
     "seqvae blend corpus:bach/bwv66.6 -m music --from classical --to rock --amount 0.5 -o blend.mid",
+    "seqvae blend song.mid -m music --to jazz --amount 1 -o jazz.mid --wav --png --html",
     "seqvae blend -m reviews --from negative --to positive --amount 1.5 < in.txt > out.txt",
     "seqvae blend @in.txt -m reviews --from negative --to positive --from past --to present --amount 1 -o out.txt",
+    "seqvae blend song.mid -m music --from pop --to rock=0.3 --to jazz=0.5 --keep melody --keep drums -o blend.mid",
 )
 def blend(
-    targets: Annotated[list[str], typer.Option("--to", help="Style to move toward.", show_default=False)],
+    targets: Annotated[
+        list[str],
+        typer.Option("--to", metavar="STYLE[=AMOUNT]", help="Style to move toward, and how far.", show_default=False),
+    ],
     inputs: Inputs = None,
     sources: Annotated[
         list[str] | None, typer.Option("--from", help="Style to start from; else the piece itself.")
@@ -101,6 +105,21 @@ def blend(
             "--amount",
             callback=terminal.all_finite,
             help="How far: 0 stays, 0.5 is half-way, 1 all the way; any number.  [default: 0.5]",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Music: what stays as it was: melody, drums, or an instrument by its General MIDI name or program "
+            "(0 to 127)."
+        ),
+    ] = None,
+    harmony: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            callback=lambda value: None if value is None else terminal.finite(value),
+            help="Music: how strongly new notes lean to what sounds in the original; 0 for not at all.  [default: 1.5]",
         ),
     ] = None,
     method: Annotated[
@@ -114,44 +133,75 @@ def blend(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     out: Out = None,
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
     as_json: Json = False,
 ) -> None:
     """Move pieces from one style toward another.
 
-    Several moves are added up: give --from, --to and --amount once for each; one --amount serves for all.
+    Several moves are added up: give --to once for each, and --from and --amount once, or once for each. An amount
+    written behind a style, as in --to rock=0.3 --to jazz=0.5, is multiplied by --amount where that is given too.
     """
-    from seqvae.kinds import kind_of, load
+    from seqvae.kinds import also, kind_of, load
 
-    starts: Sequence[str | None] = sources or [None] * len(targets)
-    far = amounts or [0.5]
-    far = far * len(targets) if len(far) == 1 else far
-    if not len(starts) == len(far) == len(targets):
-        raise UsageError(
-            f"{len(targets)} --to, {len(sources or [])} --from and {len(amounts or [])} --amount do not fit together; "
-            "give each once for every move"
-        )
+    moves = _moves(targets, sources or [], amounts or [])
     if method != "mean" and not sources:
         raise UsageError(f"--method {method} starts from a style: add --from")
-    moves = list(zip(starts, targets, far, strict=True))
     kind = kind_of(model)
-    with kind.given(inputs or [], out, "-".join(targets), as_json) as desk:
+    if keep and not kind.FILES:
+        raise UsageError(f"a line has no track '{keep[0]}' to keep; leave it out, it is for music")
+    if harmony is not None and not kind.FILES:
+        raise UsageError(f"--harmony {harmony:g}: a line has none; leave it out, it is for music")
+    if keep:
+        from seqvae import tracks
+
+        tracks.named(keep)
+    with kind.given(
+        inputs or [], out, "-".join(target for _, target, _ in moves), as_json, also(wav, png, html)
+    ) as desk:
         codec = load(model, styles)
-        movers = [codec.mover(target, source, amount, method) for source, target, amount in moves]
+        from seqvae.codec import HARMONY
+        from seqvae.style import together
+
+        move = together([codec.mover(target, source, amount, method) for source, target, amount in moves])
         rows = [{"from": source, "to": target, "amount": amount} for source, target, amount in moves]
-        facts = rows[0] if len(rows) == 1 else {"moves": rows}
-        _change(kind, desk, codec, _together(movers), facts, temperature, seed)
+        facts: dict[str, Any] = {**rows[0]} if len(rows) == 1 else {"moves": rows}
+        facts |= {"keep": keep} if keep else {}
+        lean = HARMONY if harmony is None else harmony
+        _change(kind, desk, codec, move, facts, temperature, seed, keep or (), lean)
 
 
-def _together(movers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
-    """All moves at once: each is a displacement from where the piece lies, and displacements add up."""
-    if len(movers) == 1:
-        return movers[0]
-    return lambda z: z + sum(move(z) - z for move in movers)
+def _moves(
+    targets: Sequence[str], sources: Sequence[str], amounts: Sequence[float]
+) -> list[tuple[str | None, str, float]]:
+    """Source, target and amount of every move; UsageError where there are not as many of one as of another."""
+    if len(sources) not in (0, 1, len(targets)) or len(amounts) not in (0, 1, len(targets)):
+        raise UsageError(
+            f"{len(targets)} --to, {len(sources)} --from and {len(amounts)} --amount do not fit together; "
+            "give --from and --amount once, or once for every --to"
+        )
+    starts: Sequence[str | None] = sources or [None]
+    starts = [*starts] * len(targets) if len(starts) == 1 else starts
+    given: Sequence[float | None] = amounts or [None]
+    given = [*given] * len(targets) if len(given) == 1 else given
+    moves = []
+    for source, target, far in zip(starts, targets, given, strict=True):
+        name, weighed, weight = target.partition("=")
+        try:
+            own = terminal.finite(float(weight)) if weighed else None
+        except ValueError:
+            raise UsageError(f"--to {target}: '{weight}' is no amount; write STYLE=AMOUNT, such as rock=0.3") from None
+        if own is None:
+            moves.append((source, name, 0.5 if far is None else far))
+        else:
+            moves.append((source, name, own if far is None else own * far))
+    return moves
 
 
 def _change(
     kind: Kind, desk: Desk, codec: Codec, move: Callable[[Tensor], Tensor], facts: dict[str, Any],
-    temperature: float = 0.0, seed: int = 0,
+    temperature: float = 0.0, seed: int = 0, keep: Sequence[str] = (), harmony: float = 0.0,
 ) -> None:  # fmt: skip
     """Send every piece through the latent space, moved on the way.
 
@@ -164,7 +214,8 @@ def _change(
         pieces = [item.piece for item in batch]
         split = [codec.segments(piece) for piece in pieces]
         sampling = Sampling(temperature=temperature, seed=seed, first_row=row)
-        for item, result, segments in zip(batch, codec.transform(pieces, move, sampling), split, strict=True):
+        results = codec.transform(pieces, move, sampling, keep, harmony)
+        for item, result, segments in zip(batch, results, split, strict=True):
             desk.write(item, result, {"segments": len(segments), **facts})
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
 
@@ -190,15 +241,18 @@ def generate(
     styles: Styles = None,
     seed: Seed = 0,
     out: Out = None,
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
     as_json: Json = False,
 ) -> None:
     """Make new pieces. The first ones have the seed given; --json tells the seed of each."""
-    from seqvae.kinds import kind_of, load
+    from seqvae.kinds import also, kind_of, load
 
     kind = kind_of(model)
     size = segments or kind.SEGMENTS
     digits, stem = len(str(count)), style or Path(model).absolute().name
-    with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json) as desk:
+    with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles)
         from seqvae.sampling import Sampling
 
@@ -215,42 +269,81 @@ def generate(
     app,
     "seqvae interpolate a.mid b.mid -m music --steps 7 -o out/",
     'seqvae interpolate "the food was great" "we had to wait" -m reviews --steps 7',
+    "seqvae interpolate a.mid b.mid c.mid d.mid -m music --grid 5 -o out/",
 )
 def interpolate(
-    a: Annotated[str, typer.Argument(metavar="A", help="Piece to start from.", show_default=False)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Piece to end with.", show_default=False)],
+    pieces: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B [C D]", help="Piece to start from and piece to end with; four corners for --grid.",
+            show_default=False,
+        ),
+    ],
     out: Out = None,
     steps: Annotated[int, typer.Option(min=2, help="Pieces, both ends included.")] = 7,
+    grid: Annotated[
+        int | None, typer.Option(min=2, help="Instead: rows and columns of a sheet with A and B on top, C and D below.")
+    ] = None,
     kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along the arc, or the straight line.")] = "slerp",
     model: Model = "music",
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
     as_json: Json = False,
-) -> None:
-    """Walk from one piece to another. The first output is A as the model says it, the last one B."""
-    from seqvae.kinds import kind_of, load
+) -> None:  # fmt: skip
+    """Walk from one piece to another. The first output is A as the model says it, the last one B.
 
+    Steps are even for who hears them, and do not go back. With four pieces and --grid, rows come one after the other.
+    """
+    from seqvae.kinds import also, kind_of, load
+
+    wanted = 2 if grid is None else 4
+    if len(pieces) < wanted:
+        raise UsageError(
+            f"missing argument '{'ABCD'[len(pieces)]}'; {wanted} pieces make a {'grid' if grid else 'way'}"
+        )
+    if len(pieces) > wanted:
+        raise UsageError(f"{len(pieces)} pieces; give two, or four and --grid")
     own = kind_of(model)
     if own.FILES and out is None:
         raise UsageError("missing option '--out'; the steps are several files, which need -o FOLDER")
-    digits = max(2, len(str(steps - 1)))
-    start, end = own.one(a), own.one(b)
-    with own.new([f"{i:0{digits}}" for i in range(steps)], out, as_json) as desk:
-        pieces = load(model).interpolate(start, end, steps=steps, kind=kind)
+    given = [own.one(piece) for piece in pieces]
+    places = range(steps if grid is None else grid)
+    digits = max(2, len(str(len(places) - 1)))
+    names = [f"{i:0{digits}}" for i in places]
+    corners = [0, len(names) - 1]
+    if grid is not None:
+        names = [f"{row}-{column}" for row in names for column in names]
+        corners = [0, grid - 1, len(names) - grid, len(names) - 1]
+    with own.new(names, out, as_json, also(wav, png, html)) as desk:
+        codec = load(model)
+        if grid is None:
+            results = codec.interpolate(given[0], given[1], steps, kind)
+        else:
+            results = [piece for row in codec.grid(given, grid, kind) for piece in row]
         items = [item for batch in desk.batches() for item in batch]
-        for i, (item, piece) in enumerate(zip(items, pieces, strict=True)):
-            desk.write(item, piece, {"from": a, "to": b, "amount": i / (steps - 1)})
+        for i, (item, piece) in enumerate(zip(items, results, strict=True)):
+            if grid is None:
+                facts = {"from": pieces[0], "to": pieces[1], "amount": i / (steps - 1)}
+            else:
+                facts = {"corners": pieces, "row": i // grid, "column": i % grid}
+            desk.write(item, piece, facts)
     if not own.FILES:
-        for wanted, said in ((start, pieces[0]), (end, pieces[-1])):
-            if said != wanted:
-                terminal.report(f"the model says '{said}' for '{wanted}'")
+        for wish, at in zip(given, corners, strict=True):
+            if results[at] != wish:
+                terminal.report(f"the model says '{results[at]}' for '{wish}'")
 
 
 @verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
-def reconstruct(inputs: Inputs = None, model: Model = "music", out: Out = None, as_json: Json = False) -> None:
+def reconstruct(
+    inputs: Inputs = None, model: Model = "music", out: Out = None, wav: Wav = False, png: Png = False,
+    html: Html = False, as_json: Json = False,
+) -> None:  # fmt: skip
     """Send pieces through the latent space and back. Shows what the model keeps of them."""
-    from seqvae.kinds import kind_of, load
+    from seqvae.kinds import also, kind_of, load
 
     kind = kind_of(model)
-    with kind.given(inputs or [], out, "reconstructed", as_json) as desk:
+    with kind.given(inputs or [], out, "reconstructed", as_json, also(wav, png, html)) as desk:
         _change(kind, desk, load(model), lambda z: z, {})
 
 
@@ -302,10 +395,13 @@ def decode(
     model: Model = "music",
     like: Annotated[str | None, typer.Option(help="Music: piece to take tempo, metre and key from.")] = None,
     out: Out = None,
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
     as_json: Json = False,
 ) -> None:
     """Turn latent vectors back into pieces. Music has the names of its tensors, text comes in the order of lines."""
-    from seqvae.kinds import kind_of, load
+    from seqvae.kinds import also, kind_of, load
 
     kind = kind_of(model)
     frame = None if like is None else kind.frame(like)
@@ -313,7 +409,7 @@ def decode(
 
     tensors, about = checkpoint.load_tensors(latents)
     pieces = kind.unpack(tensors, latents)
-    with kind.new([name for name, _ in pieces], out, as_json) as desk:
+    with kind.new([name for name, _ in pieces], out, as_json, also(wav, png, html)) as desk:
         codec = load(model)
         if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
             raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} speaks {codec.tokenizer.kind}; choose -m")
@@ -330,95 +426,32 @@ def decode(
                 desk.write(item, piece, {"name": name, "segments": len(z)})
 
 
-# --- styles -----------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-@verb(
-    styles_app,
-    "seqvae style fit mine=songs/ -m music -o my.styles",
-    "seqvae style fit glasses=@with.txt plain=@without.txt -m reviews -o my.styles",
-)
-def fit(
-    sets: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME=PATH", help="Files, or folders of them; of text, NAME=@FILE is understood too."),
-    ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write.")] = None,
-    add: Annotated[bool, typer.Option("--add", help="Write them into the model's own folder instead.")] = False,
-    model: Model = "music",
-    as_json: Json = False,
+@verb(app, "seqvae studio", "seqvae studio runs/music/best --port 9000")
+def studio(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Checkpoint folders or Hub ids, besides the released models."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other than this lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8321,
 ) -> None:
-    """Fit styles to pieces of your own. A name may be given several times; use the file with --styles."""
-    from seqvae.kinds import kind_of, load
+    """Serve a page to play with: blends to see and hear, walks between sentences, the map of styles, anomalies.
 
-    if (out is None) is not add:
-        raise UsageError("say where the styles go: -o FILE, or --add for the model's own folder")
-    paths: dict[str, list[str]] = {}
-    for given in sets:
-        name, _, path = given.partition("=")
-        if not name or not path or name in ("all", "prior"):
-            raise UsageError(f"'{given}': write NAME=PATH, with any NAME but all and prior")
-        paths.setdefault(name, []).append(path)
-    kind = kind_of(model)
-    found = {name: kind.members(given) for name, given in paths.items()}
-    codec = load(model)
-    from seqvae import checkpoint, style
+    It works offline, and other programs may use its API; the page tells of it.
+    """
+    from seqvae.studio import server
+    from seqvae.studio.models import Models
 
-    fitted = {name: codec.fit_style(list(found[name]), ", ".join(given)) for name, given in paths.items()}
-    if out is None:
-        out = checkpoint.find(model)
-        kept = checkpoint.load(out)
-        tensors, about = style.pack(fitted)
-        kept.styles, kept.about_styles = kept.styles | tensors, kept.about_styles | about
-        checkpoint.save(kept, out)
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        style.save(fitted, out)
-    for name, one in fitted.items():
-        facts = {"style": name, "count": one.count, "source": one.source, "output": str(out)}
-        tell(f"{name}: {one.count} pieces, in {out}", facts, as_json)
-
-
-@verb(styles_app, "seqvae style list -m music --json")
-def list_(model: Model = "music", styles: Styles = None, as_json: Json = False) -> None:
-    """List the styles of a model."""
-    from seqvae.kinds import load
-
-    known = {name: style for name, style in sorted(load(model, styles).styles.items()) if name != "all"}
-    rows = [{"style": name, "count": style.count, "source": style.source} for name, style in known.items()]
-    terminal.print_rows(rows, as_json)
-
-
-@verb(styles_app, "seqvae style show rock -m music")
-def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Style to describe.", show_default=False)],
-    model: Model = "music",
-    styles: Styles = None,
-    as_json: Json = False,
-) -> None:
-    """Describe one style. Tells how wide it is, and how far its mean lies from every other one's."""
-    from seqvae.kinds import load
-
-    codec = load(model, styles)
-    from seqvae.style import separation
-
-    style = codec.style(name)
-    others = {n: s for n, s in sorted(codec.styles.items()) if n not in (name, "all")}
-    distances = {n: float((style.mean - other.mean).norm()) for n, other in others.items()}
-    apart = {n: separation(style, other) for n, other in others.items()}
-    spread = float(style.covariance.trace().sqrt())
-    facts = {"style": name, "count": style.count, "source": style.source, "spread": spread}
-    facts |= {"persistence": style.persistence, "distances": distances, "told_apart": apart}
-    lines = [
-        f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
-        f"spread {spread:.3f}: root mean square distance of a segment from the mean",
-        f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
-        *(
-            f"{distances[n]:.3f} from the mean of {n}: {100 * apart[n]:.0f} % of segments are told apart"
-            for n in others
-        ),
-    ]
-    tell("\n".join(lines), facts, as_json)
+    known = Models(models or [])
+    listening = server.listen(host, port)
+    place = f"[{host}]" if ":" in host else host
+    print(f"http://{place}:{listening.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+    server.serve(known, listening, [host])
 
 
 # --- the program itself -----------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ command line, and what differs between kinds of pieces (forms.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from seqvae import checkpoint, interpolate, mixture, style
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import ObjectiveConfig
+from seqvae.distributed import Ranks
 from seqvae.errors import CheckpointError, StyleError
 from seqvae.forms import Form, form_of
 from seqvae.latent import Posterior
@@ -31,9 +32,14 @@ from seqvae.style import Style
 from seqvae.vocabulary import Tokenizer
 
 Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Number = TypeVar("Number", np.int32, np.float64)
+HARMONY = 1.5
+"""How strongly the notes of a blend lean to the original's harmony; see `Codec.blend`."""
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: bounds memory, not results
 SCORE_NUMBERS = 1 << 22  # probabilities held at once when scoring: more would leave the processor's cache
 BATCH_CHUNKS = 512  # chunks decoded side by side
+CANDIDATES = 6  # points of a way decoded for each step that is taken; with 2, a tenth of the ways in music go back
 
 
 @dataclass
@@ -48,6 +54,8 @@ class Codec:
     """How posteriors are refined; see `ObjectiveConfig.refine`."""
     mixture: Mixture | None = None
     """Where the segments of all training pieces lie, to draw from."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Processes that call the same functions with the same arguments, divide the work and all get all results."""
     form: Form = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,13 +77,14 @@ class Codec:
         longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
-        for rows in _batches(longest, BATCH_TOKENS // self.chunks):
-            tokens, cues = self._tensors([segments[i] for i in rows])
+        for rows in self.ranks.mine(_batches(longest, BATCH_TOKENS // self.chunks)):
+            tokens, cues = self._tensors([segments[i] for i in rows], even=not refined)
             posterior = self.model.encode(tokens, cues)
             if refined and self.objective.refine:
-                with torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device)):
-                    posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective)
-            mean[rows], logvar[rows] = posterior.mean.cpu(), posterior.logvar.cpu()
+                low = multiplies_bf16(tokens.device)
+                posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective, low)
+            mean[rows], logvar[rows] = posterior.mean[: len(rows)].cpu(), posterior.logvar[: len(rows)].cpu()
+        self.ranks.add([mean, logvar])
         return Posterior(mean, logvar)
 
     def encode(self, pieces: Iterable[Any]) -> list[Tensor]:
@@ -107,13 +116,13 @@ class Codec:
         longest = np.array([max(map(len, segment)) for segment in segments])
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
-        for rows in _batches(longest, max(1, budget // self.chunks)):
-            tokens, cues = self._tensors([segments[i] for i in rows])
+        for rows in self.ranks.mine(_batches(longest, max(1, budget // self.chunks))):
+            tokens, cues = self._tensors([segments[i] for i in rows], even=True)
             allowed = self._allowed(tokens)
             closed = None if allowed is None else ~allowed
             each = max(1, budget // tokens.numel())  # vectors at once
             for at in range(0, len(z), each):
-                some = z[at : at + each, rows].to(tokens.device)
+                some = z[at : at + each, rows + rows[-1:] * (len(tokens) - len(rows))].to(tokens.device)
                 inputs, asked = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), cues))
                 with torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device)):
                     logits = self.model.decode(some.flatten(0, 1), inputs, asked)[0].float()
@@ -121,8 +130,10 @@ class Codec:
                 if closed is not None:
                     logits.masked_fill_(closed, CLOSED)
                 wanted = tokens.expand(len(some), *tokens.shape)[..., None]
-                told = logits.log_softmax(-1).gather(-1, wanted)[..., 0]
-                total[at : at + each, rows, :, : tokens.shape[-1]] = told.masked_fill(tokens == PAD, 0.0).cpu()
+                told = logits.log_softmax(-1).gather(-1, wanted)[..., 0].masked_fill(tokens == PAD, 0.0)
+                width = int(longest[rows[-1]])
+                total[at : at + each, rows, :, :width] = told[:, : len(rows), :, :width].cpu()
+        self.ranks.add([total])
         return total
 
     def _allowed(self, tokens: Tensor) -> Tensor | None:
@@ -130,9 +141,16 @@ class Codec:
         rules = self.tokenizer.allowed(tokens.cpu().numpy())
         return None if rules is None else torch.from_numpy(rules).to(tokens.device)
 
-    def _tensors(self, segments: Sequence[list[Ints]]) -> tuple[Tensor, Tensor]:
-        """Tokens `(B, C, T)` and cues `(B, C, T, K)` of segments, padded."""
+    def _tensors(self, segments: Sequence[list[Ints]], even: bool = False) -> tuple[Tensor, Tensor]:
+        """Tokens `(B, C, T)` and cues `(B, C, T, K)` of segments, padded.
+
+        With `even`, B and T are each one of few numbers, the last segment repeated: oneDNN keeps code, and the
+        allocator room, for every shape that ever was, which of a million lines are more than of a thousand.
+        """
         longest = max(len(chunk) for segment in segments for chunk in segment)
+        if even:
+            segments = [*segments, *[segments[-1]] * (_even(len(segments)) - len(segments))]
+            longest = _even(longest)
         tokens = np.full((len(segments), self.chunks, longest), PAD, np.int32)
         for i, segment in enumerate(segments):
             for c, chunk in enumerate(segment):
@@ -143,24 +161,33 @@ class Codec:
 
     # --- and back -----------------------------------------------------------------------------------------------------
 
-    def write(self, z: Tensor, limits: Ints | None, sampling: Sampling) -> list[Ints]:
-        """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has one."""
+    def write(
+        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0
+    ) -> list[Ints]:
+        """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has one.
+
+        Notes lean to the `harmony (S * C, B, 12)` with a `strength`; see `Form.lean`.
+        """
         grammar = self.tokenizer.grammar()
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.tokenizer.max_tokens))
-        chunks: list[Ints] = []
         each = max(1, BATCH_CHUNKS // self.chunks)
-        for first in range(0, len(z), each):
+
+        def written(first: int) -> list[Ints]:
             part = z[first : first + each].to(next(self.model.parameters()).device)
             rows = len(part) * self.chunks
             lengths = None if limits is None else limits[first * self.chunks :][:rows]
-            written = self.model.write(
+            sounding = None if harmony is None else harmony[first * self.chunks :][:rows]
+            segments = self.model.write(
                 part,
                 grammar,
                 grammar.start(rows, lengths),
                 replace(sampling, first_row=sampling.first_row + first * self.chunks),
+                None if sounding is None else self.form.lean(sounding, strength),
             )
-            chunks += [chunk for segment in written for chunk in segment]
-        return chunks
+            return [chunk for segment in segments for chunk in segment]
+
+        parts = self.ranks.divided(range(0, len(z), each), written)
+        return [chunk for part in parts for chunk in part]
 
     def decode(
         self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None
@@ -181,12 +208,17 @@ class Codec:
             return []
         blank = [self.form.blank(len(x) * self.chunks) for x in z]
         frames = blank if like is None else [self.form.read(x) for x in like]
+        chunks = self._spelled(z, frames, sampling or Sampling())
+        return [self.form.join(one, frame) for one, frame in zip(chunks, frames, strict=True)]
+
+    def _spelled(self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling = Sampling()) -> list[list[Ints]]:  # noqa: B008 (frozen)
+        """Token ids of each chunk of each piece, of which `z (S, D)` are the latents, and as many as its frame has."""
         limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
-        chunks = self.write(torch.cat(list(z)), _joined(limits), sampling or Sampling())
+        chunks = self.write(torch.cat(list(z)), _joined(limits), sampling)
         out, at = [], 0
         for x, frame in zip(z, frames, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
-            out.append(self.form.join(mine[: self._size(frame, len(mine))], frame))
+            out.append(mine[: self._size(frame, len(mine))])
             at += len(mine)
         return out
 
@@ -210,73 +242,156 @@ class Codec:
         self,
         piece: Any,
         *,
-        target: str | Style,
+        target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
-        amount: float = 0.5,
+        amount: float | None = None,
         method: style.Method = "mean",
+        keep: Sequence[str | int] = (),
+        harmony: float = HARMONY,
         sampling: Sampling | None = None,
     ) -> Any:
         """A piece moved from one style toward another: half-way at amount 0.5, all the way at 1.
 
-        Without `source` it starts from where the piece itself lies: the mean of its own segments. Bars without notes
-        stay so. Raises StyleError for a style that is not there, and ReadError for a piece that cannot be read.
-        """  # fmt: skip
-        return self.transform([piece], self.mover(target, source, amount, method), sampling)[0]
+        Without `source` it starts from where the piece itself lies: the mean of its own segments. Several targets have
+        a weight each, `{"rock": 0.3, "jazz": 0.5}`, which add up: z + amount * sum_t w_t (mean_t - mean_s). `amount` is
+        0.5 for one target and 1 for weighted ones. Bars without notes stay so, and of music what `keep` names: melody,
+        drums, or instruments by General MIDI name or program (0 to 127).
+
+        New notes lean to the `harmony` of the piece: where a note is written, a pitch weighs as much more as its pitch
+        class sounds around that beat in the original, to this power (a product of experts, Hinton 2002). How many notes
+        there are, of which instruments and where, is the style's; 0 leaves the pitches to it as well.
+
+        Raises StyleError for a style that is not there, ReadError for a piece that cannot be read, and UsageError for a
+        part that no piece of this kind has.
+        """
+        return self.transform([piece], self.mover(target, source, amount, method), sampling, keep, harmony)[0]
 
     def mover(
-        self, target: str | Style, source: str | Style | None = None, amount: float = 0.5, method: style.Method = "mean"
+        self,
+        target: str | Style | Mapping[str, float],
+        source: str | Style | None = None,
+        amount: float | None = None,
+        method: style.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
         """What `blend` does to the latent vectors `(S, D)` of one piece, for `transform`."""
+        if isinstance(target, Mapping):
+            far = 1.0 if amount is None else amount
+            return style.together([self.mover(name, source, far * weight, method) for name, weight in target.items()])
+        amount = 0.5 if amount is None else amount
         goal = self.style(target)
         if source is None:
             return lambda z: style.blend(z, z.mean(0), goal, amount, method)
         return style.mover(self.style(source), goal, amount, method)  # what it needs is found once for all pieces
 
     def transform(
-        self, pieces: Iterable[Any], move: Callable[[Tensor], Tensor], sampling: Sampling | None = None
+        self,
+        pieces: Iterable[Any],
+        move: Callable[[Tensor], Tensor],
+        sampling: Sampling | None = None,
+        keep: Sequence[str | int] = (),
+        harmony: float = 0.0,
     ) -> list[Any]:
         """Pieces whose latent vectors have been moved, in their order: encoded, moved one by one and decoded together.
 
         `move` gets `(S, D)`, one row a segment of a piece that has content, and gives as many. Chunks without content
-        stay so.
+        stay so, and the parts that `keep` names; `harmony` is as in `blend`.
         """
+        parts = self.form.parts(keep)
         read = [self.form.read(piece) for piece in pieces]
         split = [self.segments(piece) for piece in read]
         full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
         if any(full):
             means = self.posteriors([one[i] for one, rows in zip(split, full, strict=True) for i in rows], True).mean
-            z = torch.cat([move(part) for part in torch.split(means, list(map(len, full))) if len(part)])
+            parted = torch.split(means, list(map(len, full)))
+            moved = [move(part) if len(part) else part for part in parted]
             limits = [
                 None if (all_ := self._filled(self.form.limits(piece), len(one))) is None
                 else all_.reshape(-1, self.chunks)[rows].ravel()
                 for piece, one, rows in zip(read, split, full, strict=True)
             ]  # fmt: skip
-            chunks = iter(self.write(z, _joined(limits), sampling or Sampling()))
+            # what does not move does not lean: it is the reconstruction
+            leans = [bool(harmony) and not torch.equal(a, b) for a, b in zip(parted, moved, strict=True)]
+            sounding = [
+                self._sounding(piece, rows, lean) for piece, rows, lean in zip(read, full, leans, strict=True)
+            ] if any(leans) else []  # fmt: skip
+            z = torch.cat(moved)
+            chunks = iter(self.write(z, _joined(limits), sampling or Sampling(), _joined(sounding), harmony))
             for one, rows in zip(split, full, strict=True):
                 for i in rows:
                     one[i] = [new if len(old) > 1 else old for old, new in zip(one[i], chunks, strict=False)]
         flat = [[chunk for segment in one for chunk in segment] for one in split]
         return [
-            self.form.join(one[: self._size(piece, len(one))], piece) for one, piece in zip(flat, read, strict=True)
+            self.form.join(one[: self._size(piece, len(one))], piece, parts)
+            for one, piece in zip(flat, read, strict=True)
         ]
+
+    def _sounding(self, piece: Any, segments: Sequence[int], leans: bool) -> Floats | None:
+        """Harmony `(N, B, 12)` of the chunks of some segments of a piece, 0 for one that does not lean to it."""
+        told = self.form.harmony(piece)
+        if told is None:
+            return None
+        chosen = np.array([i * self.chunks + c for i in segments for c in range(self.chunks)], int)
+        inside = (chosen < len(told)) & leans
+        return np.where(inside[:, None, None], told[np.minimum(chosen, len(told) - 1)], 0.0)
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
         """`steps` pieces on the way from `a` to `b`, both ends included as the model reconstructs them.
 
         Segment k of one goes to segment k of the other, the shorter one repeated. The frame is that of the nearer end.
+        Steps are even for who hears them: see `walk`.
         """
         ends = [self.form.read(a), self.form.read(b)]
-        za, zb = self.encode(ends)
-        longest = max(len(za), len(zb))
-        za, zb = za[torch.arange(longest) % len(za)], zb[torch.arange(longest) % len(zb)]
-        out = []
-        for i, z in enumerate(interpolate.path(za, zb, steps, kind)):
-            if i in (0, steps - 1):
-                out.append(self.reconstruct(ends[i > 0]))
-                continue
-            frame = ends[0] if 2 * i < steps else ends[1]
-            out.append(self.decode([z[: -(-len(self.tokenizer.encode(frame)) // self.chunks)]], like=[frame])[0])
-        return out
+        za, zb = _aligned(self.encode(ends))
+        chunks = self.walk(za, zb, steps, kind, ends)[1]
+        inner = [self.form.join(one, ends[frame]) for one, frame in chunks[1:-1]]
+        return [self.reconstruct(ends[0]), *inner, self.reconstruct(ends[1])]
+
+    def walk(
+        self, a: Tensor, b: Tensor, steps: int = 7, kind: str = "slerp", ends: Sequence[Any] = ()
+    ) -> tuple[Tensor, list[tuple[list[Ints], int]]]:
+        """Latents `(steps, S, D)` from `a` to `b (S, D)`; and what each is decoded to, with the end whose frame it has.
+
+        A decoder jumps at some places of a way and stands still at others. CANDIDATES points for each step are decoded,
+        and those taken that go evenly and never back by the distances of `Form.apart` and by that of the latent vectors
+        of what was decoded (`interpolate.even`).
+        """
+        way = interpolate.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
+        nearer = [int(2 * i >= len(way)) for i in range(len(way))]
+        frames = [*ends] or [self.form.blank(len(a) * self.chunks)] * 2
+        sizes = [-(-self._size(frame, len(a) * self.chunks) // self.chunks) for frame in frames]
+        chunks = self._spelled([z[: sizes[e]] for z, e in zip(way, nearer, strict=True)], [frames[e] for e in nearer])
+        filled = [one + [np.array([EOS], np.int32)] * (-len(one) % self.chunks) for one in chunks]
+        segments = [one[i : i + self.chunks] for one in filled for i in range(0, len(one), self.chunks)]
+        latents = torch.split(self.posteriors(segments).mean, [len(one) // self.chunks for one in filled])
+
+        def distances(end: int) -> Tensor:
+            rows = []
+            for one, z in zip(chunks, latents, strict=True):
+                x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments that both have
+                rows.append([*self.form.apart(chunks[end], one), float((x - y).norm())])
+            return torch.tensor(rows)
+
+        chosen = interpolate.even(distances(0), distances(-1), steps)
+        return way[chosen], [(chunks[i], nearer[i]) for i in chosen]
+
+    def grid(self, corners: Sequence[Any], size: int = 5, kind: str = "slerp") -> list[list[Any]]:
+        """`size` rows of `size` pieces between four: the first two are the top corners, the others the bottom ones.
+
+        Corners are as the model reconstructs them; between them lies `interpolate.grid`. Segments and frames are as in
+        `interpolate`. Raises ValueError for another number of corners.
+        """
+        if len(corners) != 4:
+            raise ValueError(f"a grid lies between four pieces, not {len(corners)}")
+        read = [self.form.read(piece) for piece in corners]
+        z = _aligned(self.encode(read))
+        sheet = interpolate.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
+        near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
+        frames = [read[corner] for corner in near]
+        kept = [-(-self._size(frame, len(z[0]) * self.chunks) // self.chunks) for frame in frames]
+        pieces = self.decode([x[:n] for x, n in zip(sheet, kept, strict=True)], like=frames)
+        for corner, at in enumerate((0, size - 1, size * (size - 1), size * size - 1)):
+            pieces[at] = self.reconstruct(read[corner])
+        return [pieces[at : at + size] for at in range(0, size * size, size)]
 
     def sample(
         self,
@@ -331,17 +446,32 @@ class Codec:
 _draw = style.draw  # `Codec.sample` has an argument of the module's name
 
 
-def _joined(limits: Sequence[Ints | None]) -> Ints | None:
-    """Chunk lengths of several pieces in a row; None for a kind that has none."""
+def _joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
+    """What is said of the chunks of several pieces, in a row; None for a kind of which nothing is."""
     parts = [part for part in limits if part is not None]
     return np.concatenate(parts) if parts else None
 
 
+def _aligned(z: Sequence[Tensor]) -> list[Tensor]:
+    """Latents `(S, D)` of several pieces, each repeated until it is as long as the longest."""
+    longest = max(map(len, z))
+    return [x[torch.arange(longest) % len(x)] for x in z]
+
+
+def _even(count: int) -> int:
+    """The least number that is no smaller and has three binary digits before zeros: 1 to 8, 10, 12, 14, 16, 20, ..."""
+    step = 1 << max(0, count.bit_length() - 3)
+    return -(-count // step) * step
+
+
 def _batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
-    """Row numbers sorted by length and cut so that rows times longest stays within `tokens`; at least one a batch."""
+    """Row numbers sorted by length and cut so that rows times longest, both evened, stays within `tokens`.
+
+    There is at least one row in a batch.
+    """
     batches: list[list[int]] = [[]]
     for i in np.argsort(lengths, kind="stable"):
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[i] > tokens:
+        if batches[-1] and _even(len(batches[-1]) + 1) * _even(int(lengths[i])) > tokens:
             batches.append([])
         batches[-1].append(int(i))
     return [batch for batch in batches if batch]

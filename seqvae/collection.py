@@ -80,12 +80,12 @@ def read_all(
     Yields:
         (path, piece) or (path, ReadError); this never raises because of a file.
     """
-    files = [Path(path) for path in paths]
+    files = list(paths)
     count = max(1, min(workers or os.cpu_count() or 1, len(files)))
     crew = _Crew(time_limit)
     threads = ThreadPoolExecutor(count, thread_name_prefix="read")
     ahead: deque[tuple[Path, Future[Piece | ReadError]]] = deque()  # bounded, as a caller may be slow
-    rest = iter(files)
+    rest = map(Path, files)
     try:
         with _Progress(len(files), progress) as bar:
             while True:

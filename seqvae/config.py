@@ -37,6 +37,9 @@ class TokenizerConfig:
     """Music: grid steps a quarter note."""
     max_steps: int = 48
     """Music: the longest chunk in steps; longer bars are cut on beats."""
+    common_key: bool = False
+    """Music: whether every piece is moved to C major or A minor to be encoded, and back when it is decoded, so that a
+    style is told in degrees of the scale and fits every key."""
     algorithm: Literal["unigram", "bpe"] = "bpe"
     """Text: how SentencePiece learns its pieces (Kudo 2018; Sennrich et al. 2016)."""
     vocab_size: int = 4000

@@ -286,6 +286,11 @@ def _json(facts: dict[str, Any], tokenizer: Tokenizer, evidence: Evidence) -> It
 # --- what is shown of a piece -----------------------------------------------------------------------------------------
 
 
+def pointed(evidence: Evidence) -> set[int]:
+    """The places of the tokens that surprise most."""
+    return set(evidence.log_prob.round(DIGITS).argsort(kind="stable")[:POINTED].tolist())
+
+
 def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
     """The tokens of a piece with the most surprising ones marked; of a long one only what stands around these.
 
@@ -294,21 +299,21 @@ def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
     from seqvae.vocabulary import EOS
 
     ids = evidence.tokens
-    pointed = set(evidence.log_prob.round(DIGITS).argsort(kind="stable")[:POINTED].tolist())
+    marks = pointed(evidence)
     places: Sequence[int] = range(len(ids))
     if len(ids) > WHOLE:
-        near = {at for i in pointed for at in range(i - AROUND, i + AROUND + 1)}
+        near = {at for i in marks for at in range(i - AROUND, i + AROUND + 1)}
         places = sorted(near.intersection(places))
     ends = ids == EOS
     bars = (ends.cumsum() - ends + 1).tolist() if tokenizer.kind == "midi" else []
     words = piece.split() if tokenizer.kind == "events" else []
     out: list[str] = []
     bar, last = 0, -1
-    for group, text in _spelled(tokenizer, ids.tolist(), places, words):
+    for group, text in spelled(tokenizer, ids.tolist(), places, words):
         if group[0] > last + 1:
             out.append(" …")
         last = group[-1]
-        marked = not pointed.isdisjoint(group)
+        marked = not marks.isdisjoint(group)
         if ends[last] and not marked:
             continue
         if bars and bars[last] != bar:
@@ -321,7 +326,7 @@ def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
     return "".join(out).removeprefix(" ")
 
 
-def _spelled(
+def spelled(
     tokenizer: Tokenizer, ids: Sequence[int], places: Sequence[int], words: Sequence[str]
 ) -> Iterator[tuple[list[int], str]]:
     """Tokens at some places, each with the space before it.

@@ -33,6 +33,7 @@ from seqvae.errors import ConfigError, SeqVAEError
 
 T = TypeVar("T")
 R = TypeVar("R")
+LARGE = 1 << 16  # numbers: to copy so many costs more than an exchange of their own
 # While the first process reads a collection; of a step, the usual half an hour says that a process hangs.
 PATIENCE = timedelta(days=1)
 
@@ -85,13 +86,21 @@ class Ranks:
         return box[0]  # type: ignore[return-value]
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Put in place of every tensor its sum over all processes, in one exchange; all are of one type."""
-        if self.count == 1 or not tensors:
+        """Put in place of every tensor its sum over all processes; all are of one type.
+
+        Large ones are exchanged where they lie, the others together in one copy.
+        """
+        if self.count == 1:
             return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        large = [tensor for tensor in tensors if tensor.numel() >= LARGE and tensor.is_contiguous()]
+        rest = [tensor for tensor in tensors if not (tensor.numel() >= LARGE and tensor.is_contiguous())]
+        flat = torch.cat([tensor.flatten() for tensor in rest]) if rest else torch.zeros(0)
         with _told():
-            dist.all_reduce(flat)
-        for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            # what is empty here is so in all processes
+            under_way = [dist.all_reduce(tensor, async_op=True) for tensor in [*large, flat] if tensor.numel()]
+            for exchange in under_way:
+                exchange.wait()
+        for tensor, total in zip(rest, torch.split(flat, [tensor.numel() for tensor in rest]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
     def copy(self, tensors: Iterable[Tensor]) -> None:
@@ -142,9 +151,17 @@ class Ranks:
         shares: list[list[T]] | None = [[]] * self.count if self.rank == 0 else None
         with _told():
             dist.gather_object(list(results), shares, group=self.patient)
-        none = object()
-        rounds = zip_longest(*(shares or []), fillvalue=none)
-        return [result for one in rounds for result in one if result is not none]  # type: ignore[misc]
+        return _merged(shares or [])
+
+    def divided(self, items: Iterable[T], work: Callable[[T], R]) -> list[R]:
+        """What `work` makes of each item, in their order and in every process, each of which works on its share."""
+        made = [work(item) for item in self.mine(items)]
+        if self.count == 1:
+            return made
+        shares: list[list[R]] = [[]] * self.count
+        with _told():
+            dist.all_gather_object(shares, made, group=self.patient)
+        return _merged(shares)
 
     def leave(self) -> None:
         """Wait for all, and part: the last thing to do, and only where nothing went wrong."""
@@ -152,6 +169,13 @@ class Ranks:
             with _told():
                 dist.barrier(group=self.patient)
             dist.destroy_process_group()
+
+
+def _merged(shares: Sequence[Sequence[T]]) -> list[T]:
+    """The results of all items in their order, of which process r made those of item r and of every `count`-th then."""
+    none = object()
+    rounds = zip_longest(*shares, fillvalue=none)
+    return [result for one in rounds for result in one if result is not none]  # type: ignore[misc]
 
 
 @functools.cache

@@ -1,156 +1,90 @@
 """Every figure that a model card quotes, measured on songs the model was not trained on.
 
-Knows: the protocol: which songs, which amounts, which baselines, which intervals. Refuses to know: how anything is
-trained or drawn. Songs are split as in training (`dataset.split_of` of the title); the judge is fitted on real notes of
-the training songs alone, never on anything decoded, and figures are quoted on the test songs.
+Knows: the protocol: which songs, how long a stretch of each, in which order what is measured, and how it is told.
+Refuses to know: how anything is trained or drawn, and the parts, each in a file of its own: blends (evaluate_blend.py),
+samples (evaluate_samples.py), interpolation (evaluate_paths.py). Songs are split as in training (`dataset.split_of` of
+the title); the judge is fitted on real notes of the training songs alone, never on anything decoded, and figures are
+quoted on the test songs. Formulas: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from seqvae import collection, measures
+from seqvae import evaluate_blend, evaluate_paths, evaluate_samples, held_out, measures
 from seqvae.codec import Codec
-from seqvae.dataset import split_of
 from seqvae.errors import SeqVAEError
+from seqvae.held_out import Song
+from seqvae.judge import Judge
 from seqvae.midi import Piece
-from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.sampling import Sampling
 
 Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
 Report = Callable[[str], None]
-AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-SEGMENTS = 4  # of each song, consecutive, from a place drawn once
+SEGMENTS = 4  # of each song that are blended, and of each sample; the first of the next
+LONG = 8  # segments of each song that are reconstructed, consecutive, from a place drawn once
 JUDGE_SONGS = 150  # training songs a style that the judge hears
-
-
-@dataclass
-class Song:
-    """A stretch of a held-out song: SEGMENTS segments of notes, onsets from 0."""
-
-    style: str
-    piece: Piece
-    z: Tensor
-    kl: float
-    """Nats a segment."""
-
-
-def stretch(piece: Piece, chunks: int, rng: np.random.Generator) -> Piece | None:
-    """`chunks` chunks in a row of a piece from a random place; None where there are hardly notes."""
-    total = len(piece.bounds) - 1
-    first = int(rng.integers(max(1, total - chunks + 1)))
-    bounds = piece.bounds[first : first + chunks + 1]
-    notes = piece.notes[(piece.notes[:, 0] >= bounds[0]) & (piece.notes[:, 0] < bounds[-1])].copy()
-    notes[:, 0] -= bounds[0]
-    return Piece(notes, bounds - bounds[0], piece.frame, piece.name) if len(notes) > 3 else None
-
-
-class Judge:
-    """A logistic regression over `measures.features` of two-bar stretches of real training songs."""
-
-    def __init__(self, stretches: Sequence[tuple[str, Piece]], chunks: int, instruments: bool, seed: int) -> None:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        self.chunks, self.instruments = chunks, instruments
-        x, y = [], []
-        for style, piece in stretches:
-            heard = self._hear(piece.notes, piece.bounds)
-            x += heard
-            y += [style] * len(heard)
-        self.model = make_pipeline(
-            StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced", random_state=seed)
-        )
-        self.model.fit(np.array(x), np.array(y))
-        self.styles: list[str] = list(self.model.classes_)
-
-    def _hear(self, notes: Ints, bounds: Ints) -> list[NDArray[np.float64]]:
-        cuts = [*range(0, len(bounds) - 1, self.chunks), len(bounds) - 1]
-        out = []
-        for a, b in pairwise(cuts):
-            inside = notes[(notes[:, 0] >= bounds[a]) & (notes[:, 0] < bounds[b])].copy()
-            if len(inside):
-                inside[:, 0] -= bounds[a]
-                out.append(measures.features(inside, int(bounds[b] - bounds[a]), self.instruments))
-        return out
-
-    def probability(self, notes: Ints, bounds: Ints) -> dict[str, float]:
-        """Probability of each style, averaged over the two-bar stretches; silence is every style alike."""
-        heard = self._hear(notes, bounds)
-        if not heard:
-            return dict.fromkeys(self.styles, 1 / len(self.styles))
-        return dict(zip(self.styles, self.model.predict_proba(np.array(heard)).mean(0), strict=True))
+COMPARED = 10  # times `pieces` test songs a style at most that samples are compared with
+PARTS = ("melody", "bass", "drums")
 
 
 def evaluate(
-    codec: Codec, data: Path, *, pieces: int = 20, seed: int = 0, report: Report = lambda _: None
+    codec: Codec,
+    data: Path,
+    *,
+    pieces: int = 20,
+    samples: int = 200,
+    pairs: int = 200,
+    seed: int = 0,
+    report: Report = lambda _: None,
 ) -> dict[str, Any]:
     """All figures of a music model on the test songs of `data` (one folder a style).
 
-    `pieces` bounds the test songs a style. Raises SeqVAEError where a style has no test song or no training song.
+    `pieces` bounds the test songs a style that are reconstructed and blended, `samples` is how many pieces are drawn,
+    `pairs` how many ways between songs are walked. Raises SeqVAEError where a style has no test song or no training
+    song.
     """
     rng = np.random.default_rng(seed)
-    files = collection.find([data])
-    chunks = SEGMENTS * codec.chunks
     styles = sorted(set(codec.styles) - {"all"})
     if len(styles) < 2:
         raise SeqVAEError(
             f"{codec.name or 'the model'}: it has fewer than two styles to judge between; train or fit them"
         )
-    train: dict[str, list[Piece]] = {style: [] for style in styles}
-    test: dict[str, list[Piece]] = {style: [] for style in styles}
-    wanted: list[tuple[Path, str, dict[str, list[Piece]]]] = []
-    tested: set[str] = set()
-    for i in rng.permutation(len(files)):
-        style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
-        split = split_of(title)
-        if style not in styles or split == "valid" or title in tested:
-            continue  # of several versions of a test song one is enough
-        # more than asked, for some cannot be read
-        kept, most = (test, 2 * pieces) if split == "test" else (train, JUDGE_SONGS)
-        if sum(one[1] == style and one[2] is kept for one in wanted) < most:
-            wanted.append((files[i], style, kept))
-            if split == "test":
-                tested.add(title)
-    found = collection.read_all([path for path, _, _ in wanted], cache=collection.default_cache())
-    for (_, style, kept), (_, piece) in zip(wanted, found, strict=True):
-        part = stretch(piece, chunks, rng) if isinstance(piece, Piece) else None
-        if part is not None:
-            kept[style].append(part)
-    for style in styles:
-        if not test[style] or not train[style]:
-            raise SeqVAEError(f"{data}: no song of style '{style}' is held out there; add more songs or drop the style")
-    report(f"{sum(map(len, test.values()))} test songs, judges on {sum(map(len, train.values()))} training songs")
-    real = [(style, piece) for style in styles for piece in train[style]]
+    short = SEGMENTS * codec.chunks
+    found = held_out.gather(
+        data, styles, train=JUDGE_SONGS, test=COMPARED * pieces, train_chunks=short, test_chunks=LONG * codec.chunks,
+        rng=rng,
+    )  # fmt: skip
+    real = [(style, piece) for style in styles for piece in found.train[style]]
     judges = {name: Judge(real, codec.chunks, name == "judge", seed) for name in ("judge", "blind")}
-    rankings = {style: measures.program_ranking([p.notes for p in train[style]]) for style in styles}
-    songs = [song for style in styles for song in _songs(codec, style, test[style][:pieces])]
+    rankings = {style: measures.program_ranking([p.notes for p in found.train[style]]) for style in styles}
+    measured = {style: found.test[style][:pieces] for style in styles}
+    report(f"{sum(map(len, measured.values()))} test songs, judges on {len(real)} training songs")
+    songs: list[Song] = []
+    for style in styles:
+        songs += held_out.encode(codec, style, measured[style])
+        report(f"encoded {style}: {len(songs)} of {sum(map(len, measured.values()))} songs")
+    fronts = [song.front(SEGMENTS, codec.chunks) for song in songs]
     result: dict[str, Any] = {
-        "protocol": {"test_songs": {s: sum(x.style == s for x in songs) for s in styles}, "segments": SEGMENTS,
-                     "seed": seed, "bars": chunks, "intervals": "95 %, songs drawn again", "decoding": "greedy, free"},
-        "judge_accuracy": {name: _accuracy(judge, songs) for name, judge in judges.items()},
+        "protocol": {"test_songs": {s: len(x) for s, x in measured.items()}, "segments": LONG, "seed": seed,
+                     "bars": LONG * codec.chunks, "blended_bars": short, "intervals": "95 %, songs drawn again",
+                     "decoding": "greedy, free"},
+        "judge_accuracy": {name: _accuracy(judge, fronts) for name, judge in judges.items()},
     }  # fmt: skip
     result["reconstruction"] = _reconstruction(codec, songs, rng, report)
-    result["blend"] = _blends(codec, songs, judges, rankings, styles, rng, report)
+    result["interpolation"] = evaluate_paths.paths(codec, songs, pairs, rng, report)
+    result["samples"] = evaluate_samples.samples(
+        codec, {s: [held_out.front(p, short) for p in x] for s, x in found.test.items()}, found.train, found.trained,
+        samples, SEGMENTS, seed, report,
+    )  # fmt: skip
+    result["blend"] = evaluate_blend.blends(codec, fronts, judges, rankings, rng, report)
+    result["strength"] = evaluate_blend.strength(codec, fronts, judges["judge"], rng, report)
     return result
-
-
-def _songs(codec: Codec, style: str, pieces: Sequence[Piece]) -> list[Song]:
-    out = []
-    for piece in pieces:
-        posterior = codec.posteriors(codec.segments(piece), refined=True)
-        out.append(Song(style, piece, posterior.mean, float(posterior.kl().sum(1).mean())))
-    return out
 
 
 def _accuracy(judge: Judge, songs: Sequence[Song]) -> list[float]:
@@ -160,69 +94,47 @@ def _accuracy(judge: Judge, songs: Sequence[Song]) -> list[float]:
     return list(measures.interval(right))
 
 
-def _decode(codec: Codec, songs: Sequence[Song], z: Sequence[Tensor]) -> list[Ints]:
-    """Notes `(N, 4)` that each song's latents decode to, all songs side by side, greedily."""
-    chunks = codec.write(torch.cat(list(z)), np.concatenate([_limits(codec, song) for song in songs]), Sampling())
-    out, at = [], 0
-    for song, latent in zip(songs, z, strict=True):
-        mine = chunks[at : at + len(latent) * codec.chunks]
-        at += len(latent) * codec.chunks
-        out.append(_spell(codec, mine, song.piece))
-    return out
-
-
-def _spell(codec: Codec, chunks: Sequence[Ints], piece: Piece) -> Ints:
-    """Notes `(N, 4)` of token ids by chunk."""
-    assert isinstance(codec.tokenizer, MidiTokenizer)
-    return codec.tokenizer.decode_notes(chunks, piece.bounds)
-
-
-def _limits(codec: Codec, song: Song) -> Ints:
-    """Chunk lengths of a song, the filling of its last segment included."""
-    lengths = codec.form.limits(song.piece)
-    assert lengths is not None
-    return np.append(lengths, np.ones(len(song.z) * codec.chunks - len(lengths), np.int32)).astype(np.int32)
-
-
-def kept(original: Ints, other: Ints, bounds: Ints) -> tuple[float, float]:
-    """(chroma, groove) similarity averaged over the bars of a song that have notes in the original."""
-    chromas, grooves = [], []
-    pairs = zip(measures.bars(original, bounds), measures.bars(other, bounds), strict=True)
-    for c, (a, b) in enumerate(pairs):
-        if len(a):
-            similarity = measures.chroma_similarity(a, b)
-            if similarity is not None:
-                chromas.append(similarity)
-            grooves.append(measures.groove_similarity(a, b, int(bounds[c]), int(bounds[c + 1] - bounds[c])))
-    return float(np.mean(chromas)) if chromas else float("nan"), float(np.mean(grooves))
-
-
 def _reconstruction(codec: Codec, songs: Sequence[Song], rng: np.random.Generator, report: Report) -> dict[str, Any]:
-    """Note F1, chroma, groove and KL at amount 0 for every style, and what a random pair of bars shares."""
-    decoded = _decode(codec, songs, [song.z for song in songs])
-    rows: dict[str, list[tuple[float, ...]]] = {}
+    """What comes back at amount 0 for every style: notes, parts, chroma, groove; KL; what a random pair of bars shares.
+
+    Every segment is decoded from its own z and knows nothing of the one before. note_f1_segment is the mean over
+    segments, note_f1 and the parts are of the whole stretch, joined.
+    """
+    decoded = held_out.decode(codec, songs, [song.z for song in songs])
+    rows: dict[str, list[dict[str, float]]] = {}
     dropped = total = 0
     for song, notes in zip(songs, decoded, strict=True):
-        spelled = _spell(codec, codec.tokenizer.encode(song.piece), song.piece)
+        spelled = held_out.spell(codec, codec.tokenizer.encode(song.piece), song)
         total += len(song.piece.notes)
         dropped += len(song.piece.notes) - len(spelled)
         other = songs[int(rng.integers(len(songs)))]
         while other is song:
             other = songs[int(rng.integers(len(songs)))]
-        stranger = _refit(other.piece, song.piece.bounds)
-        chroma, groove = kept(spelled, notes, song.piece.bounds)
-        random_chroma, random_groove = kept(spelled, stranger, song.piece.bounds)
-        f1 = measures.note_f1(spelled, notes)
-        rows.setdefault(song.style, []).append((f1, chroma, groove, song.kl / np.log(2), random_chroma, random_groove))
-    names = ("note_f1", "chroma", "groove", "kl_bits", "random_chroma", "random_groove")
+        random = evaluate_blend.kept(spelled, _refit(other.piece, song.piece.bounds), song.piece.bounds)
+        parts = measures.part_f1(spelled, notes)
+        cuts = song.piece.bounds[:: codec.chunks]
+        cuts = cuts if cuts[-1] == song.piece.bounds[-1] else np.append(cuts, song.piece.bounds[-1])
+        by_segment = zip(measures.bars(spelled, cuts), measures.bars(notes, cuts), strict=True)
+        rows.setdefault(song.style, []).append(
+            {
+                "note_f1": measures.note_f1(spelled, notes),
+                "note_f1_segment": float(np.mean([measures.note_f1(a, b) for a, b in by_segment if len(a)])),
+                **evaluate_blend.kept(spelled, notes, song.piece.bounds),
+                "kl_bits": float(song.kl.mean() / np.log(2)),
+                "kl_bits_whole": float(song.kl.sum() / np.log(2)),
+                "random_chroma": random["chroma"],
+                "random_groove": random["groove"],
+                **{name: np.nan if (x := parts[name]) is None else x for name in PARTS},
+                "full_length": float(len(song.z) == LONG),
+            }
+        )
     out: dict[str, Any] = {"dropped_by_tokenizer": dropped / max(1, total)}
     for style in [*sorted(rows), "all"]:
-        table = np.array(rows[style] if style != "all" else [row for one in rows.values() for row in one])
-        out[style] = {
-            name: list(measures.interval(column[~np.isnan(column)]))
-            for name, column in zip(names, table.T, strict=True)
-        }
-        report(f"{style}: note F1 {out[style]['note_f1'][0]:.3f}, chroma {out[style]['chroma'][0]:.3f}")
+        chosen = rows[style] if style != "all" else [row for one in rows.values() for row in one]
+        columns = {name: np.array([row[name] for row in chosen]) for name in chosen[0]}
+        out[style] = {name: list(measures.interval(x[~np.isnan(x)])) for name, x in columns.items()}
+        told = ", ".join(f"{name} {out[style][name][0]:.3f}" for name in ("note_f1", *PARTS, "chroma"))
+        report(f"{style}: {told}")
     return out
 
 
@@ -236,99 +148,125 @@ def _refit(piece: Piece, bounds: Ints) -> Ints:
     return np.concatenate(out) if out else np.zeros((0, 4), np.int32)
 
 
-def _blends(
-    codec: Codec, songs: Sequence[Song], judges: dict[str, Judge], rankings: dict[str, list[int]], styles: list[str],
-    rng: np.random.Generator, report: Report,
-) -> dict[str, Any]:  # fmt: skip
-    """Every test song toward every other style by every amount, beside both baselines."""
-    conditions = [f"amount {a:g}" for a in AMOUNTS]
-    # as without --from: starting at the mean of the song's own segments
-    conditions += ["own 0.5", "own 1", "programs swapped", "random 0.5", "random 1"]
-    figures = [*judges, "chroma", "groove"]
-    # (song, target style, figure); NaN where the song already is of that style
-    rows = {c: np.full((len(songs), len(styles), len(figures)), np.nan) for c in conditions}
-    for t, target in enumerate(styles):
-        numbers = [i for i, song in enumerate(songs) if song.style != target]
-        moved = [songs[i] for i in numbers]
-        vectors = [codec.styles[target].mean - codec.styles[song.style].mean for song in moved]
-        noise = torch.from_numpy(rng.standard_normal((len(moved), len(vectors[0])))).float()
-        own_vectors = [codec.styles[target].mean - song.z.mean(0) for song in moved]
-        random = [n / n.norm() * v.norm() for n, v in zip(noise, vectors, strict=True)]
-        for condition in conditions:
-            kind, _, number = condition.partition(" ")
-            if kind == "programs":
-                decoded = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in moved]
-            else:
-                steps = {"amount": vectors, "own": own_vectors, "random": random}[kind]
-                decoded = _decode(codec, moved, [s.z + float(number) * v for s, v in zip(moved, steps, strict=True)])
-            for i, song, notes in zip(numbers, moved, decoded, strict=True):
-                said = [judge.probability(notes, song.piece.bounds)[target] for judge in judges.values()]
-                rows[condition][i, t] = [*said, *kept(song.piece.notes[:, :4], notes, song.piece.bounds)]
-        report(f"blended toward {target}")
-    own = np.array([song.style for song in songs])
-    out: dict[str, Any] = {"all": {}, "pairs": {}, "margin": {}}
-    for condition, values in rows.items():
-        # a song counts once: the mean over the styles it was moved to
-        out["all"][condition] = _summary(np.nanmean(values, 1), figures)
-        for source in styles:
-            for t, target in enumerate(styles):
-                if source != target:
-                    pair = out["pairs"].setdefault(f"{source} to {target}", {})
-                    pair[condition] = _summary(values[own == source, t], figures)
-    for moved_by in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
-        for baseline in ("programs swapped", f"random {moved_by.split()[1]}"):
-            gained = np.nanmean(rows[moved_by][..., 0] - rows[baseline][..., 0], 1)
-            by_style = {s: list(measures.interval(gained[own == s])) for s in styles}
-            out["margin"][f"{moved_by} over {baseline}"] = {**by_style, "all": list(measures.interval(gained))}
-    return out
+# --- for people -------------------------------------------------------------------------------------------------------
 
 
-def _summary(values: NDArray[np.float64], figures: Sequence[str]) -> dict[str, list[float]]:
-    """Mean and interval over songs of each column of `values (songs, figures)`."""
-    return {
-        name: [round(x, 4) for x in measures.interval(column[~np.isnan(column)])]
-        for name, column in zip(figures, values.T, strict=True)
-    }
-
-
-def table(result: dict[str, Any]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The figures as text, for people and model cards (Markdown)."""
-
-    def cell(x: Sequence[float], digits: int = 2) -> str:
-        return f"{x[0]:.{digits}f} [{x[1]:.{digits}f}, {x[2]:.{digits}f}]"
-
-    def rows(first: str, columns: Sequence[str], body: dict[str, list[str]]) -> list[str]:
-        lines = [f"| {first} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
-
+    blend, seen = result["blend"], result["protocol"]
+    songs = ", ".join(f"{n} {style}" for style, n in seen["test_songs"].items())
+    accuracy = {name: _cell(x) for name, x in result["judge_accuracy"].items()}
+    said = result["reconstruction"]
+    reconstruction = {k: v for k, v in said.items() if isinstance(v, dict)}
     kept_names = ("note_f1", "chroma", "random_chroma", "groove", "random_groove")
-    reconstruction = {k: v for k, v in result["reconstruction"].items() if isinstance(v, dict)}
-    blend = result["blend"]
-    songs = ", ".join(f"{n} {style}" for style, n in result["protocol"]["test_songs"].items())
-    accuracy = {name: cell(x) for name, x in result["judge_accuracy"].items()}
+    long = {s: r for s, r in reconstruction.items() if "melody" in r}
+    parts = ("note_f1_segment", *PARTS)
     lines = [
-        f"Test songs: {songs}; {result['protocol']['bars']} bars of each, means with 95 % intervals over songs. The "
-        f"tokenizer drops {100 * result['reconstruction']['dropped_by_tokenizer']:.2f} % of the notes.",
+        f"Test songs: {songs}; {seen['bars']} bars of each at most, means with 95 % intervals over songs. The "
+        f"tokenizer drops {100 * said['dropped_by_tokenizer']:.2f} % of the notes.",
         "",
-        *rows(
+        *_rows(
             "reconstruction",
             ["note F1", "chroma kept", "of a random pair", "groove", "of a random pair", "KL, bits a segment"],
-            {s: [*(cell(r[k]) for k in kept_names), cell(r["kl_bits"], 0)] for s, r in reconstruction.items()},
+            {s: [*(_cell(r[k]) for k in kept_names), _cell(r["kl_bits"], 0)] for s, r in reconstruction.items()},
+        ),
+        *_rows(
+            "note F1", ["a segment", *(f"{part}, whole stretch" for part in PARTS), "KL of the stretch, bits"],
+            {s: [*(_cell(r[k]) for k in parts), _cell(r["kl_bits_whole"], 0)] for s, r in long.items()},
         ),
         f"The judge hears instruments and drums (accuracy on real test songs {accuracy['judge']}); the blind one "
         f"neither ({accuracy['blind']}).",
         "",
-        *rows(
-            "blend, all pairs", ["judge's target probability", "of the blind judge", "chroma kept", "groove"],
-            {c: [cell(r[k]) for k in ("judge", "blind", "chroma", "groove")] for c, r in blend["all"].items()},
+        *_rows(
+            "blend, all pairs",
+            ["judge's target probability", "of the blind judge", "chroma kept", "groove", *_fidelity(blend)],
+            {c: [_cell(r[k]) for k in ("judge", "blind", "chroma", "groove", *_fidelity(blend).values())]
+             for c, r in blend["all"].items()},
         ),
-        *rows(
+        *_rows(
             "target probability", list(blend["all"]),
             {pair: [f"{r['judge'][0]:.2f}" for r in by.values()] for pair, by in blend["pairs"].items()},
         ),
-        *rows(
+        *_rows(
+            "chroma kept", list(blend["all"]),
+            {pair: [f"{r['chroma'][0]:.2f}" for r in by.values()] for pair, by in blend["pairs"].items()},
+        ),
+        *_rows(
             "probability gained, by source style", list(next(iter(blend["margin"].values()))),
-            {name: [cell(x) for x in by.values()] for name, by in blend["margin"].items()},
+            {name: [_cell(x) for x in by.values()] for name, by in blend["margin"].items()},
         ),
     ]  # fmt: skip
+    if chance := blend.get("p_values"):
+        both = {name: by for name, by in chance.items() if name.endswith("over both")}
+        lines += _rows(
+            "p over both baselines", list(next(iter(both.values()))),
+            {name: [f"{p:.1g}" for p in by.values()] for name, by in both.items()}, sideways=True,
+        )  # fmt: skip
+    if strength := result.get("strength"):
+        lines += [
+            f"Transfer strength by {strength['amount']:g} there and back (Brunner et al. 2018), all pairs: "
+            f"{_cell(strength['all'])}; "
+            + ", ".join(f"{pair} {_cell(x)}" for pair, x in strength["pairs"].items())
+            + ".",
+            "",
+        ]
+    if drawn := result.get("samples"):
+        lines += _samples_table(drawn)
+    if between := result.get("interpolation"):
+        lines += _paths_table(between)
     return "\n".join(lines).rstrip()
+
+
+def _cell(x: Sequence[float], digits: int = 2) -> str:
+    return f"{x[0]:.{digits}f} [{x[1]:.{digits}f}, {x[2]:.{digits}f}]"
+
+
+def _rows(first: str, columns: Iterable[str], body: Mapping[str, Sequence[str]], sideways: bool = False) -> list[str]:
+    """A table, or nothing where there is no row; `sideways` makes rows of the columns."""
+    if not body:
+        return []
+    head = list(columns)
+    if sideways:
+        head, body = list(body), {name: [cells[i] for cells in body.values()] for i, name in enumerate(head)}
+    lines = [f"| {first} | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
+
+
+def _fidelity(blend: Mapping[str, Any]) -> dict[str, str]:
+    """Headings and names of the two figures that older results have not."""
+    names = {"chroma fidelity": "chroma_fidelity", "groove fidelity": "groove_fidelity"}
+    return {k: v for k, v in names.items() if all(v in row for row in blend["all"].values())}
+
+
+def _samples_table(drawn: Mapping[str, Any]) -> list[str]:
+    area, copies, far = drawn["overlapped_area"], drawn["copying"], drawn["frechet"]
+    inside = {name: [_cell(x) for x in drawn[name].values()] for name in evaluate_samples.WITHIN}
+    return [
+        f"{drawn['samples']} samples at temperature {drawn['temperature']:g} beside {drawn['held_out']} held-out "
+        f"songs, in their shares of styles; {100 * drawn['silent']:.1f} % are silent.",
+        "",
+        *_rows(
+            "overlapped area with held-out songs", ["samples", "training songs"],
+            {name: [_cell(by["samples"]), _cell(by["training"])] for name, by in area.items()},
+        ),
+        *_rows("of each piece", ["samples", "held-out songs"], inside),
+        f"Fréchet distance in the latent space, {far['pieces']} pieces each: samples {_cell(far['samples'], 0)}, other "
+        f"held-out songs {_cell(far['held_out'], 0)}.",
+        "",
+        f"Longest run of notes shared with any of {copies['training_songs']} training songs, transposed or not: "
+        f"samples {_cell(copies['samples'], 1)}, held-out songs {_cell(copies['held_out'], 1)}; at most "
+        f"{copies['samples_longest']} and {copies['held_out_longest']}. {_cell(copies['beyond'])} of the samples have "
+        f"a longer one than 95 % of the held-out songs ({copies['held_out_95_percent']:.0f} notes).",
+        "",
+    ]  # fmt: skip
+
+
+def _paths_table(between: Mapping[str, Any]) -> list[str]:
+    columns = ["monotone", "rising_steps", "largest_step"]
+    body = {
+        f"{kind}, {name}": [_cell(by[name][c]) for c in columns]
+        for kind, by in between.items()
+        if isinstance(by, dict)
+        for name in evaluate_paths.DISTANCES
+    }
+    return _rows(f"{between['pairs']} ways of {between['steps']} steps", [c.replace("_", " ") for c in columns], body)

@@ -6,14 +6,16 @@ chunks become the user's kind of object. Refuses to know: models, latents, files
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.errors import ReadError
-from seqvae.vocabulary import Tokenizer
+from seqvae import measures, text_measures
+from seqvae.errors import ReadError, UsageError
+from seqvae.vocabulary import Lean, Tokenizer
 
 if TYPE_CHECKING:
     from seqvae.event_tokenizer import EventTokenizer
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 # The readers of a kind are imported when its form is asked for: no sentence should wait for a synthesizer.
 
 Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
 
 
 class Form(Protocol):
@@ -38,8 +41,23 @@ class Form(Protocol):
     def blank(self, chunks: int) -> Any:
         """A piece without content to decode into: what a new piece looks like."""
 
-    def join(self, chunks: list[Ints], like: Any) -> Any:
-        """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`."""
+    def parts(self, names: Sequence[str | int]) -> frozenset[int]:
+        """The parts of a piece that can be kept as they are; raises UsageError for what is none."""
+
+    def harmony(self, piece: Any) -> Floats | None:
+        """What sounds around each beat of each chunk, `(C, B, 12)`; None for a kind that does not sound."""
+
+    def lean(self, harmony: Floats, strength: float) -> Lean | None:
+        """For decoding, what makes notes of rows lean to their `harmony (N, B, 12)`; see `vocabulary.Lean`."""
+
+    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
+        """How unlike two decoded pieces are, by one or more distances from 0 to 1."""
+
+    def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset()) -> Any:
+        """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`.
+
+        Some `parts` may be kept as they are in `like`.
+        """
 
 
 class MusicForm:
@@ -66,11 +84,34 @@ class MusicForm:
         bounds = np.arange(chunks + 1, dtype=np.int32) * midi.MAX_CHUNK_STEPS
         return midi.Piece(np.zeros((0, 5), np.int32), bounds, frame)
 
-    def join(self, chunks: list[Ints], like: Piece) -> Any:
-        """A `symusic.Score`."""
-        from seqvae import midi
+    def parts(self, names: Sequence[str | int]) -> frozenset[int]:
+        """As `tracks.named`: melody, drums and instruments."""
+        from seqvae import tracks
 
-        notes = self.tokenizer.decode_notes(chunks, like.bounds)
+        return tracks.named(names)
+
+    def harmony(self, piece: Piece) -> Floats:
+        """As `MidiTokenizer.harmony`."""
+        return self.tokenizer.harmony(piece)
+
+    def lean(self, harmony: Floats, strength: float) -> Lean:
+        """As `MidiTokenizer.lean`."""
+        return self.tokenizer.lean(harmony, strength)
+
+    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
+        """1 - note F1, and 1 - cosine of the pitch classes; every chunk as long as the longest."""
+        x, y = (
+            self.tokenizer.decode_notes(z, np.arange(len(z) + 1, dtype=np.int32) * self.tokenizer.max_steps)
+            for z in (a, b)
+        )
+        alike, other = measures.chroma_similarity(x, y), measures.chroma_similarity(y, x)
+        return [1 - measures.note_f1(x, y), 0.0 if alike is None and other is None else 1 - (alike or 0.0)]
+
+    def join(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset()) -> Any:
+        """A `symusic.Score`."""
+        from seqvae import midi, tracks
+
+        notes = self.tokenizer.decode_notes(chunks, like.bounds, self.tokenizer.shift(like))
         bar = np.clip(np.searchsorted(like.bounds, notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2)
         home = np.clip(
             np.searchsorted(like.bounds, like.notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2
@@ -80,7 +121,8 @@ class MusicForm:
         usual = total.sum() / count.sum() if count.sum() else 80
         loud = np.where(count > 0, total / np.maximum(count, 1), usual)
         velocity = np.clip(np.round(loud[bar]), 1, 127).astype(np.int32)
-        return midi.to_score(np.column_stack([notes, velocity]), like.frame)
+        written = np.column_stack([notes, velocity])
+        return midi.to_score(tracks.keep(written, like.notes, keep) if keep else written, like.frame)
 
 
 class LineForm:
@@ -103,7 +145,23 @@ class LineForm:
         """The empty line."""
         return ""
 
-    def join(self, chunks: list[Ints], like: str) -> str:
+    def parts(self, names: Sequence[str | int]) -> frozenset[int]:
+        """A line has no tracks: raises UsageError where one is named."""
+        if names:
+            raise UsageError(f"a line has no track '{names[0]}' to keep; leave it out, it is for music")
+        return frozenset()
+
+    def harmony(self, piece: str) -> None:
+        """A line does not sound."""
+
+    def lean(self, harmony: Floats, strength: float) -> None:
+        """A line does not sound."""
+
+    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
+        """Words to put in, take out or change, as a share of the longer line."""
+        return [text_measures.edit_distance(*(self.tokenizer.decode_text(chunks) for chunks in (a, b)))]
+
+    def join(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset()) -> str:
         """The line that the chunks spell."""
         return self.tokenizer.decode_text(chunks)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FALL = 1000.0  # what a distance that goes the wrong way costs: more than any unevenness
+
 
 def lerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
     """The straight line: `(1 - amount) a + amount b`, shapes broadcast.
@@ -56,8 +58,43 @@ def path(a: Tensor, b: Tensor, steps: int, kind: str = "slerp") -> Tensor:
     return torch.stack([a, *inner, b])
 
 
-def grid(corners: Tensor, rows: int, columns: int) -> Tensor:
-    """A sheet between four corners `(2, 2, ..., D)` (top row first): `(rows, columns, ..., D)`, by straight lines."""
-    left = path(corners[0, 0], corners[1, 0], rows, "line")
-    right = path(corners[0, 1], corners[1, 1], rows, "line")
-    return torch.stack([path(a, b, columns, "line") for a, b in zip(left, right, strict=True)])
+def grid(corners: Tensor, rows: int, columns: int, kind: str = "slerp") -> Tensor:
+    """A sheet between four corners `(2, 2, ..., D)` (top row first): `(rows, columns, ..., D)`.
+
+    Down the left and the right side, and across from one to the other, as `path` goes. By lines that is the bilinear
+    surface, the same across first; by arcs it is so nearly.
+    """
+    left = path(corners[0, 0], corners[1, 0], rows, kind)
+    right = path(corners[0, 1], corners[1, 1], rows, kind)
+    return torch.stack([path(a, b, columns, kind) for a, b in zip(left, right, strict=True)])
+
+
+def even(there: Tensor, back: Tensor, steps: int) -> list[int]:
+    """Which `steps` of P points to take on a way, so that what is heard goes evenly from one end to the other.
+
+    `there (P, K)` and `back (P, K)` are K distances of each point from the first and from the last. Both ends are
+    taken. Between them the distances there shall not fall nor those back rise, and the place there / (there + back)
+    shall go in equal steps: the choice of least cost, the squared unevenness and FALL times what goes the wrong way, by
+    dynamic programming over pairs of neighbours. A decoder jumps where the latent vector moves evenly; this is the
+    other way round. Raises ValueError for fewer points than steps.
+
+    >>> there = torch.tensor([0.0, 0.1, 0.05, 0.5, 0.9, 1.0])[:, None]
+    >>> even(there, 1 - there, 3)
+    [0, 3, 5]
+    """
+    points = len(there)
+    if not 2 <= steps <= points:
+        raise ValueError(f"{steps} steps of {points} points; take at least 2, and no more than there are")
+    there, back = (x.double() / x.double().max(0).values.clamp(min=1e-12) for x in (there, back))
+    place = (there / (there + back).clamp(min=1e-12)).mean(1)
+    wrong = (there[:, None] - there[None]).clamp(min=0) + (back[None] - back[:, None]).clamp(min=0)  # from i to j
+    cost = FALL * wrong.sum(-1) + (place[None] - place[:, None] - 1 / (steps - 1)).square()
+    cost = torch.where(torch.ones_like(cost).triu(1).bool(), cost, torch.inf)
+    total, came = cost[0], []
+    for _ in range(steps - 2):
+        total, before = (total[:, None] + cost).min(0)
+        came.append(before)
+    chosen = [points - 1]
+    for before in reversed(came):
+        chosen.append(int(before[chosen[-1]]))
+    return [0, *reversed(chosen)]

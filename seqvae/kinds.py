@@ -7,7 +7,8 @@ wrong usage is answered at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seqvae.codec import Codec
+
+
+ALSO = ("wav", "png", "html")
+"""Endings of files that a command can put beside its output: sound, picture, page."""
 
 
 class Item(Protocol):
@@ -53,10 +58,17 @@ class Kind(Protocol):
     def read(self, inputs: Sequence[str]) -> Iterator[Sequence[Any]]:
         """Items that arguments name, in batches, for `pack`."""
 
-    def given(self, inputs: Sequence[str], out: str | None, ending: str, as_json: bool) -> AbstractContextManager[Desk]:
-        """Items that arguments name; the outputs are finished when the context is left without an error."""
+    def given(
+        self, inputs: Sequence[str], out: str | None, ending: str, as_json: bool, also: Collection[str] = ()
+    ) -> AbstractContextManager[Desk]:
+        """Items that arguments name; the outputs are finished when the context is left without an error.
 
-    def new(self, names: Sequence[str], out: str | None, as_json: bool) -> AbstractContextManager[Desk]:
+        `also` are kinds of files that are wanted beside each output: `ALSO`.
+        """
+
+    def new(
+        self, names: Sequence[str], out: str | None, as_json: bool, also: Collection[str] = ()
+    ) -> AbstractContextManager[Desk]:
         """Items to be made."""
 
     def one(self, given: str) -> Any:
@@ -88,13 +100,23 @@ def kind_of(model: str) -> Kind:
     return lines
 
 
+def also(*wanted: bool) -> list[str]:
+    """Those of ALSO that are wanted, given a truth value for each."""
+    return [kind for kind, yes in zip(ALSO, wanted, strict=True) if yes]
+
+
 def load(model: str, styles: Path | None = None) -> Codec:
     """The codec, on the GPU if there is one, with the styles of a file added."""
-    import torch
+    gc.disable()  # what is imported and loaded here stays: looking through it for garbage takes a sixth of the time
+    try:
+        import torch
 
-    from seqvae import codec, style
+        from seqvae import codec, style
 
-    loaded = codec.load(model)
+        loaded = codec.load(model)
+    finally:
+        gc.freeze()
+        gc.enable()
     if torch.cuda.is_available():
         loaded.model.cuda()
     if styles is not None:

@@ -16,7 +16,7 @@ import os
 import select
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -186,11 +186,14 @@ class _Arriving:
 
 
 @contextlib.contextmanager
-def given(inputs: Sequence[str], out: str | None, ending: str, as_json: bool) -> Iterator[Desk]:
+def given(
+    inputs: Sequence[str], out: str | None, ending: str, as_json: bool, also: Collection[str] = ()
+) -> Iterator[Desk]:
     """The lines that arguments name, with their results going to `out`, else to standard output; `ending` is not used.
 
     Raises as `read`, and SeqVAEError where an input would be overwritten or `out` cannot be written.
     """
+    _nothing_else(also)
     if out is not None and any(Path(out).resolve() == file.resolve() for file in _files(inputs)):
         raise SeqVAEError(f"{out}: is an input and would be overwritten; choose another -o")
     batches = read(inputs)
@@ -201,12 +204,19 @@ def given(inputs: Sequence[str], out: str | None, ending: str, as_json: bool) ->
 
 
 @contextlib.contextmanager
-def new(names: Sequence[str], out: str | None, as_json: bool) -> Iterator[Desk]:
+def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[str] = ()) -> Iterator[Desk]:
     """As many new lines as there are names, which lines do not need."""
+    _nothing_else(also)
     with _output(out) as send:
         desk = Desk(_blank(len(names)), send, as_json)
         yield desk
         desk.flush()
+
+
+def _nothing_else(also: Collection[str]) -> None:
+    """Lines have no other form: UsageError where one is wanted."""
+    for kind in also:
+        raise UsageError(f"--{kind} is for music, and this model's pieces are lines; leave it out, or choose -m music")
 
 
 def _blank(count: int) -> Iterator[list[Item]]:

@@ -1,7 +1,7 @@
 """Figures of notes: what two stretches of music share, and what one sounds like. Plain numpy.
 
 Knows: notes `(N, >= 4)` as `midi.Piece` has them (onset, duration, pitch, program; 128 is drums), 12 steps a beat.
-Refuses to know: models, latents, files, classifiers.
+Refuses to know: models, latents, files, classifiers. Formulas and papers: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def chroma(notes: Ints) -> Floats:
 
 
 def chroma_similarity(a: Ints, b: Ints) -> float | None:
-    """Cosine of the chroma of two bars (Wu and Yang 2023); None if `a` has no pitched note, 0 if only `b` has none."""
-    x, y = chroma(a), chroma(b)
-    if not x.any():
-        return None
-    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))) if y.any() else 0.0
+    """Cosine of the chroma of two bars, time sounded and not notes counted as in `chroma_fidelity`.
+
+    None if `a` has no pitched note, 0 if only `b` has none.
+    """
+    return _cosine(chroma(a), chroma(b))
 
 
 def groove_similarity(a: Ints, b: Ints, start: int, length: int) -> float:
@@ -51,6 +51,68 @@ def groove_similarity(a: Ints, b: Ints, start: int, length: int) -> float:
     x[a[:, ONSET] - start] = True
     y[b[:, ONSET] - start] = True
     return 1.0 - float((x ^ y).mean())
+
+
+def chroma_fidelity(a: Ints, b: Ints) -> float | None:
+    """Cosine of the numbers of onsets by pitch class in two bars, as FIGARO and MuseMorphose have it.
+
+    von Rütte et al. (2022), Wu and Yang (2023). `chroma_similarity` differs in that a long note counts more. None if
+    `a` has no pitched note, 0 if only `b` has none (FIGARO takes a flat histogram for either).
+    """
+    x, y = (np.bincount(n[n[:, PROGRAM] != DRUMS, PITCH] % 12, minlength=12).astype(float) for n in (a, b))
+    return _cosine(x, y)
+
+
+def groove_fidelity(a: Ints, b: Ints, start: int, length: int) -> float | None:
+    """Cosine of the numbers of onsets at each step of two bars, smoothed by 1, 4, 1 (FIGARO, von Rütte et al. 2022).
+
+    MuseMorphose (Wu and Yang 2023) takes 16 positions a bar and does not smooth; `groove_similarity` is Wu and Yang's
+    (2020) and tells only whether something begins. None if `a` is empty, 0 if only `b` is.
+    """
+    x, y = (
+        np.convolve(np.bincount(n[:, ONSET] - start, minlength=length), [1, 4, 1])[1:-1].astype(float) for n in (a, b)
+    )
+    return _cosine(x, y)
+
+
+def _cosine(x: Floats, y: Floats) -> float | None:
+    """Cosine of what was and what is; None where there was nothing, 0 where nothing is left."""
+    if not x.any():
+        return None
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))) if y.any() else 0.0
+
+
+def skyline(notes: Ints, highest: bool = True) -> Ints:
+    """The highest pitched note of each onset, or the lowest (Uitdenbogerd and Zobel 1998); drums left out."""
+    rows = notes[notes[:, PROGRAM] != DRUMS]
+    rows = rows[np.lexsort((rows[:, PITCH] if highest else -rows[:, PITCH], rows[:, ONSET]))]
+    last = np.append(np.diff(rows[:, ONSET]) != 0, True)[: len(rows)]
+    found: Ints = rows[last]
+    return found
+
+
+def line(notes: Ints, program: int, highest: bool) -> Ints:
+    """The top line of an instrument, or its bottom line."""
+    return skyline(notes[notes[:, PROGRAM] == program], highest)
+
+
+def part_f1(original: Ints, other: Ints) -> dict[str, float | None]:
+    """`note_f1` of melody, bass and drums; None for a part that the original has not.
+
+    The melody is the top line of the instrument that most often has the highest note of an onset in the original, the
+    bass the bottom line of that which most often has the lowest. One instrument alone may be both.
+    """
+    out: dict[str, float | None] = {}
+    for name, highest in (("melody", True), ("bass", False)):
+        programs, counts = np.unique(skyline(original, highest)[:, PROGRAM], return_counts=True)
+        if len(programs):
+            program = int(programs[counts.argmax()])
+            out[name] = note_f1(line(original, program, highest), line(other, program, highest))
+        else:
+            out[name] = None
+    drums = original[original[:, PROGRAM] == DRUMS]
+    out["drums"] = note_f1(drums, other[other[:, PROGRAM] == DRUMS]) if len(drums) else None
+    return out
 
 
 def bars(notes: Ints, bounds: Ints) -> list[Ints]:

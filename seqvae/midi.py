@@ -394,7 +394,7 @@ def to_score(notes: Notes, frame: ScoreTick, *, velocity: int | None = None) -> 
         part = part[np.lexsort((part[:, PITCH], part[:, ONSET]))]
         loud = np.full(len(part), velocity) if velocity is not None else part[:, VELOCITY]
         drums = program == DRUMS
-        track = TrackTick("Drums" if drums else _general_midi()[program], 0 if drums else program, drums)
+        track = TrackTick("Drums" if drums else general_midi()[program], 0 if drums else program, drums)
         track.notes = NoteTickList.from_numpy(
             np.ascontiguousarray(part[:, ONSET] * scale, np.int32),
             np.ascontiguousarray(np.maximum(part[:, DURATION], 1) * scale, np.int32),
@@ -406,7 +406,7 @@ def to_score(notes: Notes, frame: ScoreTick, *, velocity: int | None = None) -> 
 
 
 @cache
-def _general_midi() -> list[str]:
+def general_midi() -> list[str]:
     """The 128 names of the General MIDI programs."""
     from pretty_midi import program_to_instrument_name  # a fifth of a second, which reading alone need not wait for
 

@@ -15,13 +15,17 @@ import miditok
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.vocabulary import EOS, PAD, Bools, Ints
+from seqvae.tonality import harmony, home_shift
+from seqvae.vocabulary import EOS, PAD, Bools, Ints, Lean
 
 _PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
 _PHASE, _LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH, _LENGTH = range(5)
 _START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = range(6)
 # the phase after a token of each type; the first is that of special tokens, of which only EOS is ever reached
 _PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE], np.int32)
+
+LEAST = 0.01  # what a pitch class that does not sound at all weighs
+Floats = NDArray[np.float64]
 
 
 class MidiTokenizer:
@@ -36,12 +40,12 @@ class MidiTokenizer:
     overlap = 0
     max_tokens = 1024  # several times the fullest bar
 
-    def __init__(self, steps_per_beat: int = 12, max_steps: int = 48) -> None:
+    def __init__(self, steps_per_beat: int = 12, max_steps: int = 48, common_key: bool = False) -> None:
         if max_steps % steps_per_beat or max_steps < 4 * steps_per_beat:
             raise ValueError(
                 f"max_steps {max_steps} is no whole number, four or more, of beats of {steps_per_beat} steps"
             )
-        self.steps_per_beat, self.max_steps = steps_per_beat, max_steps
+        self.steps_per_beat, self.max_steps, self.common_key = steps_per_beat, max_steps, common_key
         self.vocabulary = miditok.REMI(
             miditok.TokenizerConfig(
                 pitch_range=(0, 127),
@@ -116,12 +120,16 @@ class MidiTokenizer:
         )
         emit = np.stack([changed[:, 1], changed[:, 2], changed[:, 3], changed[:, 3] & ~drum], 1)
         counts = np.bincount(chunk, weights=emit.sum(1), minlength=len(bounds) - 1).astype(np.int64)
-        flat = ids[emit].astype(np.int32)
         ends = np.cumsum(counts)
-        return [np.append(flat[e - n : e], np.int32(EOS)) for e, n in zip(ends, counts, strict=True)]
+        flat = np.insert(ids[emit].astype(np.int32), ends, EOS)
+        ends += np.arange(1, len(ends) + 1)
+        return [flat[end - n - 1 : end] for end, n in zip(ends.tolist(), counts.tolist(), strict=True)]
 
-    def decode_notes(self, chunks: Sequence[Ints], bounds: Ints) -> Ints:
-        """Notes `(N, 4)` of chunks that begin at `bounds[c]`; tokens that break the grammar are passed over."""
+    def decode_notes(self, chunks: Sequence[Ints], bounds: Ints, shift: int = 0) -> Ints:
+        """Notes `(N, 4)` of chunks that begin at `bounds[c]`; tokens that break the grammar are passed over.
+
+        Pitches are moved back by the `shift` that `encode` moved them by; what leaves 0..127 comes back by an octave.
+        """
         rows: list[list[int]] = []
         for start, tokens in zip(bounds, chunks, strict=False):
             program = position = -1
@@ -138,11 +146,35 @@ class MidiTokenizer:
                     pending = None
                 elif kind == _DRUM and program == 128 and position >= 0:
                     rows.append([int(start) + position, 1, int(value), 128])
-        return np.array(rows, np.int32).reshape(-1, 4)
+        return _moved(np.array(rows, np.int32).reshape(-1, 4), -shift)
+
+    def shift(self, piece: Any) -> int:
+        """Semitones by which `encode` moves the pitches of a `midi.Piece`: to the common key, or not at all."""
+        return home_shift(piece.notes) if self.common_key else 0
 
     def encode(self, piece: Any) -> list[Ints]:
-        """Token ids of every chunk of a `midi.Piece`."""
-        return self.encode_notes(piece.notes, piece.bounds)
+        """Token ids of every chunk of a `midi.Piece`, moved by `shift`."""
+        return self.encode_notes(_moved(piece.notes, self.shift(piece)), piece.bounds)
+
+    def harmony(self, piece: Any) -> Floats:
+        """What sounds around every beat of every chunk of a `midi.Piece`, moved as `encode` moves it: `(C, B, 12)`."""
+        notes = _moved(piece.notes, self.shift(piece))
+        return harmony(notes, piece.bounds, self.steps_per_beat, self.max_steps // self.steps_per_beat)
+
+    def lean(self, sounding: Floats, strength: float) -> Lean:
+        """For decoding: notes of rows whose harmony is `sounding (N, B, 12)` lean to its pitch classes.
+
+        A pitch weighs (share of its class + LEAST) ** strength.
+        """
+        columns = np.flatnonzero(self._type == _PITCH).astype(np.int32)
+        weights = (strength * np.log(sounding + LEAST)).astype(np.float32)
+        classes = self._value[columns] % 12
+
+        def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
+            beat = np.clip(state[:, _LAST_POSITION], 0, None) // self.steps_per_beat
+            return columns, weights[rows, beat][:, classes]
+
+        return lean
 
     def token_text(self, token: int) -> str:
         """One token to be shown: its name in MidiTok's vocabulary, such as `Pitch_60`, or a special one by its own."""
@@ -224,8 +256,18 @@ class MidiTokenizer:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"kind": self.kind, "steps_per_beat": self.steps_per_beat, "max_steps": self.max_steps})
-        (folder / "tokenizer.json").write_text(text + "\n")
+        settings = {"steps_per_beat": self.steps_per_beat, "max_steps": self.max_steps, "common_key": self.common_key}
+        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, **settings}) + "\n")
+
+
+def _moved(notes: Ints, shift: int) -> Ints:
+    """Notes with all pitches but drums moved by `shift` semitones, those that leave 0..127 back by an octave."""
+    if not shift:
+        return notes
+    moved = notes.copy()
+    pitch = notes[:, 2] + np.where(notes[:, 3] == 128, 0, shift)
+    moved[:, 2] = pitch - 12 * (pitch > 127) + 12 * (pitch < 0)
+    return moved
 
 
 class MidiGrammar:

@@ -19,7 +19,7 @@ from seqvae.decoder import Decoder, Told
 from seqvae.encoder import Encoder
 from seqvae.latent import Posterior
 from seqvae.layers import Binding, multiplies_bf16
-from seqvae.sampling import Grammar, Sampling, decode, search
+from seqvae.sampling import Grammar, Lean, Sampling, decode, search
 
 PAD = 0  # the id every tokenizer shares
 
@@ -68,11 +68,15 @@ class SequenceVAE(nn.Module):
         posterior: Posterior = self.encoder(x, tokens != PAD)
         return posterior
 
-    def tell(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Told, Told]:
-        """What `z (B, D)` tells of each token `(B, C, T)`, with and without history; `inputs (B, C, T)` are shifted."""
+    def tell(self, z: Tensor, inputs: Tensor, cues: Tensor, low: bool = False) -> tuple[Told, Told]:
+        """What `z (B, D)` tells of each token `(B, C, T)`, with and without history; `inputs (B, C, T)` are shifted.
+
+        With `low`, in bf16 throughout, with copies of the weights that are kept: for a search for z alone.
+        """
         b, c, t = inputs.shape
-        code = self.decoder.codes(z).view(b * c, -1)
-        told, bag, _ = self.decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), self.decoder.start(code))
+        decoder = self._halved() if low else self.decoder
+        code = decoder.codes(z.to(decoder.norm.weight.dtype)).view(b * c, -1)
+        told, bag, _ = decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), decoder.start(code))
         return told.view(b, c), bag.view(b, c)
 
     def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +86,7 @@ class SequenceVAE(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, z: Tensor, grammar: Grammar, state: NDArray[np.int32], settings: Sampling
+        self, z: Tensor, grammar: Grammar, state: NDArray[np.int32], settings: Sampling, lean: Lean | None = None
     ) -> list[list[NDArray[np.int32]]]:
         """Decode `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
 
@@ -101,7 +105,7 @@ class SequenceVAE(nn.Module):
             told, cache = decoder.step(code, tokens, cues, cache)
             return told.logits(1)[:, -1]
 
-        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device)
+        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, lean)
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
 

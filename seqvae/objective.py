@@ -50,30 +50,30 @@ def masked(tokens: Tensor, share: float, generator: torch.Generator | None = Non
 
 def refine(
     model: SequenceVAE, tokens: Tensor, cues: Tensor, allowed: Tensor | None, posterior: Posterior,
-    config: ObjectiveConfig,
+    config: ObjectiveConfig, low: bool = False,
 ) -> Posterior:  # fmt: skip
     """A posterior whose mean has been improved for its own `tokens (B, C, T)`.
 
     Each of `config.refine` steps goes down the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2
     (the part of the KL that knows the mean) by Adam, which takes every number on its own, so that neighbours in a batch
     do not matter. Segments of which a token is then not the most likely one go on, up to `config.refine_most` steps and
-    without the price on their length, until it is.
+    without the price on their length, until it is. With `low`, the decoder computes in bf16.
     """
     z = posterior.mean.clone()
     first, second = torch.zeros_like(z), torch.zeros_like(z)
     rows = torch.arange(len(z), device=z.device)  # of the segments that go on
+    inputs, closed = shifted(tokens), None if allowed is None else ~allowed
     # the recurrent kernels of CUDA have no backward in evaluation
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for step in range(1, max(config.refine, config.refine_most) + 1):
             here = z[rows].detach().requires_grad_()
-            mine, weight = tokens[rows], tokens[rows] != PAD
-            closed = None if allowed is None else ~allowed[rows]
-            told, bag = model.tell(here, shifted(mine), cues[rows])
-            nats, right = told.nats(weight, mine, closed)
+            weight = tokens != PAD
+            told, bag = model.tell(here, inputs, cues, low)
+            nats, right = told.nats(weight, tokens, closed)
             if step <= config.refine:
                 nats = nats + config.refine_beta * here.square().sum() / 2
             if config.bag > 0:
-                nats = nats + config.bag * bag.nats(weight, mine, closed)[0]
+                nats = nats + config.bag * bag.nats(weight, tokens, closed)[0]
             (slope,) = torch.autograd.grad(nats, here)
             if step > config.refine:
                 wrong = torch.zeros(len(rows), dtype=torch.bool, device=z.device)
@@ -81,6 +81,8 @@ def refine(
                 rows, slope = rows[wrong], slope[wrong]
                 if not len(rows):
                     break
+                tokens, inputs, cues = tokens[wrong], inputs[wrong], cues[wrong]
+                closed = None if closed is None else closed[wrong]
             with torch.no_grad():
                 first[rows] = first[rows].lerp(slope, 1 - REFINE_DECAY)
                 second[rows] = second[rows].lerp(slope.square(), 1 - REFINE_DECAY)

@@ -1,6 +1,7 @@
 """Files of music on the command line: which ones the arguments name, and where each output goes.
 
-Knows stems, folders and `-o`, and that no output may overwrite an input or another output. Refuses to know models.
+Knows stems, folders and `-o`, that no output may overwrite an input or another output, and which files may lie beside
+one. Refuses to know models, and how sound, pictures and pages are made (sound.py, plot.py, page.py).
 lines.py is the same for kinds of pieces that come in lines.
 """
 
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from seqvae import collection, midi
@@ -44,17 +46,22 @@ class Item:
 class Desk:
     """The files of one command, and where their results go."""
 
-    def __init__(self, items: Iterator[Item], as_json: bool) -> None:
-        self._items, self._as_json = items, as_json
+    def __init__(self, items: Iterator[Item], as_json: bool, also: Collection[str] = ()) -> None:
+        self._items, self._as_json, self._also = items, as_json, also
 
     def batches(self) -> Iterator[list[Item]]:
         """Pieces one by one: each is long, and its result must not depend on what else was asked for."""
         return ([item] for item in self._items)
 
     def write(self, item: Item, result: Any, facts: Mapping[str, Any]) -> None:
-        """Write one piece and tell where."""
+        """Write one piece, and its sound, picture and page where they are wanted, and tell where."""
         midi.write(result, item.place)
-        tell(str(item.place), {**item.facts, "output": str(item.place), **facts}, self._as_json)
+        written = {"output": str(item.place)}
+        for kind in self._also:
+            place = item.place.with_suffix(f".{kind}")
+            midi.write_whole(place, _content(kind, item, result, facts))
+            written[kind] = str(place)
+        tell("\n".join(written.values()), {**item.facts, **written, **facts}, self._as_json)
 
 
 def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
@@ -64,16 +71,22 @@ def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
 
 
 @contextlib.contextmanager
-def given(inputs: Sequence[str], out: str | None, ending: str, as_json: bool) -> Iterator[Desk]:
+def given(
+    inputs: Sequence[str], out: str | None, ending: str, as_json: bool, also: Collection[str] = ()
+) -> Iterator[Desk]:
     """The files that arguments name, with the file for the result of each; raises as `outputs`."""
-    yield Desk(_items(outputs(inputs, out, ending), alone(inputs)), as_json)
+    places = outputs(inputs, out, ending)
+    _ready(also, places.values())
+    yield Desk(_items(places, alone(inputs)), as_json, also)
 
 
 @contextlib.contextmanager
-def new(names: Sequence[str], out: str | None, as_json: bool) -> Iterator[Desk]:
+def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[str] = ()) -> Iterator[Desk]:
     """New pieces with the file for each; raises as `fresh`."""
-    with tqdm(fresh(names, out), unit="piece", disable=None if len(names) > 1 else True, leave=False) as bar:
-        yield Desk((Item(None, place, {}) for place in bar), as_json)
+    places = fresh(names, out)
+    _ready(also, places)
+    with tqdm(places, unit="piece", disable=None if len(names) > 1 else True, leave=False) as bar:
+        yield Desk((Item(None, place, {}) for place in bar), as_json, also)
 
 
 def one(given: str) -> Piece:
@@ -196,6 +209,53 @@ def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, P
         raise SeqVAEError(f"none of {skipped} files could be read; see the reasons above")
     if skipped:
         report(f"{skipped} of {len(sources)} files skipped")
+
+
+# --- what is put beside an output -------------------------------------------------------------------------------------
+
+
+def _ready(also: Collection[str], places: Iterable[Path]) -> None:
+    """Refuse what is wanted beside outputs before any work is done, where it cannot be made."""
+    for place in places if also else ():
+        if place.suffix.lower() not in midi.MIDI_SUFFIXES:
+            raise UsageError(f"-o {place}: nothing can lie beside it, as {', '.join(f'--{x}' for x in also)} would")
+    if "png" in also:
+        from seqvae import plot  # noqa: F401  (raises where matplotlib is missing)
+
+
+def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> bytes:
+    """The sound, picture or page of a result; picture and page show the piece that it was made from beside it."""
+    if kind == "wav":
+        from seqvae import sound
+
+        return sound.render(result)
+    about = _about(facts)
+    shown = [] if item.piece is None else [(item.piece.name or "original", item.piece)]
+    shown.append((about or item.place.stem, _drawn(result, item.piece)))
+    if kind == "png":
+        from seqvae import plot
+
+        return plot.png(plot.roll(shown))
+    from seqvae import page
+
+    scores = [midi.to_score(piece.notes, piece.frame) for _, piece in shown[:-1]] + [result]
+    takes = [(title, score, piece) for (title, piece), score in zip(shown, scores, strict=True)]
+    return page.page(item.place.stem, about, takes).encode()
+
+
+def _about(facts: Mapping[str, Any]) -> str:
+    """What was done to a piece, in words; empty where it was made from nothing."""
+    moves = facts.get("moves", [facts] if "to" in facts else [])
+    told = [f"{move['from'] or 'itself'} to {move['to']}, amount {move['amount']:.3g}" for move in moves]
+    return " + ".join(told)
+
+
+def _drawn(result: Any, original: Piece | None) -> Piece:
+    """A result as a piece, even one without notes, which is as long as the original."""
+    if result.note_num():
+        return midi.read(result)
+    bounds = midi.chunk_bounds([], 1) if original is None else original.bounds
+    return Piece(np.zeros((0, 5), np.int32), bounds, midi.make_frame(([], [], [])))
 
 
 # --- latents ----------------------------------------------------------------------------------------------------------

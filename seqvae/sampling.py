@@ -20,6 +20,7 @@ Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
 BOS, EOS = 1, 2
+CLOSED = -1e9  # the logit of a token that may not come, where infinity would leave no number
 _ROWS = 64  # rows chosen for at once: their probabilities stay in the processor's cache
 _BLOCK = 64  # tokens that a draw takes together at first
 _FEW = 64  # tokens among which those of top-p nearly always are
@@ -70,9 +71,16 @@ Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 The rows that go on are in any order, and in a search a row may go on more than once.
 """
+Lean = Callable[[Longs, Ints], tuple[Ints, NDArray[np.float32]]]
+"""(numbers of rows (N,), their states (N, S)) -> some tokens (P,) and what each weighs beside the others, log (N, P).
+
+Probability moves among these tokens alone: how likely they are together stays as the model has it.
+"""
 
 
-def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device) -> list[Ints]:
+def decode(
+    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, lean: Lean | None = None
+) -> list[Ints]:
     """Decode rows side by side until each has ended: the token ids of each, EOS included.
 
     A row that has not ended after `max_tokens` is cut back to where it could last have ended, and ended there.
@@ -91,6 +99,8 @@ def decode(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
         logits, allowed = _ask(step, grammar, state, tokens, keep, device)
+        if lean is not None:
+            logits = _leaned(logits, allowed, *lean(rows, state))
         whole[rows[np.broadcast_to(allowed[:, EOS], len(rows))]] = done
         uniform = np.array([draws[i].random() for i in rows]) if draws else None
         for at in range(0, len(rows), _ROWS):
@@ -125,6 +135,16 @@ def _ask(
 def _open(logits: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
     """Logits `(N, V)` in fp32, minus infinity for what is not allowed."""
     return logits.float() + torch.from_numpy(np.where(allowed, np.float32(0), np.float32(-np.inf))).to(logits.device)
+
+
+def _leaned(logits: Tensor, allowed: NDArray[np.bool_], columns: Ints, weights: NDArray[np.float32]) -> Tensor:
+    """Logits `(N, V)` in which some tokens' probability is divided among those of them that are allowed by weight."""
+    where = torch.from_numpy(columns).long().to(logits.device)
+    closed = torch.from_numpy(~allowed[:, columns]).to(logits.device)
+    before = logits.index_select(1, where).float().masked_fill(closed, CLOSED)
+    after = before + torch.from_numpy(weights).to(logits.device)
+    after += before.logsumexp(1, keepdim=True) - after.logsumexp(1, keepdim=True)
+    return logits.float().index_copy(1, where, after)
 
 
 def choose(logits: Tensor, settings: Sampling, uniform: NDArray[np.float64] | None) -> NDArray[np.int64]:
@@ -214,7 +234,9 @@ def worth(nats: Nats, tokens: int) -> Nats:
     return nats / math.pow((5 + tokens) / 6, POWER)
 
 
-def search(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device) -> list[Ints]:
+def search(
+    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, lean: Lean | None = None
+) -> list[Ints]:
     """The most likely tokens of each row that `settings.beam` hypotheses find, EOS included.
 
     Of all that may follow a row's hypotheses the most likely go on, and those among them that end are set aside, until
@@ -239,6 +261,8 @@ def search(step: Step, grammar: Grammar, state: Ints, settings: Sampling, device
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
         logits, allowed = _ask(step, grammar, state, tokens, keep, device)
+        if lean is not None:
+            logits = _leaned(logits, allowed, *lean(rows.repeat(score.shape[1]), state))
         whole[np.broadcast_to(allowed[:, EOS], len(state)).reshape(whole.shape)] = done
         score, token, parent = _continued(score, _open(logits, allowed), greedy, width)
         ends = token == EOS

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,30 @@ from seqvae.errors import StyleError
 Method = Literal["mean", "discriminant", "transport"]
 SHRINKAGE = 0.1
 RANK = 128  # directions of a covariance that are kept on disk
+
+
+Figure = tuple[float, float, float]
+"""A mean over songs and its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the vector from one style to another does to pieces that it was not fitted on; see effect.py."""
+
+    amount: float
+    """How much of the vector."""
+    songs: int
+    """Pieces of the source that were moved."""
+    before: Figure
+    """Probability of the target that a judge hears in them unmoved, as the model says them."""
+    after: Figure
+    """The same of the moved ones."""
+    control: Figure
+    """The same of those moved by a random vector of the same length."""
+    kept: dict[str, Figure]
+    """What is left of them, by the name of the figure: chroma and groove of music, BLEU of text."""
+    p: float
+    """By chance alone `after` would be so far above `control`: a permutation test of signs over songs."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,8 @@ class Style:
     """Where they came from."""
     persistence: float = 0.0
     """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    """What the vector to this style does, by the name of the style that it starts from, where that was measured."""
 
     @cached_property
     def root(self) -> Tensor:
@@ -91,6 +117,16 @@ def mover(source: Style | Tensor, target: Style, amount: float, method: Method =
         return lambda z: z + advance(z, source, target, amount)[:, None] * vector(source, target)
     carried = transport(source, target)
     return lambda z: (1 - amount) * z + amount * carried(z)
+
+
+def together(movers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """All moves at once: z + sum_i (move_i(z) - z), for each is a displacement from where `z (S, D)` lies.
+
+    Of mean differences with weights w_i that is z + sum_i w_i (mean_i - mean_s): a place between any number of styles.
+    """
+    if len(movers) == 1:
+        return movers[0]
+    return lambda z: z + sum((move(z) - z for move in movers), torch.zeros_like(z))
 
 
 def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
@@ -175,7 +211,9 @@ def pack(styles: Mapping[str, Style]) -> tuple[dict[str, Tensor], dict[str, str]
         left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
         mean = style.mean.float().clone()  # a file of tensors takes none twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
-        about[name] = json.dumps({"count": style.count, "source": style.source, "persistence": style.persistence})
+        facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
+        effects = {source: asdict(effect) for source, effect in style.effects.items()}
+        about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
     return tensors, about
 
 
@@ -190,10 +228,19 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str,
             if not (len(factors) == len(left) == len(mean)):
                 raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
             covariance = factors @ factors.T + left.diag()
-            styles[name] = Style(mean, covariance, facts["count"], facts["source"], facts["persistence"])
-    except (KeyError, ValueError, TypeError) as error:
+            told = facts["count"], facts["source"], facts["persistence"]
+            effects = {source: _effect(found) for source, found in facts.get("effects", {}).items()}
+            styles[name] = Style(mean, covariance, *told, effects)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
     return styles
+
+
+def _effect(facts: Mapping[str, Any]) -> Effect:
+    """An effect from JSON, which knows no tuples."""
+    kept = {name: tuple(x) for name, x in facts["kept"].items()}
+    figures = {name: tuple(facts[name]) for name in ("before", "after", "control")}
+    return Effect(**{**facts, **figures, "kept": kept})
 
 
 def save(styles: Mapping[str, Style], path: Path) -> None:

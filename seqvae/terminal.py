@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from seqvae.distributed import Ranks
 
 Verb = Callable[..., None]
-EXTRAS = {"sklearn", "sacrebleu"}  # packages of the extra `eval`
+EXTRAS = {
+    "sklearn": "eval",
+    "sacrebleu": "eval",
+    "fastapi": "studio",
+    "uvicorn": "studio",
+    "multipart": "studio",
+    "matplotlib": "plot",
+}
 
 
 def group(text: str) -> typer.Typer:
@@ -89,6 +96,10 @@ Inputs = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="A released name, a checkpoint folder or a Hub id.")]
+Styles = Annotated[Path | None, typer.Option("--styles", help="Add the styles of a file that `style fit` wrote.")]
+Wav = Annotated[bool, typer.Option("--wav", help="Music: its sound too, beside each output.")]
+Png = Annotated[bool, typer.Option("--png", help="Music: a piano roll too, beside each output.")]
+Html = Annotated[bool, typer.Option("--html", help="Music: a page to hear and see it, beside each output.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -176,7 +187,7 @@ def _errors_in_one_line() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        end(f"{error.name} is not installed, and measuring needs it; `pip install 'seqvae[eval]'`", 1)
+        end(f"{error.name} is not installed, and this needs it; `pip install 'seqvae[{EXTRAS[error.name]}]'`", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = (error.strerror or str(error)).lower()

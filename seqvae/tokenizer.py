@@ -27,7 +27,7 @@ def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokeni
     if config.kind == "midi":
         from seqvae.midi_tokenizer import MidiTokenizer
 
-        return MidiTokenizer(config.steps_per_beat, config.max_steps)
+        return MidiTokenizer(config.steps_per_beat, config.max_steps, config.common_key)
     if config.kind == "events":
         from seqvae.event_tokenizer import EventTokenizer
 

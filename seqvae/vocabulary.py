@@ -10,6 +10,7 @@ decoder ask the latent code a question ("which pitches does program 33 play at s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+
+Lean = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
+"""For decoding: (numbers of rows (N,), their states (N, S)) -> some tokens (P,), and what each weighs, log (N, P)."""
 
 PAD, BOS, EOS, MASK = range(4)  # the first ids of every vocabulary
 

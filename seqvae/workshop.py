@@ -9,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from seqvae import terminal
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.terminal import Json, Model, Seed, report, tell, verb
+
+if TYPE_CHECKING:
+    from seqvae.codec import Codec
 
 app = terminal.group("Make models.")
 tokenizer_app = terminal.group("Learn a vocabulary for text, and look at it.")
@@ -41,6 +44,9 @@ def train(
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Text: take this vocabulary instead of learning one.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Begin with the weights of this model, not at random.")
+    ] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
@@ -57,10 +63,15 @@ def train(
     from seqvae.train import train_from
 
     try:
-        best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, report=report)
+        if start is not None and tokenizer is None and settings.tokenizer.kind != "midi":
+            from seqvae import released
+
+            tokenizer = released.find(start) / "tokenizer"  # weights are of one vocabulary
+        best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, start=start, report=report)
     except KeyboardInterrupt:
         command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
         command += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
+        command += [f"--start={start}"] if start is not None else []
         command += [f"--set={change}" for change in changed]
         terminal.end(f"interrupted; go on with `{shlex.join(command)} --resume`", 130)
     from seqvae import distributed
@@ -82,20 +93,24 @@ def train_(
     max_tokens: Annotated[int, typer.Option(min=5, help="Tokens of a segment at most; longer lines are cut.")] = 128,
     as_json: Json = False,
 ) -> None:
-    """Learn a vocabulary from lines. The folder goes to `seqvae train --tokenizer`."""
+    """Learn a vocabulary from lines. The folder goes to `seqvae train --tokenizer`.
+
+    Of more than 128 MiB of lines it is learned from so many, drawn at random, as `seqvae train` does.
+    """
     from seqvae import lines
 
     files = list(out.iterdir()) if out.is_dir() else []
     if out.exists() and (not out.is_dir() or {path.name for path in files} - {"tokenizer.json", "sentencepiece.model"}):
         raise SeqVAEError(f"{out}: is there and is no folder of a tokenizer alone; choose another -o")
-    members = list(lines.members(data))
-    from seqvae import checkpoint
+    members = lines.members(data)
+    from seqvae import checkpoint, shards
     from seqvae.text_tokenizer import TextTokenizer
 
-    tokenizer = TextTokenizer.train(members, vocab_size, algorithm, max_tokens)
+    learned = shards.evenly(members, shards.LEARNED)
+    tokenizer = TextTokenizer.train(learned, vocab_size, algorithm, max_tokens)
     checkpoint.write_folder(out, tokenizer.save)
-    facts = {"lines": len(members), "tokens": tokenizer.vocab_size, "output": str(out)}
-    tell(f"{tokenizer.vocab_size} tokens from {len(members)} lines, in {out}", facts, as_json)
+    facts = {"lines": len(learned), "tokens": tokenizer.vocab_size, "output": str(out)}
+    tell(f"{tokenizer.vocab_size} tokens from {len(learned)} lines, in {out}", facts, as_json)
 
 
 @verb(tokenizer_app, 'seqvae tokenizer encode "the food was good" -t tokenizers/mine')
@@ -154,14 +169,21 @@ def evaluate(
     pieces: Annotated[
         int | None, typer.Option(min=1, help="Pieces of each style at most.  [default: 20 of music, 1000 of text]")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Text: draws for importance weighting.")] = 500,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Music: pieces drawn. Text: draws for importance weighting.  [default: 200 of music, 500 of text]",
+        ),
+    ] = None,
     iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines for importance weighting; 0 for all.")] = 500,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Measure a model on held-out pieces. Tells what it keeps of them, and where blends arrive.
 
-    Of text, the lines given without a name are those whose likelihood is told; else those of all styles.
+    Of text, the lines given without a name are those whose likelihood is told; else those of all styles. Under torchrun
+    the model's work is divided among the processes.
     """
     from seqvae import released
     from seqvae.kinds import load
@@ -171,8 +193,11 @@ def evaluate(
             raise UsageError(f"{len(data)} --data: songs are measured from one folder, with a folder a style")
         from seqvae import evaluate
 
-        figures = evaluate.evaluate(load(model), Path(data[0]), pieces=pieces or 20, seed=seed, report=report)
-        tell(evaluate.table(figures), figures, as_json)
+        codec, say = _divided(load(model))
+        figures = evaluate.evaluate(
+            codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, report=say
+        )
+        _told(codec, evaluate.table(figures), figures, as_json)
         return
     held, known = _by_name(data), _by_name(training or [])
     pairs = [tuple(given.split("/")) for given in opposites or []]
@@ -181,20 +206,36 @@ def evaluate(
     from seqvae import evaluate_text
 
     plain, corpus = held.pop("", None), known.pop("", None)
+    codec, say = _divided(load(model))
     figures = evaluate_text.evaluate_text(
-        load(model),
+        codec,
         plain if plain is not None else [line for lines in held.values() for line in lines],
         styles=held,
         train=known,
         corpus=corpus,
         opposites=[(a, b) for a, b in pairs] or None,
         seed=seed,
-        samples=samples,
+        samples=samples or 500,
         iw_lines=iw_lines or None,
         transfer_lines=pieces or 1000,
-        report=report,
+        report=say,
     )
-    tell(evaluate_text.table(figures), figures, as_json)
+    _told(codec, evaluate_text.table(figures), figures, as_json)
+
+
+def _divided(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
+    """A codec whose work all processes that torchrun started divide, and what reports, in the first of them alone."""
+    from seqvae import distributed
+
+    codec.ranks = distributed.join()
+    return codec, report if codec.ranks.rank == 0 else lambda _: None
+
+
+def _told(codec: Codec, text: str, figures: dict[str, Any], as_json: bool) -> None:
+    """Figures that every process has come to, told once."""
+    if codec.ranks.rank == 0:
+        tell(text, figures, as_json)
+    codec.ranks.leave()
 
 
 def _by_name(given: Iterable[str]) -> dict[str, list[str]]:

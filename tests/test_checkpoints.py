@@ -53,7 +53,7 @@ def test_it_loads_and_knows_its_styles(folder: Path) -> None:
 def test_it_is_small_and_without_pickle(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25e6
-    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".model"}
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".model", ".png"}
 
 
 @each

@@ -19,7 +19,7 @@ import torch
 from commands import done, files, seqvae, told
 from conftest import SENTENCES
 
-from seqvae import checkpoint, codec
+from seqvae import checkpoint, codec, effect
 from seqvae.codec import Codec
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -258,6 +258,28 @@ def test_interpolation_ends_in_the_sentences_it_was_given(tiny_text: Path, here:
     ]
 
 
+def test_a_grid_of_sentences_comes_row_by_row(tiny_text: Path) -> None:
+    corners = [SENTENCES[i] for i in (0, 11, 24, 35)]
+    result = seqvae("interpolate", *corners, "-m", tiny_text, "--grid", 4)
+    lines = result.stdout.split("\n")[:-1]
+    assert (result.exit_code, len(lines), result.stderr) == (0, 16, "")
+    assert [lines[i] for i in (0, 3, 12, 15)] == corners
+
+
+def test_what_a_vector_does_to_sentences_is_measured(
+    tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effect, "is_held_out", lambda line: "room" in line)
+    for name in ("good", "bad"):
+        text_file(here / f"{name}.txt", [line for line in SENTENCES if name in line.split()])
+    lines = done("style", "effect", "good=@good.txt", "bad=@bad.txt", "-m", tiny_text, "--amount", 2, "--json")
+    for one in map(json.loads, lines):
+        assert (one["songs"], one["amount"], list(one["kept"])) == (8, 2.0, ["bleu"])
+        assert one["before"][0] < 0.5 < one["after"][0]
+        assert one["p"] < 0.05
+    assert not done("style", "show", "good", "-m", tiny_text, "--json")[0].count("bleu"), "it was not asked to be kept"
+
+
 def test_interpolation_says_which_end_it_cannot_meet(tiny_text: Path, said: Said) -> None:
     result = seqvae("interpolate", SENTENCES[0], "who knows", "-m", tiny_text, "--steps", 4)
     [other] = said(["who knows"])
@@ -362,13 +384,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_text: Path, ar
         (["blend", "a"], "missing option '--to'"),
         (["blend", "a", "--to", "good", "--method", "transport"], "add --from"),
         (["blend", "a", "--to", "good", "--method", "discriminant"], "add --from"),
-        (["blend", "a", "--to", "good", "--to", "bad", "--from", "past"], "do not fit together"),
+        (["blend", "a", "--to", "good", "--to", "bad", "--to", "past", *["--from", "past"] * 2], "do not fit together"),
         (["blend", "a", "--to", "good", "--amount", "1", "--amount", "2"], "do not fit together"),
         (["reconstruct", "a", "-o", "sub"], "is a folder; lines go into one file"),
         (["reconstruct", "a", "-o", "new/"], "is a folder; lines go into one file"),
         (["interpolate", "@in.txt", "b"], "@in.txt: holds several lines"),
         (["interpolate", "@blank.txt", "b", "--steps", "1"], "--steps"),
         (["interpolate", "b"], "missing argument 'B'"),
+        (["blend", "b", "--to", "good", "--keep", "melody"], "a line has no track 'melody' to keep"),
+        (["style", "fit", "@in.txt", "--by", "drums", "-o", "x"], "divides music"),
         (["decode", "wide.safetensors", "--like", "a.mid"], "--like a.mid: is for music"),
         (["style", "fit", "in.txt", "-o", "my.styles"], "write NAME=PATH"),
     ],

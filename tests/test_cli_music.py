@@ -16,7 +16,8 @@ import torch
 from commands import done, files, seqvae, song, told
 from symusic.core import ScoreTick
 
-from seqvae import checkpoint, codec, midi
+from seqvae import checkpoint, codec, collection, midi
+from seqvae.dataset import split_of
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -70,6 +71,87 @@ def test_moves_add_up(tiny_music: Path, here: Path) -> None:
     assert json.loads(line)["moves"] == [
         {"from": "calm", "to": "wild", "amount": 0.5}, {"from": "wild", "to": "calm", "amount": 0.5}
     ]  # fmt: skip
+
+
+def test_styles_have_weights_and_one_start(tiny_music: Path, here: Path) -> None:
+    blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--from", "calm"]
+    [line] = done(*blend, "--to", "wild=2", "--to", "calm=0.5", "-o", "one.mid", "--json")
+    assert json.loads(line)["moves"] == [
+        {"from": "calm", "to": "wild", "amount": 2.0}, {"from": "calm", "to": "calm", "amount": 0.5}
+    ]  # fmt: skip
+    done(*blend, "--to", "wild", "--amount", 2, "-o", "two.mid")
+    done(*blend, "--to", "wild=4", "--amount", 0.5, "-o", "three.mid")
+    one, *others = (Path(f"{name}.mid").read_bytes() for name in ("one", "two", "three"))
+    assert others == [one, one]
+    assert done(*blend, "--to", "wild=1", "--to", "calm=1") == ["a-wild-calm.mid"]
+
+
+def test_what_is_kept_is_as_it_was(tiny_music: Path, here: Path) -> None:
+    blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "--amount", 3]
+    done(*blend, "-o", "b.mid")
+    [line] = done(*blend, "--keep", "drums", "--keep", "electric bass (finger)", "-o", "c.mid", "--json")
+    assert json.loads(line)["keep"] == ["drums", "electric bass (finger)"]
+    old, new, kept = (midi.read(here / f"{name}.mid").notes for name in "abc")
+    for program in (midi.DRUMS, 33):
+        assert np.array_equal(*(x[x[:, midi.PROGRAM] == program] for x in (old, kept)))
+        assert not np.array_equal(*(x[x[:, midi.PROGRAM] == program] for x in (old, new)))
+
+
+def test_a_grid_lies_between_four_pieces(tiny_music: Path, here: Path) -> None:
+    corners = [song(here / f"{name}.mid", i) for i, name in enumerate("abcd")]
+    lines = done("interpolate", *corners, "-m", tiny_music, "--grid", 3, "-o", "out", "--json")
+    told_ = [json.loads(line) for line in lines]
+    assert [(x["output"], x["row"], x["column"]) for x in told_] == [
+        (f"out/0{row}-0{column}.mid", row, column) for row in range(3) for column in range(3)
+    ]
+    for name, corner in zip(("00-00", "00-02", "02-00", "02-02"), corners, strict=True):
+        done("reconstruct", corner, "-m", tiny_music, "-o", "again.mid")
+        assert Path(f"out/{name}.mid").read_bytes() == Path("again.mid").read_bytes()
+
+
+def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> None:
+    for i in range(3):
+        song(here / "in" / f"{i}.mid", i)
+        score = midi.read(here / "in" / f"{i}.mid")
+        bare = score.notes[score.notes[:, midi.PROGRAM] != midi.DRUMS]
+        midi.write(midi.to_score(bare, score.frame), here / "in" / f"bare {i}.mid")
+    lines = done("style", "fit", "in", "--by", "drums", "-m", tiny_music, "-o", "drums.styles")
+    assert lines == ["without-drums: 3 pieces, in drums.styles", "with-drums: 3 pieces, in drums.styles"]
+    to = ["--from", "without-drums", "--to", "with-drums", "--styles", "drums.styles"]
+    assert done("blend", "in/0.mid", "-m", tiny_music, *to, "-o", "b.mid") == ["b.mid"]
+    assert "is sparse" not in told(seqvae("style", "fit", "in/0.mid", "--by", "mode", "-m", tiny_music, "-o", "x"))
+
+
+def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: Path) -> None:
+    titles: dict[bool, list[str]] = {True: [], False: []}
+    for i in range(400):
+        titles[split_of(collection.title(f"tune{i}")) == "test"].append(f"tune{i}")
+    for style, number in (("calm", 1), ("wild", 5)):
+        for i, title in enumerate([*titles[True][:3], *titles[False][:6]]):
+            song(here / style / f"{title}.mid", number + i)
+    sets = ["calm=calm", "wild=wild", "-m", tiny_music]
+    fitted = done("style", "fit", *sets, "--hold-out", "-o", "my.styles")
+    assert fitted == ["calm: 6 pieces, in my.styles", "wild: 6 pieces, in my.styles"], "the held-out ones are left out"
+    before = done("style", "list", "-m", tiny_music, "--styles", "my.styles", "--json")
+    assert all(json.loads(line).keys() == {"style", "count", "source"} for line in before)
+    lines = done("style", "effect", *sets, "--styles", "my.styles", "--songs", 2, "--json")
+    there, back = (json.loads(line) for line in lines)
+    assert {(x["from"], x["to"], x["songs"], x["amount"]) for x in (there, back)} == {
+        ("calm", "wild", 2, 1.0), ("wild", "calm", 2, 1.0)
+    }  # fmt: skip
+    for one in (there, back):
+        assert one["kept"].keys() == {"chroma", "groove"}
+        assert all(0 <= low <= mean <= high <= 1 for mean, low, high in (one["before"], one["after"], one["control"]))
+        assert 0 < one["p"] <= 1
+    shown = json.loads(done("style", "show", "wild", "-m", tiny_music, "--styles", "my.styles", "--json")[0])
+    expected = there if there["to"] == "wild" else back
+    assert shown["effects"]["calm"] == {k: v for k, v in expected.items() if k not in ("from", "to")}
+    assert "moved there from calm: probability" in "\n".join(
+        done("style", "show", "wild", "-m", tiny_music, "--styles", "my.styles")
+    )
+    table = done("style", "list", "-m", tiny_music, "--styles", "my.styles")
+    assert table[0].split() == ["style", "count", "source", "effect"]
+    assert "chroma" in table[1]
 
 
 def test_a_folder_keeps_its_subfolders_stems_and_order(tiny_music: Path, here: Path) -> None:
@@ -277,10 +359,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_music: Path, a
         (["blend", "a.mid", "--to", "wild", "--method", "magic"], "is not one of 'mean', 'discriminant', 'transport'"),
         (["blend", "a.mid", "--to", "wild", "--method", "transport"], "add --from"),
         (["blend", "a.mid", "--to", "wild", "--method", "discriminant"], "add --from"),
-        (["blend", "a.mid", "--to", "wild", "--to", "calm", "--from", "calm"], "2 --to, 1 --from and 0 --amount do"),
+        (["blend", "a.mid", *["--to", "wild"] * 3, *["--from", "calm"] * 2], "3 --to, 2 --from and 0 --amount do"),
         (["blend", "a.mid", "--to", "wild", "--amount", "1", "--amount", "2"], "1 --to, 0 --from and 2 --amount do"),
         (["blend", "a.mid", "--to", "wild", "--amount", "1", "--amount", "nan"], "nan is no amount"),
         (["interpolate", "a.mid", "a.mid"], "missing option '--out'"),
+        (["interpolate", "a.mid", "a.mid", "a.mid", "-o", "out"], "give two, or four and --grid"),
+        (["interpolate", "a.mid", "a.mid", "--grid", "3", "-o", "out"], "missing argument 'C'"),
+        (["blend", "a.mid", "--to", "wild=much"], "'much' is no amount"),
+        (["blend", "a.mid", "--to", "wild", "--keep", "theremin"], "no track 'theremin'"),
+        (["style", "effect", "calm=a.mid"], "name at least two"),
         (["blend", "twins", "--to", "wild"], "need -o FOLDER"),
         (["blend", "twins", "--to", "wild", "-o", "out.mid"], "several outputs need a folder"),
         (["blend", "a.mid", "--to", "wild", "-o", "out.wav"], "music is written as .mid or .midi"),

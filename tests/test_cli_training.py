@@ -11,7 +11,7 @@ import pytest
 from commands import done, files, seqvae, song, told, told_last
 from conftest import SENTENCES
 
-from seqvae import evaluate, evaluate_text, released, train
+from seqvae import evaluate, evaluate_text, released, shards, train
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -34,16 +34,16 @@ def test_models_without_any_says_what_to_do(here: Path, monkeypatch: pytest.Monk
 
 
 def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(_: object, data: Path, *, pieces: int, seed: int, report: Callable[[str], None]) -> dict[str, Any]:
+    def fake(_: object, data: Path, *, report: Callable[[str], None], **settings: int) -> dict[str, Any]:
         report("listening")
-        return {"data": str(data), "pieces": pieces, "seed": seed}
+        return {"data": str(data), **settings}
 
     monkeypatch.setattr(evaluate, "evaluate", fake)
     monkeypatch.setattr(evaluate, "table", lambda result: f"| {result['pieces']} |")
     result = seqvae("evaluate", "-m", tiny_music, "--data", "songs", "--pieces", 3)
     assert (result.stdout, result.stderr) == ("| 3 |\n", "listening\n")
     [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--seed", 4, "--json")
-    assert json.loads(line) == {"data": "songs", "pieces": 20, "seed": 4}
+    assert json.loads(line) == {"data": "songs", "pieces": 20, "samples": 200, "seed": 4}
     assert "from one folder" in told(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
 
 
@@ -100,6 +100,14 @@ def test_a_vocabulary_is_learned_and_shown(here: Path, algorithm: str) -> None:
     assert shown.replace(" ", "").replace("\u2581", " ") == " the food <0xE2><0x98><0x83>"
     [line] = done("tokenizer", "encode", "the food ☃", "-t", "new/mine", "--json")
     assert [len(json.loads(line)[key]) for key in ("tokens", "ids")] == [len(shown.split())] * 2
+
+
+def test_a_vocabulary_is_learned_from_lines_that_fit_into_memory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shortest = min(map(len, SENTENCES))
+    text_file(here / "a.txt", SENTENCES * 50)
+    monkeypatch.setattr(shards, "LEARNED", 10_000)  # bytes, of which a line takes 50 beside its letters
+    [line] = done("tokenizer", "train", "--data", "a.txt", "--vocab-size", 290, "-o", "mine", "--json")
+    assert 20 < json.loads(line)["lines"] <= 10_000 // (shortest + 50)
 
 
 @pytest.mark.parametrize(

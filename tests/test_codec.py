@@ -16,7 +16,7 @@ import seqvae
 from seqvae import checkpoint, codec, interpolate, midi, style
 from seqvae.codec import Codec
 from seqvae.config import ObjectiveConfig
-from seqvae.errors import CheckpointError, ReadError, StyleError
+from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.latent import Posterior
 from seqvae.midi import Piece
 from seqvae.objective import loss
@@ -282,12 +282,85 @@ def test_a_way_from_a_piece_to_itself_stays_there(small: Codec) -> None:
     assert all(rows(score) == expected for score in small.interpolate(piece, piece, steps=3))
 
 
-def test_a_way_goes_through_what_lies_between(small: Codec) -> None:
+@pytest.mark.parametrize("kind", ["line", "slerp"])
+def test_a_way_takes_points_of_the_path_that_do_not_go_back(small: Codec, kind: str) -> None:
+    a, b = small.encode([groove(0), groove(7)])
+    z, decoded = small.walk(a, b, 5, kind)
+    path = interpolate.path(a, b, 4 * codec.CANDIDATES + 1, kind)
+    places = [int((path - one).flatten(1).norm(dim=1).argmin()) for one in z]
+    assert torch.equal(z, path[places])
+    assert (places[0], places[-1]) == (0, 4 * codec.CANDIDATES)
+    assert sorted(set(places)) == places
+    said = [chunks for chunks, _ in decoded]
+    assert [[x.tolist() for x in one] for one in said] == [[x.tolist() for x in one] for one in small._spelled(
+        list(z), [small.form.blank(len(a) * small.chunks)] * 5)]  # fmt: skip
+
+    def back(points: list[int]) -> float:
+        """How far the distances from both ends go the wrong way in all."""
+        pieces = small._spelled(list(path[points]), [small.form.blank(len(a) * small.chunks)] * len(points))
+        there, left = (np.array([small.form.apart(pieces[end], one) for one in pieces]) for end in (0, -1))
+        return float(np.maximum(-np.diff(there, axis=0), 0).sum() + np.maximum(np.diff(left, axis=0), 0).sum())
+
+    assert back(places) <= back([i * codec.CANDIDATES for i in range(5)]) + 1e-9
+
+
+def test_the_pieces_of_a_way_are_those_of_the_walk(small: Codec) -> None:
     a, b = groove(0), groove(7)
+    pieces = small.interpolate(a, b, steps=3)
     za, zb = small.encode([a, b])
-    for kind, between in (("line", (za + zb) / 2), ("slerp", interpolate.slerp(za, zb, 0.5))):
-        middle = small.interpolate(a, b, steps=3, kind=kind)[1]
-        assert rows(middle) == rows(small.decode([between], like=[b])[0])
+    _, decoded = small.walk(za, zb, 3, ends=[a, b])
+    chunks, end = decoded[1]
+    assert rows(pieces[1]) == rows(small.form.join(chunks, [a, b][end]))
+
+
+def test_a_grid_has_four_corners_and_the_frames_of_the_nearest(small: Codec, song: Piece) -> None:
+    corners = [song, groove(3), groove(7, bars=5), groove(2)]
+    sheet = small.grid(corners, 4)
+    assert [len(row) for row in sheet] == [4, 4, 4, 4]
+    ends = [sheet[0][0], sheet[0][-1], sheet[-1][0], sheet[-1][-1]]
+    assert [rows(score) for score in ends] == [rows(small.reconstruct(piece)) for piece in corners]
+    assert frame(sheet[1][1]) == midi.frame_rows(song.frame)
+    assert frame(sheet[1][2]) == midi.frame_rows(corners[1].frame)
+    with pytest.raises(ValueError, match="four pieces, not 3"):
+        small.grid(corners[:3])
+
+
+# --- several styles, and what stays -----------------------------------------------------------------------------------
+
+
+def test_weights_add_up_and_the_amount_scales_them(small: Codec) -> None:
+    z = small.encode([groove(1)])[0]
+    odd, even, source = (small.styles[name].mean for name in ("odd", "even", "all"))
+    expected = z + 0.3 * (odd - source) + 0.5 * (even - source)
+    torch.testing.assert_close(small.mover({"odd": 0.3, "even": 0.5}, "all")(z), expected, rtol=1e-4, atol=1e-5)
+    doubled = small.mover({"odd": 0.6, "even": 1.0}, "all", amount=0.5)(z)
+    torch.testing.assert_close(doubled, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(small.mover({"odd": 0.7})(z), small.mover("odd", amount=0.7)(z))
+    torch.testing.assert_close(small.mover({})(z), z)
+    own = small.mover({"odd": 0.3, "even": 0.5})(z)
+    torch.testing.assert_close(own, z + 0.3 * (odd - z.mean(0)) + 0.5 * (even - z.mean(0)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("keep", "program"), [("drums", 128), (33, 33), ("Acoustic Grand Piano", 0)])
+def test_what_is_kept_is_as_it_was_and_the_rest_is_blended(small: Codec, keep: str | int, program: int) -> None:
+    piece = groove(2)
+    blended, kept = (rows(small.blend(piece, target="odd", amount=2, keep=parts)) for parts in ((), (keep,)))
+    old = rows(midi.to_score(piece.notes, piece.frame))
+    assert [row for row in kept if row[3] == program] == [row for row in old if row[3] == program]
+    assert [row for row in kept if row[3] != program] == [row for row in blended if row[3] != program]
+
+
+def test_a_melody_stays_under_any_blend(small: Codec) -> None:
+    piece = groove(2)
+    kept = rows(small.blend(piece, target="odd", amount=2, keep=["melody"]))
+    top = {at: pitch for at, _, pitch, program, _ in sorted(rows(midi.to_score(piece.notes, piece.frame)))
+           if program == 0}  # fmt: skip
+    assert all([row for row in kept if row[0] == at and row[3] == 0 and row[2] == pitch] for at, pitch in top.items())
+
+
+def test_a_part_that_no_piece_has_is_refused(small: Codec) -> None:
+    with pytest.raises(UsageError, match="no track 'theremin'"):
+        small.blend(groove(0), target="odd", keep=["theremin"])
 
 
 # --- new pieces -------------------------------------------------------------------------------------------------------
@@ -363,6 +436,42 @@ def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> No
     assert [chunk[chunk != 0].tolist() for chunk in tokens.flatten(0, 1).numpy()] == [
         chunk.tolist() for segment in small.segments(song) for chunk in segment
     ]
+
+
+def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    shapes: set[torch.Size] = set()
+    monkeypatch.setattr(codec, "BATCH_TOKENS", 4096)
+    monkeypatch.setattr(codec, "SCORE_NUMBERS", 2048 * small.tokenizer.vocab_size)
+    for name in ("encode", "decode"):
+        original = getattr(small.model, name)
+
+        def seen(first: torch.Tensor, second: torch.Tensor, *rest: torch.Tensor, original: Any = original) -> Any:
+            shapes.update(x.shape for x in (first, second))
+            return original(first, second, *rest)
+
+        monkeypatch.setattr(small.model, name, seen)
+
+    def scored(count: int) -> tuple[Posterior, torch.Tensor]:
+        lengths = rng.integers(1, 30, (count, small.chunks))
+        segments = [[rng.integers(3, 100, n).astype(np.int32) for n in row] for row in lengths]
+        posterior = small.posteriors(segments)
+        return posterior, small.told(posterior.mean[None], segments)
+
+    for count in range(1, 120):
+        scored(count)
+    evened = len(shapes)
+    state = rng.bit_generator.state
+    posterior, told = scored(77)
+    shapes.clear()
+    monkeypatch.setattr(codec, "_even", lambda count: count)
+    rng.bit_generator.state = state
+    exact, expected = scored(77)
+    torch.testing.assert_close(posterior.mean, exact.mean)
+    torch.testing.assert_close(told, expected, rtol=1e-2, atol=2e-2)  # in bf16 where there is hardware
+    for count in range(1, 120):
+        scored(count)
+    assert evened < len(shapes) / 2
 
 
 def test_company_and_batches_do_not_change_a_log_probability(

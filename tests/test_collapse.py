@@ -16,7 +16,8 @@ from torch import Tensor
 from seqvae import shards
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
 from seqvae.dataset import TokenData
-from seqvae.train import Run, train
+from seqvae.run import Run
+from seqvae.train import train
 from seqvae.vocabulary import Tokenizer
 
 RECIPE = Recipe(

@@ -34,8 +34,8 @@ from seqvae.errors import ConfigError, SeqVAEError
 from seqvae.layers import LockedDropout
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.objective import Loss
+from seqvae.run import Run
 from seqvae.tokenizer import load_tokenizer
-from seqvae.train import Run
 
 STEPS = 6
 TRAIN = TrainConfig(

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import Trained, groove
 
 import seqvae
-from seqvae import collection, evaluate, midi, style
+from seqvae import collection, evaluate, evaluate_blend, evaluate_samples, judge, midi, style
 from seqvae.codec import Codec
 from seqvae.dataset import split_of
 from seqvae.errors import SeqVAEError
@@ -48,15 +47,15 @@ def codec(trained: Trained) -> Codec:
 def result(codec: Codec, songs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        return evaluate.evaluate(codec, songs, pieces=3)
+        return evaluate.evaluate(codec, songs, pieces=3, samples=6, pairs=5)
 
 
 def test_every_style_amount_and_baseline_is_there(result: dict[str, Any]) -> None:
     assert result["protocol"]["test_songs"] == {"even": 3, "odd": 3}
     assert set(result["reconstruction"]) == {"dropped_by_tokenizer", "even", "odd", "all"}
     amounts = [f"amount {a:g}" for a in (0, 0.25, 0.5, 0.75, 1)]
-    rest = ["own 0.5", "own 1", "programs swapped", "random 0.5", "random 1"]
-    assert list(result["blend"]["all"]) == amounts + rest
+    rest = ["own 0.5", "own 1", "amount 0.5, harmony 0", "amount 1, harmony 0"]
+    assert list(result["blend"]["all"]) == [*amounts, *rest, "programs swapped", "random 0.5", "random 1"]
     assert set(result["blend"]["pairs"]) == {"odd to even", "even to odd"}
     json.dumps(result)  # what --json prints
 
@@ -71,7 +70,41 @@ def test_figures_are_means_inside_their_intervals(result: dict[str, Any]) -> Non
             assert low - 1e-6 <= mean <= high + 1e-6
 
     walk(result["reconstruction"])
-    walk(result["blend"])
+    walk({name: part for name, part in result["blend"].items() if name != "p_values"})
+    for name in ("pitch-class entropy, 1 bar", "grooving similarity"):
+        walk(result["samples"][name])
+    walk(result["interpolation"]["slerp"])
+    walk(result["strength"]["pairs"])
+
+
+def test_parts_that_no_song_lacks_are_measured(result: dict[str, Any]) -> None:
+    # every made-up song has a piano on top, a bass below and drums; eight bars of it, half of what is asked for
+    row = result["reconstruction"]["all"]
+    assert all(0 <= row[part][0] <= 1 for part in ("melody", "bass", "drums", "note_f1_segment"))
+    assert row["full_length"][0] == 0
+    assert row["kl_bits_whole"][0] == pytest.approx(4 * row["kl_bits"][0], rel=1e-3), "four segments of two bars"
+
+
+def test_samples_come_in_the_shares_of_the_songs(result: dict[str, Any]) -> None:
+    drawn = result["samples"]
+    assert drawn["shares"] == {"even": 3, "odd": 3}
+    assert (drawn["samples"], drawn["held_out"], drawn["training"]) == (6, 6, 6)
+    assert drawn["copying"]["training_songs"] == 16
+    # training songs of one kind repeat what all have; what a held-out song shares with them is long
+    assert drawn["copying"]["held_out"][0] > 8
+    # real songs of one kind overlap more than what a model that has hardly learned draws
+    area = drawn["overlapped_area"]["mean"]
+    assert area["training"][0] > area["samples"][0]
+
+
+def test_p_values_are_of_every_style_and_pair(result: dict[str, Any]) -> None:
+    chance = result["blend"]["p_values"]
+    for amount in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
+        over = [chance[f"{amount} over {x}"] for x in ("programs swapped", f"random {amount.split()[1]}", "both")]
+        assert set(over[2]) == {"all", "even", "odd", "odd to even", "even to odd"}
+        for key, p in over[2].items():
+            assert 0 < p <= 1
+            assert p == max(over[0][key], over[1][key])
 
 
 def test_swapping_programs_keeps_every_pitch_and_onset(result: dict[str, Any]) -> None:
@@ -101,13 +134,14 @@ def test_the_judge_tells_straight_from_swung(result: dict[str, Any]) -> None:
 def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
 
-    class Listener(evaluate.Judge):
+    class Listener(judge.Judge):
         def __init__(self, stretches: Any, chunks: int, instruments: bool, seed: int) -> None:
             heard.extend(piece.name for _, piece in stretches)
             super().__init__(stretches, chunks, instruments, seed)
 
     monkeypatch.setattr(evaluate, "Judge", Listener)
-    monkeypatch.setattr(evaluate, "_blends", lambda *_: {})
+    for part, name in ((evaluate_blend, "blends"), (evaluate_blend, "strength"), (evaluate_samples, "samples")):
+        monkeypatch.setattr(part, name, lambda *_: {})
     evaluate.evaluate(codec, songs, pieces=1)
     assert heard
     assert {split_of(collection.title(name)) for name in heard} == {"train"}
@@ -115,8 +149,32 @@ def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeyp
 
 def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
     text = evaluate.table(result)
-    for words in ("odd to even", "even to odd", "programs swapped", "own 0.5", "note F1", "KL, bits a segment"):
-        assert words in text
+    for words in (
+        "odd to even",
+        "even to odd",
+        "programs swapped",
+        "own 0.5",
+        "note F1",
+        "KL, bits a segment",
+        "p over both",
+        "Transfer strength",
+        "overlapped area",
+        "Fréchet",
+        "Longest run",
+        "monotone",
+    ):
+        assert words in text  # fmt: skip
+
+
+def test_figures_of_an_older_model_are_still_told(result: dict[str, Any]) -> None:
+    old = {name: result[name] for name in ("protocol", "judge_accuracy", "blend")}
+    old["blend"] = {name: part for name, part in old["blend"].items() if name != "p_values"}
+    names = ("note_f1", "chroma", "groove", "kl_bits", "random_chroma", "random_groove")
+    old["reconstruction"] = {
+        style: {name: row[name] for name in names} if isinstance(row, dict) else row
+        for style, row in result["reconstruction"].items()
+    }
+    assert "programs swapped" in evaluate.table(old)
 
 
 def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, songs: Path, tmp_path: Path) -> None:
@@ -133,12 +191,3 @@ def test_a_model_with_one_style_cannot_be_judged(trained: Trained, songs: Path) 
     model.styles = {"odd": style.fit([torch.zeros(2, 16)])}
     with pytest.raises(SeqVAEError, match="two styles"):
         evaluate.evaluate(model, songs)
-
-
-def test_what_is_kept_of_a_song_is_counted_bar_by_bar() -> None:
-    bounds = np.array([0, 48, 96, 144], np.int32)
-    song = np.array([[0, 12, 60, 0], [48, 12, 64, 0]], np.int32)
-    other = np.array([[0, 12, 60, 0], [96, 12, 64, 0]], np.int32)
-    chroma, groove_kept = evaluate.kept(song, other, bounds)
-    assert chroma == pytest.approx((1 + 0) / 2), "the third bar, empty in the song, does not count"
-    assert groove_kept == pytest.approx((1 + 47 / 48) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import math
 
 import pytest
@@ -97,16 +98,62 @@ def test_rows_go_their_own_ways() -> None:
         torch.testing.assert_close(together[:, i], path(a[i], b[i], 4))
 
 
-def test_a_grid_has_its_corners_and_straight_sides() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grid_has_its_corners_and_sides_and_is_a_way_across(kind: str) -> None:
     corners = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(2))
-    sheet = grid(corners, 3, 5)
+    sheet = grid(corners, 3, 5, kind)
     assert sheet.shape == (3, 5, 6)
     assert torch.equal(sheet[0, 0], corners[0, 0])
     assert torch.equal(sheet[0, -1], corners[0, 1])
     assert torch.equal(sheet[-1, 0], corners[1, 0])
     assert torch.equal(sheet[-1, -1], corners[1, 1])
+    torch.testing.assert_close(sheet[0], path(corners[0, 0], corners[0, 1], 5, kind))
+    torch.testing.assert_close(sheet[:, 0], path(corners[0, 0], corners[1, 0], 3, kind))
+    torch.testing.assert_close(sheet[1], path(sheet[1, 0], sheet[1, -1], 5, kind))
+
+
+def test_a_grid_of_lines_is_bilinear() -> None:
+    corners = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(2))
+    sheet = grid(corners, 3, 5, "line")
     torch.testing.assert_close(sheet[1, 2], corners.mean((0, 1)))
-    torch.testing.assert_close(sheet[0], path(corners[0, 0], corners[0, 1], 5, "line"))
+    torch.testing.assert_close(sheet, grid(corners.transpose(0, 1), 5, 3, "line").transpose(0, 1))
+
+
+# --- steps for who listens --------------------------------------------------------------------------------------------
+
+
+def goes_wrong(chosen: list[int], there: Tensor, back: Tensor) -> float:
+    """How much the distances of neighbours go the wrong way in all."""
+    return float((-there[chosen].diff(dim=0)).clamp(min=0).sum() + back[chosen].diff(dim=0).clamp(min=0).sum())
+
+
+@given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 3))
+def test_even_steps_go_back_least_of_all_choices(seed: int, steps: int, distances: int) -> None:
+    there = torch.rand(8, distances, generator=torch.Generator().manual_seed(seed))
+    there[0], there[-1] = 0, 1
+    back = 1 - there.roll(1, 0)
+    back[0], back[-1] = 1, 0
+    chosen = interpolate.even(there, back, steps)
+    assert len(chosen) == steps
+    assert (chosen[0], chosen[-1], sorted(set(chosen))) == (0, 7, chosen)
+    least = min(goes_wrong([0, *inner, 7], there, back) for inner in itertools.combinations(range(1, 7), steps - 2))
+    assert goes_wrong(chosen, there, back) <= least + 1e-3
+
+
+def test_even_steps_pass_over_a_jump_and_a_standstill() -> None:
+    there = torch.tensor([0.0] * 6 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 6)[:, None]
+    assert there[interpolate.even(there, 1 - there, 6), 0].tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+
+
+def test_between_equal_ends_any_steps_are_even() -> None:
+    nothing = torch.zeros(9, 2)
+    assert len(interpolate.even(nothing, nothing, 5)) == 5
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_there_are_no_more_even_steps_than_points(steps: int) -> None:
+    with pytest.raises(ValueError, match="9 points"):
+        interpolate.even(torch.rand(9, 1), torch.rand(9, 1), steps)
 
 
 @pytest.mark.parametrize("steps", [1, 0, -2])

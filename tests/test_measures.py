@@ -110,3 +110,47 @@ def test_an_interval_holds_the_mean_and_narrows_with_songs() -> None:
     wide = measures.interval(few)
     assert wide[2] - wide[1] > high - low
     assert measures.interval(np.full(5, 2.0)) == (2, 2, 2)
+
+
+def test_chroma_fidelity_counts_notes_and_not_their_length() -> None:
+    long, short = notes((0, 48, 60, 0), (0, 1, 64, 0)), notes((0, 1, 72, 3), (5, 30, 40, 2))
+    assert measures.chroma_fidelity(long, short) == pytest.approx(1)
+    assert measures.chroma_fidelity(notes(C, C, E), notes(C)) == pytest.approx(2 / math.sqrt(5))
+    assert measures.chroma_fidelity(notes(C), notes(KICK)) == 0
+    assert measures.chroma_fidelity(notes(KICK), notes(C)) is None
+
+
+def test_groove_fidelity_smooths_by_one_four_one() -> None:
+    # (4, 1, 0, ...) and (1, 4, 1, 0, ...): 8 / sqrt(17 * 18)
+    a, b = notes((48, 1, 60, 0)), notes((49, 1, 36, 128))
+    assert measures.groove_fidelity(a, b, 48, 12) == pytest.approx(8 / math.sqrt(17 * 18))
+    assert measures.groove_fidelity(a, a, 48, 12) == pytest.approx(1)
+    assert measures.groove_fidelity(a, notes(), 48, 12) == 0
+    assert measures.groove_fidelity(notes(), a, 48, 12) is None
+
+
+def test_the_skyline_is_the_highest_note_of_each_onset() -> None:
+    rows = notes(E, C, (12, 3, 50, 7), KICK, (12, 3, 40, 7))
+    assert measures.skyline(rows)[:, 2].tolist() == [64, 50]
+    assert measures.skyline(rows, highest=False)[:, 2].tolist() == [60, 40]
+    assert measures.skyline(notes(KICK)).tolist() == []
+
+
+def test_parts_are_measured_apart() -> None:
+    def flute(at: int, pitch: int) -> tuple[int, int, int, int]:
+        return (at, 6, pitch, 73)
+
+    def bass(at: int, pitch: int) -> tuple[int, int, int, int]:
+        return (at, 12, pitch, 33)
+
+    song = notes(flute(0, 80), flute(12, 82), (0, 12, 60, 0), bass(0, 36), bass(12, 38), KICK, (12, 1, 38, 128))
+    # one of two notes of the melody, and one that is not there; the bass whole; one of two drums; the piano is no part
+    other = notes(flute(0, 80), flute(12, 83), bass(0, 36), bass(12, 38), (12, 1, 38, 128))
+    assert measures.part_f1(song, other) == {
+        "melody": pytest.approx(1 / 2),
+        "bass": pytest.approx(1),
+        "drums": pytest.approx(2 / 3),
+    }
+    alone = measures.part_f1(notes(C, E), notes(E))
+    assert alone == {"melody": 1, "bass": 0, "drums": None}, "one instrument is both: E is its top line, C its bottom"
+    assert measures.part_f1(notes(KICK), notes(KICK)) == {"melody": None, "bass": None, "drums": 1}

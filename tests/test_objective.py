@@ -375,6 +375,32 @@ def test_refining_makes_every_segment_likelier(case: Case) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_search_in_bf16_finds_as_much(case: Case) -> None:
+    model, tokens, cues, allowed = case
+    with torch.no_grad():
+        first = model.encode(tokens, cues)
+    fine = nats(case, refine(model, tokens, cues, allowed, first, REFINED).mean).sum()
+    coarse = nats(case, refine(model, tokens, cues, allowed, first, REFINED, low=True).mean).sum()
+    assert coarse < fine + 0.1 * (nats(case, first.mean).sum() - fine)
+    assert next(model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_slopes_are_the_same_where_weights_are_not_learned(case: Case, layers: int, tokenizer: MidiTokenizer) -> None:
+    _, tokens, cues, _ = case
+    torch.manual_seed(4)
+    model = checkpoint.build(ModelConfig(latent=12, width=32, hidden=16, layers=layers), tokenizer).eval()
+    slopes = []
+    for learned in (True, False):
+        model.requires_grad_(learned)
+        z = torch.ones(len(tokens), 12, requires_grad=True)
+        told, _ = model.tell(z, shifted(tokens), cues)
+        loss, _ = told.nats(tokens != PAD, tokens)
+        slopes.append(torch.autograd.grad(loss, z)[0])
+    assert slopes[0].abs().max() > 1e-2
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
+
+
 def test_no_steps_change_nothing_and_a_heavy_kl_shortens(case: Case) -> None:
     model, tokens, cues, allowed = case
     with torch.no_grad():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.sampling import BOS, EOS, Sampling, Step, choose, decode, search, worth
+from seqvae.sampling import BOS, EOS, Sampling, Step, _leaned, choose, decode, search, worth
 
 Ints = NDArray[np.int32]
 CPU = torch.device("cpu")
@@ -397,3 +397,58 @@ def test_every_bar_is_whole_however_it_was_cut(
     notes = tokenizer.decode_notes(chunks, bounds)
     for chunk, again in zip(chunks, tokenizer.encode_notes(notes, bounds), strict=True):
         assert chunk.tolist() == again.tolist()
+
+
+# --- leaning ----------------------------------------------------------------------------------------------------------
+
+
+def test_leaning_moves_probability_among_its_tokens_alone() -> None:
+    allowed = np.ones((1, 5), np.bool_)
+    columns = np.array([1, 3], np.int32)
+    weights = np.log(np.array([[1.0, 4.0]], np.float32))
+    p = _leaned(LOGITS[None], allowed, columns, weights).softmax(-1)[0]
+    assert p[[0, 2, 4]].tolist() == pytest.approx([0.1, 0.05, 0.15])  # the others stay
+    # .4 and .3 times 1 and 4, scaled to the .7 that they had together
+    assert p[[1, 3]].tolist() == pytest.approx([0.7 * 0.4 / 1.6, 0.7 * 1.2 / 1.6])
+
+
+def test_leaning_gives_nothing_to_what_is_not_allowed() -> None:
+    allowed = np.array([[True, True, True, False, True]])
+    p = _leaned(LOGITS[None], allowed, np.array([1, 3], np.int32), np.zeros((1, 2), np.float32)).softmax(-1)[0]
+    assert p[3] == 0
+    open_ = PROBABILITIES.clone()
+    open_[3] = 0
+    assert p.tolist() == pytest.approx((open_ / open_.sum()).tolist())
+
+
+@pytest.mark.parametrize("beam", [0, 3])
+def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
+    """Rows lean to tokens 5 and 6 in turns; the even ones end one step before the odd ones."""
+
+    class Free:
+        """Any token, until each row has written as many as its state says."""
+
+        def allowed(self, state: Ints) -> NDArray[np.bool_]:
+            ok = np.zeros((len(state), 7), np.bool_)
+            ok[:, [4, 5, 6]] = state[:, :1] > 0
+            ok[:, EOS] = state[:, 0] == 0
+            return ok
+
+        def advance(self, state: Ints, tokens: Ints) -> Ints:
+            return state - 1
+
+        def cues(self, state: Ints) -> Ints:
+            return np.zeros((len(state), 0), np.int32)
+
+    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        return torch.zeros(len(tokens), 7)
+
+    def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
+        weights = np.zeros((len(rows), 2), np.float32)
+        weights[np.arange(len(rows)), rows % 2] = 3.0
+        return np.array([5, 6], np.int32), weights
+
+    state = np.array([[1], [2], [1], [2]], np.int32)
+    write = search if beam else decode
+    found = write(step, Free(), state, Sampling(beam=beam), CPU, lean)
+    assert [row.tolist() for row in found] == [[5, EOS], [6, 6, EOS], [5, EOS], [6, 6, EOS]]

@@ -261,7 +261,7 @@ def check_same(a: Style, b: Style) -> None:
     assert torch.equal(a.mean, b.mean)
     scale = float(b.covariance.abs().max())
     assert (a.covariance - b.covariance).abs().max() <= 1e-3 * scale
-    assert (a.count, a.source, a.persistence) == (b.count, b.source, b.persistence)
+    assert (a.count, a.source, a.persistence, a.effects) == (b.count, b.source, b.persistence, b.effects)
 
 
 @given(seeds, st.sampled_from([1e-6, 1.0, 1e6]))
@@ -285,6 +285,22 @@ def test_of_many_dimensions_the_variances_and_the_largest_directions_are_kept(se
         assert torch.linalg.eigvalsh(kept.double()).min() > 0, "it can be drawn from"
     error = (all_at_once["low"].covariance - low.covariance).norm() / low.covariance.norm()
     assert error < 0.02
+
+
+def test_a_file_keeps_what_vectors_do(tmp_path: Path) -> None:
+    found = style.Effect(0.5, 8, (0.1, 0.0, 0.2), (0.7, 0.6, 0.8), (0.1, 0.0, 0.2), {"chroma": (0.9, 0.8, 1.0)}, 0.004)
+    styles = {"rock": replace(random_style(0), effects={"jazz": found, "folk": found}), "jazz": random_style(1)}
+    style.save(styles, tmp_path / "my.styles")
+    again = style.load(tmp_path / "my.styles")
+    assert again["rock"].effects == {"jazz": found, "folk": found}
+    assert again["jazz"].effects == {}
+
+
+@given(seeds)
+def test_moves_together_add_up_and_none_is_none(seed: int) -> None:
+    z, a, b = (noise(3, D, seed=seed + i) for i in range(3))
+    torch.testing.assert_close(style.together([lambda z: z + a, lambda z: z + b])(z), z + a + b)
+    torch.testing.assert_close(style.together([])(z), z)
 
 
 def test_a_file_keeps_styles(tmp_path: Path) -> None:
@@ -313,6 +329,7 @@ def test_a_file_of_other_tensors_is_refused(tmp_path: Path) -> None:
         (tensors, {"rock": "{"}),
         (tensors, {"rock": "3"}),
         (tensors, {"rock": "{}"}),
+        (tensors, {"rock": about["rock"][:-1] + ', "effects": {"jazz": {"p": 1}}}'}),
         ({**tensors, "rock.mean": torch.zeros(D + 1)}, about),
     ]:
         save_tensors(bad_tensors, bad_about, path)

@@ -20,13 +20,13 @@ from conftest import SENTENCES, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import checkpoint, dataset, objective, shards, style, train
+from seqvae import checkpoint, dataset, objective, run, shards, style, train
 from seqvae.config import Recipe, TokenizerConfig, TrainConfig
 from seqvae.dataset import TokenData, split_of
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.objective import Loss
-from seqvae.train import Run, rate_at
+from seqvae.run import Run, rate_at
 from seqvae.trained_styles import fit_styles, pieces_of_styles
 from seqvae.validation import collapsed
 
@@ -235,7 +235,7 @@ def test_what_is_no_number_stops_the_run_and_spoils_nothing(
         return replace(result, total=result.total + nothing)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "loss", spoiled)
+        patch.setattr(run, "loss", spoiled)
         with pytest.raises(SeqVAEError) as caught:
             start(recipe)
     text = str(caught.value)

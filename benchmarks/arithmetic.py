@@ -1,0 +1,234 @@
+r"""Ways to move music from style to style, compared at what they keep; and attribute vectors, by what they raise.
+
+    python benchmarks/arithmetic.py methods --data DIR [--songs 8] [--pairs classical:rock rock:jazz] [--harmony 0]
+    python benchmarks/arithmetic.py attributes --data DIR [--songs 12]
+
+Both print Markdown tables; songs are split as in training, and only held-out ones are moved. Intervals are 95 %, songs
+drawn again. DIR has a folder for each style. Notes lean to the harmony of the original as `seqvae blend` lets them, by
+--harmony 0 not at all.
+
+`methods`: every method of style.py, and moves along other directions than the difference of means d, S^-p d with S
+the mean of both covariances: whitened for p = 1/2, Fisher's for p = 1, of such a length that amount 1 takes the
+source's mean to the target's place on Fisher's axis (`style.advance`). `own` starts from the song's own mean.
+Baselines: a random vector as long as d, and instruments swapped without the model. The second table is read along each
+method's sweep: the judge's probability of the target where so much chroma is kept, on the line between two amounts.
+
+`attributes`: what `seqvae style fit --by` fits on training songs, added to held-out songs with little of the attribute;
+the attribute of what is decoded, its rise over amount 0, and a p-value that random signs rise as far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae import attributes, collection, distributions, evaluate_blend, held_out, kinds, measures, style
+from seqvae import text_measures as text
+from seqvae.codec import HARMONY, Codec
+from seqvae.dataset import split_of
+from seqvae.judge import Judge
+from seqvae.midi import Piece
+from seqvae.style import Style
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+Move = Callable[[Tensor, float], Tensor]
+AMOUNTS = (0.25, 0.5, 0.75, 1.0, 1.5)
+CHROMA = (0.95, 0.9, 0.8, 0.7, 0.6)
+SEGMENTS = 4  # of each song
+JUDGE_SONGS, FIT_SONGS = 150, 400
+NAMES = ("judge", "chroma", "groove")
+
+
+def cell(x: Sequence[float]) -> str:
+    """A figure and its interval."""
+    return "-" if np.isnan(x[0]) else f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table."""
+    print(f"\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+def along_axis(source: Style, target: Style, power: float) -> Tensor:
+    """S^-power (mean_t - mean_s), so long that it goes from 0 to 1 on Fisher's axis: `(D,)`."""
+    pooled = (source.covariance + target.covariance).double() / 2
+    values, vectors = torch.linalg.eigh(pooled)
+    values = values.clamp(min=1e-6 * float(values.max()))
+    across = vectors.T @ style.vector(source, target).double()
+    way = across * values**-power
+    axis = across / values
+    turned: Tensor = vectors @ way * (axis @ across) / (axis @ way)
+    return turned.float()
+
+
+def moves(source: Style, target: Style, rng: np.random.Generator) -> dict[str, Move]:
+    """Every method by its name."""
+    difference = style.vector(source, target)
+    noise = torch.from_numpy(rng.standard_normal(len(difference))).float()
+    random = noise / noise.norm() * difference.norm()
+
+    def by(method: style.Method) -> Move:
+        # the heavy part of a transport is the same for every amount
+        if method == "transport":
+            carried = style.transport(source, target)
+            return lambda z, amount: (1 - amount) * z + amount * carried(z)
+        return lambda z, amount: style.blend(z, source, target, amount, method)
+
+    def along(way: Tensor) -> Move:
+        return lambda z, amount: z + amount * way
+
+    return {
+        **{method: by(method) for method in get_args(style.Method)},
+        "whitened": along(along_axis(source, target, 0.5)),
+        "Fisher's axis": along(along_axis(source, target, 1.0)),
+        "mean, own": lambda z, amount: z + amount * (target.mean - z.mean(0)),
+        "random vector": along(random),
+    }
+
+
+def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony: float, seed: int) -> None:
+    """The tables of `methods`."""
+    rng = np.random.default_rng(seed)
+    wanted = [tuple(pair.split(":")) for pair in pairs]
+    names = sorted({name for pair in wanted for name in pair})
+    chunks = SEGMENTS * codec.chunks
+    found = held_out.gather(
+        data, names, train=JUDGE_SONGS, test=songs, train_chunks=chunks, test_chunks=chunks, rng=rng
+    )
+    judge = Judge([(name, piece) for name in names for piece in found.train[name]], codec.chunks, True, seed)
+    rankings = {name: measures.program_ranking([piece.notes for piece in found.train[name]]) for name in names}
+    encoded = {name: held_out.encode(codec, name, found.test[name][:songs]) for name in {pair[0] for pair in wanted}}
+    rows: dict[tuple[str, float], list[list[float]]] = {}
+
+    def heard(key: tuple[str, float], mine: Sequence[held_out.Song], target: str, notes: Sequence[Ints]) -> None:
+        for song, one in zip(mine, notes, strict=True):
+            kept = evaluate_blend.kept(song.piece.notes[:, :4], one, song.piece.bounds)
+            said = judge.probability(one, song.piece.bounds)[target]
+            rows.setdefault(key, []).append([said, kept["chroma"], kept["groove"]])
+
+    for source, target in wanted:
+        mine = encoded[source]
+        for name, move in moves(codec.styles[source], codec.styles[target], rng).items():
+            for amount in AMOUNTS:
+                z = [move(song.z, amount) for song in mine]
+                heard((name, amount), mine, target, held_out.decode(codec, mine, z, harmony))
+        heard(("unmoved", 0.0), mine, target, held_out.decode(codec, mine, [song.z for song in mine], harmony))
+        swapped = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in mine]
+        heard(("programs swapped", 0.0), mine, target, swapped)
+    figures = {key: np.array(x) for key, x in rows.items()}
+    print(f"{', '.join(pairs)}: {len(figures['unmoved', 0.0])} moves of {sum(map(len, encoded.values()))} songs, "
+          f"harmony {harmony:g}")  # fmt: skip
+    table(
+        ["move", "amount", "probability of the target", "chroma kept", "groove kept"],
+        [[name, f"{amount:g}", *(cell(measures.interval(x[~np.isnan(x)])) for x in values.T)]
+         for (name, amount), values in figures.items()],
+    )  # fmt: skip
+    swept = [name for name, amount in figures if amount == AMOUNTS[0]]
+    still = figures["unmoved", 0.0]
+    lines = []
+    for name in swept:
+        sweep = np.stack([still, *(figures[name, amount] for amount in AMOUNTS)], 1)  # (moves, amounts, figures)
+        sweep = sweep[~np.isnan(sweep).any((1, 2))]
+        lines.append([name, *(cell(_at_chroma(sweep, chroma)) for chroma in CHROMA)])
+    table(["probability of the target where", *(f"chroma {x:g} is kept" for x in CHROMA)], lines)
+
+
+def _at_chroma(sweep: Floats, chroma: float) -> text.Figure:
+    """Probability where a sweep `(N, amounts, figures)` first keeps no more chroma, with its interval over moves."""
+
+    def at(means: Floats) -> float:
+        return text.crossing(-means[:, 1], means[:, 0], -chroma)
+
+    rng = np.random.default_rng(0)
+    drawn = np.array([at(sweep[rng.integers(len(sweep), size=len(sweep))].mean(0)) for _ in range(500)])
+    return text.with_interval(at(sweep.mean(0)), drawn)
+
+
+# --- attributes -------------------------------------------------------------------------------------------------------
+
+
+def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only: Sequence[str]) -> None:
+    """The tables of `attributes`."""
+    rng = np.random.default_rng(seed)
+    paths = collection.find([data])
+    order = [paths[i] for i in rng.permutation(len(paths))]
+    test = [path for path in order if split_of(collection.title(path)) == "test"]
+    train = [path for path in order if split_of(collection.title(path)) == "train"][: 3 * FIT_SONGS]
+    chunks = SEGMENTS * codec.chunks
+
+    def read(files: Sequence[Path]) -> list[Piece]:
+        found = collection.read_all(files, cache=collection.default_cache(), progress=False)
+        parts = [held_out.stretch(piece, chunks, rng) for _, piece in found if isinstance(piece, Piece)]
+        return [part for part in parts if part is not None]
+
+    known, unknown = read(train), read(test)
+    for name in only:
+        attribute = attributes.ATTRIBUTES[name]
+        divided = attributes.divide(attribute, known)
+        few = {side: pieces[:FIT_SONGS] for side, pieces in divided.items()}
+        fitted = {side: codec.fit_style(pieces) for side, pieces in few.items()}
+        little = attributes.divide(attribute, unknown)[attribute.little][:songs]
+        own = held_out.encode(codec, attribute.little, little)
+        way = style.vector(fitted[attribute.little], fitted[attribute.much])
+        noise = torch.from_numpy(rng.standard_normal((len(own), len(way)))).float()
+        random = [x / x.norm() * way.norm() for x in noise]
+        print(f"\n{name}: {attribute.little} {len(few[attribute.little])} songs, {attribute.much} "
+              f"{len(few[attribute.much])}, {len(own)} held-out songs moved, harmony {harmony:g}")  # fmt: skip
+        rows = []
+        still: Floats | None = None
+        for label, amount, ways in [
+            *((f"amount {x:g}", x, [way] * len(own)) for x in (0.0, *AMOUNTS)), ("random 1", 1.0, random)
+        ]:  # fmt: skip
+            z = [song.z + amount * one for song, one in zip(own, ways, strict=True)]
+            values, kept = [], []
+            for song, notes in zip(own, held_out.decode(codec, own, z, harmony if amount else 0.0), strict=True):
+                full = np.column_stack([notes, np.full(len(notes), 80, np.int32)])
+                values.append(attribute.value(Piece(full, song.piece.bounds, song.piece.frame)))
+                kept.append(evaluate_blend.kept(song.piece.notes[:, :4], notes, song.piece.bounds)["chroma"])
+            value, chroma = np.array(values), np.array(kept)
+            still = value if still is None else still
+            rose = value - still
+            rows.append([label, cell(measures.interval(value)), cell(measures.interval(rose)),
+                         f"{distributions.flipped(rose):.2g}" if rose.any() else "-",
+                         cell(measures.interval(chroma[~np.isnan(chroma)]))])  # fmt: skip
+        table(["move", name, "rise", "p", "chroma kept"], rows)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["methods", "attributes"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="music")
+    parser.add_argument("--songs", type=int, default=8)
+    parser.add_argument("--pairs", nargs="+", default=["classical:rock", "rock:jazz", "jazz:rock"])
+    parser.add_argument("--only", nargs="+", default=list(attributes.ATTRIBUTES), choices=list(attributes.ATTRIBUTES))
+    parser.add_argument("--harmony", type=float, default=HARMONY)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    began = time.perf_counter()
+    codec = kinds.load(given.model)
+    run = partial(methods, pairs=given.pairs) if given.what == "methods" else partial(raised, only=given.only)
+    run(codec, given.data, songs=given.songs, harmony=given.harmony, seed=given.seed)
+    print(f"\n{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""How fast files of music become tokens, against symusic and MidiTok alone.
+
+    python benchmarks/importing.py songs/ --files 200
+
+Without a folder the files are made of some works in music21's corpus: parts of them, transposed, for other instruments.
+All runs on one core, the processes that read for training included, and the two sides take turns, file by file where
+one is done at a time. The peer is MidiTok's REMI with the settings of our vocabulary. Both are counted the notes of our
+pieces, so the ratio is that of the times. How it grows with the number of files: growth.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import symusic
+from miditok import REMI, TokenizerConfig
+
+from seqvae import midi, shards
+from seqvae.config import load_recipe
+from seqvae.errors import ReadError
+from seqvae.midi_tokenizer import MidiTokenizer
+
+WORKS = ("bach/bwv66.6", "corelli/opus3no1/1grave", "joplin/maple_leaf_rag", "mozart/k155/movement1")
+ROUNDS = 5
+SETTINGS = {  # as MidiTokenizer has them
+    "pitch_range": (0, 127),
+    "drums_pitch_range": (0, 127),
+    "beat_res": {(0, 4): 12, (4, 16): 2},
+    "special_tokens": ["PAD", "BOS", "EOS", "MASK"],
+    "use_velocities": False,
+    "use_time_signatures": False,
+    "use_programs": True,
+    "use_pitchdrum_tokens": True,
+    "use_note_duration_programs": list(range(128)),
+}
+
+
+def make(folder: Path, count: int) -> None:
+    """So many MIDI files of a few works: each a part of one from its beginning on, transposed, other instruments."""
+    works = [midi.read(f"corpus:{name}") for name in WORKS]
+    rng = random.Random(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        piece = rng.choice(works)
+        end = piece.bounds[rng.randint(len(piece.bounds) // 2, len(piece.bounds) - 1)]
+        notes = piece.notes[piece.notes[:, midi.ONSET] < end]
+        notes[:, midi.PITCH] += rng.randint(-6, 6)
+        notes[:, midi.PROGRAM] = (notes[:, midi.PROGRAM] + rng.randrange(128)) % 128
+        midi.write(midi.to_score(notes, piece.frame), folder / f"{number}.mid")
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def in_turns(ours: Callable[[Path], object], theirs: Callable[[Path], object], files: Iterable[Path]) -> list[float]:
+    """Seconds of both over all files, file by file."""
+    total = [0.0, 0.0]
+    for path in files:
+        for side, work in enumerate((ours, theirs)):
+            total[side] += timed(lambda work=work, path=path: work(path))
+    return total
+
+
+def compare(files: list[Path]) -> None:
+    """Print the table."""
+    tokenizer, remi = MidiTokenizer(), REMI(TokenizerConfig(**SETTINGS))
+    assert remi.vocab == tokenizer.vocabulary
+
+    def theirs(path: Path) -> object:
+        return remi(symusic.Score(path))
+
+    notes, good = 0, []
+    for path in files:  # also a first turn that warms up
+        try:
+            theirs(path)
+            piece = midi.read(path)
+        except (ReadError, RuntimeError) as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        good.append(path)
+        notes += len(piece.notes)
+    print(f"{len(good)} files, {notes:,} notes, medians of {ROUNDS} turns on one core\n")
+
+    def prepared(cache: str) -> Callable[[], object]:
+        def work() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                os.environ["XDG_CACHE_HOME"] = cache
+                shards.prepare(load_recipe("music", []), good, Path(folder), report=lambda _: None)
+
+        return work
+
+    def all_theirs() -> None:
+        for path in good:
+            theirs(path)
+
+    found: dict[str, list[list[float]]] = {}
+    for _ in range(ROUNDS):
+        rows = {
+            "files read | symusic": in_turns(midi.read, symusic.Score, good),
+            "files to tokens | symusic, MidiTok": in_turns(lambda p: tokenizer.encode(midi.read(p)), theirs, good),
+        }
+        with tempfile.TemporaryDirectory() as cache:
+            work = prepared(cache)
+            rows["files to shards | symusic, MidiTok"] = [timed(work), timed(all_theirs)]
+            rows["files read before to shards | symusic, MidiTok"] = [timed(work), timed(all_theirs)]
+        for name, row in rows.items():
+            found.setdefault(name, []).append(row)
+    print("| ours | peer | notes/s | peer's | times as fast |\n|---|---|---|---|---|")
+    for name, rounds in found.items():
+        speeds = [statistics.median(notes / seconds[side] for seconds in rounds) for side in (0, 1)]
+        ratio = statistics.median(theirs / ours for ours, theirs in rounds)
+        print(f"| {name} | {speeds[0]:,.0f} | {speeds[1]:,.0f} | {ratio:.2f} |")
+
+
+def main() -> None:
+    """Compare on files that are there, or on some that are made."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="a folder with .mid files; else files are made")
+    parser.add_argument("--files", type=int, default=200, help="so many of them, drawn at random")
+    given = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as made:
+        if given.folder is None:
+            make(Path(made), given.files)
+        files = sorted((given.folder or Path(made)).rglob("*.mid"))
+        compare(random.Random(0).sample(files, min(len(files), given.files)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Whether a blend keeps the piece: chord charts that are rendered in several styles are the ground truth.
+
+    python benchmarks/pairs.py DIR --model music [--charts 37] [--json FILE]
+
+DIR holds a folder for each style (rock, jazz, hymn), and in it files `CHART-GROOVE.mid`: one chart, many grooves. One
+groove of each style that --source names is moved toward every other style by vectors that are fitted on other charts
+(--folds), and by those of the model's own styles (a folder's style is called otherwise in the model: --called). The
+question is whether the result lies nearer to the same chart's renderings in the target style than to other charts':
+
+    chroma   cosine of the pitch classes of the whole piece: the key, more or less
+    harmony  cosine of the pitch classes bar by bar, averaged: the chords
+    latent   minus the distance between the encoder's vectors of the result and of the rendering, averaged over segments
+
+each averaged over the target's grooves. `lead` is the share of other charts that are farther, .5 by chance; p is that
+of 20,000 assignments of targets to sources (`distributions.matched`); intervals are 95 % over charts. `moved` is what
+a judge, fitted on the other charts' renderings, gives the target style. Controls: the source as it is, reconstructed
+(amount 0), and as a ceiling one of the target's own grooves against its others. Blends lean to the harmony of the
+source as `seqvae blend` makes them, and in rows "harmony 0" they do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae import codec as codecs
+from seqvae import distributions, held_out, measures, midi, style
+from seqvae.codec import HARMONY, Codec
+from seqvae.held_out import Song
+from seqvae.judge import Judge
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+AMOUNTS = (0.5, 1.0)
+MEASURES = ("chroma", "harmony", "latent")
+
+
+@dataclass
+class Rendering:
+    """One file: a chart in a groove of a style."""
+
+    chart: str
+    style: str
+    groove: str
+    piece: midi.Piece
+    z: Tensor
+    """`(S, D)`: as the encoder has it, not refined."""
+    chords: Floats
+    """`(C, 12)`: time sounded by pitch class, bar by bar."""
+
+
+def chords(notes: Ints, bounds: Ints) -> Floats:
+    """`(C, 12)`."""
+    return np.array([measures.chroma(bar) for bar in measures.bars(notes, bounds)])
+
+
+def read(codec: Codec, folder: Path, charts: int) -> list[Rendering]:
+    """All renderings of the first `charts` charts."""
+    files = [(path.stem.split("-", 1), path) for path in sorted(folder.glob("*/*.mid"))]
+    names = sorted({chart for (chart, _), _ in files})[:charts]
+    chosen = [((chart, groove), path) for (chart, groove), path in files if chart in names]
+    pieces = [midi.read(path) for _, path in chosen]
+    split = [codec.segments(piece) for piece in pieces]
+    z = torch.split(codec.posteriors([x for one in split for x in one]).mean, [len(one) for one in split])
+    return [
+        Rendering(chart, path.parent.name, groove, piece, latent, chords(piece.notes, piece.bounds))
+        for ((chart, groove), path), piece, latent in zip(chosen, pieces, z, strict=True)
+    ]
+
+
+def similarity(z: Tensor, mine: Floats, other: Rendering) -> tuple[float, float, float]:
+    """MEASURES of a result with latents `(S, D)` and chords `(C, 12)`, and a rendering."""
+    count = min(len(mine), len(other.chords))
+    a, b = mine[:count], other.chords[:count]
+    sounding = b.any(1)
+    bars = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-9)
+    x, y = a.sum(0), b.sum(0)
+    whole = float(x @ y / max(1e-9, float(np.linalg.norm(x) * np.linalg.norm(y))))
+    segments = min(len(z), len(other.z))
+    apart = float((z[:segments] - other.z[:segments]).norm(dim=1).mean())
+    return whole, float(bars[sounding].mean()), -apart
+
+
+def table_of(
+    results: Sequence[tuple[Tensor, Floats, str]], charts: Sequence[str], targets: Mapping[str, Sequence[Rendering]]
+) -> Floats:
+    """`(charts, charts, MEASURES)`: each result beside each chart's target renderings, but those of its own groove."""
+    return np.array(
+        [
+            [np.mean([similarity(z, mine, r) for r in targets[chart] if r.groove != groove], 0) for chart in charts]
+            for z, mine, groove in results
+        ]
+    )
+
+
+def figures(scores: Floats) -> dict[str, Any]:
+    """Lead, mean difference of own and others, and p of each of MEASURES, from `scores (N, N, MEASURES)`."""
+    out: dict[str, Any] = {}
+    n = len(scores)
+    for k, name in enumerate(MEASURES):
+        s = scores[..., k]
+        own = np.diagonal(s)
+        others = (s.sum(1) - own) / max(1, n - 1)
+        out[name] = {
+            "lead": list(measures.interval(distributions.lead(s))),
+            "own": list(measures.interval(own)),
+            "difference": list(measures.interval(own - others)),
+            "p": distributions.matched(s),
+        }
+    return out
+
+
+class Bench:
+    """All renderings, and for each fold of charts what was fitted on the others."""
+
+    def __init__(self, codec: Codec, renderings: Sequence[Rendering], folds: int, seed: int) -> None:
+        self.codec = codec
+        self.renderings = renderings
+        self.charts = sorted({r.chart for r in renderings})
+        self.styles = sorted({r.style for r in renderings})
+        order = np.random.default_rng(seed).permutation(len(self.charts))
+        self.fold = {self.charts[i]: int(k % folds) for k, i in enumerate(order)}
+        self.fitted: list[dict[str, style.Style]] = []
+        self.judges: list[Judge] = []
+        for k in range(folds):
+            others = [r for r in renderings if self.fold[r.chart] != k]
+            self.fitted.append({s: style.fit([r.z for r in others if r.style == s]) for s in self.styles})
+            self.judges.append(Judge([(r.style, r.piece) for r in others], codec.chunks, True, seed))
+
+    def targets(self, name: str) -> dict[str, list[Rendering]]:
+        """The renderings of a style by chart."""
+        return {chart: [r for r in self.renderings if (r.style, r.chart) == (name, chart)] for chart in self.charts}
+
+    def vectors(self, source: str, target: str, kind: str, called: Mapping[str, str]) -> list[Tensor] | None:
+        """The way from style to style for each chart; None where the model has no such styles."""
+        if kind == "other charts":
+            fitted = [self.fitted[self.fold[chart]] for chart in self.charts]
+            return [style.vector(one[source], one[target]) for one in fitted]
+        names = [called.get(name, name) for name in (source, target)]
+        if not set(names) <= self.codec.styles.keys():
+            return None
+        return [style.vector(*(self.codec.styles[name] for name in names))] * len(self.charts)
+
+    def measure(self, songs: Sequence[Song], notes: Sequence[Ints], target: str, groove: str = "") -> dict[str, Any]:
+        """All figures of results, one a chart."""
+        pieces = [
+            midi.Piece(np.column_stack([x, np.full(len(x), 80, np.int32)]), s.piece.bounds, s.piece.frame)
+            for s, x in zip(songs, notes, strict=True)
+        ]
+        split = [self.codec.segments(piece) for piece in pieces]
+        latents = self.codec.posteriors([x for one in split for x in one]).mean
+        z = torch.split(latents, [len(one) for one in split])
+        results = [(a, chords(p.notes, p.bounds), groove) for a, p in zip(z, pieces, strict=True)]
+        scores = table_of(results, self.charts, self.targets(target))
+        said = [
+            self.judges[self.fold[chart]].probability(piece.notes, piece.bounds)[target]
+            for chart, piece in zip(self.charts, pieces, strict=True)
+        ]
+        return {**figures(scores), "moved": list(measures.interval(np.array(said)))}
+
+
+def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> dict[str, Any]:
+    """Every direction, amount and kind of vector."""
+    codec = bench.codec
+    out: dict[str, Any] = {}
+    start = time.time()
+    for source, groove in sources.items():
+        chosen = {r.chart: r for r in bench.renderings if (r.style, r.groove) == (source, groove)}
+        songs = held_out.encode(codec, source, [chosen[chart].piece for chart in bench.charts])
+        print(f"encoded {source} after {time.time() - start:.0f} s", file=sys.stderr)
+        for target in bench.styles:
+            if target == source:
+                continue
+            rows = out[f"{source} to {target}"] = {}
+            rows["source itself"] = bench.measure(songs, [s.piece.notes[:, :4] for s in songs], target)
+            rows["amount 0"] = bench.measure(songs, held_out.decode(codec, songs, [s.z for s in songs]), target)
+            for kind in ("other charts", "released"):
+                vectors = bench.vectors(source, target, kind, called)
+                for amount in AMOUNTS if vectors else ():
+                    z = [s.z + amount * v for s, v in zip(songs, vectors or [], strict=True)]
+                    for name, harmony in (("", HARMONY), (", harmony 0", 0.0)):
+                        notes = held_out.decode(codec, songs, z, harmony)
+                        rows[f"{kind}, {amount:g}{name}"] = bench.measure(songs, notes, target)
+            another = sources.get(target) or min(r.groove for r in bench.renderings if r.style == target)
+            own = {r.chart: r for r in bench.renderings if (r.style, r.groove) == (target, another)}
+            real = [held_out.Song(target, own[c].piece, own[c].z, np.zeros(0), 0, np.zeros(0)) for c in bench.charts]
+            rows["ceiling: another groove"] = bench.measure(real, [s.piece.notes[:, :4] for s in real], target, another)
+            print(f"{source} to {target} after {time.time() - start:.0f} s", file=sys.stderr)
+    return out
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The table, one row a direction and way of moving."""
+
+    def cell(x: Sequence[float]) -> str:
+        return f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
+
+    head = ["", *(f"{name}: lead, p" for name in MEASURES), "harmony: own less others", "moved"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for direction, rows in result.items():
+        for name, row in rows.items():
+            cells = [f"{cell(row[m]['lead'])}, {row[m]['p']:.1g}" for m in MEASURES]
+            cells += [cell(row["harmony"]["difference"]), cell(row["moved"])]
+            lines.append(f"| {direction}: {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="music")
+    parser.add_argument("--charts", type=int, default=1000, help="of these at most")
+    parser.add_argument(
+        "--source", nargs="+", default=["hymn=hymn", "rock=8beat", "jazz=swing"], metavar="STYLE=GROOVE"
+    )
+    parser.add_argument("--called", nargs="+", default=["hymn=classical"], metavar="FOLDER=STYLE")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    given = parser.parse_args()
+    sources, called = (dict(one.split("=", 1) for one in x) for x in (given.source, given.called))
+    codec = codecs.load(given.model)
+    bench = Bench(codec, read(codec, given.folder, given.charts), given.folds, given.seed)
+    print(f"{len(bench.renderings)} renderings of {len(bench.charts)} charts", file=sys.stderr)
+    result = run(bench, sources, called)
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What a second process is worth: training, encoding and scoring by one process and by two, a thread each.
+
+    python benchmarks/processes.py --out /tmp/processes
+
+Lines are made as in growth.py, songs as in importing.py. One and two take turns, each a command of its own under
+torchrun, and the median of the turns' ratios counts. Timed is the work without start-up and first steps. The models are
+the recipes and checkpoints as they are. Two cores must be free: what else runs takes more from two than from one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import growth
+import importing
+
+import seqvae
+from seqvae import anomaly, distributed, lines, shards, text
+from seqvae.config import load_recipe
+from seqvae.run import Run
+
+WARM, STEPS = 3, 10
+
+
+def train(name: str, data: Path, folder: Path, wide: bool) -> float:
+    """Seconds that as many tokens take as some steps of a recipe have; with `wide`, each process has as many a step."""
+    recipe = load_recipe(name, [])
+    factor = distributed.join().count if wide else 1
+    recipe = replace(recipe, train=replace(recipe.train, batch_tokens=factor * recipe.train.batch_tokens))
+    tokens, tokenizer, _ = distributed.join().by_turns(
+        lambda: shards.prepare(recipe, [data], folder / name, report=lambda _: None)
+    )
+    run = Run(recipe, tokens, tokenizer, folder / name, lambda _: None)
+    started = 0.0
+    for step, (_, _, batch) in enumerate(islice(run.batches.resume(0, 0), WARM + STEPS)):
+        if step == WARM:
+            started = time.perf_counter()
+        run.step(batch)
+    return (time.perf_counter() - started) / factor
+
+
+def reviews(folder: Path, wide: bool = False) -> float:
+    """Training on sentences."""
+    return train("reviews", folder / "lines.txt", folder, wide)
+
+
+def music(folder: Path, wide: bool = False) -> float:
+    """Training on songs."""
+    return train("music", folder / "songs", folder, wide)
+
+
+def divided(folder: Path, count: int, size: int, work: Callable[[list[str]], list[object]]) -> float:
+    """Seconds of some work on lines in batches of a size, in rounds as in the commands, after one for warming up."""
+    ranks = distributed.join()
+    found = list(islice(text.read_lines(folder / "lines.txt"), count))
+    batches = [found[i : i + size] for i in range(0, len(found), size)]
+    list(ranks.in_rounds(batches[: ranks.count], work))
+    started = time.perf_counter()
+    list(ranks.in_rounds(batches, work))
+    return time.perf_counter() - started
+
+
+def encode(folder: Path) -> float:
+    """Sentences encoded, each with its search."""
+    codec = seqvae.load("reviews")
+    return divided(folder, 256, 64, lambda batch: list(codec.encode(batch)))
+
+
+def score(folder: Path) -> float:
+    """Evidence of sentences, as for `detect score`."""
+    codec = seqvae.load("reviews")
+    return divided(folder, 2048, lines.BATCH, lambda batch: list(anomaly.examine(codec, batch, samples=4)))
+
+
+WORK: dict[str, tuple[str, Callable[[Path], float]]] = {
+    "reviews": ("training, reviews", reviews),
+    "reviews-wide": ("the same, each process with a batch of the recipe's size", partial(reviews, wide=True)),
+    "music": ("training, music", music),
+    "music-wide": ("the same, each process with a batch of the recipe's size", partial(music, wide=True)),
+    "encode": ("encoding sentences", encode),
+    "score": ("scoring sentences", score),
+}
+
+
+def measured(work: str, folder: Path, count: int) -> float:
+    """Seconds of some work by so many processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    given = [*command, __file__, "--out", str(folder), "--worker", work]
+    done = subprocess.run(given, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    seconds: float = json.loads(done.stdout.splitlines()[-1])
+    return seconds
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=Path, required=True, help="a folder for lines, songs and shards")
+    arguments.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
+    arguments.add_argument("--turns", type=int, default=3)
+    arguments.add_argument("--worker", choices=WORK, help="be one of the processes: for this file")
+    given = arguments.parse_args()
+    if given.worker:
+        seconds = WORK[given.worker][1](given.out)
+        if distributed.join().rank == 0:
+            print(json.dumps(seconds))
+        distributed.join().leave()
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    growth.write(given.out / "lines.txt", 20000)
+    importing.make(given.out / "songs" / "all", 100)
+    print(f"load {os.getloadavg()[0]:.1f} at the start\n", flush=True)
+    print("| | one process, s | two, s | times as fast |\n|---|---|---|---|", flush=True)
+    for work in given.work:
+        measured(work, given.out, 1)  # shards are made
+        took = [(measured(work, given.out, 1), measured(work, given.out, 2)) for _ in range(given.turns)]
+        one, two = (statistics.median(column) for column in zip(*took, strict=True))
+        ratio = statistics.median(a / b for a, b in took)
+        print(f"| {WORK[work][0]} | {one:.1f} | {two:.1f} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""How long a command takes from a cold process: its help, the list of models, and a first blend.
+
+    python benchmarks/start_up.py
+
+Each is run several times in turn, each time in a process of its own with one thread, and the quickest counts: whatever
+else the machine does only adds to it. Processor time is what the process itself used, whoever it had to wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+TURNS = 7
+COMMANDS = {
+    "--help": 0.3,
+    "models": 0.3,
+    "blend corpus:bach/bwv66.6 -m music --from classical --to rock -o blend.mid": 4.0,
+}
+
+
+def run(command: str, folder: str) -> tuple[float, float]:
+    """Seconds on the clock, and seconds of processor time."""
+    started, before = time.perf_counter(), os.times()
+    called = [sys.executable, "-m", "seqvae", *command.split()]
+    subprocess.run(called, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - started, used
+
+
+def main() -> None:
+    """Print the table."""
+    found: dict[str, list[tuple[float, float]]] = {command: [] for command in COMMANDS}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(TURNS):
+            for command in COMMANDS:
+                found[command].append(run(command, folder))
+    print("| seqvae | seconds | of processor time | to reach |\n|---|---|---|---|")
+    for command, times in found.items():
+        wall, used = (min(column) for column in zip(*times, strict=True))
+        print(f"| `{command}` | {wall:.2f} | {used:.2f} | {COMMANDS[command]} |")
+
+
+if __name__ == "__main__":
+    main()

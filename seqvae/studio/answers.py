@@ -1,0 +1,170 @@
+"""How work becomes an answer: at once where it is quick, else as a job to be asked for; errors in words.
+
+Knows HTTP on one side and jobs on the other. Refuses to know what is worked on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from seqvae.errors import SeqVAEError
+from seqvae.studio.cache import Cache
+from seqvae.studio.jobs import AbandonedError, FullError, Job, State, Worker
+
+QUICK = 0.5  # seconds that an answer may take before it becomes a job
+WAIT = 2.0  # seconds that a question for a job waits at most
+JOBS = 256  # that are remembered
+
+T = TypeVar("T")
+
+
+class Answer(BaseModel, Generic[T]):
+    """A piece of work: its result, or how far it is."""
+
+    job: str = Field(description="what to ask for at /api/jobs/{job}, until the state is done")
+    state: State
+    progress: float = Field(description="of what is being done now, from 0 to 1")
+    message: str = Field(description="what is being done now")
+    result: T | None = Field(None, description="when the state is done")
+
+
+class Problem(BaseModel):
+    """What every refusal looks like."""
+
+    error: str = Field(description="what is wrong and what to do, in one line")
+
+
+WORDS = {
+    404: "there is nothing at this address; see /api.html",
+    405: "this address takes no such request; see /api.html",
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "something in the request is not so"},
+    403: {"model": Problem, "description": "asked by a page of another site"},
+    404: {"model": Problem, "description": "not there, or no longer"},
+    413: {"model": Problem, "description": "too large"},
+    415: {"model": Problem, "description": "of a kind that is not taken here"},
+    422: {"model": Problem, "description": "a field is missing or out of its range"},
+    503: {"model": Problem, "description": "too much to do; Retry-After says when to ask again"},
+}
+
+
+def shapes(result: Any) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI is told of a route whose work has this result."""
+    shape = {"model": Answer[result]}
+    return {200: {**shape, "description": "done"}, 202: {**shape, "description": "not yet"}, **PROBLEMS}
+
+
+class Desk:
+    """Where requests leave work, and ask for it."""
+
+    def __init__(self) -> None:
+        self._worker = Worker("seqvae-models")
+        self._reader = Worker("seqvae-reading")
+        self._jobs: Cache[Job] = Cache(JOBS, Job.cancel)
+
+    async def answer(self, work: Callable[[Job], Any], *, reading: bool = False) -> Response:
+        """Have work done in the models' thread (or that of reading), and answer when it is, or after QUICK seconds."""
+        worker = self._reader if reading else self._worker
+        try:
+            job = worker.submit(Job(lambda job: _json(work(job))))
+        except FullError:
+            raise HTTPException(503, "too much to do already; try again soon", {"Retry-After": "5"}) from None
+        self._jobs.put(job.id, job)
+        return await self.look(job, QUICK)
+
+    async def look(self, job: Job, seconds: float) -> Response:
+        """How far a job is, when it has ended or so many seconds have passed."""
+        job.ask()
+        await asyncio.wait([asyncio.wrap_future(job.future)], timeout=seconds)
+        job.ask()
+        ended = job.future.done()
+        if ended and (error := job.future.exception()) is not None:
+            raise error
+        message = job.message
+        if job.state == "waiting" and (ahead := max(self._worker.ahead(job), self._reader.ahead(job))):
+            message = f"waiting for {ahead} before"
+        told = {"job": job.id, "state": job.state, "progress": round(job.progress, 3), "message": message}
+        head = json.dumps(told)[:-1].encode()
+        body = head + b', "result": ' + (job.future.result() if ended else b"null") + b"}"
+        return Response(body, 200 if ended else 202, media_type="application/json")
+
+    def find(self, name: str) -> Job:
+        """A job by its id; raises HTTPException where there is none."""
+        job = self._jobs.get(name)
+        if job is None:
+            raise HTTPException(404, "no such job, or no longer; ask again for what it was to do")
+        return job
+
+    def close(self) -> None:
+        """Let both threads end."""
+        self._worker.close()
+        self._reader.close()
+
+
+def _json(result: Any) -> bytes:
+    """In the thread that worked: a long answer must not hold up the others."""
+    if isinstance(result, bytes):
+        return result
+    return json.dumps(result, allow_nan=False, separators=(",", ":")).encode()
+
+
+def routes(desk: Desk) -> APIRouter:
+    """What can be asked of any job."""
+    router = APIRouter(prefix="/api/jobs", tags=["jobs"])
+
+    @router.get("/{job}", responses=shapes(Any), response_class=Response)
+    async def look(job: str, wait: Annotated[float, Query(ge=0, le=WAIT, description="seconds")] = 1.0) -> Response:
+        """How far a job is. Whoever does not ask for ten seconds has left, and the work is dropped."""
+        return await desk.look(desk.find(job), wait)
+
+    @router.delete("/{job}", status_code=204, responses={404: PROBLEMS[404]})
+    async def cancel(job: str) -> None:
+        """Drop a job."""
+        desk.find(job).cancel()
+
+    return router
+
+
+def errors_in_words(app: FastAPI) -> None:
+    """Every refusal is {"error": one line}."""
+
+    def told(status: int, reason: str, headers: Any = None) -> Response:
+        line = " ".join(reason.split())
+        return Response(json.dumps({"error": line}), status, headers=headers, media_type="application/json")
+
+    @app.exception_handler(SeqVAEError)
+    async def _(_: Request, error: SeqVAEError) -> Response:
+        return told(400, str(error))
+
+    @app.exception_handler(AnyHTTPException)
+    async def _(_: Request, error: AnyHTTPException) -> Response:
+        reason = WORDS.get(error.status_code, "") if error.detail == HTTPStatus(error.status_code).phrase else ""
+        return told(error.status_code, reason or str(error.detail), error.headers)
+
+    @app.exception_handler(AbandonedError)
+    async def _(_: Request, error: AbandonedError) -> Response:
+        return told(410, "the job was cancelled; ask again for what it was to do")
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        if first["type"] == "json_invalid" or not where:
+            return told(422, "the body is no JSON object; see /api.html")
+        return told(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}; see /api.html")
+
+    @app.exception_handler(Exception)
+    async def _(_: Request, error: Exception) -> Response:
+        logging.getLogger("seqvae.studio").error("a bug", exc_info=error)
+        return told(500, "something is broken in the studio itself; its terminal shows what")

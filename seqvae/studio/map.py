@@ -1,0 +1,124 @@
+"""The map: the styles of a model in the plane that tells them apart best, and what lives at a point of it.
+
+Knows requests about maps. Refuses to know planes (plane.py), and what is decoded there (codec.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from seqvae.plane import Plane, plane
+from seqvae.studio.answers import Desk, shapes
+from seqvae.studio.jobs import Job
+from seqvae.studio.models import Models, PatientCodec
+from seqvae.studio.music import Roll, Shelf, key_of
+
+POINTS = 60  # drawn for each style, to be shown
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+class Named(BaseModel):
+    """A model."""
+
+    model: str = "music"
+
+
+class Place(BaseModel):
+    """Where a style lies in the plane."""
+
+    name: str
+    mean: tuple[float, float]
+    covariance: tuple[tuple[float, float], tuple[float, float]]
+    points: list[tuple[float, float]] = Field(description="drawn from its Gaussian")
+
+
+class Map(BaseModel):
+    """The styles of a model in the plane that tells them apart best."""
+
+    styles: list[Place]
+
+
+class At(BaseModel):
+    """A point of a model's map."""
+
+    model: str = "music"
+    x: float = Field(ge=-100, le=100)
+    y: float = Field(ge=-100, le=100)
+    spread: float = Field(0.7, ge=0, le=1, description="0 is the mean of all that lie there, 1 as varied as they are")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="another one is another piece at the same place")
+
+
+class Found(BaseModel):
+    """What lives at a point."""
+
+    shares: dict[str, float] = Field(description="how likely the point is to be of each style")
+    text: str | None = Field(None, description="of a model of lines")
+    roll: Roll | None = Field(None, description="of a model of music")
+
+
+class Maps:
+    """The planes of models, found when first asked for."""
+
+    def __init__(self) -> None:
+        self._planes: dict[str, Plane] = {}
+
+    def of(self, model: str, codec: PatientCodec) -> Plane:
+        """A model's plane."""
+        if model not in self._planes:
+            codec.tell(0.0, "finding the plane that tells the styles apart")
+            styles = {name: style for name, style in sorted(codec.styles.items()) if name != "all"}
+            self._planes[model] = plane(styles or {"prior": codec.style("all")})
+        return self._planes[model]
+
+
+def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
+    """What can be asked about maps."""
+    router = APIRouter(prefix="/api/map", tags=["map"])
+    maps = Maps()
+
+    @router.post("", responses=shapes(Map), response_class=Response)
+    async def show(asked: Named) -> Response:
+        """The styles of a model in two dimensions."""
+        models.find(asked.model)
+
+        def work(job: Job) -> Any:
+            found = maps.of(asked.model, models.codec(asked.model, job.tell))
+            generator = torch.Generator().manual_seed(0)
+            places = []
+            for name, style in found.styles.items():
+                mean, spread = found.place(style)
+                noise = torch.randn(POINTS, 2, generator=generator, dtype=torch.float64)
+                points = mean + noise @ torch.linalg.cholesky(spread).T
+                numbers = {"mean": mean, "covariance": spread, "points": points}
+                places.append({"name": name, **{key: value.tolist() for key, value in numbers.items()}})
+            return {"styles": places}
+
+        return await desk.answer(work)
+
+    @router.post("/decode", responses=shapes(Found), response_class=Response)
+    async def decode(asked: At) -> Response:
+        """What lives at a point of the map: a sentence, or one segment of music."""
+        models.find(asked.model)
+
+        def work(job: Job) -> Any:
+            codec = models.codec(asked.model, job.tell)
+            found = maps.of(asked.model, codec)
+            at = torch.tensor([asked.x, asked.y], dtype=torch.float64)
+            [piece] = codec.decode([found.draw(at, asked.spread, asked.seed)[None]])
+            shares = {name: round(share, 4) for name, share in found.shares(at).items()}
+            if codec.tokenizer.kind != "midi":
+                return {"shares": shares, "text": piece, "roll": None}
+            near = max(shares, key=shares.__getitem__)
+            key = key_of(asked.model_dump_json())
+            roll = shelf.keep(key, f"{near} {asked.x:.2f} {asked.y:.2f}", piece, codec.form.blank(codec.chunks))
+            return {"shares": shares, "text": None, "roll": roll}
+
+        return await desk.answer(work)
+
+    return router

@@ -1,0 +1,272 @@
+"""Music for the page: pieces in, blends, piano rolls as numbers, and files to keep and to hear.
+
+Knows requests about music. Refuses to know formats (midi.py), sound (sound.py) and models' arithmetic (codec.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import anyio
+import numpy as np
+from fastapi import APIRouter, File, Form, HTTPException, Query, Request, Response, UploadFile
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field
+
+from seqvae import midi, sound
+from seqvae.midi import Piece
+from seqvae.roll import in_seconds
+from seqvae.studio.answers import PROBLEMS, Desk, shapes
+from seqvae.studio.cache import Cache
+from seqvae.studio.jobs import Job
+from seqvae.studio.models import Models
+from seqvae.studio.reading import Reader
+
+BARS = 128  # of a piece, at most
+NOTES = 20_000  # in them, at most
+PIECES = 64 << 20  # bytes of pieces kept, and as many of what was made of them
+SOUND = 512 << 20  # bytes of sound kept on the disk
+MINUTES = 10  # of sound
+CORPUS = [
+    "bach/bwv66.6",
+    "bach/bwv269",
+    "beethoven/opus18no1/movement1",
+    "corelli/opus3no1/1grave",
+    "handel/rinaldo",
+    "haydn/opus74no1/movement1",
+    "joplin/maple_leaf_rag",
+    "leadSheet/berlinAlexandersRagtime",
+    "leadSheet/fosterBrownHair",
+    "mozart/k458/movement1",
+    "palestrina/Kyrie_1",
+    "schubert/lindenbaum",
+    "schumann_robert/opus48no2",
+    "verdi/laDonnaEMobile",
+]
+
+Keep = Literal["melody", "drums"]
+Bars = Annotated[int, Field(ge=1, le=BARS, description="how many bars of it, from the start")]
+
+
+class Track(BaseModel):
+    """What one instrument plays."""
+
+    name: str
+    program: int = Field(description="of General MIDI, from 0; 128 for drums")
+    notes: list[tuple[float, float, int, int]] = Field(description="start and length in seconds, pitch, velocity")
+
+
+class Roll(BaseModel):
+    """A piano roll."""
+
+    id: str = Field(description="for /api/music/{id}.mid and .wav; of a piece also for /api/music/blend")
+    name: str
+    bars: list[float] = Field(description="where each begins, and the last one ends, in seconds")
+    seconds: float = Field(description="until the last note has ended")
+    tracks: list[Track]
+
+
+class FromCorpus(BaseModel):
+    """A work in music21's corpus."""
+
+    name: str = Field(pattern=r"^[\w.\-/]{1,100}$", examples=["bach/bwv66.6"])
+    bars: Bars = 16
+
+
+class Blend(BaseModel):
+    """A piece, and where to move it."""
+
+    model: str = "music"
+    piece: str = Field(max_length=64, description="id of a piece")
+    source: str | None = Field(None, description="style to start from; else where the piece itself lies")
+    target: str = Field(description="style to move toward")
+    amount: float = Field(0.5, ge=0, le=1.5, description="0 stays, 0.5 is half-way, 1 all the way")
+    keep: list[Keep] = Field([], max_length=2, description="tracks that stay as they are")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A score that was read or made, to be downloaded and heard."""
+
+    name: str
+    score: Any
+    """A symusic Score."""
+    roll: dict[str, Any]
+    piece: Piece | None = None
+    """What was read; None of what was made."""
+
+
+class Shelf:
+    """The pieces and blends of all users, by what they are made of; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._read: Cache[Piece] = Cache(PIECES)
+        self._made: Cache[Made] = Cache(PIECES)
+        self._folder = tempfile.TemporaryDirectory(prefix="seqvae-studio-")
+        self._sound: Cache[Path] = Cache(SOUND, lambda path: path.unlink(missing_ok=True))
+        self._reader = Reader()
+        self._one = anyio.CapacityLimiter(1)  # of all cores, sound takes one at most
+
+    def read(self, source: bytes | str, name: str, bars: int, job: Job) -> dict[str, Any]:
+        """The roll of the first bars of a piece, which is read where it is not known; raises ReadError."""
+        content = source if isinstance(source, bytes) else source.encode()
+        key = key_of(name, content)
+        piece = self._read.get(key)
+        if piece is None:
+            job.tell(0.0, f"reading {name}")
+            piece = self._reader.read(source, name, job.check)
+            self._read.put(key, piece, piece.notes.nbytes + 1000)
+        piece = _first(piece, bars)
+        score = midi.to_score(piece.notes, piece.frame)
+        title = Path(name).stem if Path(name).suffix.lower() in midi.SUFFIXES else name
+        return self.keep(key_of(key, str(len(piece.bounds))), title, score, piece, piece)
+
+    def keep(self, key: str, name: str, score: Any, frame: Piece, piece: Piece | None = None) -> dict[str, Any]:
+        """Keep a score under a key; its roll."""
+        roll = {"id": key, "name": name, **in_seconds(score, frame)}
+        size = 2000 + 100 * sum(len(track["notes"]) for track in roll["tracks"])
+        return self._made.put(key, Made(name, score, roll, piece), size).roll
+
+    def known(self, key: str) -> Made | None:
+        """What is kept under a key."""
+        return self._made.get(key)
+
+    def find(self, key: str) -> Made:
+        """The same; raises HTTPException where there is nothing."""
+        found = self.known(key)
+        if found is None:
+            raise HTTPException(404, "this piece is no longer here; open it again")
+        return found
+
+    async def sound(self, key: str, mute: set[int], small: bool, request: Request) -> tuple[Path, str]:
+        """A WAV file of a score without some of its tracks, and what to call it; raises SeqVAEError."""
+        made = self.find(key)
+        name = key_of(key, ",".join(map(str, sorted(mute))), str(small))
+        if made.roll["seconds"] > 60 * MINUTES:
+            raise HTTPException(413, f"longer than {MINUTES} minutes of sound; take fewer bars")
+        async with self._one:  # whoever waited for the same finds it there
+            path = self._sound.get(name)
+            if path is None and await request.is_disconnected():
+                raise HTTPException(410, "nobody waits for this sound any more")
+            if path is None:
+                path = await anyio.to_thread.run_sync(self._render, name, made.score, mute, small)
+        return path, f"{_safe(made.name)}.wav"
+
+    def _render(self, name: str, score: Any, mute: set[int], small: bool) -> Path:
+        heard = score.copy()
+        for i in sorted(mute.intersection(range(len(heard.tracks))), reverse=True):
+            del heard.tracks[i]
+        content = sound.render(heard, small=small)
+        path = Path(self._folder.name) / f"{name}.wav"
+        path.write_bytes(content)
+        return self._sound.put(name, path, len(content))
+
+    def close(self) -> None:
+        """End the process that reads, and remove the files."""
+        self._reader.close()
+        self._folder.cleanup()
+
+
+def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
+    """What can be asked about music."""
+    router = APIRouter(prefix="/api/music", tags=["music"])
+
+    @router.get("/corpus", responses=PROBLEMS)
+    async def corpus() -> list[str]:
+        """Some works of music21's corpus; any other one can be asked for by its name."""
+        return CORPUS
+
+    @router.post("/corpus", responses=shapes(Roll), response_class=Response)
+    async def open_corpus(asked: FromCorpus) -> Response:
+        """Open a work of music21's corpus."""
+        name = midi.CORPUS + asked.name
+        return await desk.answer(lambda job: shelf.read(name, asked.name, asked.bars, job), reading=True)
+
+    @router.post("/pieces", responses=shapes(Roll), response_class=Response)
+    async def open_file(
+        file: Annotated[UploadFile, File(description=f"a file of music: {' '.join(midi.SUFFIXES)}")],
+        bars: Annotated[int, Form(ge=1, le=BARS)] = 16,
+    ) -> Response:
+        """Open a file."""
+        name = Path(file.filename or "piece").name[:120]
+        if Path(name).suffix.lower() not in midi.SUFFIXES:
+            raise HTTPException(415, f"'{name}' is no kind of music file known here; send {' '.join(midi.SUFFIXES)}")
+        content = await file.read()
+        return await desk.answer(lambda job: shelf.read(content, name, bars, job), reading=True)
+
+    @router.post("/blend", responses=shapes(Roll), response_class=Response)
+    async def blend(asked: Blend) -> Response:
+        """Move a piece from one style toward another. It is encoded once, and decoded for each amount."""
+        facts = models.find(asked.model, "midi")
+        made = shelf.find(asked.piece)
+        if made.piece is None:
+            raise HTTPException(400, "this is a blend; give the id of a piece that was opened")
+        for style in filter(None, (asked.source, asked.target)):
+            if style not in facts.styles:
+                raise HTTPException(400, f"{asked.model} has no style '{style}'; it has {', '.join(facts.styles)}")
+        key = key_of(asked.model_dump_json())
+        piece = made.piece
+
+        def work(job: Job) -> Any:
+            if known := shelf.known(key):
+                return known.roll
+            codec = models.codec(asked.model, job.tell)
+            kept = {"keep": tuple(dict.fromkeys(asked.keep))} if asked.keep else {}
+            moved: dict[str, Any] = {"source": asked.source, "target": asked.target, "amount": asked.amount, **kept}
+            score = codec.blend(piece, **moved)
+            return shelf.keep(key, f"{made.name}-{asked.target}-{asked.amount:g}", score, piece)
+
+        return await desk.answer(work)
+
+    @router.get("/{key}.mid", response_class=Response, responses={200: {"content": {"audio/midi": {}}}, **PROBLEMS})
+    async def as_midi(key: str) -> Response:
+        """A piece or a blend as a MIDI file."""
+        made = shelf.find(key)
+        named = {"Content-Disposition": f'attachment; filename="{_safe(made.name)}.mid"'}
+        return Response(midi.to_bytes(made.score), media_type="audio/midi", headers=named)
+
+    @router.get("/{key}.wav", response_class=FileResponse, responses={200: {"content": {"audio/wav": {}}}, **PROBLEMS})
+    async def as_wav(
+        request: Request,
+        key: str,
+        mute: Annotated[list[Annotated[int, Field(ge=0, le=999)]] | None, Query(max_length=200)] = None,
+        small: Annotated[bool, Query(description="a quarter of the bytes, to be played at once")] = False,
+    ) -> Response:
+        """The sound of a piece or a blend; `mute` are numbers of tracks, from 0, that are left out."""
+        path, name = await shelf.sound(key, set(mute or []), small, request)
+        return FileResponse(path, media_type="audio/wav", filename=name)
+
+    return router
+
+
+def key_of(*parts: str | bytes) -> str:
+    """A short name for what is made of these parts, the same each time."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()[:32]
+
+
+def _safe(name: str) -> str:
+    """A name for a file on anybody's machine."""
+    return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")[:80] or "piece"
+
+
+def _first(piece: Piece, bars: int) -> Piece:
+    """The first bars of a piece, all notes cut at their end; raises HTTPException for no notes or too many."""
+    if len(piece.bounds) - 1 > bars:
+        end = int(piece.bounds[bars])
+        notes = piece.notes[piece.notes[:, midi.ONSET] < end].copy()
+        notes[:, midi.DURATION] = np.minimum(notes[:, midi.DURATION], end - notes[:, midi.ONSET])
+        piece = Piece(notes, piece.bounds[: bars + 1], piece.frame, piece.name)
+    if not len(piece.notes):
+        raise HTTPException(400, f"the first {bars} bars are silent; take more of them")
+    if len(piece.notes) > NOTES:
+        raise HTTPException(413, f"more than {NOTES:,} notes in the first {bars} bars; take fewer of them")
+    return piece

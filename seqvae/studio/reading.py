@@ -1,0 +1,79 @@
+"""Pieces of music from strangers: read in a process of its own, which is ended when it takes too long.
+
+Knows that process. Refuses to know formats (midi.py does). A file may take a parser minutes, or end its process; here
+it costs its sender an error in words, and nobody else anything.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from seqvae import midi
+from seqvae.errors import ReadError, SeqVAEError
+from seqvae.midi import Piece
+
+SECONDS = 20.0  # for one file; the first one waits for music21 as well
+
+
+class Reader:
+    """A process that reads one piece at a time; it starts with the first one."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._process: Any = None
+        self._pipe: Any = None
+
+    def read(self, source: bytes | str, name: str, check: Callable[[], None] = lambda: None) -> Piece:
+        """As `midi.read`; `check` is called many times a second, and what it raises ends the reading."""
+        if self._process is None or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")  # a fork would take torch's threads' locks along
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs,), name="seqvae-reader", daemon=True)
+            self._process.start()
+            theirs.close()
+        until = time.monotonic() + self._seconds
+        try:
+            self._pipe.send((source, name))
+            while not self._pipe.poll(0.05):
+                check()
+                if time.monotonic() > until:
+                    raise ReadError(name, f"it takes longer than {self._seconds:g} s", "give a shorter piece")
+            found = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self.close()
+            raise ReadError(name, "it ended the process that read it", "get another copy of the file") from error
+        except BaseException:
+            self.close()
+            raise
+        if isinstance(found, Exception):
+            raise found
+        notes, bounds, rows, called = found
+        return Piece(notes, bounds, midi.make_frame(rows), called)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+
+def _serve(pipe: Connection) -> None:
+    """The other process: answer until nobody asks any more."""
+    while True:
+        try:
+            source, name = pipe.recv()
+        except (EOFError, OSError, KeyboardInterrupt):
+            return
+        try:
+            piece = midi.read(source, name=name)
+            pipe.send((piece.notes, piece.bounds, midi.frame_rows(piece.frame), piece.name))
+        except SeqVAEError as error:
+            pipe.send(error)
+        except KeyboardInterrupt:
+            return

@@ -1,0 +1,93 @@
+"""The studio as an application and as a server: routes, files of the page, and the socket that it listens on.
+
+Knows how the parts fit together. Refuses to know what any of them does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Response
+from pydantic import BaseModel
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from seqvae.errors import SeqVAEError
+from seqvae.studio import anomalies, answers, map, music, text
+from seqvae.studio.answers import PROBLEMS, Desk
+from seqvae.studio.guard import Guard
+from seqvae.studio.models import Models
+
+STATIC = Path(__file__).parent / "static"
+CONNECTIONS = 1000  # at once; more are told to come again
+ABOUT = """Blend, walk and sample music and sentences, and find anomalies. What takes long is answered with a job (202):
+ask for it at /api/jobs/{job} until its state is "done". Every refusal is {"error": "..."}, one line."""
+
+
+class Model(BaseModel):
+    """A model that requests can name."""
+
+    name: str
+    kind: str
+    styles: list[str]
+    detector: bool
+
+
+def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
+    """The page and the API; `hosts` are names that browsers may call this server by."""
+    desk, shelf = Desk(), music.Shelf()
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+        shelf.close()
+
+    # FastAPI's own pages of documentation load their scripts from elsewhere; ours is static/api.html
+    app = FastAPI(title="seqvae studio", description=ABOUT, docs_url=None, redoc_url=None, lifespan=life)
+    answers.errors_in_words(app)
+
+    @app.get("/api/models", tags=["models"], responses={403: PROBLEMS[403]})
+    async def list_models() -> list[Model]:
+        """The models that requests can name."""
+        return [Model(**asdict(facts)) for facts in models.facts]
+
+    app.include_router(music.routes(desk, models, shelf))
+    app.include_router(text.routes(desk, models))
+    app.include_router(map.routes(desk, models, shelf))
+    app.include_router(anomalies.routes(desk, models))
+    app.include_router(answers.routes(desk))
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(status_code=204)
+
+    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    return Guard(app, hosts, {"/api/music/pieces"})
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The socket; raises SeqVAEError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        raise SeqVAEError(f"cannot listen on {host} port {port}: {reason}; choose another --port or --host") from error
+
+
+def serve(models: Models, listening: socket.socket, hosts: Sequence[str] = ()) -> None:
+    """Serve until interrupted."""
+    config = uvicorn.Config(
+        application(models, hosts),
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=3,
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,50 @@
+// The page: its tabs, and the models that all views choose from.
+
+import { $, get, trying } from "./api.js";
+import { startAnomalies } from "./anomalies.js";
+import { startMap } from "./map.js";
+import { startMusic } from "./music.js";
+import { startText } from "./text.js";
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+const opened = new Map(); // panel -> what to do when it is first shown
+
+function open(tab, focus = false) {
+  for (const other of tabs) {
+    const chosen = other === tab;
+    other.setAttribute("aria-selected", chosen);
+    other.tabIndex = chosen ? 0 : -1;
+    $(`#${other.getAttribute("aria-controls")}`).hidden = !chosen;
+  }
+  const panel = tab.getAttribute("aria-controls");
+  history.replaceState(null, "", `#${panel}`);
+  if (focus) tab.focus();
+  opened.get(panel)?.();
+  opened.delete(panel);
+}
+
+for (const [i, tab] of tabs.entries()) {
+  tab.addEventListener("click", () => open(tab));
+  tab.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const next = step ? tabs.at((i + step) % tabs.length) : { Home: tabs[0], End: tabs.at(-1) }[event.key];
+    if (!next) return;
+    event.preventDefault();
+    open(next, true);
+  });
+}
+
+// What is dropped beside its place must not take the page away.
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => event.preventDefault());
+
+trying(async () => {
+  const models = await get("/api/models");
+  startMusic(models.filter((model) => model.kind === "midi"));
+  startText(models.filter((model) => model.kind === "text"));
+  opened.set("map", startMap(models));
+  startAnomalies(models.filter((model) => model.detector && model.kind !== "midi"));
+  const asked = tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash);
+  if (asked) open(asked);
+  document.body.dataset.ready = "yes";
+});

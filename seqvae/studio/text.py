@@ -1,0 +1,92 @@
+"""Sentences for the page: the way from one to another, and styles that add up.
+
+Knows requests about sentences. Refuses to know the arithmetic (style.py, interpolate.py) and tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Response
+from pydantic import BaseModel, Field
+
+from seqvae import style
+from seqvae.studio.answers import Desk, shapes
+from seqvae.studio.jobs import Job
+from seqvae.studio.models import Models
+
+Sentence = Annotated[str, Field(max_length=1000, pattern=r"\S", description="with at least one word")]
+
+
+class Walk(BaseModel):
+    """Two sentences."""
+
+    model: str = "reviews"
+    a: Sentence
+    b: Sentence
+    steps: int = Field(9, ge=2, le=33, description="both ends included")
+
+
+class Step(BaseModel):
+    """A sentence on the way."""
+
+    amount: float
+    text: str
+
+
+class Move(BaseModel):
+    """From one style toward another."""
+
+    source: str | None = Field(None, description="style to start from; else where the sentence itself lies")
+    target: str
+    amount: float = Field(ge=-3, le=3)
+
+
+class Moved(BaseModel):
+    """A sentence, and moves that are added up."""
+
+    model: str = "reviews"
+    text: Sentence
+    moves: list[Move] = Field(max_length=16)
+
+
+class Result(BaseModel):
+    """What came out."""
+
+    text: str
+    unmoved: str = Field(description="the sentence as the model says it, without a move")
+
+
+def routes(desk: Desk, models: Models) -> APIRouter:
+    """What can be asked about sentences."""
+    router = APIRouter(prefix="/api/text", tags=["text"])
+
+    @router.post("/steps", responses=shapes(list[Step]), response_class=Response)
+    async def steps(asked: Walk) -> Response:
+        """Walk from one sentence to another; the ends are as the model says them."""
+        models.find(asked.model, "text", "events")
+
+        def work(job: Job) -> Any:
+            codec = models.codec(asked.model, job.tell)
+            found = codec.interpolate(asked.a, asked.b, asked.steps)
+            return [{"amount": round(i / (asked.steps - 1), 4), "text": text} for i, text in enumerate(found)]
+
+        return await desk.answer(work)
+
+    @router.post("/blend", responses=shapes(Result), response_class=Response)
+    async def blend(asked: Moved) -> Response:
+        """Move a sentence by several styles at once."""
+        facts = models.find(asked.model, "text", "events")
+        for name in {name for move in asked.moves for name in (move.source, move.target) if name}:
+            if name not in facts.styles:
+                raise HTTPException(400, f"{asked.model} has no style '{name}'; it has {', '.join(facts.styles)}")
+
+        def work(job: Job) -> Any:
+            codec = models.codec(asked.model, job.tell)
+            moves = [codec.mover(move.target, move.source, move.amount) for move in asked.moves]
+            [moved] = codec.transform([asked.text], style.together(moves))
+            return {"text": moved, "unmoved": codec.reconstruct(asked.text)}
+
+        return await desk.answer(work)
+
+    return router

@@ -1,0 +1,89 @@
+"""The key of a piece, and what its bars sound like: where the scale of a piece lies among the twelve, and its harmony.
+
+Knows notes `(N, >= 4)` as `midi.Piece` has them (onset, duration, pitch, program; 128 is drums). Refuses to know
+tokens, models and files. Plain numpy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+_ONSET, _DURATION, _PITCH, _PROGRAM = range(4)
+_DRUMS = 128
+
+# How much each degree sounds in a piece in C major and in one in A minor (Albrecht and Shanahan 2013, table 1), both
+# from C: what the two have in common is the scale, and a piece that is taken for its relative is moved alike.
+_MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])
+_MINOR = np.roll([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052], 9)
+
+
+def pitch_classes(notes: Ints) -> Floats:
+    """`(12,)` steps sounded by each pitch class, drums left out."""
+    pitched = notes[notes[:, _PROGRAM] != _DRUMS]
+    return np.bincount(pitched[:, _PITCH] % 12, weights=pitched[:, _DURATION], minlength=12).astype(float)
+
+
+def home_shift(notes: Ints) -> int:
+    """Semitones, -6 to 6, that take a piece to C major or A minor: the smaller way, and one that keeps it in 0..127.
+
+    The key is that whose profile is nearest to the shares of the pitch classes (Albrecht and Shanahan 2013). 0 for a
+    piece without pitched notes, and for one that fits nowhere else.
+    """
+    sounded = pitch_classes(notes)
+    if not sounded.any():
+        return 0
+    shares = sounded / sounded.sum()
+    far = [min(np.square(np.roll(shares, k) - profile).sum() for profile in (_MAJOR, _MINOR)) for k in range(12)]
+    best = int(np.argmin(far))
+    pitches = notes[notes[:, _PROGRAM] != _DRUMS, _PITCH]
+    ways = sorted((best, best - 12), key=abs)
+    return next((way for way in ways if pitches.min() + way >= 0 and pitches.max() + way <= 127), 0)
+
+
+def minority(notes: Ints) -> float:
+    """How much nearer a piece's pitch classes are to the best minor key than to the best major one; 0 without any.
+
+    The distances are those of `home_shift`, times 100.
+    """
+    sounded = pitch_classes(notes)
+    if not sounded.any():
+        return 0.0
+    shares = sounded / sounded.sum()
+    major, minor = (
+        min(float(np.square(np.roll(shares, k) - profile).sum()) for k in range(12)) for profile in (_MAJOR, _MINOR)
+    )
+    return 100 * (major - minor)
+
+
+def harmony(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
+    """What sounds around each beat of each bar: shares of the pitch classes, `(C, beats, 12)`.
+
+    A beat of `beat` steps leads, then its bar, then the whole piece: half of what is said of a beat is what sounds in
+    it, most of the other half what sounds in its bar. All is 0 in a piece without pitched notes. `bounds (C + 1,)`.
+    """
+    pitched = notes[notes[:, _PROGRAM] != _DRUMS]
+    steps = int(bounds[-1])
+    begin = np.clip(pitched[:, _ONSET], 0, steps)
+    end = np.clip(pitched[:, _ONSET] + pitched[:, _DURATION], 0, steps)
+    change = np.zeros((steps + 1, 12))
+    np.add.at(change, (begin, pitched[:, _PITCH] % 12), 1.0)
+    np.add.at(change, (end, pitched[:, _PITCH] % 12), -1.0)
+    sounded = np.concatenate([np.zeros((1, 12)), change[:-1].cumsum(0)]).cumsum(0)  # (steps + 1, 12), up to each step
+    cuts = np.minimum(bounds[:-1, None] + beat * np.arange(beats + 1), bounds[1:, None])
+    by_beat = sounded[cuts[:, 1:]] - sounded[cuts[:, :-1]]
+    by_bar = (sounded[bounds[1:]] - sounded[bounds[:-1]])[:, None]
+    parts = [_shares(by_beat), _shares(by_bar), _shares(sounded[-1])]
+    return sum((share * part for share, part in zip(_LEVELS, parts, strict=True)), np.zeros_like(by_beat))
+
+
+_LEVELS = (0.5, 0.45, 0.05)
+
+
+def _shares(sounded: Floats) -> Floats:
+    """Of `(..., 12)`, adding up to 1 where anything sounds."""
+    total = sounded.sum(-1, keepdims=True)
+    shares: Floats = sounded / np.where(total > 0, total, 1.0)
+    return shares

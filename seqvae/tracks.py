@@ -1,0 +1,95 @@
+"""Tracks: which notes of a piece are its melody, its drums or one instrument, and how some of them stay as they were.
+
+Knows notes as `midi.Piece` has them, where an instrument is a program, and General MIDI's names. Refuses to know
+tokens, models and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae import measures, midi
+from seqvae.errors import UsageError
+from seqvae.midi import DRUMS, DURATION, ONSET, PITCH, PROGRAM, Notes
+
+MELODY = -1
+"""Stands for the melody among programs."""
+_SILENT = 128  # above every pitch
+
+
+def named(parts: Iterable[str | int]) -> frozenset[int]:
+    """`melody`, `drums`, General MIDI names and program numbers (0 to 127) as programs, `DRUMS` and `MELODY`.
+
+    Raises UsageError for another word, with the names that it is a part of.
+    """
+    return frozenset(_named(str(part)) for part in parts)
+
+
+def _named(part: str) -> int:
+    wanted = part.strip().lower()
+    if wanted in ("melody", "drums"):
+        return MELODY if wanted == "melody" else DRUMS
+    if wanted.isdecimal() and int(wanted) < DRUMS:
+        return int(wanted)
+    names = [name.lower() for name in midi.general_midi()]
+    if wanted in names:
+        return names.index(wanted)
+    near = [name for name in midi.general_midi() if wanted and wanted in name.lower()]
+    choices = (
+        ", ".join(near) if near else "melody, drums, a program from 0 to 127 or a General MIDI name such as Violin"
+    )
+    raise UsageError(f"no track '{part}'; choose {choices}")
+
+
+def melody(notes: Notes) -> tuple[Notes, int]:
+    """The melody of `notes (N, 5)`, and the program that plays it; without pitched notes there is none, and -1.
+
+    The top line of the instrument that most often has the highest note of an onset, as `measures.part_f1` has it. In
+    114 files with a track called melody, voice or lead, this finds that track's onsets and pitches with an F1 of .45
+    (pop .54, jazz .47, rock .36); the highest note of all instruments, or the highest instrument, does no better.
+    """
+    top = measures.skyline(notes)
+    if not len(top):
+        return top, -1
+    programs, counts = np.unique(top[:, PROGRAM], return_counts=True)
+    program = int(programs[counts.argmax()])
+    return measures.line(notes, program, highest=True), program
+
+
+def keep(new: Notes, old: Notes, parts: frozenset[int]) -> Notes:
+    """`new` notes `(M, 5)` with some parts of the `old` ones `(N, 5)` in the place of its own: `(K, 5)`.
+
+    Of an instrument that is kept, and of drums, all old notes stand and none of the new ones does: if the old piece had
+    none, neither has the result. Of the melody the old notes stand. The top line of its instrument is left out of the
+    new notes, or the whole instrument where that played mostly the melody; and so is whatever is as high as the melody
+    while it sounds, on any instrument, so that it stays on top.
+    """
+    programs = sorted(parts - {MELODY})
+    stands = old[np.isin(old[:, PROGRAM], programs)]
+    stays = new[~np.isin(new[:, PROGRAM], programs)]
+    if MELODY not in parts:
+        return np.concatenate([stands, stays])
+    line, program = melody(old)
+    if not len(line):
+        return np.concatenate([stands, stays])
+    ends = [int((notes[:, ONSET] + notes[:, DURATION]).max(initial=0)) for notes in (line, stays)]
+    sounding = np.full(max(ends) + 1, _SILENT)
+    for onset, duration, pitch in line[:, : PITCH + 1].tolist():  # where two overlap, the later one is the melody
+        sounding[onset : onset + duration] = pitch
+    lowest = np.array([sounding[a : a + d].min() for a, d in stays[:, [ONSET, DURATION]].tolist()], int)
+    own = stays[:, PROGRAM] == program
+    if 2 * len(line) <= np.count_nonzero(old[:, PROGRAM] == program):
+        own &= np.isin(_key(stays), _key(measures.line(stays, program, highest=True)))
+    above = (stays[:, PITCH] >= lowest) & (stays[:, PROGRAM] != DRUMS)
+    stays = stays[~(own | above)]
+    stands = np.concatenate([stands, line[~np.isin(_key(line), _key(stands))]])
+    return np.concatenate([stands, stays])
+
+
+def _key(notes: Notes) -> NDArray[np.int64]:
+    """A number for each note, which onset, program and pitch make."""
+    onset, program, pitch = (notes[:, column].astype(np.int64) for column in (ONSET, PROGRAM, PITCH))
+    return (onset * (DRUMS + 1) + program) * 128 + pitch
