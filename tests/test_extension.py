@@ -1,0 +1,173 @@
+"""How to add a kind of sequence, a backbone and an objective: one of each, through the loop that trains the real ones.
+
+docs/extending.md leads through this file. What is patched here are the lines that an addition would change there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SENTENCES
+from torch import Tensor, nn
+
+from seqvae import checkpoint, codec, encoder, forms, latent, objective, shards, train
+from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
+from seqvae.dataset import split_of
+from seqvae.errors import TokenizerError
+from seqvae.event_tokenizer import EventGrammar
+from seqvae.vocabulary import EOS, Ints, Uncued
+
+RECIPE = Recipe(
+    name="toy",
+    tokenizer=TokenizerConfig(kind="text", vocab_size=320, max_tokens=24),
+    model=ModelConfig(chunks=1, latent=8, width=32, hidden=32, previous=True),
+    objective=ObjectiveConfig(beta=0.05, anneal_steps=20, word_dropout=0.3),
+    train=TrainConfig(
+        steps=60, batch_tokens=1024, learning_rate=1e-2, warmup_steps=5, evaluate_every=20, save_every=60,
+        precision="fp32",
+    ),
+)  # fmt: skip
+
+
+def validations(run: Path) -> list[dict[str, Any]]:
+    """What a run said of itself each time."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "valid"]
+
+
+# --- a tokenizer ------------------------------------------------------------------------------------------------------
+
+
+class DnaTokenizer(Uncued):
+    """A strand of DNA a line, a token a base, in segments of `max_tokens`."""
+
+    kind = "dna"
+    overlap = 0
+    bases = "ACGT"
+
+    def __init__(self, max_tokens: int = 16) -> None:
+        self.max_tokens = max_tokens
+        self.vocab_size = 5 + len(self.bases)  # five special ones, as EventGrammar has them
+        self.scope: Ints = np.zeros(self.vocab_size, np.int32)
+
+    def encode(self, piece: Any) -> list[Ints]:
+        """Token ids of every segment, each ending in EOS."""
+        if unknown := set(piece) - set(self.bases):
+            raise TokenizerError(f"'{unknown.pop()}' is no base; write A, C, G and T")
+        ids = [5 + self.bases.index(base) for base in piece]
+        room = self.max_tokens - 1
+        return [np.array([*ids[at : at + room], EOS], np.int32) for at in range(0, max(1, len(ids)), room)]
+
+    def decode_text(self, chunks: Sequence[Ints]) -> str:
+        """The strand that segments spell."""
+        return "".join(self.token_text(token) for chunk in chunks for token in chunk.tolist() if token >= 5)
+
+    def token_text(self, token: int) -> str:
+        return self.bases[token - 5] if token >= 5 else f"<{token}>"
+
+    def grammar(self) -> EventGrammar:
+        """Any base after any other, until the end."""
+        return EventGrammar(self.vocab_size)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, "max_tokens": self.max_tokens}))
+
+    @classmethod
+    def load(cls, folder: Path) -> DnaTokenizer:
+        return cls(json.loads((folder / "tokenizer.json").read_text())["max_tokens"])
+
+
+def strand(number: int) -> str:
+    """Two codons, each repeated: what a model has to remember is few letters."""
+    draw = np.random.default_rng(number)
+    one, two = ("".join(draw.choice(list("ACGT"), 3)) for _ in range(2))
+    return 2 * one + 2 * two
+
+
+def test_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = DnaTokenizer()
+    assert tokenizer.decode_text(tokenizer.encode(strand(3) * 5)) == strand(3) * 5
+    pieces = [("strands", strand(i), strand(i)) for i in range(400)]
+    data = shards.tokenize(RECIPE, pieces, tokenizer, tmp_path / "data")
+    longer = replace(RECIPE, train=replace(RECIPE.train, steps=150, evaluate_every=50, save_every=150))
+    best = train.train(longer, data, tokenizer, tmp_path / "run", resume=False, report=lambda _: None)
+    first, *_, last = validations(tmp_path / "run")
+    assert last["loss"] < first["loss"]
+    # what the commands need besides: how a folder's tokenizer is read, and what its pieces look like to a user
+    monkeypatch.setattr(checkpoint, "load_tokenizer", DnaTokenizer.load)
+    monkeypatch.setitem(forms._FORMS, "dna", forms.LineForm)
+    model = codec.load(best)
+    held_out = [text for text in map(strand, range(400)) if split_of(text) != "train"][:20]
+    again = [model.reconstruct(text) for text in held_out]
+    assert all(set(text) <= set("ACGT") for text in again)
+    right = [a == b for x, y in zip(held_out, again, strict=True) for a, b in zip(x, y, strict=False)]
+    assert np.mean(right) > 0.4, "by chance a quarter"
+
+
+# --- a backbone -------------------------------------------------------------------------------------------------------
+
+
+class ConvolutionReader(nn.Module):
+    """Reads a chunk by two convolutions: every token knows four neighbours on each side."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv1d(config.width, config.width, 5, padding=2) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`; padding must not be heard."""
+        for layer in self.layers:
+            heard: Tensor = layer((x * mask.unsqueeze(-1)).transpose(1, 2))
+            x = x + heard.transpose(1, 2).relu()
+        return x
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    (tmp_path / "all.txt").write_text("".join(f"{line}\n" for line in SENTENCES))
+    return tmp_path / "all.txt"
+
+
+def test_a_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "RecurrentReader", ConvolutionReader)
+    recipe = replace(RECIPE, model=replace(RECIPE.model, encoder="recurrent"))
+    best, _ = train.train_from(recipe, [lines], tmp_path / "run", report=lambda _: None)
+    first, *_, last = validations(tmp_path / "run")
+    assert last["loss"] < 0.8 * first["loss"]
+    model = codec.load(best).model
+    assert isinstance(model.encoder.reader, ConvolutionReader)
+    # the law that every backbone has to keep: what is padded does not change what is read
+    tokens = torch.tensor([[[9, 8, 7, EOS]]])
+    padded = torch.cat([tokens, torch.zeros_like(tokens)], -1)
+    short, long = (model.encode(x, torch.zeros(*x.shape, 0, dtype=torch.long)).mean for x in (tokens, padded))
+    assert torch.allclose(short, long, atol=1e-5)
+
+
+# --- an objective -----------------------------------------------------------------------------------------------------
+
+
+def steep_kl(kl: Tensor, config: ObjectiveConfig) -> Tensor:
+    """K + 10 (K - 2)^2 above two nats a segment: a wall, where `target_kl` is a slope on both sides."""
+    total = latent.floored_kl(kl, config.free_bits)
+    return total + 10.0 * (total - 2.0).clamp(min=0).square()
+
+
+def test_an_objective(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bits(name: str) -> float:
+        train.train_from(RECIPE, [lines], tmp_path / name, report=lambda _: None)
+        return float(validations(tmp_path / name)[-1]["kl_bits"])
+
+    free = bits("free")
+    charged: Callable[[Tensor, ObjectiveConfig], Tensor] = steep_kl
+    monkeypatch.setattr(objective, "charged_kl", charged)
+    held = bits("held")
+    assert held < 0.7 * free
+    assert held < 6

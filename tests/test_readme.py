@@ -1,0 +1,76 @@
+"""What the README says to type works, prints what it shows, and leads to files that are there.
+
+Its two first commands as they stand are .ci/run's part, for they install; the first runs here without that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+from commands import song
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = {
+    (kind, name): text
+    for kind, name, text in re.findall(r"^<!-- (\w+): (\w+) -->\n```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+}
+EXAMPLES = [name for kind, name in BLOCKS if kind == "example"]
+
+
+def run(command: str, folder: Path) -> list[str]:
+    """Lines that a command prints, in a shell that finds `seqvae` where this Python has it."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_it_has_four_examples_and_the_two_commands() -> None:
+    assert len(EXAMPLES) == 4
+    assert {("command", "blend"), ("command", "test")} <= BLOCKS.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_prints_what_is_shown(name: str, tmp_path: Path) -> None:
+    shown = BLOCKS["output", name].splitlines()
+    printed = run(BLOCKS["example", name], tmp_path)
+    assert len(printed) == len(shown)
+    # a processor that rounds otherwise may say a line otherwise: on the one where they were taken all are the same
+    assert 2 * sum(a == b for a, b in zip(printed, shown, strict=True)) >= len(shown), printed
+
+
+def test_the_first_command_without_its_installation_and_with_sound(tmp_path: Path) -> None:
+    command = BLOCKS["command", "blend"].strip().rpartition(" && ")[2].removeprefix(".venv/bin/")
+    assert command.startswith("seqvae blend corpus:bach/bwv66.6 ")
+    assert run(f"{command} --wav", tmp_path) == ["blend.mid", "blend.wav"]
+    assert (tmp_path / "blend.mid").read_bytes()[:4] == b"MThd"
+    with wave.open(str(tmp_path / "blend.wav")) as sound:
+        assert sound.getnframes() > 10 * sound.getframerate()
+
+
+def test_its_python_runs(here: Path) -> None:
+    [block] = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for number, name in enumerate(("song", "a", "b")):
+        song(here / f"{name}.mid", number, bars=2)
+    said: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), said)  # the README is ours
+    for name, count in {"between": 7, "new": 4, "nats": 1}.items():
+        made = said[name]
+        assert isinstance(made, list)
+        assert len(made) == count
+
+
+def test_what_it_links_to_is_there() -> None:
+    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
+    missing = [t for t in targets if t and not t.startswith("https://") and not (ROOT / t).exists()]
+    assert not missing
