@@ -69,6 +69,8 @@ def test_its_card_has_what_the_hub_wants(folder: Path) -> None:
 
 @each
 def test_its_detector_is_of_its_own_weights_and_can_call_something_anomalous(folder: Path) -> None:
+    if folder.name == "music-free":
+        pytest.skip("it is for drawing new pieces, and carries none")
     found, settings = calibration.load(folder / "detector")
     assert Path(settings.model) == folder
     assert found.p_value(settings.threshold - 1) <= (settings.p_value or 0) <= 0.01
