@@ -5,7 +5,7 @@
 Starts `seqvae studio` in a process of its own, lets every user do one thing after another (blend a piece that is
 encoded already, walk between sentences, score sessions, load the page and its files, play a sound, upload a file that
 is too large, leave in the middle of a job, send a request drop by drop), and prints counts, errors, latencies from
-request to result, and the server's peak memory. What the server refuses as it should (413 for what is too large) is no
+request to result, and the server's memory. What the server refuses as it should (413 for what is too large) is no
 error; 503 is counted on its own: users come again after the seconds that it names. What has not come when the time is
 over is left, and counted as waiting. Ends with 1 where there was an error.
 """
@@ -57,6 +57,8 @@ class Load:
         self.errors: collections.Counter[str] = collections.Counter()
         self.busy: collections.Counter[str] = collections.Counter()
         self.requests = self.late = 0
+        self.served: set[int] = set()
+        self.start = 0.0
         self.piece = ""
 
     def client(self) -> httpx2.AsyncClient:
@@ -136,9 +138,9 @@ class Load:
         """One thing after another."""
         draw = random.Random(number)
         async with self.client() as client:
-            await self.session(client, draw)
+            await self.session(number, client, draw)
 
-    async def session(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
+    async def session(self, number: int, client: httpx2.AsyncClient, draw: random.Random) -> None:
         """What a user does until the time is over."""
         do: list[Callable[[httpx2.AsyncClient, random.Random], Awaitable[None]]]
         do = [self.blend, self.steps, self.score, self.page, self.sound, self.large, self.leave, self.drip]
@@ -148,6 +150,8 @@ class Load:
             try:
                 await action(client, draw)
                 self.latencies[name].append(time.monotonic() - began)
+                if name in ("blend", "steps", "score"):
+                    self.served.add(number)
             except BusyError as busy:
                 self.busy[name] += 1
                 await asyncio.sleep(float(str(busy)))
@@ -155,12 +159,13 @@ class Load:
                 self.errors[f"{name}: {type(error).__name__} {error}"[:200]] += 1
             await asyncio.sleep(draw.random())
 
-    async def run(self, users: int, seconds: float) -> None:
-        """All users at once."""
+    async def run(self, users: int, seconds: float, server: int) -> None:
+        """All users at once, of the process `server`."""
         async with self.client() as client:  # models and piece are there before the clock starts
             self.piece = (await self.job(client, "/api/music/corpus", {"name": "bach/bwv66.6"}))["id"]
             for first in (self.blend, self.steps, self.score, self.sound):
                 await first(client, random.Random(0))
+        self.start = memory(server, "VmRSS")
         self.requests, self.until = 0, time.monotonic() + seconds
         tasks = [asyncio.create_task(self.user(i)) for i in range(users)]
         _, late = await asyncio.wait(tasks, timeout=seconds + GRACE)
@@ -188,7 +193,7 @@ def main() -> None:
             base = server.stdout.readline().split()[0].rstrip("/")
             load = Load(base, args.seconds)
             began = time.monotonic()
-            asyncio.run(load.run(args.users, args.seconds))
+            asyncio.run(load.run(args.users, args.seconds, server.pid))
             took = time.monotonic() - began
             peak, now = memory(server.pid, "VmHWM"), memory(server.pid, "VmRSS")
         finally:
@@ -196,13 +201,14 @@ def main() -> None:
             server.wait(20)
         left = [path.name for path in Path(temporary).iterdir()]
     print(f"{args.users} users, {took:.0f} s in all, {load.requests} requests")
+    print(f"users for whom a model worked: {len(load.served)}; who still waited for their last request: {load.late}")
     print(f"{'what':8} {'done':>6} {'busy':>6} {'p50 s':>7} {'p95 s':>7} {'max s':>7}")
     for name, times in sorted(load.latencies.items()):
         times.sort()
         at = [times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.95, 1)]
         print(f"{name:8} {len(times):6} {load.busy[name]:6} {at[0]:7.2f} {at[1]:7.2f} {at[2]:7.2f}")
-    print(f"server's memory: {now:.0f} MB at the end, {peak:.0f} MB at most; temporary files left: {left or 'none'}")
-    print(f"users who still waited for their last request: {load.late}")
+    print(f"server's memory: {load.start:.0f} MB at the start, {now:.0f} MB at the end, {peak:.0f} MB at most")
+    print(f"temporary files left: {left or 'none'}")
     print(f"errors: {sum(load.errors.values())}")
     for line, count in load.errors.most_common(20):
         print(f"  {count} x {line}")

@@ -30,8 +30,10 @@ from torch import Tensor
 
 from seqvae.anomaly import Evidence
 from seqvae.checkpoint import find, load_tensors, save_tensors, write_folder
+from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.mixture import shrinkage
+from seqvae.released import own, refuse_pickle
 
 Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
 Doubles = NDArray[np.float64]
@@ -43,6 +45,7 @@ RANK = 128  # directions of the latent space that distances are measured in, the
 LATENTS = 1 << 19  # numbers of latents kept, at most
 RUN = 64  # tokens in a row that `familiar` looks at
 DIGITS = 3  # of a figure: whoever is the same comes out the same to a few last digits, which must not decide anything
+MOST_SAMPLES = 1 << 16  # draws that a detector's folder may ask for
 LEAST = 6  # pieces to calibrate on
 
 
@@ -292,14 +295,18 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
 
     Raises CheckpointError in one line for a folder that is none, a model that is not found, or another model.
     """
+    refuse_pickle(folder)
     try:
-        facts: dict[str, Any] = json.loads((folder / "detector.json").read_text())
+        facts: dict[str, Any] = read(own(folder, "detector.json"))
         if facts.pop("format") != FORMAT:
             raise CheckpointError(f"{folder}: a detector of another version; fit it again with `seqvae detect fit`")
         weights, score = facts.pop("weights"), facts.pop("score")
         beside = folder.parent if (folder.parent / "config.json").is_file() else None  # inside its checkpoint
         settings = Settings(**{**facts, "model": str(model or beside or facts["model"])})
-        calibration = from_tensors(score, load_tensors(folder / "calibration.safetensors")[0])
+        calibration = from_tensors(score, load_tensors(own(folder, "calibration.safetensors"))[0])
+        share = settings.p_value is None or 0 <= settings.p_value <= 1
+        if not (share and type(settings.samples) is int and 1 <= settings.samples <= MOST_SAMPLES):
+            raise ValueError(f"a p-value of {settings.p_value} with {settings.samples} samples")
         if settings.threshold is None:
             settings = replace(settings, threshold=calibration.threshold(settings.p_value or 0.0))
         numbers = (settings.threshold, settings.p_value or 0.0, settings.samples, settings.seed)

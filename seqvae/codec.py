@@ -20,7 +20,7 @@ from seqvae import checkpoint, interpolate, mixture, style
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import ObjectiveConfig
 from seqvae.distributed import Ranks
-from seqvae.errors import CheckpointError, StyleError
+from seqvae.errors import CheckpointError, SeqVAEError, StyleError
 from seqvae.forms import Form, form_of
 from seqvae.latent import Posterior
 from seqvae.layers import CLOSED, multiplies_bf16, shifted
@@ -147,7 +147,7 @@ class Codec:
         With `even`, B and T are each one of few numbers, the last segment repeated: oneDNN keeps code, and the
         allocator room, for every shape that ever was, which of a million lines are more than of a thousand.
         """
-        longest = max(len(chunk) for segment in segments for chunk in segment)
+        longest = max((len(chunk) for segment in segments for chunk in segment), default=1)
         if even:
             segments = [*segments, *[segments[-1]] * (_even(len(segments)) - len(segments))]
             longest = _even(longest)
@@ -166,8 +166,12 @@ class Codec:
     ) -> list[Ints]:
         """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has one.
 
-        Notes lean to the `harmony (S * C, B, 12)` with a `strength`; see `Form.lean`.
+        Notes lean to the `harmony (S * C, B, 12)` with a `strength`; see `Form.lean`. Raises SeqVAEError for a vector
+        with NaN or infinity in it.
         """
+        z = z.float()
+        if not bool(z.isfinite().all()):
+            raise SeqVAEError("a latent vector that is no number cannot be decoded; move less far, or encode again")
         grammar = self.tokenizer.grammar()
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.tokenizer.max_tokens))
         each = max(1, BATCH_CHUNKS // self.chunks)
@@ -194,8 +198,8 @@ class Codec:
     ) -> list[Any]:
         """Pieces from latent vectors: one a tensor `(S, D)`; a `symusic.Score` for music.
 
-        `like` are pieces (any accepted source) whose frame is kept: tempo, metre and key of music. `sampling` takes the
-        most likely token each time by default.
+        `like` are pieces (any accepted source) whose frame is kept: tempo, metre and key of music; without, the metre
+        is what the notes say. `sampling` takes the most likely token each time by default.
         """
         latent = self.model.config.latent
         for x in z:
@@ -206,15 +210,17 @@ class Codec:
                 )
         if not z:
             return []
-        blank = [self.form.blank(len(x) * self.chunks) for x in z]
-        frames = blank if like is None else [self.form.read(x) for x in like]
+        empty = [self.form.blank(len(x) * self.chunks) for x in z]
+        frames = empty if like is None else [self.form.read(x) for x in like]
         chunks = self._spelled(z, frames, sampling or Sampling())
+        if like is None:
+            frames = [self.form.frame(one) for one in chunks]
         return [self.form.join(one, frame) for one, frame in zip(chunks, frames, strict=True)]
 
     def _spelled(self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling = Sampling()) -> list[list[Ints]]:  # noqa: B008 (frozen)
         """Token ids of each chunk of each piece, of which `z (S, D)` are the latents, and as many as its frame has."""
         limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
-        chunks = self.write(torch.cat(list(z)), _joined(limits), sampling)
+        chunks = self.write(torch.cat(list(z)), joined(limits), sampling)
         out, at = [], 0
         for x, frame in zip(z, frames, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
@@ -315,7 +321,7 @@ class Codec:
                 self._sounding(piece, rows, lean) for piece, rows, lean in zip(read, full, leans, strict=True)
             ] if any(leans) else []  # fmt: skip
             z = torch.cat(moved)
-            chunks = iter(self.write(z, _joined(limits), sampling or Sampling(), _joined(sounding), harmony))
+            chunks = iter(self.write(z, joined(limits), sampling or Sampling(), joined(sounding), harmony))
             for one, rows in zip(split, full, strict=True):
                 for i in rows:
                     one[i] = [new if len(old) > 1 else old for old, new in zip(one[i], chunks, strict=False)]
@@ -404,9 +410,10 @@ class Codec:
     ) -> list[Any]:
         """New pieces of `segments` segments each, drawn from a style's Gaussian; without one, from all there is.
 
-        That is the mixture over all training pieces where the model has one and a piece is one segment, else the
-        Gaussian of all styles together. `style="prior"` draws from N(0, I). `temperature` scales both the spread of the
-        latent draw and the decoder's choices; 0 decodes a style's mean.
+        That is the mixture over all training pieces where the model has one and a piece is one segment, else all styles
+        together, see `style.draw`. `style="prior"` draws from N(0, I). `temperature` scales the spread of the latent
+        draw, 0 decodes a style's mean, and the decoder's choices; where the style knows sums of pieces, they say which
+        notes there are, and the decoder takes the likeliest.
         """
         generator = torch.Generator().manual_seed(seed)
         if style is None and self.mixture is not None and segments == 1:
@@ -414,6 +421,8 @@ class Codec:
         else:
             where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
             z = [_draw(where, segments, generator, temperature) for _ in range(count)]
+            if sampling is None and where.sums is not None:
+                sampling = Sampling()
         if sampling is None:
             sampling = Sampling(temperature=temperature, top_p=0.95)
         return self.decode(z, sampling=replace(sampling, seed=seed))
@@ -446,7 +455,7 @@ class Codec:
 _draw = style.draw  # `Codec.sample` has an argument of the module's name
 
 
-def _joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
+def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
     """What is said of the chunks of several pieces, in a row; None for a kind of which nothing is."""
     parts = [part for part in limits if part is not None]
     return np.concatenate(parts) if parts else None
@@ -479,7 +488,7 @@ def _batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
 
 def from_checkpoint(kept: Checkpoint, name: str = "") -> Codec:
     """The codec of a checkpoint in memory."""
-    styles = style.unpack(kept.styles, kept.about_styles)
+    styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
     return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixture.unpack(kept.styles))
 
 

@@ -1,6 +1,7 @@
 """Every setting of seqvae: frozen dataclasses, a docstring under each field, read strictly from TOML and JSON.
 
-Knows: names, types, defaults and ranges. Refuses to know: what the settings do.
+Knows: names, types, defaults and ranges, and how a file of either is read that may come from a stranger. Refuses to
+know: what the settings do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ COUNTS = {
     "steps_per_beat", "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads", "vocab_size", "max_tokens",
     "steps", "batch_tokens", "accumulate", "max_windows", "evaluate_every", "validation_segments", "save_every",
 }  # fmt: skip
+MOST = 64 << 20  # bytes of a file of settings; the longest of ours, a vocabulary of events, has some thousands
 SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 
 
@@ -217,6 +219,25 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def read(path: Path) -> Any:
+    """What a TOML (by its suffix) or JSON file holds.
+
+    Raises OSError for a file that cannot be read, and ValueError for one that is no plain file (a pipe or a device
+    would never end), is larger than MOST, or is no TOML or JSON, or so deep that nothing of ours has written it.
+    """
+    if not path.is_file() and path.exists():
+        raise ValueError("no plain file")
+    with path.open("rb") as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise ValueError(f"more than {MOST >> 20} MB")
+    try:
+        text = content.decode()
+        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """The plain dictionary that `from_dict` reads."""
     return dataclasses.asdict(settings)
@@ -231,8 +252,7 @@ def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recip
     if path.suffix not in (".toml", ".json"):
         path = Path(__file__).parent / "recipes" / f"{source}.toml"
     try:
-        text = path.read_text()
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        values = read(path)
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.toml")))
         raise ConfigError(f"{source}: no such recipe; name a .toml file or one of {known}") from error

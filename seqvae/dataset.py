@@ -150,6 +150,22 @@ class Shard:
     pieces: NDArray[np.void]
     """A record of each piece: PIECE."""
 
+    def check(self, styles: int) -> int:
+        """How many pieces there are; raises ValueError where the three arrays do not belong together."""
+        tokens, ends, pieces = self.tokens, self.ends, self.pieces
+        if not (tokens.dtype == np.uint16 and ends.dtype == np.int64 and pieces.dtype == PIECE) or not (
+            tokens.ndim == ends.ndim == pieces.ndim == 1
+        ):
+            raise ValueError("arrays of other numbers than token shards have")
+        if len(ends) and not (ends[0] >= 0 and (ends[1:] >= ends[:-1]).all() and ends[-1] <= len(tokens)):
+            raise ValueError("chunks that end where there are no tokens")
+        last = pieces["first"].astype(np.int64) + pieces["chunks"]
+        if len(pieces) and not (
+            last.max() <= len(ends) and pieces["chunks"].min() > 0 and pieces["style"].max() < styles
+        ):
+            raise ValueError("pieces of chunks or styles that are not there, or of none")
+        return len(pieces)
+
     def spans(self, pieces: Longs, firsts: Longs, chunks: int) -> tuple[Longs, Longs]:
         """Where each chunk of segments begins, and its length: `(B, C)` each, 0 past a piece's end."""
         at = firsts[:, None] + np.arange(chunks)
@@ -168,19 +184,26 @@ class TokenData:
         self._folder = folder
         self._old: list[NDArray[np.void]] | None = None
         try:
+            if (folder / "index.json").exists() and not (folder / "index.json").is_file():
+                raise ValueError("index.json is no plain file")
             self.index = json.loads((folder / "index.json").read_text())
+            if self.index["version"] not in (1, 2):
+                raise ValueError(f"version {self.index['version']}, and this seqvae reads 1 and 2")
             if self.index["version"] == 1:
                 self._read_old(self.index.pop("pieces"))
             self.styles: list[str] = self.index["styles"]
             # of each shard the number of its first piece, and of all pieces
-            self.begins: Longs = np.zeros(self.index["shards"] + 1, np.int64)
+            self.begins: Longs = np.zeros(1, np.int64)
             for number in range(self.index["shards"]):  # all are looked at: what is missing is to be told at once
-                self.begins[number + 1] = self.begins[number] + len(self._map(number).pieces)
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+                pieces = self._map(number).check(len(self.styles))
+                self.begins = np.append(self.begins, self.begins[-1] + pieces)
+            if not self.begins[-1]:
+                raise ValueError("there is no piece in them")
+            self._mapped = -1, self._map(0)
+        except Exception as error:  # NumPy has many ways to say that a file is none of its own
             raise ReadError(
                 folder, f"no token shards ({error})", "delete it, and run `seqvae train` with --data to make them"
             ) from error
-        self._mapped = -1, self._map(0)
 
     def _read_old(self, rows: list[dict[str, Any]]) -> None:
         """The records of an index of version 1, which had them in JSON."""

@@ -15,52 +15,61 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvae.config import ModelConfig
-from seqvae.layers import CLOSED, Binding, Cache, LockedDropout, Residual, TransformerLayer
+from seqvae.layers import Binding, Cache, LockedDropout, Places, Residual, TransformerLayer, take
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What is told of the tokens of an outer scope."""
+
+    columns: Tensor
+    """The tokens `(K,)`."""
+    part: Tensor
+    """What is added to their logits `(U, K)`."""
+    index: Tensor | None
+    """The row of each place `(M,)`; None where each has its own."""
+
 
 FEW = 8  # rows: up to so many, a search for z has an LSTM of its own
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the decoder says of every place, not yet spelled out over the vocabulary."""
+    """What the decoder says of M places, not yet spelled out over the vocabulary."""
 
     binding: Binding
     x: Tensor
-    """`(..., T, W)`; T is 1 where every place is told the same."""
-    outer: list[tuple[Tensor, Tensor]]
-    """Tokens of an outer scope `(K,)` and what is added to their logits, `(..., T or 1, K)`."""
+    """`(U, W)`: what is told."""
+    index: Tensor | None
+    """Which of it each place is told `(M,)`; None where each is told its own."""
+    outer: list[Outer]
 
-    def logits(self, steps: int) -> Tensor:
-        """`(..., steps, V)`."""
+    def logits(self) -> Tensor:
+        """`(M, V)`."""
         logits = self.binding.logits(self.x)
-        if self.outer:
-            logits = logits.expand(*logits.shape[:-2], steps, -1)
-        for columns, part in self.outer:
-            part = part.expand(*part.shape[:-2], steps, -1)
-            logits = logits.index_add(-1, columns.to(logits.device), part.to(logits.dtype))
-        return logits.expand(*logits.shape[:-2], steps, -1)
+        logits = logits if self.index is None else logits[self.index]
+        for outer in self.outer:
+            part = outer.part if outer.index is None else outer.part[outer.index]
+            logits = logits.index_add(-1, outer.columns.to(logits.device), part.to(logits.dtype))
+        return logits
 
-    def nats(self, weight: Tensor, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """-log p of `targets (..., T)` where `weight (..., T)`, summed: a scalar; and where each is most likely `(N,)`.
+    def nats(self, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-log p of `targets (M,)` summed, a scalar; and where each is the most likely `(M,)`.
 
-        Probabilities are among the tokens that `closed (..., T, V)` leaves, or among all.
+        Probabilities are among the tokens that `closed (M, V)` leaves, or among all.
         """
-        shut = None if closed is None else closed[weight]
-        if self.outer:
-            logits = self.logits(weight.shape[-1])[weight].float()
-            logits = logits if shut is None else logits.masked_fill(shut, CLOSED)
-            wanted = targets[weight]
-            return functional.cross_entropy(logits, wanted, reduction="sum"), logits.argmax(-1) == wanted
-        if self.x.shape[-2] < weight.shape[-1] and shut is None:  # one distribution a row serves all of its tokens
-            told = self.binding.logits(self.x[..., 0, :]).float().log_softmax(-1)
-            each = told.gather(-1, targets)[weight]
-            return -each.sum(), (told.argmax(-1, keepdim=True) == targets)[weight]
-        return self.binding.nats(self.x.expand(*weight.shape, -1)[weight], targets[weight], shut)
-
-    def view(self, *shape: int) -> Told:
-        """The same with other leading dimensions."""
-        outer = [(columns, part.view(*shape, *part.shape[-2:])) for columns, part in self.outer]
-        return Told(self.binding, self.x.view(*shape, *self.x.shape[-2:]), outer)
+        if self.index is not None and closed is None and not self.outer:  # one distribution serves many places
+            told = self.binding.logits(self.x).float().log_softmax(-1)
+            return -told[self.index, targets].sum(), told.argmax(-1)[self.index] == targets
+        together: Tensor | None = None
+        index = torch.zeros_like(targets)
+        for outer in self.outer:  # of each place the rows of one scope are a part of those of the scope before
+            mine = torch.arange(len(targets), device=targets.device) if outer.index is None else outer.index
+            before = torch.zeros(1, len(self.binding.bias), device=targets.device) if together is None else together
+            parent = torch.zeros(len(outer.part), dtype=torch.long, device=targets.device).index_copy(0, mine, index)
+            part = outer.part.float()
+            together, index = before[parent].index_add(-1, outer.columns.to(part.device), part), mine
+        return self.binding.nats(self.x, targets, closed, self.index, together, None if together is None else index)
 
 
 class Decoder(nn.Module):
@@ -98,47 +107,86 @@ class Decoder(nn.Module):
         """The cache of some rows only, for leaving out rows that have ended."""
         return [part.index_select(self.writer.batch_axis, rows) for part in cache]
 
-    def forward(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Told, Cache]:
+    def forward(
+        self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, places: Places | None = None
+    ) -> tuple[Told, Told, Cache]:
         """One or many steps of rows `code (N, W)`.
 
         `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` those of each step. Returns what
-        is told of each step, what the code and the cue alone tell of it (no history), and the next step's cache.
+        is told of each step, or of some `places`, what the code and the cue alone tell of it (no history), and the next
+        step's cache.
         """
-        asked, outer = self._ask(code, cues)
-        told = self.answer(asked)  # one step where there are no cues: asked the same at every place
-        everything, cache = self._tell(code, inputs, cues, cache, asked, told, outer)
-        return everything, Told(self.binding, self.bag_norm(told), everything.outer), cache
+        places = places or self.places(inputs, cues)
+        asked, outer = self._ask(code, places)
+        told = self.answer(asked)
+        everything, cache = self._tell(code, inputs, places, cache, asked, told, outer)
+        return everything, Told(self.binding, self.bag_norm(told), places.indices[-1], outer), cache
 
     def step(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Cache]:
         """As `forward`, without what only training needs: what the code and the cue alone tell."""
-        asked, outer = self._ask(code, cues)
+        places = self.places(inputs, cues)
+        asked, outer = self._ask(code, places)
         told = self.answer(asked) if self.binding.before is None else None
-        return self._tell(code, inputs, cues, cache, asked, told, outer)
+        return self._tell(code, inputs, places, cache, asked, told, outer)
+
+    def places(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Places:
+        """Those of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)`, or all, for `forward`."""
+        return Places.of(tokens, cues, self.binding.cue_sizes, weight)
 
     def _tell(
-        self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, asked: Tensor, told: Tensor | None,
-        outer: list[Tensor],
+        self, code: Tensor, inputs: Tensor, places: Places, cache: Cache, asked: Tensor, told: Tensor | None,
+        outer: list[Outer],
     ) -> tuple[Told, Cache]:  # fmt: skip
         """What is told of each step, of the code `asked` and its answer `told`, and the next step's cache."""
+        index, before = places.indices[-1], places.of_grid(inputs)
         if self.binding.before is not None:
-            told = self.answer(asked * self.binding.after(inputs))
+            told, index = self.answer(take(asked, index) * self.binding.after(before)), None
         assert told is not None
-        answer = told.expand(-1, inputs.shape[1], -1)
-        here = sum((table(cues[..., i]) for i, table in enumerate(self.place)), torch.zeros((), device=code.device))
-        written, cache = self.writer(self.binding.tokens(inputs), answer, here, code, cache)
-        parts = [(columns, part) for (_, columns), part in zip(self.levels, outer, strict=True)]
-        return Told(self.binding, self.dropout(self.norm(answer + written)), parts), cache
+        here: Tensor | None = None
+        for i, table in enumerate(self.place):
+            assert isinstance(table, nn.Embedding)
+            parent, values = places.asked[i]
+            found = take(table.weight, values)
+            here = found if here is None else take(here, parent) + found
+        side = Side(told, here, index)
+        written, cache = self.writer(self.binding.tokens(before), side, code, cache, places)
+        x = self.dropout(self.norm(take(told, index) + written), places.rows, len(code))
+        return Told(self.binding, x, None, outer), cache
 
-    def _ask(self, code: Tensor, cues: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The code asked with whole cues, `(N, T, W)` (T is 1 without cues), and the logits of each outer scope."""
-        asked, outer = code.unsqueeze(1), []
+    def _ask(self, code: Tensor, places: Places) -> tuple[Tensor, list[Outer]]:
+        """The code asked with whole cues, `(U, W)`, and what it tells of each outer scope."""
+        asked, outer = code, []
         norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
         columns = dict(self.levels)
-        for k in range(cues.shape[-1]):
+        for k, (parent, values) in enumerate(places.asked):
             if k in columns:
-                outer.append(self.binding.logits(norms[k](asked), columns[k].to(code.device)))
-            asked = asked * self.binding.key(k, cues[..., k])
+                part = self.binding.logits(norms[k](asked), columns[k].to(code.device))
+                outer.append(Outer(columns[k], part, places.indices[k]))
+            asked = take(asked, parent) * self.binding.key(k, values)
         return asked, outer
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a writer is told beside the tokens so far: the same at all places that ask the same."""
+
+    answer: Tensor
+    """`(U, W)`."""
+    here: Tensor | None
+    """Embedded cues `(U, H)`."""
+    index: Tensor | None
+    """Which of them each place is told, `(M,)`."""
+
+    def enter(self, tokens: Tensor, layer: nn.Linear) -> Tensor:
+        """Embedded `tokens (M, W)` and this through a linear layer of both: `(M, H)`."""
+        answer = self.answer.to(tokens.dtype)
+        if self.index is None:
+            x: Tensor = layer(torch.cat([tokens, answer], -1))
+            return x if self.here is None else x + self.here
+        width = tokens.shape[-1]
+        told = functional.linear(answer, layer.weight[:, width:])
+        told = told if self.here is None else told + self.here.to(told.dtype)
+        return functional.linear(tokens, layer.weight[:, :width], layer.bias) + take(told, self.index)
 
 
 class RecurrentWriter(nn.Module):
@@ -162,23 +210,24 @@ class RecurrentWriter(nn.Module):
         states = self.first(code).view(-1, 2, self.layers, self.lstm.hidden_size).permute(1, 2, 0, 3)
         return [states[0].tanh().contiguous(), states[1].contiguous()]
 
-    def forward(self, inputs: Tensor, answer: Tensor, here: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Embedded `inputs (N, T, W)` and answers `(N, T, W)` to `(N, T, W)`, and the states after the last step."""
-        x = self.enter(torch.cat([self.dropout(inputs), answer.to(inputs.dtype)], -1)) + here
+    def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
+        """Embedded `tokens (M, W)` at `places` to `(M, W)`, and the states after the last step."""
+        x = side.enter(self.dropout(tokens, places.rows, len(code)), self.enter)
         if self.told is not None:
-            x = x + self.told(code).unsqueeze(1)
-        if inputs.shape[1] == 1 and not torch.is_grad_enabled():
-            out, cache = self._step(x[:, 0], cache)
-            return self.leave(self.dropout(out.unsqueeze(1))), cache
-        if torch.is_grad_enabled() and len(x) <= FEW and not self.enter.weight.requires_grad:
-            hidden, cells = [], []
+            x = x + take(self.told(code), places.rows)
+        if places.shape[1] == 1 and not torch.is_grad_enabled():
+            out, cache = self._step(x, cache)
+        elif torch.is_grad_enabled() and len(code) <= FEW and not self.enter.weight.requires_grad:
+            hidden, cells, out = [], [], places.laid_out(x)
             for h, c, weights in zip(*cache, self.lstm.all_weights, strict=True):
-                x, h, c = _Fixed.apply(x, h.to(x.dtype), c.to(x.dtype), *weights)  # type: ignore[no-untyped-call]
+                out, h, c = _Fixed.apply(out, h.to(x.dtype), c.to(x.dtype), *weights)  # type: ignore[no-untyped-call]
                 hidden.append(h)
                 cells.append(c)
-            return self.leave(x), [torch.stack(hidden), torch.stack(cells)]
-        out, (hidden, cell) = self.lstm(x, (cache[0].to(x.dtype), cache[1].to(x.dtype)))
-        return self.leave(self.dropout(out)), [hidden, cell]
+            out, cache = places.of_grid(out), [torch.stack(hidden), torch.stack(cells)]
+        else:
+            out, (hidden, cell) = self.lstm(places.laid_out(x), (cache[0].to(x.dtype), cache[1].to(x.dtype)))
+            out, cache = places.of_grid(out), [hidden, cell]
+        return self.leave(self.dropout(out, places.rows, len(code))), cache
 
     def _step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """One step of the LSTM, `x (N, H)`: what `torch.lstm` lays out for many steps costs more than a single one."""
@@ -267,11 +316,11 @@ class TransformerWriter(nn.Module):
         del code
         return []
 
-    def forward(self, inputs: Tensor, answer: Tensor, here: Tensor, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+    def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
         """As `RecurrentWriter.forward`; the cache holds keys and values `(N, heads, T, ...)` of every layer in turn."""
-        x = self.enter(torch.cat([inputs, answer.to(inputs.dtype)], -1)) + here
+        x = places.laid_out(side.enter(tokens, self.enter))
         after: Cache = []
         for i, (layer, told) in enumerate(zip(self.layers, self.told, strict=True)):
             x, kept = layer(x + told(code).unsqueeze(1), None, cache[2 * i : 2 * i + 2] or None)
             after += kept
-        return self.leave(x), after
+        return self.leave(places.of_grid(x)), after

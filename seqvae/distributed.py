@@ -334,12 +334,17 @@ def like(tensor: Tensor, pattern: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(pattern.device), pattern.device_mesh, pattern.placements)
 
 
+CLOSE = 1e-5  # what torch adds to a norm before it divides by it, and more
+
+
 def clip(parameters: Iterable[Tensor], limit: float) -> float:
     """Scale gradients down to a norm of `limit` at most, over all shards; returns the norm they had."""
     found = [parameter for parameter in parameters if parameter.grad is not None]
     kinds = [kind for b in (False, True) if (kind := [p for p in found if sharded(p) == b])]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    for kind in kinds:
-        nn.utils.clip_grads_with_norm_(kind, limit, norm)
-    return float(norm)
+    size = float(norm)
+    if not size <= limit - CLOSE:  # else all would be multiplied by 1
+        for kind in kinds:
+            nn.utils.clip_grads_with_norm_(kind, limit, norm)
+    return size

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
 from seqvae.latent import LOGVAR_RANGE, Posterior
-from seqvae.layers import Residual, TransformerLayer, masked_sum
+from seqvae.layers import Places, Residual, TransformerLayer
 
 FIRST_LOGVAR = -3.0  # a posterior that is sharp at first; a broad one would drown what the sums hold
 
@@ -34,11 +34,13 @@ class Encoder(nn.Module):
         nn.init.constant_(self.logvar.bias, FIRST_LOGVAR)
 
     def forward(self, x: Tensor, mask: Tensor) -> Posterior:
-        """Bound tokens `x (B, C, T, W)`, `mask (B, C, T)` True where there is a token, to a posterior `(B, D)`."""
-        b, c, t, w = x.shape
+        """Bound tokens `x (M, W)` that stand where `mask (B, C, T)`, to a posterior `(B, D)`."""
+        b, c, t = mask.shape
+        mask = mask.view(b * c, t)
+        places = Places.of(mask, mask, (), mask)
         if self.reader is not None:
-            x = self.reader(x.view(b * c, t, w), mask.view(b * c, t)).view(b, c, t, w)
-        chunks = self.chunk(masked_sum(x, mask)).flatten(1)
+            x = places.of_grid(self.reader(places.laid_out(x), mask))
+        chunks = self.chunk(places.sums(x).view(b, c, -1)).flatten(1)
         return Posterior(self.mean(chunks).float(), self.logvar(chunks).float().clamp(*LOGVAR_RANGE))
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from os import PathLike
 
+LENGTH = 600
+"""Letters of a message at most; what a stranger's file says of itself may be long."""
+
 
 class SeqVAEError(Exception):
     """Something the user can put right. The message says what is wrong, where, and what to do."""
@@ -16,7 +19,13 @@ class SeqVAEError(Exception):
 
     def __str__(self) -> str:
         """The message on one line, whatever the library that gave the reason put into it."""
-        return " ".join(super().__str__().splitlines())
+        return _line(super().__str__())
+
+
+def _line(text: str) -> str:
+    """`text` on one line, without its middle where it is long: what is wrong comes first, and what to do last."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= LENGTH else f"{line[: LENGTH // 2]} ... {line[-(LENGTH // 2 - 5) :]}"
 
 
 class ReadError(SeqVAEError):
@@ -31,7 +40,7 @@ class ReadError(SeqVAEError):
 
     def __str__(self) -> str:
         """The path, the reason and the advice on one line."""
-        return " ".join(f"cannot read {self.path}: {self.reason}; {self.advice}".splitlines())
+        return _line(f"cannot read {self.path}: {self.reason}; {self.advice}")
 
 
 class UsageError(SeqVAEError):

@@ -6,6 +6,7 @@ the figures themselves (note_statistics.py, distributions.py, copying.py), and w
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,15 @@ def shared(count: int, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def draw(codec: Codec, style: str, count: int, segments: int, seed: int) -> list[Piece]:
     """New pieces of a style, each with all its bars, full or empty."""
-    bounds = np.arange(segments * codec.chunks + 1, dtype=np.int32) * MAX_CHUNK_STEPS
+    longest = np.array([0, MAX_CHUNK_STEPS], np.int32)
     pieces = []
     for score in codec.sample(count, style, TEMPERATURE, segments, seed) if count else []:
-        try:
-            pieces.append(Piece(read(score).notes, bounds, score, style))
-        except ReadError:  # not a note in it
-            pieces.append(Piece(np.zeros((0, 5), np.int32), bounds, score, style))
+        notes, bounds = np.zeros((0, 5), np.int32), longest
+        with contextlib.suppress(ReadError):  # not a note in it
+            found = read(score)
+            notes, bounds = found.notes, found.bounds
+        bar = int(bounds[1] - bounds[0])  # of one metre
+        pieces.append(Piece(notes, np.arange(segments * codec.chunks + 1, dtype=np.int32) * bar, score, style))
     return pieces
 
 

@@ -146,10 +146,9 @@ class _Step(nn.Module):
     def forward(self, code: Tensor, tokens: Tensor, cues: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         before = [part.transpose(0, self.axis) for part in cache]
         told, _, after = self.decoder(code, tokens.long()[:, None], cues.long()[:, None], before)
-        logits = told.binding.logits(told.x)[:, -1]
-        for column, (_, part) in zip(self.columns, told.outer, strict=True):
-            last = part[:, -1]
-            logits = logits + torch.cat([last, torch.zeros_like(last[:, :1])], -1)[:, column]
+        logits = told.binding.logits(told.x)
+        for column, outer in zip(self.columns, told.outer, strict=True):
+            logits = logits + torch.cat([outer.part, torch.zeros_like(outer.part[:, :1])], -1)[:, column]
         return logits, *(part.transpose(0, self.axis) for part in after)
 
 

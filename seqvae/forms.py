@@ -29,6 +29,9 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 
 
+STRAY = 0.04  # of the notes may stand beyond a shorter bar, and are left out: a new piece is not exact
+
+
 class Form(Protocol):
     """What the codec needs to know of one kind of piece."""
 
@@ -40,6 +43,9 @@ class Form(Protocol):
 
     def blank(self, chunks: int) -> Any:
         """A piece without content to decode into: what a new piece looks like."""
+
+    def frame(self, chunks: list[Ints]) -> Any:
+        """The piece without content that decoded chunks fit into best."""
 
     def parts(self, names: Sequence[str | int]) -> frozenset[int]:
         """The parts of a piece that can be kept as they are; raises UsageError for what is none."""
@@ -78,11 +84,27 @@ class MusicForm:
 
     def blank(self, chunks: int) -> Piece:
         """Bars of 4/4 at 110 beats a minute."""
+        return self._empty(chunks, 4)
+
+    def _empty(self, chunks: int, beats: int) -> Piece:
+        """Bars of so many quarters."""
         from seqvae import midi
 
-        frame = midi.make_frame(([(0, 60_000_000 // 110)], [(0, 4, 4)], []))
-        bounds = np.arange(chunks + 1, dtype=np.int32) * midi.MAX_CHUNK_STEPS
+        frame = midi.make_frame(([(0, 60_000_000 // 110)], [(0, beats, 4)], []))
+        bounds = np.arange(chunks + 1, dtype=np.int32) * beats * self.tokenizer.steps_per_beat
         return midi.Piece(np.zeros((0, 5), np.int32), bounds, frame)
+
+    def frame(self, chunks: list[Ints]) -> Piece:
+        """As `blank`, but of 2/4 or 3/4 where hardly a note of decoded chunks stands beyond such a bar.
+
+        A new piece says with its notes what metre it is in; in bars of 4/4 a waltz would wait for a beat in each.
+        """
+        from seqvae import midi
+
+        longest = np.arange(len(chunks) + 1, dtype=np.int32) * midi.MAX_CHUNK_STEPS
+        onsets = self.tokenizer.decode_notes(chunks, longest)[:, midi.ONSET] % midi.MAX_CHUNK_STEPS
+        beyond = {beats: (onsets >= beats * self.tokenizer.steps_per_beat).mean() for beats in (2, 3) if len(onsets)}
+        return self._empty(len(chunks), next((beats for beats, share in beyond.items() if share < STRAY), 4))
 
     def parts(self, names: Sequence[str | int]) -> frozenset[int]:
         """As `tracks.named`: melody, drums and instruments."""
@@ -143,6 +165,10 @@ class LineForm:
 
     def blank(self, chunks: int) -> str:
         """The empty line."""
+        return ""
+
+    def frame(self, chunks: list[Ints]) -> str:
+        """The empty line too."""
         return ""
 
     def parts(self, names: Sequence[str | int]) -> frozenset[int]:

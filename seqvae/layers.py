@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +15,85 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CLOSED = -1e9  # the logit of a token that may not come; finite, for a row of infinities has no gradient
+FAINT = -70.0  # of what is e^70 times less likely no more is told: where exp gives next to 0 it takes ten times as long
 BOS = 1  # the id every tokenizer gives to the start
 Cache = list[Tensor]  # what a decoding step hands to the next: recurrent states, or keys and values so far
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where M tokens stand in N rows of T steps, and which of them a code is asked the same for: told once to all.
+
+    Asked with one field of the cues after the other, the rows of a code become ever more rows. An index of None takes
+    them as they are.
+    """
+
+    shape: tuple[int, int]
+    """N and T."""
+    at: Tensor | None
+    """The places among all N * T, `(M,)`, rising; None for all of them."""
+    asked: list[tuple[Tensor | None, Tensor]]
+    """For each field of the cues, which of the rows asked so far go on, and the field's value for each, `(U,)`."""
+    indices: list[Tensor | None]
+    """The row of each place, `(M,)`: of the code, and after each field."""
+
+    @staticmethod
+    def of(tokens: Tensor, cues: Tensor, sizes: Sequence[int], weight: Tensor | None) -> Places:
+        """Those of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)`, those that are asked the same found.
+
+        Without `weight` all of them, each asked for itself.
+        """
+        n, t = tokens.shape
+        if weight is None:
+            rows = None if t == 1 else torch.arange(n, device=tokens.device).repeat_interleave(t)
+            values = cues.flatten(0, 1).unbind(-1) if sizes else ()
+            asked = [(None if i else rows, value) for i, value in enumerate(values)]
+            return Places((n, t), None, asked, [rows, *(None,) * len(sizes)])
+        at = weight.flatten().nonzero()[:, 0]
+        rows = at // t
+        fields = cues.flatten(0, 1)[at].unbind(-1)
+        if not sizes or torch.onnx.is_in_onnx_export():  # a graph has no sizes that follow from what tokens say
+            asked = [(None if i else rows, value) for i, value in enumerate(fields)]
+            return Places((n, t), at, asked, [rows, *(None,) * len(sizes)])
+        key = rows
+        for size, value in zip(sizes, fields, strict=True):
+            key = key * size + value
+        distinct, index = torch.unique(key, return_inverse=True)
+        levels, indices = [], []
+        for size in reversed(sizes):
+            values = distinct % size
+            indices.append(index)
+            distinct, parent = (distinct // size).unique_consecutive(return_inverse=True)
+            levels.append((parent, values))
+            index = parent[index]
+        first, values = levels.pop()
+        return Places((n, t), at, [(distinct[first], values), *levels[::-1]], [rows, *indices[::-1]])
+
+    @property
+    def rows(self) -> Tensor | None:
+        """The row that each place is in, `(M,)`."""
+        return self.indices[0]
+
+    def of_grid(self, x: Tensor) -> Tensor:
+        """What `x (N, T, ...)` has at these places: `(M, ...)`."""
+        flat = x.flatten(0, 1)
+        return flat if self.at is None else flat.index_select(0, self.at)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """`x (M, W)` at these places, and zeros elsewhere: `(N, T, W)`."""
+        n, t = self.shape
+        if self.at is not None:
+            x = x.new_zeros(n * t, x.shape[1]).index_copy(0, self.at, x)
+        return x.view(n, t, -1)
+
+    def sums(self, x: Tensor) -> Tensor:
+        """Sums of `x (M, W)` over each row, in units of 8: `(N, W)`.
+
+        The unit is the same for full and empty bars (8 is the root of a usual count of tokens). Divided by a bar's own
+        count, a kick drum in a full bar would weigh less than one in an empty bar, and adding the mean of a dense style
+        to a sparse piece would whisper it.
+        """
+        return self.laid_out(x).sum(1) / 8
 
 
 class Binding(nn.Module):
@@ -57,25 +135,37 @@ class Binding(nn.Module):
         """Keys `(..., W)` of one field's `values (...)`."""
         table = self.keys[field]
         assert isinstance(table, nn.Embedding)
-        return functional.embedding(values, _cast(table.weight), padding_idx=0)
+        return take(_cast(table.weight), values, frozen=True)
 
-    def bind(self, tokens: Tensor, cues: Tensor) -> Tensor:
-        """`tokens (...)` at `cues (..., K)` to `(..., W)`."""
-        x = self.tokens(tokens)
-        for i in range(len(self.keys)):
-            x = x * self.key(i, cues[..., i] * (self.scope[tokens] > i))
-        if self.before is not None:
-            x = x * self.after(shifted(tokens))
-        return x
+    def bind(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Tensor:
+        """`tokens (..., T)` at `cues (..., T, K)` to `(..., T, W)`.
+
+        Where there is a `weight (..., T)`, the M places where it is True alone, to `(M, W)`.
+        """
+        if weight is None:
+            return self.bind(tokens, cues, torch.ones_like(tokens, dtype=torch.bool)).view(*tokens.shape, -1)
+        n, t = tokens.numel() // tokens.shape[-1], tokens.shape[-1]
+        counted = self.scope[tokens].unsqueeze(-1) > torch.arange(len(self.cue_sizes), device=tokens.device)
+        flat = tokens.reshape(n, t)
+        cues = (cues * counted).reshape(n, t, len(self.cue_sizes))
+        places = Places.of(flat, cues, self.cue_sizes, weight.reshape(n, t))
+        x = self.tokens(places.of_grid(flat))
+        keys: Tensor | None = None
+        for i, (parent, values) in enumerate(places.asked):
+            key = self.key(i, values)
+            keys = key if keys is None else take(keys, parent) * key
+        if keys is not None:
+            x = x * take(keys, places.indices[-1])
+        return x if self.before is None else x * self.after(places.of_grid(shifted(tokens).reshape(n, t)))
 
     def after(self, previous: Tensor) -> Tensor:
         """Keys `(..., W)` of the place after each of `previous (...)`."""
         assert self.before is not None
-        return functional.embedding(previous, _cast(self.before.weight))
+        return take(_cast(self.before.weight), previous)
 
     def tokens(self, tokens: Tensor) -> Tensor:
         """Embeddings of `tokens (...)`: `(..., W)`."""
-        return functional.embedding(tokens, _cast(self.embed.weight))
+        return take(_cast(self.embed.weight), tokens)
 
     def logits(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
         """How much `x (..., W)` looks like each token, or each of some: `(..., V)`."""
@@ -85,69 +175,130 @@ class Binding(nn.Module):
             weight, bias = weight[columns], bias[columns]
         return functional.linear(x * self.scale, weight, bias)
 
-    def nats(self, x: Tensor, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """-log p of `targets (N,)` summed over rows `x (N, W)`, a scalar, and which rows are most likely right `(N,)`.
+    def nats(
+        self, x: Tensor, targets: Tensor, closed: Tensor | None = None, index: Tensor | None = None,
+        outer: Tensor | None = None, outer_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """-log p of `targets (M,)` summed over places, a scalar, and which are most likely right `(M,)`.
 
-        Probabilities are among the tokens that `closed (N, V)` leaves. As `logits` and a cross-entropy, without ever
-        holding `(N, V)` numbers.
+        Place m is told row `index[m]` of `x (U, W)`, or row m; to its logits row `outer_index[m]` of `outer (O, V)` is
+        added. Probabilities are among the tokens that `closed (M, V)` leaves. As `logits` and a cross-entropy, without
+        ever holding `(M, V)` numbers in fp32.
         """
-        x, weight = _cast(x * self.scale), _cast(self.embed.weight)
-        out: tuple[Tensor, Tensor] = _Nats.apply(x, weight, self.bias, targets, closed)  # type: ignore[no-untyped-call]
+        x, weight = _cast(x), _cast(self.embed.weight * self.scale)
+        outer = self.bias.unsqueeze(0) if outer is None else self.bias + outer
+        out: tuple[Tensor, Tensor] = _Nats.apply(  # type: ignore[no-untyped-call]
+            x, weight, outer, targets, closed, index, outer_index
+        )
         return out
 
 
-class _Nats(torch.autograd.Function):
-    """Linear layer and cross-entropy in blocks of rows that fit into a processor's cache.
+class _Take(torch.autograd.Function):
+    """Rows of a table; slopes of rows that are taken often are summed in fp32, and those of row 0 left out if wanted.
 
-    A softmax over some thousands of words is most of what a small model costs, and most of that is memory: logits,
-    probabilities and gradients of every token, each written and read again. Here a block's gradient is taken while its
-    probabilities are at hand, which a plain sum over rows allows.
+    Sums in bf16 would stop to grow after some hundred terms, and the sorting of torch's own takes twice the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, frozen: bool) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size, ctx.dtype, ctx.frozen = table.shape, table.dtype, frozen
+        return functional.embedding(index, table)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        slope = slopes[0].reshape(-1, ctx.size[1]).float()
+        sums = slope.new_zeros(ctx.size).index_add_(0, index.flatten(), slope)
+        if ctx.frozen:
+            sums[0] = 0.0
+        return sums.to(ctx.dtype), None, None
+
+
+def take(table: Tensor, index: Tensor | None, frozen: bool = False) -> Tensor:
+    """Rows `index (...)` of `table (U, W)`: `(..., W)`; None for the table as it is. `frozen`: row 0 has no slope."""
+    if index is None:
+        return table
+    if not (torch.is_grad_enabled() and table.requires_grad):
+        return functional.embedding(index, table)
+    return _Take.apply(table, index, frozen)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Nats(torch.autograd.Function):
+    """Linear layer and cross-entropy, the softmax in blocks of rows that fit into a processor's cache.
+
+    A softmax over some hundreds or thousands of tokens is much of what a small model costs, and most of that is memory:
+    logits, probabilities and gradients of every place, each written and read again in fp32. Here a block's gradient is
+    taken while its probabilities are at hand, which a plain sum over places allows.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, closed: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        block = max(16, (1 << 20) // len(weight))
+        ctx: Any, x: Tensor, weight: Tensor, outer: Tensor, targets: Tensor, closed: Tensor | None,
+        index: Tensor | None, outer_index: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        places, size = len(targets), len(weight)
         total = torch.zeros((), device=x.device)
-        right = torch.empty(len(x), dtype=torch.bool, device=x.device)
-        wants_x, wants_weight = ctx.needs_input_grad[:2]
-        slope_x = torch.empty_like(x) if wants_x else None
-        slope_weight = torch.zeros(weight.shape, device=x.device) if wants_weight else None
-        slope_bias = torch.zeros(bias.shape, device=x.device) if wants_weight else None
-        for at in range(0, len(x), block):
-            rows = slice(at, at + block)
-            logits = (x[rows] @ weight.T).float().add_(bias)
-            if closed is not None:
-                logits.masked_fill_(closed[rows], CLOSED)
-            wanted = targets[rows, None]
-            told = logits.gather(1, wanted)
-            right[rows] = (told >= logits.amax(1, keepdim=True))[:, 0]
-            p = logits.log_softmax(1)
-            total -= p.gather(1, wanted).sum()
-            if not wants_x and not wants_weight:
+        right = torch.empty(places, dtype=torch.bool, device=x.device)
+        wanted_x, wanted_weight, wanted_outer = ctx.needs_input_grad[:3]
+        slopes_wanted = wanted_x or wanted_weight or wanted_outer
+        slope_x = torch.empty_like(x) if wanted_x else None
+        slope_weight = torch.zeros(weight.shape, device=x.device) if wanted_weight else None
+        slope_outer = torch.zeros(outer.shape, device=x.device) if wanted_outer else None
+        shared = slope_shared = None  # logits told once to all places that share a row
+        if index is not None:
+            shared = x @ weight.T
+            slope_shared = torch.zeros(shared.shape, device=x.device) if slopes_wanted else None
+        block = max(16, (1 << 18) // size)
+        span = places if index is not None else max(block, (1 << 24) // size // block * block)
+        for begin in range(0, places, span):
+            here = slice(begin, min(begin + span, places))
+            told = x[here] @ weight.T if shared is None else shared
+            for at in range(here.start, here.stop, block):
+                rows = slice(at, min(at + block, here.stop))
+                mine = slice(rows.start - begin, rows.stop - begin)
+                logits = (told[mine] if index is None else told[index[rows]]).float()
+                logits += outer if outer_index is None else outer[outer_index[rows]]
+                if closed is not None:  # by a sum: to fill where there is a mask takes several times as long
+                    logits.add_(closed[rows].view(torch.uint8).float(), alpha=CLOSED)
+                wanted = targets[rows, None]
+                likely, most = logits.gather(1, wanted), logits.amax(1, keepdim=True)
+                right[rows] = (likely >= most)[:, 0]
+                p = logits.sub_(most).clamp_(min=FAINT).exp_()
+                sums = p.sum(1, keepdim=True)
+                total += (sums.log() + most - likely).sum()
+                if not slopes_wanted:
+                    continue
+                p.div_(sums).scatter_add_(1, wanted, torch.full_like(likely, -1.0))
+                if slope_outer is not None and outer_index is not None:
+                    slope_outer.index_add_(0, outer_index[rows], p)
+                elif slope_outer is not None:
+                    slope_outer += p.sum(0)
+                if slope_shared is not None and index is not None:
+                    slope_shared.index_add_(0, index[rows], p)
+                else:
+                    told[mine] = p  # the logits of these rows have been read
+            if not slopes_wanted:
                 continue
-            p.exp_().scatter_add_(1, wanted, torch.full_like(told, -1.0))
-            slope = p.to(x.dtype)
+            slope = told if slope_shared is None else slope_shared.to(x.dtype)
+            kept = here if slope_shared is None else slice(None)
             if slope_x is not None:
-                torch.mm(slope, weight, out=slope_x[rows])
-            if slope_weight is not None and slope_bias is not None:
-                slope_weight += slope.T @ x[rows]
-                slope_bias += p.sum(0)
-        ctx.slopes = slope_x, slope_weight, slope_bias, weight.dtype
+                torch.mm(slope, weight, out=slope_x[kept])
+            if slope_weight is not None:
+                slope_weight += slope.T @ x[kept]
+        ctx.slopes = slope_x, slope_weight, slope_outer, weight.dtype
         ctx.mark_non_differentiable(right)
         return total, right
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, dtype = ctx.slopes
+        x, weight, outer, dtype = ctx.slopes
         by = slopes[0]
         return (
             None if x is None else x * by.to(x.dtype),
             None if weight is None else (weight * by).to(dtype),
-            None if bias is None else bias * by,
-            None,
-            None,
+            None if outer is None else outer * by,
+            *(None,) * 4,
         )
 
 
@@ -179,12 +330,13 @@ class LockedDropout(nn.Module):
         super().__init__()
         self.share = share
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(N, T, W)` to `(N, T, W)`, unchanged in evaluation."""
+    def forward(self, x: Tensor, rows: Tensor | None = None, count: int = 0) -> Tensor:
+        """`(N, T, W)` to `(N, T, W)`, or places `(M, W)` in `rows (M,)` of `count` alike; unchanged in evaluation."""
         if not self.training or self.share == 0:
             return x
-        keep = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.share
-        return x * (keep.to(x.dtype) / (1 - self.share))
+        size = (count,) if rows is not None else (x.shape[0], 1)
+        keep = (torch.rand(*size, x.shape[-1], device=x.device) >= self.share).to(x.dtype) / (1 - self.share)
+        return x * (keep if rows is None else keep[rows])
 
 
 class Residual(nn.Module):
@@ -261,13 +413,3 @@ class TransformerLayer(nn.Module):
         """As `Attention.forward`."""
         mixed, cache = self.attention(self.norm(x), mask, cache)
         return self.feed(x + self.dropout(mixed)), cache
-
-
-def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum of `x (..., T, W)` over T where `mask (..., T)`, in units of 8: `(..., W)`.
-
-    The unit is the same for full and empty bars (8 is the root of a usual count of tokens). Divided by a bar's own
-    count, a kick drum in a full bar would weigh less than one in an empty bar, and adding the mean of a dense style to
-    a sparse piece would whisper it.
-    """
-    return (x * mask.to(x.dtype).unsqueeze(-1)).sum(-2) / 8

@@ -45,6 +45,8 @@ TICKS_PER_BEAT = 480
 
 MAX_NOTES = 1_000_000
 """A piece with more notes is refused; the finale of Beethoven's Ninth has 42,000."""
+MAX_BYTES = 32 << 20
+"""A file that is larger, or an archive that would be, is not read: a million notes take less."""
 MAX_BEATS = 100_000
 """A piece with more quarter notes is refused."""
 MAX_HOURS = 5.0
@@ -150,12 +152,16 @@ def _read_file(source: str | Path, name: str) -> Piece:
     if suffix not in SUFFIXES and not inside:
         kind = f"'{path.suffix}' is not a kind of music file known here" if suffix else "its name has no suffix"
         raise ReadError(path, kind, f"convert it to one of {' '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise ReadError(source, "it is no plain file", "copy its content into one")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ReadError(source, f"{error.strerror or error}".lower(), "check the file's permissions") from error
     if not content:
         raise ReadError(source, "the file is empty", _ANOTHER_COPY)
+    _check_size(len(content), source)
     if suffix in MIDI_SUFFIXES:
         return _from_midi(content, source, name)
     return _from_notation(path, source, name)
@@ -164,12 +170,19 @@ def _read_file(source: str | Path, name: str) -> Piece:
 def _read_content(content: bytes, label: str, name: str) -> Piece:
     if not content:
         raise ReadError(label, "it is empty", "give the content of a MIDI or MusicXML file")
+    _check_size(len(content), label)
     head = content.lstrip()[:400]
     if content[:2] == b"PK":
         return _from_notation(content, label, name, ".mxl")
     if head.removeprefix(b"\xef\xbb\xbf").startswith((b"<?xml", b"<score-", b"<!DOCTYPE")):
         return _from_notation(content, label, name, ".musicxml")
     return _from_midi(content, label, name)
+
+
+def _check_size(size: int, label: str | Path) -> None:
+    """ReadError for more bytes than a piece can have."""
+    if size > MAX_BYTES:
+        raise ReadError(label, f"it has more than {MAX_BYTES >> 20} MB", "give one piece of music, not a recording")
 
 
 def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
@@ -216,7 +229,10 @@ def _from_notation(file: Path | bytes, label: str | Path, name: str, suffix: str
     from seqvae import notation
 
     try:
+        _check_size(notation.unpacked_size(file), label)
         parsed = notation.parse_bytes(file, suffix) if isinstance(file, bytes) else notation.parse(file)
+    except ReadError:
+        raise
     except Exception as error:  # music21 and the parsers below it raise their own, and builtin ones, on bad files
         raise ReadError(label, f"music21 cannot read it ({_plain(error)})", _ANOTHER_COPY) from error
     return _from_stream(parsed, label, name)

@@ -6,6 +6,7 @@ Refuses to know: files (midi.py reads them) and torch. Everything here is numpy.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ _START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = rang
 # the phase after a token of each type; the first is that of special tokens, of which only EOS is ever reached
 _PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE], np.int32)
 
+MOST_STEPS = 384  # of a chunk: tables of what may follow grow with the square
 LEAST = 0.01  # what a pitch class that does not sound at all weighs
 Floats = NDArray[np.float64]
 
@@ -41,9 +43,10 @@ class MidiTokenizer:
     max_tokens = 1024  # several times the fullest bar
 
     def __init__(self, steps_per_beat: int = 12, max_steps: int = 48, common_key: bool = False) -> None:
-        if max_steps % steps_per_beat or max_steps < 4 * steps_per_beat:
+        if max_steps % steps_per_beat or not 4 * steps_per_beat <= max_steps <= MOST_STEPS:
             raise ValueError(
-                f"max_steps {max_steps} is no whole number, four or more, of beats of {steps_per_beat} steps"
+                f"max_steps {max_steps} is no whole number, four or more, of beats of {steps_per_beat} steps, "
+                f"or above {MOST_STEPS}"
             )
         self.steps_per_beat, self.max_steps, self.common_key = steps_per_beat, max_steps, common_key
         self.vocabulary = miditok.REMI(
@@ -83,6 +86,28 @@ class MidiTokenizer:
         # a program is in the bar, a position in its program; notes stand under both, durations under the pitch too
         scopes = {_PROGRAM: 0, _POSITION: 1, _PITCH: 3, _DRUM: 3, _DURATION: 3}
         self.scope = np.array([scopes.get(int(kind), 0) for kind in self._type], np.int32)
+
+    @functools.cached_property
+    def rising(self) -> tuple[Bools, Bools, Bools]:
+        """What may follow by the last value of its kind plus 2, in row 0 nothing: made once, looked up at every step.
+
+        Programs and the end `(130, V)`; positions before a chunk's end `(S + 1, S + 1, V)`; pitches, drums, durations
+        and padding `(4, 129, V)`, the last two whatever the pitch.
+        """
+        kind, value = self._type, self._value
+
+        def after(wanted: int, count: int) -> Bools:
+            rows: Bools = (kind == wanted) & (value > np.arange(-2, count)[:, None])
+            rows[0] = False
+            return rows
+
+        programs = after(_PROGRAM, 129)
+        programs[1:, EOS] = True
+        lengths = np.arange(self.max_steps + 1)
+        positions = after(_POSITION, self.max_steps)[:, None] & (value < lengths[:, None])
+        notes = np.stack([after(_PITCH, 128), after(_DRUM, 128), *np.zeros((2, 130, len(kind)), bool)])
+        notes[2], notes[3, :, PAD] = kind == _DURATION, True
+        return programs, positions, notes
 
     def _table(self, kind: int) -> Ints:
         """Token id by value for one type of token."""
@@ -131,14 +156,14 @@ class MidiTokenizer:
         Pitches are moved back by the `shift` that `encode` moved them by; what leaves 0..127 comes back by an octave.
         """
         rows: list[list[int]] = []
-        for start, tokens in zip(bounds, chunks, strict=False):
+        for start, length, tokens in zip(bounds, np.diff(bounds), chunks, strict=False):
             program = position = -1
             pending: int | None = None
             for kind, value in zip(self._type[tokens], self._value[tokens], strict=True):
                 if kind == _PROGRAM:
                     program, position, pending = int(value), -1, None
                 elif kind == _POSITION:
-                    position, pending = int(value), None
+                    position, pending = (int(value) if value < length else -1), None
                 elif kind == _PITCH and program >= 0 and position >= 0:
                     pending = int(value)
                 elif kind == _DURATION and pending is not None:
@@ -276,6 +301,7 @@ class MidiGrammar:
     def __init__(self, tokenizer: MidiTokenizer) -> None:
         self._type, self._value = tokenizer._type, tokenizer._value
         self._max_steps = tokenizer.max_steps
+        self._tables = tokenizer.rising
 
     def start(self, rows: int, lengths: Ints | None = None) -> Ints:
         """States `(N, 5)`: phase, last program, position and pitch (-1 for none), and chunk length in steps."""
@@ -286,19 +312,16 @@ class MidiGrammar:
 
     def allowed(self, state: Ints) -> Bools:
         """`(N, V)`: programs, positions and pitches rise strictly; positions lie inside the chunk."""
-        phase = state[:, _PHASE, None]
-        program, position, pitch = (state[:, i, None] for i in (_LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH))
-        kind, value = self._type[None], self._value[None]
-        drums = program == 128
-        note_kind = np.where(drums, _DRUM, _PITCH)
+        programs, positions, notes = self._tables
+        phase, program, position, pitch, length = state.T
         ended = phase == _AFTER_NOTE  # a note is complete: anything larger may follow, or the end
-        length = state[:, _LENGTH, None]
-        ok: Bools = ((phase == _START) | ended) & (kind == _PROGRAM) & (value > program)
-        ok |= ((phase == _AFTER_PROGRAM) | ended) & (kind == _POSITION) & (value > position) & (value < length)
-        ok |= ((phase == _AFTER_POSITION) | ended) & (kind == note_kind) & (value > pitch)
-        ok |= (phase == _AFTER_PITCH) & (kind == _DURATION)
-        ok[:, EOS] |= ((phase == _START) | ended)[:, 0]
-        ok[:, PAD] |= state[:, _PHASE] == _DONE
+        ok: Bools = programs[np.where((phase == _START) | ended, program + 2, 0)]
+        ok |= positions[
+            np.where((phase == _AFTER_PROGRAM) | ended, position + 2, 0), np.minimum(length, self._max_steps)
+        ]
+        of = np.where(program == 128, 1, 0)
+        row = np.where((phase == _AFTER_POSITION) | ended, pitch + 2, 0)
+        ok |= notes[np.where(phase == _AFTER_PITCH, 2, np.where(phase == _DONE, 3, of)), row]
         return ok
 
     def advance(self, state: Ints, tokens: Ints) -> Ints:

@@ -18,7 +18,7 @@ from seqvae.config import ModelConfig
 from seqvae.decoder import Decoder, Told
 from seqvae.encoder import Encoder
 from seqvae.latent import Posterior
-from seqvae.layers import Binding, multiplies_bf16
+from seqvae.layers import Binding, Places, multiplies_bf16
 from seqvae.sampling import Grammar, Lean, Sampling, decode, search
 
 PAD = 0  # the id every tokenizer shares
@@ -29,9 +29,9 @@ class Output:
     """What one pass over a batch gives."""
 
     told: Told
-    """`(B, C, T)`: of each token given z and the tokens before it in its chunk."""
+    """Of each token but PAD, given z and the tokens before it in its chunk."""
     bag: Told
-    """`(B, C, T)`: of each token given z and its cue alone."""
+    """Of each token but PAD, given z and its cue alone."""
     posterior: Posterior
     """`(B, D)` twice."""
     z: Tensor
@@ -58,31 +58,40 @@ class SequenceVAE(nn.Module):
         With `fade`, in every other segment the tokens under one value of the first cue field (of music, one instrument
         in one bar) are weakened together by a random share up to it.
         """
-        x = self.decoder.binding.bind(tokens, cues)
+        mask = tokens != PAD
+        x = self.decoder.binding.bind(tokens, cues, mask)
         if fade > 0 and self.cue_sizes:
             under = torch.cat([cues[..., 1:, 0], cues[..., -1:, 0]], -1)  # a program token is under itself
             # the root makes large shares likelier than small ones: what is nearly clear teaches little
             shares = fade * torch.rand(*tokens.shape[:2], self.cue_sizes[0], device=x.device).sqrt().gather(-1, under)
             shares[1::2] = 0
-            x = x * (1 - shares).unsqueeze(-1).to(x.dtype)
-        posterior: Posterior = self.encoder(x, tokens != PAD)
+            x = x * (1 - shares)[mask].unsqueeze(-1).to(x.dtype)
+        posterior: Posterior = self.encoder(x, mask)
         return posterior
 
-    def tell(self, z: Tensor, inputs: Tensor, cues: Tensor, low: bool = False) -> tuple[Told, Told]:
-        """What `z (B, D)` tells of each token `(B, C, T)`, with and without history; `inputs (B, C, T)` are shifted.
+    def tell(
+        self, z: Tensor, inputs: Tensor, cues: Tensor, places: Places | None = None, low: bool = False
+    ) -> tuple[Told, Told]:
+        """What `z (B, D)` tells of each place, with and without history; `inputs (B, C, T)` are the tokens before.
 
-        With `low`, in bf16 throughout, with copies of the weights that are kept: for a search for z alone.
+        All places, or those that `places` found. With `low`, in bf16 throughout, with copies of the weights that are
+        kept: for a search for z alone.
         """
         b, c, t = inputs.shape
         decoder = self._halved() if low else self.decoder
         code = decoder.codes(z.to(decoder.norm.weight.dtype)).view(b * c, -1)
-        told, bag, _ = decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), decoder.start(code))
-        return told.view(b, c), bag.view(b, c)
+        told, bag, _ = decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), decoder.start(code), places)
+        return told, bag
+
+    def places(self, tokens: Tensor, cues: Tensor) -> Places:
+        """Where `tokens (B, C, T)` with `cues (B, C, T, K)` are not PAD, for `tell`."""
+        rows = tokens.flatten(0, 1)
+        return self.decoder.places(rows, cues.flatten(0, 1), rows != PAD)
 
     def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher-forced logits and bag logits `(B, C, T, V)` for `inputs (B, C, T)`, the tokens shifted by one."""
-        told, bag = self.tell(z, inputs, cues)
-        return told.logits(inputs.shape[-1]), bag.logits(inputs.shape[-1])
+        told, bag = (told.logits().view(*inputs.shape, -1) for told in self.tell(z, inputs, cues))
+        return told, bag
 
     @torch.no_grad()
     def write(
@@ -103,7 +112,7 @@ class SequenceVAE(nn.Module):
             if keep is not None:
                 code, cache = code.index_select(0, keep), decoder.select(cache, keep)
             told, cache = decoder.step(code, tokens, cues, cache)
-            return told.logits(1)[:, -1]
+            return told.logits()
 
         rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, lean)
         c = self.config.chunks
@@ -124,5 +133,5 @@ class SequenceVAE(nn.Module):
         """One pass: `source` is what the encoder reads and `inputs` what the decoder is told (both perhaps masked)."""
         posterior = self.encode(source, cues, fade)
         z = posterior.sample() if sample else posterior.mean
-        told, bag = self.tell(z, inputs, cues)
+        told, bag = self.tell(z, inputs, cues, self.places(tokens, cues))
         return Output(told, bag, posterior, z)

@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
+import functools
 import io
+import re
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import music21
 from symusic.core import KeySignatureTick, NoteTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
@@ -44,8 +49,43 @@ _TEMPO = 100.0  # of scores that say none
 _SLOWEST, _FASTEST = 4.0, 1000.0  # quarters a minute that a MIDI file can say and a listener can follow
 
 
+SECONDS = 60.0
+"""How long music21 may work on a score, twice: some go on without an end, as with a metre of 65536/8."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _LateError(BaseException):
+    """No `Exception`, of which music21 lets many pass."""
+
+
+def _limited(work: Callable[P, T]) -> Callable[P, T]:
+    """The same, but TimeoutError after SECONDS; music21 is Python throughout, so that it can be stopped anywhere."""
+
+    @functools.wraps(work)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+        thread, stop = ctypes.c_ulong(threading.get_ident()), ctypes.pythonapi.PyThreadState_SetAsyncExc
+        timer = threading.Timer(SECONDS, lambda: stop(thread, ctypes.py_object(_LateError)))
+        timer.daemon = True
+        timer.start()
+        try:
+            return work(*args, **kwargs)
+        except _LateError:
+            raise TimeoutError(f"it takes longer than {SECONDS:g} s") from None
+        finally:
+            timer.cancel()
+            timer.join()
+            stop(thread, None)  # one that has not come yet has no use any more
+
+    return limited
+
+
+@_limited
 def parse(path: Path) -> Any:
-    """A file as a music21 stream; raises whatever music21 raises."""
+    """A file as a music21 stream; raises whatever music21 raises, and TimeoutError where that takes SECONDS."""
+    if path.suffix.lower() == ".abc":
+        _refuse_long_numbers(path.read_text(encoding="utf-8", errors="replace"))
     if path.suffix != path.suffix.lower():  # music21 knows an archive by its name, and only in small letters
         return parse_bytes(path.read_bytes(), path.suffix.lower())
     reader = m21.converter.Converter()
@@ -56,12 +96,31 @@ def parse(path: Path) -> Any:
     return reader.stream
 
 
+def unpacked_size(file: Path | bytes) -> int:
+    """Bytes of a compressed score when unpacked, as its table of contents has it, which unpacking holds to; else 0."""
+    opened = io.BytesIO(file) if isinstance(file, bytes) else file
+    if not zipfile.is_zipfile(opened):
+        return 0
+    with zipfile.ZipFile(opened) as archive:
+        return sum(one.file_size for one in archive.infolist())
+
+
 def parse_bytes(data: bytes, suffix: str) -> Any:
     """The content of a file of the format that `suffix` names as a music21 stream; raises whatever music21 raises."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "score" + suffix)
         path.write_bytes(data)
         return parse(path)
+
+
+def _refuse_long_numbers(abc: str) -> None:
+    """ValueError for a length, metre or tempo of five digits, of which music21 would make as many bars as memory holds.
+
+    Words are looked over: quoted, in comments, and in fields such as titles and lyrics.
+    """
+    music = re.sub(r'"[^"\n]*"|%.*', "", abc)
+    if re.search(r"^(?:[MLQ]:|(?![A-Za-z]:)).*\d{5}", music, re.MULTILINE):
+        raise ValueError("a number of five digits where lengths, metres and tempos are")
 
 
 def corpus_path(name: str) -> Path:
@@ -105,6 +164,7 @@ class _Timeline:
                 yield start, measures[index]
 
 
+@_limited
 def to_symusic(source: Any) -> ScoreTick:
     """A music21 stream of any kind as a score at `TICKS` a quarter: one track a program, drums on 128's own track.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqvae.config import ObjectiveConfig
 from seqvae.latent import Posterior, floored_kl
-from seqvae.layers import shifted
+from seqvae.layers import Places, shifted
 from seqvae.model import PAD, Output, SequenceVAE
 
 REFINE_RATE, REFINE_DECAY = 0.1, 0.9
@@ -62,27 +62,34 @@ def refine(
     z = posterior.mean.clone()
     first, second = torch.zeros_like(z), torch.zeros_like(z)
     rows = torch.arange(len(z), device=z.device)  # of the segments that go on
-    inputs, closed = shifted(tokens), None if allowed is None else ~allowed
+
+    def asked() -> tuple[Tensor, Places, Tensor, Tensor | None]:
+        """What does not change from step to step."""
+        weight = tokens != PAD
+        closed = None if allowed is None else ~allowed[weight]
+        return shifted(tokens), model.places(tokens, cues), tokens[weight], closed
+
+    inputs, places, targets, closed = asked()
     # the recurrent kernels of CUDA have no backward in evaluation
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for step in range(1, max(config.refine, config.refine_most) + 1):
             here = z[rows].detach().requires_grad_()
-            weight = tokens != PAD
-            told, bag = model.tell(here, inputs, cues, low)
-            nats, right = told.nats(weight, tokens, closed)
+            told, bag = model.tell(here, inputs, cues, places, low)
+            nats, right = told.nats(targets, closed)
             if step <= config.refine:
                 nats = nats + config.refine_beta * here.square().sum() / 2
             if config.bag > 0:
-                nats = nats + config.bag * bag.nats(weight, tokens, closed)[0]
+                nats = nats + config.bag * bag.nats(targets, closed)[0]
             (slope,) = torch.autograd.grad(nats, here)
             if step > config.refine:
                 wrong = torch.zeros(len(rows), dtype=torch.bool, device=z.device)
-                wrong[weight.nonzero()[:, 0][~right]] = True
+                wrong[(tokens != PAD).nonzero()[:, 0][~right]] = True
                 rows, slope = rows[wrong], slope[wrong]
                 if not len(rows):
                     break
-                tokens, inputs, cues = tokens[wrong], inputs[wrong], cues[wrong]
-                closed = None if closed is None else closed[wrong]
+                tokens, cues = tokens[wrong], cues[wrong]
+                allowed = None if allowed is None else allowed[wrong]
+                inputs, places, targets, closed = asked()
             with torch.no_grad():
                 first[rows] = first[rows].lerp(slope, 1 - REFINE_DECAY)
                 second[rows] = second[rows].lerp(slope.square(), 1 - REFINE_DECAY)
@@ -166,15 +173,15 @@ def loss(
     fade = config.fade if training else 0.0
     output: Output = model(tokens, cues, source, inputs, not config.autoencoder, fade)
     weight = tokens != PAD
-    closed = None if allowed is None else ~allowed
-    reconstruction, right = output.told.nats(weight, tokens, closed)
+    targets, closed = tokens[weight], None if allowed is None else ~allowed[weight]
+    reconstruction, right = output.told.nats(targets, closed)
     kl = output.posterior.kl()
     beta = beta_at(config, step)
     here = kl.detach().mean(0)
     level = kl if whole is None else kl + (whole(here) - here)  # the part's slopes at the batch's average
     charged = reconstruction + beta * len(tokens) * charged_kl(level, config)
     if config.bag > 0 and training:
-        charged = charged + config.bag * output.bag.nats(weight, tokens, closed)[0]
+        charged = charged + config.bag * output.bag.nats(targets, closed)[0]
     return Loss(
         total=charged / len(right),
         reconstruction=float(reconstruction.detach()) / len(tokens),

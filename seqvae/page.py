@@ -17,7 +17,7 @@ from typing import Any
 from seqvae import sound
 from seqvae.errors import SeqVAEError
 from seqvae.midi import Piece
-from seqvae.roll import in_seconds
+from seqvae.roll import colours, in_seconds, programs
 
 MAX_MINUTES = 10.0
 """Of sound in one page: some 64 kB a second."""
@@ -40,6 +40,7 @@ def page(title: str, about: str, takes: Sequence[tuple[str, Any, Piece]]) -> str
     if total > 60 * MAX_MINUTES:
         minutes = f"{total / 60:,.0f} minutes"
         raise SeqVAEError(f"cannot put {minutes} of sound into one page: {MAX_MINUTES:g} is the most; use --wav")
+    tints = colours(program for _, score, _ in takes for program in programs(score))
     data = {
         "title": title,
         "about": about,
@@ -47,7 +48,7 @@ def page(title: str, about: str, takes: Sequence[tuple[str, Any, Piece]]) -> str
             {
                 "title": name,
                 "sound": base64.b64encode(sound.render(score, small=True)).decode(),
-                **in_seconds(score, frame),
+                **in_seconds(score, frame, tints),
             }
             for name, score, frame in takes
         ],

@@ -1,15 +1,14 @@
 """Pictures: piano rolls, the map of a model's styles, effect against amount, training curves.
 
-Knows matplotlib, colours that colour-blind people tell apart, and what a model's `metrics.json` and a run's `log.jsonl`
-hold. Refuses to know where pieces, models and figures come from, and files. No state is kept: every function makes a
+Knows matplotlib, and what a model's `metrics.json` and a run's `log.jsonl` hold. Refuses to know where pieces, models
+and figures come from, which colour an instrument has (roll.py), and files. No state is kept: every function makes a
 figure of its own, and none opens a window.
 """
 
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,15 +23,13 @@ from PIL import Image
 from seqvae import midi
 from seqvae.errors import SeqVAEError
 from seqvae.midi import DRUMS, DURATION, ONSET, PITCH, PROGRAM, Piece
+from seqvae.roll import DRUM_COLOUR, colours, shade
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seqvae.plane import Plane
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#332288")
-"""Of Okabe and Ito (2008), without black and yellow; the last is of Tol (2021)."""
-DRUM_COLOUR = "#555555"
 INK, SOFT, LINE, KEYS = "#22262b", "#62676f", "#d8d4cc", "#f4f2ed"
 DPI = 150
 NAMED = 12
@@ -53,28 +50,6 @@ def png(figure: Figure) -> bytes:
 
 
 # --- piano rolls ------------------------------------------------------------------------------------------------------
-
-
-def colours(programs: Iterable[int]) -> dict[int, str]:
-    """A colour for each of the programs of notes, drums last: the first colour is of the program with most notes.
-
-    Drums are grey. Where there are more programs than colours, a colour comes again, lighter.
-    """
-    counted = Counter(sorted(programs))
-    drums = counted.pop(DRUMS, 0)
-    found = {program: shade(i) for i, (program, _) in enumerate(counted.most_common())}
-    return found | ({DRUMS: DRUM_COLOUR} if drums else {})
-
-
-def shade(number: int) -> str:
-    """The colour of that number, from 0."""
-    return _lighter(COLOURS[number % len(COLOURS)], number // len(COLOURS))
-
-
-def _lighter(colour: str, times: int) -> str:
-    """A colour mixed with white, so often."""
-    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 - (255 - value) * 0.55**times):02x}" for value in channels)
 
 
 def roll(pieces: Sequence[tuple[str, Piece]], *, stacked: bool = False) -> Figure:

@@ -10,27 +10,29 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seqvae import checkpoint, distributed
+from seqvae import checkpoint, distributed, files
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
 from seqvae.dataset import Batches, Ints, Split, TokenData
 from seqvae.distributed import Part, clip, divide, like, sharded, whole
 from seqvae.errors import ConfigError, SeqVAEError
-from seqvae.layers import TransformerLayer, multiplies_bf16
+from seqvae.layers import Residual, TransformerLayer, multiplies_bf16
 from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import Loss, loss
 from seqvae.validation import told
-from seqvae.vocabulary import Tokenizer
+from seqvae.vocabulary import Tokenizer, spelling
 
 Report = Callable[[str], None]
+LOWER = "the state saved last is as it was, resume with a lower train.learning_rate"
 
 
 def rate_at(config: TrainConfig, step: int) -> float:
@@ -49,6 +51,14 @@ def half_precision(config: TrainConfig, device: torch.device) -> bool:
     return multiplies_bf16(device)
 
 
+def _logged(line: str) -> float:
+    """The step that a line of the log tells of; infinite for half a line."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, LookupError, TypeError):
+        return math.inf
+
+
 @dataclass
 class Progress:
     """Where a run is; saved with its state."""
@@ -61,6 +71,8 @@ class Progress:
     """Largest mutual information that a validation found, in nats."""
     settled: bool = False
     """It has stopped to rise, and the encoder is updated with the rest (He et al. 2019)."""
+    recent: list[list[float]] = field(default_factory=list)
+    """Figures of the steps that no line of the log has told of yet."""
 
 
 class Run:
@@ -112,17 +124,22 @@ class Run:
                 yield f"optimizer.{i}.{j}.", named[name]
 
     def save_state(self) -> None:
-        """Everything a resumed run needs, in any number of processes; to the bit in as many."""
+        """Everything a resumed run needs, in any number of processes; to the bit in as many.
+
+        Raises SeqVAEError, and leaves the state that is there, when a weight is no number any more.
+        """
         tensors: dict[str, Tensor] = {f"model.{k}": whole(v).cpu() for k, v in self.model.state_dict().items()}
         for prefix, parameter in self._states():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[prefix + key] = whole(value).cpu()
+        self._check_finite(tensors.values())
         if self.ranks.rank:
             return
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
         about = {"progress": json.dumps(self.progress.__dict__), "recipe": json.dumps(to_dict(self.recipe))}
+        about["spelling"] = spelling(self.tokenizer)
         checkpoint.save_tensors(tensors, about, self.folder / "state.safetensors")
 
     def load_state(self) -> None:
@@ -130,8 +147,17 @@ class Run:
         # read once: the other machines need not see the folder
         path = self.folder / "state.safetensors"
         tensors, about = self.ranks.from_first(lambda: checkpoint.load_tensors(path))
+        try:
+            self._take(tensors, about)
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{path}: is no state of this run ({reason}); choose another --out") from error
+
+    def _take(self, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+        """Weights, optimizer, generators and progress of a state."""
         before = from_dict(Recipe, json.loads(about["recipe"]), "state")
-        if (before.model, before.tokenizer) != (self.recipe.model, self.recipe.tokenizer):
+        same = about.get("spelling") in (None, spelling(self.tokenizer))  # None: of an earlier version
+        if (before.model, before.tokenizer) != (self.recipe.model, self.recipe.tokenizer) or not same:
             raise ConfigError(f"{self.folder}: was trained with another model or tokenizer; choose another --out")
         weights = self.model.state_dict()
         self.model.load_state_dict({k: like(tensors[f"model.{k}"], v) for k, v in weights.items()})
@@ -157,7 +183,7 @@ class Run:
         it spells otherwise.
         """
         before = self.ranks.from_first(lambda: checkpoint.load(name))
-        if (before.tokenizer.kind, before.model.vocab_size) != (self.tokenizer.kind, self.model.vocab_size):
+        if spelling(before.tokenizer) != spelling(self.tokenizer):
             raise ConfigError(f"{name}: spells its pieces otherwise; leave out --start, or take its tokenizer")
         known, fits = before.model.state_dict(), 0
         weights = {}
@@ -184,11 +210,31 @@ class Run:
         if self.ranks.rank == 0:
             checkpoint.save(Checkpoint(self.recipe, model, self.tokenizer), self.folder / "best")
 
+    def _check_finite(self, tensors: Iterable[Tensor]) -> None:
+        """Raises SeqVAEError where a weight, or what the optimizer keeps of it, is no number any more."""
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise SeqVAEError(f"step {self.progress.step}: there are weights that are no numbers any more; {LOWER}")
+
+    def cut_log(self) -> None:
+        """Take out of the run's log what was logged after the state that it goes on from: that comes again."""
+        path = self.folder / "log.jsonl"
+        if self.ranks.rank or not path.exists():
+            return
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if _logged(line) <= self.progress.step]
+        if kept != lines:
+            with files.whole(path) as part:
+                part.write_text("".join(kept))
+
     def log(self, kind: str, figures: dict[str, float]) -> None:
         """Append one line to the run's log."""
         if self.ranks.rank == 0:
-            with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"kind": kind, **{k: round(float(v), 6) for k, v in figures.items()}}) + "\n")
+            path = self.folder / "log.jsonl"
+            try:
+                with path.open("a") as file:
+                    file.write(json.dumps({"kind": kind, **{k: round(float(v), 6) for k, v in figures.items()}}) + "\n")
+            except OSError as error:
+                raise SeqVAEError(f"{path}: cannot be written ({error}); free some space, and --resume") from error
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -265,6 +311,17 @@ class Run:
         reconstruction, kl, accuracy = figures[1:4].tolist()
         return Loss(figures[0], reconstruction, kl, result.beta, accuracy, figures[4:])
 
+    def compile(self) -> None:
+        """Have the feed-forward and transformer blocks compiled, where `train.compile` asks for it.
+
+        For batches of any shape. They are what gains: to compile the whole model takes many times as long, and finding
+        places, the LSTM and the softmax run as without.
+        """
+        if self.recipe.train.compile:
+            for block in self.model.modules():
+                if isinstance(block, Residual | TransformerLayer):
+                    block.compile(dynamic=True, options={"fallback_random": True})  # the noise of the plain model
+
     def restart_decoder(self) -> None:
         """Give the decoder fresh weights, but for the embeddings and keys that the encoder reads with."""
         with self._fork():
@@ -296,7 +353,8 @@ class Run:
             result = self.gradient(self.batches.strangers(count, rng))
             for parameter in self.model.decoder.parameters():
                 parameter.grad = None  # the optimizer passes over what has none
-            clip(self.model.encoder.parameters(), self.recipe.train.clip)
+            norm = clip(self.model.encoder.parameters(), self.recipe.train.clip)
+            self._check(result, norm, "segments drawn for the encoder to lead by")
             self.optimizer.step()
             losses.append(float(result.total.detach()))
             if len(losses) == 10:
@@ -307,6 +365,11 @@ class Run:
     def step(self, tokens: Ints) -> Loss:
         """One optimizer step; raises SeqVAEError, before any weight moves, when loss or gradient is not finite."""
         config, progress = self.recipe.train, self.progress
+        if (largest := int(tokens.max(initial=0))) >= self.tokenizer.vocab_size:
+            raise SeqVAEError(
+                f"{self.folder}: its shards hold token {largest}, and the vocabulary has {self.tokenizer.vocab_size}; "
+                "make them again with this tokenizer, in another --out"
+            )
         # what is random about a batch follows from its place, so that a resumed run draws the same
         rng = np.random.default_rng([config.seed, progress.epoch, progress.position])
         if rng.random() < config.mix:
@@ -325,15 +388,26 @@ class Run:
         self.set_rate()
         result = self.gradient(tokens)
         norm = clip(self.model.parameters(), config.clip)
-        total = float(result.total.detach())
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise SeqVAEError(
-                f"step {progress.step}: the loss is {total} and its gradient's norm {norm} at batch "
-                f"{progress.position} of epoch {progress.epoch}; the state saved last is as it was, resume with a "
-                "lower train.learning_rate"
-            )
+        self._check(result, norm)
         self.optimizer.step()
         return result
+
+    def _check(self, result: Loss, norm: float, where: str = "") -> None:
+        """Raises SeqVAEError when a loss or its gradient's norm is not finite; names the batch, unless told `where`."""
+        total, progress = float(result.total.detach()), self.progress
+        if math.isfinite(total) and math.isfinite(norm):
+            return
+        if not where:
+            rows, _ = next(islice(self.batches.epoch(progress.epoch), progress.position - 1, None))
+            pieces = np.unique(rows).tolist()
+            more = f" and {len(pieces) - 10} more" if len(pieces) > 10 else ""
+            where = (
+                f"batch {progress.position} of epoch {progress.epoch}, which holds pieces "
+                f"{', '.join(map(str, pieces[:10]))}{more} (from 0, as they were read)"
+            )
+        raise SeqVAEError(
+            f"step {progress.step}: the loss is {total} and its gradient's norm {norm} at {where}; {LOWER}"
+        )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -346,6 +420,7 @@ class Run:
         shown: dict[int, Ints] = {}  # some tokens, and the number of the first of them
         seen = 0
         model = self.whole_model().eval()
+        self._check_finite(model.state_dict().values())
         with self._fork():
             torch.manual_seed(0)
             for rows, firsts in self.held_out.some(self.recipe.train.validation_segments):

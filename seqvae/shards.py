@@ -19,7 +19,7 @@ from seqvae.config import Recipe, TokenizerConfig, from_dict, to_dict
 from seqvae.dataset import ShardWriter, TokenData, fetched
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.tokenizer import load_tokenizer, make
-from seqvae.vocabulary import Tokenizer
+from seqvae.vocabulary import Tokenizer, spelling
 
 Report = Callable[[str], None]
 Source = tuple[str, str, Any]  # style, group and the piece itself
@@ -53,20 +53,26 @@ def prepare(
             "the first process has made token shards there, and this machine does not see them",
             "let all machines see one file system, or give the address of a copy of that folder as --data",
         )
-    kept = folder / "tokenizer"
+    kept, ready = folder / "tokenizer", (folder / "index.json").exists()
     if tokenizer is not None:
         spelled = load_tokenizer(tokenizer)
-    elif kept.exists() or made is not None:
+    elif ready:
         spelled = load_tokenizer(kept)
     else:
         known = (piece for *_, piece in pieces())
         spelled = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if recipe.tokenizer.kind == "text" else known)
+    if tokenizer is not None and ready and kept.exists() and spelling(load_tokenizer(kept)) != spelling(spelled):
+        raise ConfigError(
+            f"{tokenizer}: spells otherwise than the shards in {folder}; leave it out, or choose another --out"
+        )
     if spelled.kind != recipe.tokenizer.kind:
         raise ConfigError(f"{tokenizer}: spells {spelled.kind}, and the recipe wants {recipe.tokenizer.kind}")
-    shards = tokenize(recipe, pieces(), spelled, folder)
-    if made is None and not kept.exists():
-        spelled.save(kept)
-    return shards, spelled, skipped
+    try:
+        if made is None and not (ready and kept.exists()):  # what was left without an index counts for nothing
+            spelled.save(kept)
+        return tokenize(recipe, pieces(), spelled, folder), spelled, skipped
+    except OSError as error:
+        raise SeqVAEError(f"{folder}: cannot be written ({error}); free some space or choose another --out") from error
 
 
 def _made_before(data: Sequence[str | Path]) -> Path | None:

@@ -6,12 +6,14 @@ Knows: the arithmetic of section 6 of the design. Refuses to know: how a piece w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,12 @@ from seqvae.errors import StyleError
 
 Method = Literal["mean", "discriminant", "transport"]
 SHRINKAGE = 0.1
+PAIRS = 24  # sums of two pieces that are kept of a style
+ROW = 4  # segments of each
+FEW = 8  # pieces, and a Gaussian draws as well
+SHARE = 0.3  # of a second sum in a draw
 RANK = 128  # directions of a covariance that are kept on disk
+MOST = 1 << 28  # numbers of all covariances that are unpacked from one file
 
 
 Figure = tuple[float, float, float]
@@ -61,6 +68,9 @@ class Style:
     """Where they came from."""
     persistence: float = 0.0
     """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
+    sums: Tensor | None = None
+    """`(K, S, D)`: where pairs of its pieces lie, less the mean, added and divided by the root of 2: S segments in a
+    row of each. No piece alone is among them. None where pieces are single segments, or too few."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
     """What the vector to this style does, by the name of the style that it starts from, where that was measured."""
 
@@ -87,7 +97,22 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
     pairs = [((z[:-1] - mean) * (z[1:] - mean)).sum() / (len(z) - 1) for z in pieces if len(z) > 1]
     spread = covariance.trace().clamp(min=1e-12)
     persistence = float((torch.stack(pairs).mean() / spread).clamp(0, 1)) if pairs else 0.0
-    return Style(mean.float(), covariance.float(), len(pieces), source, persistence)
+    return Style(mean.float(), covariance.float(), len(pieces), source, persistence, pair(pieces, mean))
+
+
+def pair(pieces: Sequence[Tensor], mean: Tensor) -> Tensor | None:
+    """`Style.sums` of pieces `(S, D)`: of PAIRS of them at most, each with one from the other half of all.
+
+    Pieces shorter than ROW segments begin again. None for fewer than FEW pieces of more than one segment.
+    """
+    longer = [z - mean for z in pieces if len(z) > 1]
+    if len(longer) < FEW:
+        return None
+    half = len(longer) // 2
+    chosen = np.unique(np.linspace(0, half - 1, min(PAIRS, half)).round().astype(int)).tolist()
+    row = torch.arange(ROW)
+    sums = [longer[i][row % len(longer[i])] + longer[half + i][row % len(longer[half + i])] for i in chosen]
+    return (torch.stack(sums) / 2**0.5).float()
 
 
 def vector(source: Style | Tensor, target: Style) -> Tensor:
@@ -138,7 +163,8 @@ def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
     """
     pooled = (source.covariance + target.covariance).double() / 2
     between = vector(source, target).double()
-    w = torch.linalg.solve(pooled + 1e-6 * pooled.diagonal().mean() * torch.eye(len(pooled)), between)
+    pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
+    w = torch.linalg.solve(pooled, between)
     if not between @ w > 0:  # from a style to itself there is no way to go
         return torch.zeros(len(z), dtype=z.dtype)
     place = (z.double() - source.mean) @ w / (between @ w)
@@ -184,17 +210,33 @@ def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
 
 
 def draw(style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-    """Latent vectors `(segments, D)` of a new piece: N(mean, temperature^2 covariance), each leaning on the one before.
+    """Latent vectors `(segments, D)` of a new piece, from the mean as far as `temperature` says.
 
-    z_1 is drawn from the Gaussian, then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence,
-    so that every segment has the style's distribution and neighbours belong together as they do in its pieces.
+    Where a style has `sums`, one of them and some SHARE of another, in the measure that leaves the spread as it is: a
+    draw is a mixture of four pieces, and what belongs together in time stays together. After ROW segments it begins
+    again with another companion. This is the exemplar prior (Norouzi et al. 2020) with sums in place of pieces.
+
+    Else from N(mean, temperature^2 covariance), each segment leaning on the one before: z_1 is drawn from the Gaussian,
+    then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence, so that every segment has the
+    style's distribution and neighbours belong together as they do in its pieces. A Gaussian of many dimensions knows
+    little of which notes sound together; docs/experiments.md has both measured.
     """
+    if style.sums is not None:
+        return style.mean + temperature * _joined(style.sums, segments, generator)
     noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ style.root * temperature
     r = style.persistence
     steps = [noise[0]]
     for k in range(1, segments):
         steps.append(r * steps[-1] + (1 - r * r) ** 0.5 * noise[k])
     return (style.mean + torch.stack(steps)).float()
+
+
+def _joined(sums: Tensor, segments: int, generator: torch.Generator) -> Tensor:
+    """`(segments, D)`: one of `sums (K, S, D)`, and with it another, a new one each time it begins again."""
+    first, *others = torch.randperm(len(sums), generator=generator).tolist()
+    count = -(-segments // sums.shape[1])
+    rows = [(1 - SHARE) * sums[first] + SHARE * sums[others[i % len(others)]] for i in range(count)]
+    return torch.cat(rows)[:segments] / math.hypot(1 - SHARE, SHARE)
 
 
 def pack(styles: Mapping[str, Style]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -211,26 +253,47 @@ def pack(styles: Mapping[str, Style]) -> tuple[dict[str, Tensor], dict[str, str]
         left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
         mean = style.mean.float().clone()  # a file of tensors takes none twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
+        if style.sums is not None:
+            tensors[f"{name}.sums"] = style.sums.half()
         facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
         effects = {source: asdict(effect) for source, effect in style.effects.items()}
         about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
     return tensors, about
 
 
-def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str, Style]:
-    """Styles from what `pack` gave; raises StyleError where something is missing."""
+def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: int | None = None) -> dict[str, Style]:
+    """Styles from what `pack` gave; raises StyleError for what is missing, is no number, or has not so many dimensions.
+
+    A covariance is far larger than what is kept of it: how large is looked at before any is made.
+    """
     styles = {}
+    sizes = [tensors[key].numel() for key in tensors if key.endswith(".mean")]
+    if sum(size**2 for size in sizes) > MOST:
+        raise StyleError(f"{len(sizes)} styles of {max(sizes):,} dimensions are too large; write fewer into one file")
     try:
         for name, text in about.items():
             facts = json.loads(text)
             factors, left = tensors[f"{name}.factors"].float(), tensors[f"{name}.variances"].float()
             mean = tensors[f"{name}.mean"].float()
-            if not (len(factors) == len(left) == len(mean)):
+            if dimensions is not None and mean.shape != (dimensions,):
+                raise StyleError(
+                    f"style '{name}' has {mean.numel()} dimensions, the model {dimensions}; fit it with this model"
+                )
+            if factors.shape[:-1] != mean.shape or left.shape != mean.shape or mean.ndim != 1:
                 raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
+            if not (all(part.isfinite().all() for part in (mean, factors, left)) and (left >= 0).all()):
+                raise StyleError(f"style '{name}': holds what is no number, or no variance; fit it again")
+            sums = tensors[f"{name}.sums"].float() if f"{name}.sums" in tensors else None
+            if sums is not None and (
+                sums.ndim != 3 or len(sums) < 2 or not sums.shape[1] or sums.shape[2:] != mean.shape
+            ):
+                raise StyleError(f"style '{name}': its sums of pieces have another size than its mean; fit it again")
+            if sums is not None and not sums.isfinite().all():
+                raise StyleError(f"style '{name}': its sums of pieces hold what is no number; fit it again")
             covariance = factors @ factors.T + left.diag()
             told = facts["count"], facts["source"], facts["persistence"]
             effects = {source: _effect(found) for source, found in facts.get("effects", {}).items()}
-            styles[name] = Style(mean, covariance, *told, effects)
+            styles[name] = Style(mean, covariance, *told, sums, effects)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
     return styles
@@ -250,11 +313,8 @@ def save(styles: Mapping[str, Style], path: Path) -> None:
 
 def load(path: Path, dimensions: int | None = None) -> dict[str, Style]:
     """Read styles that `save` wrote; raises StyleError if they were fitted in a space of another size."""
-    styles = unpack(*load_tensors(path))
-    for name, style in styles.items():
-        if dimensions is not None and len(style.mean) != dimensions:
-            raise StyleError(
-                f"{path}: style '{name}' has {len(style.mean)} dimensions, the model {dimensions}; "
-                "fit it with this model"
-            )
-    return styles
+    tensors, about = load_tensors(path)
+    try:
+        return unpack(tensors, about, dimensions)
+    except StyleError as error:
+        raise StyleError(f"{path}: {error}") from error

@@ -8,8 +8,10 @@ so that lines out are as many as lines in.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -17,6 +19,8 @@ from typing import BinaryIO
 from seqvae.errors import ReadError
 
 _BOM = b"\xef\xbb\xbf"
+LONGEST = 16 << 20
+"""Bytes of a line at most: what unpacks to one that is longer is no text."""
 _ENDINGS = {"txt", "text", "gz"}  # parts of a file's name that say nothing about what is in it
 
 
@@ -24,7 +28,7 @@ def read_lines(source: str | PathLike[str] | BinaryIO) -> Iterator[str]:
     """The lines of a text file (`.gz` too) or of a binary stream, without their ends, each as soon as it is there.
 
     Bytes that are no UTF-8 become U+FFFD. Raises ReadError at once for a file that cannot be opened, and on the way for
-    one that breaks off.
+    one that breaks off or has a line of more than LONGEST bytes.
     """
     if not isinstance(source, (str, PathLike)):
         return _lines(source, "the stream")
@@ -51,8 +55,11 @@ def _closing(file: BinaryIO, path: Path) -> Iterator[str]:
 def _lines(stream: BinaryIO, name: str | PathLike[str]) -> Iterator[str]:
     """The lines of a binary stream; `name` is for the error."""
     first = True
+    file = isinstance(stream, io.IOBase)  # what arrives bit by bit has lines of its own
     try:
-        for line in stream:
+        for line in iter(partial(stream.readline, LONGEST + 1), b"") if file else stream:
+            if len(line) > LONGEST:
+                raise ReadError(name, f"a line of more than {LONGEST >> 20} MB", "divide it into lines, one piece each")
             if first:
                 line, first = line.removeprefix(_BOM), False
             if line.endswith(b"\n"):

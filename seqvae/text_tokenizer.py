@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ MODEL = "sentencepiece.model"
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>")
 LEAST = len(SPECIAL) + 256 + 1  # every byte, and the space
 _SHORTEST = 5  # tokens of a chunk: the four bytes of one letter, and EOS
+_LONG = 1 << 19  # letters: a line with more is spelled in parts
 _PART = 1000  # letters: the trainer passes over lines of more than 4,192 bytes
 # Never part of a learned piece: signs that the trainer keeps for itself (it passes over lines that hold some of them),
 # and the ends of lines, which the grammar can then forbid without forbidding anything else.
@@ -155,7 +157,16 @@ class TextTokenizer(Uncued):
 
     def encode_all(self, lines: Sequence[str]) -> list[list[Ints]]:
         """As `encode`, for many lines at once: some 100,000 short sentences a second."""
-        whole = [f" {line}" if line else "" for line in lines]
+        if max(map(len, lines), default=0) > _LONG:
+            return [self._in_parts(line) if len(line) > _LONG else self.encode(line) for line in lines]
+        return self._spelled([f" {line}" if line else "" for line in lines])
+
+    def _in_parts(self, line: str) -> list[Ints]:
+        """A line of which all tokens at once, a hundred bytes each on the way, would fill the memory."""
+        return [chunk for part in _parts(line, _LONG) for chunk in self._spelled([part])[0]]
+
+    def _spelled(self, whole: Sequence[str]) -> list[list[Ints]]:
+        """The chunks of lines that have their space before them, or of parts of one."""
         wanted = [_utf8(line) for line in whole]
         plain = iter(self._pieces.encode([line for line in whole if SPACE not in line], num_threads=1))
         out: list[list[Ints]] = []
@@ -178,30 +189,38 @@ class TextTokenizer(Uncued):
             return [np.array([*ids, EOS], np.int32)]
         tokens = np.array(ids, np.int32)
         opens, inside = self._opens[tokens], self._inside[tokens]
+        # for every place the latest one up to it that is before a word, and that is between two characters
+        places = np.arange(len(tokens))
+        words = np.maximum.accumulate(np.where(opens, places, 0))
+        letters = np.maximum.accumulate(np.where(inside, 0, places))
+        ends = [0]
+        while len(tokens) - ends[-1] >= self.max_tokens:
+            last = ends[-1] + self.max_tokens - 1
+            # before a word where there is one, else between two characters; bytes of one are four at most
+            ends.append(int(words[last]) if words[last] > ends[-1] else int(letters[last]))
         out: list[Ints] = []
-        start = 0
-        while len(tokens) - start >= self.max_tokens:
-            # the latest place before a word, else the latest between two characters; bytes of one are four at most
-            places = slice(start + 1, start + self.max_tokens)
-            words = np.flatnonzero(opens[places])
-            end = start + 1 + int(words[-1] if len(words) else np.flatnonzero(~inside[places])[-1])
-            out.append(np.append(tokens[start:end], np.int32(EOS)))
-            start = end
-        return [*out, np.append(tokens[start:], np.int32(EOS))]
+        for start, end in pairwise([*ends, len(tokens)]):
+            chunk = np.empty(end - start + 1, np.int32)
+            chunk[:-1], chunk[-1] = tokens[start:end], EOS
+            out.append(chunk)
+        return out
 
     def decode_text(self, chunks: Sequence[Ints]) -> str:
         """The line that chunks spell; bytes that are no UTF-8 become U+FFFD.
 
         What follows the EOS of a chunk is not read. Raises TokenizerError for ids outside of the vocabulary.
         """
-        ids = [i for chunk in chunks for i in _until_the_end(chunk)]
+        spelled = b"".join(self._bytes(_until_the_end(chunk)) for chunk in chunks)
+        return spelled.decode(errors="replace").removeprefix(" ")
+
+    def _bytes(self, ids: list[int]) -> bytes:
+        """What tokens spell; raises TokenizerError for ids outside of the vocabulary."""
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise TokenizerError(
                 f"tokens outside of the vocabulary of {self.vocab_size}: {min(ids)} to {max(ids)}; "
                 "decode with the tokenizer that encoded them"
             )
-        text = b"".join(map(self._surface.__getitem__, ids)).decode(errors="replace")
-        return text.removeprefix(" ")
+        return b"".join(map(self._surface.__getitem__, ids))
 
     def token_text(self, token: int) -> str:
         """One token to be shown: what it spells, a byte as ``<0xNN>``, a special one by its name."""
@@ -227,14 +246,14 @@ def _utf8(line: str) -> bytes:
         ) from error
 
 
-def _parts(line: str) -> Iterator[str]:
-    """A line for the trainer, a space before it, in parts that it does not pass over; cut before spaces if possible."""
+def _parts(line: str, most: int = _PART) -> Iterator[str]:
+    """A line, a space before it, in parts of so many letters at most; cut before spaces if possible."""
     _utf8(line)
     line = f" {line}"
     start = 0
-    while len(line) - start > _PART:
-        end = line.rfind(" ", start + 1, start + _PART)
-        end = end if end > 0 else start + _PART
+    while len(line) - start > most:
+        end = line.rfind(" ", start + 1, start + most)
+        end = end if end > 0 else start + most
         yield line[start:end]
         start = end
     yield line[start:]

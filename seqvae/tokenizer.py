@@ -7,12 +7,11 @@ line in each function.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from seqvae.config import TokenizerConfig
+from seqvae.config import TokenizerConfig, read
 from seqvae.errors import CheckpointError, TokenizerError
 from seqvae.vocabulary import Tokenizer
 
@@ -41,7 +40,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`; raises CheckpointError where there is none that we know."""
     path = folder / "tokenizer.json"
     try:
-        settings = dict(json.loads(path.read_text()))
+        settings = dict(read(path))
         kind = settings.pop("kind")
         if kind == "midi":
             from seqvae.midi_tokenizer import MidiTokenizer

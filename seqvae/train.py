@@ -50,6 +50,13 @@ def train(
     the first alone writes there. Raises SeqVAEError when `folder` holds a run and `resume` is
     False, when another run trains there, and when the loss is no longer a number.
     """
+    with _held(folder):
+        return _train(recipe, data, tokenizer, folder, resume, start, report)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The lock of a run's folder, which the first of several processes holds for all."""
     with contextlib.ExitStack() as held:
 
         def hold() -> None:
@@ -57,8 +64,7 @@ def train(
             held.enter_context(_alone(folder))
 
         distributed.join().from_first(hold)
-        tell = report if distributed.join().rank == 0 else lambda _: None
-        return _train(recipe, data, tokenizer, folder, resume, start, tell)
+        yield
 
 
 @contextlib.contextmanager
@@ -82,6 +88,7 @@ def _train(
     report: Report,
 ) -> Path:  # fmt: skip
     keep_memory()
+    report = report if distributed.join().rank == 0 else lambda _: None
     run = Run(recipe, data, tokenizer, folder, report)
     config, progress, ranks = recipe.train, run.progress, run.ranks
     if ranks.from_first((folder / "state.safetensors").exists):
@@ -93,13 +100,12 @@ def _train(
     elif start is not None:
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
+    run.cut_log()
     parameters = sum(p.numel() for p in run.model.parameters())
     where = run.device.type + (f" in {ranks.count} processes" if ranks.count > 1 else "")
     report(f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
            f"{len(run.batches)} pieces to train on")  # fmt: skip
-    if config.compile:
-        run.model.compile()
-    recent: list[tuple[float, ...]] = []
+    run.compile()
     started, tokens_seen = time.monotonic(), 0
     bar = tqdm(
         total=config.steps, initial=progress.step, unit="step", smoothing=0.02, disable=True if ranks.rank else None
@@ -110,11 +116,11 @@ def _train(
         count = int((tokens != 0).sum())
         result = run.step(tokens)
         tokens_seen += count
-        recent.append((result.reconstruction, result.kl, result.accuracy, result.beta))
+        progress.recent.append([result.reconstruction, result.kl, result.accuracy, result.beta])
         bar.update()
         if progress.step % 100 == 0:
-            reconstruction, kl, accuracy, beta = np.mean(recent, 0)
-            recent.clear()
+            reconstruction, kl, accuracy, beta = np.mean(progress.recent, 0).tolist()
+            progress.recent.clear()
             seconds = time.monotonic() - started
             line = {
                 "step": progress.step, "loss": reconstruction + beta * kl, "reconstruction": reconstruction,
@@ -159,13 +165,14 @@ def train_from(
     all. Raises SeqVAEError as `train` and `prepare` do.
     """
     ranks = distributed.join()
-    prepared, spelled, skipped = ranks.by_turns(
-        lambda: shards.prepare(
-            recipe, data, folder / "data", tokenizer=tokenizer, report=report, make_them=ranks.rank == 0
+    with _held(folder):
+        prepared, spelled, skipped = ranks.by_turns(
+            lambda: shards.prepare(
+                recipe, data, folder / "data", tokenizer=tokenizer, report=report, make_them=ranks.rank == 0
+            )
         )
-    )
-    best = train(recipe, prepared, spelled, folder, resume=resume, start=start, report=report)
-    if ranks.rank == 0:
-        fit_styles(best, prepared, report)
+        best = _train(recipe, prepared, spelled, folder, resume, start, report)
+        if ranks.rank == 0:
+            fit_styles(best, prepared, report)
     ranks.leave()
     return best, skipped

@@ -10,6 +10,8 @@ decoder ask the latent code a question ("which pitches does program 33 play at s
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +84,12 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what `load_tokenizer` needs."""
+
+
+def spelling(tokenizer: Tokenizer) -> str:
+    """A digest of what every token stands for: the same for those that spell alike."""
+    tokens = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
+    return hashlib.sha256(json.dumps([tokenizer.kind, tokens]).encode()).hexdigest()
 
 
 class Uncued:

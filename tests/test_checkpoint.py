@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seqvae import checkpoint, released
+from seqvae import checkpoint, files, released
 from seqvae.checkpoint import Checkpoint, find, load, load_tensors, save, save_tensors, write_folder
 from seqvae.config import ModelConfig, Recipe
 from seqvae.errors import CheckpointError, SeqVAEError
@@ -41,8 +41,10 @@ def written(kept: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(written: Path, tmp_path: Path) -> Path:
-    """A checkpoint to be broken."""
-    return Path(shutil.copytree(written, tmp_path / "copy"))
+    """A checkpoint to be broken: an older one, without sums, by which all else would be told first."""
+    folder = Path(shutil.copytree(written, tmp_path / "copy"))
+    change_config(folder, sha256={})
+    return folder
 
 
 def names(folder: Path) -> list[str]:
@@ -101,10 +103,19 @@ def test_what_may_be_missing_is_empty(copy: Path) -> None:
 
 
 def test_a_folder_is_replaced_whole(kept: Checkpoint, copy: Path) -> None:
-    (copy / "stray").write_text("from before")
+    (copy / "map.png").write_text("of these weights")
+    (copy / "detector").mkdir()
+    (copy / "detector" / "settings.json").write_text("of these weights")
     save(replace(kept, card="new", styles={}), copy)
     assert load(copy).card == "new"
-    assert not (copy / "stray").exists()
+    assert (copy / "map.png").exists(), "what belongs to the same weights stays"
+    assert (copy / "detector" / "settings.json").exists()
+    model = load(copy).model
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1)
+    save(replace(kept, model=model, styles={}), copy)
+    assert not (copy / "map.png").exists(), "of other weights nothing stays"
+    assert not (copy / "detector").exists()
     assert not (copy / "styles.safetensors").exists()
     assert names(copy.parent) == ["copy"]
 
@@ -211,7 +222,7 @@ def shelf(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(written, folder / "small")
     monkeypatch.setattr(released, "released_folder", lambda: folder)
 
-    def no_network(name: str) -> str:
+    def no_network(name: str, **_: Any) -> str:
         raise ConnectionError(f"cannot reach the Hub for {name}\nsecond line")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
@@ -256,7 +267,8 @@ def test_a_path_that_is_no_checkpoint_says_so(shelf: Path, tmp_path: Path, kind:
 def test_a_hub_name_is_fetched(shelf: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def fetch(name: str) -> str:
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        assert not {"*.bin", "*.pt", "*"}.intersection(allow_patterns)
         asked.append(name)
         return str(written)
 
@@ -309,6 +321,7 @@ def test_a_write_stopped_between_its_moves_leaves_what_was_there(
             raise error
         return rename(self, target)
 
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)  # as where there is no such move
     monkeypatch.setattr(Path, "rename", count)
     with pytest.raises(SeqVAEError if isinstance(error, OSError) else error):
         write_folder(copy, write_new)

@@ -339,6 +339,7 @@ def test_a_run_is_taken_up_in_another_number_of_processes(two: list[dict[str, An
         progress, same = json.loads(other["progress"]), json.loads(about["progress"])
         assert progress.pop("best") == pytest.approx(same.pop("best"), rel=1e-5)
         assert progress.pop("information") == pytest.approx(same.pop("information"), rel=1e-4)
+        np.testing.assert_allclose(progress.pop("recent"), same.pop("recent"), rtol=1e-5)
         assert progress == same
         kept = checkpoint.load(folder / name / "best").model.state_dict()
         for key, tensor in checkpoint.load(straight / "best").model.state_dict().items():

@@ -74,7 +74,7 @@ def test_a_playlist_drifts(tmp_path: Path) -> None:
     songs = [song(tmp_path / f"{i}.mid", i, bars=2) for i in range(3)]
     result = run(tmp_path, "playlist.py", *songs, "-o", "list", "--wav")
     assert result.returncode == 0, result.stderr
-    assert [line.split()[1] for line in result.stdout.splitlines()] == ["0.00", "0.50", "1.00"]
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["0.00", "0.25", "1.00"]
     names = ["01-0", "02-1", "03-2"]
     assert files(tmp_path / "list") == sorted(
         [f"{name}{end}" for name in names for end in (".mid", ".wav")] + ["playlist.m3u"]

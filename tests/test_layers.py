@@ -14,10 +14,10 @@ from seqvae.layers import (
     Attention,
     Binding,
     LockedDropout,
+    Places,
     Residual,
     TransformerLayer,
     _rotate,
-    masked_sum,
 )
 
 seeds = st.integers(0, 2**31)
@@ -234,11 +234,11 @@ def test_a_residual_block_is_nearly_the_identity_at_first(seed: int) -> None:
 
 
 @given(seeds)
-def test_a_masked_sum_has_one_unit_for_full_and_empty_bars(seed: int) -> None:
+def test_a_sum_of_a_row_has_one_unit_for_full_and_empty_bars(seed: int) -> None:
     x = noise(3, 5, 4, seed=seed)
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     expected = torch.stack([x[0, :4].sum(0) / 8, x[1, 0] / 8, torch.zeros(4)])
-    torch.testing.assert_close(masked_sum(x, mask), expected)
+    torch.testing.assert_close(Places.of(mask, mask, (), mask).sums(x[mask]), expected)
 
 
 # --- the loss of a large vocabulary, without its logits -------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from seqvae import midi
 from seqvae.errors import ReadError
+from seqvae.forms import form_of
 from seqvae.midi import Piece
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.vocabulary import BOS, EOS, MASK, PAD
@@ -375,3 +376,32 @@ def test_about_half_of_the_tracks_are_mixed_in(tokenizer: MidiTokenizer) -> None
     counts = [len(tokenizer.decode_notes(list(row), bounds)) for row in mixed]
     assert np.mean(counts) == pytest.approx(20, abs=2)
     assert min(counts) < max(counts)
+
+
+def test_a_note_beyond_its_bar_is_passed_over(tokenizer: MidiTokenizer) -> None:
+    notes = np.array([[0, 12, 60, 0], [30, 6, 62, 0], [40, 6, 64, 0], [48, 12, 65, 0]], np.int32)
+    chunks = tokenizer.encode_notes(notes, np.array([0, 48, 96], np.int32))
+    found = tokenizer.decode_notes(chunks, np.array([0, 36, 72], np.int32))
+    assert as_set(found) == {(0, 12, 60, 0), (30, 6, 62, 0), (36, 12, 65, 0)}
+
+
+@pytest.mark.parametrize(("beats", "stray", "expected"), [(2, 0, 2), (3, 0, 3), (4, 0, 4), (3, 1, 3), (3, 9, 4)])
+def test_a_new_piece_is_in_the_metre_of_its_notes(
+    tokenizer: MidiTokenizer, beats: int, stray: int, expected: int
+) -> None:
+    bars = 12
+    rows = [[48 * bar + 12 * beat, 6, 60 + beat, 0] for bar in range(bars) for beat in range(beats)]
+    rows += [[48 * bar + 42, 6, 70, 0] for bar in range(stray)]
+    chunks = tokenizer.encode_notes(np.array(rows, np.int32), np.arange(bars + 1, dtype=np.int32) * 48)
+    form = form_of(tokenizer)
+    found = form.frame(chunks)
+    assert np.diff(found.bounds).tolist() == [12 * expected] * bars
+    score = form.join(chunks, found)
+    assert [(one.numerator, one.denominator) for one in score.time_signatures] == [(expected, 4)]
+    again = midi.read(score).notes
+    assert len(again) == len(rows) - (stray if expected < 4 else 0)
+    assert np.diff(np.unique(again[:, 0])).max() <= (12 if stray < 9 else 24), "no beat is waited for"
+
+
+def test_a_silent_piece_is_in_four(tokenizer: MidiTokenizer) -> None:
+    assert np.diff(form_of(tokenizer).frame([np.zeros(0, np.int32)] * 3).bounds).tolist() == [48] * 3

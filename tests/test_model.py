@@ -102,8 +102,8 @@ def test_one_pass_gives_logits_of_every_token_and_a_posterior(
 ) -> None:
     tokens, cues = tensors(tokenizer, segments)
     output = model(tokens, cues, tokens, shifted(tokens), True)
-    logits, bag = (told.logits(tokens.shape[-1]) for told in (output.told, output.bag))
-    assert logits.shape == bag.shape == (*tokens.shape, tokenizer.vocab_size)
+    logits, bag = output.told.logits(), output.bag.logits()
+    assert logits.shape == bag.shape == ((tokens != PAD).sum(), tokenizer.vocab_size)
     assert output.z.shape == output.posterior.mean.shape == output.posterior.logvar.shape == (4, LATENT)
     assert logits.isfinite().all()
     low, high = LOGVAR_RANGE
@@ -183,8 +183,8 @@ def test_step_by_step_with_the_cache_is_all_at_once(
     cache = model.decoder.start(code)
     for t in range(tokens.shape[-1]):
         step, step_bag, cache = model.decoder(code, inputs[:, t : t + 1], flat[:, t : t + 1], cache)
-        torch.testing.assert_close(step.logits(1)[:, 0], logits.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(step_bag.logits(1)[:, 0], bag.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(step.logits(), logits.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(step_bag.logits(), bag.flatten(0, 1)[:, t], rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
@@ -312,8 +312,8 @@ def test_a_search_is_the_same_without_a_cache(decoding: SequenceVAE, tokenizer: 
         nonlocal code, inputs, before
         rows = torch.arange(len(code)) if keep is None else keep
         code, inputs, before = code[rows], torch.cat([inputs[rows], tokens], 1), torch.cat([before[rows], cues], 1)
-        logits: Tensor = decoding.decoder(code, inputs, before, decoding.decoder.start(code))[0].logits(inputs.shape[1])
-        return logits[:, -1]
+        logits: Tensor = decoding.decoder(code, inputs, before, decoding.decoder.start(code))[0].logits()
+        return logits.view(*inputs.shape, -1)[:, -1]
 
     settings, grammar = Sampling(max_tokens=24, beam=4), tokenizer.grammar()
     written = write(decoding, tokenizer, z, settings)
@@ -337,7 +337,7 @@ def test_a_step_without_gradients_is_a_step_of_training(decoding: SequenceVAE, t
             told, _, cache = decoder(code, tokens, cues, cache)
             with torch.no_grad():
                 alone, other = decoder.step(code, tokens, cues, other)
-            torch.testing.assert_close(alone.logits(1), told.logits(1), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(alone.logits(), told.logits(), rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(other, cache, rtol=1e-4, atol=1e-5)
 
 

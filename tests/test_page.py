@@ -80,6 +80,22 @@ def test_it_holds_the_notes_and_the_sound() -> None:
         assert np.abs(np.frombuffer(file.readframes(file.getnframes()), "<i2")).max() > 20_000
 
 
+def test_an_instrument_has_the_colour_that_it_has_in_the_picture() -> None:
+    plot = pytest.importorskip("seqvae.plot", reason="matplotlib is not installed")
+    few = [(i * 12, 12, 60, i % 3 * 30, 80) for i in range(4)]
+    many = [(i * 6, 6, 72, 73 if i % 2 else midi.DRUMS, 80) for i in range(8)]
+    frame, bounds = midi.make_frame(([(0, 500_000)], [(0, 4, 4)], [])), np.array([0, 48], np.int32)
+    both = [Piece(np.array(rows, np.int32), bounds, frame, "") for rows in (few, few + many)]
+    takes = data_of(made(*both))["takes"]
+    [legend] = plot.roll([("a", both[0]), ("b", both[1])]).legends
+    drawn = {text.get_text(): patch for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)}
+    shown = {track["name"]: track["colour"] for take in takes for track in take["tracks"]}
+    assert len(shown) == len(set(shown.values())) == 5
+    assert all(track["colour"] == shown[track["name"]] for take in takes for track in take["tracks"])
+    for name, patch in drawn.items():
+        assert np.allclose(patch.get_facecolor()[:3], [int(shown[name][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
 @pytest.mark.parametrize("name", ["</script><script>alert(1)</script>", "<b>&amp;\"'", "a/* */b", "@x ünï ☃"])
 def test_a_name_is_text_and_nothing_else(name: str) -> None:
     content = made(piece(), title=name, about=name)

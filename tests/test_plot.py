@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from PIL import Image
 
-from seqvae import midi, plane, plot, style
+from seqvae import midi, plane, plot, roll, style
 from seqvae.errors import SeqVAEError
 from seqvae.midi import DRUMS, Piece
 
@@ -88,7 +88,7 @@ def test_colours_are_the_same_in_the_file() -> None:
     """A file has a list of 256 colours: all instruments' are in it, however many there are."""
     rows = [(i * 4, 4, 40 + i, program) for i, program in enumerate((*range(0, 100, 5), DRUMS))]
     pixels = np.asarray(picture(plot.roll([("many", piece(rows))])).convert("RGB")).reshape(-1, 3)
-    for colour in plot.colours(program for *_, program in rows).values():
+    for colour in roll.colours(program for *_, program in rows).values():
         assert np.abs(pixels - 255 * np.array(to_rgb(colour))).max(1).min() < 3
 
 
@@ -133,7 +133,7 @@ def test_colours_are_told_apart_by_those_who_see_two_primaries() -> None:
         ],
     }
     for matrix in lacking.values():
-        seen = [_lab(np.clip(np.array(matrix) @ _linear(colour), 0, 1)) for colour in (*plot.COLOURS, plot.DRUM_COLOUR)]
+        seen = [_lab(np.clip(np.array(matrix) @ _linear(colour), 0, 1)) for colour in (*roll.COLOURS, roll.DRUM_COLOUR)]
         assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 15
 
 
@@ -149,7 +149,7 @@ def _lab(linear: Any) -> Any:
 
 
 def test_more_programs_than_colours_get_other_shades() -> None:
-    found = plot.colours(range(24))
+    found = roll.colours(range(24))
     assert len(set(found.values())) == 24
 
 

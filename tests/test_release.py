@@ -1,12 +1,17 @@
-"""What is released is whole: the wheel holds all that the package reads, cards are valid, numbers agree."""
+"""What is released is whole: the wheel holds all that the package reads, the archive of the sources all that the tests
+read; cards are valid, numbers agree.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,20 +19,27 @@ import pytest
 from huggingface_hub import ModelCard
 
 ROOT = Path(__file__).parent.parent
+SOURCES = 80 << 20  # bytes of the archive, at most: nearly all of it are the checkpoints, once
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CARDS = sorted((ROOT / "checkpoints").glob("*/README.md"))
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of the files in a wheel of this tree, built from links to it, so that nothing is written into it."""
+def linked(tree: Path, names: Iterable[str]) -> Path:
+    """A folder of links to this tree, so that nothing is written into it."""
     for module in PROJECT["build-system"]["requires"]:
         name = re.split(r"\W", module)[0]
         if find_spec(name) is None:
             pytest.skip(f"{name} is not here, and no test asks the network")
-    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
-    for name in ("seqvae", "checkpoints", "pyproject.toml", "README.md", "LICENSE"):
+    for name in names:
         (tree / name).symlink_to(ROOT / name)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of the files in a wheel of this tree."""
+    out = tmp_path_factory.mktemp("wheel")
+    tree = linked(tmp_path_factory.mktemp("tree"), ("seqvae", "checkpoints", "pyproject.toml", "README.md", "LICENSE"))
     command = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(tree)]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -45,6 +57,44 @@ def test_the_wheel_holds_all_that_the_package_reads(wheel: set[str]) -> None:
     assert sorted(wanted - wheel) == []
     extra = {name for name in wheel - wanted if ".dist-info/" not in name}
     assert not extra
+
+
+@pytest.mark.slow
+def test_the_archive_of_the_sources_runs_its_tests_and_has_each_checkpoint_once(tmp_path: Path) -> None:
+    folders = ("seqvae", "checkpoints", "tests", "docs", "notebooks", "benchmarks")
+    single = [path.name for path in ROOT.iterdir() if path.is_file() and path.name != ".gitignore"]
+    (tmp_path / "tree").mkdir()
+    tree = linked(tmp_path / "tree", (*folders, *single))
+    build = [sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"]
+    done = subprocess.run(build, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [path] = tmp_path.glob("seqvae-*.tar.gz")
+    assert path.stat().st_size < SOURCES
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = path.with_name(path.name.removesuffix(".tar.gz"))
+    files = [file for file in unpacked.rglob("*") if file.is_file()]
+    kept = {file.relative_to(unpacked).as_posix() for file in files}
+    made = re.compile(r"(^|/)(__pycache__|\.\w+_cache|\.ipynb_checkpoints)/|\.pyc$")  # by running and looking
+    there = {
+        file.relative_to(ROOT).as_posix() for name in folders for file in (ROOT / name).rglob("*") if file.is_file()
+    }
+    assert sorted({name for name in there | set(single) if not made.search(name)} - kept) == []
+    assert not [name for name in kept if made.search(name)]
+    large = [hashlib.sha256(file.read_bytes()).digest() for file in files if file.stat().st_size > 100_000]
+    assert len(large) == len(set(large)) >= len(CARDS)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_text.py",
+        "tests/test_style.py",
+    ]
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.parent.name) for path in CARDS])

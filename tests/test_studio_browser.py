@@ -304,6 +304,10 @@ def test_it_fits_every_screen(
     for name in ("Music", "Text", "Map", "Anomalies"):
         page.get_by_role("tab", name=name).click()
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    dots = """() => [...document.querySelectorAll("[data-take=original] .legend i")]
+        .map((dot) => getComputedStyle(dot).backgroundColor)"""
+    colours = page.evaluate(dots)
+    assert len(colours) == len(set(colours)) == 3 and "rgba(0, 0, 0, 0)" not in colours
     shade = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     bright = sum(int(part) for part in shade.strip("rgb()").split(",")) > 3 * 128
     assert bright == (scheme == "light")

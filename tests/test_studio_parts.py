@@ -134,6 +134,46 @@ def test_a_job_that_nobody_asks_for_is_left(monkeypatch: pytest.MonkeyPatch) -> 
     job.check()
 
 
+def test_those_who_do_not_ask_let_others_pass(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    order: list[str] = []
+    at_hand = worker.submit(Job(lambda _: b"x" if free.wait(5) else b""))
+
+    def noted(name: str) -> Job:
+        def notes(job: Job) -> bytes:
+            order.append(name)
+            return b""
+
+        return worker.submit(Job(notes))
+
+    while at_hand.state == "waiting":
+        time.sleep(0.001)
+    made = [noted(name) for name in "abcd"]
+    for job in made[:2]:
+        job.seen -= jobs.DOUBT + 1
+    free.set()
+    for job in made:
+        job.future.result(5)
+    assert order == ["c", "d", "a", "b"]
+
+
+def test_closing_ends_the_job_at_hand(worker: Worker) -> None:
+    started = threading.Event()
+
+    def goes_on(job: Job) -> bytes:
+        started.set()
+        while True:
+            job.check()
+            time.sleep(0.001)
+
+    job = worker.submit(Job(goes_on))
+    waits = worker.submit(Job(lambda _: b""))
+    assert started.wait(5)
+    worker.close()
+    assert job.state == waits.state == "cancelled"
+    assert not [thread for thread in worker._threads if thread.is_alive()]
+
+
 def test_a_queue_has_an_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "QUEUE", 3)
     free = threading.Event()

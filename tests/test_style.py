@@ -343,3 +343,63 @@ def test_a_file_that_is_not_there_or_no_file_of_tensors_is_an_error_in_one_line(
     (tmp_path / "text").write_text("rock")
     with pytest.raises(CheckpointError, match="text"):
         style.load(tmp_path / "text")
+
+
+# --- sums of pieces ---------------------------------------------------------------------------------------------------
+
+
+def test_sums_are_of_two_pieces_each_and_as_spread_as_pieces() -> None:
+    pieces = [noise(5, D, seed=i) for i in range(20)]
+    sums, mean = style.pair(pieces, torch.ones(D)), torch.ones(D)
+    assert sums is not None
+    assert sums.shape == (10, style.ROW, D)
+    for i, one in enumerate(sums):
+        torch.testing.assert_close(one, ((pieces[i] + pieces[10 + i] - 2 * mean) / math.sqrt(2))[: style.ROW])
+    many = style.pair([3 * noise(4, D, seed=i) for i in range(2000)], torch.zeros(D))
+    assert many is not None
+    assert len(many) == style.PAIRS
+    assert many.std() == pytest.approx(3, rel=0.1)
+
+
+def test_single_segments_and_few_pieces_have_no_sums() -> None:
+    assert fit([noise(1, D, seed=i) for i in range(50)]).sums is None
+    assert fit([noise(3, D, seed=i) for i in range(style.FEW - 1)]).sums is None
+    short = fit([noise(2, D, seed=i) for i in range(style.FEW)]).sums
+    assert short is not None
+    torch.testing.assert_close(short[:, :2], short[:, 2:], msg="a short piece begins again")
+
+
+def test_a_draw_is_of_two_sums_and_as_spread_as_they_are() -> None:
+    s = replace(fit([noise(4, 200, seed=i) for i in range(80)]), mean=torch.full((200,), 5.0))
+    assert s.sums is not None
+    generator = torch.Generator().manual_seed(0)
+    for z in (draw(s, 4, generator) for _ in range(20)):
+        weights = torch.linalg.lstsq(s.sums.flatten(1).T, (z - s.mean).flatten()[:, None]).solution[:, 0]
+        found, order = weights.sort(descending=True)
+        assert float(found[1] / found[0]) == pytest.approx(0.3 / 0.7, rel=1e-2)
+        assert found[2:].abs().max() < 1e-2, order
+    drawn = torch.stack([draw(s, 4, generator) for _ in range(300)]) - s.mean
+    assert drawn.std() == pytest.approx(float(s.sums.std()), rel=0.05)
+
+
+def test_a_long_draw_keeps_one_sum_and_changes_the_other() -> None:
+    s = fit([noise(4, 200, seed=i) for i in range(80)])
+    assert s.sums is not None
+    z = draw(s, 10, torch.Generator().manual_seed(1)) - s.mean
+    kept = [int(torch.linalg.lstsq(s.sums[:, 0].T, row[:, None]).solution[:, 0].argmax()) for row in (z[0], z[4], z[8])]
+    assert len(z) == 10
+    assert len(set(kept)) == 1
+    assert not torch.allclose(z[:4], z[4:8])
+
+
+def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
+    s = fit([noise(4, D, seed=i) for i in range(12)])
+    assert s.sums is not None
+    style.save({"a": s}, tmp_path / "one.styles")
+    again = style.load(tmp_path / "one.styles")["a"]
+    assert again.sums is not None
+    torch.testing.assert_close(again.sums, s.sums, rtol=1e-3, atol=1e-3)
+    tensors, about = pack({"a": s})
+    for wrong in (tensors["a.sums"][:, :, 1:], tensors["a.sums"][:1], tensors["a.sums"] * float("nan")):
+        with pytest.raises(StyleError, match="sums of pieces"):
+            unpack({**tensors, "a.sums": wrong}, about)

@@ -103,7 +103,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                     )
             return {"p_value": settings.p_value, "sessions": rows}
 
-        return await desk.answer(work)
+        return await desk.answer(work, asked.model)
 
     @router.post("/examples", responses=shapes(list[str]), response_class=Response)
     async def examples(asked: Asked) -> Response:
@@ -116,6 +116,6 @@ def routes(desk: Desk, models: Models) -> APIRouter:
             random.Random(0).shuffle(words)
             return [*lines, " ".join(words)]
 
-        return await desk.answer(work)
+        return await desk.answer(work, asked.model)
 
     return router

@@ -24,6 +24,7 @@ from seqvae.studio.jobs import AbandonedError, FullError, Job, State, Worker
 QUICK = 0.5  # seconds that an answer may take before it becomes a job
 WAIT = 2.0  # seconds that a question for a job waits at most
 JOBS = 256  # that are remembered
+TOGETHER = 16  # jobs for one model at a time: they take turns, and what they want decoded is decoded together
 
 T = TypeVar("T")
 
@@ -69,13 +70,14 @@ class Desk:
     """Where requests leave work, and ask for it."""
 
     def __init__(self) -> None:
-        self._worker = Worker("seqvae-models")
-        self._reader = Worker("seqvae-reading")
+        self._workers: dict[str | None, Worker] = {}
         self._jobs: Cache[Job] = Cache(JOBS, Job.cancel)
 
-    async def answer(self, work: Callable[[Job], Any], *, reading: bool = False) -> Response:
-        """Have work done in the models' thread (or that of reading), and answer when it is, or after QUICK seconds."""
-        worker = self._reader if reading else self._worker
+    async def answer(self, work: Callable[[Job], Any], model: str | None = None) -> Response:
+        """Have work done when it is its turn at a model (or at reading), and answer then, or after QUICK seconds."""
+        if model not in self._workers:
+            self._workers[model] = Worker(f"seqvae-{model}" if model else "seqvae-reading", TOGETHER if model else 1)
+        worker = self._workers[model]
         try:
             job = worker.submit(Job(lambda job: _json(work(job))))
         except FullError:
@@ -86,13 +88,15 @@ class Desk:
     async def look(self, job: Job, seconds: float) -> Response:
         """How far a job is, when it has ended or so many seconds have passed."""
         job.ask()
-        await asyncio.wait([asyncio.wrap_future(job.future)], timeout=seconds)
+        waiting = asyncio.wrap_future(job.future)
+        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # told to whoever asks then
+        await asyncio.wait([waiting], timeout=seconds)
         job.ask()
         ended = job.future.done()
         if ended and (error := job.future.exception()) is not None:
             raise error
         message = job.message
-        if job.state == "waiting" and (ahead := max(self._worker.ahead(job), self._reader.ahead(job))):
+        if job.state == "waiting" and (ahead := max(worker.ahead(job) for worker in self._workers.values())):
             message = f"waiting for {ahead} before"
         told = {"job": job.id, "state": job.state, "progress": round(job.progress, 3), "message": message}
         head = json.dumps(told)[:-1].encode()
@@ -107,9 +111,9 @@ class Desk:
         return job
 
     def close(self) -> None:
-        """Let both threads end."""
-        self._worker.close()
-        self._reader.close()
+        """Let all threads end."""
+        for worker in self._workers.values():
+            worker.close()
 
 
 def _json(result: Any) -> bytes:

@@ -1,9 +1,9 @@
-"""Work that takes a while: one thread, a queue with an end, progress, and no work for those who have left.
+"""Work that takes a while: few threads, a queue with an end, progress, and no work for those who have left.
 
 Knows jobs and whether somebody still waits for them. Refuses to know what is worked on, and HTTP.
 
-A job is wanted as long as somebody asks for it. Whoever closes the page stops asking, and after `PATIENCE` seconds the
-job counts as cancelled: it is passed over in the queue, and stops at its next `check`.
+A job is wanted as long as somebody asks for it. Whoever closes the page stops asking: after `DOUBT` seconds others go
+first, and after `PATIENCE` the job counts as cancelled: it is passed over in the queue, and stops at its next `check`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Literal
 State = Literal["waiting", "working", "done", "failed", "cancelled"]
 Work = Callable[["Job"], bytes]
 PATIENCE = 10.0  # seconds without a question before a job counts as left
+DOUBT = 4.0  # seconds without a question before others go first; more than a question lasts
 QUEUE = 100  # jobs that may wait
+ENDING = 5.0  # seconds that closing waits for jobs at hand
 
 
 class AbandonedError(Exception):
@@ -47,6 +49,11 @@ class Job:
     def left(self) -> bool:
         """Whether it was cancelled, or nobody has asked for it for PATIENCE seconds."""
         return self._cancelled or time.monotonic() - self.seen > PATIENCE
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether nobody has asked for it for DOUBT seconds."""
+        return time.monotonic() - self.seen > DOUBT
 
     def check(self) -> None:
         """Raise AbandonedError where nobody waits."""
@@ -84,14 +91,16 @@ class Job:
 
 
 class Worker:
-    """One thread that does jobs in their order."""
+    """Threads that begin jobs in their order, those that somebody asks for first."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int = 1) -> None:
         self._waiting: deque[Job] = deque()
+        self._begun: set[Job] = set()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, job: Job) -> Job:
         """Put a job at the end of the queue; raises FullError where it is as long as it may be."""
@@ -105,17 +114,20 @@ class Worker:
         return job
 
     def ahead(self, job: Job) -> int:
-        """How many jobs come before one that waits."""
+        """How many jobs wait before one."""
         with self._changed:
             return self._waiting.index(job) if job in self._waiting else 0
 
     def close(self) -> None:
-        """Cancel what waits, and let the thread end after the job at hand."""
+        """Cancel all jobs, and let the threads end; a job at hand ends at its next check."""
         with self._changed:
             self._closed = True
-            for job in self._waiting:
+            for job in (*self._waiting, *self._begun):
                 job.cancel()
-            self._changed.notify()
+            self._changed.notify_all()
+        until = time.monotonic() + ENDING
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _drop(self) -> None:
         """Take jobs that nobody waits for out of the queue."""
@@ -130,5 +142,9 @@ class Worker:
                     self._changed.wait()
                 if not self._waiting:
                     return
-                job = self._waiting.popleft()
+                job = min(self._waiting, key=lambda job: job.doubtful)  # the first of those
+                self._waiting.remove(job)
+                self._begun.add(job)
             job.run()
+            with self._changed:
+                self._begun.remove(job)

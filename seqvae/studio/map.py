@@ -12,6 +12,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from seqvae.plane import Plane, plane
+from seqvae.roll import shade
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models, PatientCodec
@@ -35,6 +36,7 @@ class Place(BaseModel):
     name: str
     mean: tuple[float, float]
     covariance: tuple[tuple[float, float], tuple[float, float]]
+    colour: str = Field(description="#rrggbb, on white")
     points: list[tuple[float, float]] = Field(description="drawn from its Gaussian")
 
 
@@ -91,15 +93,16 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
             found = maps.of(asked.model, models.codec(asked.model, job.tell))
             generator = torch.Generator().manual_seed(0)
             places = []
-            for name, style in found.styles.items():
+            for i, (name, style) in enumerate(found.styles.items()):
                 mean, spread = found.place(style)
                 noise = torch.randn(POINTS, 2, generator=generator, dtype=torch.float64)
                 points = mean + noise @ torch.linalg.cholesky(spread).T
                 numbers = {"mean": mean, "covariance": spread, "points": points}
-                places.append({"name": name, **{key: value.tolist() for key, value in numbers.items()}})
+                plain = {key: value.tolist() for key, value in numbers.items()}
+                places.append({"name": name, "colour": shade(i), **plain})
             return {"styles": places}
 
-        return await desk.answer(work)
+        return await desk.answer(work, asked.model)
 
     @router.post("/decode", responses=shapes(Found), response_class=Response)
     async def decode(asked: At) -> Response:
@@ -119,6 +122,6 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
             roll = shelf.keep(key, f"{near} {asked.x:.2f} {asked.y:.2f}", piece, codec.form.blank(codec.chunks))
             return {"shares": shares, "text": None, "roll": roll}
 
-        return await desk.answer(work)
+        return await desk.answer(work, asked.model)
 
     return router

@@ -1,13 +1,18 @@
 """The models of the studio: which there are, loaded when first asked for, and kept.
 
-Knows names, kinds, detectors, and a codec that remembers what it has encoded and tells how far it is. Refuses to know
-what is done with them, and HTTP. Only the thread of the worker calls a codec.
+Knows names, kinds, detectors, and a codec that remembers what it has encoded, tells how far it is, and decodes what
+several jobs want at the same time together. Refuses to know what is done with them, and HTTP. Each job has a codec of
+its own, and of each model one at a time encodes and one decodes: more would hinder each other and need memory each.
 """
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -15,7 +20,7 @@ from torch import Tensor
 
 from seqvae import calibration, kinds, released
 from seqvae.calibration import Calibration, Settings
-from seqvae.codec import Codec, Floats, Ints
+from seqvae.codec import Codec, Floats, Ints, joined
 from seqvae.errors import SeqVAEError
 from seqvae.latent import Posterior
 from seqvae.sampling import Sampling
@@ -23,57 +28,110 @@ from seqvae.studio.cache import Cache
 
 Tell = Callable[[float, str], None]
 REMEMBERED = 64 << 20  # bytes of posteriors kept, each model
-SEGMENTS = 8  # encoded or decoded between two words about progress
+SEGMENTS = 8  # encoded between two words about progress
+CHUNKS = 32  # decoded between two of them
+
+
+@dataclass(eq=False)
+class Order:
+    """What a job wants to have written, as `Codec.write` is asked for it."""
+
+    z: Tensor
+    limits: Ints | None
+    sampling: Sampling
+    harmony: Floats | None
+    strength: float
+    chunks: list[Ints] | None = None
+    """What was written."""
+
+    def joins(self, other: Order) -> bool:
+        """Whether both can be written at once with the same result; what is drawn follows from its row's number."""
+        return (
+            self.sampling.temperature == 0
+            and replace(self.sampling, first_row=0) == replace(other.sampling, first_row=0)
+            and (self.harmony is None, self.strength) == (other.harmony is None, other.strength)
+        )
 
 
 class PatientCodec(Codec):
-    """A codec that encodes no segment twice, tells how far it is, and stops when telling raises."""
+    """A codec that encodes no segment twice, tells how far it is, and stops when telling raises.
+
+    Copies of one share what they know, and what one of them decodes takes along what the others wait for.
+    """
 
     tell: Tell
     _known: Cache[tuple[Tensor, Tensor]]
+    _orders: list[Order]
+    _encoding: threading.Lock
+    _decoding: threading.Lock
 
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
         """As the codec's, with what is known already taken from memory."""
         keys = [f"{refined} " + " ".join(chunk.tobytes().hex() for chunk in segment) for segment in segments]
-        found = {key: self._known.get(key) for key in keys}
-        new = [i for key, i in {key: i for i, key in enumerate(keys)}.items() if found[key] is None]
+        found = {key: known for key in keys if (known := self._known.get(key)) is not None}
+        new = [(key, i) for key, i in {key: i for i, key in enumerate(keys)}.items() if key not in found]
         for at in range(0, len(new), SEGMENTS):
-            self.tell(at / len(new), "encoding")
-            some = new[at : at + SEGMENTS]
-            told = super().posteriors([segments[i] for i in some], refined)
-            for i, mean, logvar in zip(some, told.mean, told.logvar, strict=True):
-                copies = mean.clone(), logvar.clone()  # views would keep the whole batch
-                found[keys[i]] = self._known.put(keys[i], copies, 8 * len(mean) + len(keys[i]))
-        rows = [row for key in keys if (row := found[key]) is not None]
-        if not rows:
+            with self._encoding if refined else nullcontext():  # only to search for a latent takes long
+                self.tell(at / len(new), "encoding")
+                part = new[at : at + SEGMENTS]
+                found |= {key: known for key, _ in part if (known := self._known.get(key)) is not None}
+                some = [(key, i) for key, i in part if key not in found]  # another job may have encoded the same
+                if not some:
+                    continue
+                told = super().posteriors([segments[i] for _, i in some], refined)
+                for (key, _), mean, logvar in zip(some, told.mean, told.logvar, strict=True):
+                    copies = mean.clone(), logvar.clone()  # views would keep the whole batch
+                    found[key] = self._known.put(key, copies, 8 * len(mean) + len(key))
+        if not keys:
             return super().posteriors([], refined)
-        mean, logvar = (torch.stack(part) for part in zip(*rows, strict=True))
+        mean, logvar = (torch.stack(part) for part in zip(*(found[key] for key in keys), strict=True))
         return Posterior(mean, logvar)
 
     def write(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0
     ) -> list[Ints]:
-        """As the codec's, part by part."""
+        """As the codec's, part by part, and each part with what other jobs want at that time."""
         chunks: list[Ints] = []
-        for at in range(0, len(z), SEGMENTS):
+        each = max(1, CHUNKS // self.chunks)
+        for at in range(0, len(z), each):
             self.tell(at / len(z), "decoding")
             first = at * self.chunks
-            here = slice(first, first + SEGMENTS * self.chunks)
-            chunks += super().write(
-                z[at : at + SEGMENTS],
-                None if limits is None else limits[here],
-                replace(sampling, first_row=sampling.first_row + first),
-                None if harmony is None else harmony[here],
-                strength,
+            here = slice(first, first + each * self.chunks)
+            chunks += self._written(
+                Order(
+                    z[at : at + each],
+                    None if limits is None else limits[here],
+                    replace(sampling, first_row=sampling.first_row + first),
+                    None if harmony is None else harmony[here],
+                    strength,
+                )
             )
         return chunks
+
+    def _written(self, mine: Order) -> list[Ints]:
+        """What is written of an order: by this thread, or by another that took it along."""
+        self._orders.append(mine)
+        with self._decoding:
+            if mine.chunks is None:
+                self._orders.remove(mine)
+                batch = [mine, *(order for order in self._orders if order.joins(mine))]
+                z = torch.cat([order.z for order in batch])
+                limits, harmony = joined([order.limits for order in batch]), joined([order.harmony for order in batch])
+                chunks = iter(super().write(z, limits, mine.sampling, harmony, mine.strength))
+                for order in batch:
+                    order.chunks = list(islice(chunks, len(order.z) * self.chunks))
+                for order in batch[1:]:
+                    self._orders.remove(order)
+        assert mine.chunks is not None
+        return mine.chunks
 
 
 def patient(codec: Codec) -> PatientCodec:
     """The same codec, patient."""
     made = PatientCodec(**{field.name: getattr(codec, field.name) for field in fields(Codec) if field.init})
     made.tell = lambda _progress, _message: None
-    made._known = Cache(REMEMBERED)
+    made._known, made._orders = Cache(REMEMBERED), []
+    made._encoding, made._decoding = threading.Lock(), threading.Lock()
     return made
 
 
@@ -101,6 +159,7 @@ class Models:
         self.facts = [self._facts(name, folder) for name, folder in self._folders.items()]
         self._codecs: dict[str, PatientCodec] = {}
         self._detectors: dict[str, tuple[Calibration, Settings]] = {}
+        self._loading = threading.Lock()
 
     @staticmethod
     def _facts(name: str, folder: Path) -> Facts:
@@ -118,12 +177,13 @@ class Models:
         return found
 
     def codec(self, name: str, tell: Tell) -> PatientCodec:
-        """The model, which says to `tell` how far it is, until it is asked for again."""
+        """The model for one job, which says to `tell` how far it is."""
         facts = self.find(name)
-        if facts.name not in self._codecs:
-            tell(0.0, f"loading {name}")
-            self._codecs[name] = patient(kinds.load(str(self._folders[name])))
-        codec = self._codecs[name]
+        with self._loading:
+            if facts.name not in self._codecs:
+                tell(0.0, f"loading {name}")
+                self._codecs[name] = patient(kinds.load(str(self._folders[name])))
+        codec = copy.copy(self._codecs[name])
         codec.tell = tell
         return codec
 
@@ -131,7 +191,8 @@ class Models:
         """A model's detector; raises SeqVAEError where it has none."""
         if not self.find(name).detector:
             raise SeqVAEError(f"the model '{name}' carries no detector; fit one with `seqvae detect fit`")
-        if name not in self._detectors:
-            folder = self._folders[name]
-            self._detectors[name] = calibration.load(folder / "detector", str(folder))
+        with self._loading:
+            if name not in self._detectors:
+                folder = self._folders[name]
+                self._detectors[name] = calibration.load(folder / "detector", str(folder))
         return self._detectors[name]

@@ -58,6 +58,7 @@ class Track(BaseModel):
 
     name: str
     program: int = Field(description="of General MIDI, from 0; 128 for drums")
+    colour: str = Field(description="#rrggbb, on white; one that colour-blind people tell from the others")
     notes: list[tuple[float, float, int, int]] = Field(description="start and length in seconds, pitch, velocity")
 
 
@@ -185,7 +186,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
     async def open_corpus(asked: FromCorpus) -> Response:
         """Open a work of music21's corpus."""
         name = midi.CORPUS + asked.name
-        return await desk.answer(lambda job: shelf.read(name, asked.name, asked.bars, job), reading=True)
+        return await desk.answer(lambda job: shelf.read(name, asked.name, asked.bars, job))
 
     @router.post("/pieces", responses=shapes(Roll), response_class=Response)
     async def open_file(
@@ -197,7 +198,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
         if Path(name).suffix.lower() not in midi.SUFFIXES:
             raise HTTPException(415, f"'{name}' is no kind of music file known here; send {' '.join(midi.SUFFIXES)}")
         content = await file.read()
-        return await desk.answer(lambda job: shelf.read(content, name, bars, job), reading=True)
+        return await desk.answer(lambda job: shelf.read(content, name, bars, job))
 
     @router.post("/blend", responses=shapes(Roll), response_class=Response)
     async def blend(asked: Blend) -> Response:
@@ -221,7 +222,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
             score = codec.blend(piece, **moved)
             return shelf.keep(key, f"{made.name}-{asked.target}-{asked.amount:g}", score, piece)
 
-        return await desk.answer(work)
+        return await desk.answer(work, asked.model)
 
     @router.get("/{key}.mid", response_class=Response, responses={200: {"content": {"audio/midi": {}}}, **PROBLEMS})
     async def as_midi(key: str) -> Response:

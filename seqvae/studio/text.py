@@ -71,7 +71,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
             found = codec.interpolate(asked.a, asked.b, asked.steps)
             return [{"amount": round(i / (asked.steps - 1), 4), "text": text} for i, text in enumerate(found)]
 
-        return await desk.answer(work)
+        return await desk.answer(work, asked.model)
 
     @router.post("/blend", responses=shapes(Result), response_class=Response)
     async def blend(asked: Moved) -> Response:
@@ -87,6 +87,6 @@ def routes(desk: Desk, models: Models) -> APIRouter:
             [moved] = codec.transform([asked.text], style.together(moves))
             return {"text": moved, "unmoved": codec.reconstruct(asked.text)}
 
-        return await desk.answer(work)
+        return await desk.answer(work, asked.model)
 
     return router

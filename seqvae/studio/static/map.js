@@ -2,17 +2,15 @@
 
 import { $, calm, make, options, run, say, trying } from "./api.js";
 import { Player } from "./player.js";
+import { tint } from "./roll.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const HUES = [187, 40, 285, 130, 350, 235, 75, 320];
 
 function draw(tag, attributes) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }
-
-const ink = (i) => `light-dark(oklch(0.55 0.12 ${HUES[i % HUES.length]}), oklch(0.76 0.11 ${HUES[i % HUES.length]}))`;
 
 // An ellipse that holds what lies within so many standard deviations, from a covariance in two dimensions.
 function ellipse(style, width, scale) {
@@ -43,31 +41,31 @@ export function startMap(models) {
     view = { width, height, centre: [(left + right) / 2, (low + high) / 2], scale };
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
     const layers = [draw("g", {}), draw("g", {}), draw("g", {})];
-    for (const [i, style] of map.styles.entries()) {
+    for (const style of map.styles) {
       const [x, y] = screen(style.mean);
       for (const [width, opacity] of [[2.45, 0.06], [1.5, 0.12]]) { // 95 % and 67.5 % of a Gaussian in the plane
         const { rx, ry, angle } = ellipse(style, width, scale);
         const ring = draw("ellipse", { cx: x, cy: y, rx, ry, transform: `rotate(${angle} ${x} ${y})` });
-        Object.assign(ring.style, { fill: ink(i), fillOpacity: opacity, stroke: ink(i), strokeOpacity: 0.35 });
+        Object.assign(ring.style, { fill: tint(style.colour), fillOpacity: opacity, stroke: tint(style.colour), strokeOpacity: 0.35 });
         layers[0].append(ring);
       }
       for (const point of style.points) {
         const [cx, cy] = screen(point);
         const dot = draw("circle", { cx, cy, r: 2.5 });
-        Object.assign(dot.style, { fill: ink(i), fillOpacity: 0.7 });
+        Object.assign(dot.style, { fill: tint(style.colour), fillOpacity: 0.7 });
         layers[1].append(dot);
       }
       const label = draw("text", { x, y: y + 5, "text-anchor": "middle" });
       label.textContent = style.name;
-      label.style.fill = ink(i);
+      label.style.fill = tint(style.colour);
       layers[2].append(label);
     }
     view.cross = draw("path", { class: "cross", d: "M-9 0H9M0 -9V9", visibility: "hidden" });
     svg.append(...layers, view.cross);
     plane.replaceChildren(svg);
-    $("#map-legend").replaceChildren(...map.styles.map((style, i) => {
+    $("#map-legend").replaceChildren(...map.styles.map((style) => {
       const dot = make("i");
-      dot.style.background = ink(i);
+      dot.style.background = tint(style.colour);
       return make("li", {}, make("span", {}, dot, style.name));
     }));
     at = null;

@@ -2,7 +2,7 @@
 // server renders the sound; changing the take or a track goes on from the same place.
 
 import { busy, complain, make } from "./api.js";
-import { colour, PianoRoll } from "./roll.js";
+import { PianoRoll, tint } from "./roll.js";
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 let numbers = 0;
@@ -82,7 +82,7 @@ export class Player {
   legend(take, key) {
     take.legend.replaceChildren(...take.roll.tracks.map((track, i) => {
       const dot = make("i");
-      dot.style.background = colour(track.program);
+      dot.style.background = tint(track.colour);
       return make("li", {}, make("button", { type: "button", "aria-pressed": take.muted.has(i), title: "mute", onclick: (event) => {
         take.muted.has(i) ? take.muted.delete(i) : take.muted.add(i);
         event.currentTarget.setAttribute("aria-pressed", take.muted.has(i));

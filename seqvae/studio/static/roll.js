@@ -7,14 +7,8 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const KEYS = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];
 const BLACK = new Set([1, 3, 6, 8, 10]);
 
-// Families of General MIDI lie around the circle of hues, the members of one beside each other.
-export function colour(program) {
-  if (program === DRUMS) return dark.matches ? "oklch(0.66 0.015 80)" : "oklch(0.52 0.015 80)";
-  const family = Math.floor(program / 8);
-  const hue = (25 + family * 137.5 + (program % 8) * 11) % 360; // the golden angle keeps neighbours apart
-  const light = (dark.matches ? 0.76 : 0.62) + ((program % 3) - 1) * 0.06;
-  return `oklch(${light} 0.13 ${hue})`;
-}
+// A colour of the server's palette; where the page is dark, the darker it is the more light it gets.
+export const tint = (colour) => `light-dark(${colour}, oklch(from ${colour} calc(0.35 + 0.6 * l) c h))`;
 
 const key = (pitch) => `${KEYS[pitch % 12]}${Math.floor(pitch / 12) - 1}`;
 
@@ -64,21 +58,21 @@ export class PianoRoll {
     const strip = drums ? Math.max(26, height * 0.17) : 0; // drums have no pitch: they get a strip of their own
     const row = (height - strip) / (high - low + 1);
     const x = (seconds) => (seconds / this.seconds) * width;
-    pen.fillStyle = this.css("--black-key");
+    pen.fillStyle = this.css("var(--black-key)");
     for (let pitch = low; pitch <= high; pitch += 1) {
       if (BLACK.has(((pitch % 12) + 12) % 12)) pen.fillRect(0, (high - pitch) * row, width, row);
     }
-    pen.fillStyle = this.css("--bar");
+    pen.fillStyle = this.css("var(--bar)");
     const every = Math.ceil(this.roll.bars.length / (width / 14)); // lines of bars not closer than 14 pixels
     for (const [i, bar] of this.roll.bars.entries()) if (i % every === 0) pen.fillRect(x(bar), 0, 1, height);
     if (drums) pen.fillRect(0, height - strip, width, 1);
     for (const [i, track] of this.roll.tracks.entries()) {
-      pen.fillStyle = colour(track.program);
+      pen.fillStyle = this.css(tint(track.colour));
       pen.globalAlpha = this.muted.has(i) ? 0.12 : 0.9;
       for (const [start, length, pitch, velocity] of track.notes) {
         if (track.program === DRUMS) {
           const place = Math.min(1, Math.max(0, (pitch - 35) / 25));
-          pen.fillRect(x(start), height - 6 - place * (strip - 11), 3, 4);
+          pen.fillRect(x(start), height - 6 - place * (strip - 11), width < 500 ? 2 : 3, 4);
         } else {
           const thick = Math.max(2, row - 0.6);
           pen.globalAlpha = this.muted.has(i) ? 0.12 : 0.55 + 0.4 * (velocity / 127);
@@ -91,9 +85,9 @@ export class PianoRoll {
     pen.globalAlpha = 1;
   }
 
-  // A custom property as a colour that canvas understands: light-dark() is resolved in no other way.
-  css(name) {
-    this.head.style.color = `var(${name})`;
+  // A colour of CSS as one that canvas understands: light-dark() is resolved in no other way.
+  css(colour) {
+    this.head.style.color = colour;
     return getComputedStyle(this.head).color;
   }
 }

@@ -1,0 +1,542 @@
+"""Kill -9 what writes, at random moments, and look at what is on disk: training, saving, tokenizing, fitting styles.
+
+    python benchmarks/crashes.py --kills 200
+
+A child does the work by the commands that users have, and is killed: by the clock, at a random share of the time that
+the work takes; at a random one of its calls that write below its folder (to open, move, make or remove something), held
+there until it is dead; or up to three milliseconds after one, in the middle of whatever it writes then. What it leaves
+must be one of the states that the work was meant to leave, old or new, or be refused in one line, and other files must
+be as they were. Then the next child goes on from there: at the end all is as if none had been killed, to the bit, and
+nothing temporary is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a child is forked, and threads would not come along
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+import torch._dynamo  # which the optimizer takes a second to import
+
+from seqvae import checkpoint, cli, codec, dataset, kinds, midi, shards, style, train  # noqa: F401 (before the forks)
+from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig, to_dict
+from seqvae.dataset import TokenData
+from seqvae.errors import SeqVAEError
+from seqvae.run import Run
+from seqvae.text_tokenizer import TextTokenizer
+
+WRITING = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
+SENTENCES = [
+    f"the {what} {verb} {how} and the {other} is {price}"
+    for what in ("food", "staff", "room", "soup", "wine")
+    for verb in ("was", "is", "seemed")
+    for how in ("good", "bad", "so so")
+    for other in ("bar", "place", "view")
+    for price in ("fine", "cold", "new", "dear")
+]
+RECIPE = Recipe(
+    name="tiny",
+    tokenizer=TokenizerConfig(kind="text", vocab_size=320, max_tokens=24),
+    model=ModelConfig(chunks=1, latent=8, width=16, hidden=16, previous=True),
+    objective=ObjectiveConfig(beta=0.05, anneal_steps=50, word_dropout=0.3, denoise=0.1),
+    train=TrainConfig(
+        steps=110, batch_tokens=512, learning_rate=1e-2, warmup_steps=10, evaluate_every=20, save_every=12,
+        validation_segments=32, precision="fp32",
+    ),
+)  # fmt: skip
+
+
+class WrongError(Exception):
+    """What is on disk is none of the states that it may be in."""
+
+
+def digest(*parts: Any) -> str:
+    """One number for tensors with their names, bytes and whatever JSON takes."""
+    whole = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, dict) and all(isinstance(x, torch.Tensor) for x in part.values()):
+            for name in sorted(part):
+                whole.update(f"{name} {part[name].dtype} {tuple(part[name].shape)} ".encode())
+                whole.update(part[name].contiguous().numpy().tobytes())
+        else:
+            whole.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+    return whole.hexdigest()[:16]
+
+
+def of_folder(folder: Path) -> str:
+    """The digest of a checkpoint: what is loaded of it, not how a file puts it in order."""
+    kept = checkpoint.load(folder)
+    tokenizer = [path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())]
+    facts = [to_dict(kept.recipe), kept.about_styles, kept.metrics, kept.card]
+    return digest(kept.model.state_dict(), kept.styles, *facts, *tokenizer)
+
+
+def of_state(path: Path) -> str:
+    """The digest of a training state."""
+    return digest(*checkpoint.load_tensors(path))
+
+
+def of_shards(folder: Path) -> str:
+    """The digest of all tokens of a run's shards, and its vocabulary."""
+    data = TokenData(folder)
+    maps = [data.shard(number) for number in range(data.index["shards"])]
+    tokenizer = [path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())]
+    return digest(data.index, *(x.tobytes() for one in maps for x in (one.tokens, one.ends, one.pieces)), *tokenizer)
+
+
+# --- the works --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Work:
+    """Something that writes below a folder of its own."""
+
+    root: Path
+    places = 1
+    """Places that it writes to in turn."""
+
+    def prepare(self) -> None:
+        """Make what the work starts from, and find out which states there may be."""
+
+    def act(self) -> None:
+        """The work, in the child."""
+        raise NotImplementedError
+
+    def state(self) -> str:
+        """What is on disk now: `none`, or its digest; SeqVAEError where it is refused, WrongError if it may not be."""
+        raise NotImplementedError
+
+    def killed(self) -> None:
+        """A child was killed, and what it left has been looked at."""
+
+    def finished(self) -> None:
+        """A child was not killed: all must be as if none had been."""
+        if litter(self.root):
+            raise WrongError(f"{litter(self.root)} temporary files are left")
+
+    def again(self) -> None:
+        """Begin anew, after something was wrong."""
+
+    def command(self, *args: object) -> None:
+        """A command of ours, which has to succeed."""
+        try:
+            cli.main([str(arg) for arg in args])
+        except SystemExit as ended:
+            if ended.code:
+                raise RuntimeError(f"{' '.join(map(str, args))}: exit code {ended.code}") from ended
+
+
+@dataclass
+class Training(Work):
+    """`seqvae train --resume`, from files of lines to a checkpoint with its styles."""
+
+    states: set[str] = field(default_factory=set)
+    bests: set[str] = field(default_factory=set)
+    wanted: list[Any] = field(default_factory=list)
+
+    def write(self) -> None:
+        """The lines and the recipe."""
+        for name in ("good", "bad", "so so"):
+            lines = [line for line in SENTENCES if f" {name} " in line]
+            (self.root / f"{name.split()[0]}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (self.root / "tiny.json").write_text(json.dumps(to_dict(RECIPE)))
+
+    def prepare(self) -> None:
+        """One run straight through, which tells what it saves."""
+        self.write()
+        told = self.root / "told.jsonl"
+
+        def straight() -> None:
+            save_state, save = Run.save_state, checkpoint.save
+
+            def note(kind: str, found: str) -> None:
+                with told.open("a") as file:
+                    file.write(json.dumps([kind, found]) + "\n")
+
+            def state(run: Run) -> None:
+                save_state(run)
+                note("state", of_state(run.folder / "state.safetensors"))
+
+            def best(kept: checkpoint.Checkpoint, folder: Path) -> None:
+                save(kept, folder)
+                with torch.random.fork_rng():  # to load is to draw weights first
+                    note("best", of_folder(folder))
+
+            Run.save_state, checkpoint.save = state, best  # type: ignore[method-assign, assignment]
+            self.act()
+
+        assert in_child(self, straight)[0] == 0
+        for kind, found in map(json.loads, told.read_text().splitlines()):
+            (self.states if kind == "state" else self.bests).add(found)
+        self.wanted = self.all()
+        shutil.rmtree(self.root / "run")
+
+    def act(self) -> None:
+        """Begin or go on."""
+        data = [x for name in ("good", "bad", "so") for x in ("--data", self.root / f"{name}.txt")]
+        self.command("train", self.root / "tiny.json", *data, "--out", self.root / "run", "--resume")
+
+    def all(self) -> list[Any]:
+        """All that a finished run leaves, but for how fast it was."""
+        run = self.root / "run"
+        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        log = [{name: x for name, x in line.items() if name != "tokens_per_second"} for line in log]
+        names = sorted(str(path.relative_to(run)) for path in run.rglob("*"))
+        return [of_state(run / "state.safetensors"), of_folder(run / "best"), of_shards(run / "data"), log, names]
+
+    def state(self) -> str:
+        """The state to resume from, and the best checkpoint, which are written one after the other."""
+        run = self.root / "run"
+        if (log := run / "log.jsonl").exists():
+            for line in log.read_text().splitlines():
+                json.loads(line)
+        found = []
+        for path, known, read in (
+            (run / "state.safetensors", self.states, of_state), (run / "best", self.bests, of_folder),
+        ):  # fmt: skip
+            found.append(read(path) if path.exists() else "none")
+            if found[-1] not in {*known, "none"}:
+                raise WrongError(f"{path.name} is none that the whole run saved")
+        return "none" if found == ["none", "none"] else " ".join(found)
+
+    def finished(self) -> None:
+        """The run is the whole run to the bit."""
+        super().finished()
+        for one, other in zip(self.all(), self.wanted, strict=True):
+            if one != other:
+                raise WrongError(f"after resuming: {one}, and in one go: {other}"[:2000])
+        self.again()
+
+    def again(self) -> None:
+        """Begin anew."""
+        shutil.rmtree(self.root / "run", ignore_errors=True)
+
+
+@dataclass
+class Saving(Work):
+    """A checkpoint saved again and again over the one before, each with its number in every file."""
+
+    begun: Any = field(default_factory=lambda: multiprocessing.Value("q", 0, lock=False))
+    ended: Any = field(default_factory=lambda: multiprocessing.Value("q", 0, lock=False))
+
+    def prepare(self) -> None:
+        """A first one."""
+        self.tokenizer = TextTokenizer.train(SENTENCES, 320, max_tokens=24)
+        self.save(0)
+
+    def save(self, number: int) -> None:
+        """One, all of it made of its number."""
+        model = checkpoint.build(RECIPE.model, self.tokenizer)
+        for tensor in model.state_dict().values():
+            tensor.fill_(number % 2048)  # as many as half precision counts
+        styles, about = style.pack({"one": style.fit([torch.full((3, 8), float(number)), torch.ones(2, 8)])})
+        kept = checkpoint.Checkpoint(
+            RECIPE, model, self.tokenizer, styles, about, {"number": number}, f"number {number}"
+        )
+        checkpoint.save(kept, self.root / "kept")
+
+    def act(self) -> None:
+        """Twenty more."""
+        for number in range(self.ended.value + 1, self.ended.value + 21):
+            self.begun.value = number
+            self.save(number)
+            self.ended.value = number
+
+    def again(self) -> None:
+        """One that is whole."""
+        self.save(self.ended.value)
+        self.begun.value = self.ended.value
+
+    def state(self) -> str:
+        """The number, the same everywhere."""
+        kept = checkpoint.load(self.root / "kept")
+        number = kept.metrics["number"]
+        found = {int(kept.card.split()[1]) % 2048, number % 2048}
+        for tensor in kept.model.state_dict().values():
+            found |= set(tensor.unique().long().tolist())
+        mean = style.unpack(kept.styles, kept.about_styles)["one"].mean
+        if len(found) > 1 or not torch.allclose(mean, torch.full((8,), (number + 1) / 2)):
+            raise WrongError(f"half of one and half of another: {sorted(found)}, mean {mean[0]}")
+        if number not in (self.ended.value, self.begun.value):
+            raise WrongError(f"number {number}, between {self.ended.value} and {self.begun.value}")
+        self.ended.value = self.begun.value = number
+        return str(number)
+
+
+@dataclass
+class Tokenizing(Work):
+    """Files to token shards and a vocabulary: lines and music in turn, each in several shards."""
+
+    wanted: dict[str, str] = field(default_factory=dict)
+    kind: str = "text"
+
+    def prepare(self) -> None:
+        """Lines, music, and what each becomes."""
+        rng = random.Random(0)
+        lines = [" ".join(rng.choice(SENTENCES) for _ in range(2)) for _ in range(4000)]
+        (self.root / "all.txt").write_text("".join(f"{line}\n" for line in lines))
+        for i in range(60):
+            rows = [[12 * at, 12, 48 + (i * at) % 30, 0, 80] for at in range(64)]
+            frame = midi.make_frame(([(0, 400_000)], [(0, 4, 4)], []))
+            midi.write(midi.to_score(np.array(rows, np.int32), frame), self.root / "music" / f"{i}.mid")
+        for self.kind in ("text", "midi"):
+            assert in_child(self, self.act)[0] == 0
+            self.wanted[self.kind] = of_shards(self.root / self.kind)
+            shutil.rmtree(self.root / self.kind)
+
+    def act(self) -> None:
+        """Read, learn, spell and write."""
+        dataset.SHARD_TOKENS = 10_000
+        recipe = Recipe(tokenizer=TokenizerConfig(kind=self.kind, vocab_size=320, max_tokens=64))  # type: ignore[arg-type]
+        source = self.root / ("all.txt" if self.kind == "text" else "music")
+        shards.prepare(recipe, [source], self.root / self.kind, report=lambda _: None)
+
+    def state(self) -> str:
+        """All shards or none: without an index they are not there."""
+        folder = self.root / self.kind
+        if not (folder / "index.json").exists():
+            return "none"
+        if (found := of_shards(folder)) != self.wanted[self.kind]:
+            raise WrongError("other tokens or another vocabulary than in one go")
+        return found
+
+    def finished(self) -> None:
+        """All are there; then the other kind's turn."""
+        super().finished()
+        if self.state() == "none":
+            raise WrongError("no index after all")
+        self.again()
+        self.kind = "midi" if self.kind == "text" else "text"
+
+    def again(self) -> None:
+        """Begin anew."""
+        shutil.rmtree(self.root / self.kind, ignore_errors=True)
+
+
+@dataclass
+class Fitting(Work):
+    """`seqvae style fit` into a file that is there, and with --add into the model's own folder, in turn."""
+
+    known: dict[str, list[str]] = field(default_factory=lambda: {"file": [], "model": []})
+    turn: int = 0
+    places = 2
+
+    def prepare(self) -> None:
+        """A model, two sets of lines, and what each makes of the file and of the model."""
+        training = Training(self.root)
+        training.write()
+        assert in_child(training, training.act)[0] == 0
+        shutil.move(self.root / "run" / "best", self.root / "model")
+        for name, how in (("one", "good"), ("two", "bad")):
+            lines = [line for line in SENTENCES if f" {how} " in line]
+            (self.root / f"{name}.lines").write_text("".join(f"{line}\n" for line in lines))
+        for self.turn in range(4):
+            assert in_child(self, self.act)[0] == 0
+            self.known[self.place].append(self.found())
+        self.turn = 0
+
+    @property
+    def place(self) -> str:
+        """Where it writes in this turn."""
+        return ("file", "model")[self.turn % 2]
+
+    def found(self) -> str:
+        """The digest of what is there."""
+        if self.place == "model":
+            return of_folder(self.root / "model")
+        return digest(*checkpoint.load_tensors(self.root / "my.styles"))
+
+    def act(self) -> None:
+        """Fit the set of this turn."""
+        where = ["-o", self.root / "my.styles"] if self.place == "file" else ["--add"]
+        lines = self.root / f"{('one', 'two')[self.turn // 2 % 2]}.lines"
+        self.command("style", "fit", f"mine=@{lines}", "-m", self.root / "model", *where)
+
+    def state(self) -> str:
+        """One of the two fits."""
+        if (found := self.found()) not in self.known[self.place]:
+            raise WrongError("is neither of the two fits")
+        return found
+
+    def killed(self) -> None:
+        """The next turn."""
+        self.turn += 1
+
+    def finished(self) -> None:
+        """It is the one asked for."""
+        if self.state() != self.known[self.place][self.turn // 2 % 2]:
+            raise WrongError("the command ended, and the file is the old one")
+        self.turn += 1
+
+
+WORKS: dict[str, type[Work]] = {"train": Training, "save": Saving, "tokenize": Tokenizing, "style": Fitting}
+
+
+# --- killing ----------------------------------------------------------------------------------------------------------
+
+
+def watch(root: Path, at: int, held: bool, bell: int) -> Callable[[], int]:
+    """Ring at the `at`-th call that writes below `root`, and stop there where it is `held`; counts such calls."""
+    seen = 0
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event not in WRITING or not str(args[0]).startswith(str(root)):
+            return
+        if event == "open" and not (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            return
+        seen += 1
+        if seen == at:
+            os.write(bell, b"!")
+            while held:
+                signal.pause()
+
+    sys.addaudithook(hook)
+    return lambda: seen
+
+
+def in_child(
+    work: Work, act: Callable[[], None], wait: Callable[[int], float | None] | None = None, at: int = 0,
+    held: bool = False,
+) -> tuple[int, int, float]:  # fmt: skip
+    """Do it in a child, which `wait` lets live as long as it likes; its exit code, calls that wrote, and seconds."""
+    heard, bell = os.pipe()
+    counted, count = os.pipe()
+    began = time.monotonic()
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            with (work.root.parent / f"{work.root.name}.log").open("a") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            seen = watch(work.root, at, held, bell)
+            act()
+            os.write(count, seen().to_bytes(4, "big"))
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(bell)
+    os.close(count)
+    if wait is not None:
+        wait(heard)
+        os.kill(child, signal.SIGKILL)  # nothing to one that has ended: it is not waited for yet
+    ended = os.waitpid(child, 0)[1]
+    calls = int.from_bytes(os.read(counted, 4), "big")
+    os.close(heard)
+    os.close(counted)
+    return os.waitstatus_to_exitcode(ended), calls, time.monotonic() - began
+
+
+def litter(root: Path) -> int:
+    """Hidden files and folders, and whatever else is not there for good, below a folder."""
+    return sum(path.name.startswith(".") or path.suffix == ".part" for path in root.rglob("*"))
+
+
+def kill(name: str, kills: int, root: Path, rng: random.Random) -> Counter[str]:
+    """So many kills of one work, and what was found after each."""
+    work = WORKS[name](root)
+    others = {root / "beside.txt": b"beside", root / "other" / "deep.bin": bytes(range(256))}
+    for path, content in others.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    work.prepare()
+    code, calls, seconds = in_child(work, work.act)  # to know how much there is to kill
+    assert code == 0, f"see {root}.log"
+    work.finished()
+    count: Counter[str] = Counter()
+    while count["kills"] < kills:
+        before, left = work.state(), litter(root)
+        how, share = rng.choice(("clock", "held", "after")), rng.random()
+
+        def wait(bell: int, how: str = how, share: float = share) -> None:
+            if how == "clock":
+                time.sleep(share * seconds)
+            else:
+                os.read(bell, 1)  # or it has ended
+                time.sleep(0.003 * share * (how == "after"))
+
+        at = 0 if how == "clock" else rng.randrange(calls) + 1
+        code = in_child(work, work.act, wait, at, how == "held")[0]
+        count["litter"] = max(count["litter"], litter(root))
+        try:
+            if any(path.read_bytes() != content for path, content in others.items()):
+                raise WrongError("another file has changed")
+            if code == -signal.SIGKILL:
+                count["kills"] += 1
+                count[how] += 1
+                count["writing"] += how != "clock" or litter(root) > left
+                found = work.state()
+                count["none" if found == "none" else "old" if found == before else "new"] += 1
+                work.killed()
+            elif code:
+                raise WrongError(f"exit code {code}; see {root}.log")
+            else:
+                count["finished"] += 1
+                work.finished()
+        except SeqVAEError as error:
+            count["refused"] += 1  # in one line, as its text is
+            print(f"{name}: refused after {how}: {error}", flush=True)
+            work.again()
+        except Exception as error:
+            count["wrong"] += 1
+            print(f"{name}: wrong after {how}: {type(error).__name__}: {error}", flush=True)
+            work.again()
+    for _ in range(work.places):  # undisturbed at last
+        code = max(code, in_child(work, work.act)[0])
+        work.finished()
+    Work.finished(work)
+    assert code <= 0, f"see {root}.log"
+    return count
+
+
+def main() -> None:
+    """The table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--out", type=Path, help="folder to work in, which is kept")
+    wanted = parser.parse_args()
+    out = wanted.out or Path(tempfile.mkdtemp(prefix="crashes-"))
+    columns = ("kills", "clock", "held", "after", "writing", "old", "new", "none", "refused", "wrong", "finished",
+               "litter")  # fmt: skip
+    rows = []
+    for i, name in enumerate(wanted.work):
+        share = wanted.kills * (i + 1) // len(wanted.work) - wanted.kills * i // len(wanted.work)
+        rows.append((name, kill(name, share, out / name, random.Random(f"{wanted.seed} {name}"))))
+        print(f"{name}: {dict(rows[-1][1])}", flush=True)
+    total = sum((count for _, count in rows), Counter())
+    total["litter"] = max(count["litter"] for _, count in rows)
+    print(f"seed {wanted.seed}")
+    print("| work | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, count in [*rows, ("all", total)]:
+        print(f"| {name} | " + " | ".join(str(count[column]) for column in columns) + " |")
+    if wanted.out is None:
+        shutil.rmtree(out)
+    sys.exit(bool(total["wrong"]))
+
+
+if __name__ == "__main__":
+    main()

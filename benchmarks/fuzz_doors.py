@@ -1,0 +1,521 @@
+"""The doors of seqvae as functions of bytes, each with inputs to start from: what benchmarks/fuzz.py sends in there.
+
+Knows which call reads which kind of input, and what must hold of what is let in. Refuses to know how inputs are spoilt
+(fuzz_inputs.py), and processes. A door returns where the input was taken, raises SeqVAEError where it was refused, and
+whatever else it raises is a bug. Everything that is read here was made by our own code or is written out below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import fuzz_inputs as inputs
+import fuzz_scores as scores
+import numpy as np
+
+from seqvae import midi, text
+from seqvae.config import ModelConfig, Recipe, TokenizerConfig, load_recipe, to_dict
+from seqvae.errors import SeqVAEError
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way in."""
+
+    read: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+    mutate: inputs.Mutator
+    share: float
+    """Of all inputs: what takes long gets fewer."""
+
+
+class RefusedError(SeqVAEError):
+    """A refusal that came as an answer and not as an exception."""
+
+
+@cache
+def _scratch() -> Path:
+    """This process's own folder, in memory where the system has such a place."""
+    shm = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="seqvae-fuzz-", dir=shm if os.access(shm, os.W_OK) else None))
+
+
+def clean() -> None:
+    """Remove what this process has written, and end what it has started."""
+    if _studio.cache_info().currsize:
+        _studio()[0].close()
+    shutil.rmtree(_scratch(), ignore_errors=True)
+
+
+def _file(name: str, content: bytes) -> Path:
+    path = _scratch() / name
+    path.write_bytes(content)
+    return path
+
+
+def _laid_out(content: bytes, name: str) -> Path:
+    """A folder with the files of `inputs.folder`; a name that ends in @ is a link."""
+    files = inputs.unpacked(content)
+    if not files:
+        raise RefusedError("no folder in this input; give another")
+    folder = _scratch() / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for relative, data in files.items():
+        path = folder / relative.removesuffix("@")
+        if ".." in path.parts or not path.is_relative_to(folder) or "\0" in relative or path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if relative.endswith("@"):
+            path.symlink_to(os.fsdecode(data[:200]).replace("\0", "0") or ".")
+        else:
+            path.write_bytes(data)
+    return folder
+
+
+def _packed(folder: Path) -> bytes:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return inputs.packed({path.relative_to(folder).as_posix(): path.read_bytes() for path in found})
+
+
+# --- music ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _speller() -> Any:
+    from seqvae.midi_tokenizer import MidiTokenizer
+
+    return MidiTokenizer()
+
+
+def _music(piece: midi.Piece) -> None:
+    """A piece that was let in has tokens, and can be written and read again."""
+    assert len(piece.notes) and (np.diff(piece.bounds) > 0).all()
+    assert piece.bounds[-1] > piece.notes[:, midi.ONSET].max()
+    if len(piece.bounds) < 5000 and len(piece.notes) < 5000:
+        _speller().encode(piece)
+    again = midi.read(midi.to_bytes(midi.to_score(piece.notes, piece.frame)))
+    assert len(again.notes) == len(piece.notes), "notes were lost on the way to a file and back"
+
+
+def _midi(content: bytes) -> None:
+    _music(midi.read(content))
+
+
+def _notation(suffix: str) -> Callable[[bytes], None]:
+    def read(content: bytes) -> None:
+        from seqvae import notation
+
+        notation.SECONDS = 3.0  # a minute is for the scores of symphonies: those here are a page
+        _music(midi.read(_file(f"score{suffix}", content)))
+
+    return read
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+SENTENCES = [
+    f"the {what} was {how} and the {other} is new"
+    for what in ("food", "staff")
+    for how in ("good", "bad")
+    for other in ("bar", "room")
+]
+SESSIONS = ["open read check read check close", "open write sync check close", "open close"]
+
+
+@cache
+def _text() -> Any:
+    from seqvae.tokenizer import make
+
+    return make(TokenizerConfig(kind="text", vocab_size=320, max_tokens=128), lambda: SENTENCES)
+
+
+@cache
+def _events() -> Any:
+    from seqvae.tokenizer import make
+
+    return make(TokenizerConfig(kind="events", vocab_size=20, max_tokens=12, overlap=3), lambda: SESSIONS)
+
+
+def _sentences(content: bytes) -> None:
+    """Every line comes back from its tokens as it was."""
+    for name in ("lines.txt", "lines.txt.gz") if content[:2] == b"\x1f\x8b" else ("lines.txt",):
+        found = list(text.read_lines(_file(name, content)))
+        tokenizer = _text()
+        for line, chunks in zip(found, tokenizer.encode_all(found), strict=True):
+            assert tokenizer.decode_text(chunks) == line, "a line came back changed"
+
+
+def _sentence_seeds() -> list[bytes]:
+    import gzip
+
+    plain = "\n".join([*SENTENCES, "Zażółć gęślą jaźń", "日本語 \u2581 \U0001f600", "<unk> <pad>", ""]).encode()
+    return [plain, b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"), gzip.compress(plain, mtime=0)]
+
+
+def _logs(content: bytes) -> None:
+    """Every symbol comes back, as itself or as one that is not known."""
+    found = list(text.read_lines(_file("log.txt", content)))
+    tokenizer = _events()
+    for line, chunks in zip(found, tokenizer.encode_all(found), strict=True):
+        known = [word if word in tokenizer.symbols else "<unk>" for word in line.split()]
+        assert tokenizer.decode_text(chunks).split() == known, "a session came back changed"
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def _recipe(suffix: str) -> Callable[[bytes], None]:
+    def read(content: bytes) -> None:
+        load_recipe(_file(f"recipe{suffix}", content))
+
+    return read
+
+
+def _change(content: bytes) -> None:
+    """What --set says, on top of a recipe of ours."""
+    load_recipe("hdfs", content.decode(errors="surrogateescape").split("\n"))
+
+
+# --- folders and files of tensors -------------------------------------------------------------------------------------
+
+
+@cache
+def _kept(kind: str) -> Path:
+    """A checkpoint of a few kilobytes that has learned nothing, with two styles and a detector."""
+    import torch
+
+    from seqvae import calibration, checkpoint, codec, style
+    from seqvae.anomaly import examine
+    from seqvae.calibration import Settings
+
+    torch.manual_seed(0)
+    tokenizer = {"text": _text, "events": _events, "midi": _speller}[kind]()
+    recipe = Recipe(
+        name="tiny",
+        tokenizer=TokenizerConfig(kind=kind),  # type: ignore[arg-type]
+        model=ModelConfig(chunks=1, latent=4, width=8, hidden=8, heads=2),
+    )
+    kept = checkpoint.Checkpoint(recipe, checkpoint.build(recipe.model, tokenizer), tokenizer, card="---\n---\n")
+    made = codec.from_checkpoint(kept)
+    points = [torch.randn(3, 4) for _ in range(20)]
+    kept.styles, kept.about_styles = style.pack({"all": style.fit(points), "calm": style.fit(points[:2])})
+    folder = _scratch() / f"kept-{kind}"
+    checkpoint.save(kept, folder)
+    if kind == "events":
+        found = calibration.fit(examine(made, SESSIONS * 4, 2, 0))
+        settings = Settings(str(folder), found.threshold(0.1), 0.1, 2, 0)
+        made_there = _scratch() / "detector-seed"
+        calibration.save(found, settings, made_there)
+        facts = json.loads((made_there / "detector.json").read_text())  # the same in every process
+        (made_there / "detector.json").write_text(json.dumps(facts | {"model": "events"}))
+    return folder
+
+
+@cache
+def _use(folder: Path) -> None:
+    """Load a folder once; see `_checkpoint`."""
+
+
+def _checkpoint(content: bytes) -> None:
+    """What is loaded encodes and decodes, and moves between its styles."""
+    import torch
+
+    from seqvae import codec, released
+
+    folder = _laid_out(content, "checkpoint")
+    released.facts(folder)
+    made = codec.load(folder)
+    if made.tokenizer.kind == "midi":
+        made.posteriors([[np.array([2], np.int32)] * made.chunks])
+        return
+    for name in list(made.styles)[:2]:
+        made.mover(name, None, 0.5)
+    lines = made.decode(made.encode(["open read close"]))
+    assert isinstance(lines[0], str)
+    del torch
+
+
+def _style(content: bytes) -> None:
+    """Styles that are let in can be drawn from, and moved between."""
+    import torch
+
+    from seqvae import style
+
+    found = list(style.load(_file("my.styles", content), 4).values())
+    for method in ("mean", "discriminant", "transport"):
+        for source in found[:2]:
+            z = torch.zeros(2, 4)
+            try:
+                z = style.mover(source, found[-1], 0.5, method)(z)
+            except SeqVAEError:
+                continue
+            assert z.shape == (2, 4)
+    for one in found[:2]:
+        style.draw(one, 2, torch.Generator().manual_seed(0))
+
+
+def _detector(content: bytes) -> None:
+    """A detector that is let in says a number of any session."""
+    from seqvae import calibration
+
+    model = _kept("events")
+    found, _ = calibration.load(_laid_out(content, "detector"), str(model))
+    evidence = _evidence()
+    value = found.scores(evidence)[found.score]
+    assert 0 <= found.p_value(value) <= 1
+
+
+@cache
+def _evidence() -> Any:
+    from seqvae import codec
+    from seqvae.anomaly import examine
+
+    return next(iter(examine(codec.load(_kept("events")), ["open read close"], 2, 0)))
+
+
+def _latents(content: bytes) -> None:
+    """What `seqvae decode` does with a file of latents."""
+    import contextlib
+    import io
+
+    from seqvae.cli import main
+
+    path, out, said = _file("z.safetensors", content), _scratch() / "out.txt", io.StringIO()
+    code: Any = 0
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            main(["decode", str(path), "-m", str(_kept("events")), "-o", str(out)])
+    except SystemExit as ended:
+        code = ended.code
+    if code:
+        raise RefusedError(said.getvalue().rstrip("\n"))
+    from seqvae import places
+    from seqvae.checkpoint import load_tensors
+
+    for name, _ in places.unpack(load_tensors(path)[0], path):  # where files of music would go
+        assert (_scratch() / "out" / f"{name}.mid").resolve().is_relative_to(_scratch() / "out"), name
+
+
+def _latent_seeds() -> list[bytes]:
+    import torch
+
+    from seqvae.checkpoint import save_tensors
+
+    path, out = _scratch() / "seed.safetensors", []
+    for tensors in (
+        {"z": torch.randn(3, 4), "segments": torch.tensor([1, 0, 2], dtype=torch.int32)},
+        {"0": torch.randn(1, 4), "a/b": torch.randn(2, 4)},
+    ):
+        save_tensors(tensors, {"model": "hdfs", "kind": "events", "sources": "[]"}, path)
+        out.append(path.read_bytes())
+    return out
+
+
+def _style_seeds() -> list[bytes]:
+    return [(_kept("events") / "styles.safetensors").read_bytes()]
+
+
+def _detector_seeds() -> list[bytes]:
+    _kept("events")
+    return [_packed(_scratch() / "detector-seed")]
+
+
+def _checkpoint_seeds() -> list[bytes]:
+    found = [_packed(_kept(kind)) for kind in ("events", "text", "midi")]
+    for kind in ("events", "events", "text", "midi"):  # as older ones are, without sums that tell what was spoilt
+        files = inputs.unpacked(_packed(_kept(kind)))
+        config = json.loads(files["config.json"])
+        del config["sha256"]
+        found.append(inputs.packed(files | {"config.json": json.dumps(config).encode()}))
+    return found
+
+
+def _shards(content: bytes) -> None:
+    """Shards that are let in can be gone through."""
+    from seqvae.dataset import Batches, TokenData
+
+    data = TokenData(_laid_out(content, "shards"))
+    for _, (_, _, tokens) in zip(range(3), Batches(data, "train", 1, 64, 8, 0).resume(0, 0), strict=False):
+        assert tokens.ndim == 3
+
+
+def _shard_seeds() -> list[bytes]:
+    from seqvae.dataset import ShardWriter
+
+    folder = _scratch() / "shards-seed"
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = ShardWriter(folder, {"tokenizer": to_dict(TokenizerConfig(kind="events"))})
+    for i, line in enumerate(SESSIONS * 4):
+        writer.add(_events().encode(line), "normal", f"{i}")
+    writer.close()
+    return [_packed(folder)]
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _studio() -> tuple[asyncio.Runner, Any]:
+    from seqvae import released
+    from seqvae.studio.models import Models
+    from seqvae.studio.server import application
+
+    shelf = _scratch() / "shelf"
+    for kind in ("events", "text", "midi"):
+        shutil.copytree(_kept(kind), shelf / kind)
+    shutil.copytree(_scratch() / "detector-seed", shelf / "events" / "detector")
+    released.released_folder = lambda: shelf
+    return asyncio.Runner(), application(Models())
+
+
+def _request(content: bytes) -> None:
+    """A request is answered, or refused with a status from 400 to 499 and one line in words."""
+    head, _, body = content.partition(b"\n\n")
+    line, *rest = head.split(b"\n")
+    method, _, target = line.partition(b" ")
+    runner, app = _studio()
+    status, answer = runner.run(_asked(app, method, target, rest, body))
+    for _ in range(40):
+        if status != 202:
+            break
+        path = f"/api/jobs/{json.loads(answer)['job']}?wait=0.25".encode()
+        status, answer = runner.run(_asked(app, b"GET", path, [], b""))
+    else:  # long work: as if the user had left
+        runner.run(_asked(app, b"DELETE", path.partition(b"?")[0], [], b""))
+    assert b"root:" not in answer
+    if status >= 400:
+        assert status < 500, f"{status}: {answer[:300]!r}"
+        if method != b"HEAD":
+            raise RefusedError(json.loads(answer)["error"])
+
+
+async def _asked(app: Any, method: bytes, target: bytes, lines: list[bytes], body: bytes) -> tuple[int, bytes]:
+    """The status and the body that the application sends; in ASGI's words, as a server would say them."""
+    path, _, query = target.partition(b"?")
+    headers = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+    known = {name for name, _ in headers}
+    headers += [(b"host", b"localhost")] * (b"host" not in known)
+    headers += [(b"content-length", str(len(body)).encode())] * (b"content-length" not in known and bool(body))
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "method": method.decode("latin-1").upper(),
+        "path": urllib.parse.unquote(path.decode("latin-1")),
+        "raw_path": path,
+        "query_string": query,
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    given = [{"type": "http.request", "body": body, "more_body": False}]
+    status, answer = 0, b""
+
+    async def receive() -> dict[str, Any]:
+        if given:
+            return given.pop()
+        await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        nonlocal status, answer
+        status = message.get("status", status)
+        answer += message.get("body", b"")
+
+    await app(scope, receive, send)
+    return status, answer
+
+
+def _request_seeds() -> list[bytes]:
+    bodies: dict[str, Any] = {
+        "/api/text/steps": {"model": "text", "a": "the food was good", "b": "the bar is new", "steps": 3},
+        "/api/text/blend": {
+            "model": "text",
+            "text": "the food",
+            "moves": [{"source": None, "target": "calm", "amount": 0.5}],
+        },
+        "/api/map": {"model": "events"},
+        "/api/map/decode": {"model": "events", "x": 0.5, "y": -0.5, "spread": 0.5, "seed": 1},
+        "/api/anomalies": {"model": "events", "lines": ["open read check close", "open what"]},
+        "/api/anomalies/examples": {"model": "events"},
+        "/api/music/blend": {"model": "midi", "piece": "0" * 32, "target": "calm", "amount": 0.5, "keep": ["melody"]},
+        "/api/music/corpus": {"name": "bach/../../x", "bars": 1},
+    }
+    posts = [
+        f"POST {path}\ncontent-type: application/json\norigin: http://localhost\n\n{json.dumps(body)}".encode()
+        for path, body in bodies.items()
+    ]
+    form = b'--x\r\ncontent-disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    upload = (
+        form % (b"file", b'; filename="a.mid"', scores.midi_seeds()[0]) + form % (b"bars", b"", b"2") + b"--x--\r\n"
+    )
+    gets = [
+        "/",
+        "/api/models",
+        "/api/jobs/x?wait=0.1",
+        "/api/music/corpus",
+        "/api/music/x.mid",
+        "/api/music/x.wav?mute=1",
+        "/../../../../etc/passwd",
+        "/..%2f..%2fetc/passwd",
+        "/static/%00",
+        "/api.html",
+    ]
+    return [
+        *posts,
+        *(f"GET {path}\n\n".encode() for path in gets),
+        b"OPTIONS /\n\n",
+        b"DELETE /api/jobs/x\n\n",
+        b"POST /api/music/pieces\ncontent-type: multipart/form-data; boundary=x\n\n" + upload,
+    ]
+
+
+_TOML = (Path(__file__).parent.parent / "seqvae" / "recipes" / "hdfs.toml").read_bytes
+DOORS: dict[str, Door] = {
+    "midi": Door(_midi, scores.midi_seeds, inputs.midi, 0.28),
+    "musicxml": Door(
+        _notation(".musicxml"),
+        scores.xml_seeds,
+        inputs.markup(b"<note>", b"</note>", b"<!ENTITY x 'y'>", b"&x;"),
+        0.008,
+    ),
+    "mxl": Door(_notation(".mxl"), scores.mxl_seeds, inputs.archive([b"<note>", b"</note>", b"&x;"]), 0.004),
+    "humdrum": Door(
+        _notation(".krn"),
+        lambda: scores.HUMDRUM,
+        inputs.plain(b"*^", b"*v", b"\t", b"*-", b"=", b"**kern", b"[4c", most=inputs.SCORE),
+        0.008,
+    ),
+    "abc": Door(
+        _notation(".abc"),
+        lambda: scores.ABC,
+        inputs.plain(b"X:1\n", b"K:", b"|:", b":|", b"(3", b"L:1/0", b"[", b"V:1", most=inputs.SCORE),
+        0.006,
+    ),
+    "text": Door(_sentences, _sentence_seeds, inputs.lines, 0.2),
+    "logs": Door(_logs, lambda: ["\n".join(SESSIONS).encode()], inputs.lines, 0.18),
+    "toml": Door(_recipe(".toml"), lambda: [_TOML()], inputs.plain(b"[model]", b"=", b"'''", b"[[", b"inf"), 0.09),
+    "json": Door(_recipe(".json"), lambda: [json.dumps(to_dict(Recipe())).encode()], inputs.tables, 0.08),
+    "set": Door(
+        _change, lambda: [b"model.width=384\ntrain.steps=5", b"name=x"], inputs.plain(b"model", b"=", b"."), 0.03
+    ),
+    "checkpoint": Door(_checkpoint, _checkpoint_seeds, inputs.folder, 0.03),
+    "styles": Door(_style, _style_seeds, inputs.tensors, 0.03),
+    "detector": Door(_detector, _detector_seeds, inputs.folder, 0.02),
+    "latents": Door(_latents, _latent_seeds, inputs.tensors, 0.01),
+    "shards": Door(_shards, _shard_seeds, inputs.folder, 0.02),
+    "http": Door(_request, _request_seeds, inputs.request, 0.02),
+}

@@ -1,0 +1,167 @@
+"""What each choice in the music recipe is worth: one change at a time, all trained alike, told on validation songs.
+
+    python benchmarks/search.py --data ../shared/data/music --out runs/search [--steps 500] [--only base latent-256]
+
+Every row is the recipe with one change, trained from random weights on the same songs with the same seed for the same
+number of steps; `--minutes` shows what that took on this machine. Then stretches of validation songs (not those that
+figures are quoted on) are encoded and decoded free running. A row's folder keeps its training and its figures, so an
+interrupted search goes on where it was; another row is another line of CHOICES.
+
+Note F1 is the encoder's own answer and, beside it, after the search that the released models use. KL is in bits a bar,
+nats are reconstruction and KL a bar with teacher forcing: what it would take to send the bar. Intervals are 95 % over
+songs; p of the difference to `base` comes from random signs over songs. One seed each: differences below the interval
+tell nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import symusic
+import torch
+from numpy.typing import NDArray
+
+from seqvae import codec, collection, dataset, distributions, held_out, measures
+from seqvae.config import load_recipe
+from seqvae.midi import Piece
+from seqvae.shards import prepare
+from seqvae.train import train
+
+CHOICES: dict[str, list[str]] = {
+    "base": [],
+    "encoder transformer": ["model.encoder=transformer"],
+    "decoder transformer": ["model.decoder=transformer"],
+    "one bar": ["model.chunks=1", "model.latent=512"],
+    "four bars": ["model.chunks=4", "model.latent=2048"],
+    "four bars, latent as of two": ["model.chunks=4"],
+    "latent 256": ["model.latent=256"],
+    "latent 512": ["model.latent=512"],
+    "KL at 0.1": ["objective.beta=0.1"],
+    "KL at 0.25": ["objective.beta=0.25"],
+    "KL at 1": ["objective.beta=1"],
+    "no noise on tokens": ["objective.word_dropout=0"],
+    "more noise on tokens": ["objective.word_dropout=0.5"],
+    "denoising encoder": ["objective.denoise=0.1"],
+    "no bag": ["objective.bag=0"],
+    "no fading of tracks": ["objective.fade=0"],
+    "no mixing of tracks": ["train.mix=0"],
+    "transposed by up to 5": ["train.transpose=5"],
+    "tracks reversed": [],
+}
+REVERSED = "tracks reversed"
+BARS = 8
+
+
+def reversed_tracks(files: Sequence[Path], roots: Path, folder: Path) -> Path:
+    """The same songs with programs numbered from the other end: in a bar, what came first comes last (but drums)."""
+    if not folder.exists():
+        for path in files:
+            out = (folder / path.relative_to(roots)).with_suffix(".mid")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                score = symusic.Score(path)
+            except Exception:  # whatever it is, training leaves the file out too
+                continue
+            for track in score.tracks:
+                if not track.is_drum:
+                    track.program = 127 - track.program
+            score.dump_midi(out)
+    return folder
+
+
+def validation(data: Path, songs: int, chunks: int) -> list[Piece]:
+    """The first bars of at most so many validation songs of each style, one a title."""
+    files = collection.find([data])
+    rng = np.random.default_rng(0)
+    wanted: dict[str, dict[str, Path]] = {}
+    for i in rng.permutation(len(files)):
+        style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
+        if dataset.split_of(title) == "valid" and len(wanted.setdefault(style, {})) < songs:
+            wanted[style].setdefault(title, files[i])
+    paths = [path for style in sorted(wanted) for path in wanted[style].values()]
+    found = [piece for _, piece in collection.read_all(paths, cache=collection.default_cache())]
+    cut = [held_out.stretch(piece, chunks, rng) for piece in found if isinstance(piece, Piece)]
+    return [piece for piece in cut if piece is not None]
+
+
+@torch.no_grad()
+def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
+    """Note F1 by song without and with refinement, KL bits and nats a bar by song."""
+    model = codec.load(folder)
+    out: dict[str, Any] = {}
+    for name, steps in (("rough", 0), ("refined", model.objective.refine)):
+        model.objective = replace(model.objective, refine=steps)
+        with torch.enable_grad():
+            encoded = held_out.encode(model, "", songs)
+        notes = held_out.decode(model, encoded, [song.z for song in encoded])
+        out[name] = [
+            measures.note_f1(held_out.spell(model, model.tokenizer.encode(song.piece), song), mine)
+            for song, mine in zip(encoded, notes, strict=True)
+        ]
+        out[f"{name}_bits"] = [
+            float(song.kl.sum() / np.log(2) / (len(song.piece.bounds) - 1)) for song in encoded
+        ]  # fmt: skip
+    return out
+
+
+def two_sided(differences: NDArray[np.float64]) -> float:
+    """How often random signs make a mean as far from 0, either way."""
+    return min(1.0, 2 * min(distributions.flipped(differences), distributions.flipped(-differences)))
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
+    arguments.add_argument("--out", type=Path, required=True, help="where trainings and figures are kept")
+    arguments.add_argument("--recipe", default="music")
+    arguments.add_argument("--steps", type=int, default=500)
+    arguments.add_argument("--songs", type=int, default=8, help="validation songs of each style")
+    arguments.add_argument("--only", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="NAME")
+    options = arguments.parse_args()
+    roots = options.data.resolve()
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.only:
+        folder = options.out / name.replace(" ", "-").replace(",", "")
+        kept = folder / "figures.json"
+        if not kept.exists():
+            data = roots
+            if name == REVERSED:
+                data = reversed_tracks(collection.find([roots]), roots, options.out / "songs-reversed")
+            short = [f"train.steps={options.steps}", f"train.evaluate_every={options.steps}", "train.warmup_steps=100",
+                     f"objective.anneal_steps={options.steps // 2}"]  # fmt: skip
+            recipe = load_recipe(options.recipe, [*short, *CHOICES[name]])
+            shards = options.out / ("data-reversed" if name == REVERSED else "data")  # the same for any number of bars
+            tokens, tokenizer, _ = prepare(recipe, [data], shards, report=print)
+            begin = time.monotonic()
+            best = train(recipe, tokens, tokenizer, folder, resume=True, report=print)
+            minutes = (time.monotonic() - begin) / 60
+            lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+            last = next(line for line in reversed(lines) if line["kind"] == "valid")
+            nats = -last["elbo"] / recipe.model.chunks
+            measured = figures(best, validation(data, options.songs, BARS))
+            kept.write_text(json.dumps({"minutes": minutes, "nats": nats, "valid": last, **measured}))
+        found[name] = json.loads(kept.read_text())
+        print(f"{name}: done", flush=True)
+    print(f"\n{options.steps} steps, {len(found[options.only[0]]['rough'])} validation songs of {BARS} bars\n")
+    print("| | minutes | nats a bar | note F1, encoder alone | p | after the search | p | KL, bits a bar |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, one in found.items():
+        cells = [f"{one['minutes']:.1f}", f"{one['nats']:.1f}"]
+        for kind in ("rough", "refined"):
+            mean, low, high = measures.interval(np.array(one[kind]))
+            cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+            apart = np.array(one[kind]) - np.array(found["base"][kind]) if "base" in found else None
+            cells.append("" if name == "base" or apart is None else f"{two_sided(apart):.3f}")
+        cells.append(f"{np.mean(one['refined_bits']):.0f}")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""How fast music is learned from: beside an earlier state of this repository, and beside what the machine allows.
+
+    git worktree add --detach /tmp/before REVISION
+    python benchmarks/training.py --data ../shared/data/music --before /tmp/before --threads 2
+    python benchmarks/training.py --data ../shared/data/music --share
+
+The first trains the recipe as each tree has it, in turns and from random weights, each turn `seqvae train` in a process
+of its own until its log tells of step 100; what the log says there counts, and the median of the turns' ratios.
+Reading songs and start-up are not part of it.
+
+The second counts a training step's products as torch carries them out, forwards and backwards, and times each size of
+them alone in bf16, in the same process and with as many threads. What all would take at that rate, as a share of what
+the step takes, is the share of the machine's own bf16 rate that training reaches. Text is compared in text_training.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seqvae.config import load_recipe
+from seqvae.run import Run
+from seqvae.shards import prepare
+from seqvae.train import keep_memory
+
+LOGGED = 100  # at this step the log of a run has its first line
+Size = tuple[int, int, int]  # rows, summed over, columns
+
+
+def tokens_per_second(tree: Path, recipe: str, changes: list[str], data: Path, threads: int) -> float:
+    """What the log of a short run of `tree`'s own code says."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "seqvae", "train", recipe, "--data", str(data), "--out", folder]
+        for change in [*changes, f"train.steps={10 * LOGGED}", f"train.evaluate_every={10 * LOGGED}"]:
+            command += ["--set", change]
+        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
+        log = Path(folder) / "log.jsonl"
+        with (Path(folder) / "output").open("w+") as output:
+            process = subprocess.Popen(command, cwd=tree, env=environment, stdout=output, stderr=output)
+            try:
+                while process.poll() is None:
+                    for line in log.read_text().splitlines() if log.exists() else ():
+                        figures = json.loads(line)
+                        if figures["kind"] == "train" and figures["step"] == LOGGED:
+                            return float(figures["tokens_per_second"])
+                    time.sleep(1)
+                output.seek(0)
+                raise SystemExit(f"{tree}: training ended with {process.returncode}: {output.read()[-500:]}")
+            finally:
+                process.kill()
+                process.wait()
+
+
+class Products(TorchDispatchMode):
+    """Counts the matrix products carried out under it, by size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: Counter[Size] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "baddbmm"):
+            a, b = (args[1], args[2]) if name in ("addmm", "baddbmm") else (args[0], args[1])
+            self.sizes[(a.shape[-2], a.shape[-1], b.shape[-1])] += a.shape[0] if a.dim() == 3 else 1
+        elif name in ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math"):
+            q, k = args[0], args[1]
+            heads = q.shape[0] * q.shape[1]
+            self.sizes[(q.shape[2], q.shape[3], k.shape[2])] += heads
+            self.sizes[(q.shape[2], k.shape[2], q.shape[3])] += heads
+        elif name == "_scaled_dot_product_flash_attention_for_cpu_backward":
+            q, k = args[1], args[2]
+            heads = q.shape[0] * q.shape[1]
+            self.sizes[(q.shape[2], q.shape[3], k.shape[2])] += 3 * heads
+            self.sizes[(q.shape[2], k.shape[2], q.shape[3])] += 2 * heads
+        elif name == "mkldnn_rnn_layer":
+            self._recurrent(args[0], args[1], args[2], 1)
+        elif name == "mkldnn_rnn_layer_backward":
+            self._recurrent(args[0], args[1], args[2], 2)
+        elif "lstm" in name or "conv" in name:
+            raise SystemExit(f"{name} does products that this benchmark cannot count")
+        return out
+
+    def _recurrent(self, x: Tensor, inwards: Tensor, onwards: Tensor, times: int) -> None:
+        """A layer of an LSTM: inputs of all steps at once, states step by step."""
+        steps, rows, width = x.shape
+        self.sizes[(steps * rows, width, inwards.shape[0])] += times
+        self.sizes[(rows, onwards.shape[1], onwards.shape[0])] += times * steps
+
+
+def fastest(size: Size) -> float:
+    """Seconds that one product of this size takes in bf16, of several runs the median."""
+    rows, inner, columns = size
+    a, b = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+    repeat = max(3, math.ceil(1e8 / (2 * rows * inner * columns)))
+    seconds = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        for _ in range(repeat):
+            a @ b.T
+        seconds.append((time.perf_counter() - begin) / repeat)
+    return statistics.median(seconds[1:])
+
+
+def share(recipe_name: str, changes: list[str], data: Path, folder: Path, steps: int) -> None:
+    """Print what products a training step is made of, what they take alone, and what the step takes."""
+    keep_memory()
+    recipe = load_recipe(recipe_name, changes)
+    tokens, tokenizer, _ = prepare(recipe, [data], folder / "data")
+    run = Run(recipe, tokens, tokenizer, folder, print)
+    run.model.train()
+    run.compile()
+    batches = run.batches.epoch(0)
+    rows = []
+    for position, (pieces, firsts) in enumerate(batches, 1):
+        run.progress.position = position
+        batch = tokens.gather(pieces, firsts, recipe.model.chunks)
+        if position <= 3:
+            run.step(batch)
+            continue
+        with Products() as products:
+            run.step(batch)
+        # the same step again without being watched: its shapes are the same, and caches are warm as in training
+        begin = time.perf_counter()
+        run.step(batch)
+        taken = time.perf_counter() - begin
+        operations = sum(2 * math.prod(size) * count for size, count in products.sizes.items())
+        alone = sum(fastest(size) * count for size, count in products.sizes.items())
+        rows.append((operations, taken, alone, int((batch != 0).sum())))
+        if len(rows) == steps:
+            break
+    operations, taken, alone, count = (sum(row[i] for row in rows) for i in range(4))
+    print(f"\n{steps} steps of {recipe.name}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+          f"load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
+    print("| figure | |")
+    print("|---|---|")
+    print(f"| tokens a second | {count / taken:.0f} |")
+    print(f"| products of a step, 10^9 operations | {operations / steps / 1e9:.1f} |")
+    print(f"| 10^9 operations a second, in training | {operations / taken / 1e9:.0f} |")
+    print(f"| 10^9 operations a second, the same products alone in bf16 | {operations / alone / 1e9:.0f} |")
+    print(f"| share | {alone / taken:.2f} |")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--data", type=Path, required=True, help="a folder of songs, or of prepared shards")
+    arguments.add_argument("--recipe", default="music")
+    arguments.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change the recipe, in both"
+    )
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--turns", type=int, default=3)
+    arguments.add_argument("--before", type=Path, help="a tree of an earlier revision to compare with")
+    arguments.add_argument("--share", action="store_true", help="the share of the bf16 rate instead")
+    options = arguments.parse_args()
+    data = options.data.resolve()
+    if options.share:
+        torch.set_num_threads(options.threads)
+        with tempfile.TemporaryDirectory() as name:
+            share(options.recipe, options.set, data, Path(name), 5)
+        return
+    if options.before is None:
+        arguments.error("--before TREE or --share is needed")
+    trees = {"before": options.before.resolve(), "now": Path(__file__).resolve().parents[1]}
+    found: dict[str, list[float]] = {label: [] for label in trees}
+    for turn in range(1, options.turns + 1):
+        for label, tree in trees.items():
+            found[label].append(tokens_per_second(tree, options.recipe, options.set, data, options.threads))
+            print(f"turn {turn}, {label}: {found[label][-1]:.0f} tokens/s", flush=True)
+    ratios = [now / before for now, before in zip(found["now"], found["before"], strict=True)]
+    print(f"\n{options.recipe}, torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
+    print(f"{statistics.median(ratios):.2f} times the tokens a second ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()

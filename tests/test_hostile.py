@@ -1,0 +1,585 @@
+"""What strangers may hand over: folders and files that claim too much, lead elsewhere, or run a program when opened."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from seqvae import (
+    anomaly,
+    calibration,
+    checkpoint,
+    codec,
+    config,
+    midi,
+    notation,
+    released,
+    style,
+    text,
+    text_tokenizer,
+)
+from seqvae.checkpoint import load, load_tensors
+from seqvae.config import load_recipe
+from seqvae.dataset import TokenData
+from seqvae.errors import LENGTH, CheckpointError, ConfigError, ReadError, SeqVAEError, StyleError
+from seqvae.text_tokenizer import TextTokenizer
+
+OLD = Path(__file__).parent / "data" / "format-1"
+"""A checkpoint with its detector and the shards it was trained on, as version 0.1.0 wrote them; not to be made anew."""
+LINES = ["open read check close", "open write sync check read check close"]
+
+
+def one_line(call: Callable[[], object], kind: type[SeqVAEError] = CheckpointError) -> str:
+    """What a call is refused with."""
+    with pytest.raises(kind) as caught:
+        call()
+    told = str(caught.value)
+    assert told and len(told.splitlines()) == 1 and len(told) <= LENGTH
+    return told
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def tensors_file(header: Any, body: bytes = b"") -> bytes:
+    """A .safetensors file, whatever its header says."""
+    told = json.dumps(header).encode()
+    return struct.pack("<Q", len(told)) + told + body
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy of the old checkpoint, to be spoilt."""
+    return Path(shutil.copytree(OLD, tmp_path / "old"))
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    """The same, written by this version."""
+    checkpoint.save(load(OLD), tmp_path / "new")
+    return tmp_path / "new"
+
+
+# --- what an earlier version wrote ------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_version_0_1_is_read() -> None:
+    assert sum(path.stat().st_size for path in OLD.rglob("*") if path.is_file()) < 60_000
+    model = codec.load(OLD)
+    z = model.encode(LINES)
+    means = [[[2.19845, 0.71569, 0.65213, -0.00652]], [[0.84177, 1.19303, -0.05560, -0.09779]]]
+    for found, expected in zip(z, means, strict=True):
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=2e-3)
+    assert model.decode(z) == LINES
+    assert {name: one.count for name, one in model.styles.items()} == {"normal": 55, "all": 55}
+
+
+def test_a_detector_of_version_0_1_is_read() -> None:
+    found, settings = calibration.load(OLD / "detector")
+    assert (settings.p_value, settings.samples) == (0.05, 2)
+    [evidence] = anomaly.examine(codec.load(OLD), LINES[:1], settings.samples, settings.seed)
+    assert found.scores(evidence)["combined"] == pytest.approx(-3.167, abs=0.02)
+
+
+def test_shards_of_version_0_1_are_read() -> None:
+    data = TokenData(OLD / "data")
+    assert (len(data), data.styles) == (60, ["normal"])
+    everything = np.arange(len(data))
+    assert data.counts(everything).sum() == 101
+    first = data.gather(everything[:1], np.zeros(1, np.int64), 1)
+    tokens = [int(token) for token in first[0, 0] if token]
+    assert load(OLD).tokenizer.token_text(tokens[0]) == "open"
+
+
+@pytest.mark.parametrize("file", ["config.json", "detector/detector.json"])
+def test_a_newer_format_is_refused_with_words(old: Path, file: str) -> None:
+    change(old / file, format=2)
+    read = load if file == "config.json" else lambda folder: calibration.load(folder / "detector")
+    told = one_line(lambda: read(old))
+    assert "format 2" in told or "another version" in told
+
+
+def test_newer_shards_are_refused_with_words(old: Path) -> None:
+    change(old / "data" / "index.json", version=3)
+    assert "version 3, and this seqvae reads 1 and 2" in one_line(lambda: TokenData(old / "data"), ReadError)
+
+
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "styles.safetensors", "tokenizer/tokenizer.json"])
+def test_a_file_that_was_altered_is_told(new: Path, file: str) -> None:
+    content = bytearray((new / file).read_bytes())
+    content[-4] ^= 1
+    (new / file).write_bytes(content)
+    assert f"{file} is not what was saved there" in one_line(lambda: load(new))
+
+
+def test_a_file_with_a_sum_must_be_there(new: Path) -> None:
+    (new / "styles.safetensors").unlink()
+    assert "styles.safetensors" in one_line(lambda: load(new))
+
+
+def test_what_people_write_in_has_no_sum(new: Path) -> None:
+    (new / "README.md").write_text("mine")
+    (new / "metrics.json").write_text("{}")
+    assert load(new).card == "mine"
+
+
+@pytest.mark.parametrize("sums", [3, [1], {"../../secret": "0"}, {"model.safetensors": 5}, {"nothing": "0"}, None])
+def test_sums_that_are_none_are_an_error_in_one_line(new: Path, sums: Any) -> None:
+    change(new / "config.json", sha256=sums)
+    one_line(lambda: load(new))
+
+
+# --- sizes are checked before memory is taken -------------------------------------------------------------------------
+
+HUGE = 10**12
+HEADERS: dict[str, Any] = {
+    "more numbers than there are": {"a": {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 4 * HUGE]}},
+    "more than fit a number": {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 16]}},
+    "less than nothing": {"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}},
+    "two in one place": {
+        "a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
+        "b": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
+    },
+    "a gap": {"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}},
+    "the end before the start": {"a": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}},
+    "a type of no size": {"a": {"dtype": "OBJECT", "shape": [4], "data_offsets": [0, 16]}},
+    "no table": [1, 2],
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_header_that_claims_what_is_not_there_is_refused(old: Path, what: str) -> None:
+    for path in (old / "model.safetensors", old / "styles.safetensors"):
+        path.write_bytes(tensors_file(HEADERS[what], bytes(16)))
+        assert str(path) in one_line(lambda path=path: load_tensors(path))  # type: ignore[misc]
+    one_line(lambda: load(old))
+
+
+@pytest.mark.parametrize("length", [0, 3, 2**62, 2**64 - 1])
+def test_a_header_longer_than_its_file_is_refused(old: Path, length: int) -> None:
+    (old / "model.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
+    one_line(lambda: load(old))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"width": 2**17}, {"latent": HUGE}, {"hidden": 2**17}, {"layers": HUGE}, {"chunks": HUGE}, {"width": 2**62}],
+)
+def test_a_model_far_larger_than_its_weights_is_refused_before_it_is_made(
+    old: Path, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was asked for"))
+    told = json.loads((old / "config.json").read_text())
+    told["recipe"]["model"] |= sizes
+    change(old / "config.json", **told)
+    assert "weights and more is asked for" in one_line(lambda: load(old))
+
+
+def test_a_vocabulary_far_larger_than_its_weights_is_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was asked for"))
+    change(old / "tokenizer" / "tokenizer.json", symbols=[str(i) for i in range(100_000)])
+    change(old / "config.json", vocab_size=100_005)
+    assert "weights and more is asked for" in one_line(lambda: load(old))
+
+
+def test_weights_of_whole_numbers_are_refused(old: Path) -> None:
+    path = old / "model.safetensors"
+    save_file({name: tensor.to(torch.int64) for name, tensor in load_file(path).items()}, path)
+    assert "weights of type I64" in one_line(lambda: load(old))
+
+
+@pytest.mark.parametrize("settings", [{"steps_per_beat": 10**9, "max_steps": 4 * 10**9}, {"max_steps": 480}])
+def test_a_grid_without_bounds_is_refused(tmp_path: Path, settings: dict[str, int]) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"kind": "midi", **settings}))
+    from seqvae.tokenizer import load_tokenizer
+
+    assert "above 384" in one_line(lambda: load_tokenizer(tmp_path))
+
+
+def styles_file(path: Path, mean: Any, factors: Any, variances: Any) -> Path:
+    facts = {"a": json.dumps({"count": 1, "source": "", "persistence": 0.0})}
+    save_file({"a.mean": mean, "a.factors": factors, "a.variances": variances}, path, metadata=facts)
+    return path
+
+
+def test_a_small_file_cannot_ask_for_a_huge_covariance(tmp_path: Path) -> None:
+    """A million variances are 4 MB, and their covariance, which is never kept, four thousand times a GB."""
+    n = 1_000_000
+    path = styles_file(tmp_path / "a.styles", torch.zeros(n), torch.zeros(n, 0), torch.ones(n))
+    assert "too large" in one_line(lambda: style.load(path), StyleError)
+
+
+@pytest.mark.parametrize(
+    ("mean", "factors", "variances"),
+    [
+        (torch.zeros(4), torch.zeros(4, 2), torch.full((4,), float("nan"))),
+        (torch.full((4,), float("inf")), torch.zeros(4, 2), torch.ones(4)),
+        (torch.zeros(4), torch.full((4, 2), float("nan")), torch.ones(4)),
+        (torch.zeros(4), torch.zeros(4, 2), -torch.ones(4)),
+        (torch.zeros(()), torch.zeros(1, 2), torch.ones(1)),
+        (torch.zeros(4), torch.zeros(4, 2, 3), torch.ones(4)),
+    ],
+)
+def test_styles_that_are_no_gaussians_are_refused(tmp_path: Path, mean: Any, factors: Any, variances: Any) -> None:
+    path = styles_file(tmp_path / "a.styles", mean, factors, variances)
+    assert str(path) in one_line(lambda: style.load(path), StyleError)
+
+
+def test_a_style_without_any_spread_moves_nothing_but_breaks_nothing(tmp_path: Path) -> None:
+    path = styles_file(tmp_path / "a.styles", torch.zeros(4), torch.zeros(4, 1), torch.zeros(4))
+    point = style.load(path)["a"]
+    z = torch.ones(2, 4)
+    assert torch.equal(style.mover(point, point, 0.5, "discriminant")(z), z)
+
+
+def test_a_checkpoint_whose_styles_are_of_another_space_is_refused(old: Path) -> None:
+    styles_file(old / "styles.safetensors", torch.zeros(9), torch.zeros(9, 1), torch.ones(9))
+    assert "9 dimensions, the model 4" in one_line(lambda: codec.load(old), SeqVAEError)
+
+
+# --- nothing outside of the folder ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [*checkpoint.FILES, "detector/detector.json", "detector/calibration.safetensors"])
+@pytest.mark.parametrize("target", ["elsewhere", "/dev/zero", "itself"])
+def test_a_link_that_leads_out_is_refused(old: Path, file: str, target: str) -> None:
+    path = old / file
+    if path.exists():
+        path.rename(old.parent / "elsewhere")
+    else:
+        (old.parent / "elsewhere").write_text("{}")
+    path.symlink_to({"elsewhere": old.parent / "elsewhere", "itself": path}.get(target, Path(target)))
+    one_line(lambda: calibration.load(old / "detector") if file.startswith("detector") else load(old))
+
+
+def test_a_link_within_the_folder_is_followed(old: Path) -> None:
+    (old / "model.safetensors").rename(old / "weights")
+    (old / "model.safetensors").symlink_to("weights")
+    load(old)
+
+
+def test_the_links_of_the_hubs_cache_are_followed(old: Path) -> None:
+    cache = old.parent / "models--a--b"
+    snapshot = cache / "snapshots" / "0123"
+    (cache / "blobs").mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in old.rglob("*") if path.is_file())):
+        path.rename(cache / "blobs" / str(number))
+        link = snapshot / path.relative_to(old)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(cache / "blobs" / str(number), link.parent))
+    assert load(snapshot).card
+    calibration.load(snapshot / "detector")
+
+
+@pytest.mark.parametrize("file", ["tokenizer/sentencepiece.model", "styles.safetensors", "metrics.json"])
+def test_a_pipe_is_not_waited_for(old: Path, file: str) -> None:
+    (old / file).unlink(missing_ok=True)
+    os.mkfifo(old / file)
+    one_line(lambda: load(old))
+    released.facts(old)
+
+
+# --- pickles ----------------------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Says so where it is opened."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.sprung,)
+
+
+@pytest.fixture(params=["pickle 2", "pickle 4", "pickle 5", "torch.save", "named .pt", "named .bin", "named .pkl"])
+def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A pickle, by its content or by its name."""
+    kind = request.param
+    path = tmp_path / ("file" + (kind.split()[1] if kind.startswith("named") else ".safetensors"))
+    if kind == "torch.save":
+        torch.save({"w": torch.zeros(3)}, path)
+    elif kind.startswith("pickle"):
+        path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung"), int(kind.split()[1])))
+    else:
+        path.write_bytes(b"whatever")
+    return path
+
+
+def test_a_pickle_given_for_anything_is_refused_with_the_reason(trap: Path, old: Path) -> None:
+    in_a_folder = Path(shutil.copytree(old, old.with_name("with a pickle")))
+    (in_a_folder / "model.safetensors").unlink()
+    shutil.copy(trap, in_a_folder / "pytorch_model.bin")
+    for call in (
+        lambda: load(trap),
+        lambda: load(str(trap)),
+        lambda: style.load(trap),
+        lambda: load_tensors(trap),
+        lambda: calibration.load(trap),
+        lambda: load(in_a_folder),
+    ):
+        told = one_line(call)
+        assert "is a pickle, which may run any program when it is opened" in told
+        assert ".safetensors" in told
+    assert not (old.parent / "sprung").exists()
+
+
+def test_no_array_of_objects_is_opened(old: Path) -> None:
+    path = old / "data" / "shard-00000.tokens.npy"
+    np.save(path, np.array([Trap(old.parent / "sprung")], object), allow_pickle=True)
+    one_line(lambda: TokenData(old / "data"), ReadError)
+    assert not (old.parent / "sprung").exists()
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "metrics.json", "tokenizer/tokenizer.json", "detector/detector.json", "styles.safetensors"]
+)
+def test_json_without_a_bottom_is_refused(old: Path, file: str) -> None:
+    content = struct.pack("<Q", len(DEEP)) + DEEP.encode() if file.endswith("tensors") else DEEP.encode()
+    (old / file).write_bytes(content)
+    one_line(lambda: calibration.load(old / "detector") if file.startswith("detector") else load(old))
+    if file in ("config.json", "styles.safetensors"):
+        one_line(lambda: released.facts(old))
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.toml"])
+def test_a_recipe_without_a_bottom_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a = " * name.endswith("toml") + DEEP)
+    assert "nested too deeply" in one_line(lambda: load_recipe(tmp_path / name), ConfigError)
+
+
+def test_settings_that_are_too_large_are_not_read_to_their_end(old: Path) -> None:
+    with (old / "config.json").open("r+b") as file:
+        file.truncate(10**12)  # a hole: it takes no room
+    assert f"more than {config.MOST >> 20} MB" in one_line(lambda: load(old))
+
+
+def test_a_long_value_does_not_make_a_long_message(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"model": {"decoder": [0] * 1000}}))
+    told = one_line(lambda: load_recipe(tmp_path / "r.json"), ConfigError)
+    assert told.startswith(str(tmp_path)[:100]) and told.endswith("is not one of recurrent, transformer")
+
+
+@pytest.mark.parametrize("header", ['"x"', "3", "[]", '{"__metadata__": 3}'])
+def test_a_header_that_is_no_table_is_refused_by_the_list_of_models(old: Path, header: str) -> None:
+    (old / "styles.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    one_line(lambda: released.facts(old))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"p_value": 10**30}, {"p_value": -1}, {"samples": 10**12}, {"samples": 0}, {"samples": 2.5}, {"p_value": "x"}],
+)
+def test_a_detector_of_impossible_settings_is_refused(old: Path, facts: dict[str, Any]) -> None:
+    """The threshold of a p-value of 10^30 was looked for without an end."""
+    change(old / "detector" / "detector.json", threshold=None, **facts)
+    one_line(lambda: calibration.load(old / "detector"))
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+def rewritten(old: Path, name: str, make: Callable[[Any], Any]) -> None:
+    path = old / "data" / f"shard-00000.{name}.npy"
+    np.save(path, make(np.load(path).copy()))
+
+
+def with_field(name: str, value: int) -> Callable[[Any], Any]:
+    def make(pieces: Any) -> Any:
+        pieces[name][3] = value
+        return pieces
+
+    return make
+
+
+def linked(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+SHARDS: dict[str, Callable[[Path], Any]] = {
+    "chunks that are not there": lambda old: rewritten(old, "pieces", with_field("chunks", 10**9)),
+    "no pieces": lambda old: rewritten(old, "pieces", lambda pieces: pieces[:0]),
+    "no shards": lambda old: change(old / "data" / "index.json", shards=0),
+    "pieces of nothing": lambda old: rewritten(old, "pieces", with_field("chunks", 0)),
+    "a place that is not there": lambda old: rewritten(old, "pieces", with_field("first", 10**9)),
+    "a style that is not there": lambda old: rewritten(old, "pieces", with_field("style", 7)),
+    "ends that go back": lambda old: rewritten(old, "ends", lambda ends: ends[::-1]),
+    "ends beyond the end": lambda old: rewritten(old, "ends", lambda ends: ends + 10**6),
+    "other numbers": lambda old: rewritten(old, "tokens", lambda tokens: tokens.astype(float)),
+    "a table of tokens": lambda old: rewritten(old, "tokens", lambda tokens: tokens[:, None]),
+    "no file": lambda old: (old / "data" / "shard-00000.ends.npy").unlink(),
+    "an empty file": lambda old: (old / "data" / "shard-00000.ends.npy").write_bytes(b""),
+    "a zip": lambda old: (old / "data" / "shard-00000.ends.npy").write_bytes(b"PK\3\4"),
+    "half a header": lambda old: (old / "data" / "shard-00000.ends.npy").write_bytes(
+        b"\x93NUMPY\1\0\x76\0{'descr': '<i8', 'fortran_order': False, 'shape': (3,".ljust(128)
+    ),
+    "a shape beyond all memory": lambda old: (old / "data" / "shard-00000.ends.npy").write_bytes(
+        b"\x93NUMPY\1\0\x76\0{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999999999999,), }".ljust(128)
+    ),
+    "as many shards as there are numbers": lambda old: change(old / "data" / "index.json", shards=10**15),
+    "an index that is a device": lambda old: linked(old / "data" / "index.json", "/dev/zero"),
+    "an index without a bottom": lambda old: (old / "data" / "index.json").write_text(DEEP),
+}
+
+
+@pytest.mark.parametrize("what", SHARDS)
+def test_shards_that_do_not_belong_together_are_refused(old: Path, what: str) -> None:
+    SHARDS[what](old)
+    assert str(old) in one_line(lambda: TokenData(old / "data"), ReadError)
+
+
+# --- music and lines --------------------------------------------------------------------------------------------------
+
+
+def zipped(path: Path, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return path
+
+
+@pytest.mark.parametrize("given", ["file", "bytes"])
+def test_an_archive_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path, given: str) -> None:
+    bomb = zipped(tmp_path / "a.mxl", score=b" " * (midi.MAX_BYTES + 1))
+    assert bomb.stat().st_size < 100_000
+    source: Any = bomb if given == "file" else bomb.read_bytes()
+    assert "more than 32 MB" in one_line(lambda: midi.read(source), ReadError)
+
+
+def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
+    bomb = tmp_path / "a.mxl"
+    with zipfile.ZipFile(bomb, "w") as archive:
+        archive.writestr("../../../evil.xml", b"<score-partwise/>")
+        archive.writestr(
+            "META-INF/container.xml",
+            b'<container><rootfiles><rootfile full-path="/etc/passwd"/></rootfiles></container>',
+        )
+    told = one_line(lambda: midi.read(bomb), ReadError)
+    assert "root:" not in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mxl"]
+
+
+@pytest.mark.parametrize(
+    "entities",
+    [
+        "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "ha"}">' for i in range(10)),
+        "<!ENTITY l9 SYSTEM 'file:///etc/passwd'>",
+    ],
+)
+def test_entities_neither_multiply_nor_read_files(entities: str) -> None:
+    score = (
+        f"<?xml version='1.0'?><!DOCTYPE score-partwise [{entities}]><score-partwise><part-list>"
+        "<score-part id='P1'><part-name>&l9;</part-name></score-part></part-list>"
+        "<part id='P1'><measure/></part></score-partwise>"
+    )
+    started = time.monotonic()
+    told = one_line(lambda: midi.read(score.encode()), ReadError)
+    assert "root:" not in told
+    assert time.monotonic() - started < 10
+
+
+ABC = 'X:20240101\nT:Tune 1234567\nM:4/4\nL:1/8\nQ:1/4=120\nK:G\n%123456\n"^12345"GABc {}|\nw:12345\n'
+
+
+@pytest.mark.parametrize("what", ["d2147483648", "z99999", "[M:65536/8] d", "d\nM:65536/8\nd", "d\nQ:1/4=99999"])
+def test_a_length_that_would_fill_the_memory_with_bars_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "a.abc"
+    path.write_text(ABC.format(what))
+    assert "a number of five digits" in one_line(lambda: midi.read(path), ReadError)
+
+
+def test_numbers_in_words_of_a_tune_are_no_lengths(tmp_path: Path) -> None:
+    (tmp_path / "a.abc").write_text(ABC.format("d4"))
+    assert len(midi.read(tmp_path / "a.abc").notes) == 5
+
+
+def test_a_score_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """music21 goes round the circle of fifths once for each sharp of a key."""
+    monkeypatch.setattr(notation, "SECONDS", 0.5)
+    score = (
+        "<?xml version='1.0'?><score-partwise><part-list><score-part id='P1'><part-name>x</part-name></score-part>"
+        "</part-list><part id='P1'><measure number='1'><attributes><divisions>1</divisions><key><fifths>1000000000000"
+        "</fifths><mode>minor</mode></key></attributes><note><pitch><step>C</step><octave>4</octave></pitch><duration>4</duration></note>"
+        "</measure></part></score-partwise>"
+    )
+    started = time.monotonic()
+    assert "takes longer than 0.5 s" in one_line(lambda: midi.read(score.encode()), ReadError)
+    assert time.monotonic() - started < 10
+    monkeypatch.setattr(notation, "SECONDS", 60.0)
+    assert len(midi.read(score.replace("1000000000000", "1").encode()).notes) == 1, "what comes after is not stopped"
+
+
+@pytest.mark.parametrize("suffix", [".mid", ".krn"])
+def test_a_file_of_a_terabyte_is_refused_and_not_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with path.open("wb") as file:
+        file.truncate(10**12)
+    assert "more than 32 MB" in one_line(lambda: midi.read(path), ReadError)
+
+
+def test_music_from_a_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mid").symlink_to("/dev/zero")
+    assert "no plain file" in one_line(lambda: midi.read(tmp_path / "a.mid"), ReadError)
+
+
+def test_a_line_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"first\n" + b" " * (text.LONGEST + 1)))
+    lines = text.read_lines(path)
+    assert next(lines) == "first"
+    assert "a line of more than 16 MB" in one_line(lambda: next(lines), ReadError)
+
+
+def test_a_line_as_long_as_may_be_is_read() -> None:
+    line = b"x" * (text.LONGEST - 1) + b"\n"
+    assert [len(found) for found in text.read_lines(io.BytesIO(line + b"y"))] == [text.LONGEST - 1, 1]
+
+
+def test_a_line_of_millions_of_letters_is_spelled_in_seconds_and_little_memory() -> None:
+    """Of one word, which is where all is slowest: ten million took 15 s, and 3 GB as three bytes each."""
+    tokenizer = TextTokenizer.train(["a few words to learn from"], 300, max_tokens=24)
+    line = "\ufffd" * 3_000_000
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    [chunks] = tokenizer.encode_all([line])
+    assert time.process_time() - started < 10
+    assert tokenizer.decode_text(chunks) == line
+    assert max(map(len, chunks)) <= 24
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 500 << 10
+
+
+def test_a_long_line_has_the_same_tokens_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TextTokenizer.train(["a few words to learn from"], 300, max_tokens=24)
+    line = " ".join(["few words to learn"] * 20)
+    [whole] = tokenizer.encode_all([line])
+    monkeypatch.setattr(text_tokenizer, "_LONG", 50)
+    first, parts, last = tokenizer.encode_all(["a few", line, ""])
+    assert tokenizer.decode_text(parts) == line
+    assert [id for chunk in parts for id in chunk if id != 2] == [id for chunk in whole for id in chunk if id != 2]
+    assert (tokenizer.decode_text(first), tokenizer.decode_text(last)) == ("a few", "")
