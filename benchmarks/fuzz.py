@@ -118,9 +118,9 @@ def run(name: str, seed: int, count: int, seconds: float, found: Path) -> tuple[
             if bugs[kind] == 1:
                 print(f"{name}: {kind}\n  {path}\n  {text.strip()[-1500:]}", flush=True)
 
-    from fuzz_doors import DOORS
+    import fuzz_doors
 
-    seeds = DOORS[name].seeds()
+    seeds = fuzz_doors.DOORS[name].seeds()
     while first < count and time.monotonic() < until:
         ours, theirs = context.Pipe(duplex=False)
         shared[AT], shared[STARTED] = first, 0.0
@@ -141,6 +141,7 @@ def run(name: str, seed: int, count: int, seconds: float, found: Path) -> tuple[
                 ended = "no time left"
         process.kill() if ended else None
         process.join()
+        fuzz_doors.clean(process.pid)
         told = keep_all(ours, keep)
         first = int(shared[AT])
         if ended == "no time left" or first >= count:
@@ -225,9 +226,14 @@ def guided(name: str, seconds: float, seed: int, found: Path) -> tuple[int, str]
     """Runs of a door under atheris, and what it said of a bug."""
     command = [sys.executable, __file__, "--guided", "--inside", "--door", name, "--seconds", str(seconds)]
     more = ["--seed", str(seed), "--found", str(found)]
-    done = subprocess.run(command + more, capture_output=True, text=True, errors="replace", check=False)
-    counts = [int(number) for number in re.findall(r"^(?:#|Done )(\d+)", done.stderr, re.MULTILINE)]
-    return max(counts, default=0), "" if done.returncode == 0 else (done.stdout + done.stderr)[-2500:]
+    import fuzz_doors
+
+    told = subprocess.STDOUT
+    with subprocess.Popen(command + more, stdout=subprocess.PIPE, stderr=told, text=True, errors="replace") as process:
+        said, _ = process.communicate()
+    fuzz_doors.clean(process.pid)
+    counts = [int(number) for number in re.findall(r"^(?:#|Done )(\d+)", said, re.MULTILINE)]
+    return max(counts, default=0), "" if process.returncode == 0 else said[-2500:]
 
 
 def main() -> None:

@@ -43,18 +43,21 @@ class RefusedError(SeqVAEError):
     """A refusal that came as an answer and not as an exception."""
 
 
+_MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+
+
 @cache
 def _scratch() -> Path:
     """This process's own folder, in memory where the system has such a place."""
-    shm = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="seqvae-fuzz-", dir=shm if os.access(shm, os.W_OK) else None))
+    return Path(tempfile.mkdtemp(prefix=f"seqvae-fuzz-{os.getpid()}-", dir=_MEMORY))
 
 
-def clean() -> None:
-    """Remove what this process has written, and end what it has started."""
-    if _studio.cache_info().currsize:
+def clean(killed: int | None = None) -> None:
+    """Remove what this process has written, and end what it has started; or remove what a killed one has left."""
+    if killed is None and _studio.cache_info().currsize:
         _studio()[0].close()
-    shutil.rmtree(_scratch(), ignore_errors=True)
+    for folder in _MEMORY.glob(f"seqvae-fuzz-{os.getpid() if killed is None else killed}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _file(name: str, content: bytes) -> Path:

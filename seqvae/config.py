@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import tomllib
 import types
@@ -208,7 +209,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, types.UnionType):
         return None if value is None else _checked(typing.get_args(hint)[0], value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= sys.maxsize else math.inf  # some whole numbers are too large for one
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
     if hint in (int, float):

@@ -107,7 +107,7 @@ def fail(): raise KeyError("no")
 held = []
 DOORS = {"sound": Door(lambda content: None), "raising": on_two(fail), "hanging": on_two(lambda: time.sleep(60)),
     "ending": on_two(lambda: os._exit(7)), "growing": on_two(lambda: held.append(b"x" * 400_000_000))}
-def clean(): pass
+def clean(killed=None): pass
 """
 
 

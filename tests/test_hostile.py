@@ -373,6 +373,11 @@ def test_a_recipe_without_a_bottom_is_refused(tmp_path: Path, name: str) -> None
     assert "nested too deeply" in one_line(lambda: load_recipe(tmp_path / name), ConfigError)
 
 
+def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"objective": {"beta": ' + "9" * 400 + "}}")
+    assert "out of range" in one_line(lambda: load_recipe(tmp_path / "r.json"), ConfigError)
+
+
 def test_settings_that_are_too_large_are_not_read_to_their_end(old: Path) -> None:
     with (old / "config.json").open("r+b") as file:
         file.truncate(10**12)  # a hole: it takes no room
