@@ -25,6 +25,7 @@ SHRINKAGE = 0.1
 PAIRS = 24  # sums of two pieces that are kept of a style
 ROW = 4  # segments of each
 FEW = 8  # pieces, and a Gaussian draws as well
+FAR = 1e6  # an amount beyond it moves as far: no vector overflows
 SHARE = 0.3  # of a second sum in a draw
 RANK = 128  # directions of a covariance that are kept on disk
 MOST = 1 << 28  # numbers of all covariances that are unpacked from one file
@@ -133,6 +134,8 @@ def mover(source: Style | Tensor, target: Style, amount: float, method: Method =
     with T the optimal transport between the two Gaussians (`transport`). From a point there is no covariance to work
     with, so all but the mean is refused with StyleError.
     """
+    if math.isfinite(amount):  # what is no number is refused where it is decoded
+        amount = max(-FAR, min(FAR, amount))
     if method == "mean":
         shift = amount * vector(source, target)
         return lambda z: z + shift
