@@ -89,7 +89,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         sums = {name: _sum(part / name) for name in SUMMED if (part / name).exists()}
         (part / "config.json").write_text(json.dumps(config | {"sha256": sums}, indent=1) + "\n")
         before = folder / "model.safetensors"
-        if before.is_file() and _sum(before) == _sum(part / "model.safetensors"):  # a detector, pictures of the card
+        if before.is_file() and _sum(before) == sums["model.safetensors"]:  # a detector, pictures of the card
             ours = {Path(file).parts[0] for file in FILES}
             for other in folder.iterdir():
                 if other.name not in ours:

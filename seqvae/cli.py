@@ -66,7 +66,12 @@ Temperature = Annotated[
     typer.Option(min=0, callback=terminal.finite, help="0 takes the likeliest token; higher is more adventurous."),
 ]
 TopP = Annotated[
-    float, typer.Option(callback=terminal.probability, help="Draw among tokens that reach this probability.")
+    float | None,
+    typer.Option(
+        callback=terminal.probability,
+        help="Draw among tokens that reach this probability.  [default: 0.95; or, of a style that knows sums of its "
+        "pieces, as those of music do, take the likeliest]",
+    ),
 ]
 TopK = Annotated[int, typer.Option(min=0, help="Draw among this many tokens; 0 for all.")]
 Beam = Annotated[
@@ -235,7 +240,7 @@ def generate(
         int | None, typer.Option(min=1, help="Segments in each piece.  [default: 4 of music, 1 of text]")
     ] = None,
     temperature: Temperature = 0.9,
-    top_p: TopP = 0.95,
+    top_p: TopP = None,
     top_k: TopK = 0,
     beam: Beam = 0,
     styles: Styles = None,
@@ -254,11 +259,12 @@ def generate(
     digits, stem = len(str(count)), style or Path(model).absolute().name
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles)
-        from seqvae.sampling import Sampling
+        from seqvae.sampling import TOP_P, Sampling
 
+        chosen = top_p is not None or top_k or beam
+        sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
         draw, own = random.Random(seed), seed
         for batch in desk.batches():
-            sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=own, beam=beam)
             pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
             for item, piece in zip(batch, pieces, strict=True):
                 desk.write(item, piece, {"style": style, "segments": size, "seed": own})

@@ -27,7 +27,7 @@ from seqvae.layers import CLOSED, multiplies_bf16, shifted
 from seqvae.mixture import Mixture
 from seqvae.model import PAD
 from seqvae.objective import refine
-from seqvae.sampling import EOS, Sampling
+from seqvae.sampling import EOS, TOP_P, Sampling
 from seqvae.style import Style
 from seqvae.vocabulary import Tokenizer
 
@@ -210,8 +210,10 @@ class Codec:
                 )
         if not z:
             return []
-        empty = [self.form.blank(len(x) * self.chunks) for x in z]
-        frames = empty if like is None else [self.form.read(x) for x in like]
+        if like is None:
+            frames = [self.form.blank(len(x) * self.chunks) for x in z]
+        else:
+            frames = [self.form.read(x) for x in like]
         chunks = self._spelled(z, frames, sampling or Sampling())
         if like is None:
             frames = [self.form.frame(one) for one in chunks]
@@ -424,7 +426,7 @@ class Codec:
             if sampling is None and where.sums is not None:
                 sampling = Sampling()
         if sampling is None:
-            sampling = Sampling(temperature=temperature, top_p=0.95)
+            sampling = Sampling(temperature=temperature, top_p=TOP_P)
         return self.decode(z, sampling=replace(sampling, seed=seed))
 
     # --- styles -------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ _ROWS = 64  # rows chosen for at once: their probabilities stay in the processor
 _BLOCK = 64  # tokens that a draw takes together at first
 _FEW = 64  # tokens among which those of top-p nearly always are
 POWER = 0.6  # of the length, by which a search divides; see `worth`
+TOP_P = 0.95  # of new pieces, where nothing else is asked for
 
 
 class Grammar(Protocol):

@@ -24,7 +24,7 @@ Method = Literal["mean", "discriminant", "transport"]
 SHRINKAGE = 0.1
 PAIRS = 24  # sums of two pieces that are kept of a style
 ROW = 4  # segments of each
-FEW = 8  # pieces, and a Gaussian draws as well
+FEW = 8  # pieces: with fewer, sums of them would be few too, and a Gaussian does
 FAR = 1e6  # an amount beyond it moves as far: no vector overflows
 SHARE = 0.3  # of a second sum in a draw
 RANK = 128  # directions of a covariance that are kept on disk
@@ -71,7 +71,7 @@ class Style:
     """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
     sums: Tensor | None = None
     """`(K, S, D)`: where pairs of its pieces lie, less the mean, added and divided by the root of 2: S segments in a
-    row of each. No piece alone is among them. None where pieces are single segments, or too few."""
+    row of each. No piece alone is among them. None where most pieces are single segments, or there are few."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
     """What the vector to this style does, by the name of the style that it starts from, where that was measured."""
 
@@ -104,10 +104,11 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
 def pair(pieces: Sequence[Tensor], mean: Tensor) -> Tensor | None:
     """`Style.sums` of pieces `(S, D)`: of PAIRS of them at most, each with one from the other half of all.
 
-    Pieces shorter than ROW segments begin again. None for fewer than FEW pieces of more than one segment.
+    Pieces shorter than ROW segments begin again, single segments are left out. None where most are such, or fewer than
+    FEW pieces are left.
     """
     longer = [z - mean for z in pieces if len(z) > 1]
-    if len(longer) < FEW:
+    if len(longer) < max(FEW, len(pieces) / 2):
         return None
     half = len(longer) // 2
     chosen = np.unique(np.linspace(0, half - 1, min(PAIRS, half)).round().astype(int)).tolist()
@@ -225,7 +226,7 @@ def draw(style: Style, segments: int, generator: torch.Generator, temperature: f
     little of which notes sound together; docs/experiments.md has both measured.
     """
     if style.sums is not None:
-        return style.mean + temperature * _joined(style.sums, segments, generator)
+        return style.mean + temperature * _accompanied(style.sums, segments, generator)
     noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ style.root * temperature
     r = style.persistence
     steps = [noise[0]]
@@ -234,7 +235,7 @@ def draw(style: Style, segments: int, generator: torch.Generator, temperature: f
     return (style.mean + torch.stack(steps)).float()
 
 
-def _joined(sums: Tensor, segments: int, generator: torch.Generator) -> Tensor:
+def _accompanied(sums: Tensor, segments: int, generator: torch.Generator) -> Tensor:
     """`(segments, D)`: one of `sums (K, S, D)`, and with it another, a new one each time it begins again."""
     first, *others = torch.randperm(len(sums), generator=generator).tolist()
     count = -(-segments // sums.shape[1])

@@ -79,9 +79,9 @@ def all_finite(values: list[float] | None) -> list[float]:
     return [finite(value) for value in values or []]
 
 
-def probability(value: float) -> float:
-    """Refuse what is no probability, and 0, which leaves nothing to draw."""
-    if not 0 < value <= 1:
+def probability(value: float | None) -> float | None:
+    """Refuse what is no probability, and 0, which leaves nothing to draw; None is for no choice."""
+    if value is not None and not 0 < value <= 1:
         raise typer.BadParameter(f"{value} is not above 0 and at most 1")
     return value
 

@@ -510,3 +510,26 @@ def test_no_model_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         seqvae.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_tokens_of_sums_are_the_likeliest_unless_asked_for_otherwise(
+    small: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[Sampling] = []
+
+    def decode(self: Codec, z: list[Tensor], *, sampling: Sampling) -> list[None]:
+        chosen.append(sampling)
+        return [None] * len(z)
+
+    monkeypatch.setattr(Codec, "decode", decode)
+    latent = small.model.config.latent
+    mean, covariance = torch.zeros(latent), torch.eye(latent)
+    sums = torch.randn(3, 4, latent)
+    for one, asked in (
+        (Style(mean, covariance, 9, sums=sums), None),
+        (Style(mean, covariance, 9), None),
+        (Style(mean, covariance, 9, sums=sums), Sampling(temperature=2.0)),
+    ):
+        small.sample(2, one, 0.7, 4, 11, asked)
+    assert [taken.temperature for taken in chosen] == [0, 0.7, 2.0]
+    assert {taken.seed for taken in chosen} == {11}

@@ -364,6 +364,7 @@ def test_sums_are_of_two_pieces_each_and_as_spread_as_pieces() -> None:
 def test_single_segments_and_few_pieces_have_no_sums() -> None:
     assert fit([noise(1, D, seed=i) for i in range(50)]).sums is None
     assert fit([noise(3, D, seed=i) for i in range(style.FEW - 1)]).sums is None
+    assert fit([noise(1 if i % 3 else 3, D, seed=i) for i in range(60)]).sums is None, "sentences, some of them long"
     short = fit([noise(2, D, seed=i) for i in range(style.FEW)]).sums
     assert short is not None
     torch.testing.assert_close(short[:, :2], short[:, 2:], msg="a short piece begins again")
