@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from seqvae.cli import main
+from seqvae.errors import LENGTH, CheckpointError, SeqVAEError
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,12 @@ def song(path: Path, number: int = 0, bars: int = 4) -> Path:
 def files(folder: Path) -> list[str]:
     """Every file below a folder, hidden ones too."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def one_line(call: Callable[[], object], kind: type[SeqVAEError] = CheckpointError) -> str:
+    """What a call is refused with."""
+    with pytest.raises(kind) as caught:
+        call()
+    told = str(caught.value)
+    assert told and len(told.splitlines()) == 1 and len(told) <= LENGTH
+    return told

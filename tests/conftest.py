@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,9 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:  # the files that need neither torch nor music21 shall not wait for them
+    from fastapi.testclient import TestClient
+
+    from seqvae.codec import Codec
     from seqvae.config import Recipe
     from seqvae.midi import Piece
     from seqvae.midi_tokenizer import MidiTokenizer
@@ -257,3 +260,66 @@ def tiny_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     best, _ = train_from(recipe, [folder / "normal.txt"], folder / "run", report=lambda _: None)
     return best
+
+
+@pytest.fixture(scope="module")
+def names(
+    tiny_music: Path, tiny_text: Path, tiny_events: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Three small models for the studio, the one of logs with a detector."""
+    from studios import with_detector
+
+    watchful = with_detector(tiny_events, tmp_path_factory.mktemp("studio"))
+    return {"music": str(tiny_music), "text": str(tiny_text), "events": str(watchful)}
+
+
+@pytest.fixture(scope="module")
+def client(names: dict[str, str]) -> Iterator[TestClient]:
+    """A studio of them."""
+    from fastapi.testclient import TestClient
+    from studios import HOME
+
+    from seqvae.studio.models import Models
+    from seqvae.studio.server import application
+
+    with TestClient(application(Models(list(names.values()))), HOME, raise_server_exceptions=False) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def tune(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of four bars."""
+    from commands import song
+
+    return song(tmp_path_factory.mktemp("tune") / "my tune.mid", 3, bars=4)
+
+
+@pytest.fixture(scope="module")
+def small(trained: Trained) -> Codec:
+    """A small trained model with three styles."""
+    import seqvae
+
+    model = seqvae.load(trained.best)
+    model.name = "small"
+    odd, even = [groove(i) for i in range(1, 12, 2)], [groove(i) for i in range(0, 12, 2)]
+    model.styles = {name: model.fit_style(pieces) for name, pieces in
+                    {"odd": odd, "even": even, "all": odd + even}.items()}  # fmt: skip
+    return model
+
+
+@pytest.fixture(scope="module")
+def song(make_piece: MakePiece) -> Piece:
+    """Eleven bars, at first of 3/4: bars 1 and 4 have no notes, nor have 6 and 7, which are a segment of their own."""
+    bounds = [0, 36, 72, 108, 156, 204, 252, 300, 348, 396, 444, 492]
+    rng = np.random.default_rng(0)
+    rows = [
+        [bounds[bar] + int(step), 12, int(pitch), int(program), 40 + 5 * bar]
+        for bar in (0, 2, 3, 5, 8, 9, 10)
+        for step, pitch, program in zip(
+            range(0, 36, 6), rng.integers(40, 80, 6), rng.choice([0, 33, 128], 6), strict=True
+        )
+    ]
+    return make_piece(
+        rows, bounds, tempos=[(0, 600_000), (156, 400_000)], metres=[(0, 3, 4), (108, 4, 4)],
+        keys=[(0, -2, 0), (204, 3, 1)], name="song",
+    )  # fmt: skip

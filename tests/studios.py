@@ -46,3 +46,10 @@ def refusal(told: Any, status: int) -> str:
 def notes(roll: dict[str, Any]) -> list[list[float]]:
     """All notes of a roll with the program of each."""
     return sorted([track["program"], *note] for track in roll["tracks"] for note in track["notes"])
+
+
+def wait(client: TestClient, told: Any) -> Any:
+    """The last answer of a job that may fail."""
+    while told.status_code == 202:
+        told = client.get(f"/api/jobs/{told.json()['job']}")
+    return told

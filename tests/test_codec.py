@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,49 +10,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakePiece, Trained, groove
+from torch import Tensor
 
 import seqvae
 from seqvae import checkpoint, codec, interpolate, midi, style
 from seqvae.codec import Codec
-from seqvae.config import ObjectiveConfig
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
-from seqvae.latent import Posterior
 from seqvae.midi import Piece
-from seqvae.objective import loss
 from seqvae.sampling import Sampling
 from seqvae.style import Style
 
 SHORT = Sampling(max_tokens=48)
-FULL = 48
-
-
-@pytest.fixture(scope="module")
-def small(trained: Trained) -> Codec:
-    """A small trained model with three styles."""
-    model = seqvae.load(trained.best)
-    model.name = "small"
-    odd, even = [groove(i) for i in range(1, 12, 2)], [groove(i) for i in range(0, 12, 2)]
-    model.styles = {name: model.fit_style(pieces) for name, pieces in
-                    {"odd": odd, "even": even, "all": odd + even}.items()}  # fmt: skip
-    return model
-
-
-@pytest.fixture(scope="module")
-def song(make_piece: MakePiece) -> Piece:
-    """Eleven bars, at first of 3/4: bars 1 and 4 have no notes, nor have 6 and 7, which are a segment of their own."""
-    bounds = [0, 36, 72, 108, 156, 204, 252, 300, 348, 396, 444, 492]
-    rng = np.random.default_rng(0)
-    rows = [
-        [bounds[bar] + int(step), 12, int(pitch), int(program), 40 + 5 * bar]
-        for bar in (0, 2, 3, 5, 8, 9, 10)
-        for step, pitch, program in zip(
-            range(0, 36, 6), rng.integers(40, 80, 6), rng.choice([0, 33, 128], 6), strict=True
-        )
-    ]
-    return make_piece(
-        rows, bounds, tempos=[(0, 600_000), (156, 400_000)], metres=[(0, 3, 4), (108, 4, 4)],
-        keys=[(0, -2, 0), (204, 3, 1)], name="song",
-    )  # fmt: skip
 
 
 def rows(score: Any) -> list[list[int]]:
@@ -401,95 +368,6 @@ def test_whatever_is_decoded_is_a_file_for_any_reader(small: Codec) -> None:
         # a drum has no pitches, a chord of drums has notes
         heard = sum(len(n.notes) if hasattr(n, "notes") else 1 for n in parsed.recurse().notes)
         assert heard >= 0.5 * notes, "music21 rounds times, and merges"
-
-
-# --- probability ------------------------------------------------------------------------------------------------------
-
-
-def test_log_probabilities_are_nats_of_the_tokens(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sharp(self: Codec, segments: Any) -> Posterior:
-        """The posterior without its spread, so that every draw is the mean."""
-        mean = self.model.encode(*self._tensors(segments)).mean.detach()
-        return Posterior(mean, torch.full_like(mean, -40.0))
-
-    monkeypatch.setattr(Codec, "posteriors", sharp)
-    for piece in (song, groove(1)):
-        segments = small.segments(piece)
-        config = ObjectiveConfig(autoencoder=True)
-        tokens, cues = small._tensors(segments)
-        allowed = torch.from_numpy(small.tokenizer.allowed(tokens.numpy().astype(np.int32)))
-        expected = loss(small.model, tokens, cues, config, 1, False, allowed).reconstruction
-        assert small.log_prob([piece], samples=2)[0] == pytest.approx(
-            -expected * len(segments),
-            rel=1e-3,
-            # scored in bf16 where there is hardware for it
-        )
-
-
-def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> None:
-    told, tokens = small.token_log_prob(song, samples=3)
-    assert told.shape == tokens.shape
-    assert (told[tokens == 0] == 0).all()
-    assert (told[tokens != 0] < 0).all()
-    assert told.isfinite().all()
-    assert small.log_prob([song], samples=3)[0] == pytest.approx(float(told.sum()), rel=1e-5)
-    assert [chunk[chunk != 0].tolist() for chunk in tokens.flatten(0, 1).numpy()] == [
-        chunk.tolist() for segment in small.segments(song) for chunk in segment
-    ]
-
-
-def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    shapes: set[torch.Size] = set()
-    monkeypatch.setattr(codec, "BATCH_TOKENS", 4096)
-    monkeypatch.setattr(codec, "SCORE_NUMBERS", 2048 * small.tokenizer.vocab_size)
-    for name in ("encode", "decode"):
-        original = getattr(small.model, name)
-
-        def seen(first: torch.Tensor, second: torch.Tensor, *rest: torch.Tensor, original: Any = original) -> Any:
-            shapes.update(x.shape for x in (first, second))
-            return original(first, second, *rest)
-
-        monkeypatch.setattr(small.model, name, seen)
-
-    def scored(count: int) -> tuple[Posterior, torch.Tensor]:
-        lengths = rng.integers(1, 30, (count, small.chunks))
-        segments = [[rng.integers(3, 100, n).astype(np.int32) for n in row] for row in lengths]
-        posterior = small.posteriors(segments)
-        return posterior, small.told(posterior.mean[None], segments)
-
-    for count in range(1, 120):
-        scored(count)
-    evened = len(shapes)
-    state = rng.bit_generator.state
-    posterior, told = scored(77)
-    shapes.clear()
-    monkeypatch.setattr(codec, "_even", lambda count: count)
-    rng.bit_generator.state = state
-    exact, expected = scored(77)
-    torch.testing.assert_close(posterior.mean, exact.mean)
-    torch.testing.assert_close(told, expected, rtol=1e-2, atol=2e-2)  # in bf16 where there is hardware
-    for count in range(1, 120):
-        scored(count)
-    assert evened < len(shapes) / 2
-
-
-def test_company_and_batches_do_not_change_a_log_probability(
-    small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = small.log_prob([song, groove(0)], samples=4, seed=2)
-    assert all(math.isfinite(x) and x < 0 for x in together)
-    assert small.log_prob([song], samples=4, seed=2)[0] == together[0]
-    assert small.log_prob([groove(0)], samples=4, seed=3)[0] != together[1]
-    monkeypatch.setattr(codec, "BATCH_TOKENS", 32)
-    assert small.log_prob([song], samples=4, seed=2)[0] == pytest.approx(together[0], rel=1e-4)
-
-
-def test_more_draws_come_nearer_to_each_other(small: Codec) -> None:
-    def spread(samples: int) -> float:
-        return float(np.std([small.log_prob([groove(0)], samples=samples, seed=seed)[0] for seed in range(6)]))
-
-    assert spread(16) < spread(1)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

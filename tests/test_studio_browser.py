@@ -14,7 +14,6 @@ import pytest
 import uvicorn
 from commands import song
 from conftest import SESSIONS
-from studios import with_detector
 
 from seqvae.studio import jobs
 from seqvae.studio.models import Models
@@ -33,14 +32,6 @@ FLAGS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
-
-
-@pytest.fixture(scope="module")
-def names(
-    tiny_music: Path, tiny_text: Path, tiny_events: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    watchful = with_detector(tiny_events, tmp_path_factory.mktemp("browser"))
-    return {"music": str(tiny_music), "text": str(tiny_text), "events": str(watchful)}
 
 
 @pytest.fixture(scope="module")

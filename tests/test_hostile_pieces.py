@@ -1,0 +1,151 @@
+"""Music and lines from strangers: archives, entities and numbers that would fill a memory or never end."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import resource
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import one_line
+
+from seqvae import (
+    midi,
+    notation,
+    text,
+    text_tokenizer,
+)
+from seqvae.errors import ReadError
+from seqvae.text_tokenizer import TextTokenizer
+
+
+def zipped(path: Path, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return path
+
+
+@pytest.mark.parametrize("given", ["file", "bytes"])
+def test_an_archive_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path, given: str) -> None:
+    bomb = zipped(tmp_path / "a.mxl", score=b" " * (midi.MAX_BYTES + 1))
+    assert bomb.stat().st_size < 100_000
+    source: Any = bomb if given == "file" else bomb.read_bytes()
+    assert "more than 32 MB" in one_line(lambda: midi.read(source), ReadError)
+
+
+def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
+    bomb = tmp_path / "a.mxl"
+    with zipfile.ZipFile(bomb, "w") as archive:
+        archive.writestr("../../../evil.xml", b"<score-partwise/>")
+        archive.writestr(
+            "META-INF/container.xml",
+            b'<container><rootfiles><rootfile full-path="/etc/passwd"/></rootfiles></container>',
+        )
+    told = one_line(lambda: midi.read(bomb), ReadError)
+    assert "root:" not in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mxl"]
+
+
+@pytest.mark.parametrize(
+    "entities",
+    [
+        "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "ha"}">' for i in range(10)),
+        "<!ENTITY l9 SYSTEM 'file:///etc/passwd'>",
+    ],
+)
+def test_entities_neither_multiply_nor_read_files(entities: str) -> None:
+    score = (
+        f"<?xml version='1.0'?><!DOCTYPE score-partwise [{entities}]><score-partwise><part-list>"
+        "<score-part id='P1'><part-name>&l9;</part-name></score-part></part-list>"
+        "<part id='P1'><measure/></part></score-partwise>"
+    )
+    started = time.monotonic()
+    told = one_line(lambda: midi.read(score.encode()), ReadError)
+    assert "root:" not in told
+    assert time.monotonic() - started < 10
+
+
+ABC = 'X:20240101\nT:Tune 1234567\nM:4/4\nL:1/8\nQ:1/4=120\nK:G\n%123456\n"^12345"GABc {}|\nw:12345\n'
+
+
+@pytest.mark.parametrize("what", ["d2147483648", "z99999", "[M:65536/8] d", "d\nM:65536/8\nd", "d\nQ:1/4=99999"])
+def test_a_length_that_would_fill_the_memory_with_bars_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "a.abc"
+    path.write_text(ABC.format(what))
+    assert "a number of five digits" in one_line(lambda: midi.read(path), ReadError)
+
+
+def test_numbers_in_words_of_a_tune_are_no_lengths(tmp_path: Path) -> None:
+    (tmp_path / "a.abc").write_text(ABC.format("d4"))
+    assert len(midi.read(tmp_path / "a.abc").notes) == 5
+
+
+def test_a_score_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """music21 goes round the circle of fifths once for each sharp of a key."""
+    monkeypatch.setattr(notation, "SECONDS", 0.5)
+    score = (
+        "<?xml version='1.0'?><score-partwise><part-list><score-part id='P1'><part-name>x</part-name></score-part>"
+        "</part-list><part id='P1'><measure number='1'><attributes><divisions>1</divisions><key><fifths>1000000000000"
+        "</fifths><mode>minor</mode></key></attributes><note><pitch><step>C</step><octave>4</octave></pitch><duration>4</duration></note>"
+        "</measure></part></score-partwise>"
+    )
+    started = time.monotonic()
+    assert "takes longer than 0.5 s" in one_line(lambda: midi.read(score.encode()), ReadError)
+    assert time.monotonic() - started < 10
+    monkeypatch.setattr(notation, "SECONDS", 60.0)
+    assert len(midi.read(score.replace("1000000000000", "1").encode()).notes) == 1, "what comes after is not stopped"
+
+
+@pytest.mark.parametrize("suffix", [".mid", ".krn"])
+def test_a_file_of_a_terabyte_is_refused_and_not_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with path.open("wb") as file:
+        file.truncate(10**12)
+    assert "more than 32 MB" in one_line(lambda: midi.read(path), ReadError)
+
+
+def test_music_from_a_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mid").symlink_to("/dev/zero")
+    assert "no plain file" in one_line(lambda: midi.read(tmp_path / "a.mid"), ReadError)
+
+
+def test_a_line_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"first\n" + b" " * (text.LONGEST + 1)))
+    lines = text.read_lines(path)
+    assert next(lines) == "first"
+    assert "a line of more than 16 MB" in one_line(lambda: next(lines), ReadError)
+
+
+def test_a_line_as_long_as_may_be_is_read() -> None:
+    line = b"x" * (text.LONGEST - 1) + b"\n"
+    assert [len(found) for found in text.read_lines(io.BytesIO(line + b"y"))] == [text.LONGEST - 1, 1]
+
+
+def test_a_line_of_millions_of_letters_is_spelled_in_seconds_and_little_memory() -> None:
+    """Of one word, which is where all is slowest: ten million took 15 s, and 3 GB as three bytes each."""
+    tokenizer = TextTokenizer.train(["a few words to learn from"], 300, max_tokens=24)
+    line = "\ufffd" * 3_000_000
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    [chunks] = tokenizer.encode_all([line])
+    assert time.process_time() - started < 10
+    assert tokenizer.decode_text(chunks) == line
+    assert max(map(len, chunks)) <= 24
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 500 << 10
+
+
+def test_a_long_line_has_the_same_tokens_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TextTokenizer.train(["a few words to learn from"], 300, max_tokens=24)
+    line = " ".join(["few words to learn"] * 20)
+    [whole] = tokenizer.encode_all([line])
+    monkeypatch.setattr(text_tokenizer, "_LONG", 50)
+    first, parts, last = tokenizer.encode_all(["a few", line, ""])
+    assert tokenizer.decode_text(parts) == line
+    assert [id for chunk in parts for id in chunk if id != 2] == [id for chunk in whole for id in chunk if id != 2]
+    assert (tokenizer.decode_text(first), tokenizer.decode_text(last)) == ("a few", "")

@@ -1,0 +1,104 @@
+"""Reconstruction probability: what a piece is worth to a model, whatever its company."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import groove
+
+from seqvae import codec
+from seqvae.codec import Codec
+from seqvae.config import ObjectiveConfig
+from seqvae.latent import Posterior
+from seqvae.midi import Piece
+from seqvae.objective import loss
+
+
+def test_log_probabilities_are_nats_of_the_tokens(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sharp(self: Codec, segments: Any) -> Posterior:
+        """The posterior without its spread, so that every draw is the mean."""
+        mean = self.model.encode(*self._tensors(segments)).mean.detach()
+        return Posterior(mean, torch.full_like(mean, -40.0))
+
+    monkeypatch.setattr(Codec, "posteriors", sharp)
+    for piece in (song, groove(1)):
+        segments = small.segments(piece)
+        config = ObjectiveConfig(autoencoder=True)
+        tokens, cues = small._tensors(segments)
+        allowed = torch.from_numpy(small.tokenizer.allowed(tokens.numpy().astype(np.int32)))
+        expected = loss(small.model, tokens, cues, config, 1, False, allowed).reconstruction
+        assert small.log_prob([piece], samples=2)[0] == pytest.approx(
+            -expected * len(segments),
+            rel=1e-3,
+            # scored in bf16 where there is hardware for it
+        )
+
+
+def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> None:
+    told, tokens = small.token_log_prob(song, samples=3)
+    assert told.shape == tokens.shape
+    assert (told[tokens == 0] == 0).all()
+    assert (told[tokens != 0] < 0).all()
+    assert told.isfinite().all()
+    assert small.log_prob([song], samples=3)[0] == pytest.approx(float(told.sum()), rel=1e-5)
+    assert [chunk[chunk != 0].tolist() for chunk in tokens.flatten(0, 1).numpy()] == [
+        chunk.tolist() for segment in small.segments(song) for chunk in segment
+    ]
+
+
+def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    shapes: set[torch.Size] = set()
+    monkeypatch.setattr(codec, "BATCH_TOKENS", 4096)
+    monkeypatch.setattr(codec, "SCORE_NUMBERS", 2048 * small.tokenizer.vocab_size)
+    for name in ("encode", "decode"):
+        original = getattr(small.model, name)
+
+        def seen(first: torch.Tensor, second: torch.Tensor, *rest: torch.Tensor, original: Any = original) -> Any:
+            shapes.update(x.shape for x in (first, second))
+            return original(first, second, *rest)
+
+        monkeypatch.setattr(small.model, name, seen)
+
+    def scored(count: int) -> tuple[Posterior, torch.Tensor]:
+        lengths = rng.integers(1, 30, (count, small.chunks))
+        segments = [[rng.integers(3, 100, n).astype(np.int32) for n in row] for row in lengths]
+        posterior = small.posteriors(segments)
+        return posterior, small.told(posterior.mean[None], segments)
+
+    for count in range(1, 120):
+        scored(count)
+    evened = len(shapes)
+    state = rng.bit_generator.state
+    posterior, told = scored(77)
+    shapes.clear()
+    monkeypatch.setattr(codec, "_even", lambda count: count)
+    rng.bit_generator.state = state
+    exact, expected = scored(77)
+    torch.testing.assert_close(posterior.mean, exact.mean)
+    torch.testing.assert_close(told, expected, rtol=1e-2, atol=2e-2)  # in bf16 where there is hardware
+    for count in range(1, 120):
+        scored(count)
+    assert evened < len(shapes) / 2
+
+
+def test_company_and_batches_do_not_change_a_log_probability(
+    small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = small.log_prob([song, groove(0)], samples=4, seed=2)
+    assert all(math.isfinite(x) and x < 0 for x in together)
+    assert small.log_prob([song], samples=4, seed=2)[0] == together[0]
+    assert small.log_prob([groove(0)], samples=4, seed=3)[0] != together[1]
+    monkeypatch.setattr(codec, "BATCH_TOKENS", 32)
+    assert small.log_prob([song], samples=4, seed=2)[0] == pytest.approx(together[0], rel=1e-4)
+
+
+def test_more_draws_come_nearer_to_each_other(small: Codec) -> None:
+    def spread(samples: int) -> float:
+        return float(np.std([small.log_prob([groove(0)], samples=samples, seed=seed)[0] for seed in range(6)]))
+
+    assert spread(16) < spread(1)
