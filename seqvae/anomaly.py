@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.codec import Codec
-from seqvae.latent import log_prior
+from seqvae.latent import Posterior, log_prior
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -126,11 +126,13 @@ def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> It
     posterior = codec.posteriors(segments)
     draws = posterior.mean + (0.5 * posterior.logvar).exp() * noise[:, None]
     told = codec.told(torch.cat([draws, posterior.mean[None]]), segments)
-    total = told[:-1].flatten(2).sum(-1)
-    weight = log_prior(draws) - posterior.log_prob(draws)
-    importance = ((total + weight).logsumexp(0) - math.log(len(noise))).tolist()
-    elbo = (total.mean(0) - posterior.kl().sum(1)).tolist()
-    average, error, means = told[:-1].mean(0).numpy(), told[-1].numpy(), posterior.mean.numpy()
+    # summed in fp64, then rounded: how long the others of a batch are decides in which order numbers are added up
+    wide = Posterior(posterior.mean.double(), posterior.logvar.double())
+    total = told[:-1].double().flatten(2).sum(-1)
+    weight = log_prior(draws.double()) - wide.log_prob(draws.double())
+    importance = ((total + weight).logsumexp(0) - math.log(len(noise))).float().tolist()
+    elbo = (total.mean(0) - wide.kl().sum(1)).float().tolist()
+    average, error, means = told[:-1].double().mean(0).float().numpy(), told[-1].numpy(), posterior.mean.numpy()
     for i, segment in enumerate(segments):
         lengths = [len(chunk) for chunk in segment]
         yield _Told(

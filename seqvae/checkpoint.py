@@ -61,7 +61,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(folder, folder=True) as part:
+        with files.whole(folder, folder=True, lasting=True) as part:
             fill(part)
     except (OSError, SafetensorError) as error:
         raise SeqVAEError(f"{folder}: cannot be written ({error}); free some space or choose another folder") from error
@@ -79,11 +79,11 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "cue_sizes": list(model.cue_sizes),
         }
         weights = {name: _halved(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()}
-        save_file(weights, part / "model.safetensors", metadata={"format": "pt"})
+        _write(weights, {"format": "pt"}, part / "model.safetensors")
         checkpoint.tokenizer.save(part / "tokenizer")
         if checkpoint.styles:
             styles = {name: tensor.contiguous() for name, tensor in checkpoint.styles.items()}
-            save_file(styles, part / "styles.safetensors", metadata=checkpoint.about_styles)
+            _write(styles, checkpoint.about_styles, part / "styles.safetensors")
         (part / "metrics.json").write_text(json.dumps(checkpoint.metrics, indent=1) + "\n")
         (part / "README.md").write_text(checkpoint.card)
         sums = {name: _sum(part / name) for name in SUMMED if (part / name).exists()}
@@ -207,10 +207,21 @@ def save_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: 
     if path.exists() and not path.is_file():  # a folder, or a device, which a file must not replace
         raise SeqVAEError(f"{path}: is there and is no file; choose another name")
     try:
-        with files.whole(path) as part:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=dict(about))
+        with files.whole(path, lasting=True) as part:
+            _write({name: tensor.contiguous() for name, tensor in tensors.items()}, about, part)
     except (OSError, SafetensorError) as error:
         raise SeqVAEError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
+
+
+def _write(tensors: dict[str, Tensor], about: Mapping[str, str], path: Path) -> None:
+    """A .safetensors file, byte for byte the same for the same content: the library puts its metadata in any order."""
+    save_file(tensors, path, metadata=dict(about))
+    if about:
+        with path.open("r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) | {"__metadata__": dict(sorted(about.items()))}
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 __all__ = [

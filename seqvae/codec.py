@@ -27,6 +27,7 @@ from seqvae.layers import CLOSED, multiplies_bf16, shifted
 from seqvae.mixture import Mixture
 from seqvae.model import PAD
 from seqvae.objective import refine
+from seqvae.products import Steady
 from seqvae.sampling import EOS, TOP_P, Sampling
 from seqvae.style import Style
 from seqvae.vocabulary import Tokenizer
@@ -79,10 +80,11 @@ class Codec:
         logvar = torch.zeros_like(mean)
         for rows in self.ranks.mine(_batches(longest, BATCH_TOKENS // self.chunks)):
             tokens, cues = self._tensors([segments[i] for i in rows], even=not refined)
-            posterior = self.model.encode(tokens, cues)
-            if refined and self.objective.refine:
-                low = multiplies_bf16(tokens.device)
-                posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective, low)
+            with Steady():  # a search goes astray from where another number of rows or threads would round otherwise
+                posterior = self.model.encode(tokens, cues)
+                if refined and self.objective.refine:
+                    low = multiplies_bf16(tokens.device)
+                    posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective, low)
             mean[rows], logvar[rows] = posterior.mean[: len(rows)].cpu(), posterior.logvar[: len(rows)].cpu()
         self.ranks.add([mean, logvar])
         return Posterior(mean, logvar)
@@ -124,7 +126,8 @@ class Codec:
             for at in range(0, len(z), each):
                 some = z[at : at + each, rows + rows[-1:] * (len(tokens) - len(rows))].to(tokens.device)
                 inputs, asked = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), cues))
-                with torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device)):
+                low = torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device))
+                with Steady(), low:  # of bf16 the rounding is seen in the third digit
                     logits = self.model.decode(some.flatten(0, 1), inputs, asked)[0].float()
                 logits = logits.view(len(some), *tokens.shape, -1)
                 if closed is not None:

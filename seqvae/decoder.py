@@ -8,7 +8,6 @@ and z cannot be ignored (the lesson of MusicVAE, Roberts et al. 2018).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +27,6 @@ class Outer:
     """What is added to their logits `(U, K)`."""
     index: Tensor | None
     """The row of each place `(M,)`; None where each has its own."""
-
-
-FEW = 8  # rows: up to so many, a search for z has an LSTM of its own
 
 
 @dataclass(frozen=True)
@@ -217,13 +213,6 @@ class RecurrentWriter(nn.Module):
             x = x + take(self.told(code), places.rows)
         if places.shape[1] == 1 and not torch.is_grad_enabled():
             out, cache = self._step(x, cache)
-        elif torch.is_grad_enabled() and len(code) <= FEW and not self.enter.weight.requires_grad:
-            hidden, cells, out = [], [], places.laid_out(x)
-            for h, c, weights in zip(*cache, self.lstm.all_weights, strict=True):
-                out, h, c = _Fixed.apply(out, h.to(x.dtype), c.to(x.dtype), *weights)  # type: ignore[no-untyped-call]
-                hidden.append(h)
-                cells.append(c)
-            out, cache = places.of_grid(out), [torch.stack(hidden), torch.stack(cells)]
         else:
             out, (hidden, cell) = self.lstm(places.laid_out(x), (cache[0].to(x.dtype), cache[1].to(x.dtype)))
             out, cache = places.of_grid(out), [hidden, cell]
@@ -243,58 +232,6 @@ class RecurrentWriter(nn.Module):
             x = cells[-1].tanh().mul_(leave.sigmoid_()).to(x.dtype)
             hidden.append(x)
         return x, [torch.stack(hidden), torch.stack(cells)]
-
-
-class _Fixed(torch.autograd.Function):
-    """An LSTM `x (N, T, I)` of fixed weights, for few rows: slopes of the input and of the first states alone.
-
-    Half of what `torch.lstm` needs there, which takes the slopes of all weights at every step to throw them away. Gates
-    are computed again, of all steps at once; what is left for each step is one product. Last states have no slope.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, hidden: Tensor, cell: Tensor, into: Tensor, back: Tensor, *biases: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out, last, cells = torch.lstm(
-            x, (hidden[None], cell[None]), (into, back, *biases), True, 1, 0.0, False, False, True
-        )
-        ctx.save_for_backward(x, hidden, cell, into, back, biases[0] + biases[1], out)
-        last, cells = last[0], cells[0]
-        ctx.mark_non_differentiable(last, cells)
-        return out, last, cells
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, cell, into, back, bias, out = ctx.saved_tensors
-        before = torch.cat([hidden.unsqueeze(1), out[:, :-1]], 1)
-        gates = functional.linear(x, into, bias) + functional.linear(before, back)
-        gates = gates.transpose(0, 1).float().contiguous()  # (T, N, 4H)
-        width = cell.shape[-1]
-        new = gates[..., 2 * width : 3 * width].tanh()
-        enter, keep, _, leave = gates.sigmoid_().chunk(4, -1)
-        added, cells = enter * new, [cell.float()]
-        for some, kept in zip(added.unbind(), keep.unbind(), strict=True):
-            cells.append(torch.addcmul(some, kept, cells[-1]))
-        bent = torch.stack(cells[1:]).tanh()
-        # what a cell's slope is multiplied by for that of each gate before it, and a state's for the last gate and cell
-        of_cell = [added * (1 - enter), torch.stack(cells[:-1]) * keep * (1 - keep), enter * (1 - new.square())]
-        by_cell, by_state = torch.stack(of_cell, 2), bent * leave * (1 - leave)
-        through = leave * (1 - bent.square())
-        slope = torch.empty_like(gates)
-        first, rest = slope[..., : 3 * width].view(*by_cell.shape), slope[..., 3 * width :]
-        back = back.float()  # for few rows a product in bf16 takes longer
-        after, of_cells = torch.zeros_like(slope[0]), torch.zeros_like(cells[0])
-        asked = slopes[0].transpose(0, 1).float().contiguous()
-        for t in range(len(gates) - 1, -1, -1):
-            state = torch.addmm(asked[t], after, back)
-            of_cells.addcmul_(state, through[t])
-            torch.mul(by_cell[t], of_cells.unsqueeze(1), out=first[t])
-            torch.mul(state, by_state[t], out=rest[t])
-            of_cells.mul_(keep[t])
-            after = slope[t]
-        of_x = (slope.to(into.dtype) @ into).transpose(0, 1)
-        return of_x, (after @ back).to(hidden.dtype), of_cells.to(cell.dtype), None, None, None, None
 
 
 class TransformerWriter(nn.Module):

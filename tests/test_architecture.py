@@ -32,6 +32,7 @@ DATA = [
 MODEL = [{"layers", "latent"}, {"encoder", "decoder"}, {"model"}, {"objective"}]
 ALONE = {
     "sampling",
+    "products",
     "distributed",
     "measures",
     "text_measures",

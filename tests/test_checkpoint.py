@@ -387,6 +387,17 @@ def test_a_file_is_replaced_in_one_move(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(tmp_path) == ["z.safetensors"]
 
 
+def test_the_same_content_makes_the_same_file(tmp_path: Path) -> None:
+    about = {f"key {i}": f'"é\\ \n\x7f {i}"' for i in range(9)}
+    files = [tmp_path / f"{i}.safetensors" for i in range(20)]
+    for path in files:
+        save_tensors({"b": torch.ones(3), "a": torch.zeros(2, 2)}, about, path)
+    assert len({path.read_bytes() for path in files}) == 1
+    tensors, told = load_tensors(files[0])
+    assert told == about
+    assert {name: tuple(x.shape) for name, x in tensors.items()} == {"a": (2, 2), "b": (3,)}
+
+
 def test_a_file_in_no_folder_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SeqVAEError) as caught:
         save_tensors({"a": torch.zeros(2)}, {}, tmp_path / "no" / "z.safetensors")

@@ -1,37 +1,105 @@
-"""The same seed gives the same files, however many threads there are.
-
-Not held: what is encoded and refined (`blend`, `reconstruct`), for the search in bf16 rounds otherwise with another
-number of threads.
-"""
+"""The same seed gives the same files, however many threads there are, and whatever else is in the batch."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from conftest import groove
+
+import seqvae
+from seqvae.anomaly import examine
+from seqvae.codec import Codec
+from seqvae.sampling import Sampling
+
+SENTENCES = [
+    "the food was great and the staff is very friendly .",
+    "i will never go back .",
+    "it took an hour to get our drinks , and then they were wrong !",
+    "good .",
+]
+
+
+def by_command(threads: str, folder: Path, *arguments: str) -> list[bytes]:
+    """What a command leaves in its folder, and what it prints."""
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "seqvae", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+        cwd=folder,
+        capture_output=True,
+        check=True,
+    )
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path.read_bytes() for path in files] or done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [("music", ["--style", "rock", "-n", "3"]), ("reviews", ["-n", "60"]), ("hdfs", ["-n", "30"])],
+    [("music", ["--style", "rock", "-n", "3", "-o", "songs"]), ("reviews", ["-n", "60"]), ("hdfs", ["-n", "30"])],
 )
 def test_what_is_drawn_does_not_depend_on_the_number_of_threads(model: str, options: list[str], tmp_path: Path) -> None:
-    found = []
-    for threads in ("1", "2"):
-        folder = tmp_path / threads
-        folder.mkdir()
-        place = ["-o", str(folder / "songs")] if model == "music" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "seqvae", "generate", "-m", model, *options, *place, "--seed", "5"],
-            env={**os.environ, "OMP_NUM_THREADS": threads},
-            capture_output=True,
-            check=True,
-        )
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        found.append([path.read_bytes() for path in files] if place else done.stdout.splitlines())
-    assert len(found[0]) == int(options[options.index("-n") + 1])
-    assert len(set(found[0])) > 1
-    assert found[0] == found[1]
+    one, two = (by_command(n, tmp_path / n, "generate", "-m", model, *options, "--seed", "5") for n in ("1", "2"))
+    assert len(one) == int(options[options.index("-n") + 1])
+    assert len(set(one)) > 1
+    assert one == two
+
+
+def test_what_is_moved_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    song = str(tmp_path / "song.mid")
+    codec = seqvae.load("music")
+    codec.form.join(codec.tokenizer.encode(groove(1)), groove(1)).dump_midi(song)
+    lines = str(tmp_path / "lines.txt")
+    Path(lines).write_text("\n".join(SENTENCES))
+    for name, *command in (
+        ("blend", "blend", song, "--to", "jazz", "-o", "out.mid"),
+        ("vectors", "encode", song, "-o", "z.safetensors"),
+        ("sentences", "reconstruct", lines, "-m", "reviews"),
+        ("scores", "detect", "score", song, "-m", "music", "--json"),
+    ):
+        one, two = (by_command(n, tmp_path / f"{name}-{n}", *command) for n in ("1", "2"))
+        assert one
+        assert one == two, name
+
+
+@pytest.fixture(scope="module")
+def reviews() -> Codec:
+    return seqvae.load("reviews")
+
+
+def test_a_latent_vector_does_not_depend_on_what_else_is_encoded(reviews: Codec) -> None:
+    for codec, pieces in (
+        (reviews, SENTENCES),
+        (seqvae.load("music"), [groove(bars, bars) for bars in (2, 5, 8)]),
+    ):
+        together = codec.encode(pieces)
+        for piece, z in zip(pieces, together, strict=True):
+            assert torch.equal(codec.encode([piece])[0], z)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8)], ids=["likeliest", "drawn"])
+def test_what_is_decoded_does_not_depend_on_what_else_is(reviews: Codec, sampling: Sampling) -> None:
+    z = torch.randn(40, reviews.model.config.latent, generator=torch.Generator().manual_seed(3))
+    together = reviews.write(z, None, sampling)
+    for i in (0, 1, 17, 39):
+        alone = reviews.write(z[i : i + 1], None, replace(sampling, first_row=i))
+        assert [list(ids) for ids in alone] == [list(together[i])]
+
+
+def test_what_is_scored_does_not_depend_on_what_else_is(reviews: Codec) -> None:
+    for codec, pieces in (
+        (reviews, SENTENCES),
+        (seqvae.load("hdfs"), ["E5 E22 E5", "E11", "E9 E26 E3 E5 E5 E21 E23 E11"]),
+        (seqvae.load("music"), [groove(bars, bars) for bars in (2, 5, 8)]),
+    ):
+        for piece, together in zip(pieces, examine(codec, pieces, 3), strict=True):
+            (alone,) = examine(codec, [piece], 3)
+            assert (alone.elbo, alone.importance) == (together.elbo, together.importance)
+            for name in ("log_prob", "error", "means"):
+                assert np.array_equal(getattr(alone, name), getattr(together, name)), name
