@@ -83,8 +83,8 @@ class Codec:
             with Steady():  # a search goes astray from where another number of rows or threads would round otherwise
                 posterior = self.model.encode(tokens, cues)
                 if refined and self.objective.refine:
-                    low = multiplies_bf16(tokens.device)
-                    posterior = refine(self.model, tokens, cues, self._allowed(tokens), posterior, self.objective, low)
+                    allowed, low = self._allowed(tokens), multiplies_bf16(tokens.device)
+                    posterior = refine(self.model, tokens, cues, allowed, posterior, self.objective, low)
             mean[rows], logvar[rows] = posterior.mean[: len(rows)].cpu(), posterior.logvar[: len(rows)].cpu()
         self.ranks.add([mean, logvar])
         return Posterior(mean, logvar)
@@ -127,7 +127,7 @@ class Codec:
                 some = z[at : at + each, rows + rows[-1:] * (len(tokens) - len(rows))].to(tokens.device)
                 inputs, asked = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), cues))
                 low = torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device))
-                with Steady(), low:  # of bf16 the rounding is seen in the third digit
+                with Steady(), low:
                     logits = self.model.decode(some.flatten(0, 1), inputs, asked)[0].float()
                 logits = logits.view(len(some), *tokens.shape, -1)
                 if closed is not None:
@@ -331,10 +331,8 @@ class Codec:
                 for i in rows:
                     one[i] = [new if len(old) > 1 else old for old, new in zip(one[i], chunks, strict=False)]
         flat = [[chunk for segment in one for chunk in segment] for one in split]
-        return [
-            self.form.join(one[: self._size(piece, len(one))], piece, parts)
-            for one, piece in zip(flat, read, strict=True)
-        ]
+        sized = [(one[: self._size(piece, len(one))], piece) for one, piece in zip(flat, read, strict=True)]
+        return [self.form.join(chunks, piece, parts) for chunks, piece in sized]
 
     def _sounding(self, piece: Any, segments: Sequence[int], leans: bool) -> Floats | None:
         """Harmony `(N, B, 12)` of the chunks of some segments of a piece, 0 for one that does not lean to it."""

@@ -127,7 +127,8 @@ def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadErr
         return answer
     if kept is not None:
         with contextlib.suppress(OSError):  # a full disk or a read-only cache makes this slow, not wrong
-            midi.write_whole(kept, answer)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(answer)  # half of one is damaged: it is read again, and written again
     return _unpack(answer, _stem(path))
 
 

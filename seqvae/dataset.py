@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from seqvae import files
 from seqvae.errors import ReadError, SeqVAEError
 
 Ints = NDArray[np.int32]
@@ -101,9 +102,9 @@ class ShardWriter:
         # by the digest of its content a copy elsewhere is told from shards made anew
         about = {"version": 2, **self.about, "shards": self._shard, "styles": list(self._styles)}
         index = {**about, "sha256": self._content.hexdigest()}
-        part = self.folder / "index.json.part"
-        part.write_text(json.dumps(index))
-        part.replace(self.folder / "index.json")
+        files.sync(self.folder)  # an index counts for all of it, after a power cut too
+        with files.whole(self.folder / "index.json", lasting=True) as part:
+            part.write_text(json.dumps(index))
 
 
 def fetched(url: str, cache: Path) -> Path:
@@ -116,16 +117,16 @@ def fetched(url: str, cache: Path) -> Path:
     try:
         from fsspec.core import url_to_fs
 
-        files, root = url_to_fs(url)
-        index = files.cat_file(f"{root}/index.json")
+        storage, root = url_to_fs(url)
+        index = storage.cat_file(f"{root}/index.json")
         folder = cache / "shards" / hashlib.sha256(url.encode() + index).hexdigest()[:16]
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-                for path in files.find(root):
+                for path in storage.find(root):
                     target = Path(part) / "data" / path.removeprefix(root).lstrip("/")
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    files.get_file(path, str(target))
+                    storage.get_file(path, str(target))
                 TokenData(Path(part) / "data")  # all of it is there, and not still on its way to the storage
                 with contextlib.suppress(OSError):  # another process was quicker
                     (Path(part) / "data").rename(folder)

@@ -1,7 +1,8 @@
 """Files and folders that are there whole or not at all, whenever whoever writes them is killed.
 
-Knows: how something is written beside its place and put there in one move, and how what a killed process has left is
-told from what is still being written. Refuses to know: what is written, and how errors are told.
+Knows: how something is written beside its place and put there in one move, how what a killed process has left is told
+from what is still being written, and what a power cut must not take. Refuses to know: what is written, and how errors
+are told.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ except ImportError:  # Windows has no such locks: what a killed process leaves t
 
 
 @contextlib.contextmanager
-def whole(place: Path, folder: bool = False) -> Iterator[Path]:
+def whole(place: Path, folder: bool = False, lasting: bool = False) -> Iterator[Path]:
     """Where to write a file, or an empty folder to fill; unless an error comes it is put at `place`, in one move.
 
-    Readers find what was there or what is new, and never half of it. What killed processes have left beside `place` is
-    removed first. Raises OSError.
+    Readers find what was there or what is new, and never half of it; if it is `lasting`, after a power cut too. What
+    killed processes have left beside `place` is removed first. Raises OSError.
     """
     place = place.resolve()  # a link stays one
     if folder and place.exists() and not place.is_dir():
@@ -38,8 +39,11 @@ def whole(place: Path, folder: bool = False) -> Iterator[Path]:
     new = part if folder else part / place.name
     try:
         yield new
-        for path in [new, *new.rglob("*")]:  # others may read it
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        mode = _mode(part)
+        for path in [new, *new.rglob("*")]:
+            path.chmod(mode if path.is_dir() else mode & 0o666)
+        if lasting:
+            sync(new)  # before the move: a disk may do the later of the two first
         if not folder:
             new.replace(place)
         elif not place.exists():
@@ -53,10 +57,38 @@ def whole(place: Path, folder: bool = False) -> Iterator[Path]:
                 old.rename(place)
                 raise
             _remove(old)
+        if lasting:
+            _sync(place.parent)
     finally:
         _remove(part)  # what was there before, or what was not finished
         if lock is not None:
             os.close(lock)
+
+
+def sync(place: Path) -> None:
+    """Have the disk itself hold a file, or a folder with all that is in it, before this returns. Raises OSError."""
+    for path in [*place.rglob("*"), place]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """The same for one file, or for the names in one folder where the system can."""
+    folder = path.is_dir()
+    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():  # Windows opens no folder
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _mode(part: Path) -> int:
+    """Who may read a new folder, as the user has set; the one that is written in is for its owner alone."""
+    probe = part / ".mode"
+    probe.mkdir()
+    mode = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    return mode
 
 
 def _begin(place: Path) -> tuple[Path, int | None]:

@@ -7,9 +7,7 @@ Refuses to know folders, caches and song titles (`collection`), music21's stream
 from __future__ import annotations
 
 import io
-import os
 import struct
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +28,7 @@ from symusic.core import (
     TrackTick,
 )
 
+from seqvae import files
 from seqvae.errors import ReadError, SeqVAEError
 
 STEPS_PER_BEAT = 12
@@ -459,13 +458,8 @@ def write_whole(path: Path, content: bytes) -> None:
         path.write_bytes(content)  # a device or a pipe takes bytes, and must not be replaced by a file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with files.whole(path) as part:
+        part.write_bytes(content)
 
 
 def to_pretty_midi(score: ScoreTick) -> Any:

@@ -7,6 +7,7 @@ and its tokenizer from, and keeps them. Refuses to know: models, losses, how a f
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -67,11 +68,16 @@ def prepare(
         )
     if spelled.kind != recipe.tokenizer.kind:
         raise ConfigError(f"{tokenizer}: spells {spelled.kind}, and the recipe wants {recipe.tokenizer.kind}")
+    new = not folder.exists()
     try:
         if made is None and not (ready and kept.exists()):  # what was left without an index counts for nothing
             spelled.save(kept)
         return tokenize(recipe, pieces(), spelled, folder), spelled, skipped
-    except OSError as error:
+    except BaseException as error:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise SeqVAEError(f"{folder}: cannot be written ({error}); free some space or choose another --out") from error
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,7 +61,9 @@ def _held(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
 
         def hold() -> None:
+            new = [one for one in (folder, *folder.parents) if not one.exists()]
             folder.mkdir(parents=True, exist_ok=True)
+            held.callback(_remove_empty, new)
             held.enter_context(_alone(folder))
 
         distributed.join().from_first(hold)
@@ -69,18 +72,31 @@ def _held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder; it goes with the process, however that ends."""
-    with (folder / "lock").open("w") as file:
-        try:
+    """Hold the lock of a run's folder; it goes with the process, however that ends, and its file when all is well."""
+    path = folder / "lock"
+    with path.open("w") as file:
+        with contextlib.suppress(ImportError):  # Windows has no such locks
             import fcntl
-        except ImportError:  # Windows has no such locks
-            yield
-            return
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # who held it has just removed it
+                    raise BlockingIOError
+            except OSError as error:
+                reason = "another process trains here; wait for it, or choose another --out"
+                raise SeqVAEError(f"{folder}: {reason}") from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SeqVAEError(f"{folder}: another process trains here; wait for it, or choose another --out") from error
-        yield
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                path.unlink()
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Those that have nothing in them, the innermost first."""
+    with contextlib.suppress(OSError):
+        for one in folders:
+            one.rmdir()
 
 
 def _train(

@@ -12,6 +12,7 @@ from commands import done, files, seqvae, song, told, told_last
 from conftest import SENTENCES
 
 from seqvae import evaluate, evaluate_text, released, shards, train
+from seqvae.errors import SeqVAEError
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -198,3 +199,39 @@ def test_a_missing_extra_is_told_in_one_line(tiny_text: Path, here: Path, monkey
     (here / "a.txt").write_text("the food was good\n")
     result = seqvae("evaluate", "-m", tiny_text, "--data", "@a.txt")
     assert "pip install 'seqvae[eval]'" in told(result, 1)
+
+
+def everything(folder: Path) -> list[str]:
+    """Every file and folder below it, empty ones too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("recipe", ["music", "reviews", "hdfs"])
+@pytest.mark.parametrize("out", ["deep/er/run", "empty", "used"])
+def test_training_on_what_cannot_be_read_leaves_what_was_there(here: Path, recipe: str, out: str) -> None:
+    (here / "data").mkdir()
+    (here / "data" / ("a.mid" if recipe == "music" else "a.txt")).touch()
+    (here / "empty").mkdir()
+    (here / "used").mkdir()
+    (here / "used" / "notes.txt").write_text("mine")
+    before = everything(here)
+    told_last(seqvae("train", recipe, "--data", "data", "--out", out))
+    assert everything(here) == before
+
+
+def test_the_lock_of_a_run_goes_when_it_ends_and_is_not_taken_from_who_removes_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with train._alone(here):
+        assert files(here) == ["lock"]
+    assert files(here) == []
+    take = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        (here / "lock").unlink()  # whoever held it has ended between our opening it and our taking it
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(SeqVAEError, match="another process trains here"), train._alone(here):
+        pass

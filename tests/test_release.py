@@ -13,10 +13,12 @@ import tomllib
 import zipfile
 from collections.abc import Iterable
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 SOURCES = 80 << 20  # bytes of the archive, at most: nearly all of it are the checkpoints, once
@@ -120,3 +122,20 @@ def test_the_citation_has_what_the_format_wants() -> None:
     facts = dict(re.findall(r"^([\w-]+): *(.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
     assert {"cff-version", "message", "title", "authors"} <= facts.keys()
     assert facts["license"] == PROJECT["project"]["license"]
+
+
+def test_every_dependency_has_a_lower_bound_and_every_upper_bound_a_reason() -> None:
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    wanted = [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"], *chain(*extras)]
+    needs = [Requirement(text) for text in wanted]
+    assert len(needs) > 30
+    assert [need.name for need in needs if need.name != "seqvae" and not _bounds(need, ">=")] == []
+    for text, need in zip(wanted, needs, strict=True):
+        if _bounds(need, "<", "<=", "==", "~=", "!="):
+            [line] = [line for line in lines if f'"{text}"' in line]
+            assert re.search(r"  # \w.{20,}$", line), f"{text}: say beside it what breaks"
+
+
+def _bounds(need: Requirement, *operators: str) -> list[str]:
+    return [one.version for one in need.specifier if one.operator in operators]
