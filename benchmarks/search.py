@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ import torch
 from numpy.typing import NDArray
 
 from seqvae import codec, collection, dataset, distributions, held_out, measures
-from seqvae.config import load_recipe
+from seqvae.config import Recipe, load_recipe
+from seqvae.dataset import TokenData
 from seqvae.midi import Piece
 from seqvae.shards import prepare
 from seqvae.train import train
+from seqvae.vocabulary import Tokenizer
 
 CHOICES: dict[str, list[str]] = {
     "base": [],
@@ -116,6 +118,32 @@ def two_sided(differences: NDArray[np.float64]) -> float:
     return min(1.0, 2 * min(distributions.flipped(differences), distributions.flipped(-differences)))
 
 
+def short(name: str, steps: int, changes: Sequence[str]) -> Recipe:
+    """A recipe with some changes, made for so many steps."""
+    for_steps = [f"train.steps={steps}", f"train.evaluate_every={steps}", "train.warmup_steps=100",
+                 f"objective.anneal_steps={steps // 2}"]  # fmt: skip
+    return load_recipe(name, [*for_steps, *changes])
+
+
+def row(
+    folder: Path, recipe: Recipe, prepared: Callable[[Recipe], tuple[TokenData, Tokenizer]], songs: Sequence[Piece],
+    measure: Callable[[Path, Sequence[Piece]], dict[str, Any]] = figures,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a row in its folder, on what `prepared` gives, and measure it on `songs`; what was kept, where it was."""
+    kept = folder / "figures.json"
+    if not kept.exists():
+        tokens, tokenizer = prepared(recipe)
+        begin = time.monotonic()
+        best = train(recipe, tokens, tokenizer, folder, resume=True, report=print)
+        minutes = (time.monotonic() - begin) / 60
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        last = next(line for line in reversed(lines) if line["kind"] == "valid")
+        nats = -last["elbo"] / recipe.model.chunks
+        kept.write_text(json.dumps({"minutes": minutes, "nats": nats, "valid": last, **measure(best, songs)}))
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
@@ -129,25 +157,16 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for name in options.only:
         folder = options.out / name.replace(" ", "-").replace(",", "")
-        kept = folder / "figures.json"
-        if not kept.exists():
-            data = roots
-            if name == REVERSED:
-                data = reversed_tracks(collection.find([roots]), roots, options.out / "songs-reversed")
-            short = [f"train.steps={options.steps}", f"train.evaluate_every={options.steps}", "train.warmup_steps=100",
-                     f"objective.anneal_steps={options.steps // 2}"]  # fmt: skip
-            recipe = load_recipe(options.recipe, [*short, *CHOICES[name]])
-            shards = options.out / ("data-reversed" if name == REVERSED else "data")  # the same for any number of bars
-            tokens, tokenizer, _ = prepare(recipe, [data], shards, report=print)
-            begin = time.monotonic()
-            best = train(recipe, tokens, tokenizer, folder, resume=True, report=print)
-            minutes = (time.monotonic() - begin) / 60
-            lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-            last = next(line for line in reversed(lines) if line["kind"] == "valid")
-            nats = -last["elbo"] / recipe.model.chunks
-            measured = figures(best, validation(data, options.songs, BARS))
-            kept.write_text(json.dumps({"minutes": minutes, "nats": nats, "valid": last, **measured}))
-        found[name] = json.loads(kept.read_text())
+        data, shards = roots, options.out / "data"  # the same for any number of bars
+        if name == REVERSED:
+            data = reversed_tracks(collection.find([roots]), roots, options.out / "songs-reversed")
+            shards = options.out / "data-reversed"
+
+        def prepared(recipe: Recipe, data: Path = data, shards: Path = shards) -> tuple[TokenData, Tokenizer]:
+            return prepare(recipe, [data], shards, report=print)[:2]
+
+        recipe = short(options.recipe, options.steps, CHOICES[name])
+        found[name] = row(folder, recipe, prepared, validation(data, options.songs, BARS))
         print(f"{name}: done", flush=True)
     print(f"\n{options.steps} steps, {len(found[options.only[0]]['rough'])} validation songs of {BARS} bars\n")
     print("| | minutes | nats a bar | note F1, encoder alone | p | after the search | p | KL, bits a bar |")

@@ -1,0 +1,199 @@
+"""A SequenceVAE whose decoder is told the segment before, and its training. `search_context.py` measures it.
+
+p(x_t | z_t, z_(t-1)): a second code, made of the posterior mean of the segment before (no gradient; zeros where a piece
+begins and after silence), is asked with the same cues as the first; a small network makes one answer of both, and the
+second code has a say in the LSTM's first state. Latents stay as many and as large, the prior is N(0, I), and all
+segments still decode side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqvae import checkpoint
+from seqvae import train as training
+from seqvae.config import ModelConfig
+from seqvae.dataset import Longs, TokenData
+from seqvae.decoder import Decoder, Outer
+from seqvae.distributed import divide
+from seqvae.latent import active_units
+from seqvae.layers import Binding, Cache, Places, Residual, take
+from seqvae.model import PAD, SequenceVAE
+from seqvae.objective import Loss
+from seqvae.run import Run
+from seqvae.vocabulary import EOS, Ints
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+class ContextDecoder(Decoder):
+    """A decoder of pairs of codes `(N, 2 W)`: that of a chunk, and that of the segment before for this chunk."""
+
+    def __init__(self, config: ModelConfig, binding: Binding) -> None:
+        super().__init__(config, binding)
+        width = config.width
+        self.remember = nn.Linear(config.latent, config.chunks * width)
+        self.past = nn.Sequential(Residual(width, 2), nn.LayerNorm(width))
+        last, self.opening = nn.Linear(width, width), nn.Linear(width, width)
+        self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(approximate="tanh"), last)
+        with torch.no_grad():  # nearly the plain decoder at first
+            last.weight.mul_(0.1)
+            self.opening.weight.mul_(0.1)
+
+    def codes(self, z: Tensor) -> Tensor:
+        """`z (B, 2 D)`, of a segment and of the one before, to `(B, C, 2 W)`."""
+        now, before = z.chunk(2, -1)
+        past = self.past(self.remember(before).view(-1, self.chunks, self.width))
+        return torch.cat([super().codes(now), past], -1)
+
+    def start(self, code: Tensor) -> Cache:
+        """As Decoder; the segment before has a say."""
+        now, past = code.chunk(2, -1)
+        return super().start(now + self.opening(past))
+
+    def _ask(self, code: Tensor, places: Places) -> tuple[Tensor, list[Outer]]:
+        (asked, past), outer = code.chunk(2, -1), []
+        norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
+        columns = dict(self.levels)
+        for k, (parent, values) in enumerate(places.asked):
+            if k in columns:
+                both = asked + self.join(torch.cat([asked, past], -1))
+                part = self.binding.logits(norms[k](both), columns[k].to(code.device))
+                outer.append(Outer(columns[k], part, places.indices[k]))
+            key = self.binding.key(k, values)
+            asked, past = take(asked, parent) * key, take(past, parent) * key
+        return asked + self.join(torch.cat([asked, past], -1)), outer
+
+
+class ContextVAE(SequenceVAE):
+    """A SequenceVAE whose decoder is told `before (B, D)`, to be set before each pass."""
+
+    def __init__(self, config: ModelConfig, cue_sizes: tuple[int, ...], scope: Tensor) -> None:
+        super().__init__(config, cue_sizes, scope)
+        self.decoder = ContextDecoder(config, self.decoder.binding)
+        self.before: Tensor | None = None
+        with torch.no_grad():
+            for layer in (self.decoder.conduct, self.decoder.remember):
+                layer.weight.copy_(self.encoder.mean.weight.T)
+
+    def _both(self, z: Tensor) -> Tensor:
+        assert self.before is not None
+        return torch.cat([z, self.before.to(z)], -1)
+
+    def tell(self, z: Tensor, *rest: Any, **named: Any) -> Any:
+        """As SequenceVAE, of `z (B, D)` after `before`."""
+        return super().tell(self._both(z), *rest, **named)
+
+    def write(self, z: Tensor, *rest: Any, **named: Any) -> Any:
+        """As SequenceVAE, of `z (B, D)` after `before`."""
+        return super().write(self._both(z), *rest, **named)
+
+
+# --- its training -----------------------------------------------------------------------------------------------------
+
+
+class ContextData(TokenData):
+    """Token shards of which a segment comes with the one before it."""
+
+    def gather(self, pieces: Longs, firsts: Longs, chunks: int) -> Ints:
+        """Tokens `(B, 2 C, T)`: the segment before, EOS alone in chunks before the piece begins, and the segment."""
+        begins = np.array([self.record(piece)["first"] for piece in pieces.tolist()], np.int64)
+        parts = []
+        for at in range(-chunks, 0):
+            part = super().gather(pieces, np.maximum(firsts + at, begins), 1)
+            part[firsts + at < begins] = PAD
+            part[firsts + at < begins, 0, 0] = EOS
+            parts.append(part)
+        parts.append(super().gather(pieces, firsts, chunks))
+        out = np.zeros((len(pieces), 2 * chunks, max(part.shape[2] for part in parts)), np.int32)
+        at = 0
+        for part in parts:
+            out[:, at : at + part.shape[1], : part.shape[2]] = part
+            at += part.shape[1]
+        return out
+
+
+def _trimmed(tokens: Ints) -> Ints:
+    """Without steps at which there is nothing but PAD."""
+    return tokens[..., : max(1, int((tokens != PAD).any((0, 1)).sum()))]
+
+
+class ContextRun(Run):
+    """A run on segments with those before them."""
+
+    def divided(self, tokens: Ints) -> tuple[Ints, Ints]:
+        """Of `tokens (B, 2 C, T)` those before, and those of the segments."""
+        chunks = self.recipe.model.chunks
+        return _trimmed(tokens[:, :chunks]), _trimmed(tokens[:, chunks:])
+
+    def loss(self, tokens: Ints, training: bool, model: Any = None, mean_kl: Any = None) -> Loss:
+        """As Run, with what comes before told to the model."""
+        model = model or self.model
+        before, now = self.divided(tokens)
+        with torch.no_grad():
+            model.before = model.encode(*self.tensors(before)).mean * sounds(before).to(self.device)
+        return super().loss(now, training, model, mean_kl)
+
+    def step(self, tokens: Ints) -> Loss:
+        """As Run; a batch to be mixed is mixed here, for its size is that of the segments without those before."""
+        recipe, config = self.recipe, self.recipe.train
+        rng = np.random.default_rng([config.seed, self.progress.epoch, self.progress.position])
+        if rng.random() < config.mix:
+            tokens = self.tokenizer.mix(tokens, self.batches.strangers(len(tokens), rng), rng)
+            now = self.divided(tokens)[1]
+            tokens = tokens[: max(1, config.batch_tokens // (now.shape[1] * now.shape[2]))]
+        self.recipe = replace(recipe, train=replace(config, mix=0.0))
+        try:
+            return super().step(tokens)
+        finally:
+            self.recipe = recipe
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The figures of Run that the loss tells, and active units."""
+        totals, means, seen = np.zeros(3), [], 0
+        model = self.model.eval()
+        with self._fork():
+            torch.manual_seed(0)
+            for rows, firsts in self.held_out.some(self.recipe.train.validation_segments):
+                tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
+                part = divide((tokens != PAD).sum((1, 2)), 1)[0]
+                with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    result = self.loss(tokens, training=False)
+                    means.append(model.encode(*self.tensors(self.divided(tokens)[1])).mean)
+                totals += np.array([result.reconstruction, result.kl, result.accuracy]) * len(tokens)
+                seen += len(tokens)
+                if seen >= self.recipe.train.validation_segments:
+                    break
+        model.train()
+        reconstruction, kl, accuracy = (totals / seen).tolist()
+        return {
+            "loss": reconstruction + self.recipe.objective.beta * kl,
+            "elbo": -(reconstruction + kl),
+            "kl_bits": kl / float(np.log(2)),
+            "active_units": float(active_units(torch.cat(means))),
+            "accuracy": accuracy,
+        }
+
+
+def sounds(tokens: Ints) -> Tensor:
+    """`(B, 1)`: 1 for segments `tokens (B, C, T)` with notes, 0 for silence."""
+    return torch.from_numpy(((tokens != PAD).sum(-1) > 1).any(-1)).float()[:, None]
+
+
+@contextlib.contextmanager
+def in_context(wanted: bool) -> Iterator[None]:
+    """What is trained and loaded is told the segment before, where `wanted`."""
+    if not wanted:
+        yield
+        return
+    with mock.patch.object(checkpoint, "SequenceVAE", ContextVAE), mock.patch.object(training, "Run", ContextRun):
+        yield

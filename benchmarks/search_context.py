@@ -1,0 +1,281 @@
+"""What a decoder gains that is told the segment before: trained and measured beside one that is not.
+
+    python benchmarks/search_context.py --data ../shared/data/music --out runs/search [--steps 500] [--only base ...]
+
+As `search.py`, whose rows and folders these join; the model of the rows `context` is that of `context.py`.
+
+What is decoded again is told the vector before as it is decoded itself, so the search for z goes on by segments.
+How much it listens is seen from nats where it is told the segment before of another song.
+
+*Flow*: cosine of chroma and of onsets of neighbouring bars, and the share of instruments that they have in common
+(Jaccard), within a segment and across a join; of songs, where joins are no joins, of what the model makes of the songs,
+and of new pieces drawn as `Codec.sample` draws them: greedily from sums of songs; from a style's Gaussian; and from the
+prior N(0, I), each segment for itself; the last two with temperature .9. Intervals over pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from context import ContextData, ContextVAE, in_context, sounds
+from search import BARS, row, short, validation
+from search_tokens import cells
+from torch import Tensor
+
+from seqvae import codec, held_out, measures, style
+from seqvae.codec import Codec
+from seqvae.config import Recipe
+from seqvae.dataset import TokenData
+from seqvae.latent import Posterior
+from seqvae.layers import multiplies_bf16
+from seqvae.midi import Piece
+from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.model import PAD
+from seqvae.objective import loss, refine
+from seqvae.sampling import TOP_P, Sampling
+from seqvae.shards import prepare
+from seqvae.style import Style
+from seqvae.trained_styles import pieces_of_styles
+from seqvae.vocabulary import Ints, Tokenizer
+
+ROWS: dict[str, tuple[bool, list[str]]] = {
+    "base": (False, []),
+    "context": (True, []),
+    "KL at 0.25": (False, ["objective.beta=0.25"]),
+    "context, KL at 0.25": (True, ["objective.beta=0.25"]),
+}
+"""Whether it is told the segment before, and changes to the recipe."""
+SEGMENTS = 8  # of a new piece
+DRAWN = 8  # pieces a style
+FITTED = 60  # songs a style
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def told(model: Codec, z: Tensor) -> None:
+    """Tell a model that can be told what comes before its next pass, `z (B, D)`."""
+    if isinstance(model.model, ContextVAE):
+        model.model.before = z
+
+
+def befores(z: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
+    """What comes before each segment of pieces, of which `z (S, D)` are the latents: zeros first and after silence."""
+    return torch.cat([torch.cat([torch.zeros_like(x[:1]), (x * s)[:-1]]) for x, s in zip(z, heard, strict=True)])
+
+
+def split(model: Codec, song: Piece) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens `(S, C, T)` of a song with their cues, and which segments sound, `(S, 1)`."""
+    tokens, cues = model._tensors(model.segments(song))
+    return tokens, cues, sounds(tokens.numpy().astype(np.int32))
+
+
+def encode(model: Codec, songs: Sequence[Piece]) -> list[held_out.Song]:
+    """As `held_out.encode`, one segment after the other, each after what was found of the one before."""
+    parts = [split(model, song) for song in songs]
+    means: list[list[Tensor]] = [[] for _ in songs]
+    kl: list[list[float]] = [[] for _ in songs]
+    low = multiplies_bf16(torch.device("cpu"))
+    for at in range(max(len(tokens) for tokens, _, _ in parts)):
+        some = [i for i, (tokens, _, _) in enumerate(parts) if at < len(tokens)]
+        tokens, cues = model._tensors([model.segments(songs[i])[at] for i in some])
+        posterior = model.model.encode(tokens, cues)
+        last = [means[i][-1] * parts[i][2][at - 1] if at else torch.zeros(posterior.mean.shape[1]) for i in some]
+        told(model, torch.stack(last))
+        if model.objective.refine:
+            posterior = refine(model.model, tokens, cues, model._allowed(tokens), posterior, model.objective, low)
+        for i, mean, nats in zip(some, posterior.mean, posterior.kl().sum(1).tolist(), strict=True):
+            means[i].append(mean)
+            kl[i].append(nats)
+    found = []
+    for song, z, nats_ in zip(songs, means, kl, strict=True):
+        posterior = Posterior(torch.stack(z), torch.zeros(len(z), len(z[0])))
+        found.append(replace(held_out._song(model, "", song, posterior), kl=np.array(nats_)))
+    return found
+
+
+def decode(model: Codec, songs: Sequence[held_out.Song]) -> list[Ints]:
+    """As `held_out.decode`, each segment after the one before."""
+    assert sum(len(song.z) for song in songs) <= codec.BATCH_CHUNKS // model.chunks, "what comes before is told once"
+    told(model, befores([song.z for song in songs], [split(model, song.piece)[2] for song in songs]))
+    return held_out.decode(model, songs, [song.z for song in songs])
+
+
+def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
+    """As `search.figures`."""
+    model, out = codec.load(folder), dict[str, Any]()
+    for name, steps in (("rough", 0), ("refined", model.objective.refine)):
+        model.objective = replace(model.objective, refine=steps)
+        encoded = encode(model, songs)
+        out[name] = [
+            measures.note_f1(held_out.spell(model, model.tokenizer.encode(song.piece), song), mine)
+            for song, mine in zip(encoded, decode(model, encoded), strict=True)
+        ]
+        out[f"{name}_bits"] = [
+            float(song.kl.sum() / np.log(2) / (len(song.piece.bounds) - 1)) for song in encoded
+        ]  # fmt: skip
+    return out
+
+
+@torch.no_grad()
+def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
+    """As `search_tokens.nats`; told what comes before in the song itself, or in that which is so many songs on."""
+    torch.manual_seed(0)
+    parts = [split(model, song) for song in songs]
+    last = [befores([model.model.encode(tokens, cues).mean], [sounds]) for tokens, cues, sounds in parts]
+    out = []
+    for i, (song, (tokens, cues, _)) in enumerate(zip(songs, parts, strict=True)):
+        before = last[(i + other) % len(songs)]
+        told(model, before[torch.arange(len(tokens)) % len(before)])
+        found = loss(model.model, tokens, cues, model.objective, 1 << 30, False, model._allowed(tokens))
+        out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
+    return out
+
+
+# --- flow -------------------------------------------------------------------------------------------------------------
+
+
+def alike(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, float]]:
+    """Means over neighbouring bars within segments and across joins, of three likenesses; NaN where there are none."""
+    bars = measures.bars(notes, bounds)
+    for bar, begin in zip(bars, bounds, strict=False):
+        bar[:, measures.ONSET] -= begin
+    kinds: dict[str, Callable[[Ints, Ints], float | None]] = {
+        "chroma": measures.chroma_similarity,
+        "groove": lambda a, b: measures.groove_fidelity(a, b, 0, int(np.diff(bounds).max())),
+        "instruments": shared,
+    }
+    out = {}
+    for name, kind in kinds.items():
+        found: tuple[list[float], list[float]] = ([], [])
+        for at in range(len(bars) - 1):
+            value = kind(bars[at], bars[at + 1])
+            if value is not None:
+                found[int((at + 1) % chunks == 0)].append(value)
+        out[name] = tuple(float(np.mean(values)) if values else float("nan") for values in found)
+    return out  # type: ignore[return-value]
+
+
+def shared(a: Ints, b: Ints) -> float | None:
+    """Instruments that two bars have in common, of all they have; None where the first has none."""
+    x, y = set(a[:, measures.PROGRAM].tolist()), set(b[:, measures.PROGRAM].tolist())
+    return len(x & y) / len(x | y) if x else None
+
+
+def styles(model: Codec, data: TokenData) -> list[Style]:
+    """A style each of some training songs, as `trained_styles.fit_styles` has them."""
+    out = []
+    for _, chosen in sorted(pieces_of_styles(data, np.random.default_rng(0), FITTED).items()):
+        pieces, firsts, _ = data.windows(chosen, model.chunks)
+        rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)
+        pieces, firsts = pieces[rank < 16], firsts[rank < 16]
+        tokens = data.gather(pieces, firsts, model.chunks)
+        means = model.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens]).mean
+        out.append(style.fit(torch.split(means, np.unique(pieces, return_counts=True)[1].tolist())))
+    return out
+
+
+def draws(model: Codec, fitted: Sequence[Style], way: str) -> list[tuple[Ints, Ints]]:
+    """Notes and bounds of new pieces, DRAWN a style."""
+    assert isinstance(model.tokenizer, MidiTokenizer)
+    out = []
+    for number, one in enumerate(fitted):
+        generator = torch.Generator().manual_seed(number)
+        size = model.model.config.latent
+        if way == "sums":
+            z = [style.draw(one, SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
+        elif way == "Gaussian":
+            z = [style.draw(replace(one, sums=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
+        else:
+            z = [torch.randn(SEGMENTS, size, generator=generator) for _ in range(DRAWN)]
+        told(model, befores(z, [torch.ones(SEGMENTS, 1)] * DRAWN))
+        sampling = Sampling(seed=number) if way == "sums" else Sampling(temperature=0.9, top_p=TOP_P, seed=number)
+        bars = SEGMENTS * model.chunks
+        bounds = (np.arange(bars + 1) * model.tokenizer.max_steps).astype(np.int32)
+        chunks = model.write(torch.cat(z), np.tile(np.diff(bounds), DRAWN), sampling)
+        for i in range(DRAWN):
+            out.append((model.tokenizer.decode_notes(chunks[i * bars : (i + 1) * bars], bounds), bounds))
+    return out
+
+
+def flow(model: Codec, data: TokenData, songs: Sequence[Piece]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """By what is looked at and likeness: of each piece, within segments and across joins."""
+    encoded = encode(model, songs)
+    looked = {"songs": [(song.piece.notes, song.piece.bounds) for song in encoded]}
+    looked["made of songs"] = [(mine, s.piece.bounds) for mine, s in zip(decode(model, encoded), encoded, strict=True)]
+    fitted = styles(model, data)
+    looked |= {way: draws(model, fitted, way) for way in ("sums", "Gaussian", "prior")}
+    out: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, pieces in looked.items():
+        values = [alike(notes.copy(), bounds, model.chunks) for notes, bounds in pieces]
+        out[name] = {kind: [value[kind] for value in values] for kind in values[0]}
+    return out
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
+    arguments.add_argument("--out", type=Path, required=True, help="where trainings and figures are kept")
+    arguments.add_argument("--recipe", default="music")
+    arguments.add_argument("--steps", type=int, default=500)
+    arguments.add_argument("--songs", type=int, default=8, help="validation songs of each style")
+    arguments.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    options = arguments.parse_args()
+    roots, shards = options.data.resolve(), options.out / "data"
+    songs = validation(roots, options.songs, BARS)
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.only:
+        context, changes = ROWS[name]
+        recipe = short(options.recipe, options.steps, changes)
+        folder = options.out / name.replace(" ", "-").replace(",", "")
+
+        def prepared(recipe: Recipe, context: bool = context) -> tuple[TokenData, Tokenizer]:
+            data, tokenizer, _ = prepare(recipe, [roots], shards, report=print)
+            return (ContextData(shards) if context else data), tokenizer
+
+        with in_context(context):
+            found[name] = row(folder, recipe, prepared, songs, figures)
+            kept = folder / "flow.json"
+            if not kept.exists():
+                model = codec.load(folder / "best")
+                more = {
+                    "bars": {"nats": nats(model, songs), "other": nats(model, songs, len(songs) // 2)},
+                    "flow": flow(model, TokenData(shards), songs),
+                }
+                kept.write_text(json.dumps(more))
+            found[name] |= json.loads(kept.read_text())
+        print(f"{name}: done", flush=True)
+    print(f"\n{options.steps} steps, {len(songs)} validation songs of {BARS} bars; p beside the row without context\n")
+    print("| | minutes | nats a bar | p | note F1, encoder alone | p | after the search | p | KL, bits a bar |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, one in found.items():
+        beside = found.get("KL at 0.25" if "KL" in name else "base")
+        print(f"| {name} | {one['minutes']:.1f} | " + " | ".join(cells(one, beside)) + " |")
+    for name, one in found.items():
+        other = np.array(one["bars"]["other"]) - np.array(one["bars"]["nats"])
+        print(
+            "{}: told another song's, {:.1f} [{:.1f}, {:.1f}] nats a bar more".format(name, *measures.interval(other))
+        )
+    print("\n| pieces | model | " + " | ".join(f"{kind}, within | across | less" for kind in KINDS) + " |")
+    print("|---" * (2 + 3 * len(KINDS)) + "|")
+    for looked in found[options.only[0]]["flow"]:
+        for name, one in found.items():
+            values = []
+            for kind in KINDS:
+                pairs = np.array(one["flow"][looked][kind], float)
+                pairs = pairs[~np.isnan(pairs).any(1)]
+                values += [f"{x:.2f}" for x in pairs.mean(0)]
+                values.append("{:.2f} [{:.2f}, {:.2f}]".format(*measures.interval(pairs[:, 0] - pairs[:, 1])))
+            print(f"| {looked} | {name} | " + " | ".join(values) + " |")
+
+
+KINDS = ("chroma", "groove", "instruments")
+
+if __name__ == "__main__":
+    main()

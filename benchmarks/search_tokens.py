@@ -1,0 +1,397 @@
+"""Base tokens bound to their places, base tokens that are not, and byte-pair tokens: trained and measured alike.
+
+    python benchmarks/search_tokens.py --data ../shared/data/music --out runs/search [--steps 500] [--only base ...]
+
+As `search.py`, whose rows and folders these join. A byte-pair token (Gage 1994; Sennrich et al. 2016) stands at several
+places at once and cannot be bound to one, so what merging does is seen beside base tokens that are not bound either.
+Unbound, the order of the tokens is all there is: a BiLSTM reads them, the same LSTM writes them ("in pairs" instead
+binds each token to the one before it, as for sentences). All rows decode by the same grammar.
+
+Merges are learnt from bars of training songs. A batch has the same number of tokens in every row and so more bars where
+tokens are fewer: both are told. Nats are of the canonical spelling, on the same bars for all rows, a draw of z each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from search import BARS, row, short, two_sided, validation
+from torch import Tensor
+
+import tokenizers
+from seqvae import checkpoint, codec, collection, encoder, measures, shards
+from seqvae.codec import Codec
+from seqvae.config import Recipe
+from seqvae.dataset import Batches, TokenData, split_of
+from seqvae.encoder import RecurrentReader
+from seqvae.midi import Piece
+from seqvae.midi_tokenizer import (
+    _DONE,
+    _DRUM,
+    _DURATION,
+    _LAST_PITCH,
+    _LAST_POSITION,
+    _LAST_PROGRAM,
+    _LENGTH,
+    _PHASE,
+    _PHASES,
+    _PITCH,
+    _POSITION,
+    _PROGRAM,
+    MidiGrammar,
+    MidiTokenizer,
+)  # fmt: skip
+from seqvae.objective import loss
+from seqvae.tokenizer import load_tokenizer
+from seqvae.vocabulary import EOS, PAD, Bools, Ints, Tokenizer
+
+LEARNED = 60_000  # bars that merges are learnt from
+FIRST = 0x4E00  # the letter that stands for token 0: tokens are letters, a bar is a word
+KEEP = -2  # a token that leaves a field of the state as it is
+ANY = 1 << 20  # above any value
+
+ROWS: dict[str, tuple[int | None, list[str]]] = {
+    "base": (None, []),
+    "base, BiLSTM": (None, ["model.encoder=recurrent"]),
+    "not bound": (0, ["model.encoder=recurrent"]),
+    "BPE 1,000": (1000, ["model.encoder=recurrent"]),
+    "BPE 4,000": (4000, ["model.encoder=recurrent"]),
+    "not bound, in pairs": (0, ["model.previous=true"]),
+    "BPE 1,000, in pairs": (1000, ["model.previous=true"]),
+}
+"""Size of the vocabulary (0: base tokens; None: bound to their places), and changes to the recipe."""
+
+
+class MergedTokenizer(MidiTokenizer):
+    """`MidiTokenizer` whose ids are merged by byte pairs within a bar, or left as they are; no token has a place."""
+
+    def __init__(self, bpe: str = "", **settings: Any) -> None:
+        """`bpe` is a byte-pair tokenizer as JSON; `settings` are those of MidiTokenizer."""
+        super().__init__(**settings)
+        base = self.vocab_size
+        self._bpe = tokenizers.Tokenizer.from_str(bpe) if bpe else None
+        self.parts = [[i] for i in range(base)]
+        if self._bpe is not None:
+            names = [str(self._bpe.id_to_token(i)) for i in range(self._bpe.get_vocab_size())]
+            self.parts = [[ord(letter) - FIRST for letter in name] for name in names]
+            assert self.parts[:base] == [[i] for i in range(base)]
+        self.vocab_size, self.cue_sizes = len(self.parts), ()
+        self.scope = np.zeros(self.vocab_size, np.int32)
+        self._counts = np.array([len(part) for part in self.parts])
+        self._flat = np.concatenate(self.parts).astype(np.int32)
+        self._starts = self._counts.cumsum() - self._counts
+        self.tables = Tables(self)
+
+    @classmethod
+    def learn(cls, bars: Sequence[Ints], size: int, **settings: Any) -> MergedTokenizer:
+        """As many merges as make a vocabulary of `size`, learnt from bars of base ids; 0 for none."""
+        if not size:
+            return cls(**settings)
+        bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+        letters = [chr(FIRST + i) for i in range(MidiTokenizer(**settings).vocab_size)]
+        trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, show_progress=False)
+        bpe.train_from_iterator(map(_word, bars), trainer)
+        return cls(bpe.to_str(), **settings)
+
+    def merged(self, chunk: Ints) -> Ints:
+        """Base ids of a chunk, EOS at its end, to ids of this vocabulary."""
+        if self._bpe is None:
+            return chunk
+        return np.array([*self._bpe.encode(_word(chunk)).ids, EOS], np.int32)
+
+    def base(self, chunk: Ints) -> Ints:
+        """Ids of this vocabulary to base ids."""
+        counts = self._counts[chunk]
+        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        found: Ints = self._flat[np.repeat(self._starts[chunk], counts) + within]
+        return found
+
+    def encode_notes(self, notes: Ints, bounds: Ints) -> list[Ints]:
+        """As MidiTokenizer, merged."""
+        return [self.merged(chunk) for chunk in super().encode_notes(notes, bounds)]
+
+    def decode_notes(self, chunks: Sequence[Ints], bounds: Ints, shift: int = 0) -> Ints:
+        """As MidiTokenizer, of what was merged."""
+        return super().decode_notes([self.base(chunk) for chunk in chunks], bounds, shift)
+
+    def _tracks(self, chunk: Ints) -> dict[int, Ints]:
+        return super()._tracks(self.base(chunk[chunk != PAD]))
+
+    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
+        """As MidiTokenizer; what is mixed is merged anew."""
+        both = super().mix(tokens, others, rng)
+        if self._bpe is None:
+            return both
+        rows = [[self.merged(chunk[chunk != PAD]) for chunk in segment] for segment in both]
+        out = np.full((*both.shape[:2], max(len(chunk) for row in rows for chunk in row)), PAD, np.int32)
+        for i, segment in enumerate(rows):
+            for c, chunk in enumerate(segment):
+                out[i, c, : len(chunk)] = chunk
+        return out
+
+    def token_text(self, token: int) -> str:
+        """The names of its base tokens."""
+        return " ".join(super(MergedTokenizer, self).token_text(part) for part in self.parts[token])
+
+    def cues(self, tokens: Ints) -> Ints:
+        """None: `(..., T, 0)`."""
+        return np.zeros((*tokens.shape, 0), np.int32)
+
+    def _states(self, tokens: Ints) -> Ints:
+        index = np.arange(tokens.shape[-1])
+        state = np.empty((*tokens.shape, 5), np.int32)
+        state[..., 0, :] = self.grammar().start(1)[0]
+        state[..., _LENGTH] = self.max_steps
+        state[..., 1:, _PHASE] = self.tables.phase[tokens[..., :-1]]
+        for column, table in self.tables.after.items():
+            told = table[tokens]
+            last = np.maximum.accumulate(np.where(told != KEEP, index, -1), axis=-1)
+            value = np.where(last >= 0, np.take_along_axis(told, np.maximum(last, 0), -1), -1)
+            state[..., 1:, column] = value[..., :-1]
+        return state
+
+    def grammar(self) -> MidiGrammar:
+        """The rules of decoding."""
+        return MergedGrammar(self)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `merges.json`."""
+        super().save(folder)
+        (folder / "merges.json").write_text(self._bpe.to_str() if self._bpe is not None else "")
+
+    @classmethod
+    def load(cls, folder: Path) -> MidiTokenizer:
+        """One that `save` wrote, or a MidiTokenizer where there are no merges beside it."""
+        if not (folder / "merges.json").exists():
+            plain = load_tokenizer(folder)
+            assert isinstance(plain, MidiTokenizer)
+            return plain
+        settings = json.loads((folder / "tokenizer.json").read_text())
+        del settings["kind"]
+        return cls((folder / "merges.json").read_text(), **settings)
+
+
+def _word(chunk: Ints) -> str:
+    """Base ids of a chunk without its EOS, a letter each."""
+    return "".join(chr(FIRST + token) for token in chunk[chunk != EOS].tolist())
+
+
+class Tables:
+    """What a merged token asks of the state before it, and what state it leaves: tables by the fields of the state."""
+
+    def __init__(self, tokenizer: MergedTokenizer) -> None:
+        kinds, values = tokenizer._type, tokenizer._value
+        size = tokenizer.vocab_size
+        begins = np.array([kinds[part[0]] for part in tokenizer.parts])
+        least = np.full((3, size), ANY)  # what its first program, position and pitch is, where nothing new precedes
+        highest = np.full(size, -1)  # position
+        drum = np.full(size, -1)  # whether it says notes of the program before it, and whether these are drums
+        self.after = {c: np.full(size, KEEP, np.int32) for c in (_LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH)}
+        program, position, pitch = self.after.values()
+        self.phase = np.array([_PHASES[kinds[part[-1]]] for part in tokenizer.parts], np.int32)
+        for token, part in enumerate(tokenizer.parts):
+            for kind, value in zip(kinds[part].tolist(), values[part].tolist(), strict=True):
+                if kind == _PROGRAM:
+                    if program[token] == KEEP:
+                        least[0, token] = value
+                    program[token], position[token], pitch[token] = value, -1, -1
+                elif kind == _POSITION:
+                    if position[token] == KEEP:
+                        least[1, token] = value
+                    position[token], pitch[token] = value, -1
+                    highest[token] = max(highest[token], value)
+                elif kind in (_PITCH, _DRUM):
+                    if pitch[token] == KEEP:
+                        least[2, token] = value
+                    if program[token] == KEEP:
+                        drum[token] = int(kind == _DRUM)
+                    pitch[token] = value
+        opens = {  # by phase, what a token may begin with; MidiGrammar.allowed says the same of base tokens
+            0: (_PROGRAM,), 1: (_POSITION,), 2: (_PITCH, _DRUM), 3: (_DURATION,),
+            4: (_PROGRAM, _POSITION, _PITCH, _DRUM), _DONE: (),
+        }  # fmt: skip
+        self.by_phase = np.stack([np.isin(begins, opens[phase]) for phase in range(6)])
+        self.by_phase[[0, 4], EOS] = True
+        self.by_phase[_DONE, PAD] = True
+        last = np.arange(-1, 129)[:, None]
+        self.by_program = (least[0] > last) & ((drum == -1) | (drum == (last == 128)))
+        self.by_position = least[1] > np.arange(-1, tokenizer.max_steps)[:, None]
+        self.by_pitch = least[2] > np.arange(-1, 128)[:, None]
+        self.by_length = highest < np.arange(tokenizer.max_steps + 1)[:, None]
+
+
+class MergedGrammar(MidiGrammar):
+    """The grammar of MidiTokenizer for merged tokens: what is allowed is what base tokens would be, one by one."""
+
+    def __init__(self, tokenizer: MergedTokenizer) -> None:
+        super().__init__(tokenizer)
+        self.rules = tokenizer.tables
+
+    def allowed(self, state: Ints) -> Bools:
+        """`(N, V)`: what a state lets follow of all that a token is made of."""
+        phase, program, position, pitch, length = state.T
+        ok: Bools = self.rules.by_phase[phase]
+        ok &= self.rules.by_program[program + 1]
+        ok &= self.rules.by_position[position + 1]
+        ok &= self.rules.by_pitch[pitch + 1]
+        ok &= self.rules.by_length[np.minimum(length, self._max_steps)]
+        return ok
+
+    def advance(self, state: Ints, tokens: Ints) -> Ints:
+        """States `(N, 5)` after `tokens (N,)`."""
+        state = state.copy()
+        state[:, _PHASE] = self.rules.phase[tokens]
+        for column, table in self.rules.after.items():
+            told = table[tokens]
+            state[:, column] = np.where(told == KEEP, state[:, column], told)
+        return state
+
+    def cues(self, state: Ints) -> Ints:
+        """None: `(N, 0)`."""
+        return np.zeros((len(state), 0), np.int32)
+
+
+class PaddedReader(RecurrentReader):
+    """The package's BiLSTM with the same weights and answers, without packed sequences: several times as fast here."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`; for the backward half each row is turned around by itself."""
+        steps = torch.arange(x.shape[1], device=x.device)
+        back = mask.sum(1, keepdim=True) - 1 - steps
+        back = torch.where(back >= 0, back, steps)[..., None]
+        state = x.new_zeros(1, len(x), self.lstm.hidden_size)
+
+        def read(x: Tensor, weights: list[Tensor]) -> Tensor:
+            out: Tensor = torch.lstm(x, (state, state), weights, True, 1, 0.0, self.training, False, True)[0]
+            return out
+
+        weights = [weight for weight in self.lstm._flat_weights if weight is not None]
+        turned = read(x.gather(1, back.expand_as(x)), weights[4:])
+        return torch.cat([read(x, weights[:4]), turned.gather(1, back.expand_as(turned))], -1)
+
+
+@contextlib.contextmanager
+def known() -> Iterator[None]:
+    """Folders of MergedTokenizer can be read: the lines that a new kind of tokenizer changes in the package."""
+    with (
+        mock.patch.object(checkpoint, "load_tokenizer", MergedTokenizer.load),
+        mock.patch.object(shards, "load_tokenizer", MergedTokenizer.load),
+        mock.patch.object(encoder, "RecurrentReader", PaddedReader),
+    ):
+        yield
+
+
+def training_bars(data: Path, base: MidiTokenizer) -> list[Ints]:
+    """LEARNED bars with notes of training songs, drawn at random."""
+    files = [path for path in collection.find([data]) if split_of(collection.title(path)) == "train"]
+    found = collection.read_all(files, cache=collection.default_cache())
+    bars = [bar for _, piece in found if isinstance(piece, Piece) for bar in base.encode(piece) if len(bar) > 1]
+    chosen = np.random.default_rng(0).permutation(len(bars))[:LEARNED]
+    return [bars[i] for i in chosen]
+
+
+def bars_seen(recipe: Recipe, data: TokenData, tokenizer: Tokenizer) -> int:
+    """Bars with notes in all batches of a training, drawn as `run.Run.step` draws them."""
+    config, chunks = recipe.train, recipe.model.chunks
+    batches = Batches(data, "train", chunks, config.batch_tokens, config.max_windows, config.seed)
+    total = 0
+    for step, (epoch, position, tokens) in enumerate(batches):
+        if step == config.steps:
+            break
+        rng = np.random.default_rng([config.seed, epoch, position])
+        if rng.random() < config.mix:
+            tokens = tokenizer.mix(tokens, batches.strangers(len(tokens), rng), rng)
+            tokens = tokens[: max(1, config.batch_tokens // (tokens.shape[1] * tokens.shape[2]))]
+        total += int(((tokens != PAD).sum(-1) > 1).sum())
+    return total
+
+
+@torch.no_grad()
+def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
+    """Reconstruction and KL, nats a bar of each song, z drawn once."""
+    torch.manual_seed(0)
+    out = []
+    for song in songs:
+        tokens, cues = model._tensors(model.segments(song))
+        told = loss(model.model, tokens, cues, model.objective, 1 << 30, False, model._allowed(tokens))
+        out.append((told.reconstruction + told.kl) * len(tokens) / (len(song.bounds) - 1))
+    return out
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
+    arguments.add_argument("--out", type=Path, required=True, help="where trainings and figures are kept")
+    arguments.add_argument("--recipe", default="music")
+    arguments.add_argument("--steps", type=int, default=500)
+    arguments.add_argument("--songs", type=int, default=8, help="validation songs of each style")
+    arguments.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    options = arguments.parse_args()
+    data, songs = options.data.resolve(), validation(options.data.resolve(), options.songs, BARS)
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.only:
+        size, changes = ROWS[name]
+        recipe = short(options.recipe, options.steps, changes)
+        folder = options.out / name.replace(" ", "-").replace(",", "")
+        room = options.out / ("data" if size is None else f"data-merged-{size}")
+        spelled = None
+        if size is not None:
+            spelled = room / "tokenizer"
+            if not spelled.exists():
+                base = MidiTokenizer(**_settings(recipe))
+                bars = training_bars(data, base) if size else []
+                MergedTokenizer.learn(bars, size, **_settings(recipe)).save(spelled)
+
+        def prepared(recipe: Recipe, room: Path = room, spelled: Path | None = spelled) -> tuple[TokenData, Tokenizer]:
+            return shards.prepare(recipe, [data], room, tokenizer=spelled, report=print)[:2]
+
+        with known():
+            found[name] = row(folder, recipe, prepared, songs)
+            kept = folder / "bars.json"
+            if not kept.exists():
+                tokens, tokenizer = prepared(recipe)
+                model = codec.load(folder / "best")
+                lengths = [len(bar) - 1 for song in songs for bar in tokenizer.encode(song) if len(bar) > 1]
+                more = {"seen": bars_seen(recipe, tokens, tokenizer), "nats": nats(model, songs)}
+                kept.write_text(json.dumps({**more, "tokens": float(np.mean(lengths))}))
+            found[name]["bars"] = json.loads(kept.read_text())
+        print(f"{name}: done", flush=True)
+    print(f"\n{options.steps} steps, {len(songs)} validation songs of {BARS} bars\n")
+    print("| | tokens a bar | bars seen | minutes | nats a bar | p | note F1, encoder alone | p | after the search | p "
+          "| KL, bits a bar |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for name, one in found.items():
+        print(f"| {name} | {one['bars']['tokens']:.0f} | {one['bars']['seen']:,} | {one['minutes']:.1f} | "
+              + " | ".join(cells(one, found.get("base"))) + " |")  # fmt: skip
+
+
+def cells(one: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
+    """Nats a bar and note F1 of a row, each with p of the difference to the first, and KL in bits a bar."""
+    out = []
+    for now, before, digits in (
+        (one["bars"]["nats"], base and base["bars"]["nats"], 0),
+        (one["rough"], base and base["rough"], 3),
+        (one["refined"], base and base["refined"], 3),
+    ):
+        mean, low, high = measures.interval(np.array(now))
+        out.append(f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        out.append(f"{two_sided(np.array(now) - np.array(before)):.3f}" if base and base is not one else "")
+    return [*out, f"{np.mean(one['refined_bits']):.0f}"]
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What MidiTokenizer takes of a recipe."""
+    config = recipe.tokenizer
+    return {"steps_per_beat": config.steps_per_beat, "max_steps": config.max_steps, "common_key": config.common_key}
+
+
+if __name__ == "__main__":
+    main()
