@@ -63,6 +63,8 @@ class MidiTokenizer:
                 use_note_duration_programs=list(range(128)),
             )
         ).vocab
+        for step in range(max_steps):  # MidiTok has those of four beats
+            self.vocabulary.setdefault(f"Position_{step}", len(self.vocabulary))
         self.vocab_size = len(self.vocabulary)
         self._names = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         self._type = np.zeros(self.vocab_size, np.int32)

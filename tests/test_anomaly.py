@@ -224,6 +224,18 @@ def test_an_endless_stream_is_answered_as_it_comes(events: Codec, monkeypatch: p
         assert len(evidence.tokens) == len(line.split()) + 1
 
 
+def test_no_more_is_read_than_is_examined_at_once(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anomaly, "WINDOWS", 4)
+    read: list[str] = []
+
+    def stream() -> Iterable[str]:
+        for _ in range(12):
+            read.append("open read check close")  # one window each
+            yield read[-1]
+
+    assert [len(read) for _ in examine(events, stream(), 1)] == [4] * 4 + [8] * 4 + [12] * 4
+
+
 def test_nothing_gives_nothing(events: Codec) -> None:
     assert list(examine(events, [])) == []
     assert latents(events, []) == []

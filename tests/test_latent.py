@@ -75,6 +75,18 @@ def test_a_seed_gives_one_sample_and_no_seed_gives_many() -> None:
     assert not torch.equal(posterior.sample(), posterior.sample())
 
 
+def test_a_draw_is_the_generator_s_noise_moved_and_scaled() -> None:
+    noise = torch.randn(6, 5, generator=torch.Generator().manual_seed(7))
+    z = random_posterior(4).sample(torch.Generator().manual_seed(7))
+    torch.testing.assert_close((z - random_posterior(4).mean) / reference(random_posterior(4)).scale, noise)
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator()])
+def test_a_draw_is_where_the_posterior_is(generator: torch.Generator | None) -> None:
+    there = Posterior(torch.zeros(2, 3, device="meta"), torch.zeros(2, 3, device="meta"))
+    assert there.sample(generator).device.type == "meta"
+
+
 def test_gradients_reach_mean_and_spread() -> None:
     mean, logvar = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3, requires_grad=True)
     Posterior(mean, logvar).sample(torch.Generator().manual_seed(0)).square().sum().backward()  # type: ignore[no-untyped-call]
@@ -145,3 +157,4 @@ def test_active_units_are_those_whose_mean_varies() -> None:
     assert active_units(mean) == 3
     assert active_units(mean, threshold=0.5) == 1
     assert active_units(mean + 100) == 3, "where the mean lies says nothing"
+    assert active_units(torch.tensor([[0.0], [1.0]]), threshold=0.5) == 0, "a variance of .5 is not more than that"

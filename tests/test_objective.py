@@ -1,4 +1,4 @@
-"""The loss against sums made by hand, the schedules at points known beforehand, and masks of the right share."""
+"""The loss against sums made by hand, and masks of the right share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from seqvae.objective import (
     EOS,
     MASK,
     Loss,
-    beta_at,
     charged_kl,
     dropped,
     loss,
@@ -63,7 +62,9 @@ class Fixed:
     def __call__(
         self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float
     ) -> Output:
-        self.calls.append({"tokens": tokens, "source": source, "inputs": inputs, "sample": sample, "fade": fade})
+        self.calls.append(
+            {"tokens": tokens, "cues": cues, "source": source, "inputs": inputs, "sample": sample, "fade": fade}
+        )
         told, bag = (plain(logits[tokens != PAD]) for logits in (self.told, self.bag))
         return Output(told, bag, Posterior(MEAN, LOGVAR), MEAN)
 
@@ -189,6 +190,41 @@ def test_a_segment_costs_the_same_in_whatever_batch() -> None:
     assert (twice.reconstruction, twice.kl) == pytest.approx((once.reconstruction, once.kl))
 
 
+@pytest.mark.parametrize("free_bits", [0.0, 0.8])
+def test_the_losses_of_the_parts_of_a_batch_add_up_to_its_own(free_bits: float) -> None:
+    """Each times its share of the tokens, and so do their slopes: floors are on averages of the whole batch."""
+
+    class Part(Fixed):
+        rows = slice(0, 2)
+
+        def __call__(self, *arguments: Any) -> Output:
+            return replace(super().__call__(*arguments), posterior=Posterior(mean[self.rows], LOGVAR[self.rows]))
+
+    config = replace(CONSTANT, free_bits=free_bits)
+    mean = MEAN.clone().requires_grad_()
+    batch = run(Part(even()), config)
+    (expected,) = torch.autograd.grad(batch.total, mean)
+    total, slopes = torch.zeros(()), torch.zeros(2, 2)
+    for i in range(2):
+        part = Part(even()[i : i + 1])
+        part.rows = slice(i, i + 1)
+        tokens = TOKENS[i : i + 1]
+        given: list[Tensor] = []
+        cues = torch.zeros(*tokens.shape, 1, dtype=torch.long)
+
+        def whole(own: Tensor, given: list[Tensor] = given) -> Tensor:
+            given.append(own)
+            return torch.tensor(KL).mean(0)
+
+        result = loss(cast(SequenceVAE, part), tokens, cues, config, 10, whole=whole)
+        torch.testing.assert_close(given, [torch.tensor(KL[i])])
+        share = int((tokens != PAD).sum()) / COUNT
+        total = total + share * result.total
+        slopes = slopes + share * torch.autograd.grad(result.total, mean)[0]
+    assert float(total.detach()) == pytest.approx(float(batch.total.detach()))
+    torch.testing.assert_close(slopes, expected)
+
+
 # --- what the KL is charged -------------------------------------------------------------------------------------------
 
 KLS = torch.tensor([[0.5, 0.0, 2.0], [0.1, 0.2, 4.0]])  # means of dimensions .3, .1, 3: in all 3.4
@@ -203,6 +239,7 @@ KLS = torch.tensor([[0.5, 0.0, 2.0], [0.1, 0.2, 4.0]])  # means of dimensions .3
         ({"free_bits_total": 5.0}, 5.0),
         ({"target_kl": 3.0}, 0.4),
         ({"target_kl": 4.0}, 0.6),
+        ({"target_kl": 0.5}, 2.9),
         ({"free_bits": 0.25, "target_kl": 4.0}, 0.45),
     ],
 )
@@ -258,35 +295,6 @@ def test_the_share_that_is_dropped_is_the_share_asked_for() -> None:
     assert torch.equal(dropped(tokens, 0.0), tokens)
 
 
-# --- schedules --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("schedule", "step", "expected"), [
-    ("constant", 0, 0.4), ("constant", 10**6, 0.4),
-    ("linear", 0, 0.0), ("linear", 50, 0.2), ("linear", 100, 0.4), ("linear", 1000, 0.4),
-    ("logistic", 50, 0.2), ("logistic", 0, 0.4 / (1 + math.exp(6))), ("logistic", 100, 0.4 / (1 + math.exp(-6))),
-    ("logistic", 10**6, 0.4),
-    ("cyclical", 0, 0.0), ("cyclical", 25, 0.2), ("cyclical", 50, 0.4), ("cyclical", 99, 0.4),
-    ("cyclical", 100, 0.0), ("cyclical", 325, 0.2), ("cyclical", 375, 0.4),
-])  # fmt: skip
-def test_beta_at_known_points(schedule: Any, step: int, expected: float) -> None:
-    assert beta_at(ObjectiveConfig(beta=0.4, schedule=schedule, anneal_steps=100), step) == pytest.approx(expected)
-
-
-@given(
-    st.sampled_from(["constant", "linear", "logistic", "cyclical"]),
-    st.integers(0, 5000),
-    st.integers(0, 10**7),
-    st.floats(0, 5),
-)
-def test_beta_stays_between_nothing_and_its_end(schedule: Any, anneal: int, step: int, beta: float) -> None:
-    config = ObjectiveConfig(beta=beta, schedule=schedule, anneal_steps=anneal)
-    assert 0 <= beta_at(config, step) <= beta
-    assert beta_at(replace(config, autoencoder=True), step) == 0
-    if schedule != "cyclical":
-        assert beta_at(config, step + 1) >= beta_at(config, step)
-
-
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 
@@ -327,9 +335,44 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert torch.equal(training["inputs"][~hit], shift[~hit])
     # what is to be told is never masked, and in evaluation nothing is
     assert torch.equal(training["tokens"], tokens)
+    assert torch.equal(training["cues"], torch.zeros(*tokens.shape, 1, dtype=torch.long))
     assert (training["fade"], evaluation["fade"]) == (0.7, 0.0)
     assert torch.equal(evaluation["source"], tokens)
     assert torch.equal(evaluation["inputs"], shift)
+    loss(cast(SequenceVAE, model), tokens, training["cues"], config, 1)
+    assert model.calls[-1]["fade"] == 0.7, "a loss is one to train by, unless it is said that it is not"
+
+
+def test_noise_by_leaving_out_is_for_the_encoder_alone() -> None:
+    tokens = many_tokens()
+    model = Fixed(torch.zeros(*tokens.shape, 100))
+    run(model, replace(CONSTANT, denoise=0.2, denoise_by="drop"), tokens)
+    [call] = model.calls
+    assert not (call["source"] == MASK).any()
+    assert float((call["source"] != PAD).sum() / (tokens != PAD).sum()) == pytest.approx(0.8, abs=0.01)
+    assert torch.equal(call["inputs"], shifted(tokens))
+
+
+@pytest.mark.parametrize("spoil", [masked, dropped])
+def test_noise_follows_the_generator_and_is_made_where_the_tokens_are(spoil: Any) -> None:
+    tokens = many_tokens()
+    one, again, other = (spoil(tokens, 0.3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    generator = torch.Generator().manual_seed(1)
+    before = generator.get_state()
+    assert torch.equal(spoil(tokens, 0.0, generator), tokens)
+    assert torch.equal(generator.get_state(), before), "no noise takes no draws"
+    assert spoil(tokens.to("meta"), 0.3).device.type == "meta"
+
+
+def test_of_many_tokens_too_those_that_stay_keep_their_order() -> None:
+    tokens = torch.arange(4, 2004).expand(3, -1)
+    out = dropped(tokens, 0.3, torch.Generator().manual_seed(0))
+    for row in out:
+        words = row[row != PAD]
+        assert 1300 < len(words) < 1500
+        assert (words.diff() > 0).all()
 
 
 # --- refinement -------------------------------------------------------------------------------------------------------

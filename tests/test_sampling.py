@@ -15,117 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.sampling import BOS, EOS, Sampling, Step, _leaned, choose, decode, search, worth
+from seqvae.sampling import BOS, EOS, Sampling, Step, choose, decode, search, worth
 
 Ints = NDArray[np.int32]
 CPU = torch.device("cpu")
-# probabilities .4 .3 .15 .1 .05, out of order
-PROBABILITIES = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15])
-LOGITS = PROBABILITIES.log()
-GRID = (np.arange(1000) + 0.5) / 1000  # draws that fill [0, 1) evenly
-
-
-def shares(settings: Sampling, logits: Tensor = LOGITS) -> list[float]:
-    """The share of all draws that chooses each token."""
-    chosen = choose(logits.expand(len(GRID), -1), settings, GRID)
-    return (np.bincount(chosen, minlength=len(logits)) / len(GRID)).round(3).tolist()  # type: ignore[no-any-return]
-
-
-# --- one choice -------------------------------------------------------------------------------------------------------
-
-
-def test_temperature_1_draws_from_the_distribution() -> None:
-    assert shares(Sampling(temperature=1)) == pytest.approx([0.1, 0.4, 0.05, 0.3, 0.15], abs=0.002)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_temperature_sharpens_and_flattens(temperature: float) -> None:
-    expected = (LOGITS / temperature).softmax(-1).tolist()
-    assert shares(Sampling(temperature=temperature)) == pytest.approx(expected, abs=0.002)
-
-
-def test_a_temperature_near_0_is_the_most_likely_token() -> None:
-    assert shares(Sampling(temperature=1e-6)) == [0, 1, 0, 0, 0]
-
-
-@pytest.mark.parametrize(("k", "expected"), [
-    (1, [0, 1, 0, 0, 0]),
-    (2, [0, 4 / 7, 0, 3 / 7, 0]),
-    (4, [0.1 / 0.95, 0.4 / 0.95, 0, 0.3 / 0.95, 0.15 / 0.95]),
-    (9, [0.1, 0.4, 0.05, 0.3, 0.15]),
-])  # fmt: skip
-def test_top_k_draws_among_the_k_most_likely(k: int, expected: list[float]) -> None:
-    assert shares(Sampling(temperature=1, top_k=k)) == pytest.approx(expected, abs=0.002)
-
-
-@pytest.mark.parametrize(("p", "expected"), [
-    (0.01, [0, 1, 0, 0, 0]),
-    (0.39, [0, 1, 0, 0, 0]),
-    (0.5, [0, 4 / 7, 0, 3 / 7, 0]),  # the one that crosses the line is in
-    (0.8, [0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85]),
-    (1.0, [0.1, 0.4, 0.05, 0.3, 0.15]),
-])  # fmt: skip
-def test_top_p_draws_among_the_fewest_that_reach_p(p: float, expected: list[float]) -> None:
-    assert shares(Sampling(temperature=1, top_p=p)) == pytest.approx(expected, abs=0.002)
-
-
-@pytest.mark.parametrize("settings", [
-    Sampling(temperature=1), Sampling(temperature=1, top_k=20), Sampling(temperature=1, top_p=0.7),
-    Sampling(temperature=2, top_p=0.95), Sampling(temperature=1, top_k=100, top_p=0.8),
-])  # fmt: skip
-def test_a_large_vocabulary_is_drawn_from_without_sorting_it(settings: Sampling) -> None:
-    logits = 2 * torch.randn(1003, generator=torch.Generator().manual_seed(0))
-    draws = (np.arange(20000) + 0.5) / 20000
-    chosen = choose(logits.expand(len(draws), -1), settings, draws)
-    ranked, order = (logits.double() / settings.temperature).sort(descending=True)
-    p = ranked.softmax(-1)
-    p[settings.top_k or len(p) :] = 0
-    p /= p.sum()
-    p[p.cumsum(-1) - p >= settings.top_p] = 0
-    expected = torch.zeros_like(p).scatter(0, order, p / p.sum()).numpy()
-    found = np.bincount(chosen, minlength=len(logits)) / len(draws)
-    assert (expected[np.unique(chosen)] > 0).all()
-    assert np.abs(found - expected).max() < (1e-4 if settings == Sampling(temperature=1) else 2e-3)
-
-
-def test_top_p_is_counted_after_temperature_and_top_k() -> None:
-    # squared: .16 .09 .0225 .01 .0025; the first two hold 88 % of it, and 100 % of the top two
-    assert shares(Sampling(temperature=0.5, top_p=0.85)) == pytest.approx([0, 0.64, 0, 0.36, 0], abs=0.002)
-    assert shares(Sampling(temperature=1, top_k=2, top_p=0.57)) == [0, 1, 0, 0, 0]
-
-
-logit_rows = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=12)
-
-
-@given(logit_rows, st.integers(0, 12), st.floats(0.01, 1), st.floats(0.05, 5), st.sets(st.integers(0, 11)))
-def test_what_the_grammar_forbids_is_never_chosen(
-    row: list[float], k: int, p: float, temperature: float, forbidden: set[int]
-) -> None:
-    logits = torch.tensor(row)
-    allowed = torch.tensor([i not in forbidden for i in range(len(row))])
-    allowed[0] |= not bool(allowed.any())
-    logits[~allowed] = float("-inf")
-    draws = np.array([0.0, 0.3, 0.999, np.nextafter(1, 0)])
-    chosen = choose(logits.expand(4, -1), Sampling(temperature=temperature, top_k=k, top_p=p), draws)
-    assert allowed[chosen].all()
-    if k:
-        best = logits.sort(descending=True).values
-        assert (logits[chosen] >= best[min(k, len(row)) - 1]).all()
-    assert allowed[choose(logits[None], Sampling(), None)].all()
-
-
-@given(logit_rows)
-def test_temperature_0_is_the_largest(row: list[float]) -> None:
-    assert row[int(choose(torch.tensor([row]), Sampling(), None)[0])] == max(row)
-
-
-@pytest.mark.parametrize("bad", [
-    {"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
-    {"max_tokens": 0}, {"beam": -1},
-])  # fmt: skip
-def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="at least 0"):
-        Sampling(**bad)
 
 
 # --- a sequence -------------------------------------------------------------------------------------------------------
@@ -143,7 +36,9 @@ class Even:
         return ok
 
     def advance(self, state: Ints, tokens: Ints) -> Ints:
-        return np.stack([state[:, 0] + 1, tokens], 1).astype(np.int32)
+        assert state.dtype == tokens.dtype == np.int32
+        assert Even.allowed(self, state)[np.arange(len(state)), tokens].all(), "what is forbidden is never told"
+        return np.stack([state[:, 0] + 1, tokens], 1)
 
     def cues(self, state: Ints) -> Ints:
         return state[:, :1]
@@ -267,6 +162,32 @@ def test_out_of_tokens_a_row_ends_where_it_last_could(limit: int) -> None:
     assert short.tolist() == [EOS]
 
 
+@pytest.mark.parametrize("write", [decode, search])
+def test_ids_are_int32_and_made_where_the_logits_are(write: Any) -> None:
+    own, many, settings = random_logits(4), torch.linspace(0, 1, 999)[None], Sampling(temperature=1, max_tokens=9)
+    half, ways = np.array([0.5]), [settings, replace(settings, top_k=100), replace(settings, top_p=0.9)]
+    chosen = [choose(many, way, half).tolist() for way in ways]
+    expected = write(steady(own), Even(), start(4), settings, CPU)
+    assert {row.dtype for row in expected} == {np.dtype(np.int32)}
+    with torch.device("meta"):  # what is made where nobody says where has no values
+        assert [choose(many, way, half).tolist() for way in ways] == chosen
+        again = write(steady(own), Even(), start(4), settings, CPU)
+    assert [row.tolist() for row in again] == [row.tolist() for row in expected]
+
+
+def test_rows_in_one_state_ask_the_grammar_once() -> None:
+    asked: list[int] = []
+
+    class Asked(Even):
+        def allowed(self, state: Ints) -> NDArray[np.bool_]:
+            asked.append(len(state))
+            return super().allowed(state)
+
+    decode(steady(random_logits(1).expand(5, -1)), Asked(), start(5), Sampling(max_tokens=4), CPU)
+    decode(steady(random_logits(5, end=-9.0)), Asked(), start(5), Sampling(max_tokens=2), CPU)
+    assert asked == [1] * 4 + [1, 5]
+
+
 def test_no_rows_give_no_rows() -> None:
     assert decode(steady(torch.zeros(0, 6)), Even(), start(0), Sampling(), CPU) == []
 
@@ -315,6 +236,52 @@ def test_a_search_wide_enough_finds_the_best_row_of_all(seed: int, end: float) -
     everything = [[*pairs, EOS] for length in (0, 2, 4) for pairs in product((3, 4, 5), repeat=length)]
     for row, tokens in enumerate(found(2, seed, 200, 5, end)):
         assert tokens == max(everything, key=lambda one: worth(spoken.nats(row, one), len(one)))
+
+
+def by_lists(spoken: Spoken, row: int, beam: int, limit: int) -> tuple[list[int], int]:
+    """What a search finds for one row, hypothesis by hypothesis; and how many steps it takes."""
+    going: list[tuple[float, list[int], bool]] = [(0.0, [], True)]  # nats, tokens, whether it is what `decode` writes
+    ended: list[tuple[float, list[int]]] = []
+    for step in range(limit):
+        options = []
+        for nats, tokens, greedy in going:
+            logits = spoken.logits([spoken.told[0][0], row, BOS, *tokens]).double()
+            logits[: EOS + step % 2] = float("-inf")
+            for token, more in enumerate(logits.log_softmax(-1).tolist()):
+                if more > float("-inf"):
+                    options.append((nats + more, [*tokens, token], greedy and token == int(logits.argmax())))
+        options.sort(key=lambda one: (not one[2], -one[0]))
+        ended += [(worth(nats, step + 1), tokens) for nats, tokens, _ in options[:beam] if tokens[-1] == EOS]
+        going = [one for one in options[: 2 * beam] if one[1][-1] != EOS][:beam]
+        best = max(ended, default=(float("-inf"), []))
+        hope = max((worth(nats, limit) for nats, _, _ in going), default=float("-inf"))
+        if hope <= best[0] or (len(ended) >= beam and not going[0][2]):
+            return best[1], step + 1
+    if ended:
+        return best[1], limit
+    return [*max(going)[1][: (limit - 1) // 2 * 2], EOS], limit
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 12), st.sampled_from([-2.0, 0.0, 1.0]))
+def test_a_search_is_what_lists_of_hypotheses_find_in_as_many_steps(
+    seed: int, beam: int, limit: int, end: float
+) -> None:
+    steps = 0
+
+    class Counted(Spoken):
+        def __call__(self, *arguments: Any) -> Tensor:
+            nonlocal steps
+            steps += 1
+            return super().__call__(*arguments)
+
+    settings = Sampling(beam=beam, max_tokens=limit)
+    [found] = search(Counted(1, seed, end), Even(), start(1), settings, CPU)
+    assert (found.tolist(), steps) == by_lists(Spoken(1, seed, end), 0, beam, limit)
+
+
+def test_worth_is_the_log_probability_by_the_length_as_wu_has_it() -> None:
+    assert worth(-10.0, 1) == -10
+    assert worth(-10.0, 7) == pytest.approx(-10 / 2**0.6)
 
 
 @given(st.integers(0, 2**31), st.sampled_from([-1.0, 0.0, 1.0]))
@@ -402,25 +369,6 @@ def test_every_bar_is_whole_however_it_was_cut(
 # --- leaning ----------------------------------------------------------------------------------------------------------
 
 
-def test_leaning_moves_probability_among_its_tokens_alone() -> None:
-    allowed = np.ones((1, 5), np.bool_)
-    columns = np.array([1, 3], np.int32)
-    weights = np.log(np.array([[1.0, 4.0]], np.float32))
-    p = _leaned(LOGITS[None], allowed, columns, weights).softmax(-1)[0]
-    assert p[[0, 2, 4]].tolist() == pytest.approx([0.1, 0.05, 0.15])  # the others stay
-    # .4 and .3 times 1 and 4, scaled to the .7 that they had together
-    assert p[[1, 3]].tolist() == pytest.approx([0.7 * 0.4 / 1.6, 0.7 * 1.2 / 1.6])
-
-
-def test_leaning_gives_nothing_to_what_is_not_allowed() -> None:
-    allowed = np.array([[True, True, True, False, True]])
-    p = _leaned(LOGITS[None], allowed, np.array([1, 3], np.int32), np.zeros((1, 2), np.float32)).softmax(-1)[0]
-    assert p[3] == 0
-    open_ = PROBABILITIES.clone()
-    open_[3] = 0
-    assert p.tolist() == pytest.approx((open_ / open_.sum()).tolist())
-
-
 @pytest.mark.parametrize("beam", [0, 3])
 def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
     """Rows lean to tokens 5 and 6 in turns; the even ones end one step before the odd ones."""
@@ -444,6 +392,7 @@ def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
         return torch.zeros(len(tokens), 7)
 
     def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
+        assert len({*(state[:, 0] - rows % 2).tolist()}) == 1, "rows and states go together"
         weights = np.zeros((len(rows), 2), np.float32)
         weights[np.arange(len(rows)), rows % 2] = 3.0
         return np.array([5, 6], np.int32), weights

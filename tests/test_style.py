@@ -88,6 +88,21 @@ def test_persistence_is_the_correlation_of_neighbours() -> None:
     assert fit([noise(50, D, seed=i) for i in range(50)]).persistence == pytest.approx(0, abs=0.03)
 
 
+@pytest.mark.parametrize(("pieces", "expected"), [
+    ([[3, 1], [-1, -3]], 0.6),  # 3 and 3 of a variance of 5
+    ([[3, 1, 1], [-3, -1, -1]], 6 / 11),  # (3 + 1) / 2 of 11 / 3
+    ([[1, 2, 2, 1], [-1, -2, -2, -1]], 1.0),  # 8 / 3 of 2.5: more than there can be
+    ([[1, -1, 1, -1]], 0.0),  # -1 of 1: what leans away from its neighbour does not lean on it
+])  # fmt: skip
+def test_persistence_of_a_few_numbers_wherever_they_lie_and_however_small(
+    pieces: list[list[int]], expected: float
+) -> None:
+    for scale, shift in ((1.0, 0.0), (1e-3, 0.0), (10.0, 50.0)):
+        fitted = fit([scale * torch.tensor(piece)[:, None] + shift for piece in pieces])
+        assert fitted.persistence == pytest.approx(expected, rel=1e-4)
+        assert fitted.source == ""
+
+
 @pytest.mark.parametrize("latents", [[], [torch.zeros(0, D)]])
 def test_no_piece_is_no_style(latents: list[Tensor]) -> None:
     with pytest.raises(StyleError, match="at least one piece"):
@@ -121,6 +136,37 @@ def test_amount_0_moves_nothing(seed: int, method: style.Method) -> None:
     torch.testing.assert_close(blend(z, s, s, 1.0, method), z, rtol=1e-2, atol=1e-2)
 
 
+@given(seeds, st.sampled_from(get_args(style.Method)), st.sampled_from([1e-4, 1e3]))
+def test_a_space_measured_in_other_units_is_moved_in_alike(seed: int, method: style.Method, unit: float) -> None:
+    s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
+    a, b = (replace(one, mean=unit * one.mean, covariance=unit**2 * one.covariance) for one in (s, t))
+    moved = blend(unit * z, a, b, 0.5, method) / unit
+    torch.testing.assert_close(moved, blend(z, s, t, 0.5, method), rtol=1e-2, atol=1e-2)
+    assert style.separation(a, b) == pytest.approx(style.separation(s, t), abs=1e-3)
+
+
+def test_unasked_the_mean_method_moves() -> None:
+    s, t, z = random_style(0), random_style(7), noise(5, D)
+    assert torch.equal(style.mover(s, t, 0.5)(z), z + 0.5 * vector(s, t))
+    assert torch.equal(style.together([style.mover(s, t, 0.5)])(z), z + 0.5 * vector(s, t))
+
+
+def test_in_one_dimension_the_discriminant_goes_to_the_other_mean_however_near() -> None:
+    s, t = (Style(torch.tensor([mean]), torch.tensor([[1.0]]), 9) for mean in (0.0, 0.5))
+    z = torch.tensor([[0.0], [-1.0], [0.25], [2.0]])
+    assert blend(z, s, t, 1.0, "discriminant").flatten().tolist() == pytest.approx([0.5, 0.5, 0.5, 2.0])
+    assert blend(z, s, t, 0.5, "discriminant").flatten().tolist() == pytest.approx([0.25, -0.25, 0.375, 2.0])
+    # half a deviation apart: the normal distribution up to a quarter
+    assert style.separation(s, t) == pytest.approx(0.5987, abs=1e-4)
+
+
+def test_what_never_varies_tells_two_styles_apart() -> None:
+    s, t = (Style(torch.tensor(mean), torch.diag(torch.tensor([1.0, 0.0])), 9) for mean in ([0.0, 0.0], [0.1, 1.0]))
+    assert style.separation(s, t) == pytest.approx(1.0)
+    z = torch.tensor([[3.0, 0.0]])  # far out where the pieces vary, and not moved where they do not
+    torch.testing.assert_close(blend(z, s, t, 1.0, "discriminant"), torch.tensor([[3.1, 1.0]]), rtol=1e-3, atol=1e-3)
+
+
 def places(z: Tensor, s: Style, t: Style) -> Tensor:
     """Where points lie on the discriminant axis: 0 at the mean of `s`, 1 at that of `t`."""
     axis = torch.linalg.inv((s.covariance + t.covariance).double() / 2) @ (t.mean - s.mean).double()
@@ -147,6 +193,14 @@ def test_up_to_one_the_discriminant_takes_each_its_share_of_the_way(seed: int, a
     moved = blend(z, s, t, amount, "discriminant") - z
     along = (moved @ vector(s, t))[:, None] * vector(s, t) / vector(s, t).square().sum()
     torch.testing.assert_close(moved, along, rtol=1e-2, atol=1e-3)  # and only along the difference of means
+
+
+@given(seeds)
+def test_from_a_style_to_itself_there_is_no_way_to_go(seed: int) -> None:
+    s, z = random_style(seed), noise(5, D, seed=seed).double()
+    way = style.advance(z, s, s, 1.0)
+    assert way.tolist() == [0.0] * 5
+    assert way.dtype == z.dtype
 
 
 @given(seeds)
@@ -254,6 +308,15 @@ def test_temperature_scales_the_spread_and_0_is_the_mean() -> None:
     assert torch.equal(draw(s, 3, torch.Generator().manual_seed(2), 0.0), s.mean.expand(3, -1))
 
 
+@pytest.mark.parametrize(
+    "s", [random_style(6), fit([noise(4, D, seed=i) for i in range(40)])], ids=["Gaussian", "sums"]
+)
+def test_draws_follow_the_generator(s: Style) -> None:
+    one, again, other = (draw(s, 5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
 # --- keeping ----------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +400,32 @@ def test_a_file_of_other_tensors_is_refused(tmp_path: Path) -> None:
             style.load(path)
 
 
+@pytest.mark.parametrize(("wrong", "what"), [
+    ({"rock.factors": noise(D + 1, D)}, "differ in size"),
+    ({"rock.factors": noise(D, 2, 3)}, "differ in size"),
+    ({"rock.variances": torch.ones(D + 1)}, "differ in size"),
+    ({"rock.mean": noise(D, 2), "rock.factors": noise(D, 2, 3), "rock.variances": torch.ones(D, 2)}, "differ in size"),
+    ({"rock.mean": torch.full((D,), float("nan"))}, "what is no number"),
+    ({"rock.variances": -torch.ones(D)}, "no variance"),
+    ({"rock.sums": torch.zeros(3, 0, D)}, "sums of pieces"),
+])  # fmt: skip
+def test_tensors_that_do_not_fit_together_are_refused(wrong: dict[str, Tensor], what: str) -> None:
+    tensors, about = pack({"rock": random_style(0)})
+    with pytest.raises(StyleError, match=f"style 'rock'.*{what}"):
+        unpack(tensors | wrong, about)
+    with pytest.raises(StyleError, match="not a file of styles"):
+        unpack(tensors, {"jazz": about["rock"]})
+
+
+def test_more_than_fits_into_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack({"a": random_style(0), "b": random_style(1)})  # covariances of 6 x 6 each
+    monkeypatch.setattr(style, "MOST", 72)
+    assert unpack(*packed).keys() == {"a", "b"}
+    monkeypatch.setattr(style, "MOST", 71)
+    with pytest.raises(StyleError, match="2 styles of 6 dimensions are too large"):
+        unpack(*packed)
+
+
 def test_a_file_that_is_not_there_or_no_file_of_tensors_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none"):
         style.load(tmp_path / "none")
@@ -404,3 +493,4 @@ def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
     for wrong in (tensors["a.sums"][:, :, 1:], tensors["a.sums"][:1], tensors["a.sums"] * float("nan")):
         with pytest.raises(StyleError, match="sums of pieces"):
             unpack({**tensors, "a.sums": wrong}, about)
+    assert unpack({**tensors, "a.sums": tensors["a.sums"][:2]}, about)["a"].sums is not None, "two are enough"
