@@ -86,6 +86,7 @@ def _spelled(X: Any) -> list[str]:
 
 
 DO_NOT_APPLY = {
+    # scikit-learn 1.6 does not ask this
     "check_estimator_sparse_tag": "a sequence of pieces is never sparse; what fails is `_spelled`",
     "check_estimator_sparse_array": "the same",
     "check_estimator_sparse_matrix": "the same",
@@ -104,7 +105,7 @@ def test_it_passes_the_checks_of_scikit_learn_that_apply(tiny_events: Path) -> N
         warnings.simplefilter("ignore")
         results = check_estimator(Tabular(tiny_events, p_value=0.1, samples=1), legacy=True, on_skip=None, on_fail=None)
     failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
-    assert failed.keys() == DO_NOT_APPLY.keys(), failed
+    assert failed.keys() <= DO_NOT_APPLY.keys() <= failed.keys() | {"check_estimator_sparse_tag"}, failed
     passed = {result["check_name"] for result in results if result["status"] == "passed"}
     assert {result["check_name"] for result in results} - passed - failed.keys() <= CANNOT_RUN
     assert passed >= {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,8 @@ def test_it_cuts_what_does_not_end_where_the_codec_does(tiny_music: Path, tiny_t
 
 
 def test_it_needs_no_torch(kind: str, tiny: Path, exported: Path, sources: list[Any], here: Path) -> None:
+    if kind == "music" and version("huggingface_hub").startswith(("0.", "1.")):
+        pytest.skip("MidiTok imports the Hub's client, which before 2.0 imports torch")
     (here / "loop.py").write_text(PROGRAM)
     # MidiTok imports torch where there is one: there is none
     absent = "sys.modules['torch'] = None\n" if kind == "music" else ""
