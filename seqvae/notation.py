@@ -66,17 +66,26 @@ def _limited(work: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(work)
     def limited(*args: P.args, **kwargs: P.kwargs) -> T:
         thread, stop = ctypes.c_ulong(threading.get_ident()), ctypes.pythonapi.PyThreadState_SetAsyncExc
-        timer = threading.Timer(SECONDS, lambda: stop(thread, ctypes.py_object(_LateError)))
+        coming = False
+
+        def late() -> None:
+            nonlocal coming
+            coming = True
+            stop(thread, ctypes.py_object(_LateError))
+
+        timer = threading.Timer(SECONDS, late)
         timer.daemon = True
         timer.start()
         try:
             return work(*args, **kwargs)
         except _LateError:
+            coming = False
             raise TimeoutError(f"it takes longer than {SECONDS:g} s") from None
         finally:
             timer.cancel()
             timer.join()
-            stop(thread, None)  # one that has not come yet has no use any more
+            if coming:  # it has no use any more. To ask so in vain would leave Python looking for one at every step
+                stop(thread, None)
 
     return limited
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -65,11 +65,11 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 @given(
-    st.dictionaries(TEXT.filter(lambda name: name != "__metadata__"), tensors(), max_size=4),
+    # a file of no tensors is one that the library itself cannot always read
+    st.dictionaries(TEXT.filter(lambda name: name != "__metadata__"), tensors(), min_size=1, max_size=4),
     st.dictionaries(TEXT, TEXT, max_size=4),
 )
 def test_tensors_and_what_is_said_of_them(some: dict[str, Tensor], about: dict[str, str]) -> None:
-    assume(some or about)  # a file of nothing is one that the library itself cannot read
     with folder() as place:
         save_tensors(some, about, place / "a.safetensors")
         again, told = load_tensors(place / "a.safetensors")
