@@ -19,7 +19,7 @@ import typer
 
 from seqvae import detect, draw, stylebook, terminal, workshop
 from seqvae.errors import SeqVAEError, UsageError
-from seqvae.terminal import Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
+from seqvae.terminal import Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,6 +141,7 @@ def blend(
     wav: Wav = False,
     png: Png = False,
     html: Html = False,
+    exact: Exact = False,
     as_json: Json = False,
 ) -> None:
     """Move pieces from one style toward another.
@@ -165,7 +166,7 @@ def blend(
     with kind.given(
         inputs or [], out, "-".join(target for _, target, _ in moves), as_json, also(wav, png, html)
     ) as desk:
-        codec = load(model, styles)
+        codec = load(model, styles, exact)
         from seqvae.codec import HARMONY
         from seqvae.style import together
 
@@ -249,6 +250,7 @@ def generate(
     wav: Wav = False,
     png: Png = False,
     html: Html = False,
+    exact: Exact = False,
     as_json: Json = False,
 ) -> None:
     """Make new pieces. The first ones have the seed given; --json tells the seed of each."""
@@ -258,7 +260,7 @@ def generate(
     size = segments or kind.SEGMENTS
     digits, stem = len(str(count)), style or Path(model).absolute().name
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
-        codec = load(model, styles)
+        codec = load(model, styles, exact)
         from seqvae.sampling import TOP_P, Sampling
 
         chosen = top_p is not None or top_k or beam
@@ -295,6 +297,7 @@ def interpolate(
     wav: Wav = False,
     png: Png = False,
     html: Html = False,
+    exact: Exact = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Walk from one piece to another. The first output is A as the model says it, the last one B.
@@ -322,7 +325,7 @@ def interpolate(
         names = [f"{row}-{column}" for row in names for column in names]
         corners = [0, grid - 1, len(names) - grid, len(names) - 1]
     with own.new(names, out, as_json, also(wav, png, html)) as desk:
-        codec = load(model)
+        codec = load(model, exact=exact)
         if grid is None:
             results = codec.interpolate(given[0], given[1], steps, kind)
         else:
@@ -343,14 +346,14 @@ def interpolate(
 @verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
 def reconstruct(
     inputs: Inputs = None, model: Model = "music", out: Out = None, wav: Wav = False, png: Png = False,
-    html: Html = False, as_json: Json = False,
+    html: Html = False, exact: Exact = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Send pieces through the latent space and back. Shows what the model keeps of them."""
     from seqvae.kinds import also, kind_of, load
 
     kind = kind_of(model)
     with kind.given(inputs or [], out, "reconstructed", as_json, also(wav, png, html)) as desk:
-        _change(kind, desk, load(model), lambda z: z, {})
+        _change(kind, desk, load(model, exact=exact), lambda z: z, {})
 
 
 @verb(
@@ -358,7 +361,9 @@ def reconstruct(
     "seqvae encode song.mid -m music -o latents.safetensors",
     "seqvae encode @in.txt -m reviews -o latents.safetensors",
 )
-def encode(out: Latents, inputs: Inputs = None, model: Model = "music", as_json: Json = False) -> None:
+def encode(
+    out: Latents, inputs: Inputs = None, model: Model = "music", exact: Exact = False, as_json: Json = False
+) -> None:
     """Write the latent vectors of pieces.
 
     Of music, each is a tensor (segments, dimensions) with the name of its file. Of text, `z` has the vectors of all
@@ -369,7 +374,7 @@ def encode(out: Latents, inputs: Inputs = None, model: Model = "music", as_json:
     kind = kind_of(model)
     batches = kind.read(inputs or [])
     ranks = terminal.processes(kind.FILES, inputs)
-    codec = load(model)
+    codec = load(model, exact=exact)
     from seqvae import checkpoint
 
     def encoded(batch: Sequence[Any]) -> Iterator[tuple[Any, Tensor]]:
@@ -404,6 +409,7 @@ def decode(
     wav: Wav = False,
     png: Png = False,
     html: Html = False,
+    exact: Exact = False,
     as_json: Json = False,
 ) -> None:
     """Turn latent vectors back into pieces. Music has the names of its tensors, text comes in the order of lines."""
@@ -416,7 +422,7 @@ def decode(
     tensors, about = checkpoint.load_tensors(latents)
     pieces = kind.unpack(tensors, latents)
     with kind.new([name for name, _ in pieces], out, as_json, also(wav, png, html)) as desk:
-        codec = load(model)
+        codec = load(model, exact=exact)
         if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
             raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} speaks {codec.tokenizer.kind}; choose -m")
         most = None if frame is None else len(codec.segments(frame))

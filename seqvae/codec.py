@@ -27,7 +27,7 @@ from seqvae.layers import CLOSED, multiplies_bf16, shifted
 from seqvae.mixture import Mixture
 from seqvae.model import PAD
 from seqvae.objective import refine
-from seqvae.products import Steady
+from seqvae.products import steady
 from seqvae.sampling import EOS, TOP_P, Sampling
 from seqvae.style import Style
 from seqvae.vocabulary import Tokenizer
@@ -57,6 +57,8 @@ class Codec:
     """Where the segments of all training pieces lie, to draw from."""
     ranks: Ranks = field(default_factory=Ranks)
     """Processes that call the same functions with the same arguments, divide the work and all get all results."""
+    exact: bool = False
+    """The same to the bit in any batch and on any number of threads, more slowly; else in the same call alone."""
     form: Form = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ class Codec:
         logvar = torch.zeros_like(mean)
         for rows in self.ranks.mine(_batches(longest, BATCH_TOKENS // self.chunks)):
             tokens, cues = self._tensors([segments[i] for i in rows], even=not refined)
-            with Steady():  # a search goes astray from where another number of rows or threads would round otherwise
+            with steady(self.exact):
                 posterior = self.model.encode(tokens, cues)
                 if refined and self.objective.refine:
                     allowed, low = self._allowed(tokens), multiplies_bf16(tokens.device)
@@ -127,7 +129,7 @@ class Codec:
                 some = z[at : at + each, rows + rows[-1:] * (len(tokens) - len(rows))].to(tokens.device)
                 inputs, asked = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), cues))
                 low = torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device))
-                with Steady(), low:
+                with steady(self.exact), low:
                     logits = self.model.decode(some.flatten(0, 1), inputs, asked)[0].float()
                 logits = logits.view(len(some), *tokens.shape, -1)
                 if closed is not None:
@@ -184,13 +186,10 @@ class Codec:
             rows = len(part) * self.chunks
             lengths = None if limits is None else limits[first * self.chunks :][:rows]
             sounding = None if harmony is None else harmony[first * self.chunks :][:rows]
-            segments = self.model.write(
-                part,
-                grammar,
-                grammar.start(rows, lengths),
-                replace(sampling, first_row=sampling.first_row + first * self.chunks),
-                None if sounding is None else self.form.lean(sounding, strength),
-            )
+            lean = None if sounding is None else self.form.lean(sounding, strength)
+            numbered = replace(sampling, first_row=sampling.first_row + first * self.chunks)
+            with steady(self.exact):
+                segments = self.model.write(part, grammar, grammar.start(rows, lengths), numbered, lean)
             return [chunk for segment in segments for chunk in segment]
 
         parts = self.ranks.divided(range(0, len(z), each), written)
@@ -489,12 +488,13 @@ def _batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
     return [batch for batch in batches if batch]
 
 
-def from_checkpoint(kept: Checkpoint, name: str = "") -> Codec:
+def from_checkpoint(kept: Checkpoint, name: str = "", exact: bool = False) -> Codec:
     """The codec of a checkpoint in memory."""
     styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
-    return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixture.unpack(kept.styles))
+    mixed = mixture.unpack(kept.styles)
+    return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixed, exact=exact)
 
 
-def load(name: str | Path) -> Codec:
-    """A codec by released name, folder or Hub id; raises CheckpointError in one line."""
-    return from_checkpoint(checkpoint.load(name), str(name))
+def load(name: str | Path, *, exact: bool = False) -> Codec:
+    """A codec by released name, folder or Hub id, perhaps `Codec.exact`; raises CheckpointError in one line."""
+    return from_checkpoint(checkpoint.load(name), str(name), exact)

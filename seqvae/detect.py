@@ -21,7 +21,7 @@ import typer
 
 from seqvae import terminal
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
-from seqvae.terminal import Inputs, Json, Model, Seed, tell, verb
+from seqvae.terminal import Exact, Inputs, Json, Model, Seed, tell, verb
 
 if TYPE_CHECKING:
     from seqvae.anomaly import Evidence
@@ -90,6 +90,7 @@ def fit(
     samples: Annotated[int, typer.Option(min=1, help="Draws from the posterior of each segment.")] = 16,
     model: Model = "music",
     seed: Seed = 0,
+    exact: Exact = False,
     as_json: Json = False,
 ) -> None:
     """Calibrate a detector on normal pieces. The folder goes to `seqvae detect score --detector`.
@@ -106,7 +107,7 @@ def fit(
     kind = kind_of(model)
     pieces = _normal(kind, inputs or [])
     near = kind.members(known) if known else None
-    codec = load(model)
+    codec = load(model, exact=exact)
     given = 0
 
     def evidence() -> Iterator[Evidence]:
@@ -189,6 +190,7 @@ def score(
     p_value: Annotated[
         float | None, typer.Option(callback=share, help="Another limit than the one that was fitted.")
     ] = None,
+    exact: Exact = False,
     as_json: Json = False,
 ) -> None:
     """Say of each piece whether it is normal. Prints its p-value, and its tokens with the most surprising ones marked.
@@ -208,7 +210,7 @@ def score(
     kind = kind_of(settings.model)
     batches = kind.read(inputs or [])
     ranks = terminal.processes(kind.FILES, inputs)
-    codec = load(settings.model)
+    codec = load(settings.model, exact=exact)
     from seqvae.anomaly import examine
 
     if isinstance(sys.stdout, io.TextIOWrapper):

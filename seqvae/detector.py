@@ -41,12 +41,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         contamination: float | Literal["auto"] = "auto",
         samples: int = 16,
         seed: int = 0,
+        exact: bool = False,
     ) -> None:
         """`model` is a released name, a folder or a Hub id; `statistic` one of `calibration.Score`.
 
         With `contamination="auto"` a piece is anomalous if its p-value is at most `p_value`, so that at most this share
         of new normal pieces is; else the threshold is such that this share of the pieces that scores are compared with
-        lies below it.
+        lies below it. `exact` is that of `seqvae.load`.
         """
         self.model = model
         self.statistic = statistic
@@ -54,6 +55,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         self.contamination = contamination
         self.samples = samples
         self.seed = seed
+        self.exact = exact
 
     def fit(self, X: Sequence[Any], y: Any = None, *, known: Sequence[Any] = ()) -> Self:
         """Calibrate on normal pieces that the model was not trained on; `y` is ignored.
@@ -66,7 +68,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         share = self.p_value if self.contamination == "auto" else self.contamination
         if not (0 <= share <= 1 and self.samples >= 1):
             raise SeqVAEError(f"a share of {share} with {self.samples} samples; choose 0 to 1, and one sample or more")
-        self.codec_ = codec.load(self.model)
+        self.codec_ = codec.load(self.model, exact=self.exact)
         near = anomaly.latents(self.codec_, _pieces(known))
         self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed)
         if self.contamination == "auto":
@@ -104,7 +106,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         calibration.save(self.calibration_, settings, Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path, model: str | Path | None = None) -> Detector:
+    def load(cls, folder: str | Path, model: str | Path | None = None, *, exact: bool = False) -> Detector:
         """A fitted detector from its folder; raises CheckpointError where there is none, or its model is another."""
         found, settings = calibration.load(Path(folder), None if model is None else str(model))
         share: float | Literal["auto"] = "auto"
@@ -117,8 +119,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             contamination=share,
             samples=settings.samples,
             seed=settings.seed,
+            exact=exact,
         )
-        detector.codec_ = codec.load(settings.model)
+        detector.codec_ = codec.load(settings.model, exact=exact)
         detector.calibration_, detector.offset_ = found, settings.threshold
         return detector
 

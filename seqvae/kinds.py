@@ -105,7 +105,7 @@ def also(*wanted: bool) -> list[str]:
     return [kind for kind, yes in zip(ALSO, wanted, strict=True) if yes]
 
 
-def load(model: str, styles: Path | None = None) -> Codec:
+def load(model: str, styles: Path | None = None, exact: bool = False) -> Codec:
     """The codec, on the GPU if there is one, with the styles of a file added."""
     gc.disable()  # what is imported and loaded here stays: looking through it for garbage takes a sixth of the time
     try:
@@ -113,7 +113,7 @@ def load(model: str, styles: Path | None = None) -> Codec:
 
         from seqvae import codec, style
 
-        loaded = codec.load(model)
+        loaded = codec.load(model, exact=exact)
     finally:
         gc.freeze()
         gc.enable()

@@ -7,7 +7,6 @@ losses (objective.py), what tokens mean, files.
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,6 @@ from seqvae.decoder import Decoder, Told
 from seqvae.encoder import Encoder
 from seqvae.latent import Posterior
 from seqvae.layers import Binding, Places, multiplies_bf16
-from seqvae.products import Steady
 from seqvae.sampling import Grammar, Lean, Sampling, decode, search
 
 PAD = 0  # the id every tokenizer shares
@@ -106,20 +104,17 @@ class SequenceVAE(nn.Module):
         """
         draws = settings.temperature > 0 and settings.beam < 2
         decoder = self._halved() if draws and multiplies_bf16(z.device) else self.decoder
+        code = self.decoder.codes(z).flatten(0, 1).to(decoder.norm.weight.dtype)
+        cache = decoder.start(code)
 
-        # what is drawn would else follow how many rows are left; the likeliest, in fp32, is likeliest by more than that
-        with Steady() if draws else nullcontext():
-            code = self.decoder.codes(z).flatten(0, 1).to(decoder.norm.weight.dtype)
-            cache = decoder.start(code)
+        def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+            nonlocal code, cache
+            if keep is not None:
+                code, cache = code.index_select(0, keep), decoder.select(cache, keep)
+            told, cache = decoder.step(code, tokens, cues, cache)
+            return told.logits()
 
-            def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
-                nonlocal code, cache
-                if keep is not None:
-                    code, cache = code.index_select(0, keep), decoder.select(cache, keep)
-                told, cache = decoder.step(code, tokens, cues, cache)
-                return told.logits()
-
-            rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, lean)
+        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, lean)
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
 

@@ -1,6 +1,7 @@
 """Products of matrices of which a row comes out the same, whatever stands beside it, on one thread and on many.
 
-Knows: how the processor's libraries divide a product. Refuses to know: models, pieces, and what is multiplied.
+Knows: how the processor's libraries divide a product. Refuses to know: models, pieces, and what is multiplied. It is
+used where exactness is asked for (`Codec.exact`), since Python then stands between torch and each of its operations.
 
 Both libraries that torch has for a processor choose by the number of rows, and of threads, in which order they add up a
 long sum; and for few rows they take other code. A sum of 256 terms is added up in one order, and from 16 rows on the
@@ -15,6 +16,7 @@ Recurrent layers of torch keep to it as they are. Attention is not covered: its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -60,3 +62,8 @@ class Steady(TorchDispatchMode):
         if func is _further and args[0].is_cpu and not kwargs:
             return args[0].copy_(product(args[1], args[2], args[0]))
         return func(*args, **kwargs)
+
+
+def steady(exact: bool) -> AbstractContextManager[object]:
+    """`Steady` where `exact`, else torch as it is."""
+    return Steady() if exact else nullcontext()

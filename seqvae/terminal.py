@@ -101,6 +101,12 @@ Wav = Annotated[bool, typer.Option("--wav", help="Music: its sound too, beside e
 Png = Annotated[bool, typer.Option("--png", help="Music: a piano roll too, beside each output.")]
 Html = Annotated[bool, typer.Option("--html", help="Music: a page to hear and see it, beside each output.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact", help="The same to the bit with any number of threads and whatever else is in the batch; slower."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
 

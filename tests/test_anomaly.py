@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, SENTENCES, SESSIONS, groove, session
 from numpy.typing import NDArray
+from precision import needs_bf16
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -198,6 +199,8 @@ def test_windows_that_are_alike_are_examined_once(events: Codec, monkeypatch: py
     assert asked == [2]
 
 
+@needs_bf16
+@pytest.mark.bf16
 def test_half_precision_says_nearly_the_same(events: Codec, tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [alone(events, line) for line in NEW[:10]]
     monkeypatch.setattr(codec, "multiplies_bf16", lambda device: True)

@@ -51,7 +51,7 @@ def full_precision() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def fitted(tiny_events: Path) -> Detector:
-    return Detector(tiny_events, p_value=0.1, samples=4).fit(NORMAL)
+    return Detector(tiny_events, p_value=0.1, samples=4, exact=True).fit(NORMAL)
 
 
 def outputs(detector: Detector, X: Sequence[Any]) -> list[list[float]]:

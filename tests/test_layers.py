@@ -18,6 +18,7 @@ from seqvae.layers import (
     Residual,
     TransformerLayer,
     _rotate,
+    multiplies_bf16,
 )
 
 seeds = st.integers(0, 2**31)
@@ -213,12 +214,27 @@ def test_logits_of_some_columns_are_columns_of_the_logits(binding: Binding) -> N
     torch.testing.assert_close(binding.logits(x, columns), binding.logits(x)[:, columns])
 
 
+@pytest.mark.parametrize("capable", [False, True])
+@pytest.mark.parametrize(
+    ("most", "allows"), [("", True), ("AVX512_CORE_BF16", True), ("AVX512_CORE", False), ("avx2", False)]
+)
+def test_bf16_is_for_a_processor_that_has_it_and_may_use_it(
+    capable: bool, most: str, allows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: capable)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert multiplies_bf16(torch.device("cpu")) == (capable and allows)
+
+
+@pytest.mark.bf16
 def test_under_autocast_binding_is_the_same_within_its_precision(binding: Binding) -> None:
     tokens, cues = torch.arange(VOCAB), random_cues(VOCAB, 0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         half = binding.bind(tokens, cues)
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), binding.bind(tokens, cues).detach(), rtol=0.01, atol=0.01)
+    # an embedding is rounded to 8 bits, and its keys are +1 and -1
+    torch.testing.assert_close(half.float(), binding.bind(tokens, cues).detach(), rtol=2**-8, atol=0.0)
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

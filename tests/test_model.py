@@ -20,6 +20,7 @@ from seqvae.layers import shifted
 from seqvae.midi_tokenizer import MidiTokenizer
 from seqvae.model import PAD, SequenceVAE
 from seqvae.objective import loss
+from seqvae.products import Steady
 from seqvae.sampling import EOS, Sampling, search
 
 ENCODERS = ("recurrent", "transformer", "set")
@@ -264,7 +265,8 @@ def test_every_chunk_hears_the_latent_vector(
 
 def write(model: SequenceVAE, tokenizer: MidiTokenizer, z: Tensor, settings: Sampling) -> list[list[list[int]]]:
     grammar = tokenizer.grammar()
-    written = model.write(z, grammar, grammar.start(len(z) * CHUNKS), settings)
+    with Steady():
+        written = model.write(z, grammar, grammar.start(len(z) * CHUNKS), settings)
     return [[chunk.tolist() for chunk in segment] for segment in written]
 
 

@@ -21,6 +21,7 @@ import pytest
 import torch
 from commands import done, seqvae, song, told, told_last
 from conftest import SENTENCES, MakePiece, groove
+from precision import needs_bf16
 
 import seqvae as public
 from seqvae import checkpoint, distributed, objective, run, shards, train
@@ -131,7 +132,7 @@ def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(
     assert checkpoint.load(tmp_path / "saved" / "best")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=[needs_bf16, pytest.mark.bf16])])
 @pytest.mark.parametrize("aggressive", [0, 2])
 def test_a_rate_that_is_far_too_high_overflows_and_stops(
     folder: Path, tmp_path: Path, precision: str, aggressive: int

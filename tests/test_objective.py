@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from precision import needs_bf16
 from torch import Tensor
 from torch.nn import functional
 
@@ -420,6 +421,8 @@ def test_refining_makes_every_segment_likelier(case: Case) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@needs_bf16
+@pytest.mark.bf16
 def test_a_search_in_bf16_finds_as_much(case: Case) -> None:
     model, tokens, cues, allowed = case
     with torch.no_grad():

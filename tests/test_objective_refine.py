@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from precision import needs_bf16
 from torch import Tensor
 
 from seqvae.config import ModelConfig, ObjectiveConfig
@@ -104,6 +105,8 @@ def test_a_search_makes_its_tensors_where_its_input_is(segments: Segments) -> No
         torch.testing.assert_close(segments.refined(replace(CONFIG, refine_most=12)), expected)
 
 
+@needs_bf16
+@pytest.mark.bf16
 def test_a_search_in_bf16_is_asked_for(segments: Segments) -> None:
     def found(*low: bool) -> Tensor:
         first = Posterior(segments.first.mean, segments.first.logvar)

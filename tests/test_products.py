@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import groove
 from torch import Tensor
 
+from seqvae import products
+from seqvae.codec import Codec
 from seqvae.products import DEPTH, ROWS, Steady, product
+from seqvae.sampling import Sampling
+
+pytestmark = pytest.mark.bf16
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +80,27 @@ def test_layers_and_their_slopes_are_made_of_them_while_it_is_entered() -> None:
     assert torch.equal(out, product(x, x.T[:, :3]))
     for steady, usual in zip(whole, plain, strict=True):
         assert torch.allclose(steady, usual, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_codec_multiplies_by_them_where_exactness_is_asked_for(
+    small: Codec, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def counted(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
+        taken.append(len(a))
+        return product(a, b, onto)
+
+    monkeypatch.setattr(products, "product", counted)
+    codec = replace(small, exact=exact)
+    z = codec.encode([groove(1, 2)])
+    for work in (
+        lambda: codec.encode([groove(1, 2)]),
+        lambda: codec.decode(z),
+        lambda: codec.decode(z, sampling=Sampling(temperature=1, max_tokens=20)),
+        lambda: codec.log_prob([groove(1, 2)], samples=1),
+    ):
+        taken.clear()
+        work()
+        assert bool(taken) == exact

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 SOURCES = 80 << 20  # bytes of the archive, at most: nearly all of it are the checkpoints, once
@@ -135,6 +136,26 @@ def test_every_dependency_has_a_lower_bound_and_every_upper_bound_a_reason() -> 
         if _bounds(need, "<", "<=", "==", "~=", "!="):
             [line] = [line for line in lines if f'"{text}"' in line]
             assert re.search(r"  # \w.{20,}$", line), f"{text}: say beside it what breaks"
+
+
+def test_what_the_tests_ran_with_is_pinned_for_every_dependency() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions = {
+        canonicalize_name(pin.name): one.version for pin in pins for one in pin.specifier if one.operator == "=="
+    }
+    assert len(versions) == len(pins), "each once, and to one version"
+    assert not any("+" in version for version in versions.values()), "a build for one platform binds the others"
+    needs, seen = ["seqvae[dev]"], set()
+    while needs:
+        need = Requirement(needs.pop())
+        if need.name == "seqvae":
+            groups = [PROJECT["project"]["optional-dependencies"][extra] for extra in need.extras]
+            needs += chain(PROJECT["project"]["dependencies"] if "seqvae" not in seen else [], *groups)
+        else:
+            assert need.specifier.contains(versions[canonicalize_name(need.name)]), need
+        seen.add(need.name)
+    assert len(seen) > 30
 
 
 def _bounds(need: Requirement, *operators: str) -> list[str]:

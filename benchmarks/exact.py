@@ -1,0 +1,71 @@
+"""How much longer warm draws, searches and scores take with `exact=True`, on one thread.
+
+    python benchmarks/exact.py
+
+Both codecs live in one process and take turns, so that what else the machine does falls on both; the median of the
+turns' ratios counts.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import seqvae
+from seqvae.codec import Codec
+from seqvae.sampling import Sampling
+
+TURNS = 9
+LINES = [f"the {what} was {how} and the staff is very friendly ." for what in ("food", "room") for how in ("ok", "bad")]
+CHORALE = "corpus:bach/bwv66.6"
+
+
+def processor() -> str:
+    """What the system calls it."""
+    info = Path("/proc/cpuinfo")
+    named = [line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long a call takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    drawn = Sampling(temperature=0.9, top_p=0.95)
+    work: list[tuple[str, str, Callable[[Codec], object]]] = [
+        ("draw of 2 sentences", "reviews", lambda codec: codec.sample(2, segments=1, sampling=drawn)),
+        ("draw of 32 sentences", "reviews", lambda codec: codec.sample(32, segments=1, sampling=drawn)),
+        ("draw of 512 sentences", "reviews", lambda codec: codec.sample(512, segments=1, sampling=drawn)),
+        ("draw of 4 segments of music", "music", lambda codec: codec.sample(1, "rock", sampling=drawn)),
+        ("greedy decoding of 4 segments of music", "music", lambda codec: codec.sample(1, "rock", sampling=Sampling())),
+        ("search for 4 sentences", "reviews", lambda codec: codec.encode(LINES)),
+        ("search for a chorale", "music", lambda codec: codec.encode([CHORALE])),
+        ("blend of a chorale", "music", lambda codec: codec.blend(CHORALE, target="rock")),
+        ("scores of 4 sentences", "reviews", lambda codec: codec.log_prob(LINES)),
+    ]
+    pairs = {name: [seqvae.load(name, exact=exact) for exact in (False, True)] for name in ("reviews", "music")}
+    print(f"{processor()}, torch {torch.__version__}, one thread, {TURNS} turns\n")
+    print("| warm, in seconds | default | exact | times as long |\n|---|---|---|---|")
+    for label, name, call in work:
+        for codec in pairs[name]:
+            call(codec)
+        turns = [[seconds(partial(call, codec)) for codec in pairs[name]] for _ in range(TURNS)]
+        plain, exact = (statistics.median(column) for column in zip(*turns, strict=True))
+        ratio = statistics.median(b / a for a, b in turns)
+        print(f"| {label} | {plain:.3f} | {exact:.3f} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
