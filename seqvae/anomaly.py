@@ -50,7 +50,8 @@ class Evidence:
 def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 0) -> Iterator[Evidence]:
     """Evidence of every piece, in order and in bounded memory; that of a piece depends on nothing but the piece.
 
-    All segments get the same `samples` draws of noise, so that neither order nor neighbours matter. Segments that are
+    All segments get the same `samples` draws of noise, so that neither order nor neighbours matter, but to the last
+    digits where `codec.exact` is not set. Segments that are
     equal are examined once, and pieces that are equal may get the same object. Raises ReadError for a piece that cannot
     be read.
     """

@@ -211,7 +211,8 @@ def _change(
 ) -> None:  # fmt: skip
     """Send every piece through the latent space, moved on the way.
 
-    What is drawn does not depend on the batches: the rows of all lines are numbered, and those of each file of music.
+    What is drawn follows from the number of its row, and not from the batches, but for roundings (`Codec.exact`): the
+    rows of all lines are numbered, and those of each file of music.
     """
     from seqvae.sampling import Sampling
 

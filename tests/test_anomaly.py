@@ -205,6 +205,7 @@ def test_half_precision_says_nearly_the_same(events: Codec, tiny_events: Path, m
     expected = [alone(events, line) for line in NEW[:10]]
     monkeypatch.setattr(codec, "multiplies_bf16", lambda device: True)
     for one, other in zip(examine(codec.load(tiny_events), NEW[:10]), expected, strict=True):
+        # a logit is off by up to 2^-8 of the largest, of about ten; a log-probability by twice as much
         same(one, other, atol=0.1)
 
 

@@ -114,4 +114,5 @@ def test_a_search_in_bf16_is_asked_for(segments: Segments) -> None:
 
     assert torch.equal(found(), found(False))
     assert not torch.equal(found(), found(True))
+    # where a slope is about 0, its rounding alone says whether a step of 0.1 goes up or down
     torch.testing.assert_close(found(), found(True), rtol=0.1, atol=0.1)

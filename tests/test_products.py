@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import groove
+from precision import needs_bf16
 from torch import Tensor
 
 from seqvae import products
 from seqvae.codec import Codec
 from seqvae.products import DEPTH, ROWS, Steady, product
 from seqvae.sampling import Sampling
-
-pytestmark = pytest.mark.bf16
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +28,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=[needs_bf16, pytest.mark.bf16])], ids=["fp32", "bf16"]
+)
 @pytest.mark.parametrize("depth", [20, DEPTH, 460, 1024, 4000])
 @pytest.mark.parametrize("width", [20, 256, 1024])
 def test_a_row_is_the_same_alone_among_others_and_with_two_threads(dtype: torch.dtype, depth: int, width: int) -> None:
@@ -82,6 +83,7 @@ def test_layers_and_their_slopes_are_made_of_them_while_it_is_entered() -> None:
         assert torch.allclose(steady, usual, atol=1e-4)
 
 
+@pytest.mark.bf16
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_codec_multiplies_by_them_where_exactness_is_asked_for(
     small: Codec, exact: bool, monkeypatch: pytest.MonkeyPatch
