@@ -137,6 +137,7 @@ def test_settings_are_kept_as_they_are_given_and_nothing_is_loaded_before_it_is_
         "contamination": 0.3,
         "samples": 2,
         "seed": 7,
+        "exact": True,
     }
     detector = Detector(**given)  # type: ignore[arg-type]
     assert detector.get_params() == given
