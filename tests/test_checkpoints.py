@@ -76,6 +76,7 @@ def test_its_detector_is_of_its_own_weights_and_can_call_something_anomalous(fol
     assert found.p_value(settings.threshold - 1) <= (settings.p_value or 0) <= 0.01
 
 
+@pytest.mark.bf16
 def test_an_event_out_of_place_is_found_among_blocks_of_hdfs() -> None:
     usual = "E5 E5 E22 E5 E11 E9 E11 E9 E11 E9 E26 E26 E26 E23 E23 E23 E21 E21 E21"
     found, settings = calibration.load(find("hdfs") / "detector")
@@ -91,6 +92,7 @@ def test_its_figures_are_there(folder: Path) -> None:
     assert metrics
 
 
+@pytest.mark.bf16
 @each
 def test_a_chorale_blends_into_a_file_for_every_reader(folder: Path, bach: Piece) -> None:
     model = codec.load(folder)
@@ -119,11 +121,13 @@ def reviews() -> Codec:
     return codec.load("reviews")
 
 
+@pytest.mark.bf16
 def test_sentences_come_back(reviews: Codec) -> None:
     """Of 250 validation sentences three in four do; of eight, by the last digit, six or seven."""
     assert sum(a == b for a, b in zip(reviews.transform(COMPLAINTS, lambda z: z), COMPLAINTS, strict=True)) >= 5
 
 
+@pytest.mark.bf16
 def test_complaints_become_praise_of_the_same_words(reviews: Codec) -> None:
     """Read again, the sentences lie where praise lies, and more of their words are left than of strangers'."""
     move = reviews.mover("positive", "negative", 1.25)
@@ -151,6 +155,7 @@ def test_complaints_become_praise_of_the_same_words(reviews: Codec) -> None:
     assert own > 2 * strangers, praise
 
 
+@pytest.mark.bf16
 def test_a_walk_ends_in_the_two_sentences(reviews: Codec) -> None:
     path = reviews.interpolate(COMPLAINTS[1], COMPLAINTS[4], steps=7)
     assert (path[0], path[-1]) == (COMPLAINTS[1], COMPLAINTS[4])

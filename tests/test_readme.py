@@ -40,6 +40,7 @@ def test_it_has_four_examples_and_the_two_commands() -> None:
     assert {("command", "blend"), ("command", "test")} <= BLOCKS.keys()
 
 
+@pytest.mark.bf16
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_prints_what_is_shown(name: str, tmp_path: Path) -> None:
     shown = BLOCKS["output", name].splitlines()
