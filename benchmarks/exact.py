@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 import seqvae
+from seqvae import midi
 from seqvae.codec import Codec
 from seqvae.sampling import Sampling
 
 TURNS = 9
 LINES = [f"the {what} was {how} and the staff is very friendly ." for what in ("food", "room") for how in ("ok", "bad")]
-CHORALE = "corpus:bach/bwv66.6"
 
 
 def processor() -> str:
@@ -43,6 +43,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
+    chorale = midi.read("corpus:bach/bwv66.6")
     drawn = Sampling(temperature=0.9, top_p=0.95)
     work: list[tuple[str, str, Callable[[Codec], object]]] = [
         ("draw of 2 sentences", "reviews", lambda codec: codec.sample(2, segments=1, sampling=drawn)),
@@ -51,8 +52,8 @@ def main() -> None:
         ("draw of 4 segments of music", "music", lambda codec: codec.sample(1, "rock", sampling=drawn)),
         ("greedy decoding of 4 segments of music", "music", lambda codec: codec.sample(1, "rock", sampling=Sampling())),
         ("search for 4 sentences", "reviews", lambda codec: codec.encode(LINES)),
-        ("search for a chorale", "music", lambda codec: codec.encode([CHORALE])),
-        ("blend of a chorale", "music", lambda codec: codec.blend(CHORALE, target="rock")),
+        ("search for a chorale", "music", lambda codec: codec.encode([chorale])),
+        ("blend of a chorale", "music", lambda codec: codec.blend(chorale, target="rock")),
         ("scores of 4 sentences", "reviews", lambda codec: codec.log_prob(LINES)),
     ]
     pairs = {name: [seqvae.load(name, exact=exact) for exact in (False, True)] for name in ("reviews", "music")}
