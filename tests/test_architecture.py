@@ -89,7 +89,6 @@ ALLOWED = _table()
 # One owner per dependency: what changes outside is met in one file. Not in the list: refused everywhere.
 OWNERS = {
     "symusic": {"midi", "notation", "sound"},
-    "miditok": {"midi", "midi_tokenizer"},
     "pretty_midi": {"midi"},
     "music21": {"notation"},
     "sentencepiece": {"text_tokenizer"},
