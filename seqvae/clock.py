@@ -65,12 +65,14 @@ class Clock:
     @property
     def over(self) -> bool:
         """Whether another step, and the last validation, would not fit into the budget."""
-        return self.budget > 0 and self.used + self._last + self._reserve >= self.budget
+        return self.budget > 0 and self.used + self._last + self._reserve > self.budget
 
     @property
     def may_validate(self) -> bool:
-        """Whether a validation on the way keeps to its part of a budget."""
-        return not self.budget or self.used >= self._rested
+        """Whether a validation on the way keeps to its part of a budget, and leaves time for a step and the last one."""
+        return not self.budget or (
+            self.used >= self._rested and self.used + self._last + 2 * self._reserve <= self.budget
+        )
 
     def left(self, steps: int) -> str:
         """How long the run still takes, in words: the rest of the budget, or the time of so many `steps` more.

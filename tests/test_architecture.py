@@ -45,7 +45,7 @@ ABOVE = [
     {"interpolate", "style", "mixture", "tracks"},  # pure tensors: what a codec does with its latents
     {"forms", "plane"},
     {"codec"},
-    {"validation", "trained_styles"},
+    {"validation", "trained_styles", "clock"},
     {"run"},
     {"train"},
     {"note_statistics", "copying"},  # measures of music that build on `measures`
