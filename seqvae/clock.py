@@ -69,7 +69,7 @@ class Clock:
 
     @property
     def may_validate(self) -> bool:
-        """Whether a validation on the way keeps to its part of a budget, and leaves time for a step and the last one."""
+        """Whether a validation on the way keeps to its part of a budget, and leaves time for the last one."""
         return not self.budget or (
             self.used >= self._rested and self.used + self._last + 2 * self._reserve <= self.budget
         )
