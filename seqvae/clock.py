@@ -100,13 +100,14 @@ def span(seconds: float) -> str:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Within it SIGINT and SIGTERM do not end the process but are noted, each once; gives what tells whether one came.
 
-    Outside of the main thread no signal can be caught, and nothing is noted.
+    Outside of the main thread no signal can be caught, and nothing is noted; nor is a signal that the process ignores.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def note(number: int, _: object) -> None:
         came.append(number)

@@ -356,11 +356,11 @@ class Codec:
         Segment k of one goes to segment k of the other, the shorter one repeated. The frame is that of the nearer end.
         Steps are even for who hears them: see `walk`.
         """
-        ends, latents, (first, last) = self._known([a, b])
-        chunks = self.walk(*latents, steps, kind, ends)[1]
+        ends, (za, zb), (first, last) = self._ends([a, b])
+        chunks = self.walk(za, zb, steps, kind, ends)[1]
         return [first, *(self.form.join(one, ends[frame]) for one, frame in chunks[1:-1]), last]
 
-    def _known(self, pieces: Sequence[Any]) -> tuple[list[Any], list[Tensor], list[Any]]:
+    def _ends(self, pieces: Sequence[Any]) -> tuple[list[Any], list[Tensor], list[Any]]:
         """Pieces as they are read, their latents, all of one length, and what the model says for them."""
         read = [self.form.read(piece) for piece in pieces]
         split = list(map(self.segments, read))
@@ -403,7 +403,7 @@ class Codec:
         """
         if len(corners) != 4:
             raise ValueError(f"a grid lies between four pieces, not {len(corners)}")
-        read, z, again = self._known(corners)
+        read, z, again = self._ends(corners)
         sheet = interpolate.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
         frames = [read[corner] for corner in near]

@@ -13,7 +13,7 @@ from conftest import MakePiece, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import checkpoint, codec, interpolate, midi, style
+from seqvae import checkpoint, codec, interpolate, midi, objective, style
 from seqvae.codec import Codec
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.latent import Posterior
@@ -247,7 +247,7 @@ def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) ->
 def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
     small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searched, refine = [], codec.refine
+    searched, refine = [], objective.refine
 
     def counted(model: Any, tokens: Tensor, *rest: Any) -> Posterior:
         searched.append(len(tokens))
@@ -257,7 +257,7 @@ def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
     monkeypatch.setattr(small, "objective", replace(small.objective, refine=2))
     pieces = [song, groove(3), groove(7, bars=5), groove(2)]
     sizes = [len(small.segments(piece)) for piece in pieces]
-    small.interpolate(*pieces[:2], steps=3)
+    small.interpolate(pieces[0], pieces[1], steps=3)
     assert sum(searched) == sum(sizes[:2])
     searched.clear()
     small.grid(pieces, 2)
