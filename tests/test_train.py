@@ -412,7 +412,7 @@ def test_shards_of_music_are_trained_on_where_music_cannot_be_read(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert list(seqvae.load(tmp_path / "run" / "best").styles) == ["all", "rock"]
+    assert set(seqvae.load(tmp_path / "run" / "best").styles) == {"all", "rock"}
 
 
 # --- styles -----------------------------------------------------------------------------------------------------------
