@@ -119,7 +119,7 @@ def train(folder: Path) -> int:
     one = run(folder)
     for _, _, tokens in islice(one.batches, STEPS):
         one.step(tokens)
-    one.save_best()
+    one.save("best")
     return STEPS
 
 

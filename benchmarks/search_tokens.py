@@ -390,7 +390,7 @@ def cells(one: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What MidiTokenizer takes of a recipe."""
     config = recipe.tokenizer
-    return {"steps_per_beat": config.steps_per_beat, "max_steps": config.max_steps, "common_key": config.common_key}
+    return {"max_steps": config.max_steps, "common_key": config.common_key}
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def _change(
         pieces = [item.piece for item in batch]
         split = [codec.segments(piece) for piece in pieces]
         sampling = Sampling(temperature=temperature, seed=seed, first_row=row)
-        results = codec.transform(pieces, move, sampling, keep, harmony)
+        results = codec.transform(pieces, move, sampling, keep, harmony, split)
         for item, result, segments in zip(batch, results, split, strict=True):
             desk.write(item, result, {"segments": len(segments), **facts})
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)

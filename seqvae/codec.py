@@ -29,7 +29,7 @@ from seqvae.model import PAD
 from seqvae.objective import refine
 from seqvae.products import steady
 from seqvae.sampling import EOS, TOP_P, Sampling
-from seqvae.style import Style
+from seqvae.style import Style, draw
 from seqvae.vocabulary import Tokenizer
 
 Ints = NDArray[np.int32]
@@ -93,8 +93,11 @@ class Codec:
 
     def encode(self, pieces: Iterable[Any]) -> list[Tensor]:
         """Posterior means, refined: one `(S, D)` a piece, S segments. Raises ReadError for one that cannot be read."""
-        split = [self.segments(self.form.read(piece)) for piece in pieces]
-        means = self.posteriors([segment for piece in split for segment in piece], refined=True).mean
+        return self.means([self.segments(self.form.read(piece)) for piece in pieces])
+
+    def means(self, split: Sequence[Sequence[list[Ints]]], refined: bool = True) -> list[Tensor]:
+        """As `encode`, of the segments of each piece."""
+        means = self.posteriors([segment for piece in split for segment in piece], refined).mean
         return list(torch.split(means, [len(piece) for piece in split]))
 
     @torch.no_grad()
@@ -300,19 +303,22 @@ class Codec:
         sampling: Sampling | None = None,
         keep: Sequence[str | int] = (),
         harmony: float = 0.0,
+        segments: Sequence[list[list[Ints]]] | None = None,
+        latents: Sequence[Tensor] | None = None,
     ) -> list[Any]:
         """Pieces whose latent vectors have been moved, in their order: encoded, moved one by one and decoded together.
 
         `move` gets `(S, D)`, one row a segment of a piece that has content, and gives as many. Chunks without content
-        stay so, and the parts that `keep` names; `harmony` is as in `blend`.
+        stay so, and the parts that `keep` names; `harmony` is as in `blend`. Where the `segments` and `latents (S, D)`
+        of each piece are known they can be given, and are not made again.
         """
         parts = self.form.parts(keep)
         read = [self.form.read(piece) for piece in pieces]
-        split = [self.segments(piece) for piece in read]
+        split = [list(one) for one in segments or map(self.segments, read)]
         full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
         if any(full):
-            means = self.posteriors([one[i] for one, rows in zip(split, full, strict=True) for i in rows], True).mean
-            parted = torch.split(means, list(map(len, full)))
+            wanted = [[one[i] for i in rows] for one, rows in zip(split, full, strict=True)]
+            parted = self.means(wanted) if latents is None else [z[i] for z, i in zip(latents, full, strict=True)]
             moved = [move(part) if len(part) else part for part in parted]
             limits = [
                 None if (all_ := self._filled(self.form.limits(piece), len(one))) is None
@@ -324,8 +330,9 @@ class Codec:
             sounding = [
                 self._sounding(piece, rows, lean) for piece, rows, lean in zip(read, full, leans, strict=True)
             ] if any(leans) else []  # fmt: skip
-            z = torch.cat(moved)
-            chunks = iter(self.write(z, joined(limits), sampling or Sampling(), joined(sounding), harmony))
+            chunks = iter(
+                self.write(torch.cat(moved), joined(limits), sampling or Sampling(), joined(sounding), harmony)
+            )
             for one, rows in zip(split, full, strict=True):
                 for i in rows:
                     one[i] = [new if len(old) > 1 else old for old, new in zip(one[i], chunks, strict=False)]
@@ -348,11 +355,16 @@ class Codec:
         Segment k of one goes to segment k of the other, the shorter one repeated. The frame is that of the nearer end.
         Steps are even for who hears them: see `walk`.
         """
-        ends = [self.form.read(a), self.form.read(b)]
-        za, zb = _aligned(self.encode(ends))
+        ends, (za, zb), (first, last) = self._ends([a, b])
         chunks = self.walk(za, zb, steps, kind, ends)[1]
-        inner = [self.form.join(one, ends[frame]) for one, frame in chunks[1:-1]]
-        return [self.reconstruct(ends[0]), *inner, self.reconstruct(ends[1])]
+        return [first, *(self.form.join(one, ends[frame]) for one, frame in chunks[1:-1]), last]
+
+    def _ends(self, pieces: Sequence[Any]) -> tuple[list[Any], list[Tensor], list[Any]]:
+        """Pieces as they are read, their latents, all of one length, and what the model says for them."""
+        read = [self.form.read(piece) for piece in pieces]
+        split = list(map(self.segments, read))
+        latents = self.means(split)
+        return read, interpolate.aligned(latents), self.transform(read, lambda z: z, segments=split, latents=latents)
 
     def walk(
         self, a: Tensor, b: Tensor, steps: int = 7, kind: str = "slerp", ends: Sequence[Any] = ()
@@ -390,15 +402,14 @@ class Codec:
         """
         if len(corners) != 4:
             raise ValueError(f"a grid lies between four pieces, not {len(corners)}")
-        read = [self.form.read(piece) for piece in corners]
-        z = _aligned(self.encode(read))
+        read, z, again = self._ends(corners)
         sheet = interpolate.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
         frames = [read[corner] for corner in near]
         kept = [-(-self._size(frame, len(z[0]) * self.chunks) // self.chunks) for frame in frames]
         pieces = self.decode([x[:n] for x, n in zip(sheet, kept, strict=True)], like=frames)
-        for corner, at in enumerate((0, size - 1, size * (size - 1), size * size - 1)):
-            pieces[at] = self.reconstruct(read[corner])
+        for piece, at in zip(again, (0, size - 1, size * (size - 1), size * size - 1), strict=True):
+            pieces[at] = piece
         return [pieces[at : at + size] for at in range(0, size * size, size)]
 
     def sample(
@@ -422,7 +433,7 @@ class Codec:
             z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
         else:
             where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
-            z = [_draw(where, segments, generator, temperature) for _ in range(count)]
+            z = [draw(where, segments, generator, temperature) for _ in range(count)]
             if sampling is None and where.sums is not None:
                 sampling = Sampling()
         if sampling is None:
@@ -449,24 +460,13 @@ class Codec:
 
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
         """A style from pieces (any accepted sources); raises StyleError where none is left."""
-        split = [self.segments(self.form.read(piece)) for piece in pieces]
-        means = self.posteriors([segment for piece in split for segment in piece]).mean
-        return style.fit(torch.split(means, [len(piece) for piece in split]), source)
-
-
-_draw = style.draw  # `Codec.sample` has an argument of the module's name
+        return style.fit(self.means([self.segments(self.form.read(piece)) for piece in pieces], False), source)
 
 
 def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
     """What is said of the chunks of several pieces, in a row; None for a kind of which nothing is."""
     parts = [part for part in limits if part is not None]
     return np.concatenate(parts) if parts else None
-
-
-def _aligned(z: Sequence[Tensor]) -> list[Tensor]:
-    """Latents `(S, D)` of several pieces, each repeated until it is as long as the longest."""
-    longest = max(map(len, z))
-    return [x[torch.arange(longest) % len(x)] for x in z]
 
 
 def _even(count: int) -> int:

@@ -15,7 +15,6 @@ import re
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -26,9 +25,11 @@ from typing import IO
 
 import numpy as np
 
-from seqvae import midi
+from seqvae import files, midi
 from seqvae.errors import ReadError
 from seqvae.midi import Piece
+
+default_cache = files.default_cache
 
 READER_VERSION = 2
 """Raised when `midi.read` makes another piece of the same file: what older versions cached is then read again."""
@@ -101,14 +102,6 @@ def read_all(
         threads.shutdown(wait=False, cancel_futures=True)
         crew.close()
         threads.shutdown()
-
-
-def default_cache() -> Path:
-    """Where pieces that were read are kept between runs: `seqvae` in the user's cache folder."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqvae"
-    except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir()) / "seqvae"
 
 
 def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadError:

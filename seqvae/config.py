@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 # Numbers are never negative; these are never 0 either, and the others never above 1.
 COUNTS = {
-    "steps_per_beat", "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads", "vocab_size", "max_tokens",
+    "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads", "vocab_size", "max_tokens",
     "steps", "batch_tokens", "accumulate", "max_windows", "evaluate_every", "validation_segments", "save_every",
 }  # fmt: skip
 MOST = 64 << 20  # bytes of a file of settings; the longest of ours, a vocabulary of events, has some thousands
+GONE = {"steps_per_beat": 12}  # settings of earlier versions, with the one value that they still may have
 SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 
 
@@ -36,10 +37,9 @@ class TokenizerConfig:
 
     kind: Literal["midi", "text", "events"] = "midi"
     """Kind of sequence."""
-    steps_per_beat: int = 12
-    """Music: grid steps a quarter note."""
     max_steps: int = 48
-    """Music: the longest chunk in steps; longer bars are cut on beats."""
+    """Music: the longest chunk in steps, of which a beat has 12: whole beats, from 48 to 384. Longer bars are cut on
+    beats."""
     common_key: bool = False
     """Music: whether every piece is moved to C major or A minor to be encoded, and back when it is decoded, so that a
     style is told in degrees of the scale and fits every key."""
@@ -133,7 +133,10 @@ class TrainConfig:
     """The training loop."""
 
     steps: int = 20000
-    """Optimizer steps."""
+    """Optimizer steps; where `minutes` are given, those that warm-up, annealing and validations are planned by."""
+    minutes: float = 0.0
+    """Minutes of training, instead of `steps`; 0 for none. A run that has used a third of them has the learning rate
+    and the beta of a third of the steps."""
     batch_tokens: int = 4096
     """Tokens in a batch, padding included: of one step, over all processes."""
     accumulate: int = 1
@@ -187,9 +190,15 @@ class Recipe:
     """See TrainConfig."""
 
 
+def present(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those of earlier versions, where they have the one value that is left."""
+    return {name: value for name, value in values.items() if name not in GONE or value != GONE[name]}
+
+
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
     """Build a settings dataclass; an unknown name or a value of the wrong type is a ConfigError that names it."""
     hints = typing.get_type_hints(cls)
+    values = present(values)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"{where}: unknown setting '{unknown[0]}'; choose from {', '.join(hints)}")

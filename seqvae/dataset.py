@@ -47,15 +47,45 @@ def _number(group: str) -> int:
 
 
 def split_of(group: str, held_out: float = 0.1) -> Split:
-    """The split of a group by a hash of its name, the same in every collection; valid and test share `held_out`."""
+    """The split of a group by a hash of its name; valid and test share `held_out`.
+
+    The same in every collection but the smallest, see `cuts`.
+    """
     x = _number(group) / 2**64
     return "test" if x < held_out / 2 else "valid" if x < held_out else "train"
 
 
-def in_split(groups: Numbers, split: Split) -> Bools:
-    """Whether each of some groups, by their numbers, is in a split; as `split_of` says."""
+CUTS = 0.05, 0.1
+"""Groups whose hash is below the first are in the test split, and those between the two in the validation split."""
+
+
+def in_split(groups: Numbers, split: Split, cuts: tuple[float, float] = CUTS) -> Bools:
+    """Whether each of some groups, by their numbers, is in a split; as `split_of` says, where `cuts` are CUTS."""
     x = groups / 2.0**64
-    return {"test": x < 0.05, "valid": (x >= 0.05) & (x < 0.1), "train": x >= 0.1}[split]
+    low, high = cuts
+    return {"test": x < low, "valid": (x >= low) & (x < high), "train": x >= high}[split]
+
+
+def cuts(groups: Numbers) -> tuple[float, float]:
+    """CUTS, moved as little as makes a training and a validation split of two groups and more.
+
+    The group nearest to an empty split comes into it: into that for training the one of the highest hash, into that for
+    validation the lowest of those for training if there are two, else the highest of those for the test.
+
+    >>> cuts(np.array([1 << 62, 3 << 62], np.uint64))
+    (0.05, 0.75)
+    """
+    low, high = CUTS
+    x = np.unique(groups / 2.0**64)
+    if len(x) < 2:
+        return CUTS
+    high = min(high, float(x[-1]))
+    if not ((x >= low) & (x < high)).any():
+        if (x >= high).sum() > 1:
+            high = float(x[x >= high][1])
+        else:
+            low = float(x[-2])
+    return low, high
 
 
 class ShardWriter:
@@ -201,6 +231,7 @@ class TokenData:
             if not self.begins[-1]:
                 raise ValueError("there is no piece in them")
             self._mapped = -1, self._map(0)
+            self.cuts = self._cuts()
         except Exception as error:  # NumPy has many ways to say that a file is none of its own
             raise ReadError(
                 folder, f"no token shards ({error})", "delete it, and run `seqvae train` with --data to make them"
@@ -225,9 +256,22 @@ class TokenData:
             pieces = np.asarray(np.load(f"{stem}.pieces.npy", mmap_mode="r"))
         return Shard(int(self.begins[number]), tokens, ends, pieces)
 
+    def _cuts(self) -> tuple[float, float]:
+        """As `cuts` of all groups, of which no more is read than it takes to find that no split is empty."""
+        groups: list[Numbers] = []
+        for number in range(self.index["shards"]):
+            groups.append(np.unique(self.shard(number).pieces["group"]))
+            if all(any(in_split(some, split).any() for some in groups) for split in ("train", "valid")):
+                return CUTS
+        return cuts(np.concatenate(groups))
+
     def __len__(self) -> int:
         """Pieces."""
         return int(self.begins[-1])
+
+    def in_split(self, groups: Numbers, split: Split) -> Bools:
+        """Whether each of some groups of this collection is in a split."""
+        return in_split(groups, split, self.cuts)
 
     def record(self, piece: int) -> np.void:
         """The record of one piece."""
@@ -320,7 +364,7 @@ class Batches:
         number = int(np.searchsorted(self.data.begins, begin, side="right")) - 1
         shard = self.data.shard(number)
         groups = shard.pieces["group"][begin - shard.begin : begin - shard.begin + count]
-        return begin + np.flatnonzero(in_split(groups, self.split))
+        return begin + np.flatnonzero(self.data.in_split(groups, self.split))
 
     def numbered(self, ranks: Longs) -> Longs:
         """The pieces that have some numbers within the split."""

@@ -23,6 +23,14 @@ except ImportError:  # Windows has no such locks: what a killed process leaves t
     fcntl = None  # type: ignore[assignment]
 
 
+def default_cache() -> Path:
+    """Where what was read or fetched is kept between runs: `seqvae` in the user's cache folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqvae"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "seqvae"
+
+
 @contextlib.contextmanager
 def whole(place: Path, folder: bool = False, lasting: bool = False) -> Iterator[Path]:
     """Where to write a file, or an empty folder to fill; unless an error comes it is put at `place`, in one move.

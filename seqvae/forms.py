@@ -91,7 +91,7 @@ class MusicForm:
         from seqvae import midi
 
         frame = midi.make_frame(([(0, 60_000_000 // 110)], [(0, beats, 4)], []))
-        bounds = np.arange(chunks + 1, dtype=np.int32) * beats * self.tokenizer.steps_per_beat
+        bounds = np.arange(chunks + 1, dtype=np.int32) * beats * midi.STEPS_PER_BEAT
         return midi.Piece(np.zeros((0, 5), np.int32), bounds, frame)
 
     def frame(self, chunks: list[Ints]) -> Piece:
@@ -103,7 +103,7 @@ class MusicForm:
 
         longest = np.arange(len(chunks) + 1, dtype=np.int32) * midi.MAX_CHUNK_STEPS
         onsets = self.tokenizer.decode_notes(chunks, longest)[:, midi.ONSET] % midi.MAX_CHUNK_STEPS
-        beyond = {beats: (onsets >= beats * self.tokenizer.steps_per_beat).mean() for beats in (2, 3) if len(onsets)}
+        beyond = {beats: (onsets >= beats * midi.STEPS_PER_BEAT).mean() for beats in (2, 3) if len(onsets)}
         return self._empty(len(chunks), next((beats for beats, share in beyond.items() if share < STRAY), 4))
 
     def parts(self, names: Sequence[str | int]) -> frozenset[int]:

@@ -5,6 +5,8 @@ Knows: geometry. Refuses to know: models, pieces, styles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -67,6 +69,12 @@ def grid(corners: Tensor, rows: int, columns: int, kind: str = "slerp") -> Tenso
     left = path(corners[0, 0], corners[1, 0], rows, kind)
     right = path(corners[0, 1], corners[1, 1], rows, kind)
     return torch.stack([path(a, b, columns, kind) for a, b in zip(left, right, strict=True)])
+
+
+def aligned(z: Sequence[Tensor]) -> list[Tensor]:
+    """Latents `(S, D)` of several pieces, each repeated until it is as long as the longest."""
+    longest = max(map(len, z))
+    return [x[torch.arange(longest) % len(x)] for x in z]
 
 
 def even(there: Tensor, back: Tensor, steps: int) -> list[int]:

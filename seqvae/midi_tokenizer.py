@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import miditok
 import numpy as np
 from numpy.typing import NDArray
 
+from seqvae.errors import TokenizerError
 from seqvae.tonality import harmony, home_shift
 from seqvae.vocabulary import EOS, PAD, Bools, Ints, Lean
 
@@ -25,6 +25,7 @@ _START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = rang
 # the phase after a token of each type; the first is that of special tokens, of which only EOS is ever reached
 _PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE], np.int32)
 
+STEPS_PER_BEAT = 12  # the grid of midi.py, which is not imported: it needs symusic, and training does not
 MOST_STEPS = 384  # of a chunk: tables of what may follow grow with the square
 LEAST = 0.01  # what a pitch class that does not sound at all weighs
 Floats = NDArray[np.float64]
@@ -42,29 +43,15 @@ class MidiTokenizer:
     overlap = 0
     max_tokens = 1024  # several times the fullest bar
 
-    def __init__(self, steps_per_beat: int = 12, max_steps: int = 48, common_key: bool = False) -> None:
-        if max_steps % steps_per_beat or not 4 * steps_per_beat <= max_steps <= MOST_STEPS:
-            raise ValueError(
-                f"max_steps {max_steps} is no whole number, four or more, of beats of {steps_per_beat} steps, "
-                f"or above {MOST_STEPS}"
+    def __init__(self, max_steps: int = 48, common_key: bool = False) -> None:
+        """Raises TokenizerError where `max_steps` is no number of whole beats from 48 to MOST_STEPS."""
+        if max_steps % STEPS_PER_BEAT or not 4 * STEPS_PER_BEAT <= max_steps <= MOST_STEPS:
+            raise TokenizerError(
+                f"tokenizer.max_steps: {max_steps} is not possible; choose a multiple of {STEPS_PER_BEAT} from "
+                f"{4 * STEPS_PER_BEAT} to {MOST_STEPS}"
             )
-        self.steps_per_beat, self.max_steps, self.common_key = steps_per_beat, max_steps, common_key
-        self.vocabulary = miditok.REMI(
-            miditok.TokenizerConfig(
-                pitch_range=(0, 127),
-                drums_pitch_range=(0, 127),
-                # exact up to a bar of 4/4, half beats up to four bars: 99.6 % of the notes of real files are exact
-                beat_res={(0, max_steps // steps_per_beat): steps_per_beat, (max_steps // steps_per_beat, 16): 2},
-                special_tokens=["PAD", "BOS", "EOS", "MASK"],
-                use_velocities=False,
-                use_time_signatures=False,
-                use_programs=True,
-                use_pitchdrum_tokens=True,
-                use_note_duration_programs=list(range(128)),
-            )
-        ).vocab
-        for step in range(max_steps):  # MidiTok has those of four beats
-            self.vocabulary.setdefault(f"Position_{step}", len(self.vocabulary))
+        self.max_steps, self.common_key = max_steps, common_key
+        self.vocabulary = _vocabulary(max_steps)
         self.vocab_size = len(self.vocabulary)
         self._names = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         self._type = np.zeros(self.vocab_size, np.int32)
@@ -80,7 +67,7 @@ class MidiTokenizer:
             elif name == "Duration":
                 beats, part, resolution = map(int, value.split("."))
                 self._type[i] = _DURATION
-                self._value[i] = (beats * resolution + part) * steps_per_beat // resolution
+                self._value[i] = (beats * resolution + part) * STEPS_PER_BEAT // resolution
         self._id = {kind: self._table(kind) for kind in (_PROGRAM, _POSITION, _PITCH, _DRUM)}
         ids = np.flatnonzero(self._type == _DURATION)
         self._durations, self._duration_ids = self._value[ids], ids.astype(np.int32)
@@ -186,7 +173,7 @@ class MidiTokenizer:
     def harmony(self, piece: Any) -> Floats:
         """What sounds around every beat of every chunk of a `midi.Piece`, moved as `encode` moves it: `(C, B, 12)`."""
         notes = _moved(piece.notes, self.shift(piece))
-        return harmony(notes, piece.bounds, self.steps_per_beat, self.max_steps // self.steps_per_beat)
+        return harmony(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
     def lean(self, sounding: Floats, strength: float) -> Lean:
         """For decoding: notes of rows whose harmony is `sounding (N, B, 12)` lean to its pitch classes.
@@ -198,7 +185,7 @@ class MidiTokenizer:
         classes = self._value[columns] % 12
 
         def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
-            beat = np.clip(state[:, _LAST_POSITION], 0, None) // self.steps_per_beat
+            beat = np.clip(state[:, _LAST_POSITION], 0, None) // STEPS_PER_BEAT
             return columns, weights[rows, beat][:, classes]
 
         return lean
@@ -283,8 +270,29 @@ class MidiTokenizer:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"steps_per_beat": self.steps_per_beat, "max_steps": self.max_steps, "common_key": self.common_key}
+        settings = {"max_steps": self.max_steps, "common_key": self.common_key}
         (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, **settings}) + "\n")
+
+
+def _vocabulary(max_steps: int) -> dict[str, int]:
+    """Token ids by name, in the order of MidiTok 3's REMI with programs and tokens for drums.
+
+    Durations are exact up to the length of a chunk, and to half beats up to sixteen beats: of the notes of real files
+    99.6 % are exact.
+    """
+    beats = max_steps // STEPS_PER_BEAT
+    exact = [f"{beat}.{part}.{STEPS_PER_BEAT}" for beat in range(beats) for part in range(STEPS_PER_BEAT)]
+    halves = [f"{beat}.{part}.2" for beat in range(beats, 16) for part in range(2)]
+    names = [
+        *(f"{name}_None" for name in ("PAD", "BOS", "EOS", "MASK", "Bar")),
+        *(f"Pitch_{pitch}" for pitch in range(128)),
+        *(f"Duration_{duration}" for duration in [*exact[1:], *halves, f"{max(beats, 16)}.0.2"]),
+        *(f"Position_{step}" for step in range(48)),  # MidiTok has those of four beats, and the rest comes last
+        *(f"PitchDrum_{pitch}" for pitch in range(128)),
+        *(f"Program_{program}" for program in [*range(128), -1]),
+        *(f"Position_{step}" for step in range(48, max_steps)),
+    ]
+    return {name: token for token, name in enumerate(names)}
 
 
 def _moved(notes: Ints, shift: int) -> Ints:

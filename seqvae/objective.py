@@ -22,7 +22,7 @@ REFINE_FLOOR = 0.05  # nats a unit: slopes far below are noise, and must not be 
 EOS, MASK = 2, 3  # the ids every tokenizer gives to the end and to a masked token
 
 
-def beta_at(config: ObjectiveConfig, step: int) -> float:
+def beta_at(config: ObjectiveConfig, step: float) -> float:
     """Weight of the KL at a step, 0 for the plain autoencoder.
 
     linear: beta min(1, step / n). logistic: beta / (1 + exp(-12 (step / n - 1/2))), Bowman et al. 2016. cyclical:
@@ -108,7 +108,7 @@ def dropped(tokens: Tensor, share: float, generator: torch.Generator | None = No
     return tokens.masked_fill(lost, PAD).gather(-1, order)
 
 
-def objective_at(config: ObjectiveConfig, step: int) -> tuple[ObjectiveConfig, int]:
+def objective_at(config: ObjectiveConfig, step: float) -> tuple[ObjectiveConfig, float]:
     """The objective that holds at a step (1 is the first), and the step by its own count."""
     if step <= config.pretrain_steps:
         return replace(config, autoencoder=True), step
@@ -147,7 +147,7 @@ def loss(
     tokens: Tensor,
     cues: Tensor,
     config: ObjectiveConfig,
-    step: int,
+    step: float,
     training: bool = True,
     allowed: Tensor | None = None,
     whole: Callable[[Tensor], Tensor] | None = None,

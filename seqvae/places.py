@@ -177,8 +177,10 @@ def _is_file(out: str, single: bool) -> bool:
     if path.is_dir() or out.endswith(("/", os.sep)):
         return False
     music = path.suffix.lower() in midi.MIDI_SUFFIXES
-    if not single and (music or path.exists()):
-        raise UsageError(f"-o {out}: is a file, and several outputs need a folder")
+    if not single:  # a folder, whatever dots its name has
+        if music or path.exists():
+            raise UsageError(f"-o {out}: is a file, and several outputs need a folder")
+        return False
     if music or (path.exists() and not path.is_file()):  # a device or a pipe may have any name
         return True
     if path.suffix or path.exists():

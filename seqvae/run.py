@@ -22,7 +22,7 @@ from torch import Tensor
 from seqvae import checkpoint, distributed, files
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
-from seqvae.dataset import Batches, Ints, Split, TokenData
+from seqvae.dataset import Batches, Ints, Longs, Split, TokenData
 from seqvae.distributed import Part, clip, divide, like, sharded, whole
 from seqvae.errors import ConfigError, SeqVAEError
 from seqvae.layers import Residual, TransformerLayer, multiplies_bf16
@@ -35,7 +35,7 @@ Report = Callable[[str], None]
 LOWER = "the state saved last is as it was, resume with a lower train.learning_rate"
 
 
-def rate_at(config: TrainConfig, step: int) -> float:
+def rate_at(config: TrainConfig, step: float) -> float:
     """Learning rate of a step (1 is the first): a line up over the warm-up, then half a cosine down to `final_rate`."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
@@ -64,6 +64,10 @@ class Progress:
     """Where a run is; saved with its state."""
 
     step: int = 0
+    place: float = 0.0
+    """Where it is in the schedule of the recipe, in steps: the step, or the used share of `train.minutes` of all."""
+    seconds: float = 0.0
+    """Of `train.minutes`, how much is used."""
     epoch: int = 0
     position: int = 0
     best: float = math.inf
@@ -106,13 +110,38 @@ class Run:
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True)
         self.bf16 = half_precision(recipe.train, self.device)
         self.progress = Progress()
+        self.share = 0.0
+        """Of `train.minutes`, how much is used by the next step."""
         self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
-        self.held_out = self._batches("valid", 4 * recipe.train.batch_tokens, 8)
-        if not len(self.batches):
-            raise SeqVAEError(f"{folder}: every piece fell into the validation splits; add more pieces")
+        self.held_out = self._held_out()
 
     def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
         return Batches(self.data, split, self.recipe.model.chunks, tokens, windows, self.recipe.train.seed)
+
+    def _held_out(self) -> list[tuple[Longs, Longs]]:
+        """The batches that every validation is on: (pieces, first chunks) of segments.
+
+        Raises SeqVAEError where there is nothing to train on, or nothing to validate with.
+        """
+        config = self.recipe.train
+        held_out = self._batches("valid", 4 * config.batch_tokens, 8)
+        if not len(self.batches) or not len(held_out):  # of two groups each split has one, see dataset.cuts
+            raise SeqVAEError(
+                f"{self.folder}: there is only one piece, or copies of one, to train on and none to validate with "
+                f"(of {len(self.data)} read, none has another title or text); add another"
+            )
+        chosen, segments = [], 0
+        for batch in held_out.some(config.validation_segments):
+            chosen.append(batch)
+            segments += len(batch[0])
+            if segments >= config.validation_segments:
+                break
+        if not chosen:
+            raise SeqVAEError(
+                f"{self.folder}: the {len(held_out)} pieces of the validation split have no segment with content and "
+                f"at most {held_out.max_tokens} tokens a chunk; add more pieces"
+            )
+        return chosen
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -173,7 +202,8 @@ class Run:
         torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
-        self.progress = Progress(**json.loads(about["progress"]))
+        progress = json.loads(about["progress"])
+        self.progress = Progress(**{"place": progress["step"], **progress})  # earlier versions knew steps alone
         self.set_rate()  # an encoder that leads goes on at the rate of the last step
 
     def begin_from(self, name: str | Path) -> tuple[int, int]:
@@ -204,11 +234,11 @@ class Run:
         model.load_state_dict({k: whole(v) for k, v in self.model.state_dict().items()})
         return model
 
-    def save_best(self) -> None:
-        """The checkpoint of this moment."""
+    def save(self, name: str) -> None:
+        """The checkpoint of this moment, as a folder `name` of the run's."""
         model = self.whole_model()
         if self.ranks.rank == 0:
-            checkpoint.save(Checkpoint(self.recipe, model, self.tokenizer), self.folder / "best")
+            checkpoint.save(Checkpoint(self.recipe, model, self.tokenizer), self.folder / name)
 
     def _check_finite(self, tensors: Iterable[Tensor]) -> None:
         """Raises SeqVAEError where a weight, or what the optimizer keeps of it, is no number any more."""
@@ -255,8 +285,8 @@ class Run:
         inputs, cues = self.tensors(tokens)
         rules = self.tokenizer.allowed(tokens)
         allowed = None if rules is None else torch.from_numpy(rules).to(self.device)
-        step = self.progress.step
-        return loss(model or self.model, inputs, cues, self.recipe.objective, step, training, allowed, mean_kl)
+        place = self.progress.place
+        return loss(model or self.model, inputs, cues, self.recipe.objective, place, training, allowed, mean_kl)
 
     def part_loss(
         self, tokens: Ints, part: Part, mean_kl: Callable[[Tensor], Tensor] | None = None, again: bool = False
@@ -336,7 +366,7 @@ class Run:
     def set_rate(self) -> None:
         """The learning rate of this step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self.recipe.train, self.progress.step)
+            group["lr"] = rate_at(self.recipe.train, self.progress.place)
 
     def lead(self) -> None:
         """Bring the encoder up to the decoder before both move (He et al. 2019): up to `objective.aggressive` updates.
@@ -344,7 +374,7 @@ class Run:
         It ends when ten updates have not lowered the loss of the ten before.
         """
         objective = self.recipe.objective
-        if self.progress.settled or self.progress.step < objective.pretrain_steps:
+        if self.progress.settled or self.progress.place < objective.pretrain_steps:
             return
         rng = np.random.default_rng([self.recipe.train.seed, self.progress.step, 1])
         count = max(1, self.recipe.train.batch_tokens // 32)
@@ -380,11 +410,12 @@ class Run:
             for shift in np.unique(shifts):
                 tokens[shifts == shift] = self.tokenizer.augment(tokens[shifts == shift], int(shift))
         objective = self.recipe.objective
-        if objective.pretrain_steps and progress.step == objective.pretrain_steps:
+        place = progress.step + 1.0 if not config.minutes else max(1.0, self.share * config.steps)
+        if objective.pretrain_steps and progress.place <= objective.pretrain_steps < place:
             self.restart_decoder()
         if objective.aggressive:
             self.lead()
-        progress.step += 1
+        progress.step, progress.place = progress.step + 1, place
         self.set_rate()
         result = self.gradient(tokens)
         norm = clip(self.model.parameters(), config.clip)
@@ -423,7 +454,7 @@ class Run:
         self._check_finite(model.state_dict().values())
         with self._fork():
             torch.manual_seed(0)
-            for rows, firsts in self.held_out.some(self.recipe.train.validation_segments):
+            for rows, firsts in self.held_out:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), self.ranks.count)[self.ranks.rank]
                 with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -435,10 +466,6 @@ class Run:
                 totals += totals.new_tensor([*means, result.accuracy * part.share * len(tokens)])
                 shown |= {seen: tokens[:16]} if len(shown) < 4 else {}
                 seen += len(tokens)
-                if seen >= self.recipe.train.validation_segments:
-                    break
-        if not seen:
-            raise SeqVAEError(f"{self.folder}: no piece fell into the validation split; add more pieces")
         self.ranks.add([totals])
         found = [tuple(tensor.to(self.device) for tensor in one) for one in self.ranks.in_order(mine)]
         figures = self.ranks.from_first(

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from seqvae import collection, text
+from seqvae import files, text
 from seqvae.config import Recipe, TokenizerConfig, from_dict, to_dict
 from seqvae.dataset import ShardWriter, TokenData, fetched
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
@@ -87,7 +87,7 @@ def _made_before(data: Sequence[str | Path]) -> Path | None:
     if elsewhere and len(data) > 1:
         raise ConfigError(f"--data {elsewhere[0]}: an address of token shards stands alone; leave out the others")
     if elsewhere:
-        return fetched(elsewhere[0], collection.default_cache())
+        return fetched(elsewhere[0], files.default_cache())
     return Path(data[0]) if len(data) == 1 and (Path(data[0]) / "index.json").is_file() else None
 
 
@@ -135,6 +135,8 @@ def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, fol
 
 def _music(data: Sequence[Path], skipped: list[ReadError], report: Report) -> Iterator[Source]:
     """Pieces of music in files and folders; those that cannot be read are told and kept in `skipped`."""
+    from seqvae import collection  # not above: shards are trained on where symusic is not
+
     for path, piece in collection.read_all(collection.find(data), cache=collection.default_cache()):
         if isinstance(piece, ReadError):
             skipped.append(piece)

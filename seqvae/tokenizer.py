@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from seqvae.config import TokenizerConfig, read
+from seqvae.config import TokenizerConfig, present, read
 from seqvae.errors import CheckpointError, TokenizerError
 from seqvae.vocabulary import Tokenizer
 
-# The modules are imported where they are needed: miditok takes a second, for which no sentence should wait.
+# The modules are imported where they are needed: music does not wait for SentencePiece.
 
 
 def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokenizer:
@@ -26,7 +26,7 @@ def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokeni
     if config.kind == "midi":
         from seqvae.midi_tokenizer import MidiTokenizer
 
-        return MidiTokenizer(config.steps_per_beat, config.max_steps, config.common_key)
+        return MidiTokenizer(config.max_steps, config.common_key)
     if config.kind == "events":
         from seqvae.event_tokenizer import EventTokenizer
 
@@ -40,7 +40,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`; raises CheckpointError where there is none that we know."""
     path = folder / "tokenizer.json"
     try:
-        settings = dict(read(path))
+        settings = present(dict(read(path)))
         kind = settings.pop("kind")
         if kind == "midi":
             from seqvae.midi_tokenizer import MidiTokenizer

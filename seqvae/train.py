@@ -4,7 +4,8 @@ Knows: the order of work, when to validate, save and stop, and what to report. R
 (run.py), how a piece becomes tokens (tokenizer.py), what a user asks for (cli.py).
 
 A run's folder holds `data/` (token shards), `state.safetensors` (everything a resumed run needs, replaced in one move),
-`best/` (the checkpoint with the best validation loss) and `log.jsonl` (one line a report).
+`best/` (the checkpoint with the best validation loss) and `log.jsonl` (one line a report). An interrupted run has the
+checkpoint of its last step in `last/` as well, until it is finished.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import contextlib
 import ctypes
 import math
 import os
-import time
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from seqvae import distributed, shards
+from seqvae.clock import Clock, interrupts, span
 from seqvae.config import Recipe
 from seqvae.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
@@ -31,6 +34,8 @@ from seqvae.vocabulary import Tokenizer
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
+FIRST_WORD = 2.0  # seconds until a run that has no progress bar says how long it takes
+LAST_PIECES, LAST_SEGMENTS = 500, 4  # of a style at most, for an interrupted run: whoever interrupts does not wait long
 
 
 def keep_memory() -> None:
@@ -45,11 +50,13 @@ def train(
     recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, *, resume: bool, report: Report,
     start: str | Path | None = None,
 ) -> Path:  # fmt: skip
-    """Train to `recipe.train.steps` and return the folder of the best checkpoint.
+    """Train to `recipe.train.steps`, or for `recipe.train.minutes`, and return the folder of the best checkpoint.
 
     A run that is not resumed begins with random weights, or with those of the checkpoint `start`. Of several processes,
-    the first alone writes there. Raises SeqVAEError when `folder` holds a run and `resume` is
-    False, when another run trains there, and when the loss is no longer a number.
+    the first alone writes there. On SIGINT or SIGTERM the step is finished, the state and the checkpoint `last` are
+    written, and KeyboardInterrupt is raised with a line that says where. Raises SeqVAEError when `folder` holds a run
+    and `resume` is False, when another run trains there, when there are no two pieces that differ, and when the loss is
+    no longer a number.
     """
     with _held(folder):
         return _train(recipe, data, tokenizer, folder, resume, start, report)
@@ -112,7 +119,8 @@ def _train(
             raise SeqVAEError(f"{folder}: holds a run already; add --resume to go on with it, or choose another --out")
         run.load_state()
         progress = run.progress
-        report(f"resumed at step {progress.step} of {config.steps}")
+        used = f", {span(progress.seconds)} of {span(60 * config.minutes)} used" if config.minutes else ""
+        report(f"resumed at step {progress.step}{used or f' of {config.steps}'}")
     elif start is not None:
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
@@ -122,52 +130,89 @@ def _train(
     report(f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
            f"{len(run.batches)} pieces to train on")  # fmt: skip
     run.compile()
-    started, tokens_seen = time.monotonic(), 0
-    bar = tqdm(
-        total=config.steps, initial=progress.step, unit="step", smoothing=0.02, disable=True if ranks.rank else None
-    )
-    batches = run.batches.resume(progress.epoch, progress.position)
-    while progress.step < config.steps:
-        progress.epoch, progress.position, tokens = next(batches)
-        count = int((tokens != 0).sum())
-        result = run.step(tokens)
-        tokens_seen += count
-        progress.recent.append([result.reconstruction, result.kl, result.accuracy, result.beta])
-        bar.update()
-        if progress.step % 100 == 0:
-            reconstruction, kl, accuracy, beta = np.mean(progress.recent, 0).tolist()
-            progress.recent.clear()
-            seconds = time.monotonic() - started
-            line = {
-                "step": progress.step, "loss": reconstruction + beta * kl, "reconstruction": reconstruction,
-                "kl_bits": kl / LN2, "beta": beta, "accuracy": accuracy, "tokens_per_second": tokens_seen / seconds,
-                "learning_rate": rate_at(config, progress.step),
-            }  # fmt: skip
-            run.log("train", line)
-            bar.set_postfix_str(
-                f"loss {line['loss']:.1f} nats, KL {line['kl_bits']:.0f} bits, {line['tokens_per_second']:.0f} tokens/s"
-            )
-            if bar.disable:
-                report(f"step {progress.step}: loss {line['loss']:.2f} nats, KL {line['kl_bits']:.1f} bits, accuracy "
-                       f"{accuracy:.3f}, beta {beta:.3f}, {line['tokens_per_second']:.0f} tokens/s")  # fmt: skip
-        if progress.step % config.evaluate_every == 0 or progress.step == config.steps:
-            figures = run.validate()
-            run.log("valid", {"step": progress.step, **figures})
-            report("valid: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-            pretraining = progress.step <= recipe.objective.pretrain_steps
-            warning = collapsed(figures, recipe.model.latent)
-            if warning and not (recipe.objective.autoencoder or pretraining):
-                report(warning)
-            if recipe.objective.aggressive and not pretraining:
-                progress.settled |= figures["mutual_information"] <= progress.information
-                progress.information = max(progress.information, figures["mutual_information"])
-            if figures["loss"] < progress.best and not pretraining:
-                progress.best = figures["loss"]
-                run.save_best()
-        if progress.step % config.save_every == 0 or progress.step == config.steps:
-            run.save_state()
-    bar.close()
+    with interrupts() as interrupted:
+        _loop(run, Clock(config.minutes, progress.seconds, ranks, interrupted), report)
+    if ranks.rank == 0:
+        shutil.rmtree(folder / "last", ignore_errors=True)
     return folder / "best"
+
+
+def _loop(run: Run, clock: Clock, report: Report) -> None:
+    """Step after step until the run is finished; raises KeyboardInterrupt where it is to end before, all saved."""
+    config, progress, folder = run.recipe.train, run.progress, run.folder
+    timed = clock.budget > 0
+    began, tokens_seen, told = clock.used, 0, False
+    bar = tqdm(
+        total=clock.budget or config.steps, initial=clock.used if timed else progress.step, unit="step", smoothing=0.02,
+        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if timed else None,
+        disable=True if run.ranks.rank else None,
+    )  # fmt: skip
+    batches = run.batches.resume(progress.epoch, progress.position)
+    last = progress.seconds >= clock.budget if timed else progress.step >= config.steps
+    while not last:
+        run.share, before = clock.share, progress.place
+        progress.epoch, progress.position, tokens = next(batches)
+        result = run.step(tokens)
+        tokens_seen += int((tokens != 0).sum())
+        progress.recent.append([result.reconstruction, result.kl, result.accuracy, result.beta])
+        seconds = clock.step()
+        bar.update(seconds if timed else 1)
+        last = clock.over if timed else progress.step >= config.steps
+        left = clock.left(config.steps - progress.step)
+        if bar.disable and not told and clock.used - began >= FIRST_WORD:
+            report(f"step {progress.step}: about {left} left")
+            told = True
+        if progress.step % 100 == 0:
+            _tell(run, tokens_seen / (clock.used - began), left, bar, report)
+        due = progress.place // config.evaluate_every > before // config.evaluate_every and clock.may_validate
+        if due or last:
+            _validate(run, last, report)
+            bar.update(clock.validated() if timed else 0)
+        if timed:
+            progress.seconds = max(clock.used, clock.budget) if last else clock.used
+        if progress.step % config.save_every == 0 or last or clock.interrupted:
+            run.save_state()
+        if clock.interrupted and not last:
+            run.save("last")
+            bar.close()
+            where = f"the state is in {folder}, a model of this step in {folder / 'last'}"
+            raise KeyboardInterrupt(f"interrupted at step {progress.step}: {where}")
+    bar.close()
+
+
+def _tell(run: Run, per_second: float, left: str, bar: Any, report: Report) -> None:
+    """Log and tell the means of the steps since the last time, so many tokens a second."""
+    progress = run.progress
+    reconstruction, kl, accuracy, beta = np.mean(progress.recent, 0).tolist()
+    progress.recent.clear()
+    line = {
+        "step": progress.step, "loss": reconstruction + beta * kl, "reconstruction": reconstruction,
+        "kl_bits": kl / LN2, "beta": beta, "accuracy": accuracy, "tokens_per_second": per_second,
+        "learning_rate": rate_at(run.recipe.train, progress.place),
+    }  # fmt: skip
+    run.log("train", line)
+    bar.set_postfix_str(f"loss {line['loss']:.1f} nats, KL {line['kl_bits']:.0f} bits, {per_second:.0f} tokens/s")
+    if bar.disable:
+        report(f"step {progress.step}: loss {line['loss']:.2f} nats, KL {line['kl_bits']:.1f} bits, accuracy "
+               f"{accuracy:.3f}, beta {beta:.3f}, {per_second:.0f} tokens/s, {left} left")  # fmt: skip
+
+
+def _validate(run: Run, last: bool, report: Report) -> None:
+    """Validate, tell and log the figures, and keep the best checkpoint."""
+    recipe, progress = run.recipe, run.progress
+    figures = run.validate()
+    run.log("valid", {"step": progress.step, **figures})
+    report("valid: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    pretraining = progress.place <= recipe.objective.pretrain_steps
+    warning = collapsed(figures, recipe.model.latent)
+    if warning and not (recipe.objective.autoencoder or pretraining):
+        report(warning)
+    if recipe.objective.aggressive and not pretraining:
+        progress.settled |= figures["mutual_information"] <= progress.information
+        progress.information = max(progress.information, figures["mutual_information"])
+    if (figures["loss"] < progress.best and not pretraining) or (last and math.isinf(progress.best)):
+        progress.best = figures["loss"]
+        run.save("best")
 
 
 def train_from(
@@ -187,7 +232,14 @@ def train_from(
                 recipe, data, folder / "data", tokenizer=tokenizer, report=report, make_them=ranks.rank == 0
             )
         )
-        best = _train(recipe, prepared, spelled, folder, resume, start, report)
+        try:
+            best = _train(recipe, prepared, spelled, folder, resume, start, report)
+        except KeyboardInterrupt as stop:
+            if stop.args:  # all is saved
+                if ranks.rank == 0:
+                    fit_styles(folder / "last", prepared, lambda _: None, LAST_SEGMENTS, LAST_PIECES)
+                ranks.leave()
+            raise
         if ranks.rank == 0:
             fit_styles(best, prepared, report)
     ranks.leave()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqvae import checkpoint, mixture, style
 from seqvae.codec import load
-from seqvae.dataset import Longs, TokenData, in_split
+from seqvae.dataset import Longs, TokenData
 from seqvae.model import PAD
 
 Report = Callable[[str], None]
@@ -31,7 +31,7 @@ def pieces_of_styles(data: TokenData, rng: np.random.Generator, most: int = STYL
     kept: dict[int, tuple[Floats, Longs]] = {}  # those that drew the smallest numbers so far
     for number in range(data.index["shards"]):
         shard = data.shard(number)
-        trained = np.flatnonzero(in_split(shard.pieces["group"], "train"))
+        trained = np.flatnonzero(data.in_split(shard.pieces["group"], "train"))
         styles, drawn = shard.pieces["style"][trained], rng.random(len(trained))
         for one in np.unique(styles).tolist():
             before, pieces = kept.get(one, (np.zeros(0), np.zeros(0, np.int64)))
@@ -42,17 +42,17 @@ def pieces_of_styles(data: TokenData, rng: np.random.Generator, most: int = STYL
     return {data.styles[one]: np.sort(pieces) for one, (_, pieces) in kept.items()}
 
 
-def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16) -> None:
+def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16, most: int = STYLE_PIECES) -> None:
     """Fit every style of the training split, and `all` of them together, and write them into the checkpoint.
 
-    At most `segments` segments in a row of each piece, from a random place, and of at most STYLE_PIECES pieces.
+    At most `segments` segments in a row of each piece, from a random place, and of at most `most` pieces a style.
     """
     codec = load(folder)
     rng = np.random.default_rng(0)
     latents: dict[str, list[Tensor]] = {}
     draws: list[Tensor] = []  # of the posteriors: what the mixture is to be like, wider than their means
     generator = torch.Generator().manual_seed(0)
-    for name, chosen in sorted(pieces_of_styles(data, rng).items()):
+    for name, chosen in sorted(pieces_of_styles(data, rng, most).items()):
         pieces, firsts, _ = data.windows(chosen, codec.chunks)
         # of each piece some segments in a row: rank them within the piece, and begin at a place of its own
         rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)

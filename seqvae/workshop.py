@@ -32,7 +32,7 @@ Algorithm = Literal["bpe", "unigram"]
 @verb(
     app,
     "seqvae train music --data songs/ --out runs/music --set model.latent=256",
-    "seqvae train reviews --data positive.txt --data negative.txt --out runs/mine",
+    "seqvae train reviews --data positive.txt --data negative.txt --out runs/mine --minutes 10",
 )
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .toml.", show_default=False)],
@@ -47,11 +47,18 @@ def train(
     start: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Begin with the weights of this model, not at random.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, callback=lambda value: None if value is None else terminal.finite(value),
+            help="Train for so long, with a schedule to match, and not for the recipe's train.steps.",
+        ),
+    ] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
-) -> None:
-    """Train a model on pieces. Prints where the checkpoint is.
+) -> None:  # fmt: skip
+    """Train a model on pieces. Prints where the checkpoint is. Ctrl-C saves where it is, to go on with --resume.
 
     Of music, --data is a folder with a folder for each style in it; of text, each file with one sentence a line is a
     style, and has its name. Or it is the folder `data` of an earlier run, or its address (s3://...).
@@ -59,6 +66,7 @@ def train(
     from seqvae.config import load_recipe
 
     changed = [*(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    changed += [f"train.minutes={minutes}"] if minutes is not None else []
     settings = load_recipe(recipe, changed)
     from seqvae.train import train_from
 
@@ -68,12 +76,16 @@ def train(
 
             tokenizer = released.find(start) / "tokenizer"  # weights are of one vocabulary
         best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, start=start, report=report)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
         command += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
         command += [f"--start={start}"] if start is not None else []
         command += [f"--set={change}" for change in changed]
-        terminal.end(f"interrupted; go on with `{shlex.join(command)} --resume`", 130)
+        from seqvae import distributed
+
+        if distributed.join().rank:
+            raise typer.Exit(130) from None
+        terminal.end(f"{stop or 'interrupted'}; go on with `{shlex.join(command)} --resume`", 130)
     from seqvae import distributed
 
     if distributed.join().rank == 0:

@@ -18,6 +18,7 @@ from symusic.core import ScoreTick
 
 from seqvae import checkpoint, codec, collection, midi
 from seqvae.dataset import split_of
+from seqvae.midi_tokenizer import MidiTokenizer
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -163,6 +164,39 @@ def test_a_folder_keeps_its_subfolders_stems_and_order(tiny_music: Path, here: P
     assert files(here / "out") == ["a.mid", "sub/z.mid", "z.mid"]
     done("blend", "in/sub/z.mid", "-m", tiny_music, "--to", "wild", "-o", "alone.mid")
     assert Path("alone.mid").read_bytes() == Path("out/sub/z.mid").read_bytes()
+
+
+@pytest.mark.parametrize("inputs", [["in/a-0.5.mid", "in/b.mid"], ["in"]])
+def test_of_several_outputs_the_folder_may_have_any_name(tiny_music: Path, here: Path, inputs: list[str]) -> None:
+    for i, name in enumerate(["a-0.5.mid", "b.mid"]):
+        song(here / "in" / name, i)
+    lines = done("blend", *inputs, "-m", tiny_music, "--to", "wild", "-o", "out/a-0.5")
+    assert lines == ["out/a-0.5/a-0.5.mid", "out/a-0.5/b.mid"]
+    assert files(here / "out") == ["a-0.5/a-0.5.mid", "a-0.5/b.mid"]
+    assert done("generate", "-n", 2, "-m", tiny_music, "-o", "v1.2") == ["v1.2/tiny-1.mid", "v1.2/tiny-2.mid"]
+
+
+def test_a_command_spells_each_piece_once(tiny_music: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spelled, encode = [], MidiTokenizer.encode
+
+    def counted(self: MidiTokenizer, piece: midi.Piece) -> list[Any]:
+        spelled.append(piece.name)
+        return encode(self, piece)
+
+    monkeypatch.setattr(MidiTokenizer, "encode", counted)
+    for i, name in enumerate("abcd"):
+        song(here / "in" / f"{name}.mid", i)
+    paths = [f"in/{name}.mid" for name in "abcd"]
+    for args in (
+        ["blend", "in", "--to", "wild", "-o", "out"], ["reconstruct", "in", "-o", "out"],
+        ["encode", "in", "-o", "z.safetensors"], ["interpolate", *paths, "--grid", 2, "-o", "out"],
+    ):  # fmt: skip
+        spelled.clear()
+        done(*args, "-m", tiny_music)
+        assert sorted(spelled) == list("abcd"), args[0]
+    spelled.clear()
+    done("interpolate", *paths[:2], "--steps", 2, "-m", tiny_music, "-o", "out")
+    assert sorted(spelled) == ["a", "b"]
 
 
 def test_outputs_inside_the_folder_are_no_inputs_the_next_time(tiny_music: Path, here: Path) -> None:

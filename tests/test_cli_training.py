@@ -235,3 +235,17 @@ def test_the_lock_of_a_run_goes_when_it_ends_and_is_not_taken_from_who_removes_i
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(SeqVAEError, match="another process trains here"), train._alone(here):
         pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        (["tokenizer.steps_per_beat=6", "tokenizer.max_steps=24"], "unknown setting 'steps_per_beat'"),
+        (["tokenizer.max_steps=24"], "choose a multiple of 12 from 48 to 384"),
+        (["tokenizer.max_steps=1200"], "choose a multiple of 12 from 48 to 384"),
+    ],
+)
+def test_a_grid_that_is_none_is_told_in_one_line(here: Path, changes: list[str], word: str) -> None:
+    song(here / "songs" / "a.mid")
+    line = told(seqvae("train", "music", "--data", "songs", "--out", "run", *(f"--set={one}" for one in changes)))
+    assert word in line

@@ -13,9 +13,10 @@ from conftest import MakePiece, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import checkpoint, codec, interpolate, midi, style
+from seqvae import checkpoint, codec, interpolate, midi, objective, style
 from seqvae.codec import Codec
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
+from seqvae.latent import Posterior
 from seqvae.midi import Piece
 from seqvae.sampling import Sampling
 from seqvae.style import Style
@@ -242,6 +243,26 @@ def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) ->
     assert rows(way[-1]) == rows(small.reconstruct(other))
     assert frame(way[1]) == midi.frame_rows(song.frame), "the nearer end's frame"
     assert frame(way[2]) == midi.frame_rows(other.frame)
+
+
+def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
+    small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched, refine = [], objective.refine
+
+    def counted(model: Any, tokens: Tensor, *rest: Any) -> Posterior:
+        searched.append(len(tokens))
+        return refine(model, tokens, *rest)
+
+    monkeypatch.setattr(codec, "refine", counted)
+    monkeypatch.setattr(small, "objective", replace(small.objective, refine=2))
+    pieces = [song, groove(3), groove(7, bars=5), groove(2)]
+    sizes = [len(small.segments(piece)) for piece in pieces]
+    small.interpolate(pieces[0], pieces[1], steps=3)
+    assert sum(searched) == sum(sizes[:2])
+    searched.clear()
+    small.grid(pieces, 2)
+    assert sum(searched) == sum(sizes)
 
 
 def test_a_way_from_a_piece_to_itself_stays_there(small: Codec) -> None:

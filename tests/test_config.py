@@ -191,3 +191,10 @@ def test_every_setting_has_a_docstring(section: type[Any]) -> None:
 def test_the_lists_of_ranges_name_settings_that_exist() -> None:
     names = {field.name for section in SECTIONS for field in dataclasses.fields(section)}
     assert names >= config.COUNTS | config.SHARES
+
+
+def test_a_grid_of_twelve_steps_is_the_only_one_and_need_not_be_named() -> None:
+    old = {"kind": "midi", "steps_per_beat": 12, "max_steps": 48}
+    assert from_dict(config.TokenizerConfig, old, "old") == config.TokenizerConfig()
+    with pytest.raises(ConfigError, match="unknown setting 'steps_per_beat'"):
+        from_dict(config.TokenizerConfig, {**old, "steps_per_beat": 6}, "old")

@@ -14,15 +14,18 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seqvae import dataset
-from seqvae.dataset import Batches, ShardWriter, Split, TokenData, fetched, in_split, split_of
+from seqvae.dataset import CUTS, Batches, ShardWriter, Split, TokenData, cuts, fetched, in_split, split_of
 from seqvae.errors import ReadError, SeqVAEError
 
 Ints = NDArray[np.int32]
 Piece = tuple[str, list[Ints]]
 EOS = 2
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 SEGMENT = 3  # chunks in a segment of most tests: pieces are no multiples of it
 
 
@@ -118,6 +121,33 @@ def test_a_split_follows_from_the_number_alone() -> None:
     splits: tuple[Split, ...] = ("train", "valid", "test")
     for split in splits:
         assert in_split(numbers, split).tolist() == [split_of(name) == split for name in names]
+
+
+@given(st.lists(st.integers(0, 39) | st.integers(0, 4), min_size=1, max_size=12))
+def test_two_groups_make_a_training_and_a_validation_split(fortieths: list[int]) -> None:
+    groups = np.array([(2 * place + 1) << 57 for place in fortieths], np.uint64) // np.uint64(5) * np.uint64(8)
+    found = cuts(groups)
+    counts = {split: len(np.unique(groups[in_split(groups, split, found)])) for split in SPLITS}
+    assert sum(counts.values()) == len(np.unique(groups))
+    if sum(counts.values()) > 1:
+        assert min(counts["train"], counts["valid"]) > 0
+    before = {split: len(np.unique(groups[in_split(groups, split)])) for split in SPLITS}
+    if min(before["train"], before["valid"]) > 0:
+        assert found == CUTS
+    elif found != CUTS:  # no more than one group has come into each
+        assert 1 in (counts["train"], counts["valid"])
+
+
+def test_a_collection_of_two_groups_has_one_to_validate_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "SHARD_TOKENS", 4)
+    names = [f"group {i}" for i in range(100) if split_of(f"group {i}") == "train"][:2]
+    data = write(tmp_path, [(names[i // 3], [np.array([5 + i, EOS], np.int32)]) for i in range(6)])
+    assert data.index["shards"] == 3
+    sizes = [len(batches(data, split)) for split in SPLITS]
+    assert sizes == [3, 3, 0]
+    assert {title for title in names if data.in_split(np.array([dataset._number(title)], np.uint64), "valid")} == {
+        min(names, key=dataset._number)
+    }
 
 
 def test_holding_out_more_keeps_what_was_held_out() -> None:

@@ -5,7 +5,10 @@ docs/extending.md leads through this file. What is patched here are the lines th
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +20,12 @@ import torch
 from conftest import SENTENCES
 from torch import Tensor, nn
 
-from seqvae import checkpoint, codec, encoder, forms, latent, objective, shards, train
+from seqvae import checkpoint, codec, decoder, encoder, forms, latent, objective, shards, train
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
 from seqvae.dataset import split_of
 from seqvae.errors import TokenizerError
 from seqvae.event_tokenizer import EventGrammar
+from seqvae.layers import Places
 from seqvae.vocabulary import EOS, Ints, Uncued
 
 RECIPE = Recipe(
@@ -149,6 +153,71 @@ def test_a_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     padded = torch.cat([tokens, torch.zeros_like(tokens)], -1)
     short, long = (model.encode(x, torch.zeros(*x.shape, 0, dtype=torch.long)).mean for x in (tokens, padded))
     assert torch.allclose(short, long, atol=1e-5)
+
+
+class GatedWriter(nn.Module):
+    """Writes a chunk by gated units (Cho et al. 2014) whose first state is told by the code."""
+
+    batch_axis = 1  # of the state (1, N, H)
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.first = nn.Linear(config.width, config.hidden)
+        self.enter = nn.Linear(2 * config.width, config.hidden)
+        self.units = nn.GRU(config.hidden, config.hidden, batch_first=True)
+        self.leave = nn.Linear(config.hidden, config.width)
+
+    def start(self, code: Tensor) -> list[Tensor]:
+        """The state before the first token of rows `code (N, W)`."""
+        return [self.first(code).tanh()[None]]
+
+    def forward(
+        self, tokens: Tensor, side: decoder.Side, code: Tensor, cache: list[Tensor], places: Places
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Embedded `tokens (M, W)` at `places` to `(M, W)`, and the state after the last step."""
+        out, state = self.units(places.laid_out(side.enter(tokens, self.enter)), cache[0])
+        return self.leave(places.of_grid(out)), [state]
+
+
+def test_a_backbone_that_writes(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "RecurrentWriter", GatedWriter)
+    best, _ = train.train_from(RECIPE, [lines], tmp_path / "run", report=lambda _: None)
+    first, *_, last = validations(tmp_path / "run")
+    assert last["loss"] < 0.8 * first["loss"]
+    model = codec.load(best).model
+    assert isinstance(model.decoder.writer, GatedWriter)
+    # the laws: one step after the other, with rows left out on the way, gives what many at once give
+    code = model.decoder.codes(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)))[:, 0]
+    inputs, cues = torch.tensor([[1, 9, 8, 7], [1, 5, 6, 7]]), torch.zeros(2, 4, 0, dtype=torch.long)
+    at_once = model.decoder(code, inputs, cues, model.decoder.start(code))[0].logits().view(2, 4, -1)
+    rows, cache = torch.tensor([0, 1]), model.decoder.start(code)
+    for t in range(4):
+        if t == 2:
+            rows, cache = rows[1:], model.decoder.select(cache, torch.tensor([1]))
+        told, cache = model.decoder.step(code[rows], inputs[rows, t : t + 1], cues[rows, t : t + 1], cache)
+        assert torch.allclose(told.logits(), at_once[rows, t], atol=1e-4)
+
+
+def test_the_page_names_what_there_is() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
+    named = re.findall(r"`(\w+(?:\.\w+)+)(?:\(([\w, ]+)\))?`", page)
+    checked = 0
+    for name, arguments in named:
+        module, *path = name.split(".")
+        if path == ["py"]:
+            continue
+        found: Any = importlib.import_module(f"seqvae.{module}")
+        for part in path:
+            found = getattr(found, part)
+        if arguments:
+            assert [one for one in inspect.signature(found).parameters if one != "self"] == arguments.split(", "), name
+            checked += 1
+    writers = re.findall(r"`(start|forward)\(([\w, ]+)\)`", page)
+    assert [method for method, _ in writers] == ["start", "forward"]
+    for method, arguments in writers:
+        for writer in (decoder.RecurrentWriter, decoder.TransformerWriter, GatedWriter):
+            assert list(inspect.signature(getattr(writer, method)).parameters)[1:] == arguments.split(", ")
+    assert checked == 3
 
 
 # --- an objective -----------------------------------------------------------------------------------------------------

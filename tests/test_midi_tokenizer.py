@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seqvae import midi
-from seqvae.errors import ReadError
+from seqvae import midi, midi_tokenizer
+from seqvae.errors import ReadError, TokenizerError
 from seqvae.forms import form_of
 from seqvae.midi import Piece
 from seqvae.midi_tokenizer import MidiTokenizer
@@ -332,8 +332,25 @@ def test_real_files_keep_their_notes_on_the_grid(tokenizer: MidiTokenizer, music
 
 @pytest.mark.parametrize("max_steps", [0, 24, 50])
 def test_a_chunk_is_a_bar_of_whole_beats(max_steps: int) -> None:
-    with pytest.raises(ValueError, match=str(max_steps)):
+    with pytest.raises(TokenizerError, match=str(max_steps)):
         MidiTokenizer(max_steps=max_steps)
+
+
+@pytest.mark.parametrize("beats", [4, 5, 16, 32])
+def test_the_vocabulary_is_that_of_miditok(beats: int) -> None:
+    miditok = pytest.importorskip("miditok")
+    settings = miditok.TokenizerConfig(
+        pitch_range=(0, 127), drums_pitch_range=(0, 127), beat_res={(0, beats): 12, (beats, 16): 2},
+        special_tokens=["PAD", "BOS", "EOS", "MASK"], use_velocities=False, use_time_signatures=False,
+        use_programs=True, use_pitchdrum_tokens=True, use_note_duration_programs=list(range(128)),
+    )  # fmt: skip
+    theirs, ours = miditok.REMI(settings).vocab, MidiTokenizer(max_steps=12 * beats).vocabulary
+    assert {name: token for name, token in ours.items() if token < len(theirs)} == theirs
+    assert list(ours)[len(theirs) :] == [f"Position_{step}" for step in range(48, 12 * beats)]
+
+
+def test_the_grid_is_that_of_the_pieces() -> None:
+    assert midi_tokenizer.STEPS_PER_BEAT == midi.STEPS_PER_BEAT
 
 
 # --- mixing -----------------------------------------------------------------------------------------------------------

@@ -50,9 +50,9 @@ def test_music_asks_for_no_pieces() -> None:
     def pieces() -> Iterator[str]:
         raise AssertionError("asked for pieces")
 
-    made = make(TokenizerConfig(steps_per_beat=6, max_steps=24), pieces)
+    made = make(TokenizerConfig(max_steps=96, common_key=True), pieces)
     assert isinstance(made, MidiTokenizer)
-    assert (made.steps_per_beat, made.max_steps) == (6, 24)
+    assert (made.max_steps, made.common_key) == (96, True)
 
 
 def test_text_is_learned_as_the_settings_say(text: Tokenizer) -> None:
@@ -127,6 +127,16 @@ def test_an_unknown_kind_names_those_known(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="smoke") as caught:
         load_tokenizer(tmp_path)
     assert all(kind in str(caught.value).partition("knows")[2] for kind in KINDS)
+
+
+@pytest.mark.parametrize("steps", [12, 6])
+def test_music_of_an_earlier_version_is_on_the_grid_that_is_left(tmp_path: Path, steps: int) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"kind": "midi", "steps_per_beat": steps, "max_steps": 48}))
+    if steps == 12:
+        assert load_tokenizer(tmp_path).vocab_size == MidiTokenizer().vocab_size
+    else:
+        with pytest.raises(CheckpointError, match="steps_per_beat"):
+            load_tokenizer(tmp_path)
 
 
 def test_settings_of_another_version_are_an_error(tmp_path: Path) -> None:
