@@ -44,9 +44,7 @@ def after(
     prepared: tuple[TokenData, Tokenizer], folder: Path, steps: int = RECIPE.train.steps, **changes: Any
 ) -> dict[str, float]:
     """The last validation of a run with some settings of its objective changed."""
-    recipe = replace(
-        RECIPE, objective=replace(RECIPE.objective, **changes), train=replace(RECIPE.train, steps=steps)
-    )
+    recipe = replace(RECIPE, objective=replace(RECIPE.objective, **changes), train=replace(RECIPE.train, steps=steps))
     train(recipe, *prepared, folder, resume=False, report=lambda _: None)
     found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     figures: dict[str, float] = [line for line in found if line["kind"] == "valid"][-1]

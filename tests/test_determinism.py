@@ -44,9 +44,7 @@ def by_command(threads: int, folder: Path, *arguments: str) -> list[bytes]:
     [("music", ["--style", "rock", "-n", "3", "-o", "songs"]), ("reviews", ["-n", "60"]), ("hdfs", ["-n", "30"])],
 )
 def test_what_is_drawn_does_not_depend_on_the_number_of_threads(model: str, options: list[str], tmp_path: Path) -> None:
-    one, two = (
-        by_command(n, tmp_path / str(n), "generate", "-m", model, *options, "--seed", "5") for n in (1, 2)
-    )
+    one, two = (by_command(n, tmp_path / str(n), "generate", "-m", model, *options, "--seed", "5") for n in (1, 2))
     assert len(one) == int(options[options.index("-n") + 1])
     assert len(set(one)) > 1
     assert one == two
