@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the files that need neither torch nor music21 shall not wai
     from seqvae.midi_tokenizer import MidiTokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for two threads to be faster than one
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where there are two, one that waits leaves its core to others
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network
 settings.register_profile("seqvae", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("seqvae")

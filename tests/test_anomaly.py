@@ -280,6 +280,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_session_of_a_million_events_takes_little_memory() -> None:
     done = subprocess.run([sys.executable, "-c", MILLION], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 200, "MB; its logits alone would be 400"

@@ -13,6 +13,8 @@ from seqvae.codec import Codec
 from seqvae.midi import Piece
 from seqvae.released import find, released
 
+pytestmark = pytest.mark.bf16
+
 FOLDERS = released()
 STYLES = {
     "midi": {"all", "classical", "rock", "jazz", "pop", "folk"},

@@ -21,6 +21,7 @@ BACKBONES = [("set", "recurrent"), ("transformer", "transformer")]
 SHAPES = [(5, 0), (3, 2), (4, 7), (2, 1)]  # rows of a batch, and places more than its longest has
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))),
     reason="no C++ compiler here, and torch.compile needs one",

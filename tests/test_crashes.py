@@ -57,6 +57,7 @@ def writer(text: str, name: str = "a") -> Callable[[Path], None]:
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_handful_of_kills(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "crashes.py", "--kills", "6", "--out", tmp_path]
     command += ["--work", *WORKS]

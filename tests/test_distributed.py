@@ -297,6 +297,7 @@ def two(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_results_come_in_the_order_of_the_items(two: list[dict[str, Any]]) -> None:
     assert [found["rank"] for found in two] == [0, 1]
     for count in (7, 1, 0):
@@ -304,6 +305,7 @@ def test_results_come_in_the_order_of_the_items(two: list[dict[str, Any]]) -> No
         assert two[1][f"in order {count}"] == []
 
 
+@pytest.mark.slow
 def test_all_hear_of_one(two: list[dict[str, Any]]) -> None:
     for found in two:
         assert found["sums"] == [[[3.0] * 3] * 2, 4.0]
@@ -313,6 +315,7 @@ def test_all_hear_of_one(two: list[dict[str, Any]]) -> None:
     assert [found["turn"] for found in two] == [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", RECIPES)
 def test_two_processes_are_as_one(
@@ -322,6 +325,7 @@ def test_two_processes_are_as_one(
         check_same(found[f"{kind} {change}"], one(kind, change) if change.startswith("fewer") else one(kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["plain", "shard"])
 def test_a_run_is_taken_up_in_another_number_of_processes(two: list[dict[str, Any]], folder: Path, change: str) -> None:
     assert two
@@ -347,6 +351,7 @@ def test_a_run_is_taken_up_in_another_number_of_processes(two: list[dict[str, An
         assert len((folder / name / "log.jsonl").read_text().splitlines()) == 2, "one validation, one line"
 
 
+@pytest.mark.slow
 def test_a_run_is_taken_up_in_as_many_processes_to_the_bit(two: list[dict[str, Any]], folder: Path) -> None:
     assert two
     straight, cut = (
@@ -356,11 +361,13 @@ def test_a_run_is_taken_up_in_as_many_processes_to_the_bit(two: list[dict[str, A
     assert straight[1] == cut[1]
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_writes(two: list[dict[str, Any]], folder: Path) -> None:
     assert two
     assert [path.name for path in (folder / "elsewhere").iterdir()] == ["text"]
 
 
+@pytest.mark.slow
 def test_when_one_fails_the_other_ends_and_says_so(folder: Path) -> None:
     # not under torchrun, which would end the other itself
     with socket.socket() as free:
@@ -381,6 +388,7 @@ def test_when_one_fails_the_other_ends_and_says_so(folder: Path) -> None:
     assert "RuntimeError: a bug" in told[1]
 
 
+@pytest.mark.slow
 def test_train_under_torchrun(folder: Path, tmp_path: Path) -> None:
     settings = {"tokenizer": {"kind": "text", "vocab_size": 320}, "model": {"chunks": 1, "latent": 8, "width": 16}}
     settings |= {"train": {"steps": 2, "batch_tokens": 256, "precision": "fp32"}}
@@ -397,6 +405,7 @@ if __name__ == "__main__":
     (fail_alone if sys.argv[2:] else work)(Path(sys.argv[1]))
 
 
+@pytest.mark.slow
 def test_sessions_are_scored_and_encoded_by_two_as_by_one(tiny_events: Path, tmp_path: Path) -> None:
     fit = ["detect", "fit", f"@{tmp_path / 'normal.txt'}", "-m", tiny_events, "-o", tmp_path / "detector"]
     (tmp_path / "normal.txt").write_text("".join(f"{session(i)}\n" for i in range(300, 700)))
@@ -425,6 +434,7 @@ def test_sessions_are_scored_and_encoded_by_two_as_by_one(tiny_events: Path, tmp
     torch.testing.assert_close(a["z"], b["z"])
 
 
+@pytest.mark.slow
 def test_standard_input_is_not_divided(tiny_events: Path, tmp_path: Path) -> None:
     result = torchrun("-m", "seqvae", "encode", "-", "-m", tiny_events, "-o", "x.safetensors", cwd=tmp_path)
     assert result.returncode == 1  # torchrun's own, whatever its processes end with

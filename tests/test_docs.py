@@ -98,6 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_has_cards_commands_and_reference(site: Path) -> None:
     for card in (ROOT / "checkpoints").glob("*/README.md"):
         assert (site / "cards" / card.parent.name / "index.html").is_file()
@@ -108,6 +109,7 @@ def test_the_site_has_cards_commands_and_reference(site: Path) -> None:
         assert f'id="seqvae.{name}"' in reference
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20

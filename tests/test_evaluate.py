@@ -142,7 +142,7 @@ def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeyp
     monkeypatch.setattr(evaluate, "Judge", Listener)
     for part, name in ((evaluate_blend, "blends"), (evaluate_blend, "strength"), (evaluate_samples, "samples")):
         monkeypatch.setattr(part, name, lambda *_: {})
-    evaluate.evaluate(codec, songs, pieces=1)
+    evaluate.evaluate(codec, songs, pieces=1, samples=6, pairs=5)
     assert heard
     assert {split_of(collection.title(name)) for name in heard} == {"train"}
 

@@ -58,6 +58,7 @@ def work(kind: str, checkpoint: Path, data: Path) -> None:
     codec.ranks.leave()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["music", "text"])
 def test_two_processes_measure_what_one_does(
     kind: str, trained: Trained, tiny_text: Path, request: pytest.FixtureRequest, here: Path,
@@ -87,6 +88,7 @@ def test_two_processes_measure_what_one_does(
     assert min(calls) > 0.3 * sum(calls), "both decoded"
 
 
+@pytest.mark.slow
 def test_evaluate_tells_once_what_two_processes_measured(tiny_text: Path, here: Path) -> None:
     (here / "lines.txt").write_text("".join(f"{line}\n" for line in SENTENCES[::7]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "seqvae"]

@@ -111,6 +111,7 @@ def clean(killed=None): pass
 """
 
 
+@pytest.mark.slow
 def test_the_driver_finds_each_kind_of_bug_goes_on_and_keeps_the_input(tmp_path: Path) -> None:
     code = (BENCHMARKS / "fuzz.py").read_text().replace("SECONDS = 10.0", "SECONDS = 0.5")
     (tmp_path / "fuzz.py").write_text(code.replace("MEMORY = 2 << 30", "MEMORY = 300 << 20"))

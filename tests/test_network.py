@@ -19,6 +19,8 @@ import pytest
 from commands import song
 from conftest import SENTENCES, SESSIONS
 
+pytestmark = pytest.mark.slow
+
 GUARD = """
 import os, sys
 
@@ -104,7 +106,6 @@ def check(watch: Watch, *calls: str) -> None:
     assert watch.told("watched")
 
 
-@pytest.mark.slow
 def test_commands_on_music_ask_nobody(watch: Watch, tiny_music: Path) -> None:
     for i in range(6):
         song(watch.folder / "songs" / ("calm", "wild")[i % 2] / f"{i}.mid", i)
@@ -127,7 +128,6 @@ def test_commands_on_music_ask_nobody(watch: Watch, tiny_music: Path) -> None:
     assert len(watch.told("watched")) > 1, "files are read, and sound is made, in processes of their own"
 
 
-@pytest.mark.slow
 def test_commands_on_sentences_ask_nobody(watch: Watch, tiny_text: Path) -> None:
     (watch.folder / "a.txt").write_text("".join(f"{line}\n" for line in SENTENCES))
     check(

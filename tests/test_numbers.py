@@ -348,6 +348,7 @@ def test_training_tells_of_it_by_the_command(here: Path, folder: Path, monkeypat
 # --- two processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_infinite_gradient_in_one_of_two_processes_stops_both(folder: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

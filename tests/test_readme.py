@@ -1,6 +1,6 @@
 """What the README says to type works, prints what it shows, and leads to files that are there.
 
-Its two first commands as they stand are .ci/run's part, for they install; the first runs here without that.
+Its commands as they stand are .ci/run's part, for they install and test; the first runs here without that.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from commands import song
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = {
-    (kind, name): text
-    for kind, name, text in re.findall(r"^<!-- (\w+): (\w+) -->\n```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-}
+BLOCK = re.compile(r"^<!-- (\w+): ([\w-]+) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = {(kind, name): text for kind, name, text in BLOCK.findall(README)}
 EXAMPLES = [name for kind, name in BLOCKS if kind == "example"]
 
 
@@ -35,11 +33,12 @@ def run(command: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_it_has_four_examples_and_the_two_commands() -> None:
+def test_it_has_four_examples_and_the_three_commands() -> None:
     assert len(EXAMPLES) == 4
-    assert {("command", "blend"), ("command", "test")} <= BLOCKS.keys()
+    assert {("command", name) for name in ("blend", "test", "slow-tests")} <= BLOCKS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.bf16
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_prints_what_is_shown(name: str, tmp_path: Path) -> None:
@@ -50,6 +49,7 @@ def test_an_example_prints_what_is_shown(name: str, tmp_path: Path) -> None:
     assert 2 * sum(a == b for a, b in zip(printed, shown, strict=True)) >= len(shown), printed
 
 
+@pytest.mark.slow
 def test_the_first_command_without_its_installation_and_with_sound(tmp_path: Path) -> None:
     command = BLOCKS["command", "blend"].strip().rpartition(" && ")[2].removeprefix(".venv/bin/")
     assert command.startswith("seqvae blend corpus:bach/bwv66.6 ")
@@ -59,6 +59,7 @@ def test_the_first_command_without_its_installation_and_with_sound(tmp_path: Pat
         assert sound.getnframes() > 10 * sound.getframerate()
 
 
+@pytest.mark.slow
 def test_its_python_runs(here: Path) -> None:
     [block] = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     for number, name in enumerate(("song", "a", "b")):
