@@ -3,14 +3,15 @@ r"""Ways to move music from style to style, compared at what they keep; and attr
     python benchmarks/arithmetic.py methods --data DIR [--songs 8] [--pairs classical:rock rock:jazz] [--harmony 0]
     python benchmarks/arithmetic.py attributes --data DIR [--songs 12]
 
-Both print Markdown tables; songs are split as in training, and only held-out ones are moved. Intervals are 95 %, songs
-drawn again. DIR has a folder for each style. Notes lean to the harmony of the original as `seqvae blend` lets them, by
+Both print Markdown tables. Moved are songs of the held-out half that is for choosing. Intervals are 95 %, songs drawn
+again. DIR has a folder for each style. Notes lean to the harmony of the original as `seqvae blend` lets them, by
 --harmony 0 not at all.
 
 `methods`: every method of style.py, and moves along other directions than the difference of means d, S^-p d with S
 the mean of both covariances: whitened for p = 1/2, Fisher's for p = 1, of such a length that amount 1 takes the
 source's mean to the target's place on Fisher's axis (`style.advance`). `own` starts from the song's own mean.
-Baselines: a random vector as long as d, and instruments swapped without the model. The second table is read along each
+Controls: a random vector as long as d, drawn from the latents' covariance; the same move of another song's latents, and
+the target's mean alone, for what is kept; instruments swapped without the model. The second table is read along each
 method's sweep: the judge's probability of the target where so much chroma is kept, on the line between two amounts.
 
 `attributes`: what `seqvae style fit --by` fits on training songs, added to held-out songs with little of the attribute;
@@ -32,10 +33,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import attributes, collection, distributions, evaluate_blend, held_out, kinds, measures, style
+from seqvae import attributes, collection, controls, distributions, evaluate_blend, held_out, kinds, measures, style
 from seqvae import text_measures as text
 from seqvae.codec import HARMONY, Codec
-from seqvae.dataset import split_of
+from seqvae.dataset import half_of
 from seqvae.judge import Judge
 from seqvae.midi import Piece
 from seqvae.style import Style
@@ -77,11 +78,10 @@ def along_axis(source: Style, target: Style, power: float) -> Tensor:
     return turned.float()
 
 
-def moves(source: Style, target: Style, rng: np.random.Generator) -> dict[str, Move]:
+def moves(source: Style, target: Style, styles: Sequence[Style], generator: torch.Generator) -> dict[str, Move]:
     """Every method by its name."""
     difference = style.vector(source, target)
-    noise = torch.from_numpy(rng.standard_normal(len(difference))).float()
-    random = noise / noise.norm() * difference.norm()
+    random = controls.random_vectors(styles, [float(difference.norm())], generator)[0]
 
     def by(method: style.Method) -> Move:
         # the heavy part of a transport is the same for every amount
@@ -104,12 +104,13 @@ def moves(source: Style, target: Style, rng: np.random.Generator) -> dict[str, M
 
 def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony: float, seed: int) -> None:
     """The tables of `methods`."""
-    rng = np.random.default_rng(seed)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    every = [one for name, one in codec.styles.items() if name != "all"]
     wanted = [tuple(pair.split(":")) for pair in pairs]
     names = sorted({name for pair in wanted for name in pair})
     chunks = SEGMENTS * codec.chunks
     found = held_out.gather(
-        data, names, train=JUDGE_SONGS, test=songs, train_chunks=chunks, test_chunks=chunks, rng=rng
+        data, names, train=JUDGE_SONGS, test=songs, train_chunks=chunks, test_chunks=chunks, rng=rng, half="choose"
     )
     judge = Judge([(name, piece) for name in names for piece in found.train[name]], codec.chunks, True, seed)
     rankings = {name: measures.program_ranking([piece.notes for piece in found.train[name]]) for name in names}
@@ -124,10 +125,17 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
 
     for source, target in wanted:
         mine = encoded[source]
-        for name, move in moves(codec.styles[source], codec.styles[target], rng).items():
+        numbers = controls.others([source] * len(mine), rng)
+        another = [controls.as_long(mine[i].z, len(song.z)) for i, song in zip(numbers, mine, strict=True)]
+        for name, move in moves(codec.styles[source], codec.styles[target], every, generator).items():
             for amount in AMOUNTS:
                 z = [move(song.z, amount) for song in mine]
                 heard((name, amount), mine, target, held_out.decode(codec, mine, z, harmony))
+                if name in (*get_args(style.Method), "mean, own"):
+                    z = [move(x, amount) for x in another]
+                    heard((f"{name}, another song", amount), mine, target, held_out.decode(codec, mine, z, harmony))
+        z = [codec.styles[target].mean.expand(len(song.z), -1) for song in mine]
+        heard(("target mean alone", 1.0), mine, target, held_out.decode(codec, mine, z, harmony))
         heard(("unmoved", 0.0), mine, target, held_out.decode(codec, mine, [song.z for song in mine], harmony))
         swapped = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in mine]
         heard(("programs swapped", 0.0), mine, target, swapped)
@@ -139,7 +147,7 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
         [[name, f"{amount:g}", *(cell(measures.interval(x[~np.isnan(x)])) for x in values.T)]
          for (name, amount), values in figures.items()],
     )  # fmt: skip
-    swept = [name for name, amount in figures if amount == AMOUNTS[0]]
+    swept = [name for name, amount in figures if amount == AMOUNTS[0] and "another song" not in name]
     still = figures["unmoved", 0.0]
     lines = []
     for name in swept:
@@ -165,11 +173,11 @@ def _at_chroma(sweep: Floats, chroma: float) -> text.Figure:
 
 def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only: Sequence[str]) -> None:
     """The tables of `attributes`."""
-    rng = np.random.default_rng(seed)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     paths = collection.find([data])
     order = [paths[i] for i in rng.permutation(len(paths))]
-    test = [path for path in order if split_of(collection.title(path)) == "test"]
-    train = [path for path in order if split_of(collection.title(path)) == "train"][: 3 * FIT_SONGS]
+    test = [path for path in order if half_of(collection.title(path)) == "choose"]
+    train = [path for path in order if half_of(collection.title(path)) is None][: 3 * FIT_SONGS]
     chunks = SEGMENTS * codec.chunks
 
     def read(files: Sequence[Path]) -> list[Piece]:
@@ -186,18 +194,24 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
         little = attributes.divide(attribute, unknown)[attribute.little][:songs]
         own = held_out.encode(codec, attribute.little, little)
         way = style.vector(fitted[attribute.little], fitted[attribute.much])
-        noise = torch.from_numpy(rng.standard_normal((len(own), len(way)))).float()
-        random = [x / x.norm() * way.norm() for x in noise]
+        random = list(controls.random_vectors(list(fitted.values()), [float(way.norm())] * len(own), generator))
+        mean = fitted[attribute.much].mean
         print(f"\n{name}: {attribute.little} {len(few[attribute.little])} songs, {attribute.much} "
               f"{len(few[attribute.much])}, {len(own)} held-out songs moved, harmony {harmony:g}")  # fmt: skip
+        numbers = controls.others([name] * len(own), rng)
+        another = [controls.as_long(own[i].z, len(song.z)) for i, song in zip(numbers, own, strict=True)]
+        moved = {
+            **{f"amount {x:g}": [song.z + x * way for song in own] for x in (0.0, *AMOUNTS)},
+            "random 1": [song.z + one for song, one in zip(own, random, strict=True)],
+            "another song, amount 1": [z + way for z in another],
+            "mean alone": [mean.expand(len(song.z), -1) for song in own],
+        }
         rows = []
         still: Floats | None = None
-        for label, amount, ways in [
-            *((f"amount {x:g}", x, [way] * len(own)) for x in (0.0, *AMOUNTS)), ("random 1", 1.0, random)
-        ]:  # fmt: skip
-            z = [song.z + amount * one for song, one in zip(own, ways, strict=True)]
+        for label, z in moved.items():
             values, kept = [], []
-            for song, notes in zip(own, held_out.decode(codec, own, z, harmony if amount else 0.0), strict=True):
+            decoded = held_out.decode(codec, own, z, harmony if label != "amount 0" else 0.0)
+            for song, notes in zip(own, decoded, strict=True):
                 full = np.column_stack([notes, np.full(len(notes), 80, np.int32)])
                 values.append(attribute.value(Piece(full, song.piece.bounds, song.piece.frame)))
                 kept.append(evaluate_blend.kept(song.piece.notes[:, :4], notes, song.piece.bounds)["chroma"])

@@ -13,9 +13,13 @@ question is whether the result lies nearer to the same chart's renderings in the
 
 each averaged over the target's grooves. `lead` is the share of other charts that are farther, .5 by chance; p is that
 of 20,000 assignments of targets to sources (`distributions.matched`); intervals are 95 % over charts. `moved` is what
-a judge, fitted on the other charts' renderings, gives the target style. Controls: the source as it is, reconstructed
-(amount 0), and as a ceiling one of the target's own grooves against its others. Blends lean to the harmony of the
-source as `seqvae blend` makes them, and in rows "harmony 0" they do not.
+a judge, fitted on the other charts' renderings, gives the target style. Blends lean to the harmony of the source as
+`seqvae blend` makes them, and in rows "harmony 0" they do not.
+
+Controls: the source as it is, reconstructed (amount 0); as a ceiling one of the target's own grooves against its
+others; and without the song, the target's mean alone and another chart's latents moved alike, both in the bars of the
+source and leaning to its harmony. "beyond" is how much more lead a blend has than each of these two, paired over
+charts: only as far as it is above 0 has the latent vector kept the chart.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +40,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae import codec as codecs
-from seqvae import distributions, held_out, measures, midi, style
+from seqvae import controls, distributions, held_out, measures, midi, style
 from seqvae.codec import HARMONY, Codec
-from seqvae.held_out import Song
 from seqvae.judge import Judge
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 AMOUNTS = (0.5, 1.0)
+LEANS = {"": HARMONY, ", harmony 0": 0.0}
 MEASURES = ("chroma", "harmony", "latent")
 
 
@@ -142,32 +147,48 @@ class Bench:
         """The renderings of a style by chart."""
         return {chart: [r for r in self.renderings if (r.style, r.chart) == (name, chart)] for chart in self.charts}
 
-    def vectors(self, source: str, target: str, kind: str, called: Mapping[str, str]) -> list[Tensor] | None:
-        """The way from style to style for each chart; None where the model has no such styles."""
+    def ends(self, source: str, target: str, kind: str, called: Mapping[str, str]) -> list[list[Tensor]]:
+        """The means of both styles `(D,)` for each chart; none where the model has no such styles."""
         if kind == "other charts":
             fitted = [self.fitted[self.fold[chart]] for chart in self.charts]
-            return [style.vector(one[source], one[target]) for one in fitted]
+            return [[one[source].mean, one[target].mean] for one in fitted]
         names = [called.get(name, name) for name in (source, target)]
         if not set(names) <= self.codec.styles.keys():
-            return None
-        return [style.vector(*(self.codec.styles[name] for name in names))] * len(self.charts)
+            return []
+        return [[self.codec.styles[name].mean for name in names]] * len(self.charts)
 
-    def measure(self, songs: Sequence[Song], notes: Sequence[Ints], target: str, groove: str = "") -> dict[str, Any]:
-        """All figures of results, one a chart."""
+    def scores(
+        self, frames: Sequence[midi.Piece], notes: Sequence[Ints], target: str, groove: str = ""
+    ) -> tuple[Floats, Floats]:
+        """`table_of` results, one a chart in the bars of `frames`, and the target's probability of each `(charts,)`."""
         pieces = [
-            midi.Piece(np.column_stack([x, np.full(len(x), 80, np.int32)]), s.piece.bounds, s.piece.frame)
-            for s, x in zip(songs, notes, strict=True)
+            midi.Piece(np.column_stack([x, np.full(len(x), 80, np.int32)]), piece.bounds, piece.frame)
+            for piece, x in zip(frames, notes, strict=True)
         ]
         split = [self.codec.segments(piece) for piece in pieces]
         latents = self.codec.posteriors([x for one in split for x in one]).mean
         z = torch.split(latents, [len(one) for one in split])
         results = [(a, chords(p.notes, p.bounds), groove) for a, p in zip(z, pieces, strict=True)]
-        scores = table_of(results, self.charts, self.targets(target))
         said = [
             self.judges[self.fold[chart]].probability(piece.notes, piece.bounds)[target]
             for chart, piece in zip(self.charts, pieces, strict=True)
         ]
-        return {**figures(scores), "moved": list(measures.interval(np.array(said)))}
+        return table_of(results, self.charts, self.targets(target)), np.array(said)
+
+    def measure(
+        self, frames: Sequence[midi.Piece], notes: Sequence[Ints], target: str, groove: str = ""
+    ) -> dict[str, Any]:
+        """All figures of results, one a chart."""
+        scores, said = self.scores(frames, notes, target, groove)
+        return {**figures(scores), "moved": list(measures.interval(said))}
+
+
+def beyond(scores: Floats, control: Floats) -> dict[str, list[float]]:
+    """How much more lead results have than a control, by MEASURES of `(N, N, MEASURES)` each, paired over charts."""
+    return {
+        name: list(controls.beyond(distributions.lead(scores[..., k]), distributions.lead(control[..., k])))
+        for k, name in enumerate(MEASURES)
+    }
 
 
 def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> dict[str, Any]:
@@ -178,24 +199,40 @@ def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> 
     for source, groove in sources.items():
         chosen = {r.chart: r for r in bench.renderings if (r.style, r.groove) == (source, groove)}
         songs = held_out.encode(codec, source, [chosen[chart].piece for chart in bench.charts])
+        frames = [song.piece for song in songs]
+        numbers = controls.others([source] * len(songs), np.random.default_rng(0))
+        another = [controls.as_long(songs[i].z, len(song.z)) for i, song in zip(numbers, songs, strict=True)]
         print(f"encoded {source} after {time.time() - start:.0f} s", file=sys.stderr)
         for target in bench.styles:
             if target == source:
                 continue
             rows = out[f"{source} to {target}"] = {}
-            rows["source itself"] = bench.measure(songs, [s.piece.notes[:, :4] for s in songs], target)
-            rows["amount 0"] = bench.measure(songs, held_out.decode(codec, songs, [s.z for s in songs]), target)
+            rows["source itself"] = bench.measure(frames, [piece.notes[:, :4] for piece in frames], target)
+            rows["amount 0"] = bench.measure(frames, held_out.decode(codec, songs, [s.z for s in songs]), target)
             for kind in ("other charts", "released"):
-                vectors = bench.vectors(source, target, kind, called)
-                for amount in AMOUNTS if vectors else ():
-                    z = [s.z + amount * v for s, v in zip(songs, vectors or [], strict=True)]
-                    for name, harmony in (("", HARMONY), (", harmony 0", 0.0)):
-                        notes = held_out.decode(codec, songs, z, harmony)
-                        rows[f"{kind}, {amount:g}{name}"] = bench.measure(songs, notes, target)
-            another = sources.get(target) or min(r.groove for r in bench.renderings if r.style == target)
-            own = {r.chart: r for r in bench.renderings if (r.style, r.groove) == (target, another)}
-            real = [held_out.Song(target, own[c].piece, own[c].z, np.zeros(0), 0, np.zeros(0)) for c in bench.charts]
-            rows["ceiling: another groove"] = bench.measure(real, [s.piece.notes[:, :4] for s in real], target, another)
+                ends = bench.ends(source, target, kind, called)
+                for amount, (name, harmony) in product(AMOUNTS if ends else (), LEANS.items()):
+                    ways = [amount * (there - here) for here, there in ends]
+                    moves = {
+                        "": [song.z + way for song, way in zip(songs, ways, strict=True)],
+                        ", another chart": [z + way for z, way in zip(another, ways, strict=True)],
+                        ", target mean": [end[1].expand(len(s.z), -1) for s, end in zip(songs, ends, strict=True)],
+                    }
+                    found = {
+                        of: bench.scores(frames, held_out.decode(codec, songs, z, harmony), target)
+                        for of, z in moves.items()
+                    }
+                    for of, (scores, said) in found.items():
+                        row = {**figures(scores), "moved": list(measures.interval(said))}
+                        rows[f"{kind}, {amount:g}{name}{of}"] = row
+                        if of:
+                            row["beyond"] = beyond(found[""][0], scores)
+            groove_ = sources.get(target) or min(r.groove for r in bench.renderings if r.style == target)
+            own = {r.chart: r for r in bench.renderings if (r.style, r.groove) == (target, groove_)}
+            real = [own[chart].piece for chart in bench.charts]
+            rows["ceiling: another groove"] = bench.measure(
+                real, [piece.notes[:, :4] for piece in real], target, groove_
+            )
             print(f"{source} to {target} after {time.time() - start:.0f} s", file=sys.stderr)
     return out
 
@@ -207,11 +244,13 @@ def markdown(result: Mapping[str, Any]) -> str:
         return f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
 
     head = ["", *(f"{name}: lead, p" for name in MEASURES), "harmony: own less others", "moved"]
+    head += [f"{name}: the blend's lead beyond this" for name in MEASURES]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for direction, rows in result.items():
         for name, row in rows.items():
             cells = [f"{cell(row[m]['lead'])}, {row[m]['p']:.1g}" for m in MEASURES]
             cells += [cell(row["harmony"]["difference"]), cell(row["moved"])]
+            cells += [cell(row["beyond"][m]) if "beyond" in row else "" for m in MEASURES]
             lines.append(f"| {direction}: {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

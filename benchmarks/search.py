@@ -79,13 +79,13 @@ def reversed_tracks(files: Sequence[Path], roots: Path, folder: Path) -> Path:
 
 
 def validation(data: Path, songs: int, chunks: int) -> list[Piece]:
-    """The first bars of at most so many validation songs of each style, one a title."""
+    """A stretch of at most so many songs of each style, one a title, of the held-out half that is for choosing."""
     files = collection.find([data])
     rng = np.random.default_rng(0)
     wanted: dict[str, dict[str, Path]] = {}
     for i in rng.permutation(len(files)):
         style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
-        if dataset.split_of(title) == "valid" and len(wanted.setdefault(style, {})) < songs:
+        if dataset.half_of(title) == "choose" and len(wanted.setdefault(style, {})) < songs:
             wanted[style].setdefault(title, files[i])
     paths = [path for style in sorted(wanted) for path in wanted[style].values()]
     found = [piece for _, piece in collection.read_all(paths, cache=collection.default_cache())]

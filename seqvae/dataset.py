@@ -33,6 +33,7 @@ Longs = NDArray[np.int64]
 Numbers = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 Split = Literal["train", "valid", "test"]
+Half = Literal["choose", "final"]
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a shard
 BLOCK = 4096  # pieces that are counted together, so that any piece of a split can be found among a billion
@@ -53,6 +54,16 @@ def split_of(group: str, held_out: float = 0.1) -> Split:
     """
     x = _number(group) / 2**64
     return "test" if x < held_out / 2 else "valid" if x < held_out else "train"
+
+
+def half_of(group: str) -> Half | None:
+    """The half of the held-out tenth, valid and test, that a group is in by a second hash; None in training.
+
+    On one half settings are chosen, on the other final figures are measured.
+    """
+    if split_of(group) == "train":
+        return None
+    return "choose" if _number(f"half {group}") < 2**63 else "final"
 
 
 CUTS = 0.05, 0.1

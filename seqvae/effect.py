@@ -14,9 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import collection, distributions, evaluate_blend, evaluate_transfer, held_out, measures, text_measures
+from seqvae import (
+    collection,
+    controls,
+    distributions,
+    evaluate_blend,
+    evaluate_transfer,
+    held_out,
+    measures,
+    text_measures,
+)
 from seqvae.codec import HARMONY, Codec
-from seqvae.dataset import split_of
+from seqvae.dataset import half_of
 from seqvae.errors import StyleError
 from seqvae.judge import Judge
 from seqvae.midi import Piece
@@ -30,8 +39,8 @@ JUDGE_LINES = 5000  # lines
 
 
 def is_held_out(piece: Any) -> bool:
-    """Whether a song, by its title, or a line is in the test split: one in twenty, and never of what was trained on."""
-    return split_of(collection.title(piece.name) if isinstance(piece, Piece) else piece) == "test"
+    """Whether a song, by its title, or a line is for final figures: one in twenty, and never of what was trained on."""
+    return half_of(collection.title(piece.name) if isinstance(piece, Piece) else piece) == "final"
 
 
 class _Ear(Protocol):
@@ -56,7 +65,8 @@ def measure(
 
     Of each style at most `songs` held-out pieces are moved, and a judge is fitted on others. Each piece is moved by
     `amount` of the difference of means, as `Codec.blend` does with a source, and for control by a random vector of the
-    same length. Raises StyleError for a style that the codec does not know, or of which nothing is held out or left.
+    same length. What is kept stands beside the same of another piece's latents, and of the target's mean alone. Raises
+    StyleError for a style that the codec does not know, or of which nothing is held out or left.
     """
     vectors = {name: codec.style(name).mean for name in pieces}
     rng = np.random.default_rng(seed)
@@ -76,29 +86,39 @@ def measure(
     effects: dict[str, dict[str, Effect]] = {name: {} for name in pieces}
     for source, chosen in moved.items():
         latents, ear = judge(source, chosen)
+        numbers = controls.others([source] * len(latents), rng)
+        another = [controls.as_long(latents[i], len(z)) for i, z in zip(numbers, latents, strict=True)]
         report(f"{source}: {len(latents)} pieces encoded")
         for target in pieces:
             if target == source:
                 continue
             way = amount * (vectors[target] - vectors[source])
-            noise = torch.randn(len(latents), len(way), generator=generator)
-            random = noise / noise.norm(dim=1, keepdim=True) * way.norm()
+            lengths = [float(way.norm())] * len(latents)
+            random = controls.random_vectors([codec.style(name) for name in pieces], lengths, generator)
             before = ear.rows(latents, target)
             after = ear.rows([z + way for z in latents], target)
             control = ear.rows([z + one for z, one in zip(latents, random, strict=True)], target)
-            kept = zip(ear.figures, after.T[1:], strict=True)
+            strangers = ear.rows([z + way for z in another], target)
+            none = ear.rows([vectors[target].expand(len(z), -1) for z in latents], target)
             found = Effect(
                 amount,
                 len(latents),
                 before=measures.interval(before[:, 0]),
                 after=measures.interval(after[:, 0]),
                 control=measures.interval(control[:, 0]),
-                kept={name: measures.interval(x[~np.isnan(x)]) for name, x in kept},
+                kept=_kept(ear, after),
                 p=distributions.flipped(after[:, 0] - control[:, 0], seed),
+                kept_of_another=_kept(ear, strangers),
+                kept_of_none=_kept(ear, none),
             )
             effects[target][source] = found
             report(f"{source} to {target}: {tell(found)}")
     return effects
+
+
+def _kept(ear: _Ear, rows: Floats) -> dict[str, tuple[float, float, float]]:
+    """What is kept, of `rows (N, 1 + figures)`."""
+    return {name: measures.interval(x[~np.isnan(x)]) for name, x in zip(ear.figures, rows.T[1:], strict=True)}
 
 
 def tell(effect: Effect) -> str:
@@ -107,7 +127,12 @@ def tell(effect: Effect) -> str:
     def cell(x: tuple[float, float, float]) -> str:
         return f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
 
-    kept = ", ".join(f"{name} kept {cell(x)}" for name, x in effect.kept.items())
+    def beside(name: str) -> str:
+        controls_ = {"another's": effect.kept_of_another, "the target mean": effect.kept_of_none}
+        of = ", ".join(f"of {who} {x[name][0]:.2f}" for who, x in controls_.items() if name in x)
+        return f" ({of})" if of else " (no control measured)"
+
+    kept = ", ".join(f"{name} kept {cell(x)}{beside(name)}" for name, x in effect.kept.items())
     return (
         f"probability {effect.before[0]:.2f} -> {cell(effect.after)} at amount {effect.amount:g}, by a random vector "
         f"{effect.control[0]:.2f}, p = {effect.p:.2g}; {kept}; {effect.songs} songs"
@@ -115,7 +140,7 @@ def tell(effect: Effect) -> str:
 
 
 class _Music(_Ear):
-    figures = ("chroma", "groove")
+    figures = ("chroma", "groove", "melody")
 
     def __init__(self, codec: Codec, judge: Judge, songs: Sequence[held_out.Song]) -> None:
         self.codec, self.judge, self.songs = codec, judge, songs

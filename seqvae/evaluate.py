@@ -2,9 +2,10 @@
 
 Knows: the protocol: which songs, how long a stretch of each, in which order what is measured, and how it is told.
 Refuses to know: how anything is trained or drawn, and the parts, each in a file of its own: blends (evaluate_blend.py),
-samples (evaluate_samples.py), interpolation (evaluate_paths.py). Songs are split as in training (`dataset.split_of` of
-the title); the judge is fitted on real notes of the training songs alone, never on anything decoded, and figures are
-quoted on the test songs. Formulas: docs/evaluation.md.
+reconstruction (evaluate_reconstruction.py), samples (evaluate_samples.py), interpolation (evaluate_paths.py). Songs are
+split by a hash of the title (`dataset.half_of`); the judge is fitted on real notes of the training songs alone, never
+on anything decoded, and figures are quoted on one half of the others, which is not for choosing. Formulas:
+docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from seqvae import evaluate_blend, evaluate_paths, evaluate_samples, held_out, measures
+from seqvae import (
+    controls,
+    evaluate_blend,
+    evaluate_paths,
+    evaluate_reconstruction,
+    evaluate_samples,
+    held_out,
+    measures,
+)
 from seqvae.codec import Codec
+from seqvae.dataset import Half
 from seqvae.errors import SeqVAEError
 from seqvae.held_out import Song
 from seqvae.judge import Judge
-from seqvae.midi import Piece
 
-Ints = NDArray[np.int32]
-Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 SEGMENTS = 4  # of each song that are blended, and of each sample; the first of the next
 LONG = 8  # segments of each song that are reconstructed, consecutive, from a place drawn once
 JUDGE_SONGS = 150  # training songs a style that the judge hears
 COMPARED = 10  # times `pieces` test songs a style at most that samples are compared with
-PARTS = ("melody", "bass", "drums")
 
 
 def evaluate(
@@ -41,13 +46,15 @@ def evaluate(
     samples: int = 200,
     pairs: int = 200,
     seed: int = 0,
+    split: Half = "final",
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
     """All figures of a music model on the test songs of `data` (one folder a style).
 
     `pieces` bounds the test songs a style that are reconstructed and blended, `samples` is how many pieces are drawn,
-    `pairs` how many ways between songs are walked. Raises SeqVAEError where a style has no test song or no training
-    song.
+    `pairs` how many ways between songs are walked. Of the songs that no model was trained on one half is for figures,
+    and with `split` "choose" it is the other, for choices. Raises SeqVAEError where a style has no test song or no
+    training song.
     """
     rng = np.random.default_rng(seed)
     styles = sorted(set(codec.styles) - {"all"})
@@ -58,7 +65,7 @@ def evaluate(
     short = SEGMENTS * codec.chunks
     found = held_out.gather(
         data, styles, train=JUDGE_SONGS, test=COMPARED * pieces, train_chunks=short, test_chunks=LONG * codec.chunks,
-        rng=rng,
+        rng=rng, half=split,
     )  # fmt: skip
     real = [(style, piece) for style in styles for piece in found.train[style]]
     judges = {name: Judge(real, codec.chunks, name == "judge", seed) for name in ("judge", "blind")}
@@ -71,12 +78,12 @@ def evaluate(
         report(f"encoded {style}: {len(songs)} of {sum(map(len, measured.values()))} songs")
     fronts = [song.front(SEGMENTS, codec.chunks) for song in songs]
     result: dict[str, Any] = {
-        "protocol": {"test_songs": {s: len(x) for s, x in measured.items()}, "segments": LONG, "seed": seed,
-                     "bars": LONG * codec.chunks, "blended_bars": short, "intervals": "95 %, songs drawn again",
-                     "decoding": "greedy, free"},
+        "protocol": {"test_songs": {s: len(x) for s, x in measured.items()}, "split": split, "segments": LONG,
+                     "seed": seed, "bars": LONG * codec.chunks, "blended_bars": short,
+                     "intervals": "95 %, songs drawn again", "decoding": "greedy, free"},
         "judge_accuracy": {name: _accuracy(judge, fronts) for name, judge in judges.items()},
     }  # fmt: skip
-    result["reconstruction"] = _reconstruction(codec, songs, rng, report)
+    result["reconstruction"] = evaluate_reconstruction.reconstruction(codec, songs, LONG, rng, report)
     result["interpolation"] = evaluate_paths.paths(codec, songs, pairs, rng, report)
     result["samples"] = evaluate_samples.samples(
         codec, {s: [held_out.front(p, short) for p in x] for s, x in found.test.items()}, found.train, found.trained,
@@ -94,60 +101,6 @@ def _accuracy(judge: Judge, songs: Sequence[Song]) -> list[float]:
     return list(measures.interval(right))
 
 
-def _reconstruction(codec: Codec, songs: Sequence[Song], rng: np.random.Generator, report: Report) -> dict[str, Any]:
-    """What comes back at amount 0 for every style: notes, parts, chroma, groove; KL; what a random pair of bars shares.
-
-    Every segment is decoded from its own z and knows nothing of the one before. note_f1_segment is the mean over
-    segments, note_f1 and the parts are of the whole stretch, joined.
-    """
-    decoded = held_out.decode(codec, songs, [song.z for song in songs])
-    rows: dict[str, list[dict[str, float]]] = {}
-    dropped = total = 0
-    for song, notes in zip(songs, decoded, strict=True):
-        spelled = held_out.spell(codec, codec.tokenizer.encode(song.piece), song)
-        total += len(song.piece.notes)
-        dropped += len(song.piece.notes) - len(spelled)
-        other = songs[int(rng.integers(len(songs)))]
-        while other is song:
-            other = songs[int(rng.integers(len(songs)))]
-        random = evaluate_blend.kept(spelled, _refit(other.piece, song.piece.bounds), song.piece.bounds)
-        parts = measures.part_f1(spelled, notes)
-        cuts = song.piece.bounds[:: codec.chunks]
-        cuts = cuts if cuts[-1] == song.piece.bounds[-1] else np.append(cuts, song.piece.bounds[-1])
-        by_segment = zip(measures.bars(spelled, cuts), measures.bars(notes, cuts), strict=True)
-        rows.setdefault(song.style, []).append(
-            {
-                "note_f1": measures.note_f1(spelled, notes),
-                "note_f1_segment": float(np.mean([measures.note_f1(a, b) for a, b in by_segment if len(a)])),
-                **evaluate_blend.kept(spelled, notes, song.piece.bounds),
-                "kl_bits": float(song.kl.mean() / np.log(2)),
-                "kl_bits_whole": float(song.kl.sum() / np.log(2)),
-                "random_chroma": random["chroma"],
-                "random_groove": random["groove"],
-                **{name: np.nan if (x := parts[name]) is None else x for name in PARTS},
-                "full_length": float(len(song.z) == LONG),
-            }
-        )
-    out: dict[str, Any] = {"dropped_by_tokenizer": dropped / max(1, total)}
-    for style in [*sorted(rows), "all"]:
-        chosen = rows[style] if style != "all" else [row for one in rows.values() for row in one]
-        columns = {name: np.array([row[name] for row in chosen]) for name in chosen[0]}
-        out[style] = {name: list(measures.interval(x[~np.isnan(x)])) for name, x in columns.items()}
-        told = ", ".join(f"{name} {out[style][name][0]:.3f}" for name in ("note_f1", *PARTS, "chroma"))
-        report(f"{style}: {told}")
-    return out
-
-
-def _refit(piece: Piece, bounds: Ints) -> Ints:
-    """A piece's notes bar by bar inside other bounds: the stranger of a random pair."""
-    out = []
-    for c, notes in enumerate(measures.bars(piece.notes, piece.bounds)[: len(bounds) - 1]):
-        moved = notes[:, :4].copy()
-        moved[:, 0] += bounds[c] - piece.bounds[c]
-        out.append(moved[moved[:, 0] < bounds[c + 1]])
-    return np.concatenate(out) if out else np.zeros((0, 4), np.int32)
-
-
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
@@ -157,39 +110,30 @@ def table(result: Mapping[str, Any]) -> str:
     songs = ", ".join(f"{n} {style}" for style, n in seen["test_songs"].items())
     accuracy = {name: _cell(x) for name, x in result["judge_accuracy"].items()}
     said = result["reconstruction"]
-    reconstruction = {k: v for k, v in said.items() if isinstance(v, dict)}
-    kept_names = ("note_f1", "chroma", "random_chroma", "groove", "random_groove")
-    long = {s: r for s, r in reconstruction.items() if "melody" in r}
-    parts = ("note_f1_segment", *PARTS)
+    # results of older versions have fewer figures
+    kept = [k for k in evaluate_blend.KEPT if all(k in row for row in blend["all"].values())]
+    leaning = [c for c in blend["all"] if "harmony 0" not in c]
     lines = [
-        f"Test songs: {songs}; {seen['bars']} bars of each at most, means with 95 % intervals over songs. The "
-        f"tokenizer drops {100 * said['dropped_by_tokenizer']:.2f} % of the notes.",
+        f"Test songs ({seen.get('split', 'an older split')}): {songs}; {seen['bars']} bars of each at most, means with "
+        f"95 % intervals over songs. The tokenizer drops {100 * said['dropped_by_tokenizer']:.2f} % of the notes.",
         "",
-        *_rows(
-            "reconstruction",
-            ["note F1", "chroma kept", "of a random pair", "groove", "of a random pair", "KL, bits a segment"],
-            {s: [*(_cell(r[k]) for k in kept_names), _cell(r["kl_bits"], 0)] for s, r in reconstruction.items()},
-        ),
-        *_rows(
-            "note F1", ["a segment", *(f"{part}, whole stretch" for part in PARTS), "KL of the stretch, bits"],
-            {s: [*(_cell(r[k]) for k in parts), _cell(r["kl_bits_whole"], 0)] for s, r in long.items()},
-        ),
+        *_reconstruction_tables({k: v for k, v in said.items() if isinstance(v, dict)}),
         f"The judge hears instruments and drums (accuracy on real test songs {accuracy['judge']}); the blind one "
         f"neither ({accuracy['blind']}).",
         "",
         *_rows(
             "blend, all pairs",
-            ["judge's target probability", "of the blind judge", "chroma kept", "groove", *_fidelity(blend)],
-            {c: [_cell(r[k]) for k in ("judge", "blind", "chroma", "groove", *_fidelity(blend).values())]
-             for c, r in blend["all"].items()},
+            ["judge's target probability", "of the blind judge", *(f"{k} kept" for k in map(_spaced, kept))],
+            {c: [_cell(r[k]) for k in ("judge", "blind", *kept)] for c, r in blend["all"].items()},
+        ),
+        *_beyond_tables(blend.get("beyond", {})),
+        *_rows(
+            "target probability", leaning,
+            {pair: [f"{by[c]['judge'][0]:.2f}" for c in leaning] for pair, by in blend["pairs"].items()},
         ),
         *_rows(
-            "target probability", list(blend["all"]),
-            {pair: [f"{r['judge'][0]:.2f}" for r in by.values()] for pair, by in blend["pairs"].items()},
-        ),
-        *_rows(
-            "chroma kept", list(blend["all"]),
-            {pair: [f"{r['chroma'][0]:.2f}" for r in by.values()] for pair, by in blend["pairs"].items()},
+            "chroma kept", leaning,
+            {pair: [f"{by[c]['chroma'][0]:.2f}" for c in leaning] for pair, by in blend["pairs"].items()},
         ),
         *_rows(
             "probability gained, by source style", list(next(iter(blend["margin"].values()))),
@@ -232,10 +176,55 @@ def _rows(first: str, columns: Iterable[str], body: Mapping[str, Sequence[str]],
     return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
 
 
-def _fidelity(blend: Mapping[str, Any]) -> dict[str, str]:
-    """Headings and names of the two figures that older results have not."""
-    names = {"chroma fidelity": "chroma_fidelity", "groove fidelity": "groove_fidelity"}
-    return {k: v for k, v in names.items() if all(v in row for row in blend["all"].values())}
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _reconstruction_tables(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    """Point estimate and samples, each of these beside its KL; then what else comes back from the searched mean."""
+    parts = evaluate_reconstruction.PARTS
+    columns = {
+        "searched mean (a point estimate)": ("note_f1", 2),
+        "sample of the searched posterior": ("note_f1_sample", 2),
+        "its KL, bits a segment": ("kl_bits", 0),
+        "sample of the encoder's posterior": ("note_f1_encoder", 2),
+        "its KL, bits": ("kl_bits_encoder", 0),
+    }
+    rest = {
+        "note F1 of a segment": ("note_f1_segment", 2),
+        **{part: (part, 2) for part in parts},
+        "chroma": ("chroma", 2),
+        "of a random pair": ("random_chroma", 2),
+        "groove": ("groove", 2),
+        "groove of a random pair": ("random_groove", 2),
+    }
+    out = []
+    for first, wanted in (("note F1", columns), ("from the searched mean", rest)):
+        there = {head: x for head, x in wanted.items() if all(x[0] in row for row in rows.values())}
+        body = {style: [_cell(row[k], digits) for k, digits in there.values()] for style, row in rows.items()}
+        out += _rows(first, there, body)
+    return out
+
+
+def _beyond_tables(beyond: Mapping[str, Any]) -> list[str]:
+    """What a move keeps of the song more than its controls, and which figures show the song for that."""
+    if not beyond:
+        return []
+    body = {
+        f"{move}, beyond {'another song' if control == 'another song' else 'the target mean'}": [
+            _cell(x) for x in figures.values()
+        ]
+        for move, by_control in beyond.items()
+        for control, figures in by_control.items()
+    }
+    shown = {move: [_spaced(name) for name in controls.shown(x)] for move, x in beyond.items()}
+    return [
+        *_rows("kept beyond a control", map(_spaced, evaluate_blend.KEPT), body),
+        "The song is still there where a figure is above both controls, each with its whole interval: "
+        + "; ".join(f"{move}: {', '.join(names) or 'no figure'}" for move, names in shown.items())
+        + ".",
+        "",
+    ]
 
 
 def _samples_table(drawn: Mapping[str, Any]) -> list[str]:

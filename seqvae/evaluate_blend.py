@@ -1,7 +1,7 @@
 """Where songs arrive that are moved from style to style, what is kept of them, and whether that is chance.
 
-Knows: the sweep of amounts, the baselines, the intervals and tests. Refuses to know: which songs are held out, and how
-the judge hears. Figures are of a song first, and then over songs.
+Knows: the sweep of amounts, the baselines and controls, the intervals and tests. Refuses to know: which songs are held
+out, and how the judge hears. Figures are of a song first, and then over songs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from seqvae import distributions, held_out, measures
+from seqvae import controls, distributions, held_out, measures
 from seqvae.codec import HARMONY, Codec
 from seqvae.held_out import Song
 from seqvae.judge import Judge
@@ -25,14 +26,23 @@ Report = Callable[[str], None]
 AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # kind of vector, how much of it, and how strongly the notes lean to the song's harmony; `own` is as without --from,
 # from the mean of the song's own segments; amount 0 is the reconstruction
-CONDITIONS: dict[str, tuple[str, float, float]] = {
-    **{f"amount {a:g}": ("style", a, HARMONY if a else 0.0) for a in AMOUNTS},
+MOVES: dict[str, tuple[str, float, float]] = {
+    **{f"amount {a:g}": ("style", a, HARMONY) for a in (0.5, 1.0)},
     **{f"own {a:g}": ("own", a, HARMONY) for a in (0.5, 1.0)},
     **{f"amount {a:g}, harmony 0": ("style", a, 0.0) for a in (0.5, 1.0)},
+    **{f"own {a:g}, harmony 0": ("own", a, 0.0) for a in (0.5, 1.0)},
+}
+CONDITIONS: dict[str, tuple[str, float, float]] = {
+    **{f"amount {a:g}": ("style", a, HARMONY if a else 0.0) for a in AMOUNTS},
+    **MOVES,
     "programs swapped": ("programs", 0.0, 0.0),
     **{f"random {a:g}": ("random", a, HARMONY) for a in (0.5, 1.0)},
+    # without the song: the same move of another song's latents, and the target's mean in place of all latents
+    **{f"another song, {name}": (f"{kind} of another", a, lean) for name, (kind, a, lean) in MOVES.items()},
+    "target mean": ("target", 1.0, HARMONY),
+    "target mean, harmony 0": ("target", 1.0, 0.0),
 }
-KEPT = ("chroma", "groove", "chroma_fidelity", "groove_fidelity")
+KEPT = ("chroma", "groove", "melody", "bass", "rhythm", "chroma_fidelity", "groove_fidelity")
 CYCLE_SONGS, CYCLE_SEGMENTS = 8, 2  # of a style, and of a song: there and back needs a search for every blend
 DRAWS = 2000
 
@@ -48,6 +58,9 @@ def kept(original: Ints, other: Ints, bounds: Ints) -> dict[str, float]:
         values = {
             "chroma": measures.chroma_similarity(a, b),
             "groove": measures.groove_similarity(a, b, start, length),
+            "melody": measures.line_f1(a, b),
+            "bass": measures.line_f1(a, b, highest=False),
+            "rhythm": measures.rhythm_f1(a, b),
             "chroma_fidelity": measures.chroma_fidelity(a, b),
             "groove_fidelity": measures.groove_fidelity(a, b, start, length),
         }
@@ -61,8 +74,10 @@ def blends(
     codec: Codec, songs: Sequence[Song], judges: Mapping[str, Judge], rankings: Mapping[str, Sequence[int]],
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Every test song toward every other style by every amount, beside both baselines."""
+    """Every test song toward every other style by every amount, beside baselines and controls."""
     styles = sorted(rankings)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    another = [songs[i] for i in controls.others([song.style for song in songs], rng)]
     conditions = list(CONDITIONS)
     figures = [*judges, *KEPT]
     # (song, target style, figure); NaN where the song already is of that style
@@ -70,17 +85,27 @@ def blends(
     for t, target in enumerate(styles):
         numbers = [i for i, song in enumerate(songs) if song.style != target]
         moved = [songs[i] for i in numbers]
-        vectors = [codec.styles[target].mean - codec.styles[song.style].mean for song in moved]
-        noise = torch.from_numpy(rng.standard_normal((len(moved), len(codec.styles[target].mean)))).float()
-        own_vectors = [codec.styles[target].mean - song.z.mean(0) for song in moved]
-        random = [n / n.norm() * v.norm() for n, v in zip(noise, vectors, strict=True)]
+        mean = codec.styles[target].mean
+        z = [song.z for song in moved]
+        other = [controls.as_long(another[i].z, len(songs[i].z)) for i in numbers]
+        vectors = [mean - codec.styles[song.style].mean for song in moved]
+        strangers = [mean - codec.styles[another[i].style].mean for i in numbers]
+        lengths = [float(v.norm()) for v in vectors]
+        random = controls.random_vectors([codec.styles[name] for name in styles], lengths, generator)
+        ways: dict[str, tuple[Sequence[Tensor], Sequence[Tensor]]] = {
+            "style": (z, vectors),
+            "own": (z, [mean - x.mean(0) for x in z]),
+            "random": (z, list(random)),
+            "style of another": (other, strangers),
+            "own of another": (other, [mean - x.mean(0) for x in other]),
+            "target": ([torch.zeros_like(x) for x in z], [mean] * len(z)),
+        }
         for condition, (kind, amount, harmony) in CONDITIONS.items():
             if kind == "programs":
                 decoded = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in moved]
             else:
-                steps = {"style": vectors, "own": own_vectors, "random": random}[kind]
-                z = [s.z + amount * v for s, v in zip(moved, steps, strict=True)]
-                decoded = held_out.decode(codec, moved, z, harmony)
+                there = [x + amount * way for x, way in zip(*ways[kind], strict=True)]
+                decoded = held_out.decode(codec, moved, there, harmony)
             for i, song, notes in zip(numbers, moved, decoded, strict=True):
                 said = [judge.probability(notes, song.piece.bounds)[target] for judge in judges.values()]
                 rows[condition][i, t] = [*said, *kept(song.piece.notes[:, :4], notes, song.piece.bounds).values()]
@@ -89,14 +114,40 @@ def blends(
     out: dict[str, Any] = {"all": {}, "pairs": {}}
     for condition, values in rows.items():
         # a song counts once: the mean over the styles it was moved to
-        out["all"][condition] = _summary(np.nanmean(values, 1), figures)
+        out["all"][condition] = _summary(_over_targets(values), figures)
         for source in styles:
             for t, target in enumerate(styles):
                 if source != target:
                     pair = out["pairs"].setdefault(f"{source} to {target}", {})
                     pair[condition] = _summary(values[own == source, t], figures)
     out |= _margins({c: x[..., 0] for c, x in rows.items()}, own, styles)
+    out["beyond"] = _beyond({c: x[..., len(judges) :] for c, x in rows.items()})
+    for name, differences in out["beyond"].items():
+        report(f"{name}: the song shows in {', '.join(controls.shown(differences)) or 'no figure'}")
     return out
+
+
+def _beyond(kept_: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By move and control, how much more each figure of `(songs, targets, KEPT)` has, paired over songs."""
+    by_song = {name: _over_targets(x) for name, x in kept_.items()}
+    out: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name in MOVES:
+        without = f"target mean{', harmony 0' if 'harmony 0' in name else ''}"
+        out[name] = {
+            said: {
+                figure: [round(x, 4) for x in controls.beyond(own, control)]
+                for figure, own, control in zip(KEPT, by_song[name].T, by_song[other].T, strict=True)
+            }
+            for said, other in (("another song", f"another song, {name}"), ("target mean", without))
+        }
+    return out
+
+
+def _over_targets(values: Floats) -> Floats:
+    """Mean over the styles that a song was moved to: `(songs, targets, ...)` to `(songs, ...)`; NaN where none is."""
+    count = (~np.isnan(values)).sum(1)
+    means: Floats = np.where(count > 0, np.nansum(values, 1) / np.maximum(count, 1), np.nan)
+    return means
 
 
 def _margins(probability: Mapping[str, Floats], own: NDArray[np.str_], styles: Sequence[str]) -> dict[str, Any]:

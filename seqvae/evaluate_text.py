@@ -115,7 +115,7 @@ def evaluate_text(
     }  # fmt: skip
     skipped: dict[str, str] = result["skipped"]
     result["likelihood"] = _likelihood(codec, held, samples, iw_lines, rng, report)
-    result["reconstruction"] = _reconstruction(codec, held, report)
+    result["reconstruction"] = _reconstruction(codec, held, rng, report)
     result["interpolation"] = _interpolations(codec, lines, pairs, model, rng, report)
     if model is None:
         skipped["samples"] = skipped["transfer"] = "no training lines for a language model"
@@ -233,16 +233,25 @@ def _bound(lines: Sequence[str], log_prob: Floats) -> dict[str, Any]:
 # --- there and back ---------------------------------------------------------------------------------------------------
 
 
-def _reconstruction(codec: Codec, held: Lines, report: Report) -> dict[str, Any]:
-    """BLEU and exact matches of lines decoded from the posterior mean as released, and as the encoder gives it."""
+def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report: Report) -> dict[str, Any]:
+    """BLEU and exact matches of lines decoded from means and from samples of the searched and the encoder's posterior.
+
+    A mean that is decoded without noise is a point estimate. The KL, in bits a line, is what the samples cost, and
+    stands beside them alone. A model that does not search has only the encoder's posterior.
+    """
     out: dict[str, Any] = {}
-    for name, refined in {"released": True, **({"encoder": False} if codec.objective.refine else {})}.items():
-        written = codec.decode(torch.split(codec.posteriors(held.segments, refined=refined).mean, held.sizes))
-        same = [a == b for a, b in zip(written, held.lines, strict=True)]
-        apart = [text.edit_distance(a, b) for a, b in zip(written, held.lines, strict=True)]
-        bleu = text.corpus_interval(text.bleu_statistics(written, held.lines), text.bleu_of)
-        out[name] = {"bleu": bleu, "exact": _mean(same), "edit_distance": _mean(apart)}
-        report(f"reconstruction ({name}): BLEU {bleu[0]:.1f}, exact {out[name]['exact'][0]:.3f}")
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    for name, refined in {**({"searched": True} if codec.objective.refine else {}), "encoder's": False}.items():
+        q = codec.posteriors(held.segments, refined=refined)
+        bits = _mean(held.by_line(q.kl().sum(1)) / math.log(2))
+        for kind, z, rate in (("mean", q.mean, None), ("sample", q.sample(generator), bits)):
+            written = codec.decode(torch.split(z, held.sizes))
+            same = [a == b for a, b in zip(written, held.lines, strict=True)]
+            apart = [text.edit_distance(a, b) for a, b in zip(written, held.lines, strict=True)]
+            bleu = text.corpus_interval(text.bleu_statistics(written, held.lines), text.bleu_of)
+            row = {"bleu": bleu, "exact": _mean(same), "edit_distance": _mean(apart), "kl_bits": rate}
+            out[f"{name} {kind}"] = row
+            report(f"reconstruction ({name} {kind}): BLEU {bleu[0]:.1f}, exact {np.mean(same):.3f}")
     return out
 
 
@@ -374,8 +383,8 @@ def table(result: dict[str, Any]) -> str:
         f"{told['latent']} units active.",
         "",
         *rows(
-            "reconstruction", ["BLEU", "exact", "share of words to edit"],
-            {n: [cell(r["bleu"], 1), cell(r["exact"]), cell(r["edit_distance"])]
+            "reconstruction", ["BLEU", "exact", "share of words to edit", "KL, bits a line"],
+            {n: [cell(r["bleu"], 1), cell(r["exact"]), cell(r["edit_distance"]), cell(r.get("kl_bits"), 0)]
              for n, r in result["reconstruction"].items()},
         ),
     ]  # fmt: skip
@@ -405,6 +414,15 @@ def table(result: dict[str, Any]) -> str:
             lines += rows(f"{pair} by {method}, amount", ["accuracy", "self-BLEU", "perplexity"], body)
             anchors = (f"{cell(x, 1)} at {at} %" for at, x in by["bleu_at_accuracy"].items())
             lines += [f"Self-BLEU by judged accuracy: {', '.join(anchors)}.", ""]
+        if beside := r.get("controls"):
+            body = {k: [cell(v["accuracy"]), cell(v["bleu"], 1), cell(v["perplexity"], 1)] for k, v in beside.items()}
+            lines += rows(f"{pair}, difference of means by 1", ["accuracy", "self-BLEU", "perplexity"], body)
+            lines += [
+                "Self-BLEU more than that of "
+                + ", ".join(f"{k} {cell(v['beyond'], 1)}" for k, v in beside.items() if "beyond" in v)
+                + ".",
+                "",
+            ]
         if chosen := r.get("chosen"):
             lines += [
                 f"Chosen on one half, measured on the other: {chosen['method']} by {chosen['amount']:g}, accuracy "

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import measures, style
+from seqvae import controls, measures, style
 from seqvae import text_measures as text
 from seqvae.codec import Codec
 from seqvae.errors import StyleError
@@ -63,8 +63,9 @@ def transfer(
     """Lines of two styles, each toward the other, by every amount and every method that style.py has.
 
     Accuracy is the share that the judge puts in the target, BLEU is to the lines before the move, perplexity is the
-    language model's. Where one setting is quoted ("chosen"), it has the best geometric mean of accuracy and BLEU on one
-    half of the lines, and its figures are those of the other half.
+    language model's. "controls" has the difference of means by 1 beside another line moved alike, the mean of the
+    target alone, and a random vector as long. Where one setting is quoted ("chosen"), it has the best geometric mean
+    of accuracy and BLEU on one half of the lines, and its figures are those of the other half.
     """
     (a, of_a), (b, of_b) = moved.items()
     sources, targets = [a] * len(of_a) + [b] * len(of_b), [b] * len(of_a) + [a] * len(of_b)
@@ -110,9 +111,45 @@ def transfer(
                 best = score, method, amount, x[~first]
         anchors = ", ".join(f"{v[0]:.1f} at {k} %" for k, v in out["methods"][method]["bleu_at_accuracy"].items() if v)
         report(f"{a}/{b} by {method}: self-BLEU {anchors or 'not measured: no amount reaches the accuracy'}")
+    out["controls"] = _controls(
+        codec, latents, sources, targets, rng, lambda z: statistics(codec.decode(z), lines, targets, judge, model)
+    )
     if best is not None:
         _, method, amount, rest = best
         out["chosen"] = {"method": method, "amount": amount, "lines": len(rest), **_figures(rest)}
+    return out
+
+
+def _controls(
+    codec: Codec, latents: Sequence[Tensor], sources: Sequence[str], targets: Sequence[str], rng: np.random.Generator,
+    measure: Callable[[list[Tensor]], Floats],
+) -> dict[str, dict[str, text.Figure]]:  # fmt: skip
+    """FIGURES of lines moved by the difference of means, and of controls without the line or without the style.
+
+    "beyond" is how much more BLEU the moved lines have to themselves than a control without the line, paired over
+    sentences.
+    """
+    ways = [style.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
+    another = [
+        controls.as_long(latents[i], len(z)) for i, z in zip(controls.others(sources, rng), latents, strict=True)
+    ]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    pair = [codec.styles[name] for name in sorted(set(sources) | set(targets))]
+    random = controls.random_vectors(pair, [float(way.norm()) for way in ways], generator)
+    own = measure([z + way for z, way in zip(latents, ways, strict=True)])
+    without = {
+        "another line": [z + way for z, way in zip(another, ways, strict=True)],
+        "the target mean": [codec.styles[t].mean.expand(len(z), -1) for z, t in zip(latents, targets, strict=True)],
+        "a random vector": [z + way for z, way in zip(latents, random, strict=True)],
+    }
+    out = {"the line itself": _figures(own)}
+    bleu = FIGURES["bleu"][0]
+    for name, moved in without.items():
+        found = measure(moved)
+        both = np.stack([own, found], 1)[..., bleu]  # (N, 2, 10)
+        sums, drawn = text.bleu_of(both.sum(0)), text.bleu_of(text.resampled(both))
+        more = text.with_interval(float(sums[0] - sums[1]), drawn[:, 0] - drawn[:, 1])
+        out[name] = {**_figures(found), "beyond": more}
     return out
 
 

@@ -1,6 +1,7 @@
 """Songs to measure a music model on: which of a folder's were held out, and what the model makes of them.
 
-Knows: the split of training (`dataset.split_of` of the title), stretches of songs, and decoding many side by side.
+Knows: the two halves of the held-out songs (`dataset.half_of` of the title), stretches of songs, and decoding many side
+by side.
 Refuses to know: figures.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from seqvae import collection
 from seqvae.codec import Codec
-from seqvae.dataset import split_of
+from seqvae.dataset import Half, half_of
 from seqvae.errors import SeqVAEError
 from seqvae.latent import Posterior
 from seqvae.midi import Piece
@@ -37,8 +38,10 @@ class Song:
     piece: Piece
     z: Tensor
     """`(S, D)`: refined posterior means."""
+    logvar: Tensor
+    """`(S, D)`: log-variances of the same posteriors."""
     kl: Floats
-    """`(S,)`: nats of each segment."""
+    """`(S,)`: nats of each segment, which samples of the posterior cost."""
     shift: int
     """Semitones by which the tokenizer moved the pitches of the whole stretch before z was found."""
     harmony: Floats
@@ -51,6 +54,7 @@ class Song:
             self,
             piece=front(self.piece, count),
             z=self.z[:segments],
+            logvar=self.logvar[:segments],
             kl=self.kl[:segments],
             harmony=self.harmony[:count],
         )
@@ -63,7 +67,7 @@ class Songs:
     train: dict[str, list[Piece]]
     """Stretches of training songs, for judges and baselines."""
     test: dict[str, list[Piece]]
-    """Stretches of the songs that no model was trained on."""
+    """Stretches of songs of one half of those that no model was trained on."""
     trained: list[Path]
     """The files of all training songs."""
 
@@ -86,9 +90,11 @@ def front(piece: Piece, chunks: int) -> Piece:
 
 def gather(
     data: Path, styles: Sequence[str], *, train: int, test: int, train_chunks: int, test_chunks: int,
-    rng: np.random.Generator,
+    rng: np.random.Generator, half: Half = "final",
 ) -> Songs:  # fmt: skip
     """At most `train` and `test` songs a style of `data` (one folder a style), a stretch of each.
+
+    Test songs are of one `half` of the held-out tenth: "choose" for choices, "final" for figures.
 
     Raises SeqVAEError where a style has no test song or no training song.
     """
@@ -99,10 +105,10 @@ def gather(
     count: dict[tuple[str, bool], int] = {}
     for i in rng.permutation(len(files)):
         style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
-        split = split_of(title)
-        if style not in styles or split == "valid" or title in tested:
+        mine = half_of(title)
+        if style not in styles or mine not in (None, half) or title in tested:
             continue  # of several versions of a test song one is enough
-        held_out = split == "test"
+        held_out = mine == half
         if not held_out:
             songs.trained.append(files[i])
         taken = count.get((style, held_out), 0)
@@ -136,8 +142,8 @@ def _song(codec: Codec, style: str, piece: Piece, posterior: Posterior) -> Song:
     assert harmony is not None
     assert isinstance(codec.tokenizer, MidiTokenizer)
     silent = np.zeros((len(posterior.mean) * codec.chunks - len(harmony), *harmony.shape[1:]))  # the last one's filling
-    kl = posterior.kl().sum(1).double().numpy()
-    return Song(style, piece, posterior.mean, kl, codec.tokenizer.shift(piece), np.concatenate([harmony, silent]))
+    kl, shift = posterior.kl().sum(1).double().numpy(), codec.tokenizer.shift(piece)
+    return Song(style, piece, posterior.mean, posterior.logvar, kl, shift, np.concatenate([harmony, silent]))
 
 
 def decode(codec: Codec, songs: Sequence[Song], z: Sequence[Tensor], harmony: float = 0.0) -> list[Ints]:

@@ -26,8 +26,12 @@ def note_f1(a: Ints, b: Ints) -> float:
 
     2 |A & B| / (|A| + |B|), the harmonic mean of precision and recall.
     """
-    x = set(map(tuple, a[:, [ONSET, PITCH, PROGRAM]].tolist()))
-    y = set(map(tuple, b[:, [ONSET, PITCH, PROGRAM]].tolist()))
+    return _f1(a[:, [ONSET, PITCH, PROGRAM]], b[:, [ONSET, PITCH, PROGRAM]])
+
+
+def _f1(a: Ints, b: Ints) -> float:
+    """F1 of the different rows of two tables; 1 where both are empty."""
+    x, y = set(map(tuple, a.tolist())), set(map(tuple, b.tolist()))
     return 2 * len(x & y) / (len(x) + len(y)) if x or y else 1.0
 
 
@@ -89,6 +93,20 @@ def skyline(notes: Ints, highest: bool = True) -> Ints:
     last = np.append(np.diff(rows[:, ONSET]) != 0, True)[: len(rows)]
     found: Ints = rows[last]
     return found
+
+
+def line_f1(a: Ints, b: Ints, highest: bool = True) -> float | None:
+    """F1 of onset and pitch of the top line over all instruments, or of the bottom line: `skyline` of both.
+
+    Instruments do not count, for a blend changes them. None if `a` has no pitched note.
+    """
+    x, y = skyline(a, highest), skyline(b, highest)
+    return _f1(x[:, [ONSET, PITCH]], y[:, [ONSET, PITCH]]) if len(x) else None
+
+
+def rhythm_f1(a: Ints, b: Ints) -> float:
+    """F1 of the steps at which anything begins; `groove_similarity` also counts the steps at which nothing does."""
+    return _f1(a[:, [ONSET]], b[:, [ONSET]])
 
 
 def line(notes: Ints, program: int, highest: bool) -> Ints:

@@ -53,6 +53,10 @@ class Effect:
     """What is left of them, by the name of the figure: chroma and groove of music, BLEU of text."""
     p: float
     """By chance alone `after` would be so far above `control`: a permutation test of signs over songs."""
+    kept_of_another: dict[str, Figure] = field(default_factory=dict)
+    """The same figures where another piece's latents are moved in place of a piece's own, and lean as it does."""
+    kept_of_none: dict[str, Figure] = field(default_factory=dict)
+    """The same where the target's mean alone is decoded: what is above neither says nothing of the piece."""
 
 
 @dataclass(frozen=True)
@@ -305,9 +309,10 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
 
 def _effect(facts: Mapping[str, Any]) -> Effect:
     """An effect from JSON, which knows no tuples."""
-    kept = {name: tuple(x) for name, x in facts["kept"].items()}
     figures = {name: tuple(facts[name]) for name in ("before", "after", "control")}
-    return Effect(**{**facts, **figures, "kept": kept})
+    names = [name for name in ("kept", "kept_of_another", "kept_of_none") if name in facts]
+    kept = {of: {name: tuple(x) for name, x in facts[of].items()} for of in names}
+    return Effect(**{**facts, **figures, **kept})
 
 
 def save(styles: Mapping[str, Style], path: Path) -> None:

@@ -27,6 +27,7 @@ tokenizer_app = terminal.group("Learn a vocabulary for text, and look at it.")
 app.add_typer(tokenizer_app, name="tokenizer")
 
 Algorithm = Literal["bpe", "unigram"]
+Half = Literal["choose", "final"]  # as dataset.Half; a test holds them together
 
 
 @verb(
@@ -189,6 +190,9 @@ def evaluate(
         ),
     ] = None,
     iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines for importance weighting; 0 for all.")] = 500,
+    split: Annotated[
+        Half, typer.Option(help="Music: the half of the held-out songs that is for choices, or for final figures.")
+    ] = "final",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -207,7 +211,7 @@ def evaluate(
 
         codec, say = _divided(load(model))
         figures = evaluate.evaluate(
-            codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, report=say
+            codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, split=split, report=say
         )
         _told(codec, evaluate.table(figures), figures, as_json)
         return

@@ -49,8 +49,10 @@ ABOVE = [
     {"run"},
     {"train"},
     {"note_statistics", "copying"},  # measures of music that build on `measures`
+    {"controls"},
     {"held_out", "judge"},
     {"evaluate_transfer", "evaluate_blend", "evaluate_samples", "evaluate_paths"},
+    {"evaluate_reconstruction"},
     {"anomaly", "effect", "evaluate", "evaluate_text", "export", "plot", "page", "terminal"},
     {"calibration"},
     {"detector"},

@@ -17,7 +17,7 @@ from commands import done, files, seqvae, song, told
 from symusic.core import ScoreTick
 
 from seqvae import checkpoint, codec, collection, midi
-from seqvae.dataset import split_of
+from seqvae.dataset import half_of
 from seqvae.midi_tokenizer import MidiTokenizer
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -126,7 +126,7 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
 def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: Path) -> None:
     titles: dict[bool, list[str]] = {True: [], False: []}
     for i in range(400):
-        titles[split_of(collection.title(f"tune{i}")) == "test"].append(f"tune{i}")
+        titles[half_of(collection.title(f"tune{i}")) == "final"].append(f"tune{i}")
     for style, number in (("calm", 1), ("wild", 5)):
         for i, title in enumerate([*titles[True][:3], *titles[False][:6]]):
             song(here / style / f"{title}.mid", number + i)
@@ -141,7 +141,8 @@ def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: P
         ("calm", "wild", 2, 1.0), ("wild", "calm", 2, 1.0)
     }  # fmt: skip
     for one in (there, back):
-        assert one["kept"].keys() == {"chroma", "groove"}
+        for of in ("kept", "kept_of_another", "kept_of_none"):
+            assert one[of].keys() == {"chroma", "groove", "melody"}
         assert all(0 <= low <= mean <= high <= 1 for mean, low, high in (one["before"], one["after"], one["control"]))
         assert 0 < one["p"] <= 1
     shown = json.loads(done("style", "show", "wild", "-m", tiny_music, "--styles", "my.styles", "--json")[0])

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Trained, groove
 
 import seqvae
-from seqvae import collection, evaluate, evaluate_blend, evaluate_samples, judge, midi, style
+from seqvae import collection, evaluate, evaluate_blend, evaluate_samples, held_out, judge, midi, style
 from seqvae.codec import Codec
-from seqvae.dataset import split_of
+from seqvae.dataset import half_of, split_of
 from seqvae.errors import SeqVAEError
 
 STYLES = ("odd", "even")
@@ -21,15 +22,15 @@ STYLES = ("odd", "even")
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each of two styles, with songs of the training and of the test split."""
+    """A folder for each of two styles, with songs to train on, and of both halves of those that are held out."""
     folder = tmp_path_factory.mktemp("songs")
     for parity, name in enumerate(("even", "odd")):
-        found = {"train": 0, "test": 0, "valid": 0}
+        found = {None: 0, "final": 0, "choose": 0}
         for i in range(2000):
             title = f"{name}{i:04d}"
-            split = split_of(collection.title(f"{title}.mid"))
-            if found[split] < {"train": 8, "test": 3, "valid": 1}[split]:
-                found[split] += 1
+            half = half_of(collection.title(f"{title}.mid"))
+            if found[half] < {None: 8, "final": 3, "choose": 1}[half]:
+                found[half] += 1
                 piece = groove(2 * i + parity)
                 midi.write(midi.to_score(piece.notes, piece.frame), folder / name / f"{title}.mid")
     return folder
@@ -54,8 +55,12 @@ def test_every_style_amount_and_baseline_is_there(result: dict[str, Any]) -> Non
     assert result["protocol"]["test_songs"] == {"even": 3, "odd": 3}
     assert set(result["reconstruction"]) == {"dropped_by_tokenizer", "even", "odd", "all"}
     amounts = [f"amount {a:g}" for a in (0, 0.25, 0.5, 0.75, 1)]
-    rest = ["own 0.5", "own 1", "amount 0.5, harmony 0", "amount 1, harmony 0"]
-    assert list(result["blend"]["all"]) == [*amounts, *rest, "programs swapped", "random 0.5", "random 1"]
+    moves = [f"{kind} {a}" for kind in ("amount", "own") for a in ("0.5", "1")]
+    moves += [f"{move}, harmony 0" for move in moves]
+    controls = ["programs swapped", "random 0.5", "random 1", "target mean", "target mean, harmony 0"]
+    controls += [f"another song, {move}" for move in moves]
+    assert set(result["blend"]["all"]) == {*amounts, *moves, *controls}
+    assert set(result["blend"]["beyond"]) == set(moves)
     assert set(result["blend"]["pairs"]) == {"odd to even", "even to odd"}
     json.dumps(result)  # what --json prints
 
@@ -71,6 +76,7 @@ def test_figures_are_means_inside_their_intervals(result: dict[str, Any]) -> Non
 
     walk(result["reconstruction"])
     walk({name: part for name, part in result["blend"].items() if name != "p_values"})
+    assert result["protocol"]["split"] == "final"
     for name in ("pitch-class entropy, 1 bar", "grooving similarity"):
         walk(result["samples"][name])
     walk(result["interpolation"]["slerp"])
@@ -147,6 +153,18 @@ def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeyp
     assert {split_of(collection.title(name)) for name in heard} == {"train"}
 
 
+def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> None:
+    names: dict[Any, set[str]] = {}
+    for half in ("choose", "final"):
+        found = held_out.gather(
+            songs, STYLES, train=8, test=9, train_chunks=4, test_chunks=4, rng=np.random.default_rng(0), half=half
+        )
+        names[half] = {collection.title(piece.name) for pieces in found.test.values() for piece in pieces}
+        assert {half_of(name) for name in names[half]} == {half}
+        assert {half_of(collection.title(path)) for path in found.trained} == {None}
+    assert (len(names["choose"]), len(names["final"])) == (2, 6)
+
+
 def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
     text = evaluate.table(result)
     for words in (
@@ -155,7 +173,11 @@ def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
         "programs swapped",
         "own 0.5",
         "note F1",
-        "KL, bits a segment",
+        "its KL, bits a segment",
+        "sample of the encoder's posterior",
+        "another song, own 1",
+        "target mean, harmony 0",
+        "The song is still there where",
         "p over both",
         "Transfer strength",
         "overlapped area",

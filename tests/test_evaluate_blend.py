@@ -22,6 +22,7 @@ def test_what_is_kept_of_a_song_is_counted_bar_by_bar() -> None:
     assert kept == {
         "chroma": pytest.approx((1 + 0) / 2),  # the third bar, empty in the song, does not count
         "groove": pytest.approx((1 + 47 / 48) / 2),
+        **dict.fromkeys(("melody", "bass", "rhythm"), pytest.approx((1 + 0) / 2)),
         "chroma_fidelity": pytest.approx((1 + 0) / 2),
         "groove_fidelity": pytest.approx((1 + 0) / 2),
     }
@@ -64,12 +65,29 @@ def test_gains_are_of_a_song_and_both_baselines_have_to_be_beaten() -> None:
     assert chance["amount 0.5 over both"]["all"] == 1, "no better than a random vector"
 
 
+def test_what_is_kept_beyond_the_controls_is_paired_over_songs() -> None:
+    def rows(*values: float) -> evaluate_blend.Floats:
+        """`(songs, targets, KEPT)`: the first song is moved to two styles, the second to one."""
+        table = np.array([[values[0], values[1]], [np.nan, values[2]]])
+        return np.repeat(table[..., None], len(evaluate_blend.KEPT), 2)
+
+    kept = dict.fromkeys(evaluate_blend.CONDITIONS, rows(0.5, 0.7, 0.6))  # songs: .6 and .6
+    kept["another song, own 1"] = rows(0.1, 0.3, 0.2)  # .2 and .2
+    kept["target mean"] = rows(0.5, 0.5, 0.7)  # .5 and .7: one song above, one below
+    found = evaluate_blend._beyond(kept)
+    assert set(found) == set(evaluate_blend.MOVES)
+    assert found["own 1"]["another song"]["melody"] == pytest.approx([0.4, 0.4, 0.4])
+    assert found["own 1"]["target mean"]["melody"] == pytest.approx([0, -0.1, 0.1])
+    assert found["own 1, harmony 0"]["target mean"]["melody"] == [0, 0, 0], "beside the mean that does not lean either"
+    assert found["amount 1"]["another song"]["melody"] == [0, 0, 0]
+
+
 def test_the_front_of_a_song_keeps_what_belongs_to_the_whole(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
     (song,) = held_out.encode(codec, "odd", [groove(3)])
     part = song.front(2, codec.chunks)
     assert (len(song.z), len(song.harmony)) == (4, 8)
-    assert (len(part.z), len(part.kl), len(part.harmony), len(part.piece.bounds)) == (2, 2, 4, 5)
+    assert (len(part.z), len(part.logvar), len(part.kl), len(part.harmony), len(part.piece.bounds)) == (2, 2, 2, 4, 5)
     assert part.shift == song.shift
     whole, front = (held_out.decode(codec, [x], [x.z])[0] for x in (song, part))
     until = part.piece.bounds[-1]

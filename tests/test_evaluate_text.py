@@ -180,15 +180,29 @@ def test_a_line_of_several_segments_is_their_sum() -> None:
 
 
 def test_reconstruction_is_quoted_refined_and_not(result: dict[str, Any]) -> None:
-    assert result["reconstruction"]["released"] == {"bleu": [100] * 3, "exact": [1] * 3, "edit_distance": [0] * 3}
-    alone = result["reconstruction"]["encoder"]
+    right = {"bleu": [100] * 3, "exact": [1] * 3, "edit_distance": [0] * 3, "kl_bits": None}
+    assert result["reconstruction"]["searched mean"] == right, "no KL is the rate of a point estimate"
+    alone = result["reconstruction"]["encoder's mean"]
     assert 0.2 < alone["exact"][0] < 0.8, "it takes the last word to be the same always"
     assert alone["bleu"][0] < 100
 
 
 def test_without_refinement_there_is_one_reconstruction() -> None:
     result = evaluate_text.evaluate_text(cast(Codec, Toy(refine=0)), EVERY[:4], samples=2)
-    assert list(result["reconstruction"]) == ["released"]
+    assert list(result["reconstruction"]) == ["encoder's mean", "encoder's sample"]
+
+
+def test_a_sample_has_the_noise_that_its_kl_is_of(toy: Toy) -> None:
+    lines = EVERY * 40
+    held_lines = evaluate_text.split(cast(Codec, toy), lines)
+    found = evaluate_text._reconstruction(cast(Codec, toy), held_lines, np.random.default_rng(0), lambda _: None)
+    # a word comes back where its sample keeps the sign of its place m: with probability Phi(|m| / sigma), sigma^2 = .7
+    kept = [0.5 * (1 + math.erf(abs(m) / math.sqrt(2 * 0.7))) for m in PLACES.flatten().tolist()]
+    words = [(a + b) / 2 for a, b in zip(kept[::2], kept[1::2], strict=True)]
+    assert found["searched sample"]["exact"][0] == pytest.approx(math.prod(words), abs=0.03)
+    nats = sum((m * m + 0.7 - 1 - math.log(0.7)) / 2 for m in PLACES.flatten().tolist()) / 2
+    assert found["searched sample"]["kl_bits"][0] == pytest.approx(nats / math.log(2), rel=1e-4)
+    assert found["encoder's sample"]["kl_bits"][0] < found["searched sample"]["kl_bits"][0]
 
 
 def test_samples_stand_beside_real_lines(result: dict[str, Any]) -> None:
@@ -241,6 +255,19 @@ def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any
         assert figures["accuracy"][0] == pytest.approx((forth[amount]["accuracy"][0] + back[amount]["accuracy"][0]) / 2)
 
 
+def test_what_a_move_keeps_stands_beside_moves_without_the_line(result: dict[str, Any]) -> None:
+    pair = result["transfer"]["negative/positive"]
+    found = pair["controls"]
+    assert list(found) == ["the line itself", "another line", "the target mean", "a random vector"]
+    own = found["the line itself"]
+    assert own["bleu"] == pair["methods"]["mean"]["both"]["1"]["bleu"]
+    for name in ("another line", "the target mean"):
+        value, low, high = found[name]["beyond"]
+        assert value == pytest.approx(own["bleu"][0] - found[name]["bleu"][0], abs=1e-3)
+        assert 0 < low <= value <= high, "four words of the line itself are kept"
+    assert found["the target mean"]["accuracy"] == [1, 1, 1]
+
+
 def test_bleu_is_read_off_between_two_amounts(result: dict[str, Any]) -> None:
     for method in result["transfer"]["negative/positive"]["methods"].values():
         accuracy, bleu = (
@@ -271,9 +298,10 @@ def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
 
 
 def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
-    amounts = 2 * len(evaluate_transfer.AMOUNTS)
-    # two ways of interpolating, two of reconstructing, two of sampling, and every amount of either method
-    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 6 + 30
+    amounts = len(get_args(style.Method)) * len(evaluate_transfer.AMOUNTS)
+    # two ways of interpolating, four of reconstructing, two of sampling, every amount of each method, four of controls;
+    # and what other tests asked before
+    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30
     assert ("decode", 12) in toy.calls, "both directions together"
     assert sum(what == "encode" for what, _ in toy.calls[: amounts + 10]) == 2
 
@@ -329,7 +357,7 @@ def test_the_same_seed_gives_the_same_figures(toy: Toy) -> None:
 
 def test_the_table_quotes_every_part(result: dict[str, Any], reports: list[str]) -> None:
     table = evaluate_text.table(result)
-    for words in ("importance weighting", "mutual information", "released", "slerp", "held-out lines", "by transport",
-                  "Self-BLEU by judged accuracy", "Chosen on one half"):  # fmt: skip
+    for words in ("importance weighting", "mutual information", "searched sample", "another line", "slerp",
+                  "held-out lines", "by transport", "Self-BLEU by judged accuracy", "Chosen on one half"):  # fmt: skip
         assert words in table
     assert any("self-BLEU" in line for line in reports)

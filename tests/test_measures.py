@@ -154,3 +154,17 @@ def test_parts_are_measured_apart() -> None:
     alone = measures.part_f1(notes(C, E), notes(E))
     assert alone == {"melody": 1, "bass": 0, "drums": None}, "one instrument is both: E is its top line, C its bottom"
     assert measures.part_f1(notes(KICK), notes(KICK)) == {"melody": None, "bass": None, "drums": 1}
+
+
+def test_a_line_is_kept_by_onset_and_pitch_whoever_plays_it() -> None:
+    song = np.array([[0, 12, 72, 0], [0, 12, 48, 32], [12, 12, 74, 0], [24, 12, 76, 0], [0, 6, 36, 128]], np.int32)
+    # the first note of the tune on another instrument, the second hidden below a higher one, the third as it was
+    other = np.array([[0, 3, 72, 26], [12, 12, 74, 0], [12, 12, 79, 0], [24, 12, 76, 0], [36, 12, 60, 0]], np.int32)
+    # top lines: 72, 74, 76 and 72, 79, 76, 60: two notes in common, of 3 and 4
+    assert measures.line_f1(song, other) == pytest.approx(2 * 2 / (3 + 4))
+    # bottom lines: 48, 74, 76 and 72, 74, 76, 60
+    assert measures.line_f1(song, other, highest=False) == pytest.approx(2 * 2 / (3 + 4))
+    # something begins at 0, 12 and 24, and at 0, 12, 24 and 36
+    assert measures.rhythm_f1(song, other) == pytest.approx(2 * 3 / (3 + 4))
+    assert measures.line_f1(song[-1:], other) is None, "drums are no line"
+    assert measures.line_f1(song, other[:0]) == 0

@@ -352,10 +352,11 @@ def test_of_many_dimensions_the_variances_and_the_largest_directions_are_kept(se
 
 def test_a_file_keeps_what_vectors_do(tmp_path: Path) -> None:
     found = style.Effect(0.5, 8, (0.1, 0.0, 0.2), (0.7, 0.6, 0.8), (0.1, 0.0, 0.2), {"chroma": (0.9, 0.8, 1.0)}, 0.004)
-    styles = {"rock": replace(random_style(0), effects={"jazz": found, "folk": found}), "jazz": random_style(1)}
+    beside = replace(found, kept_of_another={"chroma": (0.8, 0.7, 0.9)}, kept_of_none={"chroma": (0.7, 0.6, 0.8)})
+    styles = {"rock": replace(random_style(0), effects={"jazz": found, "folk": beside}), "jazz": random_style(1)}
     style.save(styles, tmp_path / "my.styles")
     again = style.load(tmp_path / "my.styles")
-    assert again["rock"].effects == {"jazz": found, "folk": found}
+    assert again["rock"].effects == {"jazz": found, "folk": beside}
     assert again["jazz"].effects == {}
 
 
