@@ -202,7 +202,8 @@ def _label(axes: Axes, at: NDArray[Any], text: str, bold: bool = False) -> None:
 def effect(metrics: Mapping[str, Any]) -> Figure:
     """What a move does against its amount, as a model's `metrics.json` has it, with 95 % intervals as bands.
 
-    Of music: the judge's probability of the target style, and how much of chroma and groove is kept. Of text: how many
+    Of music: the judge's probability of the target style, and how much of chroma, groove and melody is kept, beside
+    what another song's latents have of it. Of text: how many
     sentences the judge puts in the target, and the BLEU to the sentences before. Raises SeqVAEError where none of these
     was measured.
     """
@@ -234,15 +235,19 @@ Curve = list[tuple[float, float, float, float]]
 
 def _music_effect(metrics: Mapping[str, Any]) -> dict[str, dict[str, Curve]]:
     measured = metrics["blend"]["all"]
-    amounts = {name.removeprefix("amount "): x for name, x in measured.items() if name.startswith("amount ")}
-    rows = {float(amount): x for amount, x in amounts.items() if "," not in amount}
-    panels = {
-        "Probability of the target style": {"a judge who hears instruments": "judge", "one who hears none": "blind"},
-        "Kept of the original": {"chroma": "chroma", "groove": "groove"},
-    }
+
+    def curves(keys: Mapping[str, str], begin: str, who: str = "") -> dict[str, Curve]:
+        amounts = {name.removeprefix(begin): x for name, x in measured.items() if name.startswith(begin)}
+        rows = {float(amount): x for amount, x in amounts.items() if "," not in amount}
+        found = {f"{name}{who}": [(a, *x[key]) for a, x in rows.items() if key in x] for name, key in keys.items()}
+        return {name: curve for name, curve in found.items() if curve}
+
+    judges = {"a judge who hears instruments": "judge", "one who hears none": "blind"}
+    kept = {name: name for name in ("chroma", "groove", "melody")}
+    another = curves(kept, "another song, amount ", ", another song's")
     return {
-        title: {name: [(amount, *x[key]) for amount, x in rows.items()] for name, key in curves.items()}
-        for title, curves in panels.items()
+        "Probability of the target style": curves(judges, "amount "),
+        "Kept of the original": curves(kept, "amount ") | another,
     }
 
 

@@ -210,11 +210,13 @@ def test_an_effect_of_music_has_the_measured_values_and_bands() -> None:
         for a in (1.0, 0.0, 0.5)
     }
     others: dict[str, Any] = {"own 1": {}, "programs swapped": {}, "amount 1, harmony 0": {}}
+    others |= {"another song, amount 1": {"chroma": [0.5, 0.4, 0.6]}, "another song, amount 1, harmony 0": {}}
     arrival, keeping = plot.effect({"blend": {"all": {**said, **others}}}).axes
     first, second = curves(arrival).values()
     assert first == [[0.0, 0.0], [0.5, 0.25], [1.0, 0.5]]
     assert second == [[0.0, 0.1], [0.5, 0.1], [1.0, 0.1]]
     assert curves(keeping)["chroma"] == [[0.0, 1.0], [0.5, pytest.approx(5 / 6)], [1.0, pytest.approx(2 / 3)]]
+    assert curves(keeping)["chroma, another song's"] == [[1.0, 0.5]]
     band = np.asarray(arrival.collections[0].get_paths()[0].vertices)
     assert band[:, 1].min() == pytest.approx(-0.1) and band[:, 1].max() == pytest.approx(0.6)
 
