@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqvae import collection
 from seqvae.codec import Codec
-from seqvae.dataset import split_of
+from seqvae.dataset import Split, split_of
 from seqvae.errors import SeqVAEError
 from seqvae.latent import Posterior
 from seqvae.midi import Piece
@@ -86,11 +86,12 @@ def front(piece: Piece, chunks: int) -> Piece:
 
 def gather(
     data: Path, styles: Sequence[str], *, train: int, test: int, train_chunks: int, test_chunks: int,
-    rng: np.random.Generator,
+    rng: np.random.Generator, split: Split = "test",
 ) -> Songs:  # fmt: skip
     """At most `train` and `test` songs a style of `data` (one folder a style), a stretch of each.
 
-    Raises SeqVAEError where a style has no test song or no training song.
+    Held-out songs are those of the `split`: choices are made on "valid". Raises SeqVAEError where a style has no
+    held-out song or no training song.
     """
     files = collection.find([data])
     songs = Songs({style: [] for style in styles}, {style: [] for style in styles}, [])
@@ -99,10 +100,10 @@ def gather(
     count: dict[tuple[str, bool], int] = {}
     for i in rng.permutation(len(files)):
         style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
-        split = split_of(title)
-        if style not in styles or split == "valid" or title in tested:
-            continue  # of several versions of a test song one is enough
-        held_out = split == "test"
+        side = split_of(title)
+        if style not in styles or side not in ("train", split) or title in tested:
+            continue  # of several versions of a held-out song one is enough
+        held_out = side == split
         if not held_out:
             songs.trained.append(files[i])
         taken = count.get((style, held_out), 0)
