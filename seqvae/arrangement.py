@@ -8,6 +8,7 @@ drums are an instrument, program 128. Out of scope: models, files, which songs a
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -47,7 +48,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else NAN
 
 
-def _jaccard(a: set[Hashable], b: set[Hashable]) -> float:
+def _jaccard(a: AbstractSet[Hashable], b: AbstractSet[Hashable]) -> float:
     return len(a & b) / len(a | b)
 
 

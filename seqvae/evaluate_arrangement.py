@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +378,8 @@ def _real_or_blend(
             mine = drawn[:, there]
             with np.errstate(invalid="ignore"):  # a draw may have none of these songs
                 areas[name].append(((mine @ above) * again).sum(1) / (mine.sum(1) * again.sum(1)))
-    known = {name: np.nanmean(some, 0) for name, some in areas.items() if some}
+    with np.errstate(invalid="ignore"):
+        known = {name: np.nansum(x, 0) / (~np.isnan(x)).sum(0) for name, x in areas.items() if x}
     if first in known:
         known |= {f"{first} less {name}": known[first] - x for name, x in known.items() if name != first}
     return {name: _rounded([float(x[0]), *np.nanpercentile(x[1:], [2.5, 97.5])]) for name, x in known.items()}
@@ -438,14 +440,24 @@ def _cell(x: Sequence[float]) -> str:
     return "-" if np.isnan(x[0]) else f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
 
 
+def pairs_of(codec: Codec, every: bool = False) -> list[tuple[str, str]]:
+    """PAIRS where the codec has these styles and not `every` pair is wanted; else all of its styles, both ways."""
+    styles = sorted(set(codec.styles) - {"all"})
+    usual = not every and {style for pair in PAIRS for style in pair} <= {*styles}
+    return list(PAIRS) if usual else list(permutations(styles, 2))
+
+
 def evaluate(
-    codec: Codec, data: Path, *, songs: int = 16, pairs: Sequence[tuple[str, str]] = PAIRS,
+    codec: Codec, data: Path, *, songs: int = 16, pairs: Sequence[tuple[str, str]] | None = None,
     amounts: Sequence[float] = AMOUNTS, split: Split = "test", seed: int = 0, report: Report = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """`arrangements` of a codec with its defaults, on at most `songs` held-out songs of each style in `data`.
 
+    Between the `pairs` (source, target), those of `pairs_of` by default.
+
     Raises StyleError for a style that the codec has not, SeqVAEError for one without songs.
     """
+    pairs = pairs_of(codec) if pairs is None else pairs
     styles = sorted({style for pair in pairs for style in pair})
     for style in styles:
         codec.style(style)

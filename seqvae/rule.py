@@ -60,9 +60,9 @@ class Rule:
             rows += [[start + step, 1, pitch, DRUMS, LOUD] for step, pitch in self.loop if start + step < end]
         beats = np.concatenate([np.arange(a, b, BEAT) for a, b in zip(song.bounds[:-1], song.bounds[1:], strict=True)])
         sounds = arrangement.sounding(song.notes, beats)
-        for step, some, pitch in zip(beats.tolist(), sounds.any(1), sounds.argmax(1).tolist(), strict=True):
-            if some:
-                rows.append([step, BEAT, LOWEST + (pitch - LOWEST) % 12, self.bass, LOUD])
+        for beat in np.flatnonzero(sounds.any(1)).tolist():
+            pitch = LOWEST + (int(sounds[beat].argmax()) - LOWEST) % 12
+            rows.append([int(beats[beat]), BEAT, pitch, self.bass, LOUD])
         notes = np.array(rows, np.int32).reshape(-1, 5)
         _, first = np.unique(notes[:, [ONSET, PROGRAM, PITCH]], axis=0, return_index=True)
         return Piece(notes[first], song.bounds, song.frame, song.name)

@@ -156,6 +156,7 @@ def encode(
 @verb(
     app,
     "seqvae evaluate -m music --data songs/ --json",
+    "seqvae evaluate -m music --data songs/ --arrangement --between classical/rock",
     "seqvae evaluate -m reviews --data good=@test.good --data bad=@test.bad --train good=@train.good "
     "--train bad=@train.bad",
 )
@@ -176,7 +177,12 @@ def evaluate(
     ] = None,
     opposites: Annotated[
         list[str] | None,
-        typer.Option("--between", metavar="A/B", help="Text: styles to move between, both ways; else all pairs."),
+        typer.Option(
+            "--between",
+            metavar="A/B",
+            help="Text: styles to move between, both ways; else all pairs. Arrangements: from A to B, or `all`; else five "
+            "pairs.",
+        ),
     ] = None,
     pieces: Annotated[
         int | None, typer.Option(min=1, help="Pieces of each style at most.  [default: 20 of music, 1000 of text]")
@@ -189,6 +195,13 @@ def evaluate(
         ),
     ] = None,
     iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines for importance weighting; 0 for all.")] = 500,
+    arrangement: Annotated[
+        bool,
+        typer.Option(
+            "--arrangement",
+            help="Music: measure 16-bar blends beside real songs and a rule, and nothing else. 16 pieces by default.",
+        ),
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -203,18 +216,24 @@ def evaluate(
     if released.kind_of(released.find(model)) == "midi":
         if len(data) != 1:
             raise UsageError(f"{len(data)} --data: songs are measured from one folder, with a folder a style")
+        codec, say = _divided(load(model))
+        if arrangement:
+            from seqvae import evaluate_arrangement as ruler
+
+            given = opposites or []
+            chosen = ruler.pairs_of(codec, every=True) if given == ["all"] else _pairs(given) or None
+            figures = ruler.evaluate(codec, Path(data[0]), songs=pieces or 16, pairs=chosen, seed=seed, report=say)
+            _told(codec, ruler.table(figures), figures, as_json)
+            return
         from seqvae import evaluate
 
-        codec, say = _divided(load(model))
         figures = evaluate.evaluate(
             codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, report=say
         )
         _told(codec, evaluate.table(figures), figures, as_json)
         return
     held, known = _by_name(data), _by_name(training or [])
-    pairs = [tuple(given.split("/")) for given in opposites or []]
-    if any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise UsageError(f"--between {' '.join(opposites or [])}: write two styles as A/B")
+    pairs = _pairs(opposites or [])
     from seqvae import evaluate_text
 
     plain, corpus = held.pop("", None), known.pop("", None)
@@ -225,7 +244,7 @@ def evaluate(
         styles=held,
         train=known,
         corpus=corpus,
-        opposites=[(a, b) for a, b in pairs] or None,
+        opposites=pairs or None,
         seed=seed,
         samples=samples or 500,
         iw_lines=iw_lines or None,
@@ -233,6 +252,14 @@ def evaluate(
         report=say,
     )
     _told(codec, evaluate_text.table(figures), figures, as_json)
+
+
+def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
+    """Styles written as A/B; UsageError for another form."""
+    pairs = [(a, b) for a, slash, b in (text.partition("/") for text in given) if a and b and "/" not in b]
+    if len(pairs) < len(given):
+        raise UsageError(f"--between {' '.join(given)}: write two styles as A/B")
+    return pairs
 
 
 def _divided(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
