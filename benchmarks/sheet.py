@@ -1,4 +1,4 @@
-"""A blind sheet: piano rolls of two arrangements of one song under letters, for somebody who does not know whose they are.
+"""A blind sheet: piano rolls of two arrangements of one song under letters, for a reader who does not know whose.
 
     python benchmarks/sheet.py DIR --model music --pairs 40 -o sheet/
 

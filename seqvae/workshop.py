@@ -180,8 +180,7 @@ def evaluate(
         typer.Option(
             "--between",
             metavar="A/B",
-            help="Text: styles to move between, both ways; else all pairs. Arrangements: from A to B, or `all`; else five "
-            "pairs.",
+            help="Text: styles to move between, both ways; else all. Arrangements: from A to B, or all; else five.",
         ),
     ] = None,
     pieces: Annotated[
