@@ -290,8 +290,9 @@ def summary(values: Floats, weights: Floats | None = None, seed: int = 0) -> lis
 
 
 def _figures(values: Floats, weights: Floats | None = None) -> dict[str, list[float]]:
-    """`summary` of each of FIGURES of `values (songs, targets, FIGURES)`."""
-    return {name: _rounded(summary(values[..., k], weights)) for k, name in enumerate(FIGURES)}
+    """`summary` of each of FIGURES of `values (songs, targets, FIGURES)`; those that no song has are left out."""
+    told = {name: _rounded(summary(values[..., k], weights)) for k, name in enumerate(FIGURES)}
+    return {name: figure for name, figure in told.items() if not np.isnan(figure[0])}
 
 
 def _rounded(figure: Sequence[float]) -> list[float]:
@@ -324,7 +325,8 @@ def _dose(values: Mapping[str, Floats], named: Sequence[str], amounts: Sequence[
         rho = np.full(curves.shape[:2], np.nan)
         for at in zip(*np.nonzero(~np.isnan(curves).any(-1)), strict=True):
             rho[at] = rank_correlation([0.0, *amounts], curves[at])
-        out[name] = _rounded(summary(rho))
+        if not np.isnan(rho).all():
+            out[name] = _rounded(summary(rho))
     return out
 
 
@@ -396,48 +398,47 @@ TABLE = (
 
 def table(result: Mapping[str, Any]) -> str:
     """The figures as text, for people and model cards (Markdown)."""
-    seen = result["protocol"]
-    named = [f"amount {amount:g}" for amount in seen["amounts"]]
-    shown = [c for c in dict.fromkeys(("amount 0.5", named[-1])) if c in named]
+    seen, everything, differences = result["protocol"], result["all"], result["differences"]
+    last = f"amount {seen['amounts'][-1]:g}"
+    shown = [c for c in dict.fromkeys(("amount 0.5", last)) if c in everything]
     columns = ["source songs", *shown, "target songs", "rule", "programs swapped"]
-    less = [f"{c} less rule" for c in shown]
+    controls = [key.split(" less ")[1] for key in differences if not key.endswith(" less rule")]
     lines = [
         f"Excerpts of {seen['bars']} bars, {'; '.join(seen['pairs'])}; held-out songs: "
         + ", ".join(f"{n} {style}" for style, n in seen["songs"].items())
-        + f". Means with 95 % intervals over songs. Judge right on {_cell(seen['judge_accuracy'])} of them.",
+        + f". Means with 95 % intervals over songs. The judge is right on {_cell(seen['judge_accuracy'])} of them.",
         "",
-        f"| | {' | '.join([*columns, *less])} |",
-        "|---" * (len(columns) + len(less) + 1) + "|",
     ]
-    for name in TABLE:
-        cells = [_cell(result["all"][c][name]) for c in columns]
-        lines.append(f"| {name} | {' | '.join([*cells, *(_cell(result['differences'][d][name]) for d in less)])} |")
-    controls = [key.split(" less ")[1] for key in result["differences"] if not key.endswith(" less rule")]
+
+    def told(of: Sequence[str], less: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+        parts = [*(everything[c] for c in of), *(differences[d] for d in less)]
+        return {name: [_cell(part.get(name)) for part in parts] for name in names}
+
+    less = [f"{c} less rule" for c in shown]
+    lines += _rows("", [*columns, *less], told(columns, less, TABLE))
     if controls:
-        lines += [
-            "",
-            "| " + " | ".join(["kept of the song", named[-1], *controls, *(f"less {c}" for c in controls)]) + " |",
-        ]
-        lines += ["|---" * (2 + 2 * len(controls)) + "|"]
-        for name in KEPT:
-            cells = [_cell(result["all"][c][name]) for c in (named[-1], *controls)]
-            cells += [_cell(result["differences"][f"{named[-1]} less {c}"][name]) for c in controls]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "| | figure |", "|---|---|"]
-    lines += [f"| {name} with the amount, Spearman's rank | {_cell(x)} |" for name, x in result["dose"].items()]
-    lines += [f"| real or not, AUC: {name} | {_cell(x)} |" for name, x in result["real_or_blend"].items()]
-    short = ("band", "inside the target's range", "target probability", "new notes", "notes a bar")
-    by = ["source songs", *shown, "target songs", "rule"]
-    for name in short:
-        lines += ["", f"| {name} | {' | '.join(by)} |", "|---" * (len(by) + 1) + "|"]
-        lines += [
-            f"| {pair} | {' | '.join(f'{row[c][name][0]:.2f}' for c in by)} |" for pair, row in result["pairs"].items()
-        ]
-    return "\n".join(lines)
+        less = [f"{last} less {c}" for c in controls]
+        head = [last, *controls, *(f"less {c}" for c in controls)]
+        lines += _rows("kept of the song", head, told([last, *controls], less, KEPT))
+    single = {f"{name} with the amount, Spearman's rank": x for name, x in result["dose"].items()}
+    single |= {f"real or not, AUC: {name}": x for name, x in result["real_or_blend"].items()}
+    lines += _rows("", ["figure"], {name: [_cell(x)] for name, x in single.items()})
+    columns = columns[:-1]
+    for name in ("band", "inside the target's range", "target probability", "new notes", "notes a bar"):
+        by_pair = {
+            pair: [_cell(row[c].get(name)).partition(" ")[0] for c in columns] for pair, row in result["pairs"].items()
+        }
+        lines += _rows(name, columns, by_pair)
+    return "\n".join(lines).rstrip()
 
 
-def _cell(x: Sequence[float]) -> str:
-    return "-" if np.isnan(x[0]) else f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
+def _cell(x: Sequence[float] | None) -> str:
+    return "-" if x is None else f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
+
+
+def _rows(first: str, head: Sequence[str], body: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = [f"| {first} | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
 
 
 def pairs_of(codec: Codec, every: bool = False) -> list[tuple[str, str]]:

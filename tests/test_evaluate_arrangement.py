@@ -144,7 +144,7 @@ def test_what_becomes_a_real_song_has_its_figures(result: dict[str, Any]) -> Non
         (24 * 72 + 24 * 24) / (math.hypot(24, 24) * math.hypot(72, 24)), abs=1e-4
     )
     assert everything["amount 0.5"]["drum switches"][0] == pytest.approx(1 / 15, abs=1e-4), "they stop half-way"
-    assert math.isnan(whole["top line there"][0])
+    assert "top line there" not in whole, "they have no original"
 
 
 def test_moves_are_compared_song_by_song(result: dict[str, Any]) -> None:
@@ -159,13 +159,13 @@ def test_moves_are_compared_song_by_song(result: dict[str, Any]) -> None:
 
 def test_kit_figures_are_told_where_the_target_has_drums(found: Excerpts) -> None:
     back = ruler.arrangements(lambda piece, *_: piece, {}, found, [("band", "bare")], (0.5, 1.0))
-    assert all(math.isnan(back["all"][c][name][0]) for c in ("amount 1", "rule") for name in ruler.KIT)
+    assert not any(name in back["all"][c] for c in ("amount 1", "rule") for name in ruler.KIT)
     assert back["all"]["rule"]["bars with drums"][0] == 0
 
 
 def test_the_table_has_every_figure_once(result: dict[str, Any]) -> None:
     told = ruler.table(result)
-    json.dumps(result)
+    json.dumps(result, allow_nan=False)
     for name in ruler.TABLE:
         assert told.count(f"\n| {name} | ") >= 1
     assert "| kept of the song | amount 1 | another song | less another song |" in told
