@@ -93,10 +93,10 @@ def drum_switches(notes: Ints, bounds: Ints) -> float:
 def kit_repeated(notes: Ints, bounds: Ints) -> float:
     """Jaccard index of the drum hits of neighbouring bars, a hit being (step in the bar, pitch).
 
-    A mean over neighbouring bars that both have drums; nan where there are none.
+    A mean over neighbouring bars of which at least one has drums: 0 where they begin or stop; nan without drums.
     """
     hits = _placed(notes[notes[:, PROGRAM] == DRUMS], bounds, [PITCH])
-    return _mean([_jaccard(a, b) for a, b in pairwise(hits) if a and b])
+    return _mean([_jaccard(a, b) for a, b in pairwise(hits) if a | b])
 
 
 def onsets_repeated(notes: Ints, bounds: Ints) -> float:

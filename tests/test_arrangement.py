@@ -37,7 +37,7 @@ SONG = rows(
         (arrangement.presence, (3 / 4 + 2 / 4 + 2 / 4) / 3),
         (arrangement.drum_bars, 2 / 4),
         (arrangement.drum_switches, 2 / 3),  # they begin in bar 2 and stop in bar 4
-        (arrangement.kit_repeated, 1 / 3),  # the kick of three hits
+        (arrangement.kit_repeated, (0 + 1 / 3 + 0) / 3),  # the kick of three hits; they begin and stop
         (arrangement.onsets_repeated, (2 / 2 + 2 / 4 + 0 / 4) / 3),
         # pairs at onsets: 60 and 64 at 0; 71 and 72 at 120; 71 and 40 at 132: one of three is a semitone
         (arrangement.clashes, 1 / 3),
