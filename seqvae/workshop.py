@@ -157,6 +157,7 @@ def encode(
 @verb(
     app,
     "seqvae evaluate -m music --data songs/ --json",
+    "seqvae evaluate -m music --data songs/ --arrangement --between classical/rock",
     "seqvae evaluate -m reviews --data good=@test.good --data bad=@test.bad --train good=@train.good "
     "--train bad=@train.bad",
 )
@@ -177,7 +178,11 @@ def evaluate(
     ] = None,
     opposites: Annotated[
         list[str] | None,
-        typer.Option("--between", metavar="A/B", help="Text: styles to move between, both ways; else all pairs."),
+        typer.Option(
+            "--between",
+            metavar="A/B",
+            help="Text: styles to move between, both ways; else all. Arrangements: from A to B, or all; else five.",
+        ),
     ] = None,
     pieces: Annotated[
         int | None, typer.Option(min=1, help="Pieces of each style at most.  [default: 20 of music, 1000 of text]")
@@ -193,6 +198,13 @@ def evaluate(
     split: Annotated[
         Half, typer.Option(help="Music: the half of the held-out songs that is for choices, or for final figures.")
     ] = "final",
+    arrangement: Annotated[
+        bool,
+        typer.Option(
+            "--arrangement",
+            help="Music: measure 16-bar blends beside real songs and a rule, and nothing else. 16 pieces by default.",
+        ),
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -207,18 +219,26 @@ def evaluate(
     if released.kind_of(released.find(model)) == "midi":
         if len(data) != 1:
             raise UsageError(f"{len(data)} --data: songs are measured from one folder, with a folder a style")
+        codec, say = _divided(load(model))
+        if arrangement:
+            from seqvae import evaluate_arrangement as ruler
+
+            given = opposites or []
+            chosen = ruler.pairs_of(codec, every=True) if given == ["all"] else _pairs(given) or None
+            figures = ruler.evaluate(
+                codec, Path(data[0]), songs=pieces or 16, pairs=chosen, half=split, seed=seed, report=say
+            )
+            _told(codec, ruler.table(figures), figures, as_json)
+            return
         from seqvae import evaluate
 
-        codec, say = _divided(load(model))
         figures = evaluate.evaluate(
             codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, split=split, report=say
         )
         _told(codec, evaluate.table(figures), figures, as_json)
         return
     held, known = _by_name(data), _by_name(training or [])
-    pairs = [tuple(given.split("/")) for given in opposites or []]
-    if any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise UsageError(f"--between {' '.join(opposites or [])}: write two styles as A/B")
+    pairs = _pairs(opposites or [])
     from seqvae import evaluate_text
 
     plain, corpus = held.pop("", None), known.pop("", None)
@@ -229,7 +249,7 @@ def evaluate(
         styles=held,
         train=known,
         corpus=corpus,
-        opposites=[(a, b) for a, b in pairs] or None,
+        opposites=pairs or None,
         seed=seed,
         samples=samples or 500,
         iw_lines=iw_lines or None,
@@ -237,6 +257,14 @@ def evaluate(
         report=say,
     )
     _told(codec, evaluate_text.table(figures), figures, as_json)
+
+
+def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
+    """Styles written as A/B; UsageError for another form."""
+    pairs = [(a, b) for a, slash, b in (text.partition("/") for text in given) if a and b and "/" not in b]
+    if len(pairs) < len(given):
+        raise UsageError(f"--between {' '.join(given)}: write two styles as A/B")
+    return pairs
 
 
 def _divided(codec: Codec) -> tuple[Codec, Callable[[str], None]]:

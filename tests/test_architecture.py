@@ -50,8 +50,9 @@ ABOVE = [
     {"train"},
     {"note_statistics", "copying"},  # measures of music that build on `measures`
     {"controls"},
-    {"held_out", "judge"},
-    {"evaluate_transfer", "evaluate_blend", "evaluate_samples", "evaluate_paths"},
+    {"held_out", "judge", "arrangement"},
+    {"rule"},
+    {"evaluate_transfer", "evaluate_blend", "evaluate_samples", "evaluate_paths", "evaluate_arrangement"},
     {"evaluate_reconstruction"},
     {"anomaly", "effect", "evaluate", "evaluate_text", "export", "plot", "page", "terminal"},
     {"calibration"},
@@ -101,7 +102,7 @@ OWNERS = {
     "onnxruntime": {"export"},
     "tensorboard": {"train"},
     "torch.utils.tensorboard": {"train"},
-    "sklearn": {"judge", "evaluate_transfer", "detector"},
+    "sklearn": {"judge", "evaluate_transfer", "evaluate_arrangement", "detector"},
     "sacrebleu": {"text_measures"},
     "matplotlib": {"plot"},
     "PIL": {"plot"},
@@ -129,7 +130,7 @@ OWNERS = {
         "text_measures",
         "released",
     }
-    - {"distributions", "note_statistics", "copying", "judge"}
+    - {"distributions", "note_statistics", "copying", "judge", "arrangement", "rule"}
     - {
         "vocabulary",
         "midi_tokenizer",

@@ -11,7 +11,7 @@ import pytest
 from commands import done, files, seqvae, song, told, told_last
 from conftest import SENTENCES
 
-from seqvae import evaluate, evaluate_text, released, shards, train
+from seqvae import evaluate, evaluate_arrangement, evaluate_text, released, shards, train
 from seqvae.errors import SeqVAEError
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -46,6 +46,22 @@ def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch:
     [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--seed", 4, "--json")
     assert json.loads(line) == {"data": "songs", "pieces": 20, "samples": 200, "seed": 4}
     assert "from one folder" in told(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
+
+
+def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(_: object, data: Path, *, report: Callable[[str], None], **settings: Any) -> dict[str, Any]:
+        return {"data": str(data), **settings}
+
+    monkeypatch.setattr(evaluate_arrangement, "evaluate", fake)
+    monkeypatch.setattr(evaluate_arrangement, "table", lambda result: f"| {result['songs']} |")
+    command = ["evaluate", "-m", tiny_music, "--data", "songs", "--arrangement"]
+    assert seqvae(*command).stdout == "| 16 |\n"
+    [line] = done(*command, "--between", "a/b", "--between", "b/c", "--pieces", 3, "--json")
+    assert json.loads(line) == {"data": "songs", "songs": 3, "pairs": [["a", "b"], ["b", "c"]], "seed": 0}
+    monkeypatch.setattr(evaluate_arrangement, "pairs_of", lambda _, every: [("x", "y")] * every)
+    [line] = done(*command, "--between", "all", "--json")
+    assert json.loads(line)["pairs"] == [["x", "y"]]
+    assert "write two styles as A/B" in told(seqvae(*command, "--between", "a/b/c"), 2)
 
 
 def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:
