@@ -24,6 +24,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import processor
+
 if TYPE_CHECKING:
     from seqvae.config import Recipe
     from seqvae.run import Run
@@ -193,6 +195,7 @@ def main() -> None:
         bytes_ = sum(file.stat().st_size for file in (folder / "data").glob("shard-*"))
         text = (folder / "lines.txt").stat().st_size
         print(f"{times}x: {text / 2**20:.1f} MiB of text, {bytes_ / 2**20:.1f} MiB of shards", file=sys.stderr)
+    print(f"{processor.described(1)}\n")
     print("\n".join(told(found)))
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import growth
 import importing
+import processor
 
 import seqvae
 from seqvae import anomaly, distributed, lines, shards, text
@@ -119,7 +120,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     growth.write(given.out / "lines.txt", 20000)
     importing.make(given.out / "songs" / "all", 100)
-    print(f"load {os.getloadavg()[0]:.1f} at the start\n", flush=True)
+    print(f"{processor.described(1)}, turns: {given.turns}\n", flush=True)
     print("| | one process, s | two, s | times as fast |\n|---|---|---|---|", flush=True)
     for work in given.work:
         measured(work, given.out, 1)  # shards are made
