@@ -188,7 +188,8 @@ def main() -> None:
         folder = given.out / f"{times}x"
         folder.mkdir(parents=True)
         write(folder / "lines.txt", times * given.lines)
-        subprocess.run([sys.executable, "-c", MAKE, str(folder / "songs"), str(times * given.songs)], check=True)
+        make = [sys.executable, "-c", MAKE, str((folder / "songs").resolve()), str(times * given.songs)]
+        subprocess.run(make, check=True, cwd=Path(__file__).parent)
         for work in WORK:
             found[work].append(measured(work, folder))
             print(f"{times}x {work}: {found[work][-1]}", file=sys.stderr)
