@@ -191,7 +191,7 @@ def sentences(options: argparse.Namespace) -> None:
             sizes[label] = pipes[label].recv()
         print(", ".join(f"{label}: {size / 1e6:.2f} M parameters" for label, size in sizes.items()))
         print(processor.described(options.threads))
-        print(f"{vocabulary} tokens to choose from, {options.turns} turns\n")
+        print(f"{vocabulary} tokens to choose from, turns: {options.turns}\n")
 
         def ask(label: str, *what: object) -> tuple[float, int, int]:
             pipes[label].send(what)

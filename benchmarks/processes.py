@@ -85,10 +85,10 @@ def score(folder: Path) -> float:
 
 
 WORK: dict[str, tuple[str, Callable[[Path], float]]] = {
-    "reviews": ("training, reviews", reviews),
-    "reviews-wide": ("the same, each process with a batch of the recipe's size", partial(reviews, wide=True)),
-    "music": ("training, music", music),
-    "music-wide": ("the same, each process with a batch of the recipe's size", partial(music, wide=True)),
+    "reviews": ("training, reviews, one batch divided", reviews),
+    "reviews-wide": ("training, reviews, each process with a batch of the recipe's size", partial(reviews, wide=True)),
+    "music": ("training, music, one batch divided", music),
+    "music-wide": ("training, music, each process with a batch of the recipe's size", partial(music, wide=True)),
     "encode": ("encoding sentences", encode),
     "score": ("scoring sentences", score),
 }
