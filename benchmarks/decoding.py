@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processor
 import torch
 from numpy.typing import NDArray
 
@@ -190,8 +190,8 @@ def sentences(options: argparse.Namespace) -> None:
             pipes[label] = stack.enter_context(worker(make, options.threads))
             sizes[label] = pipes[label].recv()
         print(", ".join(f"{label}: {size / 1e6:.2f} M parameters" for label, size in sizes.items()))
-        print(f"torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
-        print(f"{vocabulary} tokens to choose from, {options.turns} turns\n")
+        print(processor.described(options.threads))
+        print(f"{vocabulary} tokens to choose from, turns: {options.turns}\n")
 
         def ask(label: str, *what: object) -> tuple[float, int, int]:
             pipes[label].send(what)
@@ -230,6 +230,7 @@ def music(options: argparse.Namespace) -> None:
     piece = codec.form.read(options.song)
     end = piece.bounds[min(4, len(piece.bounds) - 1)]
     short = replace(piece, notes=piece.notes[piece.notes[:, 0] < end], bounds=piece.bounds[:5])
+    print(f"{processor.described(options.threads)}, turns: {options.turns}")
     print("\n| a warm blend, half-way to rock | bars | seconds, median | fastest |\n|---|---|---|---|")
     for name, what in (("four bars", short), ("a whole song", piece)):
         took = []

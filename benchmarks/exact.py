@@ -8,13 +8,13 @@ turns' ratios counts.
 
 from __future__ import annotations
 
-import platform
+import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
+import processor
 import torch
 
 import seqvae
@@ -22,15 +22,7 @@ from seqvae import midi
 from seqvae.codec import Codec
 from seqvae.sampling import Sampling
 
-TURNS = 9
 LINES = [f"the {what} was {how} and the staff is very friendly ." for what in ("food", "room") for how in ("ok", "bad")]
-
-
-def processor() -> str:
-    """What the system calls it."""
-    info = Path("/proc/cpuinfo")
-    named = [line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -42,6 +34,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--turns", type=int, default=9)
+    options = arguments.parse_args()
     torch.set_num_threads(1)
     chorale = midi.read("corpus:bach/bwv66.6")
     drawn = Sampling(temperature=0.9, top_p=0.95)
@@ -57,12 +52,12 @@ def main() -> None:
         ("scores of 4 sentences", "reviews", lambda codec: codec.log_prob(LINES)),
     ]
     pairs = {name: [seqvae.load(name, exact=exact) for exact in (False, True)] for name in ("reviews", "music")}
-    print(f"{processor()}, torch {torch.__version__}, one thread, {TURNS} turns\n")
+    print(f"{processor.described(1)}, turns: {options.turns}\n")
     print("| warm, in seconds | default | exact | times as long |\n|---|---|---|---|")
     for label, name, call in work:
         for codec in pairs[name]:
             call(codec)
-        turns = [[seconds(partial(call, codec)) for codec in pairs[name]] for _ in range(TURNS)]
+        turns = [[seconds(partial(call, codec)) for codec in pairs[name]] for _ in range(options.turns)]
         plain, exact = (statistics.median(column) for column in zip(*turns, strict=True))
         ratio = statistics.median(b / a for a, b in turns)
         print(f"| {label} | {plain:.3f} | {exact:.3f} | {ratio:.2f} |", flush=True)

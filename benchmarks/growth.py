@@ -24,6 +24,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import processor
+
 if TYPE_CHECKING:
     from seqvae.config import Recipe
     from seqvae.run import Run
@@ -186,13 +188,15 @@ def main() -> None:
         folder = given.out / f"{times}x"
         folder.mkdir(parents=True)
         write(folder / "lines.txt", times * given.lines)
-        subprocess.run([sys.executable, "-c", MAKE, str(folder / "songs"), str(times * given.songs)], check=True)
+        make = [sys.executable, "-c", MAKE, str((folder / "songs").resolve()), str(times * given.songs)]
+        subprocess.run(make, check=True, cwd=Path(__file__).parent)
         for work in WORK:
             found[work].append(measured(work, folder))
             print(f"{times}x {work}: {found[work][-1]}", file=sys.stderr)
         bytes_ = sum(file.stat().st_size for file in (folder / "data").glob("shard-*"))
         text = (folder / "lines.txt").stat().st_size
         print(f"{times}x: {text / 2**20:.1f} MiB of text, {bytes_ / 2**20:.1f} MiB of shards", file=sys.stderr)
+    print(f"{processor.described(1)}\n")
     print("\n".join(told(found)))
 
 

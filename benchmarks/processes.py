@@ -24,6 +24,7 @@ from pathlib import Path
 
 import growth
 import importing
+import processor
 
 import seqvae
 from seqvae import anomaly, distributed, lines, shards, text
@@ -84,10 +85,10 @@ def score(folder: Path) -> float:
 
 
 WORK: dict[str, tuple[str, Callable[[Path], float]]] = {
-    "reviews": ("training, reviews", reviews),
-    "reviews-wide": ("the same, each process with a batch of the recipe's size", partial(reviews, wide=True)),
-    "music": ("training, music", music),
-    "music-wide": ("the same, each process with a batch of the recipe's size", partial(music, wide=True)),
+    "reviews": ("training, reviews, one batch divided", reviews),
+    "reviews-wide": ("training, reviews, each process with a batch of the recipe's size", partial(reviews, wide=True)),
+    "music": ("training, music, one batch divided", music),
+    "music-wide": ("training, music, each process with a batch of the recipe's size", partial(music, wide=True)),
     "encode": ("encoding sentences", encode),
     "score": ("scoring sentences", score),
 }
@@ -119,7 +120,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     growth.write(given.out / "lines.txt", 20000)
     importing.make(given.out / "songs" / "all", 100)
-    print(f"load {os.getloadavg()[0]:.1f} at the start\n", flush=True)
+    print(f"{processor.described(1)}, turns: {given.turns}\n", flush=True)
     print("| | one process, s | two, s | times as fast |\n|---|---|---|---|", flush=True)
     for work in given.work:
         measured(work, given.out, 1)  # shards are made

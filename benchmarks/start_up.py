@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+import processor
+
 TURNS = 7
 COMMANDS = {
     "--help": 0.3,
@@ -39,6 +41,7 @@ def main() -> None:
         for _ in range(TURNS):
             for command in COMMANDS:
                 found[command].append(run(command, folder))
+    print(f"{processor.described(1)}, turns: {TURNS}\n")
     print("| seqvae | seconds | of processor time | to reach |\n|---|---|---|---|")
     for command, times in found.items():
         wall, used = (min(column) for column in zip(*times, strict=True))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import os
 import random
 import statistics
 import sys
@@ -29,6 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+import processor
 import torch
 
 from seqvae import checkpoint, text
@@ -213,8 +213,7 @@ def main() -> None:
     def median(label: str, what: str) -> float:
         return float(statistics.median(getattr(spell, what) for spell in spells[label]))
 
-    print(f"\ntorch {torch.__version__}, {options.threads} threads, {options.spells} spells of {options.seconds:g} s, "
-          f"load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
+    print(f"\n{processor.described(options.threads)}, {options.spells} spells of {options.seconds:g} s\n")
     print("| model | parameters | precision | words/s | tokens/s | words/s beside the peer | cores busy |")
     print("|---|---|---|---|---|---|---|")
     for label, (parameters, precision) in about.items():

@@ -8,9 +8,13 @@ The first trains the recipe as each tree has it, in turns and from random weight
 of its own until its log tells of step 100; what the log says there counts, and the median of the turns' ratios.
 Reading songs and start-up are not part of it.
 
-The second counts a training step's products as torch carries them out, forwards and backwards, and times each size of
-them alone in bf16, in the same process and with as many threads. What all would take at that rate, as a share of what
-the step takes, is the share of the machine's own bf16 rate that training reaches. Text is compared in text_training.py.
+The second times training steps of different batches, after some that warm up. Then it takes the same steps again to
+count their matrix products as torch carries them out, forwards and backwards, and times each size of product alone in
+bf16, in the same process and with as many threads. The products' time alone, as a share of the steps' time, is the
+share of the machine's own bf16 rate that training reaches. Each batch has sizes of its own, and oneDNN generates code
+for a product when it first meets its size: a step that is repeated is faster than training is.
+
+Text is compared in text_training.py.
 """
 
 from __future__ import annotations
@@ -25,9 +29,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import processor
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,6 +45,7 @@ from seqvae.shards import prepare
 from seqvae.train import keep_memory
 
 LOGGED = 100  # at this step the log of a run has its first line
+WARM, TIMED = 10, 20  # steps of different batches
 Size = tuple[int, int, int]  # rows, summed over, columns
 
 
@@ -103,6 +111,7 @@ class Products(TorchDispatchMode):
         self.sizes[(rows, onwards.shape[1], onwards.shape[0])] += times * steps
 
 
+@cache
 def fastest(size: Size) -> float:
     """Seconds that one product of this size takes in bf16, of several runs the median."""
     rows, inner, columns = size
@@ -117,40 +126,39 @@ def fastest(size: Size) -> float:
     return statistics.median(seconds[1:])
 
 
-def share(recipe_name: str, changes: list[str], data: Path, folder: Path, steps: int) -> None:
-    """Print what products a training step is made of, what they take alone, and what the step takes."""
+def share(recipe_name: str, changes: list[str], data: Path, folder: Path) -> None:
+    """Print the time of training steps, of their products alone, and the share of the second in the first."""
     keep_memory()
     recipe = load_recipe(recipe_name, changes)
     tokens, tokenizer, _ = prepare(recipe, [data], folder / "data")
     run = Run(recipe, tokens, tokenizer, folder, print)
     run.model.train()
     run.compile()
-    batches = run.batches.epoch(0)
-    rows = []
-    for position, (pieces, firsts) in enumerate(batches, 1):
+    timed = []
+    for position, (pieces, firsts) in enumerate(islice(run.batches.epoch(0), WARM + TIMED), 1):
         run.progress.position = position
         batch = tokens.gather(pieces, firsts, recipe.model.chunks)
-        if position <= 3:
-            run.step(batch)
-            continue
-        with Products() as products:
-            run.step(batch)
-        # the same step again without being watched: its shapes are the same, and caches are warm as in training
+        count = int((batch != 0).sum())
         begin = time.perf_counter()
         run.step(batch)
-        taken = time.perf_counter() - begin
-        operations = sum(2 * math.prod(size) * count for size, count in products.sizes.items())
-        alone = sum(fastest(size) * count for size, count in products.sizes.items())
-        rows.append((operations, taken, alone, int((batch != 0).sum())))
-        if len(rows) == steps:
-            break
+        timed.append((position, batch, count, time.perf_counter() - begin))
+    if len(timed) < WARM + TIMED:
+        raise SystemExit(f"{data}: an epoch of {len(timed)} batches; {WARM + TIMED} are needed, so give more pieces")
+    before = processor.described(torch.get_num_threads())
+    rows = []
+    for position, batch, count, taken in timed[WARM:]:
+        run.progress.position = position  # what is random about a step follows from its position
+        with Products() as products:
+            run.step(batch)
+        operations = sum(2 * math.prod(size) * times for size, times in products.sizes.items())
+        alone = sum(fastest(size) * times for size, times in products.sizes.items())
+        rows.append((operations, taken, alone, count))
     operations, taken, alone, count = (sum(row[i] for row in rows) for i in range(4))
-    print(f"\n{steps} steps of {recipe.name}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
+    print(f"\n{TIMED} steps of {recipe.name} on {len(tokens)} pieces, {before}\n")
     print("| figure | |")
     print("|---|---|")
     print(f"| tokens a second | {count / taken:.0f} |")
-    print(f"| products of a step, 10^9 operations | {operations / steps / 1e9:.1f} |")
+    print(f"| products of a step, 10^9 operations | {operations / TIMED / 1e9:.1f} |")
     print(f"| 10^9 operations a second, in training | {operations / taken / 1e9:.0f} |")
     print(f"| 10^9 operations a second, the same products alone in bf16 | {operations / alone / 1e9:.0f} |")
     print(f"| share | {alone / taken:.2f} |")
@@ -172,7 +180,7 @@ def main() -> None:
     if options.share:
         torch.set_num_threads(options.threads)
         with tempfile.TemporaryDirectory() as name:
-            share(options.recipe, options.set, data, Path(name), 5)
+            share(options.recipe, options.set, data, Path(name))
         return
     if options.before is None:
         arguments.error("--before TREE or --share is needed")
@@ -183,7 +191,7 @@ def main() -> None:
             found[label].append(tokens_per_second(tree, options.recipe, options.set, data, options.threads))
             print(f"turn {turn}, {label}: {found[label][-1]:.0f} tokens/s", flush=True)
     ratios = [now / before for now, before in zip(found["now"], found["before"], strict=True)]
-    print(f"\n{options.recipe}, torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
+    print(f"\n{options.recipe}, {processor.described(options.threads)}")
     print(f"{statistics.median(ratios):.2f} times the tokens a second ({min(ratios):.2f} to {max(ratios):.2f})")
 
 

@@ -211,8 +211,12 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
-        slope = slopes[0].reshape(-1, ctx.size[1]).float()
-        sums = slope.new_zeros(ctx.size).index_add_(0, index.flatten(), slope)
+        slope = slopes[0].reshape(-1, ctx.size[1])
+        if slope.is_cuda:  # thousands of additions to one row wait for each other there, a product does not
+            hits = functional.one_hot(index.flatten(), ctx.size[0]).to(slope.dtype)
+            sums = (hits.T @ slope).float()
+        else:
+            sums = slope.new_zeros(ctx.size, dtype=torch.float32).index_add_(0, index.flatten(), slope.float())
         if ctx.frozen:
             sums[0] = 0.0
         return sums.to(ctx.dtype), None, None
@@ -385,12 +389,12 @@ class Attention(nn.Module):
         q, k = _rotate(q, past), _rotate(k, past)
         if cache is not None:
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
-        if mask is None:
+        if mask is None and not (x.is_cuda and past == 0):
             seen = torch.ones(t, k.shape[2], dtype=torch.bool, device=x.device).tril(past)
         else:
-            seen = mask[:, None]
+            seen = None if mask is None else mask[:, None]
         if x.is_cuda:
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         else:
             # plain products: on a CPU in bf16 the backward of the fused kernel is several times slower
             weights = (q @ k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
