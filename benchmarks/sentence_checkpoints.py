@@ -4,8 +4,8 @@
 
 WEIGHTS is the folder with `prose.safetensors`, CORPORA and DATA are those of `sentence_corpora.py`. Styles of `prose`:
 authors, narration and dialogue, questions and statements, archaic and plain verses (King James, Basic English) and
-modern ones (World English), the same verses of each; of `reviews`: negative and positive. For both `all`, and a mixture
-to draw from.
+modern ones (World English), the same verses of each; of `reviews`: negative and positive, past and present. For both
+`all`, and a mixture to draw from.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from seqvae.trained_styles import MIXTURE
 
 LINES = 6000  # of one style at most
 AUTHORS_LINES = 2500
-RANK = 16  # of an author's covariance: there are dozens of them
+RANK = 8  # of an author's covariance: there are dozens of them
 FEWEST = 500  # training lines of an author with a style
+POINTS = 40_000  # draws that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
 
 
@@ -82,10 +83,14 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
 
 def styles_of_reviews(data: Path) -> dict[str, tuple[list[str], str]]:
     """Lines of each style, and what they are."""
-    return {
+    out = {
         name: (trained(list(text.read_lines(data / f"yelp/train.{name}"))), f"{name} reviews of the training split")
         for name in ("negative", "positive")
     }
+    for name in ("past", "present"):
+        there = [line for line in text.read_lines(data / f"yelp/tense/valid.{name}") if line.strip()]
+        out[name] = trained(there), f"{name} tense: nine tenths of tense/valid.{name}"
+    return out
 
 
 def main() -> None:
@@ -102,7 +107,8 @@ def main() -> None:
     lines = styles_of_prose(data) if name == "prose" else styles_of_reviews(data)
     means: dict[str, Tensor] = {}
     draws: list[Tensor] = []
-    large = {"dialogue", "narration", "question", "statement", "archaic", "plain", "modern", "negative", "positive"}
+    large = {"dialogue", "narration", "question", "statement", "archaic", "plain", "modern"}
+    large |= {"negative", "positive", "past", "present"}
     for one, (there, _) in lines.items():
         some = rng.sample(there, min(len(there), LINES if one in large else AUTHORS_LINES))
         parts = []
@@ -121,7 +127,9 @@ def main() -> None:
     narrow = style.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
     kept.styles |= narrow[0]
     kept.about_styles |= narrow[1]
-    kept.styles |= mixture.pack(mixture.fit(torch.cat(draws), MIXTURE))
+    points = torch.cat(draws)
+    points = points[torch.randperm(len(points), generator=generator)[:POINTS]]
+    kept.styles |= mixture.pack(mixture.fit(points, MIXTURE))
     checkpoint.save(kept, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {len(fitted)} styles, {size / 1e6:.1f} MB")

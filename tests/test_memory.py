@@ -1,4 +1,4 @@
-"""The laws of the sentence model: nothing beside a row tells on it, order is read, and steps are what whole rows are."""
+"""The laws of the sentence model: rows do not touch each other, order is read, and steps are what whole rows are."""
 
 from __future__ import annotations
 
