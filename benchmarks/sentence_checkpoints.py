@@ -42,6 +42,7 @@ BATCH = 2000  # lines encoded at a time
 def named(author: str) -> str:
     """An author as the name of a style: letters of ASCII and hyphens."""
     plain = unicodedata.normalize("NFKD", author).encode("ascii", "ignore").decode().lower()
+    plain = re.sub(r"active .* b\.c\.|bishop of hippo saint|emperor of rome|graf ", "", plain)
     return re.sub(r"[^a-z]+", "-", plain).strip("-")
 
 
