@@ -104,7 +104,7 @@ def batches(buckets: list[Tensor], size: int, rng: np.random.Generator) -> Itera
         for bucket in buckets:
             rows = max(1, size // bucket.shape[1])
             order = torch.from_numpy(rng.permutation(len(bucket))).to(bucket.device)
-            parts = order.split(rows)
+            parts = torch.split(order, rows)
             epoch += [(bucket, part) for part in parts if len(part) > rows // 4]
         for i in rng.permutation(len(epoch)).tolist():
             bucket, part = epoch[i]
@@ -226,7 +226,9 @@ class Run:
     def __init__(self, model: SequenceVAE, matrices: str, rate: float, beta: float) -> None:
         self.model, self.rate, self.beta = model, rate, beta
         self.low = copy.deepcopy(model).bfloat16()
-        self.weights, self.copies = list(model.parameters()), list(self.low.parameters())
+        self.weights: list[Tensor] = list(model.parameters())
+        self.copies: list[Tensor] = list(self.low.parameters())
+        assert isinstance(model.decoder, MemoryDecoder)
         inner = (model.encoder, model.decoder.questions, model.decoder.layers)
         square = [w for part in inner for w in part.parameters() if w.ndim == 2 and matrices == "muon"]
         rest = {id(w) for w in square}
@@ -245,7 +247,7 @@ class Run:
         logits = told(self.low, z, spoilt(shifted(tokens), 1.0)).flatten(0, 1).float()
         nats = functional.cross_entropy(logits, tokens.flatten(), ignore_index=PAD, reduction="sum")
         rate, count = kl(mean, logvar).sum(), mask.sum()
-        ((nats + self.beta * rate) / count).backward()
+        ((nats + self.beta * rate) / count).backward()  # type: ignore[no-untyped-call]
         for weight, copied in zip(self.weights, self.copies, strict=True):
             weight.grad = None if copied.grad is None else copied.grad.float()
             copied.grad = None

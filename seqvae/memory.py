@@ -114,8 +114,10 @@ class MemoryDecoder(nn.Module):
         self.questions = nn.ModuleList(Question(config.width, config.latent) for _ in range(config.layers))
         self.layers = nn.ModuleList(_layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        question = self.questions[0]
+        assert isinstance(question, Question)
         with torch.no_grad():
-            self.questions[0].asking.weight.mul_(FAINT)
+            question.asking.weight.mul_(FAINT)
 
     def begin_as(self, encoder: PooledEncoder) -> None:
         """First weights that retrieve what the encoder has bound to a position, so that words are copied at once."""
