@@ -77,8 +77,8 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
         if split_of(f"verse {i}") == "train" and all(map(wanted, each))
     ]  # fmt: skip
     names = {"archaic": "King James Version", "plain": "Bible in Basic English", "modern": "World English Bible"}
-    for (name, about), lines in zip(names.items(), zip(*same, strict=True), strict=True):
-        out[name] = list(lines), f"{about}: verses of the training split"
+    for (name, about), version in zip(names.items(), zip(*same, strict=True), strict=True):
+        out[name] = list(version), f"{about}: verses of the training split"
     return out
 
 

@@ -230,7 +230,7 @@ class Run:
         self.copies: list[Tensor] = list(self.low.parameters())
         assert isinstance(model.decoder, MemoryDecoder)
         inner = (model.encoder, model.decoder.questions, model.decoder.layers)
-        square = [w for part in inner for w in part.parameters() if w.ndim == 2 and matrices == "muon"]
+        square: list[Tensor] = [w for part in inner for w in part.parameters() if w.ndim == 2 and matrices == "muon"]
         rest = {id(w) for w in square}
         self.muon = Muon(square)
         self.adamw = torch.optim.AdamW(
