@@ -31,8 +31,8 @@ from seqvae.dataset import split_of
 from seqvae.text_tokenizer import TextTokenizer
 from seqvae.trained_styles import MIXTURE
 
-LINES = 6000  # of one style at most
-AUTHORS_LINES = 2500
+LINES = 5000  # of one style at most
+AUTHORS_LINES = 1500
 RANK = 8  # of an author's covariance: there are dozens of them
 FEWEST = 500  # training lines of an author with a style
 POINTS = 40_000  # draws that the mixture is fitted to
