@@ -64,12 +64,12 @@ class ModelConfig:
     width: int = 512
     """Width of token embeddings, keys and codes."""
     hidden: int = 256
-    """Width of recurrent and attention layers."""
-    encoder: Literal["recurrent", "transformer", "set"] = "set"
-    """What reads a chunk: a bidirectional LSTM, a transformer, or a sum over tokens bound to their cues (Zaheer et al.
-    2017)."""
-    decoder: Literal["recurrent", "transformer"] = "recurrent"
-    """What writes a chunk."""
+    """Width of recurrent and attention layers; of the feed-forward part of `pooled` and `memory`."""
+    encoder: Literal["recurrent", "transformer", "set", "pooled"] = "set"
+    """What reads a chunk: a bidirectional LSTM, a transformer, a sum over tokens bound to their cues (Zaheer et al.
+    2017), or a transformer with attention pooling, for tokens without cues."""
+    decoder: Literal["recurrent", "transformer", "memory"] = "recurrent"
+    """What writes a chunk; `memory` is a transformer that asks z at every layer, for tokens without cues."""
     previous: bool = False
     """Bind each token to the one before it, so that the latent vector can be asked what follows a word: for kinds whose
     tokens have no cues, such as sentences and logs."""

@@ -90,6 +90,11 @@ class Decoder(nn.Module):
         self.levels = [(k, columns) for k, columns in levels if len(columns)]
         self.level_norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.levels)
 
+    @property
+    def batch_axis(self) -> int:
+        """Of the tensors in the cache."""
+        return self.writer.batch_axis
+
     def codes(self, z: Tensor) -> Tensor:
         """`z (B, D)` to one code a chunk, `(B, C, W)`."""
         out: Tensor = self.code(self.conduct(z).view(-1, self.chunks, self.width))
@@ -101,7 +106,7 @@ class Decoder(nn.Module):
 
     def select(self, cache: Cache, rows: Tensor) -> Cache:
         """The cache of some rows only, for leaving out rows that have ended."""
-        return [part.index_select(self.writer.batch_axis, rows) for part in cache]
+        return [part.index_select(self.batch_axis, rows) for part in cache]
 
     def forward(
         self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, places: Places | None = None

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seqvae.checkpoint import Checkpoint, find, load, write_folder
-from seqvae.decoder import RecurrentWriter
+from seqvae.decoder import Decoder, RecurrentWriter
 from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.layers import shifted
+from seqvae.memory import MemoryDecoder
 from seqvae.model import PAD, SequenceVAE
 from seqvae.sampling import EOS, Sampling, decode
 from seqvae.vocabulary import Tokenizer
@@ -125,16 +126,17 @@ class _Start(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         config, decoder = self.config, self.decoder
         code = decoder.codes(z).flatten(0, 1)
-        if isinstance(decoder.writer, RecurrentWriter):
-            return code, *(part.transpose(0, decoder.writer.batch_axis) for part in decoder.start(code))
-        nothing = code.new_zeros(code.shape[0], config.heads, 0, config.hidden // config.heads)
+        if not _grows(decoder):
+            return code, *(part.transpose(0, decoder.batch_axis) for part in decoder.start(code))
+        width = config.hidden if isinstance(decoder, Decoder) else config.width
+        nothing = code.new_zeros(code.shape[0], config.heads, 0, width // config.heads)
         return code, *(nothing.clone() for _ in range(2 * config.layers))
 
 
 class _Step(nn.Module):
     def __init__(self, model: SequenceVAE) -> None:
         super().__init__()
-        self.decoder, self.axis = model.decoder, model.decoder.writer.batch_axis
+        self.decoder, self.axis = model.decoder, model.decoder.batch_axis
         # For each outer scope the column of every token, and for tokens of other scopes the column after the last:
         # gathered and not added in place, for which the exporter wants sizes that never change.
         self.columns: list[Tensor] = []
@@ -150,6 +152,11 @@ class _Step(nn.Module):
         for column, outer in zip(self.columns, told.outer, strict=True):
             logits = logits + torch.cat([outer.part, torch.zeros_like(outer.part[:, :1])], -1)[:, column]
         return logits, *(part.transpose(0, self.axis) for part in after)
+
+
+def _grows(decoder: Decoder | MemoryDecoder) -> bool:
+    """Whether a cache holds keys and values, of one step more after each step."""
+    return not (isinstance(decoder, Decoder) and isinstance(decoder.writer, RecurrentWriter))
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def _parts(model: SequenceVAE) -> dict[str, _Part]:
         first = (code, tokens[..., 0].flatten(), cues[..., 0, :].flatten(0, 1))
         step = _Step(model)
         _, *cache = step(*first, *cache)  # a cache that holds something
-    rows, segments, grows = {0: "rows"}, {0: "segments"}, not isinstance(model.decoder.writer, RecurrentWriter)
+    rows, segments, grows = {0: "rows"}, {0: "segments"}, _grows(model.decoder)
     places = {0: "segments", 2: "places"}
     before, after = (
         {f"{name}_{i}": {0: "rows", 2: steps} if grows else rows for i in range(len(cache))}

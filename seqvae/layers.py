@@ -355,11 +355,13 @@ class LockedDropout(nn.Module):
 class Residual(nn.Module):
     """A pre-norm feed-forward block with a residual connection, any leading shape, width to width."""
 
-    def __init__(self, width: int, expansion: int = 2) -> None:
+    def __init__(self, width: int, expansion: int = 2, hidden: int = 0) -> None:
+        """`hidden` numbers between the two layers, or `expansion` times the width."""
         super().__init__()
+        hidden = hidden or expansion * width
         self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, expansion * width)
-        self.down = nn.Linear(expansion * width, width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
         nn.init.zeros_(self.down.bias)
         with torch.no_grad():
             self.down.weight.mul_(0.1)  # nearly the identity at first, so that what was bound can be asked
@@ -371,13 +373,13 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions (Su et al. 2021), causal or with a mask, with a cache."""
+    """Multi-head self-attention, causal or with a mask, with a cache; rotary positions (Su et al. 2021) or none."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, rotary: bool = True) -> None:
         super().__init__()
         if width % heads or (width // heads) % 2:
             raise ValueError(f"width {width} does not divide into {heads} heads of even size")
-        self.heads = heads
+        self.heads, self.rotary = heads, rotary
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -386,7 +388,8 @@ class Attention(nn.Module):
         n, t, width = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         past = 0 if cache is None else cache[0].shape[2]
-        q, k = _rotate(q, past), _rotate(k, past)
+        if self.rotary:
+            q, k = _rotate(q, past), _rotate(k, past)
         if cache is not None:
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
         if mask is None and not (x.is_cuda and past == 0):
@@ -395,6 +398,11 @@ class Attention(nn.Module):
             seen = None if mask is None else mask[:, None]
         if x.is_cuda:
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+            seen = mask[:, None]
+        if x.is_cuda and mask is None and cache is None:
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        elif x.is_cuda:
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         else:
             # plain products: on a CPU in bf16 the backward of the fused kernel is several times slower
             weights = (q @ k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
@@ -415,11 +423,12 @@ def _rotate(x: Tensor, past: int) -> Tensor:
 class TransformerLayer(nn.Module):
     """Pre-norm attention and feed-forward."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, hidden: int = 0, rotary: bool = True) -> None:
+        """`hidden` as in `Residual`, 4 times the width by default."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.feed = Residual(width, 4)
+        self.attention = Attention(width, heads, rotary)
+        self.feed = Residual(width, 4, hidden)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> tuple[Tensor, Cache]:

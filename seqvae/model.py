@@ -19,6 +19,7 @@ from seqvae.decoder import Decoder, Told
 from seqvae.encoder import Encoder
 from seqvae.latent import Posterior
 from seqvae.layers import Binding, Places, multiplies_bf16
+from seqvae.memory import MemoryDecoder, PooledEncoder
 from seqvae.sampling import Grammar, Lean, Sampling, decode, search
 
 PAD = 0  # the id every tokenizer shares
@@ -46,11 +47,16 @@ class SequenceVAE(nn.Module):
         super().__init__()
         self.config, self.vocab_size, self.cue_sizes = config, len(scope), tuple(cue_sizes)
         binding = Binding(scope, self.cue_sizes, config.width, config.previous)
-        self.encoder = Encoder(config)
-        self._half: tuple[list[tuple[int, int]], Decoder] | None = None  # in a tuple: it is no part of the model
-        self.decoder = Decoder(config, binding)  # the binding is shared: what one binds the other can ask
-        with torch.no_grad():
-            self.decoder.conduct.weight.copy_(self.encoder.mean.weight.T)
+        self.encoder = PooledEncoder(config) if config.encoder == "pooled" else Encoder(config)
+        # in a tuple: it is no part of the model
+        self._half: tuple[list[tuple[int, int]], Decoder | MemoryDecoder] | None = None
+        self.decoder: Decoder | MemoryDecoder  # the binding is shared: what one binds the other can ask
+        self.decoder = MemoryDecoder(config, binding) if config.decoder == "memory" else Decoder(config, binding)
+        if isinstance(self.encoder, Encoder) and isinstance(self.decoder, Decoder):
+            with torch.no_grad():
+                self.decoder.conduct.weight.copy_(self.encoder.mean.weight.T)
+        if isinstance(self.encoder, PooledEncoder) and isinstance(self.decoder, MemoryDecoder):
+            self.decoder.begin_as(self.encoder)
 
     def encode(self, tokens: Tensor, cues: Tensor, fade: float = 0.0) -> Posterior:
         """`tokens (B, C, T)` with PAD at the end, `cues (B, C, T, K)`, to a posterior `(B, D)`.
@@ -118,7 +124,7 @@ class SequenceVAE(nn.Module):
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
 
-    def _halved(self) -> Decoder:
+    def _halved(self) -> Decoder | MemoryDecoder:
         """The decoder with weights in bf16; kept, and made anew when a weight has changed."""
         weights = list(self.decoder.parameters())
         stamp = [(weight.data_ptr(), weight._version) for weight in weights]

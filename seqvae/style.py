@@ -247,17 +247,17 @@ def _accompanied(sums: Tensor, segments: int, generator: torch.Generator) -> Ten
     return torch.cat(rows)[:segments] / math.hypot(1 - SHARE, SHARE)
 
 
-def pack(styles: Mapping[str, Style]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and text as they lie in styles.safetensors.
 
-    A covariance is kept as its RANK largest directions and the variances that these leave: `F F^T + diag(v)`, as in
+    A covariance is kept as its `rank` largest directions and the variances that these leave: `F F^T + diag(v)`, as in
     factor analysis. Its diagonal stays as it was, and it takes a tenth of the room.
     """
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
     for name, style in styles.items():
         values, vectors = torch.linalg.eigh(style.covariance.double())
-        factors = (vectors * values.clamp(min=0).sqrt())[:, -RANK:].half()
+        factors = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
         left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
         mean = style.mean.float().clone()  # a file of tensors takes none twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}

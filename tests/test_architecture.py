@@ -29,7 +29,7 @@ DATA = [
     {"dataset"},
     {"shards"},
 ]
-MODEL = [{"layers", "latent"}, {"encoder", "decoder"}, {"model"}, {"objective"}]
+MODEL = [{"layers", "latent"}, {"encoder", "decoder"}, {"memory"}, {"model"}, {"objective"}]
 ALONE = {
     "sampling",
     "products",

@@ -98,6 +98,7 @@ def test_a_thousand_sequences_are_as_in_torch(tiny: Path, exported: Path) -> Non
         ("tiny_music", {"encoder": "recurrent", "decoder": "transformer", "layers": 2, "hidden": 32}),
         ("tiny_music", {"encoder": "transformer", "layers": 2, "chunks": 3}),
         ("tiny_text", {"encoder": "recurrent", "decoder": "transformer", "heads": 4}),
+        ("tiny_text", {"encoder": "pooled", "decoder": "memory", "heads": 4, "previous": False}),
         ("tiny_events", {"encoder": "recurrent", "layers": 2}),
     ],
     ids=str,

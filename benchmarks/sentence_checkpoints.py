@@ -1,0 +1,140 @@
+"""Checkpoint folders from the weights of `train_sentences.py`, with styles fitted on training lines.
+
+    python benchmarks/sentence_checkpoints.py prose WEIGHTS CORPORA DATA checkpoints/prose
+
+WEIGHTS is the folder with `prose.safetensors`, CORPORA and DATA are those of `sentence_corpora.py`. Styles of `prose`:
+authors, narration and dialogue, questions and statements, archaic and plain verses (King James, Basic English) and
+modern ones (World English), the same verses of each; of `reviews`: negative and positive, past and present. For both
+`all`, and a mixture to draw from.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from sentence_corpora import VERSIONS, wanted
+from torch import Tensor
+
+from seqvae import checkpoint, mixture, style, text
+from seqvae.checkpoint import Checkpoint
+from seqvae.codec import Codec
+from seqvae.config import Recipe, from_dict
+from seqvae.dataset import split_of
+from seqvae.text_tokenizer import TextTokenizer
+from seqvae.trained_styles import MIXTURE
+
+LINES = 5000  # of one style at most
+AUTHORS_LINES = 1500
+RANK = 8  # of an author's covariance: there are dozens of them
+FEWEST = 500  # training lines of an author with a style
+POINTS = 40_000  # draws that the mixture is fitted to
+BATCH = 2000  # lines encoded at a time
+
+
+def named(author: str) -> str:
+    """An author as the name of a style: letters of ASCII and hyphens."""
+    plain = unicodedata.normalize("NFKD", author).encode("ascii", "ignore").decode().lower()
+    plain = re.sub(r"active .* b\.c\.|bishop of hippo saint|emperor of rome|graf ", "", plain)
+    return re.sub(r"[^a-z]+", "-", plain).strip("-")
+
+
+def trained(lines: list[str]) -> list[str]:
+    """Those lines that were trained on."""
+    return [line for line in lines if wanted(line) and split_of(text.title(line)) == "train"]
+
+
+def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
+    """Lines of each style, and what they are."""
+    authors: dict[str, list[str]] = {}
+    with (data / "books/books.tsv").open() as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            lines = trained(list(text.read_lines(data / f"books/{row['file']}.txt")))
+            authors.setdefault(row["author"], []).extend(lines)
+    books = [line for lines in authors.values() for line in lines]
+    out = {
+        named(author): (lines, f"{author}, sentences of the training split")
+        for author, lines in sorted(authors.items())
+        if len(lines) >= FEWEST
+    }
+    spoken = [line for line in books if line.startswith(("\u201c", '"'))]
+    told = [line for line in books if not re.search('[\u201c\u201d"]', line)]
+    out["dialogue"] = spoken, "books: sentences that begin with a quotation mark"
+    out["narration"] = told, "books: sentences without quotation marks"
+    out["question"] = [line for line in books if line.rstrip("\u201d\"'\u2019").endswith("?")], "books: questions"
+    statements = [line for line in books if line.rstrip("\u201d\"'\u2019").endswith(".")]
+    out["statement"] = statements, "books: sentences that end with a full stop"
+    verses = [list(text.read_lines(data / f"bible/{version}.txt")) for version in VERSIONS]
+    same = [
+        each for i, each in enumerate(zip(*verses, strict=True))
+        if split_of(f"verse {i}") == "train" and all(map(wanted, each))
+    ]  # fmt: skip
+    names = {"archaic": "King James Version", "plain": "Bible in Basic English", "modern": "World English Bible"}
+    for (name, about), version in zip(names.items(), zip(*same, strict=True), strict=True):
+        out[name] = list(version), f"{about}: verses of the training split"
+    return out
+
+
+def styles_of_reviews(data: Path) -> dict[str, tuple[list[str], str]]:
+    """Lines of each style, and what they are."""
+    out = {
+        name: (trained(list(text.read_lines(data / f"yelp/train.{name}"))), f"{name} reviews of the training split")
+        for name in ("negative", "positive")
+    }
+    for name in ("past", "present"):
+        there = [line for line in text.read_lines(data / f"yelp/tense/valid.{name}") if line.strip()]
+        out[name] = trained(there), f"{name} tense: nine tenths of tense/valid.{name}"
+    return out
+
+
+def main() -> None:
+    name, weights, corpora, data, folder = sys.argv[1], *map(Path, sys.argv[2:])
+    with safe_open(weights / f"{name}.safetensors", framework="pt") as file:
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no dict)
+        recipe = from_dict(Recipe, json.loads(file.metadata()["recipe"]), name)
+    tokenizer = TextTokenizer.load(corpora / f"{name}.tokenizer", recipe.tokenizer.max_tokens)
+    model = checkpoint.build(recipe.model, tokenizer)
+    model.load_state_dict(tensors)
+    kept = Checkpoint(recipe, model.eval(), tokenizer)
+    codec = Codec(tokenizer, model)
+    rng, generator = random.Random(0), torch.Generator().manual_seed(0)
+    lines = styles_of_prose(data) if name == "prose" else styles_of_reviews(data)
+    means: dict[str, Tensor] = {}
+    draws: list[Tensor] = []
+    large = {"dialogue", "narration", "question", "statement", "archaic", "plain", "modern"}
+    large |= {"negative", "positive", "past", "present"}
+    for one, (there, _) in lines.items():
+        some = rng.sample(there, min(len(there), LINES if one in large else AUTHORS_LINES))
+        parts = []
+        for at in range(0, len(some), BATCH):
+            segments = [codec.segments(line)[0] for line in some[at : at + BATCH]]
+            posterior = codec.posteriors(segments)
+            parts.append(posterior.mean)
+            draws.append(posterior.sample(generator))
+        means[one] = torch.cat(parts)
+    fitted = {one: style.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
+    everything = torch.cat([z for one, z in means.items()])
+    about = f"all styles: {len(everything)} sentences of the training split"
+    fitted["all"] = style.fit(list(everything[:, None]), about)
+    wide = {one: fit for one, fit in fitted.items() if one in large or one == "all"}
+    kept.styles, kept.about_styles = style.pack(wide)
+    narrow = style.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
+    kept.styles |= narrow[0]
+    kept.about_styles |= narrow[1]
+    points = torch.cat(draws)
+    points = points[torch.randperm(len(points), generator=generator)[:POINTS]]
+    kept.styles |= mixture.pack(mixture.fit(points, MIXTURE))
+    checkpoint.save(kept, folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {len(fitted)} styles, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

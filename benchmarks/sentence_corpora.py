@@ -1,0 +1,150 @@
+"""Lines and tokenizers of the released sentence models: what a training machine without the data folder is sent.
+
+    python benchmarks/sentence_corpora.py DATA OUT            # DATA/books, bible, captions, yelp
+
+Writes, for `prose` and `reviews`, `NAME.json.bz2` (lines to train on and to validate with) and the folder
+`NAME.tokenizer`. Test lines are never written: every line whose words fall into the test split (`dataset.split_of`),
+verses by number.
+"""
+
+from __future__ import annotations
+
+import bz2
+import json
+import random
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from seqvae import text
+from seqvae.dataset import split_of
+from seqvae.shards import evenly
+from seqvae.text_tokenizer import TextTokenizer
+
+VERSIONS = ("kjv", "bbe", "web")
+WORDS = (3, 40)
+VOCABULARY = {"prose": 6000, "reviews": 5000}
+LEARNED = 8 << 20  # bytes of lines that a vocabulary is learned from
+VALIDATION = 2000  # lines
+RARE = 0.03  # of the lines, again with a word that no vocabulary holds
+STRAIGHT = 0.3  # of the lines with curly quotation marks, again with straight ones
+NATURAL = 0.25  # of the reviews, again with capitals and without spaces before punctuation
+FOREIGN = 60_000  # short lines of prose among those of `reviews`, so that copying is learned from more than reviews
+
+Lines = dict[str, list[str]]
+
+
+def wanted(line: str) -> bool:
+    """Whether a line has as many words as these models are for."""
+    return WORDS[0] <= len(line.split()) <= WORDS[1]
+
+
+def divided(lines: Iterable[tuple[str, str]]) -> Lines:
+    """(group, line) by split; a line that was there before is left out."""
+    out: Lines = {"train": [], "valid": [], "test": []}
+    seen: set[str] = set()
+    for group, line in lines:
+        if wanted(line) and line not in seen:
+            seen.add(line)
+            out[split_of(group)].append(line)
+    return out
+
+
+def prose(data: Path) -> Lines:
+    """Books, captions and three versions of the Bible; a verse is in the same split in all of them."""
+    books = ((text.title(line), line) for path in sorted(data.glob("books/*.txt")) for line in text.read_lines(path))
+    captions = ((text.title(line), line) for line in text.read_lines(data / "captions/train.txt"))
+    verses = (
+        (f"verse {number}", line)
+        for version in VERSIONS
+        for number, line in enumerate(text.read_lines(data / f"bible/{version}.txt"))
+    )
+    parts = [divided(part) for part in (books, captions, verses)]
+    return {split: [line for part in parts for line in part[split]] for split in parts[0]}
+
+
+def reviews(data: Path) -> Lines:
+    """Reviews in lower case, tokens apart."""
+    paths = [data / "yelp/train.negative", data / "yelp/train.positive"]
+    return divided((text.title(line), line) for path in paths for line in text.read_lines(path))
+
+
+def natural(line: str) -> str:
+    """A review as people write: capitals, no space before punctuation."""
+    line = re.sub(r" ([.,!?;:)'])", r"\1", line)
+    line = re.sub(r" n't\b", "n't", line)
+    line = re.sub(r"\bi\b", "I", line)
+    line = re.sub(r"([.!?] )([a-z])", lambda match: match[1] + match[2].upper(), line)
+    return line[:1].upper() + line[1:]
+
+
+def straight(line: str) -> str:
+    """A line with the quotation marks of a typewriter."""
+    return line.translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
+
+
+def rare_word(rng: random.Random) -> str:
+    """A word that has to be spelled in letters or bytes: emoji, addresses, numbers, names, other scripts."""
+
+    def letters(first: int, last: int, most: int = 7) -> str:
+        return "".join(chr(rng.randint(first, last)) for _ in range(rng.randint(2, most)))
+
+    latin = letters(0x61, 0x7A)
+    return rng.choice(
+        [
+            chr(rng.choice([rng.randint(0x1F600, 0x1F64F), rng.randint(0x1F300, 0x1F5FF), 0x2764, 0x2728])),
+            f"https://www.{latin}.{rng.choice(['com', 'org', 'net'])}/{letters(0x61, 0x7A)}",
+            f"{latin}@{letters(0x61, 0x7A)}.com",
+            f"{rng.randint(0, 99999)}",
+            f"${rng.randint(1, 999)}.{rng.randint(0, 99):02}",
+            f"{rng.randint(1, 12)}:{rng.randint(0, 59):02}",
+            f"#{latin}",
+            latin.upper(),
+            latin.capitalize(),
+            letters(0xE0, 0xFF),
+            letters(0x3B1, 0x3C9),
+            letters(0x430, 0x44F),
+            letters(0x4E00, 0x4FFF, 3),
+        ]
+    )
+
+
+def with_rare(line: str, rng: random.Random) -> str:
+    """A line with a rare word before, behind or in the place of one of its own."""
+    words = line.split(" ")
+    at = rng.randrange(len(words))
+    words[at : at + rng.randint(0, 1)] = [rare_word(rng)]
+    return " ".join(words)
+
+
+def main() -> None:
+    data, out = Path(sys.argv[1]), Path(sys.argv[2])
+    rng = random.Random(0)
+    corpora = {"prose": prose(data), "reviews": reviews(data)}
+    for name, lines in corpora.items():
+        train, valid = lines["train"], lines["valid"]
+        more: list[str] = []
+        if name == "prose":
+            more += [straight(line) for line in train if "\u201c" in line and rng.random() < STRAIGHT]
+        else:
+            more += [natural(line) for line in train if rng.random() < NATURAL]
+            short = [straight(line) for line in corpora["prose"]["train"] if len(line.split()) <= 15]
+            more += rng.sample(short, min(FOREIGN, len(short)))
+        rare = [with_rare(line, rng) for line in train if rng.random() < RARE]
+        tokenizer = TextTokenizer.train(evenly(train + more, LEARNED), VOCABULARY[name], "unigram", 64)
+        tokenizer.save(out / f"{name}.tokenizer")
+        rng.shuffle(valid)
+        content = json.dumps({"train": train + more + rare, "valid": valid[:VALIDATION]}, ensure_ascii=False)
+        packed = bz2.compress(content.encode())
+        (out / f"{name}.json.bz2").write_bytes(packed)
+        spelled = tokenizer.encode_all(valid)
+        words = sum(len(line.split()) for line in valid)
+        print(
+            f"{name}: {len(train):,} lines, {len(more):,} otherwise, {len(rare):,} rare, {len(valid):,} to validate; "
+            f"{sum(len(c) for line in spelled for c in line) / words:.2f} tokens a word; {len(packed) / 1e6:.1f} MB"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""A sentence model trained within a number of minutes on one GPU, from what `sentence_corpora.py` has written.
+
+    python benchmarks/train_sentences.py prose --data CORPORA --out OUT --minutes 4.5
+
+The loss is that of `objective.py` with real posterior noise throughout; word dropout and denoising have shares of their
+own for each line, from none to all, and from none to three times the recipe's. Rates follow the share of the time that
+has passed, so that any device ends where it should. beta rises while validation lines still decode well enough
+(`ACCURACY`), and falls where they do not (after Rezende and Viola 2018). The peak rate and the optimizer of matrices
+are chosen first: each of RACE trains for a while, and the best goes on. The device multiplies bf16 weights; the
+optimizer keeps them in fp32.
+
+Needs torch, numpy, safetensors and sentencepiece. Writes `NAME.safetensors` (bf16, with the recipe as metadata) every
+two minutes and at the end, and `NAME.json`: the log, and what greedy decoding of validation lines gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import copy
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqvae.config import load_recipe, to_dict
+from seqvae.layers import shifted
+from seqvae.memory import MemoryDecoder, PooledEncoder
+from seqvae.model import PAD, SequenceVAE
+from seqvae.text_tokenizer import TextTokenizer
+from seqvae.vocabulary import EOS, MASK
+
+LENGTHS = (8, 16, 24, 32, 40, 48, 64)  # what lines are padded to
+WARMUP = 0.03  # of the time
+SETTLED = 0.7  # of the time, after which beta stays
+FIRST_BETA, LEAST_BETA, MOST_BETA = 0.002, 0.03, 0.7  # the least from half of the time on, and rising until then
+# Of validation tokens, decoded from means and from samples of posteriors: more of both, and beta rises.
+ACCURACY = {"accuracy": 0.975, "accuracy_sample": 0.94}
+REPORT, SAVE, RESERVED = 10.0, 120.0, 20.0  # seconds between reports, between saves, and kept for the evaluation
+EVALUATED = 500  # validation lines
+RACE = (("muon", 2e-3), ("muon", 5e-3), ("adamw", 2e-3))  # optimizer of matrices, peak rate
+HEAT = 0.035  # of the time that each of them gets
+LN2 = math.log(2)
+
+
+class Muon:
+    """Momentum whose matrices are made orthogonal (Jordan et al. 2024), as large as AdamW's steps (Liu et al. 2025)."""
+
+    def __init__(self, parameters: list[Tensor], momentum: float = 0.95) -> None:
+        shapes: dict[tuple[int, ...], list[Tensor]] = {}
+        for parameter in parameters:
+            shapes.setdefault(tuple(parameter.shape), []).append(parameter)
+        self.groups = [(group, torch.zeros_like(torch.stack(group))) for group in shapes.values()]
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, rate: float, decay: float) -> None:
+        """One step down the gradients."""
+        for group, moment in self.groups:
+            slope = torch.stack([parameter.grad for parameter in group if parameter.grad is not None])
+            moment.lerp_(slope, 1 - self.momentum)
+            step = _orthogonal(slope.lerp(moment, self.momentum))
+            size = 0.2 * math.sqrt(max(step.shape[1:]))
+            torch._foreach_mul_(group, 1 - rate * decay)
+            torch._foreach_add_(group, list(step.float().unbind(0)), alpha=-rate * size)
+
+
+def _orthogonal(x: Tensor) -> Tensor:
+    """Matrices `x (K, M, N)` with all singular values near 1, by five Newton-Schulz steps."""
+    tall = x.shape[1] > x.shape[2]
+    x = (x.mT if tall else x).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
+
+
+def padded(lines: list[list[int]], device: torch.device) -> list[Tensor]:
+    """Token ids of lines, EOS added, in one tensor `(N, T)` for each of LENGTHS; longer lines are left out."""
+    out, least = [], 0
+    for length in LENGTHS:
+        rows = [line for line in lines if least < len(line) + 1 <= length]
+        tokens = np.full((len(rows), length), PAD, np.int16)
+        for row, line in zip(tokens, rows, strict=True):
+            row[: len(line)], row[len(line)] = line, EOS
+        out.append(torch.from_numpy(tokens).to(device))
+        least = length
+    return out
+
+
+def batches(buckets: list[Tensor], size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Batches `(B, T)` of about `size` tokens, epoch after epoch."""
+    while True:
+        epoch = []
+        for bucket in buckets:
+            rows = max(1, size // bucket.shape[1])
+            order = torch.from_numpy(rng.permutation(len(bucket))).to(bucket.device)
+            parts = torch.split(order, rows)
+            epoch += [(bucket, part) for part in parts if len(part) > rows // 4]
+        for i in rng.permutation(len(epoch)).tolist():
+            bucket, part = epoch[i]
+            yield bucket[part].long()
+
+
+def read(model: SequenceVAE, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance `(B, D)` of tokens `source (B, T)`."""
+    assert isinstance(model.encoder, PooledEncoder)
+    posterior = model.encoder.read(model.decoder.binding.tokens(source), mask)
+    return posterior.mean, posterior.logvar
+
+
+def told(model: SequenceVAE, z: Tensor, inputs: Tensor) -> Tensor:
+    """Logits `(B, T, V)` of what follows `inputs (B, T)`."""
+    assert isinstance(model.decoder, MemoryDecoder)
+    hidden, _ = model.decoder.hidden(z.to(model.decoder.norm.weight.dtype), inputs, [])
+    return model.decoder.binding.logits(hidden)
+
+
+def spoilt(tokens: Tensor, most: float) -> Tensor:
+    """Tokens `(B, T)`, a share of each row masked: `most` times the square of a uniform number."""
+    shares = most * torch.rand(len(tokens), 1, device=tokens.device).square()
+    hit = torch.rand(tokens.shape, device=tokens.device) < shares
+    return tokens.masked_fill(hit & (tokens != PAD), MASK)
+
+
+def kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL to the prior in nats, `(B,)`."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1)
+
+
+@torch.no_grad()
+def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
+    """Shares of tokens that are told right given the ones before, from means and from samples; nats and KL a line."""
+    right = {"mean": 0.0, "sample": 0.0}
+    tokens = lines = nats = rate = 0.0
+    for rows in buckets:
+        if not len(rows):
+            continue
+        rows = rows.long()
+        mask = rows != PAD
+        mean, logvar = read(model, rows, mask)
+        for name, z in (("mean", mean), ("sample", mean + (0.5 * logvar).exp() * torch.randn_like(mean))):
+            logits = told(model, z, shifted(rows)).float()
+            right[name] += float((logits.argmax(-1) == rows)[mask].sum())
+        nats += float(functional.cross_entropy(logits.flatten(0, 1), rows.flatten(), ignore_index=PAD, reduction="sum"))
+        rate += float(kl(mean, logvar).sum())
+        tokens, lines = tokens + float(mask.sum()), lines + len(rows)
+    return {
+        "accuracy": right["mean"] / tokens,
+        "accuracy_sample": right["sample"] / tokens,
+        "nats": nats / lines,
+        "kl_bits": rate / lines / LN2,
+    }
+
+
+@torch.no_grad()
+def greedy(model: SequenceVAE, z: Tensor, tokenizer: TextTokenizer, most: int = 64) -> list[str]:
+    """The lines that `z (B, D)` decode to, the likeliest token each time."""
+    inputs = torch.full((len(z), 1), 1, device=z.device)
+    for _ in range(most):
+        inputs = torch.cat([inputs, told(model, z, inputs)[:, -1:].argmax(-1)], 1)
+        if bool((inputs == EOS).any(1).all()):
+            break
+    return [tokenizer.decode_text([row]) for row in inputs[:, 1:].cpu().numpy().astype(np.int32)]
+
+
+def bleu(references: list[str], outputs: list[str]) -> float:
+    """Corpus BLEU of words between spaces (Papineni et al. 2002), one reference each, in percent."""
+    matches, counts = [0] * 4, [0] * 4
+    for reference, output in zip(references, outputs, strict=True):
+        a, b = reference.split(), output.split()
+        for n in range(4):
+            x, y = (Counter(tuple(w[i : i + n + 1]) for i in range(len(w) - n)) for w in (a, b))
+            matches[n] += (x & y).total()
+            counts[n] += y.total()
+    if not all(matches):
+        return 0.0
+    long, short = (sum(len(line.split()) for line in lines) for lines in (references, outputs))
+    brevity = min(0.0, 1 - long / short)
+    return 100 * math.exp(brevity + sum(math.log(m / c) for m, c in zip(matches, counts, strict=True)) / 4)
+
+
+def evaluate(model: SequenceVAE, tokenizer: TextTokenizer, lines: list[str], device: torch.device) -> dict[str, object]:
+    """BLEU and the share of lines that come back, by greedy decoding, from means and from samples."""
+    out: dict[str, object] = {}
+    for most in (15, 20, 40):
+        some = [line for line in lines if len(line.split()) <= most][: EVALUATED if device.type == "cuda" else 100]
+        spelled = [one[0] for one in tokenizer.encode_all(some)]
+        tokens = np.full((len(some), max(map(len, spelled))), PAD, np.int64)
+        for row, one in zip(tokens, spelled, strict=True):
+            row[: len(one)] = one
+        rows = torch.from_numpy(tokens).to(device)
+        with torch.no_grad():
+            mean, logvar = read(model, rows, rows != PAD)
+        sample = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
+        for name, z in (("mean", mean), ("sample", sample)):
+            outputs = greedy(model, z, tokenizer, tokens.shape[1] + 4)
+            same = sum(a == b for a, b in zip(some, outputs, strict=True)) / len(some)
+            out[f"{name}_{most}"] = {"bleu": bleu(some, outputs), "exact": same, "lines": len(some)}
+            if most == 20:
+                out[f"shown_{name}"] = list(zip(some[:8], outputs[:8], strict=True))
+    mean_ = mean[torch.arange(0, 20, 2)] * 0.5 + mean[torch.arange(1, 21, 2)] * 0.5
+    out["shown_half_way"] = greedy(model, mean_, tokenizer)
+    return out
+
+
+def rate_at(passed: float) -> float:
+    """The learning rate as a share of its peak: a rise, and half a cosine."""
+    if passed < WARMUP:
+        return passed / WARMUP
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (passed - WARMUP) / (1 - WARMUP)))
+
+
+class Run:
+    """A model in training: weights in fp32 that are kept, and their copies in bf16 that are multiplied."""
+
+    def __init__(self, model: SequenceVAE, matrices: str, rate: float, beta: float) -> None:
+        self.model, self.rate, self.beta = model, rate, beta
+        self.low = copy.deepcopy(model).bfloat16()
+        self.weights: list[Tensor] = list(model.parameters())
+        self.copies: list[Tensor] = list(self.low.parameters())
+        assert isinstance(model.decoder, MemoryDecoder)
+        inner = (model.encoder, model.decoder.questions, model.decoder.layers)
+        square: list[Tensor] = [w for part in inner for w in part.parameters() if w.ndim == 2 and matrices == "muon"]
+        rest = {id(w) for w in square}
+        self.muon = Muon(square)
+        self.adamw = torch.optim.AdamW(
+            [w for w in self.weights if id(w) not in rest], rate, (0.9, 0.98), weight_decay=0.0, fused=True
+        )
+        self.sums = torch.zeros(3, device=self.weights[0].device)
+        self.norm = torch.zeros(())
+
+    def step(self, tokens: Tensor, denoise: float, share: float) -> None:
+        """One step on `tokens (B, T)` at a `share` of the peak rate; adds nats, KL and tokens to `sums`."""
+        source, mask = spoilt(tokens, 3 * denoise), tokens != PAD
+        mean, logvar = read(self.low, source, mask)
+        z = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
+        logits = told(self.low, z, spoilt(shifted(tokens), 1.0)).flatten(0, 1).float()
+        nats = functional.cross_entropy(logits, tokens.flatten(), ignore_index=PAD, reduction="sum")
+        rate, count = kl(mean, logvar).sum(), mask.sum()
+        ((nats + self.beta * rate) / count).backward()  # type: ignore[no-untyped-call]
+        for weight, copied in zip(self.weights, self.copies, strict=True):
+            weight.grad = None if copied.grad is None else copied.grad.float()
+            copied.grad = None
+        self.norm = nn.utils.clip_grad_norm_(self.weights, 1.0, foreach=True)
+        self.adamw.param_groups[0]["lr"] = self.rate * share
+        self.adamw.step()
+        self.muon.step(self.rate * share, 0.02)
+        with torch.no_grad():
+            torch._foreach_copy_(self.copies, self.weights)
+            self.sums += torch.stack([nats.detach(), rate.detach(), count.float()])
+
+
+def raced(
+    model: SequenceVAE, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, seconds: float
+) -> tuple[Run, list[dict[str, object]]]:
+    """The entrant of RACE that says validation lines best after so many seconds each, and what each came to."""
+    warm = Run(copy.deepcopy(model), "muon", 0.0, FIRST_BETA)
+    for _ in range(10):  # what a device does once should not be the first entrant's time
+        warm.step(next(feed), denoise, 0.0)
+    best: tuple[float, Run] | None = None
+    log: list[dict[str, object]] = []
+    for matrices, rate in RACE:
+        run = Run(copy.deepcopy(model), matrices, rate, FIRST_BETA)
+        start, step = time.monotonic(), 0
+        while (passed := (time.monotonic() - start) / seconds) < 1:
+            run.step(next(feed), denoise, min(1.0, 3 * passed))
+            step += 1
+            if run.sums.is_cuda and step % 20 == 0:
+                torch.cuda.synchronize()
+        figures = validate(run.low, valid)
+        worth = figures["nats"] + FIRST_BETA * LN2 * figures["kl_bits"]
+        worth = worth if math.isfinite(worth) else math.inf
+        log.append({"matrices": matrices, "rate": rate, "steps": step, "worth": worth, **figures})
+        print(json.dumps(log[-1]), flush=True)
+        if best is None or worth < best[0]:
+            best = worth, run
+    assert best is not None
+    return best[1], log
+
+
+def save(model: SequenceVAE, about: dict[str, str], path: Path) -> None:
+    """Weights in bf16, in one move."""
+    part = path.with_suffix(".part")
+    save_file({k: v.detach().bfloat16().cpu().contiguous() for k, v in model.state_dict().items()}, part, about)
+    part.replace(path)
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="prose or reviews")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True, help="all together, start and evaluation included")
+    parser.add_argument("--batch", type=int, default=32768, help="tokens")
+    parser.add_argument("--lines", type=int, default=0, help="training lines at most, 0 for all")
+    parser.add_argument("--set", action="append", default=[], help="a change of the recipe, section.name=value")
+    asked = parser.parse_args()
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = load_recipe(asked.name, asked.set)
+    tokenizer = TextTokenizer.load(asked.data / f"{asked.name}.tokenizer", recipe.tokenizer.max_tokens)
+    content = json.loads(bz2.decompress((asked.data / f"{asked.name}.json.bz2").read_bytes()))
+    lines = content["train"]
+    if asked.lines:
+        lines = [lines[i] for i in rng.permutation(len(lines))[: asked.lines]]
+    buckets = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(lines) if len(one) == 1], device)
+    checked = content["valid"][:EVALUATED]
+    valid = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(checked) if len(one) == 1], device)
+    model = SequenceVAE(recipe.model, (), torch.from_numpy(tokenizer.scope).long()).to(device)
+    card = torch.cuda.get_device_name() if device.type == "cuda" else "processor"
+    print(f"{asked.name}: {sum(w.numel() for w in model.parameters()) / 1e6:.2f} M parameters on {card}, "
+          f"{sum(map(len, buckets)):,} lines, {sum(int((b != PAD).sum()) for b in buckets):,} tokens, "
+          f"ready after {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+    asked.out.mkdir(parents=True, exist_ok=True)
+    about = {"recipe": json.dumps(to_dict(recipe)), "corpus": asked.name}
+    feed, denoise = batches(buckets, asked.batch, rng), recipe.objective.denoise
+    end = started + 60 * asked.minutes - RESERVED
+    run, race = raced(model, feed, valid, denoise, HEAT * (end - time.monotonic()))
+    begun = reported = saved = time.monotonic()
+    log: list[dict[str, float]] = []
+    step = seen = 0
+    while (now := time.monotonic()) < end:
+        passed = (now - begun) / (end - begun)
+        tokens = next(feed)
+        run.step(tokens, denoise, rate_at(passed))
+        step, seen = step + 1, seen + tokens.numel()
+        if device.type == "cuda" and step % 20 == 0:
+            torch.cuda.synchronize()  # the clock is that of the card
+        if (now := time.monotonic()) - reported > REPORT:
+            nats, rate, count = run.sums.tolist()
+            figures = validate(run.low, valid)
+            line = {
+                "step": step, "seconds": round(now - begun, 1), "tokens_per_second": round(seen / (now - begun)),
+                "nats_a_token": nats / count, "kl_a_token": rate / count, "beta": run.beta, "norm": float(run.norm),
+                **figures,
+            }  # fmt: skip
+            log.append(line)
+            print(f"{asked.name} " + " ".join(f"{k} {v:.4g}" for k, v in line.items()), flush=True)
+            if not math.isfinite(nats):
+                raise SystemExit("the loss is no number")
+            if passed < SETTLED:
+                up = all(figures[name] > least for name, least in ACCURACY.items())
+                least = max(FIRST_BETA, LEAST_BETA * min(1.0, 2 * passed))
+                run.beta = min(MOST_BETA, max(least, run.beta * (1.3 if up else 0.85)))
+            run.sums.zero_()
+            reported = time.monotonic()
+        if now - saved > SAVE:
+            save(run.model, about, asked.out / f"{asked.name}.safetensors")
+            saved = time.monotonic()
+    save(run.model, about, asked.out / f"{asked.name}.safetensors")
+    result = {"race": race, "log": log, "steps": step, "tokens": seen, "beta": run.beta, "device": card}
+    (asked.out / f"{asked.name}.json").write_text(json.dumps(result))
+    result["evaluation"] = evaluate(run.low, tokenizer, content["valid"], device)
+    print(json.dumps(result["evaluation"], indent=1, ensure_ascii=False), flush=True)
+    (asked.out / f"{asked.name}.json").write_text(json.dumps(result, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
