@@ -211,8 +211,12 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
-        slope = slopes[0].reshape(-1, ctx.size[1]).float()
-        sums = slope.new_zeros(ctx.size).index_add_(0, index.flatten(), slope)
+        slope = slopes[0].reshape(-1, ctx.size[1])
+        if slope.is_cuda:  # thousands of additions to one row wait for each other there; those of a product do not
+            hits = functional.one_hot(index.flatten(), ctx.size[0]).to(slope.dtype)
+            sums = (hits.T @ slope).float()
+        else:
+            sums = slope.new_zeros(ctx.size, dtype=torch.float32).index_add_(0, index.flatten(), slope.float())
         if ctx.frozen:
             sums[0] = 0.0
         return sums.to(ctx.dtype), None, None

@@ -1,0 +1,119 @@
+"""Bars of a song with the conditions that the song model is given: length, harmony and melody of each bar.
+
+Scope: numpy arrays from a `midi.Piece`, at inference and for training shards alike. Out of scope: torch and models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae import tracks
+from seqvae.midi import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, Notes, Piece
+from seqvae.midi_tokenizer import MidiTokenizer
+
+Ints = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
+
+CHROMA_LEVELS = 15
+"""The loudest pitch class of a beat; the others are shares of it, rounded."""
+
+
+@dataclass(frozen=True)
+class SongBars:
+    """A song by bars, its pitches moved to the common key where the tokenizer has one; C bars of B beats at most."""
+
+    tokens: list[Ints]
+    """Token ids of each bar, each ending in EOS."""
+    lengths: Bytes
+    """`(C,)` steps of each bar."""
+    chroma: Bytes
+    """`(C, B, 12)`: how long each pitch class sounds in each beat, the loudest one `CHROMA_LEVELS`."""
+    bass: Bytes
+    """`(C, B)`: pitch class + 1 of the lowest note that sounds in each beat, 0 for none."""
+    melody: Bytes
+    """`(C, S, 2)`: pitch + 1 and duration in steps of the melody note that begins at each step, 0 for none."""
+    shift: int
+    """Semitones by which pitches were moved."""
+
+
+def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
+    """The bars of `piece` and their conditions. The melody is that of `tracks.melody`."""
+    shift = tokenizer.shift(piece)
+    notes = _moved(piece.notes, shift)
+    beats = tokenizer.max_steps // STEPS_PER_BEAT
+    return SongBars(
+        tokenizer.encode(piece),
+        np.diff(piece.bounds).astype(np.uint8),
+        beat_chroma(notes, piece.bounds, beats),
+        beat_bass(notes, piece.bounds, beats),
+        melody_grid(tracks.melody(notes)[0], piece.bounds, tokenizer.max_steps),
+        shift,
+    )
+
+
+def _moved(notes: Notes, shift: int) -> Notes:
+    """Notes with all pitches but drums moved by `shift` semitones, those that leave 0..127 back by an octave."""
+    moved = notes.copy()
+    pitch = notes[:, PITCH] + np.where(notes[:, PROGRAM] == DRUMS, 0, shift)
+    moved[:, PITCH] = pitch - 12 * (pitch > 127) + 12 * (pitch < 0)
+    return moved
+
+
+def _beat_edges(bounds: Ints, beats: int) -> Ints:
+    """Steps `(C, B + 1)` at which the beats of each bar begin and end; beats beyond a short bar are empty."""
+    edges: Ints = np.minimum(bounds[:-1, None] + STEPS_PER_BEAT * np.arange(beats + 1), bounds[1:, None])
+    return edges
+
+
+def _pitched(notes: Notes, steps: int) -> tuple[Ints, Ints, Ints]:
+    """Begin, end (both within `steps`) and pitch of the notes that are no drums."""
+    pitched = notes[notes[:, PROGRAM] != DRUMS]
+    begin = np.clip(pitched[:, ONSET], 0, steps)
+    return begin, np.clip(pitched[:, ONSET] + pitched[:, DURATION], 0, steps), pitched[:, PITCH]
+
+
+def beat_chroma(notes: Notes, bounds: Ints, beats: int) -> Bytes:
+    """Pitch classes by beat, `(C, B, 12)`, as `SongBars.chroma` has them."""
+    steps = int(bounds[-1])
+    begin, end, pitch = _pitched(notes, steps)
+    change = np.zeros((steps + 1, 12), np.int32)
+    np.add.at(change, (begin, pitch % 12), 1)
+    np.add.at(change, (end, pitch % 12), -1)
+    sounded = np.concatenate([np.zeros((1, 12), np.int64), change[:-1].cumsum(0)]).cumsum(0)
+    edges = _beat_edges(bounds, beats)
+    share = (sounded[edges[:, 1:]] - sounded[edges[:, :-1]]).astype(np.float64)
+    loudest = share.max(-1, keepdims=True)
+    levels: Bytes = np.rint(CHROMA_LEVELS * share / np.where(loudest > 0, loudest, 1)).astype(np.uint8)
+    return levels
+
+
+def beat_bass(notes: Notes, bounds: Ints, beats: int) -> Bytes:
+    """The lowest pitch class by beat, `(C, B)`, as `SongBars.bass` has it."""
+    begin, end, pitch = _pitched(notes, int(bounds[-1]))
+    edges = _beat_edges(bounds, beats)
+    starts = edges[:, :-1].ravel()
+    lowest = np.full(edges[:, 1:].size, 128)
+    # beats that a note sounds in: from the one that it begins in to the one before its end
+    first = np.searchsorted(starts, begin, side="right") - 1
+    last = np.maximum(first, np.searchsorted(starts, end, side="left") - 1)
+    for back in range(int((last - first).max(initial=-1)) + 1):
+        held = first + back <= last
+        np.minimum.at(lowest, (first + back)[held], pitch[held])
+    empty = (edges[:, 1:] <= edges[:, :-1]).ravel()
+    lowest[empty] = 128
+    return np.where(lowest < 128, lowest % 12 + 1, 0).reshape(len(bounds) - 1, beats).astype(np.uint8)
+
+
+def melody_grid(line: Notes, bounds: Ints, steps: int) -> Bytes:
+    """Melody notes by bar and step, `(C, S, 2)`, as `SongBars.melody` has them."""
+    grid = np.zeros((len(bounds) - 1, steps, 2), np.uint8)
+    bar = np.searchsorted(bounds, line[:, ONSET], side="right") - 1
+    inside = (bar >= 0) & (bar < len(grid))
+    line, bar = line[inside], bar[inside]
+    grid[bar, line[:, ONSET] - bounds[bar]] = np.stack(
+        [line[:, PITCH] + 1, np.minimum(line[:, DURATION], 255)], 1
+    ).astype(np.uint8)
+    return grid
