@@ -213,7 +213,7 @@ class _Take(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         slope = slopes[0].reshape(-1, ctx.size[1])
         if slope.is_cuda:  # thousands of additions to one row wait for each other there; those of a product do not
-            hits = functional.one_hot(index.flatten(), ctx.size[0]).to(slope.dtype)
+            hits = (index.reshape(-1, 1) == torch.arange(ctx.size[0], device=index.device)).to(slope.dtype)
             sums = (hits.T @ slope).float()
         else:
             sums = slope.new_zeros(ctx.size, dtype=torch.float32).index_add_(0, index.flatten(), slope.float())
