@@ -31,8 +31,8 @@ from seqvae.dataset import split_of
 from seqvae.text_tokenizer import TextTokenizer
 from seqvae.trained_styles import MIXTURE
 
-LINES = 6000  # of one style at most
-AUTHORS_LINES = 2500
+LINES = 5000  # of one style at most
+AUTHORS_LINES = 1500
 RANK = 8  # of an author's covariance: there are dozens of them
 FEWEST = 500  # training lines of an author with a style
 POINTS = 40_000  # draws that the mixture is fitted to
@@ -77,8 +77,8 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
         if split_of(f"verse {i}") == "train" and all(map(wanted, each))
     ]  # fmt: skip
     names = {"archaic": "King James Version", "plain": "Bible in Basic English", "modern": "World English Bible"}
-    for (name, about), lines in zip(names.items(), zip(*same, strict=True), strict=True):
-        out[name] = list(lines), f"{about}: verses of the training split"
+    for (name, about), version in zip(names.items(), zip(*same, strict=True), strict=True):
+        out[name] = list(version), f"{about}: verses of the training split"
     return out
 
 

@@ -44,7 +44,7 @@ SETTLED = 0.7  # of the time, after which beta stays
 FIRST_BETA, LEAST_BETA, MOST_BETA = 0.002, 0.03, 0.7  # the least from half of the time on, and rising until then
 # Of validation tokens, decoded from means and from samples of posteriors: more of both, and beta rises.
 ACCURACY = {"accuracy": 0.975, "accuracy_sample": 0.94}
-REPORT, SAVE, RESERVED = 10.0, 120.0, 15.0  # seconds between reports, between saves, and kept for the evaluation
+REPORT, SAVE, RESERVED = 10.0, 120.0, 20.0  # seconds between reports, between saves, and kept for the evaluation
 EVALUATED = 500  # validation lines
 RACE = (("muon", 2e-3), ("muon", 5e-3), ("adamw", 2e-3))  # optimizer of matrices, peak rate
 HEAT = 0.035  # of the time that each of them gets
@@ -230,7 +230,7 @@ class Run:
         self.copies: list[Tensor] = list(self.low.parameters())
         assert isinstance(model.decoder, MemoryDecoder)
         inner = (model.encoder, model.decoder.questions, model.decoder.layers)
-        square = [w for part in inner for w in part.parameters() if w.ndim == 2 and matrices == "muon"]
+        square: list[Tensor] = [w for part in inner for w in part.parameters() if w.ndim == 2 and matrices == "muon"]
         rest = {id(w) for w in square}
         self.muon = Muon(square)
         self.adamw = torch.optim.AdamW(

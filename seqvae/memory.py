@@ -32,8 +32,8 @@ def positions(first: int, count: int, width: int, device: torch.device) -> Tenso
     such, so that positions can be bound by multiplication (fractional power encoding, Plate 1995).
     """
     d = torch.arange(1, width + 1, dtype=torch.float64, device=device)
-    frequency = math.pi * (d * (math.sqrt(5) - 1) / 2).frac().square()
-    phase = 2 * math.pi * (d * math.sqrt(2)).frac()
+    frequency = math.pi * (d * (math.sqrt(5) - 1) / 2 % 1).square()
+    phase = 2 * math.pi * (d * math.sqrt(2) % 1)
     t = torch.arange(first, first + count, device=device)[:, None]
     return math.sqrt(2) * (frequency.float() * t + phase.float()).cos()
 

@@ -97,7 +97,7 @@ def test_it_learns_its_lines_and_a_checkpoint_brings_them_back(words: TextTokeni
     config = ObjectiveConfig(beta=0.001, schedule="constant", word_dropout=0.3)
     for step in range(150):
         optimizer.zero_grad()
-        loss(model, tokens, cues, config, step).total.backward()
+        loss(model, tokens, cues, config, step).total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     recipe = Recipe("lines", TokenizerConfig("text"), CONFIG, config)
     checkpoint.save(Checkpoint(recipe, model, words), tmp_path / "lines")
