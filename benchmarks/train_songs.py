@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from seqvae.layers import TransformerLayer, multiplies_bf16, shifted
+from seqvae.layers import multiplies_bf16, shifted
 from seqvae.objective import masked
 from seqvae.song_model import Conditions, SongConfig, SongModel, gaussian_kl
-from seqvae.vocabulary import PAD
+from seqvae.vocabulary import EOS, PAD
 
+LN2 = math.log(2)
 WINDOW = 8
 """Bars of a window; the song vector of one window is inferred from the other of its song."""
 LONGEST = 384
@@ -44,8 +45,6 @@ class Bars:
     lengths: Tensor
     chroma: Tensor
     bass: Tensor
-    melody_start: Tensor
-    melody_counts: Tensor
     melody: Tensor
     song: np.ndarray
     split: np.ndarray
@@ -67,10 +66,12 @@ class Bars:
         packed = d["chroma"]
         chroma = np.empty((*packed.shape[:-1], 12), np.uint8)
         chroma[..., 0::2], chroma[..., 1::2] = packed & 15, packed >> 4
+        melody = np.zeros((len(d["counts"]), 48, 2), np.uint8)
+        melody[np.repeat(np.arange(len(melody)), d["mel_counts"]), d["mel"][:, 0]] = d["mel"][:, 1:]
         return Bars(
             put(d["tokens"].astype(np.int16)), put(starts(d["counts"])), put(d["counts"].astype(np.int64)),
             put(d["lengths"]), put(chroma), put(d["bass"]),
-            put(starts(d["mel_counts"])), put(d["mel_counts"].astype(np.int64)), put(d["mel"]),
+            put(melody),
             d["song"].astype(np.int64), d["split"], d["style"], put(d["kind"].astype(np.int64)),
             put(d["value"].astype(np.int64)),
         )  # fmt: skip
@@ -81,17 +82,6 @@ class Bars:
         inside = at < self.counts[bars][:, None]
         index = (self.start[bars][:, None] + at).clamp(max=len(self.tokens) - 1)
         return torch.where(inside, self.tokens[index].long(), PAD)
-
-    def melodies(self, bars: Tensor, steps: int) -> Tensor:
-        """Melody grids `(N, S, 2)` of some bars."""
-        most = int(self.melody_counts[bars].max()) if len(bars) else 0
-        at = torch.arange(most, device=bars.device)
-        inside = at < self.melody_counts[bars][:, None]
-        rows = self.melody[(self.melody_start[bars][:, None] + at).clamp(max=len(self.melody) - 1)].long()
-        grid = torch.zeros(len(bars), steps + 1, 2, dtype=torch.long, device=bars.device)
-        place = torch.where(inside, rows[..., 0], steps)
-        grid.scatter_(1, place[..., None].expand(-1, -1, 2), rows[..., 1:])
-        return grid[:, :steps]
 
 
 def windows(bars: Bars, songs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -130,13 +120,14 @@ class Batches:
     def __init__(self, bars: Bars, config: SongConfig, training: bool) -> None:
         self.bars, self.config, self.training = bars, config, training
         self.chords, self.roots = chord_templates(bars.tokens.device)
+        self.classes = torch.eye(13, device=bars.tokens.device)[:, 1:]  # pitch class + 1 to one-hot, 0 to none
 
     def conditions(self, index: Tensor, window: Tensor, count: int) -> Conditions:
         """Of bars `index (N,)` in windows `window (N,)`, of which there are `count`: one choice for each window."""
         bars, device = self.bars, index.device
         chroma = bars.chroma[index].float() / 15.0
-        bass = functional.one_hot(bars.bass[index].long(), 13)[..., 1:].float()
-        melody = bars.melodies(index, self.config.steps)
+        bass = self.classes[bars.bass[index].long()]
+        melody = bars.melody[index].long()
         if not self.training:
             one = torch.ones(len(index), device=device)
             return Conditions(bars.lengths[index].long(), torch.cat([chroma, bass], -1), one, melody, one)
@@ -149,7 +140,7 @@ class Batches:
         ).T
         best = (near + 0.15 * bass[..., self.roots]).argmax(-1)
         sounds = (chroma.sum(-1, keepdim=True) > 0).float()
-        chord = torch.cat([self.chords[best], functional.one_hot(self.roots[best], 12).float()], -1) * sounds
+        chord = torch.cat([self.chords[best], self.classes[self.roots[best] + 1]], -1) * sounds
         keep_bass = (torch.rand(count, device=device) < 0.8).float()[window][:, None, None]
         plain = torch.cat([chroma, bass * keep_bass], -1)
         harmony = (as_chord * chord + (1 - as_chord) * plain) * has_harmony[:, None, None]
@@ -160,45 +151,69 @@ class Batches:
 
 @dataclass
 class Step:
-    """Sums over a batch, in nats, and counts."""
+    """Sums over a batch, in nats, and counts; all tensors without dimensions."""
 
     nats: Tensor
     kl_bar: Tensor
     kl_song: Tensor
     right: Tensor
-    tokens: int
-    bars: int
+    tokens: Tensor
+    bars: Tensor
     windows: int
 
 
+# (share of the bars, tokens): where the bars of a batch go, the longest first. Shapes that never change are what memory
+# is reused for, and what can be recorded as one graph of kernels.
+SLOTS = (
+    (1 / 32, 384),
+    (1 / 16, 208),
+    (3 / 32, 160),
+    (5 / 32, 120),
+    (7 / 32, 80),
+    (7 / 32, 56),
+    (5 / 32, 40),
+    (1 / 16, 24),
+)
+
+
+def slots(count: int) -> list[tuple[int, int, int]]:
+    """(first, end, tokens) of the places of `count` bars."""
+    out, first = [], 0
+    for i, (share, size) in enumerate(SLOTS):
+        end = count if i == len(SLOTS) - 1 else first + round(share * count)
+        if end > first:
+            out.append((first, end, size))
+        first = end
+    return out
+
+
 def pass_over(
-    model: SongModel, batches: Batches, index: np.ndarray, valid: np.ndarray, groups: int, sample: bool = True,
-    history: float = 0.5, swap: bool = False,
+    model: SongModel, batches: Batches, index: Tensor, valid: Tensor, sample: bool = True, history: float = 0.5,
+    swap: bool = False,
 ) -> Step:  # fmt: skip
     """One pass over windows `index (R, 2, W)`; `swap` gives each song another one's song vector, as a control."""
-    bars, config = batches.bars, model.config
-    device = bars.tokens.device
-    training = batches.training
-    r = len(index)
-    flat = torch.from_numpy(index.reshape(-1)).to(device)
-    there = torch.from_numpy(valid.reshape(-1)).to(device)
-    counts = bars.counts[flat]
-    use = there & (counts <= LONGEST)
-    order = torch.nonzero(use)[:, 0]
-    order = order[counts[order].argsort()]
+    bars = batches.bars
+    device, training, r = index.device, batches.training, len(index)
+    flat = index.flatten()
+    counts = torch.where(valid.flatten(), bars.counts[flat], 0)
+    counts = torch.where(counts <= LONGEST, counts, 0)
+    order = counts.argsort(descending=True, stable=True)
     size = counts[order]
-    cuts = [round(len(order) * i / groups) for i in range(groups + 1)]
-    longest = [int(x) for x in size[torch.tensor([max(0, c - 1) for c in cuts[1:]], device=device)].tolist()]
-    parts = [
-        (order[a:b], bars.padded(flat[order[a:b]], -(-n // 8) * 8))
-        for a, b, n in zip(cuts, cuts[1:], longest, strict=False)
-    ]
-    features = torch.zeros(len(flat), model.encoder.size, device=device)
-    features = features.index_copy(0, order, torch.cat([model.bar_features(tokens) for _, tokens in parts]).float())
+    parts, fits = [], []
+    for first, end, longest in slots(len(flat)):
+        fit = (size[first:end] > 0) & (size[first:end] <= longest)
+        tokens = bars.padded(flat[order[first:end]], longest)
+        empty = torch.full_like(tokens, PAD)
+        empty[:, 0] = EOS
+        parts.append((order[first:end], torch.where(fit[:, None], tokens, empty), fit))
+        fits.append(fit)
+    features = torch.cat([model.bar_features(tokens) for _, tokens, _ in parts]).float()
+    features = torch.zeros_like(features).index_copy(0, order, features)
+    use = torch.zeros(len(flat), device=device).index_copy(0, order, torch.cat(fits).float())
     q = model.bar_posterior(features)
     z = q.sample() if sample else q.mean
     window = torch.arange(len(flat), device=device) // WINDOW
-    counted = (use & (counts > 1)).float().view(2 * r, WINDOW)  # bars without notes say nothing of who plays
+    counted = (use * (counts > 1)).view(2 * r, WINDOW)  # bars without notes say nothing of who plays
     qs = model.song_posterior(features.view(2 * r, WINDOW, -1), counted)
     s = qs.sample() if sample else qs.mean
     other = torch.arange(2 * r, device=device).view(r, 2).flip(1).flatten()  # the other window of the song
@@ -215,17 +230,48 @@ def pass_over(
     joint = torch.cat([song, condition], -1).view(2 * r, WINDOW, -1)
     mean, logvar = model.prior(joint, z.view(2 * r, WINDOW, -1), past)
     kl = gaussian_kl(q, mean.flatten(0, 1), logvar.flatten(0, 1)).sum(-1)
-    kl_bar = (kl * use).sum()
-    kl_song = qs.kl().sum()
-    nats, right, count = torch.zeros((), device=device), torch.zeros((), device=device), int(size.sum())
-    for rows, tokens in parts:
+    nats, right, told = (torch.zeros((), device=device) for _ in range(3))
+    for rows, tokens, fit in parts:
         inputs = shifted(tokens)
         inputs = masked(inputs, 0.2) if training else inputs
         logits = model.decode_logits(tokens, inputs, z[rows], song[rows], given.rows(rows)).float().flatten(0, 1)
-        targets = tokens.flatten()
+        targets = torch.where(fit[:, None], tokens, PAD).flatten()
         nats = nats + functional.cross_entropy(logits, targets, ignore_index=PAD, reduction="sum")
         right = right + ((logits.detach().argmax(-1) == targets) & (targets != PAD)).sum()
-    return Step(nats, kl_bar, kl_song, right, count, len(order), 2 * r)
+        told = told + (targets != PAD).sum()
+    return Step(nats, (kl * use).sum(), qs.kl().sum(), right, told, use.sum(), 2 * r)
+
+
+class Muon:
+    """Momentum whose matrices are made orthogonal (Jordan et al. 2024), as large as AdamW's steps (Liu et al. 2025)."""
+
+    def __init__(self, parameters: list[Tensor], momentum: float = 0.95, decay: float = 0.02) -> None:
+        shapes: dict[tuple[int, ...], list[Tensor]] = {}
+        for parameter in parameters:
+            shapes.setdefault(tuple(parameter.shape), []).append(parameter)
+        self.groups = [(group, torch.zeros_like(torch.stack(group).detach())) for group in shapes.values()]
+        self.momentum, self.decay = momentum, decay
+
+    @torch.no_grad()
+    def step(self, rate: Tensor) -> None:
+        """One step down the gradients; `rate ()`."""
+        for group, moment in self.groups:
+            slope = torch.stack([parameter.grad for parameter in group if parameter.grad is not None])
+            moment.lerp_(slope, 1 - self.momentum)
+            step = orthogonal(slope.lerp(moment, self.momentum)).float()
+            torch._foreach_mul_(group, 1 - rate * self.decay)
+            torch._foreach_sub_(group, list((step * (rate * 0.2 * math.sqrt(max(step.shape[1:])))).unbind(0)))
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """Matrices `x (K, M, N)` with all singular values near 1, by five steps of Newton and Schulz."""
+    tall = x.shape[1] > x.shape[2]
+    x = (x.mT if tall else x).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
 
 
 def save(model: SongModel, folder: Path, about: dict[str, object]) -> None:
@@ -245,17 +291,46 @@ def save(model: SongModel, folder: Path, about: dict[str, object]) -> None:
     (folder / "song.json").write_text(json.dumps({"config": dataclasses.asdict(model.config), **about}) + "\n")
 
 
+@torch.no_grad()
+def song_vectors(model: SongModel, bars: Bars, most: int = 64) -> Tensor:
+    """Means of q(s | bars) of every song, `(songs, E)`, from up to `most` bars spread over it."""
+    model.eval()
+    out = torch.zeros(len(bars.song) - 1, model.config.song)
+    for first in range(0, len(out), 64):
+        rows = [
+            np.unique(np.linspace(a, b - 1, most).astype(np.int64)) if b - a > most else np.arange(a, b)
+            for a, b in zip(bars.song[first : first + 64], bars.song[first + 1 : first + 65], strict=False)
+        ]
+        flat = torch.from_numpy(np.concatenate(rows)).to(bars.tokens.device)
+        order = bars.counts[flat].clamp(max=LONGEST).argsort()
+        features = torch.zeros(len(flat), model.encoder.size, device=flat.device)
+        for part in order.chunk(8):
+            size = -(-int(bars.counts[flat[part]].clamp(max=LONGEST).max()) // 8) * 8
+            features[part] = model.bar_features(bars.padded(flat[part], size)).float()
+        at = 0
+        for i, row in enumerate(rows):
+            mine = slice(at, at + len(row))
+            at += len(row)
+            heard = (bars.counts[flat[mine]] > 1).float()
+            out[first + i] = model.song_posterior(features[None, mine], heard[None]).mean[0].cpu()
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--songs", type=int, default=64, help="songs of a batch, 16 bars each")
-    parser.add_argument("--groups", type=int, default=4, help="bars of a batch are padded in so many groups by length")
     parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument("--beta", type=float, default=0.2)
-    parser.add_argument("--beta-song", type=float, default=0.2)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--beta", type=float, default=0.3, help="the KL's weight at most")
+    parser.add_argument("--least", type=float, default=0.08, help="its weight at least, in the end")
+    parser.add_argument("--target", type=float, default=0.96, help="share of tokens that are to be right")
+    parser.add_argument("--muon", type=float, default=0.0, help="peak rate of Muon for inner matrices; 0 for AdamW")
+    parser.add_argument("--graph", action="store_true", help="record a step as one graph of kernels")
+    parser.add_argument("--profile", action="store_true", help="say where the time of two steps goes")
+    parser.add_argument("--tell", type=float, default=10.0, help="seconds between reports")
+    parser.add_argument("--vectors", action="store_true", help="keep the song vectors of all songs, to fit styles")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], help="name=value of SongConfig")
     args = parser.parse_args()
@@ -265,21 +340,28 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     bars = Bars.load(args.data, device)
     changes = {name: int(value) for name, value in (change.split("=") for change in args.set)}
-    model = SongModel(SongConfig(vocab=len(bars.kind), **changes), bars.kind, bars.value).to(device)
+    model = SongModel(SongConfig(vocab=len(bars.kind), **changes), bars.kind.cpu(), bars.value.cpu()).to(device)
     numbers = sum(p.numel() for p in model.parameters())
     print(f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}: {numbers / 1e6:.2f} M weights, "
           f"{len(bars.counts):,} bars, read in {time.time() - begin:.0f} s", flush=True)  # fmt: skip
-    if args.compile:
-        for module in model.modules():
-            if isinstance(module, TransformerLayer):
-                module.compile(dynamic=True)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
+    # matrices inside of the networks are stepped by Muon, tables and heads by AdamW
+    matrices = [
+        p for name, p in model.named_parameters()
+        if p.ndim == 2 and name.startswith(("encoder.layers", "layers", "prior.layers", "code", "feature"))
+    ] if args.muon else []  # fmt: skip
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    cuda = device.type == "cuda"
+    rate = torch.zeros((), device=device)
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}],
-        lr=args.rate, betas=(0.9, 0.98), fused=device.type == "cuda",
+        [
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.02},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=torch.zeros((), device=device), betas=(0.9, 0.98), fused=cuda, capturable=cuda,
     )  # fmt: skip
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device))
+    muon = Muon(matrices)
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=False)
     batches, plain = Batches(bars, model.config, True), Batches(bars, model.config, False)
     sizes = np.diff(bars.song)
     enough = sizes >= 4
@@ -294,6 +376,9 @@ def main() -> None:
     fixed = np.random.default_rng(1)
     held = [windows(bars, fixed.choice(songs_of(1), min(64, args.songs), replace=False), fixed) for _ in range(4)]
 
+    def there(pair: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(pair[0]).to(device), torch.from_numpy(pair[1]).to(device)
+
     def validate() -> str:
         model.eval()
         out = []
@@ -302,55 +387,116 @@ def main() -> None:
                 ("sample", {"history": 0.0}), ("history", {"history": 1.0}), ("mean", {"sample": False, "history": 0.0}),
                 ("other song", {"history": 0.0, "swap": True}),
             ):  # fmt: skip
-                steps = [pass_over(model, plain, i, v, args.groups, **options) for i, v in held]
-                n = sum(step.bars for step in steps)
-                out.append(
-                    f"{name}: {float(sum(step.nats for step in steps)) / n:.2f} nats, "
-                    f"{float(sum(step.kl_bar for step in steps)) / n / math.log(2):.0f} bits a bar, "
-                    f"{float(sum(step.kl_song for step in steps)) / sum(step.windows for step in steps) / math.log(2):.0f}"
-                    f" a song, right {float(sum(step.right for step in steps)) / sum(step.tokens for step in steps):.4f}"
-                )
+                steps = [pass_over(model, plain, *there(pair), **options) for pair in held]
+                n, told = sum(float(x.bars) for x in steps), sum(float(x.tokens) for x in steps)
+                nats, bits = sum(float(x.nats) for x in steps) / n, sum(float(x.kl_bar) for x in steps) / n / LN2
+                song = sum(float(x.kl_song) for x in steps) / sum(x.windows for x in steps) / LN2
+                right = sum(float(x.right) for x in steps) / told
+                out.append(f"{name}: {nats:.2f} nats, {bits:.0f} bits a bar, {song:.0f} a song, right {right:.4f}")
         model.train()
         return "; ".join(out)
 
-    # linalg of a warm-up: shapes, kernels and compilation are not counted
+    index = torch.zeros(args.songs, 2, WINDOW, dtype=torch.long, device=device)
+    valid = torch.zeros(args.songs, 2, WINDOW, dtype=torch.bool, device=device)
+    weigh, weigh_song = torch.zeros((), device=device), torch.zeros((), device=device)
+    stats = torch.zeros(8, device=device)
+    ready = [windows(bars, rng.choice(chosen, args.songs, p=weights), rng)]
+
+    def fill(step: int, share: float, beta: float, floor: float) -> None:
+        """What one step takes from here."""
+        i, v = ready.pop()
+        index.copy_(torch.from_numpy(i), non_blocking=True)
+        valid.copy_(torch.from_numpy(v), non_blocking=True)
+        scale = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        rate.fill_(args.muon * scale)
+        for group in optimizer.param_groups:
+            group["lr"].fill_(args.rate * scale)
+        weigh.fill_(beta)
+        weigh_song.fill_(floor)
+
+    def train() -> None:
+        with precision:
+            found = pass_over(model, batches, index, valid)
+        loss = (found.nats + weigh * found.kl_bar + weigh_song * found.kl_song) / found.tokens
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+        muon.step(rate)
+        parts = (loss, found.nats, found.kl_bar, found.kl_song, found.right, found.tokens, found.bars, norm)
+        stats.copy_(torch.stack([x.detach().float() for x in parts]))
+
+    def eager() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        train()
+
+    run = eager
     start = time.time()
     limit = 60.0 * args.minutes - (start - begin)
-    step, seen, told, saved = 0, 0, start, start
-    mark = (start, 0)
+    step = 0
+    if cuda and args.graph:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for step in range(3):
+                fill(step, 0.0, 0.005, 0.005)
+                ready.append(windows(bars, rng.choice(chosen, args.songs, p=weights), rng))
+                eager()
+        torch.cuda.current_stream().wait_stream(side)
+        optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            train()
+        run = graph.replay
+        print(f"recorded after {time.time() - start:.1f} s", flush=True)
+    told, saved, mark, beta, right, seen = start, start, (time.time(), step), 0.005, 0.0, 0.0
     while (used := time.time() - start) < limit:
         share = used / limit
-        rate = min(1.0, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-        for group in optimizer.param_groups:
-            group["lr"] = args.rate * rate
-        ramp = min(1.0, max(0.0, (share - 0.08) / 0.52))
-        beta, beta_song = 0.005 + (args.beta - 0.005) * ramp, 0.005 + (args.beta_song - 0.005) * ramp
-        index, valid = windows(bars, rng.choice(chosen, args.songs, p=weights), rng)
-        with precision:
-            found = pass_over(model, batches, index, valid, args.groups)
-        loss = (found.nats + beta * found.kl_bar + beta_song * found.kl_song) / found.tokens
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if math.isfinite(float(norm)):
-            optimizer.step()
-        step, seen = step + 1, seen + found.tokens
+        # beta rises while samples of the posterior decode, and not below a line that rises with time (GECO: Rezende
+        # and Viola 2018)
+        floor = 0.005 + (args.least - 0.005) * min(1.0, max(0.0, (share - 0.08) / 0.52))
+        beta = min(args.beta, max(floor, beta))
+        fill(step, share, beta, floor)
+        run()
+        ready.append(windows(bars, rng.choice(chosen, args.songs, p=weights), rng))
+        step += 1
+        if args.profile and step == 20 + 3:
+            from torch.profiler import ProfilerActivity, profile
+
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen_by:
+                for _ in range(2):
+                    fill(step, share, beta, floor)
+                    ready.append(windows(bars, rng.choice(chosen, args.songs, p=weights), rng))
+                    run()
+                torch.cuda.synchronize()
+            table = seen_by.key_averages()
+            print(table.table(sort_by="self_cuda_time_total", row_limit=22, max_name_column_width=50))
+            print(table.table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=50))
+        if step % 10 and step > 3:
+            continue
+        loss, nats, kl_bar, kl_song, hits, tokens, count, norm = stats.tolist()
+        seen += 10 * tokens
+        right += 0.3 * (hits / tokens - right)
+        if share < 0.8:
+            beta *= 1.05 if right > args.target else 0.95
         now = time.time()
-        if now - told > 10 or step == 1:
-            fast = (seen - mark[1]) / max(1e-3, now - mark[0])
+        if now - told > args.tell or step == 1:
+            each = (now - mark[0]) / max(1, step - mark[1])
             print(
-                f"{now - start:5.0f} s, step {step}, {fast:,.0f} tokens/s, loss {float(loss.detach()):.4f}, "
-                f"{float(found.nats.detach()) / found.bars:.2f} nats, {float(found.kl_bar.detach()) / found.bars / math.log(2):.0f} bits a bar, "
-                f"{float(found.kl_song.detach()) / found.windows / math.log(2):.0f} a song, "
-                f"right {float(found.right) / found.tokens:.3f}, norm {float(norm):.2f}, beta {beta:.3f}", flush=True,
+                f"{now - start:5.0f} s, step {step}, {each * 1e3:.0f} ms each, {tokens:,.0f} tokens, loss {loss:.4f}, "
+                f"{nats / count:.2f} nats, {kl_bar / count / LN2:.0f} bits a bar, "
+                f"{kl_song / (2 * args.songs) / LN2:.0f} a song, right {hits / tokens:.3f}, norm {norm:.2f}, "
+                f"beta {beta:.3f}", flush=True,
             )  # fmt: skip
-            told, mark = now, (now, seen)
+            told, mark = now, (now, step)
         if now - saved > 120:
             save(model, args.out, {"step": step, "tokens": seen})
             print("valid " + validate(), flush=True)
             saved = time.time()
     print("valid " + validate(), flush=True)
-    save(model, args.out, {"step": step, "tokens": seen, "seconds": time.time() - start, "beta": args.beta})
+    save(model, args.out, {"step": step, "tokens": seen, "seconds": time.time() - start, "beta": beta})
+    if args.vectors:
+        with precision:
+            save_file({"songs": song_vectors(model, bars).half()}, args.out / "vectors.safetensors")
     if device.type == "cuda":
         print(f"memory {torch.cuda.max_memory_allocated() >> 20} MiB")
     print(f"saved after {step} steps, {seen:,} tokens", flush=True)

@@ -212,8 +212,8 @@ class _Take(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         slope = slopes[0].reshape(-1, ctx.size[1])
-        if slope.is_cuda:  # thousands of additions to one row wait for each other there, a product does not
-            hits = functional.one_hot(index.flatten(), ctx.size[0]).to(slope.dtype)
+        if slope.is_cuda:  # thousands of additions to one row wait for each other there; those of a product do not
+            hits = (index.reshape(-1, 1) == torch.arange(ctx.size[0], device=index.device)).to(slope.dtype)
             sums = (hits.T @ slope).float()
         else:
             sums = slope.new_zeros(ctx.size, dtype=torch.float32).index_add_(0, index.flatten(), slope.float())
@@ -392,12 +392,9 @@ class Attention(nn.Module):
             q, k = _rotate(q, past), _rotate(k, past)
         if cache is not None:
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
-        if mask is None and not (x.is_cuda and past == 0):
+        if mask is None:
             seen = torch.ones(t, k.shape[2], dtype=torch.bool, device=x.device).tril(past)
         else:
-            seen = None if mask is None else mask[:, None]
-        if x.is_cuda:
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
             seen = mask[:, None]
         if x.is_cuda and mask is None and cache is None:
             mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
