@@ -384,8 +384,8 @@ def main() -> None:
         out = []
         with torch.no_grad(), precision:
             for name, options in (
-                ("sample", {"history": 0.0}), ("history", {"history": 1.0}), ("mean", {"sample": False, "history": 0.0}),
-                ("other song", {"history": 0.0, "swap": True}),
+                ("sample", {"history": 0.0}), ("history", {"history": 1.0}),
+                ("mean", {"sample": False, "history": 0.0}), ("other song", {"history": 0.0, "swap": True}),
             ):  # fmt: skip
                 steps = [pass_over(model, plain, *there(pair), **options) for pair in held]
                 n, told = sum(float(x.bars) for x in steps), sum(float(x.tokens) for x in steps)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seqvae import midi
+from seqvae import config, midi
+from seqvae.checkpoint import load_tensors, save_tensors
 from seqvae.latent import Posterior
 from seqvae.midi import Notes, Piece
 from seqvae.midi_tokenizer import MidiTokenizer
@@ -51,15 +51,18 @@ class SongCodec:
 
     @staticmethod
     def load(folder: Path) -> SongCodec:
-        """The model in `folder`: `song.json` and its files of weights."""
-        about = json.loads((folder / "song.json").read_text())
+        """The model in `folder`: `song.json` and its files of weights.
+
+        Raises OSError and ValueError where there is no such file, and CheckpointError for weights that are none.
+        """
+        about = config.read(folder / "song.json")
         tokenizer = MidiTokenizer(max_steps=about["config"]["steps"], common_key=True)
         model = SongModel(
             SongConfig(**about["config"]), torch.from_numpy(tokenizer._type), torch.from_numpy(tokenizer._value)
         )
         weights: dict[str, Tensor] = {}
         for part in sorted(folder.glob("song-*.safetensors")):
-            weights |= load_file(part)
+            weights |= load_tensors(part)[0]
         model.load_state_dict({name: x.float() for name, x in weights.items()})
         return SongCodec(model, tokenizer)
 
@@ -67,7 +70,7 @@ class SongCodec:
         """Write `song.json` and the weights in bf16, for `load`."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: x.detach().bfloat16().contiguous() for name, x in self.model.state_dict().items()}
-        save_file(weights, folder / "song-0.safetensors")
+        save_tensors(weights, {}, folder / "song-0.safetensors")
         (folder / "song.json").write_text(json.dumps({"config": asdict(self.model.config)}) + "\n")
 
     # --- encoding -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from seqvae.latent import LOGVAR_RANGE, Posterior
 from seqvae.layers import Binding, Cache, Residual, TransformerLayer
-from seqvae.vocabulary import PAD
+from seqvae.model import PAD
 
 PROGRAM, POSITION, PITCH, DRUM, DURATION = range(1, 6)
 """Types of tokens, as `MidiTokenizer` numbers them."""

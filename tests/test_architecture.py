@@ -29,7 +29,7 @@ DATA = [
     {"dataset"},
     {"shards"},
 ]
-MODEL = [{"layers", "latent"}, {"encoder", "decoder"}, {"memory"}, {"model"}, {"objective"}]
+MODEL = [{"layers", "latent"}, {"encoder", "decoder"}, {"memory"}, {"model"}, {"objective", "song_model"}]
 ALONE = {
     "sampling",
     "products",
@@ -43,8 +43,8 @@ DOORS = {"__init__", "__main__"}
 ABOVE = [
     {"checkpoint"},  # where the columns meet
     {"interpolate", "style", "mixture", "tracks"},  # pure tensors: what a codec does with its latents
-    {"forms", "plane"},
-    {"codec"},
+    {"forms", "plane", "song_bars"},
+    {"codec", "song_codec"},
     {"validation", "trained_styles", "clock"},
     {"run"},
     {"train"},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seqvae import checkpoint
 from seqvae.config import ModelConfig, ObjectiveConfig
+from seqvae.decoder import Decoder
 from seqvae.errors import ConfigError
 from seqvae.latent import LOGVAR_RANGE
 from seqvae.layers import shifted
@@ -235,6 +236,7 @@ def test_each_scope_is_asked_for_its_own_tokens(
 ) -> None:
     tokens, cues = tensors(tokenizer, segments)
     before = decoding.decode(latents(4), shifted(tokens), cues)
+    assert isinstance(decoding.decoder, Decoder)
     norms, scope = decoding.decoder.level_norms, torch.from_numpy(tokenizer.scope)
     assert len(norms) == len(set(scope.tolist()) - {len(tokenizer.cue_sizes)})
     for (level, _), norm in zip(decoding.decoder.levels, norms, strict=True):
