@@ -1,0 +1,68 @@
+"""Bars of a collection as one file, for train_songs.py on a machine that has neither readers nor a network.
+
+    python benchmarks/song_data.py MUSIC bars.npz      # MUSIC has one folder a style; 8,000 songs make 30 MB
+
+Songs are split anew for the song model: by a hash of the title that no earlier model was split by.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from seqvae import collection
+from seqvae.dataset import split_of
+from seqvae.errors import ReadError
+from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.song_bars import song_bars
+
+SPLITS = ("train", "valid", "test")
+FEWEST, MOST = 4, 1200  # bars of a song: fewer give no two windows, more are collections or whole cycles
+
+
+def main() -> None:
+    """Read, spell and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("music", type=Path, help="one folder a style")
+    parser.add_argument("out", type=Path, help="a file in .npz; the songs' names go beside it, in .txt")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds that one file may take")
+    asked = parser.parse_args()
+    tokenizer = MidiTokenizer(max_steps=48, common_key=True)
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("tokens", "counts", "lengths", "chroma", "bass", "mel", "mel_counts")
+    }
+    song, style, split, names, styles = [0], [], [], [], []
+    files = collection.find([asked.music])
+    for path, piece in collection.read_all(files, cache=collection.default_cache(), time_limit=asked.limit):
+        if isinstance(piece, ReadError) or not FEWEST <= len(piece.bounds) - 1 <= MOST:
+            continue
+        bars = song_bars(piece, tokenizer)
+        columns["tokens"].append(np.concatenate(bars.tokens).astype(np.uint16))
+        columns["counts"].append(np.array([len(bar) for bar in bars.tokens], np.uint16))
+        columns["lengths"].append(bars.lengths)
+        columns["chroma"].append(bars.chroma[..., 0::2] | (bars.chroma[..., 1::2] << 4))  # two numbers below 16 a byte
+        columns["bass"].append(bars.bass)
+        at, step = np.nonzero(bars.melody[..., 0])
+        columns["mel"].append(np.concatenate([step[:, None].astype(np.uint8), bars.melody[at, step]], 1))
+        columns["mel_counts"].append(np.bincount(at, minlength=len(bars.tokens)).astype(np.uint8))
+        name = path.relative_to(asked.music)
+        if name.parts[0] not in styles:
+            styles.append(name.parts[0])
+        song.append(song[-1] + len(bars.tokens))
+        style.append(styles.index(name.parts[0]))
+        split.append(SPLITS.index(split_of(f"song/{collection.title(path)}")))
+        names.append(name.as_posix())
+    np.savez_compressed(
+        asked.out, **{name: np.concatenate(parts) for name, parts in columns.items()}, song=np.array(song, np.int32),
+        style=np.array(style, np.uint8), split=np.array(split, np.uint8), kind=tokenizer._type.astype(np.uint8),
+        value=tokenizer._value.astype(np.uint8),
+    )  # fmt: skip
+    listed = [f"{styles[s]}\t{SPLITS[p]}\t{name}" for s, p, name in zip(style, split, names, strict=True)]
+    asked.out.with_suffix(".txt").write_text("\n".join(listed) + "\n")
+    print(f"{len(names):,} songs, {song[-1]:,} bars, {sum(map(len, columns['tokens'])):,} tokens")
+
+
+if __name__ == "__main__":
+    main()
