@@ -45,10 +45,17 @@ def rate_at(config: TrainConfig, step: float) -> float:
 
 
 def half_precision(config: TrainConfig, device: torch.device) -> bool:
-    """Whether to train under bf16 autocast."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    return multiplies_bf16(device)
+    """Whether to train under bf16 autocast.
+
+    Raises ConfigError where `config` asks for bf16 and the device does not multiply it.
+    """
+    possible = multiplies_bf16(device)
+    if config.precision == "bf16" and not possible:
+        raise ConfigError(
+            "train.precision: bf16, for which the processor, or ONEDNN_MAX_CPU_ISA, leaves no instruction; "
+            "set it to auto or fp32"
+        )
+    return possible and config.precision != "fp32"
 
 
 def _logged(line: str) -> float:

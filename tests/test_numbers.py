@@ -150,6 +150,16 @@ def test_a_rate_that_is_far_too_high_overflows_and_stops(
     assert saved(tmp_path / "run") == 8
 
 
+def test_bf16_is_refused_where_the_processor_cannot(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(ConfigError, match=r"train\.precision: .* set it to auto or fp32"):
+        go(folder, tmp_path / "run", changed(precision="bf16"))
+    assert saved(go(folder, tmp_path / "auto", changed(precision="auto")).parent) == 8
+
+
 def test_large_weights_are_kept_where_half_precision_overflows(tiny_text: Path, tmp_path: Path) -> None:
     kept = checkpoint.load(tiny_text)
     name, weight = next((n, w) for n, w in kept.model.named_parameters() if w.ndim == 2)
