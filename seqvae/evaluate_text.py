@@ -388,7 +388,8 @@ def table(result: dict[str, Any]) -> str:
         *rows(
             "decoded from (a mean is a point estimate)",
             ["BLEU", "exact", "share of words to edit", "KL, bits a line"],
-            {OLDER.get(n, n): [cell(r["bleu"], 1), cell(r["exact"]), cell(r["edit_distance"]), cell(r.get("kl_bits"), 0)]
+            {OLDER.get(n, n): [cell(r["bleu"], 1), *(cell(r[k]) for k in ("exact", "edit_distance")),
+                               cell(r.get("kl_bits"), 0)]
              for n, r in result["reconstruction"].items()},
         ),
     ]  # fmt: skip
