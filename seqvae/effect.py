@@ -133,9 +133,10 @@ def tell(effect: Effect) -> str:
         return f" ({of})" if of else " (no control measured)"
 
     kept = ", ".join(f"{name} kept {cell(x)}{beside(name)}" for name, x in effect.kept.items())
+    sphere = "" if effect.kept_of_another else " from a sphere"  # as long as there were no controls
     return (
-        f"probability {effect.before[0]:.2f} -> {cell(effect.after)} at amount {effect.amount:g}, by a random vector "
-        f"{effect.control[0]:.2f}, p = {effect.p:.2g}; {kept}; {effect.songs} songs"
+        f"probability {effect.before[0]:.2f} -> {cell(effect.after)} at amount {effect.amount:g}, by a random "
+        f"vector{sphere} {effect.control[0]:.2f}, p = {effect.p:.2g}; {kept}; {effect.songs} songs"
     )
 
 

@@ -191,8 +191,10 @@ def _brief(style: Style) -> str:
     if not found:
         return "not measured"
     before, after = (sum(x[0] for x in xs) / len(found) for xs in ([e.before for e in found], [e.after for e in found]))
-    kept = {name: sum(e.kept[name][0] for e in found) / len(found) for name in found[0].kept}
-    return f"{before:.2f} -> {after:.2f}, " + ", ".join(f"{name} {x:.2f}" for name, x in kept.items())
+    # without the same of another piece beside it, a figure of what is kept measures nothing
+    names = found[0].kept if all(e.kept_of_another for e in found) else ()
+    kept = {name: sum(e.kept[name][0] for e in found) / len(found) for name in names}
+    return ", ".join([f"{before:.2f} -> {after:.2f}", *(f"{name} {x:.2f}" for name, x in kept.items())])
 
 
 @verb(app, "seqvae style show rock -m music")

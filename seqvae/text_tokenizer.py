@@ -156,7 +156,7 @@ class TextTokenizer(Uncued):
         return self.encode_all([piece])[0]
 
     def encode_all(self, lines: Sequence[str]) -> list[list[Ints]]:
-        """As `encode`, for many lines at once: some 100,000 short sentences a second."""
+        """As `encode`, for many lines at once."""
         if max(map(len, lines), default=0) > _LONG:
             return [self._in_parts(line) if len(line) > _LONG else self.encode(line) for line in lines]
         return self._spelled([f" {line}" if line else "" for line in lines])

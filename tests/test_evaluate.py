@@ -196,7 +196,15 @@ def test_figures_of_an_older_model_are_still_told(result: dict[str, Any]) -> Non
         style: {name: row[name] for name in names} if isinstance(row, dict) else row
         for style, row in result["reconstruction"].items()
     }
-    assert "programs swapped" in evaluate.table(old)
+    text = evaluate.table(old)
+    assert "programs swapped" in text
+    assert "KL" not in text, "a KL stands beside samples alone"
+    without = ("another song", "target mean")
+    old["blend"]["all"] = {name: row for name, row in old["blend"]["all"].items() if not name.startswith(without)}
+    assert "chroma kept" in text
+    text = evaluate.table(old)
+    assert evaluate.OLDER in text
+    assert "chroma kept" not in text, "nothing is kept where there is no control"
 
 
 def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, songs: Path, tmp_path: Path) -> None:
