@@ -44,7 +44,9 @@ def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch:
     result = seqvae("evaluate", "-m", tiny_music, "--data", "songs", "--pieces", 3)
     assert (result.stdout, result.stderr) == ("| 3 |\n", "listening\n")
     [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--seed", 4, "--json")
-    assert json.loads(line) == {"data": "songs", "pieces": 20, "samples": 200, "seed": 4}
+    assert json.loads(line) == {"data": "songs", "pieces": 20, "samples": 200, "seed": 4, "split": "final"}
+    [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--split", "choose", "--json")
+    assert json.loads(line)["split"] == "choose"
     assert "from one folder" in told(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
 
 
@@ -56,8 +58,9 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(evaluate_arrangement, "table", lambda result: f"| {result['songs']} |")
     command = ["evaluate", "-m", tiny_music, "--data", "songs", "--arrangement"]
     assert seqvae(*command).stdout == "| 16 |\n"
-    [line] = done(*command, "--between", "a/b", "--between", "b/c", "--pieces", 3, "--json")
-    assert json.loads(line) == {"data": "songs", "songs": 3, "pairs": [["a", "b"], ["b", "c"]], "seed": 0}
+    [line] = done(*command, "--between", "a/b", "--between", "b/c", "--pieces", 3, "--split", "choose", "--json")
+    pairs = [["a", "b"], ["b", "c"]]
+    assert json.loads(line) == {"data": "songs", "songs": 3, "pairs": pairs, "half": "choose", "seed": 0}
     monkeypatch.setattr(evaluate_arrangement, "pairs_of", lambda _, every: [("x", "y")] * every)
     [line] = done(*command, "--between", "all", "--json")
     assert json.loads(line)["pairs"] == [["x", "y"]]
@@ -201,7 +204,7 @@ def test_evaluate_sorts_the_lines_by_their_names(tiny_text: Path, here: Path, mo
 def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
     text_file(here / "test.txt", SENTENCES[::7])
     [line] = done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4, "--json")
-    assert json.loads(line)["reconstruction"]["released"]["exact"][0] == 1
+    assert json.loads(line)["reconstruction"]["encoder's mean"]["exact"][0] == 1
     assert "importance weighting" in "\n".join(done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4))
 
 
