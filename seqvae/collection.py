@@ -17,8 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterable
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -31,7 +31,7 @@ from seqvae.midi import Piece
 
 default_cache = files.default_cache
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Raised when `midi.read` makes another piece of the same file: what older versions cached is then read again."""
 TIME_LIMIT = 60.0
 """Seconds that one file may take; music21 can be busy with one score for many minutes."""
@@ -50,14 +50,27 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     for source in paths:
         path = Path(source)
         if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in midi.SUFFIXES and p.is_file())
-            visible = (p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
-            found.update(dict.fromkeys(sorted(visible)))
+            found.update(dict.fromkeys(sorted(p for p in _visible(path) if p.suffix.lower() in midi.SUFFIXES)))
         elif path.exists() or path.as_posix().startswith(midi.CORPUS):
             found[path] = None
         else:
             raise ReadError(path, "there is no such file or folder", "check the name")
     return list(found)
+
+
+def passed_over(paths: Iterable[str | Path]) -> str:
+    """In words, how many files of the named folders `find` leaves out by their suffix; empty if there are none."""
+    inside = (file for path in map(Path, paths) if path.is_dir() for file in _visible(path))
+    counts = Counter(file.suffix.lower() for file in inside if file.suffix.lower() not in midi.SUFFIXES)
+    kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common())
+    return f"files passed over: {counts.total()}, not music by their suffix ({kinds})" if counts else ""
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below, without hidden ones."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file():
+            yield path
 
 
 def read_all(
@@ -308,6 +321,10 @@ _FORMS = frozenset({
     "preludes", "fugue", "etude", "etudes", "suite", "impromptu", "waltz", "minuet", "menuet", "rondo",
     "overture", "op",
 })
+_VERSIONS = frozenset({
+    "live", "acoustic", "instrumental", "karaoke", "cover", "demo", "remix", "mix", "remaster", "remastered", "version",
+    "edit", "medley", "solo", "piano", "guitar", "full", "original", "midi", "kar",
+})
 # fmt: on
 
 
@@ -316,16 +333,19 @@ def title(path: str | Path) -> str:
 
     Names put anything after a song's title (arranger, artist, version) and anything after a work's number (movement,
     repeats), so only what comes first counts: the catalogue number if there is one; else the name's first telling word,
-    after a musical form the next word or number too. Different songs may share a title, which a split can bear;
-    `all-blues-dz`, `AllBlues` and `all-blues-miles-davis-bl` do.
+    after a musical form the next word or number too. A name in parts, ` - ` between them, begins with the artist.
+    Different songs may share a title, which a split can bear; `all-blues-dz`, `AllBlues` and `all-blues-miles-davis-bl`
+    do.
     """
     text = path if isinstance(path, str) else path.as_posix()
-    name = re.sub(r"(?i)\.(midi?|mxl|musicxml|xml|krn|abc)$", "", re.split(r"[/\\:]", text)[-1]).replace("'", "")
+    name = re.split(r"[/\\:]", text)[-1].replace("'", "")
+    name = re.sub(r"(?i)\.(midi?|kar|rmi|smf|mxl|musicxml|xml|krn|abc)$", "", name)
     if re.fullmatch(r"[A-Za-z]*(-[a-z])?\d+", name):
         return name.lower()  # a number in a collection, `jigs104`, `reelsa-c12`, `001`
     for catalogue in _CATALOGUES:
         if found := catalogue.search(name.lower()):
             return "".join(part for part in found.groups() if part)
+    name = _song(name)
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     words = [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
     telling = [word for word in words if (word not in _NO_TITLE and len(word) > 1) or word.isdigit()]
@@ -338,3 +358,18 @@ def title(path: str | Path) -> str:
         if word not in _FORMS:
             break
     return "-".join(chosen or words) or name.lower()
+
+
+def _song(name: str) -> str:
+    """The song in `artist - song`, `02 - artist - song - live` and the like; the whole of other names.
+
+    Of `artist - work - movement` the work, and of `artist - album - song` the album: too coarse a title does no harm.
+    """
+    parts = [part for part in re.split(r"\s+[-\u2013\u2014]\s+|_+[-\u2013\u2014]_+", name) if re.search(r"\w", part)]
+    parts = [part for part in parts[:-1] if not re.fullmatch(r"\W*\d{1,3}\W*", part)] + parts[-1:]
+    last = set(re.findall(r"[^\W_]+", parts[-1].lower())) if parts else set()
+    if len(parts) > 1 and last & _VERSIONS and last <= _VERSIONS | _NO_TITLE:
+        parts.pop()
+    if not parts or _FORMS & set(re.findall(r"[a-z]+", parts[0].lower())):
+        return name  # `Sonata No. 3 - Allegro` has no artist
+    return parts[1] if len(parts) > 1 else parts[0]

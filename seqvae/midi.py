@@ -1,19 +1,18 @@
 """Music in and out: whatever holds notes becomes a `Piece` on a grid of twelve steps a beat, and notes become a file.
 
-Knows MIDI bytes, the limits of a piece, the grid and the bars on it, and how to write a file whole or not at all.
+Knows the limits of a piece, the grid and the bars on it, and how to write a file whole or not at all.
 Refuses to know folders, caches and song titles (`collection`), music21's streams (`notation`), tokens and models.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from symusic.core import (
     TrackTick,
 )
 
-from seqvae import files
+from seqvae import files, midi_bytes
 from seqvae.errors import ReadError, SeqVAEError
 
 STEPS_PER_BEAT = 12
@@ -51,7 +50,9 @@ MAX_BEATS = 100_000
 MAX_HOURS = 5.0
 """A piece that sounds longer is refused: one file of a whole day is a recording session, not a piece."""
 
-MIDI_SUFFIXES = (".mid", ".midi")
+WRITTEN_SUFFIXES = (".mid", ".midi")
+"""What MIDI files are called that are written."""
+MIDI_SUFFIXES = (*WRITTEN_SUFFIXES, ".kar", ".rmi", ".smf")
 SCORE_SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn", ".abc")
 SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
 CORPUS = "corpus:"
@@ -61,6 +62,7 @@ _SLOWEST, _FASTEST = 15_000_000, 60_000  # microseconds a quarter: 4 and 1000 be
 _ANOTHER_COPY = "get another copy of the file, or leave it out"
 
 Notes = NDArray[np.int32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +92,9 @@ def read(source: Source, *, name: str = "") -> Piece:
     """Any music as a piece.
 
     Args:
-        source: a path (`.mid .midi .mxl .musicxml .xml .krn .abc`), a name in music21's corpus (`corpus:bach/bwv66.6`),
-            the bytes of a MIDI or MusicXML file, a `symusic.Score`, a `pretty_midi.PrettyMIDI`, a music21 stream, or a
-            `Piece`, which is returned as it is.
+        source: a path with one of `SUFFIXES`, a name in music21's corpus (`corpus:bach/bwv66.6`), the bytes of a MIDI
+            or MusicXML file, a `symusic.Score`, a `pretty_midi.PrettyMIDI`, a music21 stream, or a `Piece`, which is
+            returned as it is.
         name: the name of the piece, and of the source in messages; a file's own by default.
 
     Raises:
@@ -111,7 +113,7 @@ def read(source: Source, *, name: str = "") -> Piece:
     library = _library(source)
     if library == "pretty_midi":
         buffer = io.BytesIO()
-        source.write(buffer)
+        _guarded(name or "PrettyMIDI", "pretty_midi cannot write it", lambda: source.write(buffer))
         return _read_content(buffer.getvalue(), name or "PrettyMIDI", name)
     if library == "music21":
         return _from_stream(source, name or "stream", name)
@@ -185,66 +187,36 @@ def _check_size(size: int, label: str | Path) -> None:
 
 
 def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
-    tidy = _tidy_midi(content, label)
-    try:
-        score = ScoreTick.from_midi(tidy, sanitize_data=True)
-    except RuntimeError as error:
-        raise ReadError(label, f"the MIDI data is damaged ({_plain(error)})", _ANOTHER_COPY) from error
+    tidy = midi_bytes.tidy(content, label, MAX_BEATS)
+    score = _guarded(label, "the MIDI data is damaged", lambda: ScoreTick.from_midi(tidy, sanitize_data=True))
     return _from_score(score, label, name)
-
-
-def _tidy_midi(content: bytes, label: str | Path) -> bytes:
-    """The header and the tracks of a MIDI file and nothing else, with every length checked.
-
-    symusic believes lengths: one that points beyond the end can end the process. It is never shown a file unchecked.
-    """
-    if content[:4] == b"RIFF" and content[8:12] == b"RMID":  # Windows' wrapping of the same file
-        content = content[max(0, content.find(b"MThd")) :]
-    if content[:4] != b"MThd":
-        raise ReadError(label, "it is not a MIDI file", "give a MIDI file, or a score with its own suffix")
-    if len(content) < 14:
-        raise ReadError(label, "the file is cut short", _ANOTHER_COPY)
-    size, kind, count, division = struct.unpack(">IHHH", content[4:14])
-    if size < 6 or kind > 2 or division == 0:
-        raise ReadError(label, "the MIDI header is damaged", _ANOTHER_COPY)
-    if division >= 0x8000:
-        raise ReadError(label, "its times are SMPTE film frames, not beats", "export it with ticks per quarter note")
-    at = 8 + size
-    tracks: list[bytes] = []
-    while len(tracks) < count and at + 8 <= len(content):
-        end = at + 8 + int.from_bytes(content[at + 4 : at + 8], "big")
-        if end > len(content):
-            whole = content[at : at + 4] == b"MTrk"
-            reason = f"cut short, {end - len(content):,} bytes are missing" if whole else "damaged between its tracks"
-            raise ReadError(label, f"the file is {reason}", _ANOTHER_COPY)
-        if content[at : at + 4] == b"MTrk":  # the standard says to pass over chunks of other kinds
-            tracks.append(content[at:end])
-        at = end
-    header = b"MThd" + (6).to_bytes(4, "big") + content[8:10] + len(tracks).to_bytes(2, "big") + content[12:14]
-    return header + b"".join(tracks)
 
 
 def _from_notation(file: Path | bytes, label: str | Path, name: str, suffix: str = "") -> Piece:
     from seqvae import notation
 
-    try:
+    def parse() -> Any:
         _check_size(notation.unpacked_size(file), label)
-        parsed = notation.parse_bytes(file, suffix) if isinstance(file, bytes) else notation.parse(file)
-    except ReadError:
-        raise
-    except Exception as error:  # music21 and the parsers below it raise their own, and builtin ones, on bad files
-        raise ReadError(label, f"music21 cannot read it ({_plain(error)})", _ANOTHER_COPY) from error
-    return _from_stream(parsed, label, name)
+        return notation.parse_bytes(file, suffix) if isinstance(file, bytes) else notation.parse(file)
+
+    return _from_stream(_guarded(label, "music21 cannot read it", parse), label, name)
 
 
 def _from_stream(stream: Any, label: str | Path, name: str) -> Piece:
     from seqvae import notation
 
-    try:
-        score = notation.to_symusic(stream)
-    except Exception as error:  # a stream may hold anything
-        raise ReadError(label, f"music21's stream cannot be read ({_plain(error)})", _ANOTHER_COPY) from error
+    score = _guarded(label, "music21's stream cannot be read", lambda: notation.to_symusic(stream))
     return _from_score(score, label, name)
+
+
+def _guarded(label: str | Path, reason: str, call: Callable[[], T]) -> T:
+    """What a library makes of a stranger's data; ReadError, with `reason`, whatever the library raises."""
+    try:
+        return call()
+    except ReadError:
+        raise
+    except Exception as error:
+        raise ReadError(label, f"{reason} ({_plain(error)})", _ANOTHER_COPY) from error
 
 
 def _plain(error: Exception) -> str:
@@ -256,7 +228,8 @@ def _plain(error: Exception) -> str:
 
 def _from_score(score: Any, label: str | Path, name: str) -> Piece:
     """A symusic score in any unit of time: notes and frame rounded to the grid."""
-    ticks: ScoreTick = score if isinstance(score, ScoreTick) else score.to("tick")
+    ticks = _guarded(label, "its times are damaged", lambda: score.to("tick"))
+    frame = _guarded(label, "its times are damaged", lambda: _clean_frame(ticks))
     rows = []
     for track in ticks.tracks:
         a = track.notes.numpy()
@@ -267,7 +240,6 @@ def _from_score(score: Any, label: str | Path, name: str) -> Piece:
         raise ReadError(label, "there is not a single note in it", "give a file with notes")
     per_quarter = ticks.ticks_per_quarter
     notes[:, :2] = (notes[:, :2] * (2 * STEPS_PER_BEAT) + per_quarter) // (2 * per_quarter)  # to the nearest step
-    frame = _clean_frame(ticks)
     _check_limits(notes, frame, label)
     notes[:, DURATION] = np.maximum(notes[:, DURATION], 1)
     notes[:, PITCH:] = np.clip(notes[:, PITCH:], [0, 0, 1], [127, DRUMS, 127])
@@ -314,14 +286,18 @@ def make_frame(rows: FrameRows) -> ScoreTick:
 
 def _clean_frame(score: ScoreTick) -> ScoreTick:
     """Tempo, metre and keys of `score` on the grid, without what no reader could make sense of (0/4, 60 sharps)."""
-    bare = ScoreTick(score.ticks_per_quarter)
-    bare.tempos, bare.time_signatures = score.tempos, score.time_signatures
-    bare.key_signatures = score.key_signatures
-    tempos, metres, keys = frame_rows(bare.resample(STEPS_PER_BEAT))
+    per_quarter = score.ticks_per_quarter
+    last = MAX_BEATS * per_quarter  # a stranger's times may be anything: none is computed with before it is bounded
+
+    def on_grid(rows: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+        bounded = (row for row in rows if 0 <= row[0] <= last)
+        return (((2 * STEPS_PER_BEAT * at + per_quarter) // (2 * per_quarter), *row) for at, *row in bounded)
+
+    tempos, metres, keys = frame_rows(score)
     # of two at the same step the last counts, as it does for whoever plays the file
-    speeds = {at: (min(_SLOWEST, max(_FASTEST, mspq)),) for at, mspq in tempos if at >= 0 and mspq > 0}
-    bars = {at: (n, d) for at, n, d in metres if at >= 0 and n > 0 and d in (1, 2, 4, 8, 16, 32, 64)}
-    modes = {at: (sharps, minor) for at, sharps, minor in keys if at >= 0 and abs(sharps) <= 7 and minor in (0, 1)}
+    speeds = {at: (min(_SLOWEST, max(_FASTEST, mspq)),) for at, mspq in on_grid(tempos) if mspq > 0}
+    bars = {at: (n, d) for at, n, d in on_grid(metres) if n > 0 and d in (1, 2, 4, 8, 16, 32, 64)}
+    modes = {at: (sharps, minor) for at, sharps, minor in on_grid(keys) if abs(sharps) <= 7 and minor in (0, 1)}
     # a metre said again starts a bar; a tempo or key said again, as in every repeat, says nothing
     return make_frame((_changes(speeds), [(at, *bars[at]) for at in sorted(bars)], _changes(modes)))
 

@@ -101,6 +101,7 @@ frame = one
 def members(paths: Sequence[str]) -> Iterator[Piece]:
     """All pieces in files and folders; raises ReadError at once where one does not exist."""
     found = collection.find(paths)
+    _tell_passed_over(paths)
     return (piece for _, piece in read_each(found, alone(paths)))
 
 
@@ -119,8 +120,9 @@ def alone(inputs: Sequence[str]) -> bool:
 def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
     """Every file that the inputs name, and its stem: with the subfolder in which it lies in a folder that was given.
 
-    Files below `out` are left out, for they are outputs of an earlier call. Raises SeqVAEError where there is no file,
-    or where two have one stem.
+    Of `song.mid` and `song.abc` the first in the order of `midi.SUFFIXES` is `song`, the other `song.abc`. Files below
+    `out` are left out, for they are outputs of an earlier call. Raises SeqVAEError where there is no file, or where two
+    have one name.
     """
     found: dict[Path, Path] = {}
     for given in inputs:
@@ -134,12 +136,23 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
     if not found:
         kinds = " ".join(midi.SUFFIXES)
         raise SeqVAEError(f"{' '.join(inputs)}: there is no music in it; name a folder with files in {kinds}")
+    _tell_passed_over(inputs)
     first: dict[Path, Path] = {}
-    for source, name in found.items():
+    order = [*midi.SUFFIXES, *(source.suffix.lower() for source in found)]
+    for source in sorted(found, key=lambda source: order.index(source.suffix.lower())):
+        name = found[source]
+        if name in first and source.name not in (first[name].name, name.name):
+            name = found[source] = name.with_name(source.name)
         if (other := first.setdefault(name, source)) != source:
             advice = "give the folder that holds both, rename one, or take them one at a time"
             raise SeqVAEError(f"{other} and {source}: both outputs would be called '{name}'; {advice}")
     return found
+
+
+def _tell_passed_over(inputs: Iterable[str]) -> None:
+    """Say on standard error what in the named folders is not taken for music."""
+    if said := collection.passed_over(inputs):
+        report(said)
 
 
 def outputs(inputs: Sequence[str], out: str | None, ending: str) -> dict[Path, Path]:
@@ -176,7 +189,8 @@ def _is_file(out: str, single: bool) -> bool:
     path = Path(out)
     if path.is_dir() or out.endswith(("/", os.sep)):
         return False
-    music = path.suffix.lower() in midi.MIDI_SUFFIXES
+    written = midi.WRITTEN_SUFFIXES
+    music = path.suffix.lower() in written
     if not single:  # a folder, whatever dots its name has
         if music or path.exists():
             raise UsageError(f"-o {out}: is a file, and several outputs need a folder")
@@ -184,7 +198,7 @@ def _is_file(out: str, single: bool) -> bool:
     if music or (path.exists() and not path.is_file()):  # a device or a pipe may have any name
         return True
     if path.suffix or path.exists():
-        raise UsageError(f"-o {out}: music is written as {' or '.join(midi.MIDI_SUFFIXES)}; end a folder's name with /")
+        raise UsageError(f"-o {out}: music is written as {' or '.join(written)}; end a folder's name with /")
     return False
 
 
@@ -219,7 +233,7 @@ def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, P
 def _ready(also: Collection[str], places: Iterable[Path]) -> None:
     """Refuse what is wanted beside outputs before any work is done, where it cannot be made."""
     for place in places if also else ():
-        if place.suffix.lower() not in midi.MIDI_SUFFIXES:
+        if place.suffix.lower() not in midi.WRITTEN_SUFFIXES:
             raise UsageError(f"-o {place}: nothing can lie beside it, as {', '.join(f'--{x}' for x in also)} would")
     if "png" in also:
         from seqvae import plot  # noqa: F401  (raises where matplotlib is missing)

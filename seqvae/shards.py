@@ -137,6 +137,8 @@ def _music(data: Sequence[Path], skipped: list[ReadError], report: Report) -> It
     """Pieces of music in files and folders; those that cannot be read are told and kept in `skipped`."""
     from seqvae import collection  # not above: shards are trained on where symusic is not
 
+    if said := collection.passed_over(data):
+        report(said)
     for path, piece in collection.read_all(collection.find(data), cache=collection.default_cache()):
         if isinstance(piece, ReadError):
             skipped.append(piece)
@@ -148,7 +150,10 @@ def _music(data: Sequence[Path], skipped: list[ReadError], report: Report) -> It
 def _lines(data: Sequence[Path]) -> Iterator[Source]:
     """The lines of files, or of all files of folders; a file is a style, and copies of a line are one group."""
     for path in text.find(data):
-        for line in text.read_lines(path):
+        for number, line in enumerate(text.read_lines(path)):
+            if not number and "\0" in line:
+                advice = "give files in UTF-8 with one sentence a line; of music, take a recipe for music"
+                raise ReadError(path, "it is not text", advice)
             if line.strip():
                 yield text.style_of(path), text.title(line), line
 

@@ -219,6 +219,18 @@ def test_a_folder_goes_on_past_what_it_cannot_read(tiny_music: Path, here: Path)
     assert count == "2 of 3 files skipped"
 
 
+def test_files_of_one_stem_are_all_taken_and_the_rest_of_a_folder_counted(tiny_music: Path, here: Path) -> None:
+    content = Path(song(here / "in" / "a.mid")).read_bytes()
+    (here / "in" / "a.kar").write_bytes(content)
+    (here / "in" / "a.abc").write_text("X:1\nM:4/4\nL:1/4\nK:C\nCDEF|\n")
+    (here / "in" / "cover.png").touch()
+    result = seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out")
+    assert result.stdout.split() == ["out/a.abc.mid", "out/a.kar.mid", "out/a.mid"]
+    assert result.stderr == "files passed over: 1, not music by their suffix (1 .png)\n"
+    rows = [json.loads(line) for line in done("encode", "in", "-m", tiny_music, "-o", "z.safetensors", "--json")]
+    assert {row["input"]: row["name"] for row in rows} == {"in/a.abc": "a.abc", "in/a.kar": "a.kar", "in/a.mid": "a"}
+
+
 def test_a_folder_with_nothing_readable_is_an_error(tiny_music: Path, here: Path) -> None:
     (here / "in").mkdir()
     assert "no music in it" in told(seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out"))

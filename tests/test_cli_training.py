@@ -67,6 +67,13 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
     assert "write two styles as A/B" in told(seqvae(*command, "--between", "a/b/c"), 2)
 
 
+def test_a_recipe_for_text_refuses_music(here: Path) -> None:
+    song(here / "songs" / "a.mid")
+    line = told(seqvae("train", "reviews", "--data", "songs", "--out", "run"))
+    assert "cannot read songs/a.mid: it is not text; give files in UTF-8" in line
+    assert not (here / "run" / "data").exists()
+
+
 def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:
     for i in range(40):
         song(here / "songs" / ("calm", "wild")[i % 2] / f"song{i}.mid", i)

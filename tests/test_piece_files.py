@@ -212,6 +212,23 @@ def test_find_takes_what_is_named_and_what_is_music_in_folders(folder: Path) -> 
         collection.find([folder / "nowhere"])
 
 
+def test_what_a_folder_has_beside_music_is_counted(folder: Path) -> None:
+    (folder / "a" / "LICENSE").touch()
+    (folder / "more.PNG").touch()
+    said = "files passed over: 4, not music by their suffix (2 .png, 1 "
+    assert collection.passed_over([folder, folder / "b.mid", CORPUS_PIECE]).startswith(said)
+    assert collection.passed_over([folder / "b.mid"]) == ""
+
+
+def test_every_suffix_of_a_midi_file_is_music(tmp_path: Path) -> None:
+    content = write_scale(tmp_path / "scale.mid").read_bytes()
+    for suffix in ("midi", "kar", "rmi", "smf", "KAR"):
+        (tmp_path / f"{suffix}.{suffix}").write_bytes(content)
+    found = list(collection.read_all(collection.find([tmp_path]), progress=False))
+    assert [piece.name for _, piece in found if isinstance(piece, midi.Piece)] == [path.stem for path, _ in found]
+    assert (len(found), collection.passed_over([tmp_path])) == (6, "")
+
+
 def test_a_folder_is_read_in_order_and_a_bad_file_costs_itself_alone(folder: Path) -> None:
     paths = [*collection.find([folder]), Path(CORPUS_PIECE), folder, folder / "gone.mid"]
     results = list(collection.read_all(paths, workers=2, progress=False))
@@ -329,6 +346,11 @@ def test_progress_off_a_terminal_is_a_plain_line(folder: Path, capsys: pytest.Ca
         ("Symphony-No.3-Op.90-1-Brahms-Op.90-1.mxl", "Symphony-No.3-Op.90-4-Brahms-Op.90-4.mxl"),
         ("rock/chart00-8beat.mid", "hymn/chart00-hymn.mid"),
         ("corpus:bach/bwv66.6", "bwv66.6.mxl"),
+        ("The Beatles - Help.mid", "Help.kar", "03 - The Beatles - Help!.mid", "The_Beatles_-_Help.rmi"),
+        ("Beatles - 07 - Help - Live.mid", "help-beatles.mid", "Help - Karaoke Version.smf", "Ann \u2013 Help.mid"),
+        ("Beethoven - Symphony No 5 - Allegro.mid", "Beethoven - Symphony No 5 - Andante.mid", "Symphony 5.mid"),
+        ("Sonata No 3 - Allegro.mid", "Sonata No 3 - Presto.mid"),
+        ("Bach - BWV 857 - Prelude.mid", "Fugue-bwv-857-midi-score.mid"),
     ],
 )
 def test_files_of_one_song_share_a_title(names: tuple[str, ...]) -> None:
@@ -348,6 +370,8 @@ def test_files_of_one_song_share_a_title(names: tuple[str, ...]) -> None:
         ("d-e1m1.mid", "d-e1m2.mid", "d-map01.mid", "d-map11.mid", "d-read-m.mid"),
         ("Piano-Sonatas-11-1-midi-score.mid", "Piano-Sonatas-12-1-midi-score.mid", "Keyboard-Sonatas-11-1.mid"),
         ("Yesterday.mid", "Michelle.mid", "If.mid", "The.mid"),
+        ("The Beatles - Help.mid", "The Beatles - Michelle.mid", "Queen - If.mid", "Prince - 1999.mid"),
+        ("\u5468\u6770\u4f26 - \u6674\u5929.mid", "\u5468\u6770\u4f26 - \u4e03\u91cc\u9999.mid"),
     ],
 )
 def test_titles_tell_songs_apart(names: tuple[str, ...]) -> None:
