@@ -35,6 +35,7 @@ from seqvae.vocabulary import Tokenizer
 Report = Callable[[str], None]
 LN2 = math.log(2)
 FIRST_WORD = 2.0  # seconds until a run that has no progress bar says how long it takes
+FEW_SONGS = 200  # of fewer, a model that begins with nothing learns little
 LAST_PIECES, LAST_SEGMENTS = 500, 4  # of a style at most, for an interrupted run: whoever interrupts does not wait long
 
 
@@ -124,6 +125,8 @@ def _train(
     elif start is not None:
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
+    elif recipe.tokenizer.kind == "midi" and len(data) < FEW_SONGS:
+        report(f"only {len(data)} songs: with `--start music --minutes 5` they change a model that knows thousands")
     run.cut_log()
     parameters = sum(p.numel() for p in run.model.parameters())
     where = run.device.type + (f" in {ranks.count} processes" if ranks.count > 1 else "")
