@@ -12,13 +12,13 @@ import io
 import json
 import math
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from seqvae import learn as raw
 from seqvae import terminal
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
 from seqvae.terminal import Exact, Inputs, Json, Model, Seed, tell, verb
@@ -39,13 +39,6 @@ WHOLE = 40  # tokens of the longest piece that is shown from end to end
 AROUND = 3  # tokens shown on either side of one that is pointed at, of a longer piece
 DIGITS = 4  # of log-probabilities: the last ones depend on what else was asked for
 PART = 4096  # tokens put into JSON at once: a session may have a million
-
-
-def share(value: float | None) -> float | None:
-    """Refuse what is no share: 0 and 1, which would call nothing anomalous, or everything, and nan."""
-    if value is not None and not 0 < value < 1:
-        raise typer.BadParameter(f"{value} is not between 0 and 1")
-    return value
 
 
 # --- fit --------------------------------------------------------------------------------------------------------------
@@ -81,11 +74,13 @@ def fit(
     ] = "combined",
     p_value: Annotated[
         float | None,
-        typer.Option(callback=share, help="Share of new normal pieces to be called anomalous.  [default: 0.01]"),
+        typer.Option(
+            callback=terminal.share, help="Share of new normal pieces to be called anomalous.  [default: 0.01]"
+        ),
     ] = None,
     contamination: Annotated[
         float | None,
-        typer.Option(callback=share, help="Instead: share of the pieces given that is to be called so."),
+        typer.Option(callback=terminal.share, help="Instead: share of the pieces given that is to be called so."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Draws from the posterior of each segment.")] = 16,
     model: Model = "music",
@@ -135,6 +130,14 @@ def fit(
     tell(f"{given} normal pieces, anomalous below {threshold:.4g} ({rule}), in {out}", facts, as_json)
 
 
+verb(
+    app,
+    "seqvae detect learn auth.log --session 'sshd\\[(\\d+)\\]' -o ssh.detector",
+    "seqvae detect learn app.log.1.gz app.log --window 30s -o app.detector",
+    "seqvae detect learn dpkg.log --format '<Date> <Time> <Content>' -o dpkg.detector",
+)(raw.learn)
+
+
 def _normal(kind: Kind, inputs: Sequence[str]) -> Iterator[Any]:
     """The pieces of files and folders, and lines of standard input; all are opened before the first is asked for."""
     if kind.FILES or (inputs and "-" not in inputs):
@@ -175,11 +178,13 @@ def _least(found: Calibration) -> str:
     app,
     "seqvae detect score @sessions.txt --detector hdfs.detector --json",
     "seqvae detect score --detector hdfs.detector -m runs/hdfs/best < sessions.txt",
+    "seqvae detect score app.log --detector app.detector",
 )
 def score(
     inputs: Inputs = None,
     detector: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder that `detect fit` wrote.", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder that `detect fit` or `detect learn` wrote.", show_default=False),
     ] = None,
     model: Annotated[
         str | None,
@@ -188,7 +193,7 @@ def score(
         ),
     ] = None,
     p_value: Annotated[
-        float | None, typer.Option(callback=share, help="Another limit than the one that was fitted.")
+        float | None, typer.Option(callback=terminal.share, help="Another limit than the one that was fitted.")
     ] = None,
     exact: Exact = False,
     as_json: Json = False,
@@ -197,14 +202,13 @@ def score(
 
     The p-value is the share of normal pieces that are as strange. With --json, `score` (low is anomalous), `log_prob`
     (nats) and that of every token are told too. One line comes out for each line in, as soon as it can be answered.
+    With a detector of raw logs inputs are files of raw lines, and the lines that gave a session away are shown.
     """
+    if detector is not None and model is None and (detector / "templates.json").is_file():
+        _score_raw(inputs or [], detector, p_value, exact, as_json)
+        return
     found, settings = _calibrated(detector, model)
-    threshold = settings.threshold if p_value is None else found.threshold(p_value)
-    if p_value is not None and threshold == -math.inf:
-        raise SeqVAEError(
-            f"--p-value {p_value:g}: with {len(found.normal)} normal pieces to compare with, none is lower than "
-            f"{_least(found)}; choose so much, or fit the detector on more"
-        )
+    threshold = _threshold(found, settings, p_value)
     from seqvae.kinds import kind_of, load
 
     kind = kind_of(settings.model)
@@ -213,14 +217,15 @@ def score(
     codec = load(settings.model, exact=exact)
     from seqvae.anomaly import examine
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n", errors="surrogateescape")
+    _in_utf8()
+    unknown = _Unknown(codec.tokenizer, settings.model)
 
     def told(numbered: tuple[int, Sequence[Any]]) -> Iterator[Iterable[str]]:
         """The lines of a batch whose first piece has a number, each in parts."""
         first, batch = numbered
         evidences = examine(codec, (item.piece for item in batch), settings.samples, settings.seed)
         for index, (item, evidence) in enumerate(zip(batch, evidences, strict=True), first):
+            unknown.count(evidence)
             value = found.scores(evidence)[found.score]
             rare, anomalous = found.p_value(value), value < threshold
             facts = {"index": index, **item.facts, "score": value, "p_value": rare, "anomalous": anomalous}
@@ -229,7 +234,7 @@ def score(
                 yield parts if ranks.count == 1 else list(parts)
             else:
                 verdict = "anomalous" if anomalous else "normal"
-                name = f"{_safe(item.facts['input'])}: " if kind.FILES else ""
+                name = f"{terminal.safe(item.facts['input'])}: " if kind.FILES else ""
                 yield [f"{rare:<10.3g}{verdict:<11}{name}", _shown(codec.tokenizer, item.piece, evidence)]
 
     for line in ranks.in_rounds(_numbered(batches), told):
@@ -238,12 +243,65 @@ def score(
     ranks.leave()
 
 
+def _threshold(found: Calibration, settings: Settings, p_value: float | None) -> float:
+    """What a score has to be below to be anomalous; raises SeqVAEError for a p-value that none can have."""
+    threshold = settings.threshold if p_value is None else found.threshold(p_value)
+    if p_value is not None and threshold == -math.inf:
+        raise SeqVAEError(
+            f"--p-value {p_value:g}: with {len(found.normal)} normal pieces to compare with, none is lower than "
+            f"{_least(found)}; choose so much, or fit the detector on more"
+        )
+    return threshold
+
+
+def _score_raw(inputs: Sequence[str], detector: Path, p_value: float | None, exact: bool, as_json: bool) -> None:
+    """Verdicts on the sessions of raw logs, each as soon as it can be told."""
+    from seqvae import log_detector
+
+    found = log_detector.load(detector)
+    threshold = _threshold(found.calibration, found.settings, p_value)
+    _in_utf8()
+    for said in raw.verdicts(inputs, found, threshold, as_json, exact):
+        for line in said:
+            terminal.write([line])
+        sys.stdout.flush()
+
+
+def _in_utf8() -> None:
+    """Have standard output take any text, one line for each in."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n", errors="surrogateescape")
+
+
 def _numbered(batches: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Sequence[Any]]]:
     """Batches with the number of their first piece."""
     first = 0
     for batch in batches:
         yield first, batch
         first += len(batch)
+
+
+class _Unknown:
+    """Warns once, on standard error, where most events have no token: raw lines are no event ids."""
+
+    def __init__(self, tokenizer: Tokenizer, model: str) -> None:
+        self._model = Path(model).name
+        self._new = self._all = 0
+        self._quiet = tokenizer.kind != "events"
+
+    def count(self, evidence: Evidence) -> None:
+        """Count the events of one session."""
+        from seqvae.event_tokenizer import UNKNOWN
+        from seqvae.vocabulary import EOS
+
+        self._new += int((evidence.tokens == UNKNOWN).sum())
+        self._all += int((evidence.tokens != EOS).sum())
+        if not self._quiet and 2 * self._new > self._all:
+            self._quiet = True
+            terminal.report(
+                f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, whose verdict means "
+                "little then; it wants event ids divided by spaces, and raw lines want `seqvae detect learn`"
+            )
 
 
 def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, Settings]:
@@ -343,7 +401,7 @@ def spelled(
     if not isinstance(tokenizer, TextTokenizer):
         for i in places:
             unknown = i < len(words) and ids[i] == UNKNOWN
-            yield [i], " " + _safe(words[i] if unknown else tokenizer.token_text(ids[i]))
+            yield [i], " " + terminal.safe(words[i] if unknown else tokenizer.token_text(ids[i]))
         return
     value = tokenizer.byte_of
     groups: list[list[int]] = []
@@ -358,12 +416,4 @@ def spelled(
     for group in groups:
         parts = [(ids[i], int(value[ids[i]])) for i in group]
         content = b"".join(bytes([n]) if n >= 0 else tokenizer.token_text(token).encode() for token, n in parts)
-        yield group, " <eos>" if ids[group[0]] == EOS else _safe(content.decode(errors="replace"))
-
-
-def _safe(text: str) -> str:
-    """Text with its ends of lines and signs of control spelled out: a log must not speak to the terminal."""
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
-        for char in text
-    )
+        yield group, " <eos>" if ids[group[0]] == EOS else terminal.safe(content.decode(errors="replace"))

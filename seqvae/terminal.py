@@ -15,6 +15,7 @@ import json
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Verb = Callable[..., None]
 EXTRAS = {
+    "drain3": "logs",
     "sklearn": "eval",
     "sacrebleu": "eval",
     "fastapi": "studio",
@@ -77,6 +79,13 @@ def finite(value: float) -> float:
 def all_finite(values: list[float] | None) -> list[float]:
     """As `finite`, for an option that may be given several times."""
     return [finite(value) for value in values or []]
+
+
+def share(value: float | None) -> float | None:
+    """Refuse what is no share: 0 and 1, which would call nothing anomalous, or everything, and nan."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value} is not between 0 and 1")
+    return value
 
 
 def probability(value: float | None) -> float | None:
@@ -158,6 +167,14 @@ def marked(text: str) -> str:
     # see no-color.org
     plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return f"[{text}]" if plain else f"\x1b[1;31m{text}\x1b[0m"
+
+
+def safe(text: str) -> str:
+    """Text with its ends of lines and signs of control spelled out: a log must not speak to the terminal."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
+        for char in text
+    )
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

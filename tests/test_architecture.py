@@ -21,7 +21,8 @@ FORBIDDEN_WORDS = {"util", "utils", "common", "helper", "helpers", "base", "mana
 GROUND = [{"errors", "files"}, {"config"}]
 DATA = [
     {"text", "notation"},
-    {"midi"},
+    {"midi", "log_lines"},
+    {"log_sessions", "log_templates"},
     {"collection", "sound", "roll"},
     {"vocabulary", "tonality"},
     {"midi_tokenizer", "text_tokenizer", "event_tokenizer"},  # one for each kind of sequence
@@ -56,9 +57,10 @@ ABOVE = [
     {"evaluate_reconstruction"},
     {"anomaly", "effect", "evaluate", "evaluate_text", "export", "plot", "page", "terminal"},
     {"calibration"},
-    {"detector"},
+    {"detector", "log_detector"},
     {"places", "lines"},  # one for pieces in files, one for pieces in lines
     {"kinds"},
+    {"learn"},
     {"workshop", "detect", "draw", "stylebook"},
     {"studio"},
     {"cli"},
@@ -106,7 +108,8 @@ OWNERS = {
     "sacrebleu": {"text_measures"},
     "matplotlib": {"plot"},
     "PIL": {"plot"},
-    "typer": {"terminal", "workshop", "detect", "draw", "stylebook", "cli"},
+    "drain3": {"log_templates"},
+    "typer": {"terminal", "workshop", "detect", "learn", "draw", "stylebook", "cli"},
     "fastapi": {"studio"},
     "starlette": {"studio"},
     "pydantic": {"studio"},
@@ -142,7 +145,11 @@ OWNERS = {
         "draw",
         "workshop",
         "detect",
+        "learn",
         "stylebook",
+        "log_lines",
+        "log_sessions",
+        "log_templates",
     },
     "numpy": ALLOWED.keys() - DOORS - {"errors", "files", "config", "objective"},
     "tqdm": ALLOWED.keys() - DOORS - {"errors", "files", "config", "objective"},

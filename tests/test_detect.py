@@ -521,3 +521,13 @@ def test_neither_scikit_learn_nor_matplotlib_is_needed(detector: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_lines_that_are_no_event_ids_get_a_warning(folder: Path, detector: Path, typed: Typed) -> None:
+    typed("open read check close\nJan 01 00:00:01 box app[17]: user anna logged in\nopen close\n")
+    said = seqvae("detect", "score", "--detector", detector)
+    assert said.exit_code == 0
+    assert len(said.stdout.splitlines()) == 3
+    [warning] = [line for line in said.stderr.splitlines() if "warning" in line]
+    assert re.match(r"warning: 69% of the events are unknown to best.*`seqvae detect learn`", warning)
+    assert "warning" not in seqvae("detect", "score", f"@{folder}/normal.txt", "--detector", detector).stderr

@@ -1,0 +1,112 @@
+"""Templates of log messages: what stays the same where numbers, addresses, paths and ids change.
+
+Knows: what is masked, and Drain (He et al. 2017), as the package drain3 has it. Refuses to know files, sessions and
+models.
+
+Templates are mined from some messages, and are then fixed: a later message belongs to the template that Drain would
+have given it to, or to none. So what is new is seen as new, however often it comes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Self
+
+from drain3.drain import Drain, LogCluster
+
+from seqvae.errors import SeqVAEError
+
+WILDCARD = "<*>"
+"""Stands for what changes."""
+NEW = "<new>"
+"""The event of a message without a template."""
+SIMILARITY = 0.5  # share of a template's words that a message must have
+DEPTH = 4  # of Drain's tree: templates of equal length and first word are compared
+MASKS = {
+    "url": r"\b[a-z][a-z0-9+.-]*://[^\s,\"'>\])]+",
+    "uuid": r"(?<!\w)[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?!\w)",
+    "ipv4": r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\w.])",
+    "ipv6 or mac": r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){5,7}[0-9A-Fa-f]{1,4}(?![\w:.])",
+    "hex": r"0x[0-9A-Fa-f]+|(?<![A-Za-z0-9])(?=[A-Fa-f]*\d)(?=\d*[A-Fa-f])[0-9A-Fa-f]{6,}(?![A-Za-z0-9])",
+    "path": r"\b[A-Za-z]:\\[^\s\",]+|(?<![\w.<>)*-])/(?:[\w.@$%+~=:-]+/?)+",
+    "number": r"(?<![A-Za-z0-9])[-+]?\d+(?:[.,:]\d+)*(?![A-Za-z0-9])",
+}
+"""What is masked, by its name; an earlier one is taken where two begin at one letter."""
+_MASKED = re.compile("|".join(MASKS.values()))
+
+
+def mask(content: str) -> str:
+    """A message with WILDCARD for numbers, addresses, paths and ids.
+
+    >>> mask("block blk_-38 from /10.0.0.7:50010 to /var/log in 0.3")
+    'block blk_<*> from /<*> to <*> in <*>'
+    """
+    return _MASKED.sub(WILDCARD, content)
+
+
+class Templates:
+    """Templates of messages, each an event: `E1`, `E2` and so on in the order in which they were seen."""
+
+    def __init__(self) -> None:
+        self._drain = Drain(depth=DEPTH, sim_th=SIMILARITY)
+        self._first: dict[int, str] = {}  # the first word of each template's first message: where it is in the tree
+
+    @classmethod
+    def mine(cls, messages: Iterable[str]) -> Self:
+        """Find the templates of messages, in the order in which they were written."""
+        made = cls()
+        for message in messages:
+            masked = mask(message)
+            cluster, _ = made._drain.add_log_message(masked)
+            if cluster.cluster_id not in made._first:
+                made._first[cluster.cluster_id] = masked.split(None, 1)[0] if masked.strip() else ""
+        return made
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def event(self, message: str) -> str:
+        """The event of a message: its template's, or NEW."""
+        drain = self._drain
+        words = drain.get_content_as_tokens(mask(message))
+        found = drain.tree_search(drain.root_node, words, drain.sim_th, False)
+        return NEW if found is None else f"E{found.cluster_id}"
+
+    def texts(self) -> dict[str, str]:
+        """The template of each event."""
+        return {f"E{cluster.cluster_id}": cluster.get_template() for cluster in self._clusters()}
+
+    def counts(self) -> dict[str, int]:
+        """How many of the messages that were mined each event has."""
+        return {f"E{cluster.cluster_id}": cluster.size for cluster in self._clusters()}
+
+    def _clusters(self) -> list[LogCluster]:
+        return list(self._drain.clusters)
+
+    def state(self) -> list[dict[str, Any]]:
+        """For a file of JSON; `from_state` makes the same templates of it."""
+        return [
+            {"template": one.get_template(), "first": self._first[one.cluster_id], "count": one.size}
+            for one in self._clusters()
+        ]
+
+    @classmethod
+    def from_state(cls, state: Any) -> Self:
+        """What `state` gave; raises SeqVAEError for what it did not give."""
+        made = cls()
+        drain = made._drain
+        try:
+            for number, one in enumerate(state, 1):
+                words, first, count = one["template"].split(), one["first"], one["count"]
+                if not (type(first) is str and type(count) is int and count > 0):
+                    raise ValueError("a template without its count or its first word")
+                cluster = LogCluster([first, *words[1:]] if words else [], number)
+                drain.id_to_cluster[number] = cluster
+                drain.add_seq_to_prefix_tree(drain.root_node, cluster)
+                cluster.log_template_tokens, cluster.size = tuple(words), count
+                made._first[number] = first
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise SeqVAEError(f"templates that cannot be read ({error}); learn the detector again") from error
+        drain.clusters_counter = len(made)
+        return made
