@@ -44,6 +44,8 @@ LEAST = 20
 """Sessions to learn from."""
 KNOWN = 2000
 """Sessions at most, of those that were trained on, that latent distances are measured from."""
+SCORE: Score = "worst"
+"""Finds order faults, and events that are new, dropped or doubled, where the combined score is out-voted."""
 SAMPLES = 16  # draws from the posterior
 STRANGE = 0.2
 """A source with a larger share of records without a template is not the one that was learned."""
@@ -71,7 +73,7 @@ class Learned:
 
 def learn(
     sessions: Sequence[Session], reader: LogReader, grouping: Grouping, folder: Path, *, p_value: float = 0.01,
-    minutes: float = 1.0, seed: int = 0, score: Score = "combined", report: Callable[[str], None] = print,
+    minutes: float = 1.0, seed: int = 0, report: Callable[[str], None] = print,
 ) -> Learned:  # fmt: skip
     """Learn a detector from sessions that are taken for normal, and write its folder.
 
@@ -100,10 +102,10 @@ def learn(
         model = codec.load(best)
         report(f"calibrating on {len(held)} other sessions")
         near = anomaly.latents(model, list(dict.fromkeys(pieces))[:KNOWN])
-        found = calibration.fit(evidence(model, held, templates, SAMPLES, seed), score, near, seed)
+        found = calibration.fit(evidence(model, held, templates, SAMPLES, seed), SCORE, near, seed)
         limit = max(p_value, least(found))
         settings = Settings(str(best), found.threshold(limit), limit, SAMPLES, seed, f"{len(held)} sessions of a log")
-        values = [found.scores(one)[score] for one in evidence(model, others, templates, SAMPLES, seed)]
+        values = [found.scores(one)[SCORE] for one in evidence(model, others, templates, SAMPLES, seed)]
         facts = {"format": FORMAT, "header": reader.header, "field": reader.field, **asdict(grouping)}
         facts |= {"templates": templates.state()}
 

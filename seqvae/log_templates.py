@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Self
 
 from drain3.drain import Drain, LogCluster
@@ -22,7 +23,8 @@ WILDCARD = "<*>"
 NEW = "<new>"
 """The event of a message without a template."""
 SIMILARITY = 0.5  # share of a template's words that a message must have
-DEPTH = 4  # of Drain's tree: templates of equal length and first word are compared
+DEPTH = 5  # of Drain's tree: templates of one length with the same first two words are compared
+_WORDS = DEPTH - 3  # that a place in the tree depends on
 MASKS = {
     "url": r"\b[a-z][a-z0-9+.-]*://[^\s,\"'>\])]+",
     "uuid": r"(?<!\w)[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?!\w)",
@@ -37,12 +39,18 @@ _MASKED = re.compile("|".join(MASKS.values()))
 
 
 def mask(content: str) -> str:
-    """A message with WILDCARD for numbers, addresses, paths and ids.
+    """A message with WILDCARD for numbers, addresses, paths and ids, and one space between its words.
 
     >>> mask("block blk_-38 from /10.0.0.7:50010 to /var/log in 0.3")
     'block blk_<*> from /<*> to <*> in <*>'
     """
-    return _MASKED.sub(WILDCARD, content)
+    return " ".join([word if word.isalpha() else _word(word) for word in content.split()])
+
+
+@lru_cache(1 << 16)
+def _word(word: str) -> str:
+    """A word masked: no mask goes over a space, and most words come again."""
+    return _MASKED.sub(WILDCARD, word)
 
 
 class Templates:
@@ -50,7 +58,7 @@ class Templates:
 
     def __init__(self) -> None:
         self._drain = Drain(depth=DEPTH, sim_th=SIMILARITY)
-        self._first: dict[int, str] = {}  # the first word of each template's first message: where it is in the tree
+        self._first: dict[int, list[str]] = {}  # of each template's first message: where it is in the tree
 
     @classmethod
     def mine(cls, messages: Iterable[str]) -> Self:
@@ -60,7 +68,7 @@ class Templates:
             masked = mask(message)
             cluster, _ = made._drain.add_log_message(masked)
             if cluster.cluster_id not in made._first:
-                made._first[cluster.cluster_id] = masked.split(None, 1)[0] if masked.strip() else ""
+                made._first[cluster.cluster_id] = masked.split()[:_WORDS]
         return made
 
     def __len__(self) -> int:
@@ -99,9 +107,13 @@ class Templates:
         try:
             for number, one in enumerate(state, 1):
                 words, first, count = one["template"].split(), one["first"], one["count"]
-                if not (type(first) is str and type(count) is int and count > 0):
-                    raise ValueError("a template without its count or its first word")
-                cluster = LogCluster([first, *words[1:]] if words else [], number)
+                if (
+                    not (words[_WORDS:] or len(first) == len(words))
+                    or not " ".join(first).split() == first
+                    or count < 1
+                ):
+                    raise ValueError("a template without its count or its first words")
+                cluster = LogCluster([*first, *words[len(first) :]], number)
                 drain.id_to_cluster[number] = cluster
                 drain.add_seq_to_prefix_tree(drain.root_node, cluster)
                 cluster.log_template_tokens, cluster.size = tuple(words), count

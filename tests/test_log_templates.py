@@ -57,6 +57,11 @@ def test_what_was_not_mined_is_new_however_often_it_comes() -> None:
     assert found.event("Accepted password for carl from 10.0.0.1 port 1") == "E1", "a new value is no new template"
 
 
+def test_the_first_two_words_tell_templates_apart() -> None:
+    lines = [f"status {what} pkg{i} 1.{i}" for i in range(9) for what in ("installed", "removed")]
+    assert sorted(Templates.mine(lines).texts().values()) == ["status installed <*> <*>", "status removed <*> <*>"]
+
+
 def test_templates_go_through_json() -> None:
     first = ["42 a b c d", "node7 x y z", "node8 x y z", *LOG, "1a b", "2b b"]
     found = Templates.mine(first)
@@ -66,7 +71,18 @@ def test_templates_go_through_json() -> None:
     assert again.state() == found.state()
 
 
-@pytest.mark.parametrize("state", [None, [{}], [{"template": "a", "first": 1, "count": 1}], [[]], ["a"]])
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [{}],
+        [{"template": "a", "first": 1, "count": 1}],
+        [{"template": "a", "first": ["a b"], "count": 1}],
+        [{"template": "a", "first": [], "count": 1}],
+        [[]],
+        ["a"],
+    ],
+)
 def test_a_broken_state_is_refused(state: Any) -> None:
     with pytest.raises(SeqVAEError, match="templates that cannot be read"):
         Templates.from_state(state)
