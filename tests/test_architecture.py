@@ -20,7 +20,7 @@ FORBIDDEN_WORDS = {"util", "utils", "common", "helper", "helpers", "base", "mana
 # Each line may import from the lines above it in its column, and never from its own: imports run one way.
 GROUND = [{"errors", "files"}, {"config"}]
 DATA = [
-    {"text", "notation"},
+    {"text", "notation", "midi_bytes"},
     {"midi", "log_lines"},
     {"log_sessions", "log_templates"},
     {"collection", "sound", "roll"},
