@@ -55,7 +55,7 @@ def floored_kl(kl: Tensor, free_bits: float) -> Tensor:
 
 def active_units(mean: Tensor, threshold: float = 0.01) -> int:
     """Dimensions whose posterior mean varies over data `(N, D)` by more than `threshold` (Burda et al. 2016)."""
-    return int((mean.var(0) > threshold).sum())
+    return int((mean.var(0) > threshold).sum()) if len(mean) > 1 else 0
 
 
 def mutual_information(posterior: Posterior, z: Tensor) -> float:

@@ -86,7 +86,7 @@ def train(
 
         if distributed.join().rank:
             raise typer.Exit(130) from None
-        terminal.end(f"{stop or 'interrupted'}; go on with `{shlex.join(command)} --resume`", 130)
+        terminal.end(f"{str(stop) or 'interrupted'}; go on with `{shlex.join(command)} --resume`", 130)
     from seqvae import distributed
 
     if distributed.join().rank == 0:
