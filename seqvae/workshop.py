@@ -237,6 +237,8 @@ def evaluate(
         )
         _told(codec, evaluate.table(figures), figures, as_json)
         return
+    if arrangement:
+        raise UsageError(f"--arrangement: is of music, and {model} is of another kind; leave it out")
     held, known = _by_name(data), _by_name(training or [])
     pairs = _pairs(opposites or [])
     from seqvae import evaluate_text
