@@ -456,10 +456,15 @@ def evaluate(
 
     Between the `pairs` (source, target), those of `pairs_of` by default.
 
-    Raises StyleError for a style that the codec has not, SeqVAEError for one without songs.
+    Raises StyleError for a style that the codec has not, SeqVAEError for one without songs and for fewer than two.
     """
     pairs = pairs_of(codec) if pairs is None else pairs
     styles = sorted({style for pair in pairs for style in pair})
+    if len(styles) < 2:
+        raise SeqVAEError(
+            f"{codec.name or 'the model'}: there are no two styles to move between; take a model that has them, or "
+            "name two of its styles"
+        )
     for style in styles:
         codec.style(style)
     found = excerpts(data, styles, songs, half=half, seed=seed)

@@ -121,6 +121,8 @@ class Run:
         """Of `train.minutes`, how much is used by the next step."""
         self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
         self.held_out = self._held_out()
+        self.alike = self._alike()
+        """Whether the segments of validation are copies of one."""
 
     def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
         return Batches(self.data, split, self.recipe.model.chunks, tokens, windows, self.recipe.train.seed)
@@ -149,6 +151,14 @@ class Run:
                 f"at most {held_out.max_tokens} tokens a chunk; add more pieces"
             )
         return chosen
+
+    def _alike(self) -> bool:
+        rows, firsts = (np.concatenate(part) for part in zip(*self.held_out, strict=True))
+        segments = (
+            self.data.gather(rows[i : i + 1], firsts[i : i + 1], self.recipe.model.chunks) for i in range(len(rows))
+        )
+        first = next(segments)
+        return all(np.array_equal(first, other) for other in segments)
 
     # --- state --------------------------------------------------------------------------------------------------------
 

@@ -30,15 +30,16 @@ LEARNED = 1 << 27  # bytes of lines at most that a vocabulary of text is learned
 
 def prepare(
     recipe: Recipe, data: Sequence[str | Path], folder: Path, *, tokenizer: Path | None = None, report: Report = print,
-    make_them: bool = True,
+    make_them: bool = True, anew: bool = False,
 ) -> tuple[TokenData, Tokenizer, list[ReadError]]:  # fmt: skip
     """The shards and the tokenizer of a run, made from `data` where they are not in `folder` yet; and what was skipped.
 
     `data` are folders with one folder a style, or files; of text and logs, each file is a style. Or it is one folder of
     shards made before, with the tokenizer in it, or such a folder's address (s3://...); then `folder` is not needed.
     `tokenizer` is the folder of one that is there already; else a kind that learns its vocabulary learns it from
-    `data`. Raises SeqVAEError where nothing can be read, ConfigError where the shards were made otherwise, and
-    ReadError where another process was to make them, which is without `make_them`, and they cannot be seen.
+    `data`. With `anew`, shards in `folder` are made again, those that are `data` excepted. Raises SeqVAEError where
+    nothing can be read, ConfigError where the shards were made otherwise, and ReadError where another process was to
+    make them, which is without `make_them`, and they cannot be seen.
     """
     skipped: list[ReadError] = []
     paths = [Path(one) for one in data]
@@ -48,6 +49,8 @@ def prepare(
 
     made = _made_before(data)
     folder = folder if made is None else made
+    if anew and made is None:
+        (folder / "index.json").unlink(missing_ok=True)
     if not make_them and not (folder / "index.json").exists():
         raise ReadError(
             folder,

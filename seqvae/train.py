@@ -152,6 +152,9 @@ def _loop(run: Run, clock: Clock, report: Report) -> None:
     )  # fmt: skip
     batches = run.batches.resume(progress.epoch, progress.position)
     last = progress.seconds >= clock.budget if timed else progress.step >= config.steps
+    if last and math.isinf(progress.best):  # no time or step is left to a run that has validated nothing yet
+        _validate(run, last, report)
+        run.save_state()
     while not last:
         run.share, before = clock.share, progress.place
         progress.epoch, progress.position, tokens = next(batches)
@@ -207,7 +210,7 @@ def _validate(run: Run, last: bool, report: Report) -> None:
     run.log("valid", {"step": progress.step, **figures})
     report("valid: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
     pretraining = progress.place <= recipe.objective.pretrain_steps
-    warning = collapsed(figures, recipe.model.latent)
+    warning = collapsed(figures, recipe.model.latent, run.alike)
     if warning and not (recipe.objective.autoencoder or pretraining):
         report(warning)
     if recipe.objective.aggressive and not pretraining:
@@ -225,14 +228,17 @@ def train_from(
     """From files to a finished checkpoint: read, tokenize, train, fit the styles; what the command `train` does.
 
     `data` and `tokenizer` as in `shards.prepare`, `start` as in `train`. Returns the checkpoint's folder and what could
-    not be read. A run that has its shards does not read the files again; of several processes, the first reads them for
-    all. Raises SeqVAEError as `train` and `prepare` do.
+    not be read. A run that is taken up again does not read the files again; of several processes, the first reads them
+    for all. Raises SeqVAEError as `train` and `prepare` do.
     """
     ranks = distributed.join()
     with _held(folder):
+        first = ranks.rank == 0
+        # shards of a call that came to no state may be of other files
+        anew = first and not resume and not (folder / "state.safetensors").exists()
         prepared, spelled, skipped = ranks.by_turns(
             lambda: shards.prepare(
-                recipe, data, folder / "data", tokenizer=tokenizer, report=report, make_them=ranks.rank == 0
+                recipe, data, folder / "data", tokenizer=tokenizer, report=report, make_them=first, anew=anew
             )
         )
         try:

@@ -71,9 +71,12 @@ def free_running(model: SequenceVAE, tokenizer: Tokenizer, tokens: Ints, z: Tens
     return 2 * common / total
 
 
-def collapsed(figures: dict[str, float], latent: int) -> str | None:
-    """A warning in words when the posterior says next to nothing, or None."""
-    if figures["kl_bits"] > 1.0 and figures["active_units"] > 0.05 * latent:
+def collapsed(figures: dict[str, float], latent: int, alike: bool = False) -> str | None:
+    """A warning in words when the posterior says next to nothing, or None.
+
+    Over segments that are all `alike` no unit can be active, and the KL alone tells.
+    """
+    if figures["kl_bits"] > 1.0 and (alike or figures["active_units"] > 0.05 * latent):
         return None
     return (
         f"warning: the posterior is collapsing (KL {figures['kl_bits']:.2f} bits, "

@@ -86,7 +86,7 @@ def train(
 
         if distributed.join().rank:
             raise typer.Exit(130) from None
-        terminal.end(f"{stop or 'interrupted'}; go on with `{shlex.join(command)} --resume`", 130)
+        terminal.end(f"{str(stop) or 'interrupted'}; go on with `{shlex.join(command)} --resume`", 130)
     from seqvae import distributed
 
     if distributed.join().rank == 0:
@@ -237,6 +237,8 @@ def evaluate(
         )
         _told(codec, evaluate.table(figures), figures, as_json)
         return
+    if arrangement:
+        raise UsageError(f"--arrangement: is of music, and {model} is of another kind; leave it out")
     held, known = _by_name(data), _by_name(training or [])
     pairs = _pairs(opposites or [])
     from seqvae import evaluate_text

@@ -216,6 +216,12 @@ def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
     assert "importance weighting" in "\n".join(done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4))
 
 
+def test_sentences_are_no_arrangements(tiny_text: Path, here: Path) -> None:
+    text_file(here / "test.txt", SENTENCES[::7])
+    line = told(seqvae("evaluate", "-m", tiny_text, "--data", "@test.txt", "--arrangement"), 2)
+    assert "--arrangement: is of music" in line
+
+
 def test_a_missing_extra_is_told_in_one_line(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqvae import evaluate_text
 

@@ -6,6 +6,8 @@ import doctest
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -271,6 +273,21 @@ def test_an_interrupt_in_the_last_step_is_the_end_anyway(
     assert progress(tmp_path / "run")["step"] == 30
 
 
+def test_an_interrupted_run_without_time_left_is_validated_and_kept(
+    begin: Begin, recipe: Recipe, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(recipe, train=replace(recipe.train, evaluate_every=1000))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            begin(recipe)
+    assert not (tmp_path / "run" / "best").exists()
+    here = (tmp_path / "run" / "last" / "model.safetensors").read_bytes()
+    begin(replace(recipe, train=replace(recipe.train, minutes=0.1)), resume=True)
+    assert (tmp_path / "run" / "best" / "model.safetensors").read_bytes() == here
+    assert progress(tmp_path / "run")["best"] == pytest.approx(log(tmp_path / "run", "valid")[0]["loss"], abs=1e-5)
+
+
 def test_a_second_interrupt_does_not_wait() -> None:
     with pytest.raises(KeyboardInterrupt), interrupts() as came:
         assert not came()
@@ -320,6 +337,29 @@ def test_the_command_says_where_all_is_and_how_to_go_on(monkeypatch: pytest.Monk
     done("blend", "songs/calm/song0.mid", "-m", "run/last", "--from", "calm", "--to", "wild", "-o", "b.mid")
 
 
+@pytest.mark.usefixtures("here")
+def test_a_second_interrupt_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Run, tokens: Any) -> Loss:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "step", interrupted)
+    Path("normal.txt").write_text("".join(f"open read{i} close\n" for i in range(9)))
+    result = seqvae("train", "hdfs", "--data", "normal.txt", "--out", "run", "--set=model.width=16")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].startswith("seqvae: interrupted; go on with `seqvae train hdfs ")
+
+
+def test_an_interrupt_while_modules_are_imported_leaves_no_traceback() -> None:
+    broken = "import sys, builtins, runpy; real = builtins.__import__\n" + (
+        "def slow(name, *args, **kwargs):\n"
+        "    if name == 'typer': raise KeyboardInterrupt\n"
+        "    return real(name, *args, **kwargs)\n"
+        "builtins.__import__ = slow; runpy.run_module('seqvae', run_name='__main__')"
+    )
+    ended = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "seqvae: interrupted\n")
+
+
 # --- what is validated with -------------------------------------------------------------------------------------------
 
 
@@ -361,4 +401,19 @@ def test_two_kinds_of_sessions_many_times_over_can_be_trained_on() -> None:
     assert (result.exit_code, result.stdout) == (0, "run/best\n"), result.stderr
     assert "20 pieces to train on" in result.stderr
     Path("one.txt").write_text(f"{kinds[0]}\n" * 20)
-    assert "only one piece, or copies of one" in told_last(seqvae(*run[:2], "--data", "one.txt", "--out", "other"))
+    again = *run[:2], "--data", "one.txt", "--out", "other", *run[6:]
+    assert "only one piece, or copies of one" in told_last(seqvae(*again))
+    Path("one.txt").write_text(f"{kinds[0]}\n{kinds[1]}\n")
+    result = seqvae(*again)
+    assert (result.exit_code, result.stdout) == (0, "other/best\n"), "the file is read again"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.filterwarnings("error")
+def test_one_segment_to_validate_with_is_no_collapse() -> None:
+    Path("two.txt").write_text("open read close\nopen write sync close\n")
+    settings = ["model.latent=4", "model.width=16", "model.hidden=16", "train.steps=2", "objective.beta=0.01"]
+    result = seqvae("train", "hdfs", "--data", "two.txt", "--out", "run", *(f"--set={s}" for s in settings))
+    assert (result.exit_code, result.stdout) == (0, "run/best\n"), result.stderr
+    assert log(Path("run"), "valid")[-1]["kl_bits"] > 1.0
+    assert "warning" not in result.stderr.lower()

@@ -265,6 +265,9 @@ def test_a_codec_is_measured_from_files(codec: Codec, folder: Path) -> None:
     assert list(found["all"])[3:7] == ["amount 0.5", "amount 1", "another song", "target mean"]
     with pytest.raises(StyleError, match="no style 'waltz'"):
         ruler.evaluate(codec, folder, pairs=[("even", "waltz")])
+    for pairs in ([], [("even", "even")]):
+        with pytest.raises(SeqVAEError, match="no two styles to move between"):
+            ruler.evaluate(codec, folder, pairs=pairs)
 
 
 def test_other_styles_are_moved_between_in_all_pairs(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:

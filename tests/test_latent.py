@@ -156,5 +156,6 @@ def test_active_units_are_those_whose_mean_varies() -> None:
     mean *= torch.tensor([1.0, 0.3, 0.2, 0.05, 0.01, 0.0])  # variances 1, .09, .04, .0025, .0001, 0
     assert active_units(mean) == 3
     assert active_units(mean, threshold=0.5) == 1
+    assert active_units(mean[:1]) == 0, "one alone does not vary"
     assert active_units(mean + 100) == 3, "where the mean lies says nothing"
     assert active_units(torch.tensor([[0.0], [1.0]]), threshold=0.5) == 0, "a variance of .5 is not more than that"

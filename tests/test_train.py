@@ -271,6 +271,9 @@ def test_a_posterior_that_says_nothing_has_collapsed() -> None:
         assert text is not None
         assert "\n" not in text
         assert all(name in text for name in ("objective.beta", "objective.free_bits", "objective.anneal_steps"))
+    copies = {**healthy, "active_units": 0.0}
+    assert collapsed(copies, 64, alike=True) is None
+    assert collapsed({**copies, "kl_bits": 0.0}, 64, alike=True) is not None
 
 
 # --- the best ---------------------------------------------------------------------------------------------------------
