@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqvae.band import Ensemble
 from seqvae.checkpoint import load_tensors, save_tensors
 from seqvae.errors import StyleError
 
@@ -76,6 +77,8 @@ class Style:
     sums: Tensor | None = None
     """`(K, S, D)`: where pairs of its pieces lie, less the mean, added and divided by the root of 2: S segments in a
     row of each. No piece alone is among them. None where most pieces are single segments, or there are few."""
+    ensemble: Ensemble | None = None
+    """Who plays in its songs; None for what is no music."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
     """What the vector to this style does, by the name of the style that it starts from, where that was measured."""
 
@@ -263,6 +266,9 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         if style.sums is not None:
             tensors[f"{name}.sums"] = style.sums.half()
+        if style.ensemble is not None:
+            for part in fields(Ensemble):
+                tensors[f"{name}.{part.name}"] = torch.from_numpy(getattr(style.ensemble, part.name)).float()
         facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
         effects = {source: asdict(effect) for source, effect in style.effects.items()}
         about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
@@ -298,13 +304,27 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
                 raise StyleError(f"style '{name}': its sums of pieces have another size than its mean; fit it again")
             if sums is not None and not sums.isfinite().all():
                 raise StyleError(f"style '{name}': its sums of pieces hold what is no number; fit it again")
+            ensemble = _ensemble(name, tensors)
             covariance = factors @ factors.T + left.diag()
             told = facts["count"], facts["source"], facts["persistence"]
             effects = {source: _effect(found) for source, found in facts.get("effects", {}).items()}
-            styles[name] = Style(mean, covariance, *told, sums, effects)
+            styles[name] = Style(mean, covariance, *told, sums, ensemble, effects)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
     return styles
+
+
+def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
+    """The ensemble of a style, None where there is none; raises StyleError for a damaged one."""
+    sizes = {"programs": (129,), "hits": (48, 128), "size": (3,), "notes": (3,)}
+    found = {part: tensors[f"{name}.{part}"] for part in sizes if f"{name}.{part}" in tensors}
+    if not found:
+        return None
+    if {part: tuple(x.shape) for part, x in found.items()} != sizes:
+        raise StyleError(f"style '{name}': its ensemble is not whole; fit it again")
+    if not all(bool((x.isfinite() & (x >= 0)).all()) for x in found.values()):
+        raise StyleError(f"style '{name}': its ensemble holds what is no number; fit it again")
+    return Ensemble(**{part: x.double().numpy() for part, x in found.items()})
 
 
 def _effect(facts: Mapping[str, Any]) -> Effect:

@@ -87,3 +87,33 @@ def _shares(sounded: Floats) -> Floats:
     total = sounded.sum(-1, keepdims=True)
     shares: Floats = sounded / np.where(total > 0, total, 1.0)
     return shares
+
+
+def lowest(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
+    """The pitch class of the lowest note of each beat of each bar: `(C, beats, 12)`, 1 for it and 0 for the others.
+
+    The lowest that sounds at the beat, or else begins within it; where there is none, that of the beat before in the
+    bar, and all 0 where that has none either. `bounds (C + 1,)`.
+    """
+    pitched = notes[notes[:, _PROGRAM] != _DRUMS]
+    count = (int(bounds[-1]) + beat - 1) // beat + 1
+    at_beat, within = np.full(len(bounds) * beats, 128), np.full(len(bounds) * beats, 128)
+    starts = bounds[:-1, None] + beat * np.arange(beats)
+    del count
+    known = starts < bounds[1:, None]
+    flat = np.where(known, starts, -1).ravel()
+    for onset, duration, pitch in pitched[:, [_ONSET, _DURATION, _PITCH]].tolist():
+        first, last = np.searchsorted(bounds, [onset, onset + duration - 1], side="right") - 1
+        some = slice(max(0, first) * beats, (max(0, last) + 1) * beats)
+        here = flat[some]
+        sounds = (here >= onset) & (here < onset + duration)
+        begins = (here <= onset) & (onset < here + beat) & (here >= 0)
+        at_beat[some][: len(here)][sounds] = np.minimum(at_beat[some][: len(here)][sounds], pitch)
+        within[some][: len(here)][begins] = np.minimum(within[some][: len(here)][begins], pitch)
+    found = np.where(at_beat < 128, at_beat, within)[: len(flat)].reshape(-1, beats)
+    for b in range(1, beats):
+        found[:, b] = np.where(found[:, b] < 128, found[:, b], found[:, b - 1])
+    out = np.zeros((*found.shape, 12))
+    bars, at = np.nonzero(found < 128)
+    out[bars, at, found[bars, at] % 12] = 1.0
+    return out

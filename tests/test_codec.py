@@ -13,7 +13,7 @@ from conftest import MakePiece, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import checkpoint, codec, interpolate, midi, objective, style
+from seqvae import arranger, checkpoint, codec, interpolate, midi, objective, style
 from seqvae.codec import Codec
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.latent import Posterior
@@ -189,25 +189,31 @@ def test_amount_0_is_the_reconstruction(small: Codec, song: Piece) -> None:
 def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     piece = groove(2)
     z = small.encode([piece])[0]
-    decoded = []
+    decoded: list[list[Tensor]] = []
     write = small.write
 
-    def keep(self: Codec, z: torch.Tensor, *arguments: Any) -> Any:
-        decoded.append(z)
-        return write(z, *arguments)
+    def keep(self: Codec, z: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        decoded[-1].append(z)
+        return write(z, *arguments, **named)
 
     monkeypatch.setattr(Codec, "write", keep)
     odd, even = small.styles["odd"], small.styles["even"]
-    small.blend(piece, target="odd", source="even", amount=0.5)
-    small.blend(piece, target=odd, amount=0.25)
-    small.blend(piece, target="odd", source=even, amount=0.75, method="transport")
+    for moved in (
+        {"target": "odd", "source": "even", "amount": 0.5},
+        {"target": odd, "amount": 0.25},
+        {"target": "odd", "source": even, "amount": 0.75, "method": "transport"},
+    ):
+        decoded.append([])
+        small.blend(piece, **moved)
     expected = [
         z + 0.5 * (odd.mean - even.mean),
         z + 0.25 * (odd.mean - z.mean(0)),
         style.blend(z, even, odd, 0.75, "transport"),
     ]
-    for a, b in zip(decoded, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    for (first, *farther), there in zip(decoded, expected, strict=True):
+        torch.testing.assert_close(first, there, rtol=1e-4, atol=1e-4)
+        for times, more in zip(arranger.FARTHER[1:], farther, strict=False):
+            torch.testing.assert_close(more, z + times * (there - z), rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_style_names_those_there_are(small: Codec, song: Piece) -> None:
