@@ -139,6 +139,13 @@ def arrange(
     return midi.to_score(tracks.keep(best, piece.notes, kept) if kept else best, piece.frame)
 
 
+def improvised(codec: Writer, z: Tensor, ensemble: Ensemble) -> Guide:
+    """For decoding a new piece `z (S, D)`: one band of the style, and its kit."""
+    programs = band.choose(np.zeros(midi.DRUMS + 1), ensemble, 1.0, told_programs(codec, z))
+    plan = _plan(programs, ensemble.hits)
+    return lambda rows: [guidance.lean(codec.form.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
+
+
 def told_programs(codec: Writer, z: Tensor) -> Floats | None:
     """Shares of the programs `(129,)` in what the codes of `z (S, D)` tell without decoding; None where nothing is."""
     outline = codec.model.outline(z)
@@ -170,8 +177,7 @@ def _guide(
     piece, tokenizer = stretch.piece, form.tokenizer
     own = near < HITS or not ensemble.hits.any()
     hits = band.hits(piece.notes, piece.bounds) if own else ensemble.hits
-    due = [p for p in programs if p == midi.DRUMS or p // band.FAMILY == band.BASS]
-    plan = guidance.Plan(programs, due, hits if midi.DRUMS in programs and hits.any() else None)
+    plan = _plan(programs, hits)
     full = stretch.of(changed).astype(bool)
     sounding, roots = stretch.of(form.harmony(piece)), stretch.of(form.roots(piece))
     roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
@@ -183,6 +189,12 @@ def _guide(
         return leans
 
     return guide
+
+
+def _plan(programs: list[int], hits: Floats) -> guidance.Plan:
+    """A band of which drums and bass always play."""
+    due = [p for p in programs if p == midi.DRUMS or p // band.FAMILY == band.BASS]
+    return guidance.Plan(programs, due, hits if midi.DRUMS in programs and hits.any() else None)
 
 
 def _written(form: MusicForm, stretch: Stretch, chunks: list[Ints], changed: Bools) -> Ints:

@@ -189,7 +189,7 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
 
     What counts is how often an instrument begins something at a step of the bar, and of drums on a pitch there.
     """
-    if len(notes) <= most:
+    if len(notes) <= max(0.0, most):
         return notes
     share = max(0.0, most) / len(notes)
     step = notes[:, ONSET] - bounds[np.searchsorted(bounds, notes[:, ONSET], side="right") - 1]

@@ -1,12 +1,17 @@
-"""Rows of unlike lengths cut into batches of few shapes.
+"""Rows of unlike lengths cut into batches of few shapes, and what is said of several pieces in a row.
 
 Scope: numbers of rows and their lengths. Out of scope: tokens and models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
+
+Number = TypeVar("Number", np.int32, np.float64)
 
 
 def even(count: int) -> int:
@@ -26,3 +31,9 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
             batches.append([])
         batches[-1].append(int(i))
     return [batch for batch in batches if batch]
+
+
+def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
+    """What is said of the chunks of several pieces, in a row; None for a kind of which nothing is."""
+    parts = [part for part in limits if part is not None]
+    return np.concatenate(parts) if parts else None

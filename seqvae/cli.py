@@ -269,6 +269,7 @@ def generate(
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
         from seqvae.sampling import TOP_P, Sampling
+        from seqvae.style import PAIRS
 
         chosen = top_p is not None or top_k or beam
         sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
@@ -277,7 +278,8 @@ def generate(
             pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
             for item, piece in zip(batch, pieces, strict=True):
                 desk.write(item, piece, {"style": style, "segments": size, "seed": own})
-            own = draw.getrandbits(32)
+            # any seed, but numbers in a row of the sums that a style knows: they are drawn without replacement
+            own = draw.getrandbits(32) // PAIRS * PAIRS + (own + 1) % PAIRS
 
 
 @verb(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seqvae import arranger, checkpoint, interpolate, mixture, style
 from seqvae.arranger import Goal, Stretch
-from seqvae.batches import batches
+from seqvae.batches import batches, joined
 from seqvae.batches import even as evened
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import ObjectiveConfig
@@ -37,7 +37,6 @@ from seqvae.vocabulary import Guide, Tokenizer
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-Number = TypeVar("Number", np.int32, np.float64)
 HARMONY = 1.5
 """How strongly the notes of a blend lean to the original's harmony; see `Codec.blend`."""
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: bounds memory, not results
@@ -206,12 +205,13 @@ class Codec:
         return [chunk for part in parts for chunk in part]
 
     def decode(
-        self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None
-    ) -> list[Any]:
+        self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None,
+        guide: Guide | None = None,
+    ) -> list[Any]:  # fmt: skip
         """Pieces from latent vectors: one a tensor `(S, D)`; a `symusic.Score` for music.
 
         `like` are pieces (any accepted source) whose frame is kept: tempo, metre and key of music; without, the metre
-        is what the notes say. `sampling` takes the most likely token each time by default.
+        is what the notes say. `sampling` takes the most likely token each time by default; a `guide` as in `write`.
         """
         latent = self.model.config.latent
         for x in z:
@@ -226,15 +226,17 @@ class Codec:
             frames = [self.form.blank(len(x) * self.chunks) for x in z]
         else:
             frames = [self.form.read(x) for x in like]
-        chunks = self._spelled(z, frames, sampling or Sampling())
+        chunks = self._spelled(z, frames, sampling or Sampling(), guide)
         if like is None:
             frames = [self.form.frame(one) for one in chunks]
         return [self.form.join(one, frame) for one, frame in zip(chunks, frames, strict=True)]
 
-    def _spelled(self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling = Sampling()) -> list[list[Ints]]:  # noqa: B008 (frozen)
+    def _spelled(
+        self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None
+    ) -> list[list[Ints]]:
         """Token ids of each chunk of each piece, of which `z (S, D)` are the latents, and as many as its frame has."""
         limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
-        chunks = self.write(torch.cat(list(z)), joined(limits), sampling)
+        chunks = self.write(torch.cat(list(z)), joined(limits), sampling or Sampling(), guide=guide)
         out, at = [], 0
         for x, frame in zip(z, frames, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
@@ -329,19 +331,19 @@ class Codec:
         `goal` what moves is arranged by one band. Where the `segments` and `latents (S, D)` of each piece are known
         they can be given, and are not made again.
         """
-        read = [self.form.read(piece) for piece in pieces]
+        read, sampling = [self.form.read(piece) for piece in pieces], sampling or Sampling()
         split = [list(one) for one in segments or map(self.segments, read)]
         full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
-        sampling = sampling or Sampling()
         wanted = [[one[i] for i in rows] for one, rows in zip(split, full, strict=True)]
         parted = self.means(wanted) if latents is None else [z[i] for z, i in zip(latents, full, strict=True)]
         moved = [move(part) if len(part) else part for part in parted]
         # what does not move neither leans nor is arranged: it is the reconstruction
         turned = [not torch.equal(a, b) for a, b in zip(parted, moved, strict=True)]
         kept = [self.form.parts(keep, turn) for turn in turned]
-        limits = [self._filled(self.form.limits(x), len(one)) for x, one in zip(read, split, strict=True)]
-        parts = zip(read, full, limits, strict=True)
-        stretches = [Stretch(piece, rows, self.chunks, lengths) for piece, rows, lengths in parts]
+        stretches = [
+            Stretch(piece, rows, self.chunks, self._filled(self.form.limits(piece), len(one)))
+            for piece, one, rows in zip(read, split, full, strict=True)
+        ]
         made: dict[int, Any] = {}
         row = sampling.first_row
         for i, stretch in enumerate(stretches):
@@ -353,8 +355,8 @@ class Codec:
         if any(full[i] for i in rest):
             lean = bool(harmony) and any(turned[i] for i in rest)
             sounding = joined([stretches[i].harmony(self.form, turned[i]) for i in rest]) if lean else None
-            lengths = joined([stretches[i].lengths for i in rest])
-            chunks = iter(self.write(torch.cat([moved[i] for i in rest]), lengths, sampling, sounding, harmony))
+            z, lengths = torch.cat([moved[i] for i in rest]), joined([stretches[i].lengths for i in rest])
+            chunks = iter(self.write(z, lengths, sampling, sounding, harmony))
             for i in rest:
                 for k in full[i]:
                     split[i][k] = [new if len(old) > 1 else old for old, new in zip(split[i][k], chunks, strict=False)]
@@ -439,20 +441,26 @@ class Codec:
 
         That is the mixture over all training pieces where the model has one and a piece is one segment, else all styles
         together, see `style.draw`. `style="prior"` draws from N(0, I). `temperature` scales the spread of the latent
-        draw, 0 decodes a style's mean, and the decoder's choices; where the style knows sums of pieces, they say which
-        notes there are, and the decoder takes the likeliest.
+        draw, 0 decodes a style's mean, and the decoder's choices; where the style knows sums of pieces, the decoder
+        takes the likeliest. Music is played by one band where the style knows its ensembles.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator, ensemble = torch.Generator().manual_seed(seed), None
         if style is None and self.mixture is not None and segments == 1:
             z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
         else:
             where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
-            z = [draw(where, segments, generator, temperature) for _ in range(count)]
+            z = [draw(where, segments, generator, temperature, seed + i) for i in range(count)]
+            ensemble = where.ensemble
             if sampling is None and where.sums is not None:
                 sampling = Sampling()
-        if sampling is None:
-            sampling = Sampling(temperature=temperature, top_p=TOP_P)
-        return self.decode(z, sampling=replace(sampling, seed=seed))
+        sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
+        if ensemble is None:
+            return self.decode(z, sampling=sampling)
+        made = []
+        for i, x in enumerate(z):
+            mine = replace(sampling, first_row=i * segments * self.chunks)
+            made += self.decode([x], sampling=mine, guide=arranger.improvised(self, x, ensemble))
+        return made
 
     # --- styles -------------------------------------------------------------------------------------------------------
 
@@ -478,12 +486,6 @@ class Codec:
         fitted = style.fit(self.means(split, False), source)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
         return replace(fitted, ensemble=self.form.ensemble(songs))
-
-
-def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
-    """What is said of the chunks of several pieces, in a row; None for a kind of which nothing is."""
-    parts = [part for part in limits if part is not None]
-    return np.concatenate(parts) if parts else None
 
 
 def from_checkpoint(kept: Checkpoint, name: str = "", exact: bool = False) -> Codec:

@@ -27,7 +27,7 @@ PAIRS = 24  # sums of two pieces that are kept of a style
 ROW = 4  # segments of each
 FEW = 8  # pieces: with fewer, sums of them would be few too, and a Gaussian does
 FAR = 1e6  # an amount beyond it moves as far: no vector overflows
-SHARE = 0.3  # of a second sum in a draw
+SHARE = (0.2, 0.4)  # of a second sum in a draw
 RANK = 128  # directions of a covariance that are kept on disk
 MOST = 1 << 28  # numbers of all covariances that are unpacked from one file
 
@@ -220,12 +220,15 @@ def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
     return root
 
 
-def draw(style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+def draw(
+    style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0, number: int | None = None
+) -> Tensor:
     """Latent vectors `(segments, D)` of a new piece, from the mean as far as `temperature` says.
 
-    Where a style has `sums`, one of them and some SHARE of another, in the measure that leaves the spread as it is: a
-    draw is a mixture of four pieces, and what belongs together in time stays together. After ROW segments it begins
-    again with another companion. This is the exemplar prior (Norouzi et al. 2020) with sums in place of pieces.
+    Where a style has `sums`, one of them and a SHARE of another that is drawn with it, in the measure that leaves the
+    spread as it is: a draw is a mixture of four pieces, and what belongs together in time stays together. After ROW
+    segments it begins again with another companion. This is the exemplar prior (Norouzi et al. 2020) with sums in place
+    of pieces. The first sum is that of the `number`, so that numbers in a row draw without replacement; else any.
 
     Else from N(mean, temperature^2 covariance), each segment leaning on the one before: z_1 is drawn from the Gaussian,
     then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence, so that every segment has the
@@ -233,7 +236,7 @@ def draw(style: Style, segments: int, generator: torch.Generator, temperature: f
     little of which notes sound together; docs/experiments.md has both measured.
     """
     if style.sums is not None:
-        return style.mean + temperature * _accompanied(style.sums, segments, generator)
+        return style.mean + temperature * _accompanied(style.sums, segments, generator, number)
     noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ style.root * temperature
     r = style.persistence
     steps = [noise[0]]
@@ -242,12 +245,19 @@ def draw(style: Style, segments: int, generator: torch.Generator, temperature: f
     return (style.mean + torch.stack(steps)).float()
 
 
-def _accompanied(sums: Tensor, segments: int, generator: torch.Generator) -> Tensor:
+def _accompanied(sums: Tensor, segments: int, generator: torch.Generator, number: int | None) -> Tensor:
     """`(segments, D)`: one of `sums (K, S, D)`, and with it another, a new one each time it begins again."""
-    first, *others = torch.randperm(len(sums), generator=generator).tolist()
+    order = torch.randperm(len(sums), generator=generator).tolist()
+    first = order[0] if number is None else number % len(sums)
+    others = [i for i in order if i != first]
+    if number is not None:  # those of numbers far from this one, which are not drawn beside it
+        half, some = len(sums) // 2, max(1, len(sums) // 8)
+        others = [i for i in others if abs((i - first) % len(sums) - half) <= some] or others
+    low, high = SHARE
+    share = low + (high - low) * float(torch.rand((), generator=generator))
     count = -(-segments // sums.shape[1])
-    rows = [(1 - SHARE) * sums[first] + SHARE * sums[others[i % len(others)]] for i in range(count)]
-    return torch.cat(rows)[:segments] / math.hypot(1 - SHARE, SHARE)
+    rows = [(1 - share) * sums[first] + share * sums[others[i % len(others)]] for i in range(count)]
+    return torch.cat(rows)[:segments] / math.hypot(1 - share, share)
 
 
 def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tensor], dict[str, str]]:

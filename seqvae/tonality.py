@@ -96,21 +96,18 @@ def lowest(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
     bar, and all 0 where that has none either. `bounds (C + 1,)`.
     """
     pitched = notes[notes[:, _PROGRAM] != _DRUMS]
-    count = (int(bounds[-1]) + beat - 1) // beat + 1
-    at_beat, within = np.full(len(bounds) * beats, 128), np.full(len(bounds) * beats, 128)
-    starts = bounds[:-1, None] + beat * np.arange(beats)
-    del count
-    known = starts < bounds[1:, None]
-    flat = np.where(known, starts, -1).ravel()
-    for onset, duration, pitch in pitched[:, [_ONSET, _DURATION, _PITCH]].tolist():
-        first, last = np.searchsorted(bounds, [onset, onset + duration - 1], side="right") - 1
-        some = slice(max(0, first) * beats, (max(0, last) + 1) * beats)
-        here = flat[some]
-        sounds = (here >= onset) & (here < onset + duration)
-        begins = (here <= onset) & (onset < here + beat) & (here >= 0)
-        at_beat[some][: len(here)][sounds] = np.minimum(at_beat[some][: len(here)][sounds], pitch)
-        within[some][: len(here)][begins] = np.minimum(within[some][: len(here)][begins], pitch)
-    found = np.where(at_beat < 128, at_beat, within)[: len(flat)].reshape(-1, beats)
+    onset, pitch = pitched[:, _ONSET], pitched[:, _PITCH]
+    grid = bounds[:-1, None] + beat * np.arange(beats)
+    inside = grid < bounds[1:, None]
+    starts = grid[inside]
+    held, begun = np.full((2, len(starts)), 128)
+    first, last = np.searchsorted(starts, onset), np.searchsorted(starts, onset + pitched[:, _DURATION])
+    for i, j, p in zip(first.tolist(), last.tolist(), pitch.tolist(), strict=True):
+        held[i:j] = np.minimum(held[i:j], p)
+    home = np.searchsorted(starts, onset, side="right") - 1
+    np.minimum.at(begun, home[home >= 0], pitch[home >= 0])
+    found = np.full(grid.shape, 128)
+    found[inside] = np.where(held < 128, held, begun)
     for b in range(1, beats):
         found[:, b] = np.where(found[:, b] < 128, found[:, b], found[:, b - 1])
     out = np.zeros((*found.shape, 12))

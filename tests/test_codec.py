@@ -198,11 +198,12 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Codec, "write", keep)
     odd, even = small.styles["odd"], small.styles["even"]
-    for moved in (
+    moves: list[dict[str, Any]] = [
         {"target": "odd", "source": "even", "amount": 0.5},
         {"target": odd, "amount": 0.25},
         {"target": "odd", "source": even, "amount": 0.75, "method": "transport"},
-    ):
+    ]
+    for moved in moves:
         decoded.append([])
         small.blend(piece, **moved)
     expected = [

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from seqvae import calibration, kinds, released
+from seqvae.batches import joined
 from seqvae.calibration import Calibration, Settings
-from seqvae.codec import Codec, Floats, Ints, joined
+from seqvae.codec import Codec, Floats, Ints
 from seqvae.errors import SeqVAEError
 from seqvae.latent import Posterior
 from seqvae.sampling import Sampling
