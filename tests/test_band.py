@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seqvae import arrangement, band
-from seqvae.band import DRUMS, Ensemble
-from seqvae.midi import DURATION, ONSET, PITCH, PROGRAM
+from seqvae.band import Ensemble
+from seqvae.midi import DRUMS, DURATION, ONSET, PITCH, PROGRAM
 
 Ints = NDArray[np.int32]
 BOUNDS = np.arange(5, dtype=np.int32) * 48
