@@ -130,6 +130,7 @@ def arrange(
         written = _written(form, stretch, chunks, changed)
         density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
         notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, melody)
+        notes = _left_alone(notes, piece, programs, changed)
         new = arrangement.new_notes(piece.notes, notes) if len(notes) else 0.0
         if new > most:
             best, most = notes, new
@@ -167,6 +168,13 @@ def _changed(piece: Piece) -> Bools:
         short = end - start < np.diff(piece.bounds).max()
         filled[first] = not (short or 2 * (onset - start) >= end - start) or filled.sum() == 1
     return filled
+
+
+def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) -> Ints:
+    """Arranged `notes (N, 5)` with those of the piece in the bars that are not decoded, played by the band."""
+    own, new = (changed[np.searchsorted(piece.bounds, x[:, midi.ONSET], "right") - 1] for x in (piece.notes, notes))
+    aside = piece.notes[~own & (piece.notes[:, midi.PROGRAM] != midi.DRUMS)]
+    return np.concatenate([band.players(aside, programs, band.presence(piece.notes, piece.bounds)), notes[new]])
 
 
 def _guide(

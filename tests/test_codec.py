@@ -13,7 +13,7 @@ from conftest import MakePiece, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import arranger, checkpoint, codec, interpolate, midi, objective, style
+from seqvae import arrangement, arranger, band, checkpoint, codec, interpolate, midi, objective, style
 from seqvae.codec import Codec
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.latent import Posterior
@@ -352,6 +352,33 @@ def test_a_melody_stays_under_any_blend(small: Codec) -> None:
     top = {at: pitch for at, _, pitch, program, _ in sorted(rows(midi.to_score(piece.notes, piece.frame)))
            if program == 0}  # fmt: skip
     assert all([row for row in kept if row[0] == at and row[3] == 0 and row[2] == pitch] for at, pitch in top.items())
+
+
+def test_a_blend_is_arranged_by_one_band_with_the_tune_on_top(small: Codec) -> None:
+    piece = groove(2)
+    assert small.goal("odd", 0) is None
+    assert small.goal({"odd": 0.3, "even": -0.1}) is None
+    goal = small.goal({"odd": 0.3, "even": 0.1})
+    assert goal is not None
+    assert goal.amount == pytest.approx(0.4)
+    for amount in (0.5, 1.0):
+        blend = midi.read(small.blend(piece, target="odd", source="even", amount=amount))
+        told = arranger.told_programs(small, small.encode([piece])[0])
+        assert told is not None
+        assert told.sum() == pytest.approx(1, abs=1e-3)
+        assert arrangement.top_line_heard(piece.notes, blend.notes) == 1
+        assert len(np.unique(blend.notes[:, midi.PROGRAM])) <= band.MOST
+
+
+def test_a_pickup_is_left_alone(small: Codec) -> None:
+    whole = groove(2)
+    notes = whole.notes[whole.notes[:, midi.ONSET] >= 30]
+    piece = Piece(notes, whole.bounds, whole.frame, "pickup")
+    blend = midi.read(small.blend(piece, target="odd", source="even", amount=1)).notes
+    old = notes[(notes[:, midi.ONSET] < 48) & (notes[:, midi.PROGRAM] != midi.DRUMS)]
+    first = blend[blend[:, midi.ONSET] < 48]
+    assert sorted(first[:, [midi.ONSET, midi.PITCH]].tolist()) == sorted(old[:, [midi.ONSET, midi.PITCH]].tolist())
+    assert len(blend) > len(first)
 
 
 def test_a_part_that_no_piece_has_is_refused(small: Codec) -> None:
