@@ -187,7 +187,8 @@ def under(notes: Ints, line: Ints) -> Ints:
 def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
     """About `most` of `notes (N, >= 4)`: of every instrument the same share, what is rarest in its bars leaving first.
 
-    What counts is how often an instrument begins something at a step of the bar, and of drums on a pitch there.
+    What counts is how often an instrument begins something at a step of the bar, and of drums on a pitch there. Of what
+    is as often, beats stay before half beats, and these before the rest.
     """
     if len(notes) <= max(0.0, most):
         return notes
@@ -198,7 +199,8 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
     for program in np.unique(notes[:, PROGRAM]).tolist():
         mine = np.flatnonzero(notes[:, PROGRAM] == program)
         _, at, count = np.unique(step[mine] * 128 + pitch[mine], return_inverse=True, return_counts=True)
-        order = np.lexsort((at, -count[at]))
+        here = step[mine]
+        order = np.lexsort((at, here % (BEAT // 2) != 0, here % BEAT != 0, -count[at]))
         part = share**DRUMS_STAY if program == DRUMS else share
         stays[mine[order[: round(part * len(mine))]]] = True
     return notes[stays]
@@ -216,10 +218,11 @@ def arranged(
     own = own[~np.isin(_place(own), _place(np.concatenate([line, rest[known]])))]
     total = most * sounding_bars(song, bounds)
     old, new = rest[known], rest[~known]
-    room = max(0.0, (1 - fresh) * total - len(line) - len(old))  # for more of the song than the decoder has of it
-    back = thinned(own, bounds, room)
-    few = thinned(new, bounds, max(fresh * total, total - len(line) - len(old) - len(back)))
-    notes = np.concatenate([line, thinned(old, bounds, total - len(line) - len(few)), back, few])
+    part = (1 - fresh) * total - len(line)  # of the song, beside its tune
+    old = thinned(old, bounds, max(part, len(old) * total / max(1, len(line) + len(rest))))
+    back = thinned(own, bounds, part - len(old))  # more of the song than the decoder has of it
+    room = total - len(line) - len(old) - len(back)
+    notes = np.concatenate([line, old, back, thinned(new, bounds, max(room, min(fresh, 0.5) * total))])
     _, first = np.unique(_key(notes), return_index=True)
     found: Ints = notes[np.sort(first)]
     return found
