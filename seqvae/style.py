@@ -278,7 +278,8 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
             tensors[f"{name}.sums"] = style.sums.half()
         if style.ensemble is not None:
             for part in fields(Ensemble):
-                tensors[f"{name}.{part.name}"] = torch.from_numpy(getattr(style.ensemble, part.name)).float()
+                kept = torch.from_numpy(getattr(style.ensemble, part.name))
+                tensors[f"{name}.{part.name}"] = kept.half() if part.name == "hits" else kept.float()
         facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
         effects = {source: asdict(effect) for source, effect in style.effects.items()}
         about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
