@@ -24,6 +24,7 @@ from seqvae.terminal import Exact, Html, Inputs, Json, Model, Png, Seed, Styles,
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seqvae.arranger import Goal
     from seqvae.codec import Codec
     from seqvae.kinds import Desk, Kind
 
@@ -116,7 +117,7 @@ def blend(
         list[str] | None,
         typer.Option(
             help="Music: what stays as it was: melody, drums, or an instrument by its General MIDI name or program "
-            "(0 to 127)."
+            "(0 to 127); none for nothing.  [default: melody]"
         ),
     ] = None,
     harmony: Annotated[
@@ -175,7 +176,11 @@ def blend(
         facts: dict[str, Any] = {**rows[0]} if len(rows) == 1 else {"moves": rows}
         facts |= {"keep": keep} if keep else {}
         lean = HARMONY if harmony is None else harmony
-        _change(kind, desk, codec, move, facts, temperature, seed, keep or (), lean)
+        weights: dict[str, float] = {}
+        for _, target, amount in moves:
+            weights[target] = weights.get(target, 0.0) + amount
+        goal = codec.goal(weights)
+        _change(kind, desk, codec, move, facts, temperature, seed, keep, lean, goal)
 
 
 def _moves(
@@ -207,7 +212,8 @@ def _moves(
 
 def _change(
     kind: Kind, desk: Desk, codec: Codec, move: Callable[[Tensor], Tensor], facts: dict[str, Any],
-    temperature: float = 0.0, seed: int = 0, keep: Sequence[str] = (), harmony: float = 0.0,
+    temperature: float = 0.0, seed: int = 0, keep: Sequence[str] | None = (), harmony: float = 0.0,
+    goal: Goal | None = None,
 ) -> None:  # fmt: skip
     """Send every piece through the latent space, moved on the way.
 
@@ -221,7 +227,7 @@ def _change(
         pieces = [item.piece for item in batch]
         split = [codec.segments(piece) for piece in pieces]
         sampling = Sampling(temperature=temperature, seed=seed, first_row=row)
-        results = codec.transform(pieces, move, sampling, keep, harmony, split)
+        results = codec.transform(pieces, move, sampling, keep, harmony, split, goal=goal)
         for item, result, segments in zip(batch, results, split, strict=True):
             desk.write(item, result, {"segments": len(segments), **facts})
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
@@ -263,6 +269,7 @@ def generate(
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
         from seqvae.sampling import TOP_P, Sampling
+        from seqvae.style import PAIRS
 
         chosen = top_p is not None or top_k or beam
         sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
@@ -271,7 +278,8 @@ def generate(
             pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
             for item, piece in zip(batch, pieces, strict=True):
                 desk.write(item, piece, {"style": style, "segments": size, "seed": own})
-            own = draw.getrandbits(32)
+            # any seed, but numbers in a row of the sums that a style knows: they are drawn without replacement
+            own = draw.getrandbits(32) // PAIRS * PAIRS + (own + 1) % PAIRS
 
 
 @verb(

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import checkpoint, interpolate, mixture, style
+from seqvae import arranger, checkpoint, interpolate, mixture, style
+from seqvae.arranger import Goal, Stretch
+from seqvae.batches import batches, joined
+from seqvae.batches import even as evened
 from seqvae.checkpoint import Checkpoint
 from seqvae.config import ObjectiveConfig
 from seqvae.distributed import Ranks
@@ -30,11 +33,10 @@ from seqvae.objective import refine
 from seqvae.products import steady
 from seqvae.sampling import EOS, TOP_P, Sampling
 from seqvae.style import Style, draw
-from seqvae.vocabulary import Tokenizer
+from seqvae.vocabulary import Guide, Tokenizer
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-Number = TypeVar("Number", np.int32, np.float64)
 HARMONY = 1.5
 """How strongly the notes of a blend lean to the original's harmony; see `Codec.blend`."""
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: bounds memory, not results
@@ -80,7 +82,7 @@ class Codec:
         longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
-        for rows in self.ranks.mine(_batches(longest, BATCH_TOKENS // self.chunks)):
+        for rows in self.ranks.mine(batches(longest, BATCH_TOKENS // self.chunks)):
             tokens, cues = self._tensors([segments[i] for i in rows], even=not refined)
             with steady(self.exact):
                 posterior = self.model.encode(tokens, cues)
@@ -123,7 +125,7 @@ class Codec:
         longest = np.array([max(map(len, segment)) for segment in segments])
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
-        for rows in self.ranks.mine(_batches(longest, max(1, budget // self.chunks))):
+        for rows in self.ranks.mine(batches(longest, max(1, budget // self.chunks))):
             tokens, cues = self._tensors([segments[i] for i in rows], even=True)
             allowed = self._allowed(tokens)
             closed = None if allowed is None else ~allowed
@@ -157,8 +159,8 @@ class Codec:
         """
         longest = max((len(chunk) for segment in segments for chunk in segment), default=1)
         if even:
-            segments = [*segments, *[segments[-1]] * (_even(len(segments)) - len(segments))]
-            longest = _even(longest)
+            segments = [*segments, *[segments[-1]] * (evened(len(segments)) - len(segments))]
+            longest = evened(longest)
         tokens = np.full((len(segments), self.chunks, longest), PAD, np.int32)
         for i, segment in enumerate(segments):
             for c, chunk in enumerate(segment):
@@ -170,12 +172,13 @@ class Codec:
     # --- and back -----------------------------------------------------------------------------------------------------
 
     def write(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0
-    ) -> list[Ints]:
+        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
+        guide: Guide | None = None,
+    ) -> list[Ints]:  # fmt: skip
         """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has one.
 
-        Notes lean to the `harmony (S * C, B, 12)` with a `strength`; see `Form.lean`. Raises SeqVAEError for a vector
-        with NaN or infinity in it.
+        Notes lean to the `harmony (S * C, B, 12)` with a `strength` (`Form.lean`), or tokens as the `guide` says.
+        Raises SeqVAEError for a vector with NaN or infinity in it.
         """
         z = z.float()
         if not bool(z.isfinite().all()):
@@ -190,21 +193,25 @@ class Codec:
             lengths = None if limits is None else limits[first * self.chunks :][:rows]
             sounding = None if harmony is None else harmony[first * self.chunks :][:rows]
             lean = None if sounding is None else self.form.lean(sounding, strength)
+            leans = [] if lean is None else [lean]
+            if guide is not None:
+                leans += guide(slice(first * self.chunks, first * self.chunks + rows))
             numbered = replace(sampling, first_row=sampling.first_row + first * self.chunks)
             with steady(self.exact):
-                segments = self.model.write(part, grammar, grammar.start(rows, lengths), numbered, lean)
+                segments = self.model.write(part, grammar, grammar.start(rows, lengths), numbered, leans)
             return [chunk for segment in segments for chunk in segment]
 
         parts = self.ranks.divided(range(0, len(z), each), written)
         return [chunk for part in parts for chunk in part]
 
     def decode(
-        self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None
-    ) -> list[Any]:
+        self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None,
+        guide: Guide | None = None,
+    ) -> list[Any]:  # fmt: skip
         """Pieces from latent vectors: one a tensor `(S, D)`; a `symusic.Score` for music.
 
         `like` are pieces (any accepted source) whose frame is kept: tempo, metre and key of music; without, the metre
-        is what the notes say. `sampling` takes the most likely token each time by default.
+        is what the notes say. `sampling` takes the most likely token each time by default; a `guide` as in `write`.
         """
         latent = self.model.config.latent
         for x in z:
@@ -219,15 +226,17 @@ class Codec:
             frames = [self.form.blank(len(x) * self.chunks) for x in z]
         else:
             frames = [self.form.read(x) for x in like]
-        chunks = self._spelled(z, frames, sampling or Sampling())
+        chunks = self._spelled(z, frames, sampling or Sampling(), guide)
         if like is None:
             frames = [self.form.frame(one) for one in chunks]
         return [self.form.join(one, frame) for one, frame in zip(chunks, frames, strict=True)]
 
-    def _spelled(self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling = Sampling()) -> list[list[Ints]]:  # noqa: B008 (frozen)
+    def _spelled(
+        self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None
+    ) -> list[list[Ints]]:
         """Token ids of each chunk of each piece, of which `z (S, D)` are the latents, and as many as its frame has."""
         limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
-        chunks = self.write(torch.cat(list(z)), joined(limits), sampling)
+        chunks = self.write(torch.cat(list(z)), joined(limits), sampling or Sampling(), guide=guide)
         out, at = [], 0
         for x, frame in zip(z, frames, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
@@ -259,7 +268,7 @@ class Codec:
         source: str | Style | None = None,
         amount: float | None = None,
         method: style.Method = "mean",
-        keep: Sequence[str | int] = (),
+        keep: Sequence[str | int] | None = None,
         harmony: float = HARMONY,
         sampling: Sampling | None = None,
     ) -> Any:
@@ -268,16 +277,24 @@ class Codec:
         Without `source` it starts from where the piece itself lies: the mean of its own segments. Several targets have
         a weight each, `{"rock": 0.3, "jazz": 0.5}`, which add up: z + amount * sum_t w_t (mean_t - mean_s). `amount` is
         0.5 for one target and 1 for weighted ones. Bars without notes stay so, and of music what `keep` names: melody,
-        drums, or instruments by General MIDI name or program (0 to 127).
+        drums, or instruments by General MIDI name or program (0 to 127); the melody by default, and nothing of `()`.
 
-        New notes lean to the `harmony` of the piece: where a note is written, a pitch weighs as much more as its pitch
-        class sounds around that beat in the original, to this power (a product of experts, Hinton 2002). How many notes
-        there are, of which instruments and where, is the style's; 0 leaves the pitches to it as well.
+        Music is arranged by one band where the target knows the ensembles of its songs; see arranger.py. New notes lean
+        to the `harmony` of the piece: where a note is written, a pitch weighs as much more as its pitch class sounds
+        around that beat in the original, to this power (a product of experts, Hinton 2002); 0 for not at all.
 
         Raises StyleError for a style that is not there, ReadError for a piece that cannot be read, and UsageError for a
         part that no piece of this kind has.
         """
-        return self.transform([piece], self.mover(target, source, amount, method), sampling, keep, harmony)[0]
+        move = self.mover(target, source, amount, method)
+        return self.transform([piece], move, sampling, keep, harmony, goal=self.goal(target, amount))[0]
+
+    def goal(self, target: str | Style | Mapping[str, float], amount: float | None = None) -> Goal | None:
+        """What `blend` arranges for, for `transform`; see `arranger.goal`."""
+        if isinstance(target, Mapping):
+            far = 1.0 if amount is None else amount
+            return arranger.goal([(self.style(name).ensemble, far * weight) for name, weight in target.items()])
+        return arranger.goal([(self.style(target).ensemble, 0.5 if amount is None else amount)])
 
     def mover(
         self,
@@ -301,53 +318,52 @@ class Codec:
         pieces: Iterable[Any],
         move: Callable[[Tensor], Tensor],
         sampling: Sampling | None = None,
-        keep: Sequence[str | int] = (),
+        keep: Sequence[str | int] | None = (),
         harmony: float = 0.0,
         segments: Sequence[list[list[Ints]]] | None = None,
         latents: Sequence[Tensor] | None = None,
+        goal: Goal | None = None,
     ) -> list[Any]:
         """Pieces whose latent vectors have been moved, in their order: encoded, moved one by one and decoded together.
 
         `move` gets `(S, D)`, one row a segment of a piece that has content, and gives as many. Chunks without content
-        stay so, and the parts that `keep` names; `harmony` is as in `blend`. Where the `segments` and `latents (S, D)`
-        of each piece are known they can be given, and are not made again.
+        stay so, and the parts that `keep` names (None for the melody of what moves); `harmony` is as in `blend`. With a
+        `goal` what moves is arranged by one band. Where the `segments` and `latents (S, D)` of each piece are known
+        they can be given, and are not made again.
         """
-        parts = self.form.parts(keep)
-        read = [self.form.read(piece) for piece in pieces]
+        read, sampling = [self.form.read(piece) for piece in pieces], sampling or Sampling()
         split = [list(one) for one in segments or map(self.segments, read)]
         full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
-        if any(full):
-            wanted = [[one[i] for i in rows] for one, rows in zip(split, full, strict=True)]
-            parted = self.means(wanted) if latents is None else [z[i] for z, i in zip(latents, full, strict=True)]
-            moved = [move(part) if len(part) else part for part in parted]
-            limits = [
-                None if (all_ := self._filled(self.form.limits(piece), len(one))) is None
-                else all_.reshape(-1, self.chunks)[rows].ravel()
-                for piece, one, rows in zip(read, split, full, strict=True)
-            ]  # fmt: skip
-            # what does not move does not lean: it is the reconstruction
-            leans = [bool(harmony) and not torch.equal(a, b) for a, b in zip(parted, moved, strict=True)]
-            sounding = [
-                self._sounding(piece, rows, lean) for piece, rows, lean in zip(read, full, leans, strict=True)
-            ] if any(leans) else []  # fmt: skip
-            chunks = iter(
-                self.write(torch.cat(moved), joined(limits), sampling or Sampling(), joined(sounding), harmony)
-            )
-            for one, rows in zip(split, full, strict=True):
-                for i in rows:
-                    one[i] = [new if len(old) > 1 else old for old, new in zip(one[i], chunks, strict=False)]
-        flat = [[chunk for segment in one for chunk in segment] for one in split]
-        sized = [(one[: self._size(piece, len(one))], piece) for one, piece in zip(flat, read, strict=True)]
-        return [self.form.join(chunks, piece, parts) for chunks, piece in sized]
-
-    def _sounding(self, piece: Any, segments: Sequence[int], leans: bool) -> Floats | None:
-        """Harmony `(N, B, 12)` of the chunks of some segments of a piece, 0 for one that does not lean to it."""
-        told = self.form.harmony(piece)
-        if told is None:
-            return None
-        chosen = np.array([i * self.chunks + c for i in segments for c in range(self.chunks)], int)
-        inside = (chosen < len(told)) & leans
-        return np.where(inside[:, None, None], told[np.minimum(chosen, len(told) - 1)], 0.0)
+        wanted = [[one[i] for i in rows] for one, rows in zip(split, full, strict=True)]
+        parted = self.means(wanted) if latents is None else [z[i] for z, i in zip(latents, full, strict=True)]
+        moved = [move(part) if len(part) else part for part in parted]
+        # what does not move neither leans nor is arranged: it is the reconstruction
+        turned = [not torch.equal(a, b) for a, b in zip(parted, moved, strict=True)]
+        kept = [self.form.parts(keep, turn) for turn in turned]
+        stretches = [
+            Stretch(piece, rows, self.chunks, self._filled(self.form.limits(piece), len(one)))
+            for piece, one, rows in zip(read, split, full, strict=True)
+        ]
+        made: dict[int, Any] = {}
+        row = sampling.first_row
+        for i, stretch in enumerate(stretches):
+            if goal is not None and turned[i]:
+                numbered = replace(sampling, first_row=row)
+                made[i] = arranger.arrange(self, stretch, parted[i], moved[i], goal, numbered, harmony, kept[i])
+            row += len(stretch.bars)
+        rest = [i for i in range(len(read)) if i not in made]
+        if any(full[i] for i in rest):
+            lean = bool(harmony) and any(turned[i] for i in rest)
+            sounding = joined([stretches[i].harmony(self.form, turned[i]) for i in rest]) if lean else None
+            z, lengths = torch.cat([moved[i] for i in rest]), joined([stretches[i].lengths for i in rest])
+            chunks = iter(self.write(z, lengths, sampling, sounding, harmony))
+            for i in rest:
+                for k in full[i]:
+                    split[i][k] = [new if len(old) > 1 else old for old, new in zip(split[i][k], chunks, strict=False)]
+        for i in rest:
+            flat = [chunk for segment in split[i] for chunk in segment]
+            made[i] = self.form.join(flat[: self._size(read[i], len(flat))], read[i], kept[i])
+        return [made[i] for i in range(len(read))]
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
         """`steps` pieces on the way from `a` to `b`, both ends included as the model reconstructs them.
@@ -425,20 +441,26 @@ class Codec:
 
         That is the mixture over all training pieces where the model has one and a piece is one segment, else all styles
         together, see `style.draw`. `style="prior"` draws from N(0, I). `temperature` scales the spread of the latent
-        draw, 0 decodes a style's mean, and the decoder's choices; where the style knows sums of pieces, they say which
-        notes there are, and the decoder takes the likeliest.
+        draw, 0 decodes a style's mean, and the decoder's choices; where the style knows sums of pieces, the decoder
+        takes the likeliest. Music is played by one band where the style knows its ensembles.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator, ensemble = torch.Generator().manual_seed(seed), None
         if style is None and self.mixture is not None and segments == 1:
             z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
         else:
             where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
-            z = [draw(where, segments, generator, temperature) for _ in range(count)]
+            z = [draw(where, segments, generator, temperature, seed + i) for i in range(count)]
+            ensemble = where.ensemble
             if sampling is None and where.sums is not None:
                 sampling = Sampling()
-        if sampling is None:
-            sampling = Sampling(temperature=temperature, top_p=TOP_P)
-        return self.decode(z, sampling=replace(sampling, seed=seed))
+        sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
+        if ensemble is None:
+            return self.decode(z, sampling=sampling)
+        made = []
+        for i, x in enumerate(z):
+            mine = replace(sampling, first_row=i * segments * self.chunks)
+            made += self.decode([x], sampling=mine, guide=arranger.improvised(self, x, ensemble))
+        return made
 
     # --- styles -------------------------------------------------------------------------------------------------------
 
@@ -460,32 +482,10 @@ class Codec:
 
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
         """A style from pieces (any accepted sources); raises StyleError where none is left."""
-        return style.fit(self.means([self.segments(self.form.read(piece)) for piece in pieces], False), source)
-
-
-def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
-    """What is said of the chunks of several pieces, in a row; None for a kind of which nothing is."""
-    parts = [part for part in limits if part is not None]
-    return np.concatenate(parts) if parts else None
-
-
-def _even(count: int) -> int:
-    """The least number that is no smaller and has three binary digits before zeros: 1 to 8, 10, 12, 14, 16, 20, ..."""
-    step = 1 << max(0, count.bit_length() - 3)
-    return -(-count // step) * step
-
-
-def _batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
-    """Row numbers sorted by length and cut so that rows times longest, both evened, stays within `tokens`.
-
-    There is at least one row in a batch.
-    """
-    batches: list[list[int]] = [[]]
-    for i in np.argsort(lengths, kind="stable"):
-        if batches[-1] and _even(len(batches[-1]) + 1) * _even(int(lengths[i])) > tokens:
-            batches.append([])
-        batches[-1].append(int(i))
-    return [batch for batch in batches if batch]
+        split = [self.segments(self.form.read(piece)) for piece in pieces]
+        fitted = style.fit(self.means(split, False), source)
+        songs = ([chunk for segment in piece for chunk in segment] for piece in split)
+        return replace(fitted, ensemble=self.form.ensemble(songs))
 
 
 def from_checkpoint(kept: Checkpoint, name: str = "", exact: bool = False) -> Codec:

@@ -8,7 +8,7 @@ one excerpt are (arrangement.py), the rule (rule.py), and how a model moves. Def
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -195,16 +195,20 @@ def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move
     def blend(piece: Piece, source: str, target: str, amount: float) -> Piece:
         return midi.read(once.blend(piece, source=source, target=target, amount=amount))
 
-    def written(piece: Piece, z: Tensor) -> Piece:
-        (score,) = once.transform([piece], lambda own: z[np.arange(len(own)) % len(z)], harmony=HARMONY)
+    def written(piece: Piece, z: Tensor, target: str, amount: float) -> Piece:
+        goal = once.goal(target, amount)
+        (score,) = once.transform(
+            [piece], lambda own: z[np.arange(len(own)) % len(z)], keep=None, harmony=HARMONY,
+            goal=None if goal is None else replace(goal, calibrated=False),
+        )  # fmt: skip
         return midi.read(score)
 
     def another(piece: Piece, source: str, target: str, amount: float) -> Piece:
         (z,) = once.encode([following[id(piece)]])
-        return written(piece, once.mover(target, source, amount)(z))
+        return written(piece, once.mover(target, source, amount)(z), target, amount)
 
     def mean(piece: Piece, source: str, target: str, amount: float) -> Piece:
-        return written(piece, once.style(target).mean[None])
+        return written(piece, once.style(target).mean[None], target, amount)
 
     return blend, {"another song": another, "target mean": mean}
 

@@ -6,14 +6,15 @@ chunks become the user's kind of object. Refuses to know: models, latents, files
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae import measures, text_measures
+from seqvae import band, measures, text_measures
+from seqvae.band import Ensemble
 from seqvae.errors import ReadError, UsageError
 from seqvae.vocabulary import Lean, Tokenizer
 
@@ -47,14 +48,20 @@ class Form(Protocol):
     def frame(self, chunks: list[Ints]) -> Any:
         """The piece without content that decoded chunks fit into best."""
 
-    def parts(self, names: Sequence[str | int]) -> frozenset[int]:
-        """The parts of a piece that can be kept as they are; raises UsageError for what is none."""
+    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
+        """The parts of a piece that can be kept as they are; raises UsageError for what is none.
+
+        None stands for what is kept unasked: nothing of a piece that has not `moved`.
+        """
 
     def harmony(self, piece: Any) -> Floats | None:
         """What sounds around each beat of each chunk, `(C, B, 12)`; None for a kind that does not sound."""
 
     def lean(self, harmony: Floats, strength: float) -> Lean | None:
         """For decoding, what makes notes of rows lean to their `harmony (N, B, 12)`; see `vocabulary.Lean`."""
+
+    def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble | None:
+        """Who plays in pieces, given the tokens of their chunks; None for a kind that nobody plays."""
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
         """How unlike two decoded pieces are, by one or more distances from 0 to 1."""
@@ -106,32 +113,56 @@ class MusicForm:
         beyond = {beats: (onsets >= beats * midi.STEPS_PER_BEAT).mean() for beats in (2, 3) if len(onsets)}
         return self._empty(len(chunks), next((beats for beats, share in beyond.items() if share < STRAY), 4))
 
-    def parts(self, names: Sequence[str | int]) -> frozenset[int]:
-        """As `tracks.named`: melody, drums and instruments."""
+    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
+        """As `tracks.named`: melody, drums and instruments; unasked the melody."""
         from seqvae import tracks
 
-        return tracks.named(names)
+        return tracks.named(("melody",) if moved else ()) if names is None else tracks.named(names)
 
     def harmony(self, piece: Piece) -> Floats:
         """As `MidiTokenizer.harmony`."""
         return self.tokenizer.harmony(piece)
 
+    def roots(self, piece: Piece) -> Floats:
+        """As `MidiTokenizer.roots`."""
+        return self.tokenizer.roots(piece)
+
     def lean(self, harmony: Floats, strength: float) -> Lean:
         """As `MidiTokenizer.lean`."""
         return self.tokenizer.lean(harmony, strength)
 
+    def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble:
+        """As `band.ensemble`; bars last as many whole beats as the latest onset of all bars needs."""
+        songs = []
+        for chunks in pieces:
+            notes, bounds = self._longest(chunks)
+            beats = int((notes[:, 0] % self.tokenizer.max_steps).max(initial=0)) // measures.BEAT + 1
+            bar = notes[:, 0] // self.tokenizer.max_steps
+            notes[:, 0] += bar * (beats * measures.BEAT - self.tokenizer.max_steps)
+            songs.append((notes, bounds // self.tokenizer.max_steps * beats * measures.BEAT))
+        return band.ensemble(songs)
+
+    def _longest(self, chunks: list[Ints]) -> tuple[Ints, Ints]:
+        """Notes and bars of decoded chunks, every chunk as long as the longest."""
+        bounds = np.arange(len(chunks) + 1, dtype=np.int32) * self.tokenizer.max_steps
+        return self.tokenizer.decode_notes(chunks, bounds), bounds
+
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
         """1 - note F1, and 1 - cosine of the pitch classes; every chunk as long as the longest."""
-        x, y = (
-            self.tokenizer.decode_notes(z, np.arange(len(z) + 1, dtype=np.int32) * self.tokenizer.max_steps)
-            for z in (a, b)
-        )
+        x, y = (self._longest(chunks)[0] for chunks in (a, b))
         alike, other = measures.chroma_similarity(x, y), measures.chroma_similarity(y, x)
         return [1 - measures.note_f1(x, y), 0.0 if alike is None and other is None else 1 - (alike or 0.0)]
 
     def join(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset()) -> Any:
         """A `symusic.Score`."""
         from seqvae import midi, tracks
+
+        written = self.notes(chunks, like)
+        return midi.to_score(tracks.keep(written, like.notes, keep) if keep else written, like.frame)
+
+    def notes(self, chunks: list[Ints], like: Piece) -> Ints:
+        """Notes `(N, 5)` of decoded chunks, each bar as loud as it is in `like`."""
+        from seqvae import midi
 
         notes = self.tokenizer.decode_notes(chunks, like.bounds, self.tokenizer.shift(like))
         bar = np.clip(np.searchsorted(like.bounds, notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2)
@@ -143,8 +174,7 @@ class MusicForm:
         usual = total.sum() / count.sum() if count.sum() else 80
         loud = np.where(count > 0, total / np.maximum(count, 1), usual)
         velocity = np.clip(np.round(loud[bar]), 1, 127).astype(np.int32)
-        written = np.column_stack([notes, velocity])
-        return midi.to_score(tracks.keep(written, like.notes, keep) if keep else written, like.frame)
+        return np.column_stack([notes, velocity])
 
 
 class LineForm:
@@ -171,7 +201,7 @@ class LineForm:
         """The empty line too."""
         return ""
 
-    def parts(self, names: Sequence[str | int]) -> frozenset[int]:
+    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
         """A line has no tracks: raises UsageError where one is named."""
         if names:
             raise UsageError(f"a line has no track '{names[0]}' to keep; leave it out, it is for music")
@@ -182,6 +212,9 @@ class LineForm:
 
     def lean(self, harmony: Floats, strength: float) -> None:
         """A line does not sound."""
+
+    def ensemble(self, pieces: Iterable[list[Ints]]) -> None:
+        """Nobody plays a line."""
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
         """Words to put in, take out or change, as a share of the longer line."""

@@ -10,13 +10,13 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.errors import TokenizerError
-from seqvae.tonality import harmony, home_shift
+from seqvae.tonality import harmony, home_shift, lowest
 from seqvae.vocabulary import EOS, PAD, Bools, Ints, Lean
 
 _PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
@@ -27,6 +27,7 @@ _PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER
 
 STEPS_PER_BEAT = 12  # the grid of midi.py, which is not imported: it needs symusic, and training does not
 MOST_STEPS = 384  # of a chunk: tables of what may follow grow with the square
+_BASSES = np.arange(32, 40)  # General MIDI's family
 LEAST = 0.01  # what a pitch class that does not sound at all weighs
 Floats = NDArray[np.float64]
 
@@ -105,6 +106,10 @@ class MidiTokenizer:
         table[self._value[ids]] = ids
         return table
 
+    def ids(self, kind: Literal["program", "position", "pitch", "drum"]) -> Ints:
+        """The tokens of one kind, in the order of their values from 0."""
+        return self._id[{"program": _PROGRAM, "position": _POSITION, "pitch": _PITCH, "drum": _DRUM}[kind]]
+
     def encode_notes(self, notes: Ints, bounds: Ints) -> list[Ints]:
         """Tokens of every chunk between `bounds (C + 1,)` steps; `notes (N, >= 4)` as in `midi.Piece`, any order."""
         chunk = np.searchsorted(bounds, notes[:, 0], side="right") - 1
@@ -175,18 +180,29 @@ class MidiTokenizer:
         notes = _moved(piece.notes, self.shift(piece))
         return harmony(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
-    def lean(self, sounding: Floats, strength: float) -> Lean:
+    def roots(self, piece: Any) -> Floats:
+        """The pitch class that is lowest at every beat of every chunk, moved likewise: `(C, B, 12)`."""
+        notes = _moved(piece.notes, self.shift(piece))
+        return lowest(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
+
+    def lean(self, sounding: Floats, strength: float, roots: Floats | None = None) -> Lean:
         """For decoding: notes of rows whose harmony is `sounding (N, B, 12)` lean to its pitch classes.
 
-        A pitch weighs (share of its class + LEAST) ** strength.
+        A pitch weighs (share of its class + LEAST) ** strength; on a bass, where `roots (N, B, 12)` are given, the
+        share there, with twice the strength.
         """
         columns = np.flatnonzero(self._type == _PITCH).astype(np.int32)
         weights = (strength * np.log(sounding + LEAST)).astype(np.float32)
+        low = None if roots is None else (2 * strength * np.log(roots + LEAST)).astype(np.float32)
         classes = self._value[columns] % 12
 
         def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
             beat = np.clip(state[:, _LAST_POSITION], 0, None) // STEPS_PER_BEAT
-            return columns, weights[rows, beat][:, classes]
+            told = weights[rows, beat]
+            if low is not None:
+                bass = np.isin(state[:, _LAST_PROGRAM], _BASSES)
+                told[bass] = low[rows[bass], beat[bass]]
+            return columns, told[:, classes]
 
         return lean
 

@@ -7,6 +7,7 @@ losses (objective.py), what tokens mean, files.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +102,7 @@ class SequenceVAE(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, z: Tensor, grammar: Grammar, state: NDArray[np.int32], settings: Sampling, lean: Lean | None = None
+        self, z: Tensor, grammar: Grammar, state: NDArray[np.int32], settings: Sampling, leans: Sequence[Lean] = ()
     ) -> list[list[NDArray[np.int32]]]:
         """Decode `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
 
@@ -120,9 +121,22 @@ class SequenceVAE(nn.Module):
             told, cache = decoder.step(code, tokens, cues, cache)
             return told.logits()
 
-        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, lean)
+        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, leans)
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
+
+    @torch.no_grad()
+    def outline(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Tokens of the outermost scope `(K,)` and their logits `(B * C, K)` by the codes of `z (B, D)` alone.
+
+        Nothing is decoded for it. None for a model without scopes.
+        """
+        if not isinstance(self.decoder, Decoder) or not self.decoder.levels:
+            return None
+        code = self.decoder.codes(z.to(self.decoder.norm.weight)).flatten(0, 1)
+        _, columns = self.decoder.levels[0]
+        logits = self.decoder.binding.logits(self.decoder.level_norms[0](code), columns.to(code.device))
+        return columns.cpu(), logits.float().cpu()
 
     def _halved(self) -> Decoder | MemoryDecoder:
         """The decoder with weights in bf16; kept, and made anew when a weight has changed."""

@@ -7,7 +7,7 @@ logits and its own seed, never from its neighbours in the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -80,7 +80,7 @@ Probability moves among these tokens alone: how likely they are together stays a
 
 
 def decode(
-    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, lean: Lean | None = None
+    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, leans: Sequence[Lean] = ()
 ) -> list[Ints]:
     """Decode rows side by side until each has ended: the token ids of each, EOS included.
 
@@ -100,7 +100,7 @@ def decode(
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
         logits, allowed = _ask(step, grammar, state, tokens, keep, device)
-        if lean is not None:
+        for lean in leans:
             logits = _leaned(logits, allowed, *lean(rows, state))
         whole[rows[np.broadcast_to(allowed[:, EOS], len(rows))]] = done
         uniform = np.array([draws[i].random() for i in rows]) if draws else None
@@ -236,7 +236,7 @@ def worth(nats: Nats, tokens: int) -> Nats:
 
 
 def search(
-    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, lean: Lean | None = None
+    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, leans: Sequence[Lean] = ()
 ) -> list[Ints]:
     """The most likely tokens of each row that `settings.beam` hypotheses find, EOS included.
 
@@ -262,7 +262,7 @@ def search(
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
         logits, allowed = _ask(step, grammar, state, tokens, keep, device)
-        if lean is not None:
+        for lean in leans:
             logits = _leaned(logits, allowed, *lean(rows.repeat(score.shape[1]), state))
         whole[np.broadcast_to(allowed[:, EOS], len(state)).reshape(whole.shape)] = done
         score, token, parent = _continued(score, _open(logits, allowed), greedy, width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqvae.band import Ensemble
 from seqvae.checkpoint import load_tensors, save_tensors
 from seqvae.errors import StyleError
 
@@ -26,7 +27,7 @@ PAIRS = 24  # sums of two pieces that are kept of a style
 ROW = 4  # segments of each
 FEW = 8  # pieces: with fewer, sums of them would be few too, and a Gaussian does
 FAR = 1e6  # an amount beyond it moves as far: no vector overflows
-SHARE = 0.3  # of a second sum in a draw
+SHARE = (0.2, 0.4)  # of a second sum in a draw
 RANK = 128  # directions of a covariance that are kept on disk
 MOST = 1 << 28  # numbers of all covariances that are unpacked from one file
 
@@ -76,6 +77,8 @@ class Style:
     sums: Tensor | None = None
     """`(K, S, D)`: where pairs of its pieces lie, less the mean, added and divided by the root of 2: S segments in a
     row of each. No piece alone is among them. None where most pieces are single segments, or there are few."""
+    ensemble: Ensemble | None = None
+    """Who plays in its songs; None for what is no music."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
     """What the vector to this style does, by the name of the style that it starts from, where that was measured."""
 
@@ -217,12 +220,15 @@ def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
     return root
 
 
-def draw(style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+def draw(
+    style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0, number: int | None = None
+) -> Tensor:
     """Latent vectors `(segments, D)` of a new piece, from the mean as far as `temperature` says.
 
-    Where a style has `sums`, one of them and some SHARE of another, in the measure that leaves the spread as it is: a
-    draw is a mixture of four pieces, and what belongs together in time stays together. After ROW segments it begins
-    again with another companion. This is the exemplar prior (Norouzi et al. 2020) with sums in place of pieces.
+    Where a style has `sums`, one of them and a SHARE of another that is drawn with it, in the measure that leaves the
+    spread as it is: a draw is a mixture of four pieces, and what belongs together in time stays together. After ROW
+    segments it begins again with another companion. This is the exemplar prior (Norouzi et al. 2020) with sums in place
+    of pieces. The first sum is that of the `number`, so that numbers in a row draw without replacement; else any.
 
     Else from N(mean, temperature^2 covariance), each segment leaning on the one before: z_1 is drawn from the Gaussian,
     then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence, so that every segment has the
@@ -230,7 +236,7 @@ def draw(style: Style, segments: int, generator: torch.Generator, temperature: f
     little of which notes sound together; docs/experiments.md has both measured.
     """
     if style.sums is not None:
-        return style.mean + temperature * _accompanied(style.sums, segments, generator)
+        return style.mean + temperature * _accompanied(style.sums, segments, generator, number)
     noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ style.root * temperature
     r = style.persistence
     steps = [noise[0]]
@@ -239,12 +245,19 @@ def draw(style: Style, segments: int, generator: torch.Generator, temperature: f
     return (style.mean + torch.stack(steps)).float()
 
 
-def _accompanied(sums: Tensor, segments: int, generator: torch.Generator) -> Tensor:
+def _accompanied(sums: Tensor, segments: int, generator: torch.Generator, number: int | None) -> Tensor:
     """`(segments, D)`: one of `sums (K, S, D)`, and with it another, a new one each time it begins again."""
-    first, *others = torch.randperm(len(sums), generator=generator).tolist()
+    order = torch.randperm(len(sums), generator=generator).tolist()
+    first = order[0] if number is None else number % len(sums)
+    others = [i for i in order if i != first]
+    if number is not None:  # those of numbers far from this one, which are not drawn beside it
+        half, some = len(sums) // 2, max(1, len(sums) // 8)
+        others = [i for i in others if abs((i - first) % len(sums) - half) <= some] or others
+    low, high = SHARE
+    share = low + (high - low) * float(torch.rand((), generator=generator))
     count = -(-segments // sums.shape[1])
-    rows = [(1 - SHARE) * sums[first] + SHARE * sums[others[i % len(others)]] for i in range(count)]
-    return torch.cat(rows)[:segments] / math.hypot(1 - SHARE, SHARE)
+    rows = [(1 - share) * sums[first] + share * sums[others[i % len(others)]] for i in range(count)]
+    return torch.cat(rows)[:segments] / math.hypot(1 - share, share)
 
 
 def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -263,6 +276,10 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         if style.sums is not None:
             tensors[f"{name}.sums"] = style.sums.half()
+        if style.ensemble is not None:
+            for part in fields(Ensemble):
+                kept = torch.from_numpy(getattr(style.ensemble, part.name))
+                tensors[f"{name}.{part.name}"] = kept.half() if part.name == "hits" else kept.float()
         facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
         effects = {source: asdict(effect) for source, effect in style.effects.items()}
         about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
@@ -298,13 +315,27 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
                 raise StyleError(f"style '{name}': its sums of pieces have another size than its mean; fit it again")
             if sums is not None and not sums.isfinite().all():
                 raise StyleError(f"style '{name}': its sums of pieces hold what is no number; fit it again")
+            ensemble = _ensemble(name, tensors)
             covariance = factors @ factors.T + left.diag()
             told = facts["count"], facts["source"], facts["persistence"]
             effects = {source: _effect(found) for source, found in facts.get("effects", {}).items()}
-            styles[name] = Style(mean, covariance, *told, sums, effects)
+            styles[name] = Style(mean, covariance, *told, sums, ensemble, effects)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
     return styles
+
+
+def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
+    """The ensemble of a style, None where there is none; raises StyleError for a damaged one."""
+    sizes = {"programs": (129,), "hits": (48, 128), "size": (3,), "notes": (3,)}
+    found = {part: tensors[f"{name}.{part}"] for part in sizes if f"{name}.{part}" in tensors}
+    if not found:
+        return None
+    if {part: tuple(x.shape) for part, x in found.items()} != sizes:
+        raise StyleError(f"style '{name}': its ensemble is not whole; fit it again")
+    if not all(bool((x.isfinite() & (x >= 0)).all()) for x in found.values()):
+        raise StyleError(f"style '{name}': its ensemble holds what is no number; fit it again")
+    return Ensemble(**{part: x.double().numpy() for part, x in found.items()})
 
 
 def _effect(facts: Mapping[str, Any]) -> Effect:

@@ -87,3 +87,30 @@ def _shares(sounded: Floats) -> Floats:
     total = sounded.sum(-1, keepdims=True)
     shares: Floats = sounded / np.where(total > 0, total, 1.0)
     return shares
+
+
+def lowest(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
+    """The pitch class of the lowest note of each beat of each bar: `(C, beats, 12)`, 1 for it and 0 for the others.
+
+    The lowest that sounds at the beat, or else begins within it; where there is none, that of the beat before in the
+    bar, and all 0 where that has none either. `bounds (C + 1,)`.
+    """
+    pitched = notes[notes[:, _PROGRAM] != _DRUMS]
+    onset, pitch = pitched[:, _ONSET], pitched[:, _PITCH]
+    grid = bounds[:-1, None] + beat * np.arange(beats)
+    inside = grid < bounds[1:, None]
+    starts = grid[inside]
+    held, begun = np.full((2, len(starts)), 128)
+    first, last = np.searchsorted(starts, onset), np.searchsorted(starts, onset + pitched[:, _DURATION])
+    for i, j, p in zip(first.tolist(), last.tolist(), pitch.tolist(), strict=True):
+        held[i:j] = np.minimum(held[i:j], p)
+    home = np.searchsorted(starts, onset, side="right") - 1
+    np.minimum.at(begun, home[home >= 0], pitch[home >= 0])
+    found = np.full(grid.shape, 128)
+    found[inside] = np.where(held < 128, held, begun)
+    for b in range(1, beats):
+        found[:, b] = np.where(found[:, b] < 128, found[:, b], found[:, b - 1])
+    out = np.zeros((*found.shape, 12))
+    bars, at = np.nonzero(found < 128)
+    out[bars, at, found[bars, at] % 12] = 1.0
+    return out

@@ -23,9 +23,10 @@ _SILENT = 128  # above every pitch
 def named(parts: Iterable[str | int]) -> frozenset[int]:
     """`melody`, `drums`, General MIDI names and program numbers (0 to 127) as programs, `DRUMS` and `MELODY`.
 
-    Raises UsageError for another word, with the names that it is a part of.
+    `none` alone is no part. Raises UsageError for another word, with the names that it is a part of.
     """
-    return frozenset(_named(str(part)) for part in parts)
+    names = [str(part) for part in parts]
+    return frozenset() if names == ["none"] else frozenset(map(_named, names))
 
 
 def _named(part: str) -> int:

@@ -7,6 +7,7 @@ Refuses to know: how a style is fitted (style.py, mixture.py), and how the model
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae import checkpoint, mixture, style
-from seqvae.codec import load
+from seqvae.band import Ensemble
+from seqvae.codec import Ints, load
 from seqvae.dataset import Longs, TokenData
 from seqvae.model import PAD
 
@@ -50,6 +52,7 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     codec = load(folder)
     rng = np.random.default_rng(0)
     latents: dict[str, list[Tensor]] = {}
+    ensembles: dict[str, Ensemble | None] = {}
     draws: list[Tensor] = []  # of the posteriors: what the mixture is to be like, wider than their means
     generator = torch.Generator().manual_seed(0)
     for name, chosen in sorted(pieces_of_styles(data, rng, most).items()):
@@ -62,17 +65,24 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
         kept = (rank >= begin) & (rank < begin + segments)
         pieces, firsts = pieces[kept], firsts[kept]
         means: list[Tensor] = []
+        songs: list[list[Ints]] = [[] for _ in np.unique(pieces)]
+        place_of = np.unique(pieces, return_inverse=True)[1]
         for at in range(0, len(pieces), STYLE_BATCH):
             tokens = data.gather(pieces[at : at + STYLE_BATCH], firsts[at : at + STYLE_BATCH], codec.chunks)
-            posterior = codec.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens])
+            rows = [[chunk[chunk != PAD] for chunk in segment] for segment in tokens]
+            posterior = codec.posteriors(rows)
+            for song, segment in zip(place_of[at : at + STYLE_BATCH], rows, strict=True):
+                songs[song] += segment
             means.append(posterior.mean)
             draws.append(posterior.sample(generator))
         if means:
             _, sizes = np.unique(pieces, return_counts=True)
             latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
+            ensembles[name] = codec.form.ensemble(songs)
     about = "{}: {} pieces of the training split"
     styles = {
-        name: style.fit(z, f"{name}: {len(z)} pieces of the training split") for name, z in sorted(latents.items())
+        name: replace(style.fit(z, about.format(name, len(z))), ensemble=ensembles[name])
+        for name, z in sorted(latents.items())
     }
     everything = [z for one in latents.values() for z in one]
     styles["all"] = style.fit(everything, about.format("all styles", len(everything)))

@@ -24,6 +24,8 @@ Bools = NDArray[np.bool_]
 
 Lean = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
 """For decoding: (numbers of rows (N,), their states (N, S)) -> some tokens (P,), and what each weighs, log (N, P)."""
+Guide = Callable[[slice], list[Lean]]
+"""(some rows of all that are decoded, in their order) -> the leans of these rows, numbered from 0."""
 
 PAD, BOS, EOS, MASK = range(4)  # the first ids of every vocabulary
 

@@ -42,16 +42,19 @@ ALONE = {
 }  # stand on the ground only; the model column and what is above may call on them
 DOORS = {"__init__", "__main__"}
 ABOVE = [
-    {"checkpoint"},  # where the columns meet
+    {"checkpoint", "batches"},  # where the columns meet
+    {"note_statistics", "copying"},  # measures of music that build on `measures`
+    {"arrangement"},
+    {"band", "guidance"},
     {"interpolate", "style", "mixture", "tracks"},  # pure tensors: what a codec does with its latents
     {"forms", "plane", "song_bars"},
+    {"arranger"},
     {"codec", "song_codec"},
     {"validation", "trained_styles", "clock"},
     {"run"},
     {"train"},
-    {"note_statistics", "copying"},  # measures of music that build on `measures`
     {"controls"},
-    {"held_out", "judge", "arrangement"},
+    {"held_out", "judge"},
     {"rule"},
     {"evaluate_transfer", "evaluate_blend", "evaluate_samples", "evaluate_paths", "evaluate_arrangement"},
     {"evaluate_reconstruction"},
@@ -133,7 +136,7 @@ OWNERS = {
         "text_measures",
         "released",
     }
-    - {"distributions", "note_statistics", "copying", "judge", "arrangement", "rule"}
+    - {"distributions", "note_statistics", "copying", "judge", "arrangement", "rule", "band", "guidance", "batches"}
     - {
         "vocabulary",
         "midi_tokenizer",

@@ -13,7 +13,7 @@ from conftest import MakePiece, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import checkpoint, codec, interpolate, midi, objective, style
+from seqvae import arrangement, arranger, band, checkpoint, codec, interpolate, midi, objective, style
 from seqvae.codec import Codec
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.latent import Posterior
@@ -189,25 +189,32 @@ def test_amount_0_is_the_reconstruction(small: Codec, song: Piece) -> None:
 def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     piece = groove(2)
     z = small.encode([piece])[0]
-    decoded = []
+    decoded: list[list[Tensor]] = []
     write = small.write
 
-    def keep(self: Codec, z: torch.Tensor, *arguments: Any) -> Any:
-        decoded.append(z)
-        return write(z, *arguments)
+    def keep(self: Codec, z: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        decoded[-1].append(z)
+        return write(z, *arguments, **named)
 
     monkeypatch.setattr(Codec, "write", keep)
     odd, even = small.styles["odd"], small.styles["even"]
-    small.blend(piece, target="odd", source="even", amount=0.5)
-    small.blend(piece, target=odd, amount=0.25)
-    small.blend(piece, target="odd", source=even, amount=0.75, method="transport")
+    moves: list[dict[str, Any]] = [
+        {"target": "odd", "source": "even", "amount": 0.5},
+        {"target": odd, "amount": 0.25},
+        {"target": "odd", "source": even, "amount": 0.75, "method": "transport"},
+    ]
+    for moved in moves:
+        decoded.append([])
+        small.blend(piece, **moved)
     expected = [
         z + 0.5 * (odd.mean - even.mean),
         z + 0.25 * (odd.mean - z.mean(0)),
         style.blend(z, even, odd, 0.75, "transport"),
     ]
-    for a, b in zip(decoded, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    for (first, *farther), there in zip(decoded, expected, strict=True):
+        torch.testing.assert_close(first, there, rtol=1e-4, atol=1e-4)
+        for times, more in zip(arranger.FARTHER[1:], farther, strict=False):
+            torch.testing.assert_close(more, z + times * (there - z), rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_style_names_those_there_are(small: Codec, song: Piece) -> None:
@@ -347,6 +354,33 @@ def test_a_melody_stays_under_any_blend(small: Codec) -> None:
     assert all([row for row in kept if row[0] == at and row[3] == 0 and row[2] == pitch] for at, pitch in top.items())
 
 
+def test_a_blend_is_arranged_by_one_band_with_the_tune_on_top(small: Codec) -> None:
+    piece = groove(2)
+    assert small.goal("odd", 0) is None
+    assert small.goal({"odd": 0.3, "even": -0.1}) is None
+    goal = small.goal({"odd": 0.3, "even": 0.1})
+    assert goal is not None
+    assert goal.amount == pytest.approx(0.4)
+    for amount in (0.5, 1.0):
+        blend = midi.read(small.blend(piece, target="odd", source="even", amount=amount))
+        told = arranger.told_programs(small, small.encode([piece])[0])
+        assert told is not None
+        assert told.sum() == pytest.approx(1, abs=1e-3)
+        assert arrangement.top_line_heard(piece.notes, blend.notes) == 1
+        assert len(np.unique(blend.notes[:, midi.PROGRAM])) <= band.MOST
+
+
+def test_a_pickup_is_left_alone(small: Codec) -> None:
+    whole = groove(2)
+    notes = whole.notes[whole.notes[:, midi.ONSET] >= 30]
+    piece = Piece(notes, whole.bounds, whole.frame, "pickup")
+    blend = midi.read(small.blend(piece, target="odd", source="even", amount=1)).notes
+    old = notes[(notes[:, midi.ONSET] < 48) & (notes[:, midi.PROGRAM] != midi.DRUMS)]
+    first = blend[blend[:, midi.ONSET] < 48]
+    assert sorted(first[:, [midi.ONSET, midi.PITCH]].tolist()) == sorted(old[:, [midi.ONSET, midi.PITCH]].tolist())
+    assert len(blend) > len(first)
+
+
 def test_a_part_that_no_piece_has_is_refused(small: Codec) -> None:
     with pytest.raises(UsageError, match="no track 'theremin'"):
         small.blend(groove(0), target="odd", keep=["theremin"])
@@ -373,7 +407,10 @@ def test_a_seed_gives_the_same_pieces(small: Codec) -> None:
 
 def test_without_temperature_a_style_s_mean_is_decoded(small: Codec) -> None:
     one, two = (small.sample(1, style="odd", temperature=0, segments=2, seed=seed)[0] for seed in (0, 1))
-    expected = small.decode([small.styles["odd"].mean.expand(2, -1)])[0]
+    odd = small.styles["odd"]
+    assert odd.ensemble is not None
+    mean = odd.mean.expand(2, -1)
+    expected = small.decode([mean], guide=arranger.improvised(small, mean, odd.ensemble))[0]
     assert rows(one) == rows(two) == rows(expected)
 
 

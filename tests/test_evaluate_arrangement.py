@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,14 +229,16 @@ def test_a_codec_blends_as_its_users_do_and_controls_know_nothing_of_the_song(co
     move, controls = ruler.codec_moves(codec, {"odd": songs})
     blend = midi.read(codec.blend(songs[0], source="odd", target="even", amount=0.5))
     assert move(songs[0], "odd", "even", 0.5).notes.tolist() == blend.notes.tolist()
-    # the same bars and harmony, decoded from the other song's latents, which come again when they end
+    # the same bars, harmony and tune, decoded from the other song's latents, which come again when they end
     z = codec.encode([songs[1]])[0]
-    goal = codec.styles["even"].mean - codec.styles["odd"].mean
-    repeated = torch.cat([z, z])[:3] + goal
-    expected = midi.read(codec.transform([songs[0]], lambda own: repeated, harmony=HARMONY)[0])
+    goal = codec.goal("even", 1.0)
+    assert goal is not None
+    told: dict[str, Any] = {"keep": None, "harmony": HARMONY, "goal": replace(goal, calibrated=False)}
+    repeated = torch.cat([z, z])[:3] + codec.styles["even"].mean - codec.styles["odd"].mean
+    expected = midi.read(codec.transform([songs[0]], lambda own: repeated, **told)[0])
     assert controls["another song"](songs[0], "odd", "even", 1.0).notes.tolist() == expected.notes.tolist()
     mean = codec.styles["even"].mean.expand(3, -1)
-    expected = midi.read(codec.transform([songs[0]], lambda own: mean, harmony=HARMONY)[0])
+    expected = midi.read(codec.transform([songs[0]], lambda own: mean, **told)[0])
     assert controls["target mean"](songs[0], "odd", "even", 1.0).notes.tolist() == expected.notes.tolist()
 
 

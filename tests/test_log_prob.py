@@ -90,7 +90,7 @@ def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch)
     state = rng.bit_generator.state
     posterior, told = scored(77)
     shapes.clear()
-    monkeypatch.setattr(codec, "_even", lambda count: count)
+    monkeypatch.setattr(codec, "evened", lambda count: count)
     rng.bit_generator.state = state
     exact, expected = scored(77)
     torch.testing.assert_close(posterior.mean, exact.mean)

@@ -399,5 +399,5 @@ def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
 
     state = np.array([[1], [2], [1], [2]], np.int32)
     write = search if beam else decode
-    found = write(step, Free(), state, Sampling(beam=beam), CPU, lean)
+    found = write(step, Free(), state, Sampling(beam=beam), CPU, [lean])
     assert [row.tolist() for row in found] == [[5, EOS], [6, 6, EOS], [5, EOS], [6, 6, EOS]]

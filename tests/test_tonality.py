@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seqvae.midi import PITCH, Piece
 from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.tonality import harmony, home_shift, pitch_classes
+from seqvae.tonality import harmony, home_shift, lowest, pitch_classes
 
 Ints = NDArray[np.int32]
 C_MAJOR = [0, 2, 4, 5, 7, 9, 11, 12]
@@ -127,3 +127,11 @@ def test_weights_follow_the_beat_that_is_written_and_the_strength(bach: Piece, t
     sixty = int(np.flatnonzero(columns == tokenizer.vocabulary["Pitch_60"])[0])
     assert weak[:, sixty] == pytest.approx(np.log(told[:, 2, 0] + 0.01), rel=1e-5)
     assert len(columns) == 128  # pitches and no drums
+
+
+def test_the_lowest_is_what_sounds_at_the_beat_or_else_begins_in_it() -> None:
+    notes = np.array([[0, 24, 48, 0, 80], [12, 12, 64, 0, 80], [30, 6, 50, 0, 80], [60, 12, 53, 128, 80]], np.int32)
+    found = lowest(notes, np.array([0, 48, 84], np.int32), 12, 4)
+    assert found.shape == (2, 4, 12)
+    assert found[0].argmax(-1).tolist() == [0, 0, 2, 2], "C is held, D begins late, and nothing comes after it"
+    assert not found[1].any(), "drums have no pitch class"

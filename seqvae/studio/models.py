@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from seqvae import calibration, kinds, released
+from seqvae.batches import joined
 from seqvae.calibration import Calibration, Settings
-from seqvae.codec import Codec, Floats, Ints, joined
+from seqvae.codec import Codec, Floats, Ints
 from seqvae.errors import SeqVAEError
 from seqvae.latent import Posterior
 from seqvae.sampling import Sampling
 from seqvae.studio.cache import Cache
+from seqvae.vocabulary import Guide
 
 Tell = Callable[[float, str], None]
 REMEMBERED = 64 << 20  # bytes of posteriors kept, each model
@@ -88,9 +90,14 @@ class PatientCodec(Codec):
         return Posterior(mean, logvar)
 
     def write(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0
-    ) -> list[Ints]:
-        """As the codec's, part by part, and each part with what other jobs want at that time."""
+        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
+        guide: Guide | None = None,
+    ) -> list[Ints]:  # fmt: skip
+        """As the codec's, part by part, and each part with what other jobs want at that time; alone with a guide."""
+        if guide is not None:
+            self.tell(0.0, "decoding")
+            with self._decoding:
+                return super().write(z, limits, sampling, harmony, strength, guide)
         chunks: list[Ints] = []
         each = max(1, CHUNKS // self.chunks)
         for at in range(0, len(z), each):

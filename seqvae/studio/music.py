@@ -87,7 +87,7 @@ class Blend(BaseModel):
     source: str | None = Field(None, description="style to start from; else where the piece itself lies")
     target: str = Field(description="style to move toward")
     amount: float = Field(0.5, ge=0, le=1.5, description="0 stays, 0.5 is half-way, 1 all the way")
-    keep: list[Keep] = Field([], max_length=2, description="tracks that stay as they are")
+    keep: list[Keep] = Field(["melody"], max_length=2, description="tracks that stay as they are")
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,8 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
             if known := shelf.known(key):
                 return known.roll
             codec = models.codec(asked.model, job.tell)
-            kept = {"keep": tuple(dict.fromkeys(asked.keep))} if asked.keep else {}
-            moved: dict[str, Any] = {"source": asked.source, "target": asked.target, "amount": asked.amount, **kept}
-            score = codec.blend(piece, **moved)
+            kept = tuple(dict.fromkeys(asked.keep))
+            score = codec.blend(piece, source=asked.source, target=asked.target, amount=asked.amount, keep=kept)
             return shelf.keep(key, f"{made.name}-{asked.target}-{asked.amount:g}", score, piece)
 
         return await desk.answer(work, asked.model)
