@@ -165,6 +165,8 @@ def _read_file(source: str | Path, name: str) -> Piece:
     _check_size(len(content), source)
     if suffix in MIDI_SUFFIXES:
         return _from_midi(content, source, name)
+    if suffix == ".abc":
+        return _from_abc(content, source, name)
     return _from_notation(path, source, name)
 
 
@@ -189,6 +191,16 @@ def _check_size(size: int, label: str | Path) -> None:
 def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
     tidy = midi_bytes.tidy(content, label, MAX_BEATS)
     score = _guarded(label, "the MIDI data is damaged", lambda: ScoreTick.from_midi(tidy, sanitize_data=True))
+    return _from_score(score, label, name)
+
+
+def _from_abc(content: bytes, label: str | Path, name: str) -> Piece:
+    from seqvae import abc
+
+    try:
+        score = abc.to_symusic(content)
+    except ValueError as error:
+        raise ReadError(label, f"its ABC cannot be read ({_plain(error)})", "correct it, or leave it out") from error
     return _from_score(score, label, name)
 
 
