@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import functools
 import io
-import tempfile
 import threading
 import warnings
 import zipfile
@@ -28,6 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 import music21
 from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
 
+from seqvae import musicxml
 from seqvae.bars import (
     DRUMS,
     FASTEST,
@@ -99,14 +99,31 @@ def _limited(work: Callable[P, T]) -> Callable[P, T]:
 @_limited
 def parse(path: Path) -> Any:
     """A file as a music21 stream; raises whatever music21 raises, and TimeoutError where that takes SECONDS."""
-    if path.suffix != path.suffix.lower():  # music21 knows an archive by its name, and only in small letters
-        return parse_bytes(path.read_bytes(), path.suffix.lower())
-    reader = m21.converter.Converter()
+    kind = FORMATS.get(path.suffix.lower())
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # what music21 can live with is no news to the user of a folder of scores
+        if kind == "musicxml":
+            return _from_musicxml(path.read_bytes())
+        reader = m21.converter.Converter()
         # `converter.parse` would leave a pickle in the temporary folder
-        reader.parseFileNoPickle(path, format=FORMATS.get(path.suffix))
+        reader.parseFileNoPickle(path, format=kind)
     return reader.stream
+
+
+@_limited
+def parse_bytes(data: bytes) -> Any:
+    """The content of a MusicXML file as a music21 stream; raises whatever music21 raises."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return _from_musicxml(data)
+
+
+def _from_musicxml(data: bytes) -> Any:
+    reader = m21.musicxml.xmlToM21.MusicXMLImporter()
+    reader.xmlRoot = musicxml.plain(data)
+    if reader.xmlRoot.tag != "score-partwise":
+        raise ValueError(f"it is no score but <{reader.xmlRoot.tag}>")
+    return reader.xmlRootToScore(reader.xmlRoot)
 
 
 def unpacked_size(file: Path | bytes) -> int:
@@ -116,14 +133,6 @@ def unpacked_size(file: Path | bytes) -> int:
         return 0
     with zipfile.ZipFile(opened) as archive:
         return sum(one.file_size for one in archive.infolist())
-
-
-def parse_bytes(data: bytes, suffix: str) -> Any:
-    """The content of a file of the format that `suffix` names as a music21 stream; raises whatever music21 raises."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "score" + suffix)
-        path.write_bytes(data)
-        return parse(path)
 
 
 def corpus_path(name: str) -> Path:
@@ -255,16 +264,21 @@ def _is_repeat(barline: Any) -> bool:
 
 
 def _add_frame(score: ScoreTick, parts: list[Any], lead: Any, timeline: _Timeline, start: Fraction) -> None:
-    """Metre and keys of `lead`, and tempos of the first part that has any, added to `score` from quarter `start`."""
+    """Metre of `lead`, and keys and tempos of the first part that has any, added to `score` from quarter `start`."""
     for at, numerator, denominator in _metres(lead, timeline):
         score.time_signatures.append(TimeSignatureTick(to_ticks(start + at), numerator, denominator))
-    for at, block in timeline.blocks(lead):
-        for signature in block.getElementsByClass(m21.key.KeySignature):
+    for part in [lead, *parts]:
+        keys = [
+            (at + _quarters(signature.offset), signature)
+            for at, block in timeline.blocks(part)
+            for signature in block.getElementsByClass(m21.key.KeySignature)
+        ]
+        for at, signature in keys:
             minor = int(getattr(signature, "mode", "") == "minor")
             sharps = max(-7, min(7, signature.sharps or 0))
-            score.key_signatures.append(
-                KeySignatureTick(to_ticks(start + at + _quarters(signature.offset)), sharps, minor)
-            )
+            score.key_signatures.append(KeySignatureTick(to_ticks(start + at), sharps, minor))
+        if keys:
+            break
     for part in [lead, *parts]:
         marks = [
             (at + _quarters(mark.offset), mark.getQuarterBPM())
@@ -343,15 +357,18 @@ class _Voicing:
                 members = item.notes if isinstance(item, m21.chord.ChordBase) else [item]
                 for member in members:
                     pitch, program = self.pitch(member)
-                    tie = member.tie or item.tie
-                    kind = tie.type if tie is not None else ""
+                    kind = member.tie.type if member.tie is not None else ""
                     yield Sound(shift + _quarters(item.offset), length, pitch, program, _velocity(member, item), kind)
 
     def pitch(self, member: Any) -> tuple[int, int]:
         """MIDI pitch and program of one note; an unpitched one is a drum, whoever plays it."""
+        own = musicxml.instrument(str(member.style.color)) if member.hasStyleInformation else None
+        if own is not None and own[0] == "drum":
+            return own[1], DRUMS
         if isinstance(member, m21.note.Unpitched):
             return self._drum(member), DRUMS
-        return member.pitch.midi + (0 if self.program == DRUMS else self.semitones), self.program
+        program = self.program if own is None or self.program == DRUMS else own[1]
+        return member.pitch.midi + (0 if program == DRUMS else self.semitones), program
 
     def _drum(self, member: Any) -> int:
         """MIDI pitch of an unpitched note: its own, that of its place in a kit, or that of the part's instrument."""
