@@ -27,7 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 import music21
 from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
 
-from seqvae import musicxml
+from seqvae import humdrum, musicxml
 from seqvae.bars import (
     DRUMS,
     FASTEST,
@@ -105,6 +105,9 @@ def parse(path: Path) -> Any:
         if kind == "musicxml":
             return _from_musicxml(path.read_bytes())
         reader = m21.converter.Converter()
+        if kind == "humdrum":
+            reader.parseData(humdrum.plain(path.read_text(encoding="utf-8", errors="replace")), format=kind)
+            return reader.stream
         # `converter.parse` would leave a pickle in the temporary folder
         reader.parseFileNoPickle(path, format=kind)
     return reader.stream

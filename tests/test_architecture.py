@@ -20,7 +20,7 @@ FORBIDDEN_WORDS = {"util", "utils", "common", "helper", "helpers", "base", "mana
 # Each line may import from the lines above it in its column, and never from its own: imports run one way.
 GROUND = [{"errors", "files"}, {"config"}]
 DATA = [
-    {"text", "bars", "musicxml"},
+    {"text", "bars", "humdrum", "musicxml"},
     {"notation", "abc_fields"},
     {"abc_voice"},
     {"abc"},
@@ -128,6 +128,7 @@ OWNERS = {
         "abc_fields",
         "abc_voice",
         "abc",
+        "humdrum",
         "musicxml",
         "notation",
         "midi",
