@@ -1,13 +1,15 @@
 """Humdrum files made plain for music21: spines that split become spines side by side, filled with rests.
 
-music21 loses notes where a split spine splits again and where more than two are joined. Knows spine paths and the time of
-each line. Out of scope: all that a token says besides its length.
+music21 loses notes where a split spine splits again and where more than two are joined. Knows spine paths and the time
+of each line. Out of scope: all that a token says besides its length.
 """
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+
+_MOST_TOKENS = 10_000_000
 
 Column = tuple[int, int]
 """Number of a spine, and which of its columns side by side."""
@@ -16,7 +18,8 @@ Column = tuple[int, int]
 def plain(text: str) -> str:
     """The same music without `*^` and `*v`; a file that splits nothing comes back as it is.
 
-    Barlines and interpretations stand in each column of a spine, and rests where it is not split.
+    Barlines and interpretations stand in each column of a spine, and rests where it is not split. Raises ValueError for
+    more than ten million tokens.
     """
     lines = text.splitlines()
     if not any("*^" in line.split("\t") for line in lines):
@@ -29,6 +32,8 @@ def plain(text: str) -> str:
         for spine, column in row:
             widths[spine] = max(widths.get(spine, 0), column + 1)
     columns = [(spine, column) for spine in sorted(widths) for column in range(widths[spine])]
+    if len(columns) * len(lines) > _MOST_TOKENS:
+        raise ValueError("spines that split into more columns than music has")
     result: list[str] = []
     for line, row, (now, end) in zip(lines, rows, times, strict=True):
         if not row:
@@ -107,10 +112,10 @@ def _times(rows: list[dict[Column, str]]) -> list[tuple[Fraction, Fraction]]:
         end = now
         if row and not next(iter(row.values())).startswith(("*", "!", "=")):
             ends = {column: ends[column] for column in ends if column in row}
-            for column, token in row.items():
-                if column[0] in kern and token != ".":
-                    ends[column] = now + _length(token)
-            end = min((each for each in ends.values() if each > now), default=now)
+            begun = {column: _length(row[column]) for column in row if column[0] in kern and row[column] != "."}
+            ends |= {column: now + length for column, length in begun.items()}
+            if any(begun.values()):  # grace notes take no time
+                end = min((each for each in ends.values() if each > now), default=now)
         times.append((now, end))
         now = end
     return times
@@ -118,13 +123,11 @@ def _times(rows: list[dict[Column, str]]) -> list[tuple[Fraction, Fraction]]:
 
 def _length(token: str) -> Fraction:
     """The length of a note, chord or rest in whole notes; 0 for a grace note."""
-    found = re.search(r"(\d+)(?:%(\d+))?(\.*)", token)
+    found = re.search(r"(\d{1,6})(?:%(\d{1,6}))?(\.{0,4})", token)
     if found is None or "q" in token.lower():
         return Fraction(0)
-    if set(found[1]) == {"0"}:  # 0 is a breve, 00 a long
-        length = Fraction(2 ** len(found[1]))
-    else:
-        length = Fraction(int(found[2] or 1), int(found[1]))
+    breve = set(found[1]) == {"0"}  # 00 is a long
+    length = Fraction(2 ** len(found[1])) if breve else Fraction(int(found[2] or 1), int(found[1]))
     return length * (2 - Fraction(1, 2 ** len(found[3])))
 
 
