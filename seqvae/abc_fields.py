@@ -75,7 +75,7 @@ def _explicit(text: str) -> dict[str, int]:
 
 
 def metre(text: str) -> Metre | None:
-    """The metre of an M: field; None for free metre."""
+    """The metre of an M: field; None for free metre, and for what no metre can be."""
     text = text.split('"')[0].strip()
     if text.startswith("C|"):
         return 2, 2
@@ -85,7 +85,7 @@ def metre(text: str) -> Metre | None:
     if found is None:
         return None
     beats, unit = sum(number(each) for each in re.findall(r"\d+", found[1])), number(found[2])
-    return (beats, unit) if beats and unit else None
+    return (beats, unit) if 0 < beats < 256 and unit in (1, 2, 4, 8, 16, 32, 64) else None
 
 
 def fraction(text: str) -> Fraction | None:

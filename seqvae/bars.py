@@ -15,6 +15,7 @@ from symusic.core import NoteTick, ScoreTick, TrackTick
 
 TICKS = 10_080
 """Ticks in a quarter note, in which thirds, fifths, sevenths and ninths are whole."""
+_LAST_TICK = 200_000 * TICKS  # more are no 32-bit integer
 DRUMS = 128
 """The program of drums."""
 VELOCITY = 80
@@ -166,7 +167,10 @@ def joined(sounds: Iterable[Sound]) -> list[Sound]:
 
 
 def add_sounds(tracks: dict[int, TrackTick], sounds: Iterable[Sound], start: Fraction) -> None:
-    """Notes of `sounds` from quarter `start`, added to the track of their program, those with MIDI's pitches."""
+    """Notes of `sounds` from quarter `start`, added to the track of their program, those with MIDI's pitches.
+
+    Raises ValueError for a note later than 200,000 quarters.
+    """
     for sound in joined(sounds):
         if not 0 <= sound.pitch < 128:
             continue
@@ -174,6 +178,8 @@ def add_sounds(tracks: dict[int, TrackTick], sounds: Iterable[Sound], start: Fra
             drums = sound.program == DRUMS
             tracks[sound.program] = TrackTick("", 0 if drums else sound.program, drums)
         at, length = to_ticks(start + sound.start), max(1, to_ticks(sound.length))
+        if at + length > _LAST_TICK:
+            raise ValueError("a note later than 200,000 quarter notes")
         tracks[sound.program].notes.append(NoteTick(at, length, sound.pitch, sound.velocity))
 
 

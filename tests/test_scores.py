@@ -146,9 +146,15 @@ def test_a_book_is_its_tunes_and_no_words() -> None:
     assert [metre.numerator for tune in found for metre in tune.time_signatures] == [3, 3]
 
 
-@pytest.mark.parametrize("text", ["P:(A9999)9999\nK:C\nP:A\nC|", "K:C\nC" + "|Z9999" * 11])
+def test_a_metre_that_no_file_can_say_is_none(tmp_path: Path) -> None:
+    assert sounds(read_abc(tmp_path, "X:1\nM:300/8\nL:1/4\nK:C\nE|G|")) == steps(64, 67)
+
+
+@pytest.mark.parametrize(
+    "text", ["P:(A9999)9999\nK:C\nP:A\nC|", "K:C\nC" + "|Z9999" * 11, "K:C\nZ9999|" + "[M:200/1]Z999|" * 3 + "C"]
+)
 def test_more_bars_than_any_tune_has_are_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ReadError, match=r"more than 1?00?,000"):
+    with pytest.raises(ReadError, match=r"more than 1?00?,000|later than 200,000"):
         read_abc(tmp_path, HEAD + text)
 
 
