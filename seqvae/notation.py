@@ -126,7 +126,8 @@ def _from_musicxml(data: bytes) -> Any:
     reader.xmlRoot = musicxml.plain(data)
     if reader.xmlRoot.tag != "score-partwise":
         raise ValueError(f"it is no score but <{reader.xmlRoot.tag}>")
-    return reader.xmlRootToScore(reader.xmlRoot)
+    reader.xmlRootToScore(reader.xmlRoot, reader.stream)  # without a stream it loses parts of two staves
+    return reader.stream
 
 
 def unpacked_size(file: Path | bytes) -> int:

@@ -233,6 +233,14 @@ def test_a_pickup_beside_a_rest_of_the_measure() -> None:
     assert sounds(piece) == steps(69, 69, 71, 71, 71, 71)
 
 
+def test_both_staves_of_a_part_sound() -> None:
+    staves = "<staves>2</staves>"
+    measure = note("A4", 16, "<staff>1</staff>") + "<backup><duration>16</duration></backup>"
+    measure += note("C3", 16, "<staff>2</staff>").replace("<voice>1", "<voice>5")
+    measure = measure.replace("<staff>1</staff><voice>1</voice>", "<voice>1</voice><staff>1</staff>")
+    assert sounds(midi.read(score([attributes(staves) + measure]).encode())) == [(0, 48), (0, 69)]
+
+
 def test_a_second_repeat_without_its_beginning() -> None:
     back = "<barline location='right'><repeat direction='backward'/></barline>"
     measures = [attributes() + note("A4", 16) + back, note("B4", 16), note("C5", 16) + back]
