@@ -31,7 +31,7 @@ from seqvae.midi import Piece
 
 default_cache = files.default_cache
 
-READER_VERSION = 3
+READER_VERSION = 4
 """Raised when `midi.read` makes another piece of the same file: what older versions cached is then read again."""
 TIME_LIMIT = 60.0
 """Seconds that one file may take; music21 can be busy with one score for many minutes."""

@@ -165,6 +165,8 @@ def _read_file(source: str | Path, name: str) -> Piece:
     _check_size(len(content), source)
     if suffix in MIDI_SUFFIXES:
         return _from_midi(content, source, name)
+    if suffix == ".abc":
+        return _from_abc(content, source, name)
     return _from_notation(path, source, name)
 
 
@@ -174,9 +176,9 @@ def _read_content(content: bytes, label: str, name: str) -> Piece:
     _check_size(len(content), label)
     head = content.lstrip()[:400]
     if content[:2] == b"PK":
-        return _from_notation(content, label, name, ".mxl")
+        return _from_notation(content, label, name)
     if head.removeprefix(b"\xef\xbb\xbf").startswith((b"<?xml", b"<score-", b"<!DOCTYPE")):
-        return _from_notation(content, label, name, ".musicxml")
+        return _from_notation(content, label, name)
     return _from_midi(content, label, name)
 
 
@@ -192,12 +194,22 @@ def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
     return _from_score(score, label, name)
 
 
-def _from_notation(file: Path | bytes, label: str | Path, name: str, suffix: str = "") -> Piece:
+def _from_abc(content: bytes, label: str | Path, name: str) -> Piece:
+    from seqvae import abc
+
+    try:
+        score = abc.to_symusic(content)
+    except ValueError as error:
+        raise ReadError(label, f"its ABC cannot be read ({_plain(error)})", "correct it, or leave it out") from error
+    return _from_score(score, label, name)
+
+
+def _from_notation(file: Path | bytes, label: str | Path, name: str) -> Piece:
     from seqvae import notation
 
     def parse() -> Any:
         _check_size(notation.unpacked_size(file), label)
-        return notation.parse_bytes(file, suffix) if isinstance(file, bytes) else notation.parse(file)
+        return notation.parse_bytes(file) if isinstance(file, bytes) else notation.parse(file)
 
     return _from_stream(_guarded(label, "music21 cannot read it", parse), label, name)
 

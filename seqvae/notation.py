@@ -1,4 +1,4 @@
-"""Scores that music21 can read or show: MusicXML, Humdrum, ABC and the corpus inside it, as a `symusic` score and back.
+"""Scores that music21 can read or show: MusicXML, Humdrum and the corpus inside it, as a `symusic` score and back.
 
 Knows music21: where a score keeps its repeats, ties, voices, transpositions and percussion, and how it names
 instruments. Refuses to know the grid, `Piece` and what becomes of a file that cannot be read (`midi` does): what
@@ -11,12 +11,9 @@ Importing this module imports music21, which takes half a second: `midi` does so
 from __future__ import annotations
 
 import contextlib
-import copy
 import ctypes
 import functools
 import io
-import re
-import tempfile
 import threading
 import warnings
 import zipfile
@@ -25,29 +22,38 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import music21
-from symusic.core import KeySignatureTick, NoteTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
+from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
+
+from seqvae import humdrum, musicxml
+from seqvae.bars import (
+    DRUMS,
+    FASTEST,
+    SLOWEST,
+    TEMPO,
+    TICKS,
+    VELOCITY,
+    Marks,
+    Sound,
+    add_sounds,
+    add_tracks,
+    metres,
+    to_ticks,
+    unfold,
+)
 
 m21: Any = music21  # typed in parts only: strict checking ends at this border
 
-TICKS = 10_080
-"""Ticks in a quarter note: music21's own figure, in which thirds, fifths, sevenths and ninths are whole."""
-
-FORMATS = {".mxl": "musicxml", ".musicxml": "musicxml", ".xml": "musicxml", ".krn": "humdrum", ".abc": "abc"}
+FORMATS = {".mxl": "musicxml", ".musicxml": "musicxml", ".xml": "musicxml", ".krn": "humdrum"}
 """Suffixes read here, with music21's name of the format."""
 
-_DRUMS = 128
 _SNARE = 38
 # General MIDI's drum for the usual lines and spaces of a drum kit's staff: music21 loses which instrument of a kit a
 # note belongs to.
 _KIT = {"D4": 44, "E4": 35, "F4": 36, "G4": 41, "A4": 43, "B4": 45, "C5": 38, "D5": 47, "E5": 48, "F5": 51, "G5": 42}
 _KIT |= {"A5": 49, "B5": 57}
-_VELOCITY = 80  # of notes whose score does not say, mezzo-forte
-_TEMPO = 100.0  # of scores that say none
-_SLOWEST, _FASTEST = 4.0, 1000.0  # quarters a minute that a MIDI file can say and a listener can follow
-
 
 SECONDS = 60.0
 """How long music21 may work on a score, twice: some go on without an end, as with a metre of 65536/8."""
@@ -93,15 +99,34 @@ def _limited(work: Callable[P, T]) -> Callable[P, T]:
 @_limited
 def parse(path: Path) -> Any:
     """A file as a music21 stream; raises whatever music21 raises, and TimeoutError where that takes SECONDS."""
-    if path.suffix.lower() == ".abc":
-        _refuse_long_numbers(path.read_text(encoding="utf-8", errors="replace"))
-    if path.suffix != path.suffix.lower():  # music21 knows an archive by its name, and only in small letters
-        return parse_bytes(path.read_bytes(), path.suffix.lower())
-    reader = m21.converter.Converter()
+    kind = FORMATS.get(path.suffix.lower())
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # what music21 can live with is no news to the user of a folder of scores
+        if kind == "musicxml":
+            return _from_musicxml(path.read_bytes())
+        reader = m21.converter.Converter()
+        if kind == "humdrum":
+            reader.parseData(humdrum.plain(path.read_text(encoding="utf-8", errors="replace")), format=kind)
+            return reader.stream
         # `converter.parse` would leave a pickle in the temporary folder
-        reader.parseFileNoPickle(path, format=FORMATS.get(path.suffix))
+        reader.parseFileNoPickle(path, format=kind)
+    return reader.stream
+
+
+@_limited
+def parse_bytes(data: bytes) -> Any:
+    """The content of a MusicXML file as a music21 stream; raises whatever music21 raises."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return _from_musicxml(data)
+
+
+def _from_musicxml(data: bytes) -> Any:
+    reader = m21.musicxml.xmlToM21.MusicXMLImporter()
+    reader.xmlRoot = musicxml.plain(data)
+    if reader.xmlRoot.tag != "score-partwise":
+        raise ValueError(f"it is no score but <{reader.xmlRoot.tag}>")
+    reader.xmlRootToScore(reader.xmlRoot, reader.stream)  # without a stream it loses parts of two staves
     return reader.stream
 
 
@@ -114,24 +139,6 @@ def unpacked_size(file: Path | bytes) -> int:
         return sum(one.file_size for one in archive.infolist())
 
 
-def parse_bytes(data: bytes, suffix: str) -> Any:
-    """The content of a file of the format that `suffix` names as a music21 stream; raises whatever music21 raises."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "score" + suffix)
-        path.write_bytes(data)
-        return parse(path)
-
-
-def _refuse_long_numbers(abc: str) -> None:
-    """ValueError for a length, metre or tempo of five digits, of which music21 would make as many bars as memory holds.
-
-    Words are looked over: quoted, in comments, and in fields such as titles and lyrics.
-    """
-    music = re.sub(r'"[^"\n]*"|%.*', "", abc)
-    if re.search(r"^(?:[MLQ]:|(?![A-Za-z]:)).*\d{5}", music, re.MULTILINE):
-        raise ValueError("a number of five digits where lengths, metres and tempos are")
-
-
 def corpus_path(name: str) -> Path:
     """Where music21 keeps the work `name` ("bach/bwv66.6") of its corpus; LookupError if there is none."""
     try:
@@ -139,16 +146,6 @@ def corpus_path(name: str) -> Path:
     except Exception as error:  # CorpusException, but also IndexError and others on odd names
         raise LookupError(name) from error
     return Path(found[0] if isinstance(found, list) else found)
-
-
-class _Sound(NamedTuple):
-    """One note as it sounds; times in quarters."""
-
-    start: Fraction
-    length: Fraction
-    pitch: int
-    program: int
-    velocity: int
 
 
 @dataclass(frozen=True)
@@ -177,7 +174,7 @@ class _Timeline:
 def to_symusic(source: Any) -> ScoreTick:
     """A music21 stream of any kind as a score at `TICKS` a quarter: one track a program, drums on 128's own track.
 
-    Repeats are expanded where music21 can and left as written where it refuses. Transposing instruments sound as heard,
+    Repeats are expanded. Transposing instruments sound as heard,
     ties become one note, grace notes and chord symbols are left out. The tunes of an `Opus` follow one another.
     """
     score = ScoreTick(TICKS)
@@ -189,21 +186,10 @@ def to_symusic(source: Any) -> ScoreTick:
         lead = max(parts, key=lambda part: len(_measures(part)))  # of equals the first
         timeline = _timeline(parts, lead)
         _add_frame(score, parts, lead, timeline, start)
-        for part in parts:
-            for sound in _sounds(part, timeline):
-                if sound.program not in tracks:
-                    drums = sound.program == _DRUMS
-                    tracks[sound.program] = TrackTick("", 0 if drums else sound.program, drums)
-                at, length = _tick(start + sound.start), max(1, _tick(sound.length))
-                tracks[sound.program].notes.append(NoteTick(at, length, sound.pitch, sound.velocity))
+        add_sounds(tracks, [sound for part in parts for sound in _sounds(part, timeline)], start)
         start += timeline.end
-    for program in sorted(tracks):
-        score.tracks.append(tracks[program])
+    add_tracks(score, tracks)
     return score
-
-
-def _tick(quarters: Fraction) -> int:
-    return round(quarters * TICKS)
 
 
 def _quarters(value: Any) -> Fraction:
@@ -232,23 +218,33 @@ def _timeline(parts: list[Any], lead: Any) -> _Timeline:
 
 
 def _measure_order(part: Any, measures: list[Any]) -> list[int]:
-    """Indices of `measures` in the order they sound: each movement with its repeats where music21 can expand them."""
+    """Indices of `measures` in the order they sound: each movement with its repeats."""
+    marks = [_marks(measure) for measure in measures]
+    for bracket in part.getElementsByClass(m21.spanner.RepeatBracket):
+        members = {id(measure) for measure in bracket.getSpannedElements()}
+        for index, measure in enumerate(measures):
+            if id(measure) in members:
+                marks[index].endings |= frozenset(bracket.numberRange)
     order: list[int] = []
-    brackets = list(part.getElementsByClass(m21.spanner.RepeatBracket))
     for first, stop in _movements(measures):
-        plain = list(range(first, stop))
-        movement = measures[first:stop]
-        repeats = any(_is_repeat(m.leftBarline) or _is_repeat(m.rightBarline) for m in movement)
-        if repeats or any(m[m21.repeat.RepeatMark] for m in movement):
-            try:
-                expanded = [first + index for index in _expand(movement, brackets)]
-            except Exception:  # music21 raises many kinds on badly formed repeats: take the movement as written
-                expanded = plain
-            # hardly any music sounds more than a few times as long as written; a misread mark soon does
-            order += expanded if len(expanded) <= 8 * len(plain) + 20 else plain
-        else:
-            order += plain
+        order += [first + index for index in unfold(marks[first:stop])]
     return order
+
+
+def _marks(measure: Any) -> Marks:
+    """The repeats and jumps of `measure`; music21 names the places that a jump leaves for a coda "Coda" as well."""
+    repeat = m21.repeat
+    marks = Marks(forward=_is_repeat(measure.leftBarline) and measure.leftBarline.direction == "start")
+    if _is_repeat(measure.rightBarline) and measure.rightBarline.direction == "end":
+        marks.times = int(measure.rightBarline.times or 2)
+    for mark in measure.getElementsByClass(repeat.RepeatExpression):
+        if isinstance(mark, repeat.RepeatExpressionMarker):
+            marks.signs |= {type(mark).__name__.lower()}
+        else:
+            name = type(mark).__name__
+            marks.jump = "capo" if "Capo" in name else "segno"
+            marks.until = next((end for end in ("fine", "coda") if end in name.lower()), "")
+    return marks
 
 
 def _movements(measures: list[Any]) -> Iterator[tuple[int, int]]:
@@ -267,49 +263,26 @@ def _movements(measures: list[Any]) -> Iterator[tuple[int, int]]:
             first, fine = index + 1, False
 
 
-def _expand(movement: list[Any], brackets: list[Any]) -> list[int]:
-    """Indices of the measures of `movement` as they sound; music21 finds them on a skeleton without notes, fast."""
-    hollow = [_hollow(index, measure) for index, measure in enumerate(movement)]
-    skeleton = m21.stream.Part()
-    skeleton.append(hollow)
-    place = {id(measure): index for index, measure in enumerate(movement)}
-    for bracket in brackets:
-        members = [hollow[place[id(m)]] for m in bracket.getSpannedElements() if id(m) in place]
-        if members:
-            skeleton.insert(0, m21.spanner.RepeatBracket(members, number=bracket.number))
-    expanded = m21.repeat.Expander(skeleton).process()
-    return [int(measure.id) for measure in expanded.getElementsByClass(m21.stream.Measure)]
-
-
 def _is_repeat(barline: Any) -> bool:
     return barline is not None and "Repeat" in barline.classes
 
 
-def _hollow(index: int, measure: Any) -> Any:
-    """`measure` as a rest with its repeat marks; `index` is its id, for music21 changes its number."""
-    result = m21.stream.Measure(number=index)
-    result.id = str(index)
-    result.append(m21.note.Rest(quarterLength=max(measure.duration.quarterLength, 1)))
-    if measure.leftBarline is not None:
-        result.leftBarline = copy.deepcopy(measure.leftBarline)
-    if measure.rightBarline is not None:
-        result.rightBarline = copy.deepcopy(measure.rightBarline)
-    for mark in measure.getElementsByClass(m21.repeat.RepeatExpression):
-        result.insert(0, copy.deepcopy(mark))
-    return result
-
-
 def _add_frame(score: ScoreTick, parts: list[Any], lead: Any, timeline: _Timeline, start: Fraction) -> None:
-    """Metre and keys of `lead`, and tempos of the first part that has any, added to `score` from quarter `start`."""
+    """Metre of `lead`, and keys and tempos of the first part that has any, added to `score` from quarter `start`."""
     for at, numerator, denominator in _metres(lead, timeline):
-        score.time_signatures.append(TimeSignatureTick(_tick(start + at), numerator, denominator))
-    for at, block in timeline.blocks(lead):
-        for signature in block.getElementsByClass(m21.key.KeySignature):
+        score.time_signatures.append(TimeSignatureTick(to_ticks(start + at), numerator, denominator))
+    for part in [lead, *parts]:
+        keys = [
+            (at + _quarters(signature.offset), signature)
+            for at, block in timeline.blocks(part)
+            for signature in block.getElementsByClass(m21.key.KeySignature)
+        ]
+        for at, signature in keys:
             minor = int(getattr(signature, "mode", "") == "minor")
             sharps = max(-7, min(7, signature.sharps or 0))
-            score.key_signatures.append(
-                KeySignatureTick(_tick(start + at + _quarters(signature.offset)), sharps, minor)
-            )
+            score.key_signatures.append(KeySignatureTick(to_ticks(start + at), sharps, minor))
+        if keys:
+            break
     for part in [lead, *parts]:
         marks = [
             (at + _quarters(mark.offset), mark.getQuarterBPM())
@@ -318,62 +291,35 @@ def _add_frame(score: ScoreTick, parts: list[Any], lead: Any, timeline: _Timelin
         ]
         marks = [(at, speed) for at, speed in marks if speed]
         for at, speed in marks:
-            score.tempos.append(TempoTick(_tick(start + at), qpm=max(_SLOWEST, min(_FASTEST, float(speed)))))
+            score.tempos.append(TempoTick(to_ticks(start + at), qpm=max(SLOWEST, min(FASTEST, float(speed)))))
         if marks:
             break
     else:
-        score.tempos.append(TempoTick(_tick(start), qpm=_TEMPO))
+        score.tempos.append(TempoTick(to_ticks(start), qpm=TEMPO))
 
 
 def _metres(lead: Any, timeline: _Timeline) -> Iterator[tuple[Fraction, int, int]]:
     """(quarter, numerator, denominator) where the metre changes; a pickup or a split bar is a metre of its own."""
-    current: Any = None
-    last: tuple[int, int] | None = None
     if not timeline.order:
         for mark in lead.flatten().getElementsByClass(m21.meter.TimeSignature):
             yield _quarters(mark.offset), mark.numerator, mark.denominator
+    written: tuple[int, int] | None = None
+    found = []
     for (start, measure), length in zip(timeline.blocks(lead), timeline.lengths, strict=False):
-        current = measure.timeSignature or current
-        written = (current.numerator, current.denominator) if current is not None else (4, 4)
-        sounding = _as_metre(length, written)
-        if (sounding or written) != last:
-            yield start, *(sounding or written)
-        # where no metre says this length, the grid restarts at the next bar line
-        last = sounding
+        current = measure.timeSignature
+        written = (current.numerator, current.denominator) if current is not None else written
+        found.append((start, length, written))
+    yield from metres(found)
 
 
-def _as_metre(length: Fraction, written: tuple[int, int]) -> tuple[int, int] | None:
-    """The metre in which a bar has `length` quarters: the written one if it does; None if no usual one does."""
-    if length in (0, Fraction(4 * written[0], written[1])):
-        return written
-    for denominator in (4, 8, 16, 32):
-        beats = length * denominator / 4
-        if beats.denominator == 1 and beats < 256:
-            return int(beats), denominator
-    return None
-
-
-def _sounds(part: Any, timeline: _Timeline) -> list[_Sound]:
-    """Every note of `part` as it sounds, tied notes joined."""
-    found: list[_Sound] = []
-    held: dict[int, int] = {}  # pitch -> index in `found` of the note that a tie keeps open
+def _sounds(part: Any, timeline: _Timeline) -> Iterator[Sound]:
+    """Every note of `part` where it sounds."""
     voicing = _Voicing(part)
-    written: dict[int, list[tuple[Fraction, _Sound, str]]] = {}  # a repeated measure is looked at once
+    written: dict[int, list[Sound]] = {}  # a repeated measure is looked at once
     for start, block in timeline.blocks(part):
         if id(block) not in written:
             written[id(block)] = list(voicing.notes(block))
-        for offset, sound, tie in written[id(block)]:
-            at = start + offset
-            before = held.pop(sound.pitch, None)
-            joins = before is not None and tie in ("stop", "continue")
-            if before is not None and joins and abs(found[before].start + found[before].length - at) < Fraction(1, 999):
-                found[before] = found[before]._replace(length=found[before].length + sound.length)
-            else:
-                before = len(found)
-                found.append(sound._replace(start=at))
-            if tie in ("start", "continue"):
-                held[sound.pitch] = before
-    return [sound for sound in found if 0 <= sound.pitch < 128]
+        yield from (sound._replace(start=start + sound.start) for sound in written[id(block)])
 
 
 class _Voicing:
@@ -392,7 +338,7 @@ class _Voicing:
     def change(self, player: Any) -> None:
         """The notes that follow are played by `player`, a music21 instrument."""
         if player.midiChannel == 9 or isinstance(player, m21.instrument.UnpitchedPercussion):
-            self.program = _DRUMS
+            self.program = DRUMS
         elif player.midiProgram is not None:
             self.program = int(player.midiProgram) % 128
         else:
@@ -402,8 +348,8 @@ class _Voicing:
         interval = None if self.sounding else player.transposition
         self.semitones = 0 if interval is None else round(interval.semitones)
 
-    def notes(self, block: Any) -> Iterator[tuple[Fraction, _Sound, str]]:
-        """(offset in `block`, note, kind of tie or "") of every note in `block`, its voices included."""
+    def notes(self, block: Any) -> Iterator[Sound]:
+        """Every note in `block`, its voices included, starts counted from its beginning."""
         for player in block.getElementsByClass(m21.instrument.Instrument):
             self.change(player)
         for voice in [block, *block.voices]:
@@ -415,15 +361,18 @@ class _Voicing:
                 members = item.notes if isinstance(item, m21.chord.ChordBase) else [item]
                 for member in members:
                     pitch, program = self.pitch(member)
-                    tie = member.tie or item.tie
-                    sound = _Sound(Fraction(0), length, pitch, program, _velocity(member, item))
-                    yield shift + _quarters(item.offset), sound, tie.type if tie is not None else ""
+                    kind = member.tie.type if member.tie is not None else ""
+                    yield Sound(shift + _quarters(item.offset), length, pitch, program, _velocity(member, item), kind)
 
     def pitch(self, member: Any) -> tuple[int, int]:
         """MIDI pitch and program of one note; an unpitched one is a drum, whoever plays it."""
+        own = musicxml.instrument(str(member.style.color)) if member.hasStyleInformation else None
+        if own is not None and own[0] == "drum":
+            return own[1], DRUMS
         if isinstance(member, m21.note.Unpitched):
-            return self._drum(member), _DRUMS
-        return member.pitch.midi + (0 if self.program == _DRUMS else self.semitones), self.program
+            return self._drum(member), DRUMS
+        program = self.program if own is None or self.program == DRUMS else own[1]
+        return member.pitch.midi + (0 if program == DRUMS else self.semitones), program
 
     def _drum(self, member: Any) -> int:
         """MIDI pitch of an unpitched note: its own, that of its place in a kit, or that of the part's instrument."""
@@ -451,7 +400,7 @@ def _velocity(member: Any, item: Any) -> int:
     for owner in (member, item):
         if owner.hasVolumeInformation() and owner.volume.velocity is not None:
             return max(1, min(127, int(owner.volume.velocity)))
-    return _VELOCITY
+    return VELOCITY
 
 
 def from_symusic(score: ScoreTick) -> Any:
