@@ -102,7 +102,7 @@ def test_a_piece_is_blended_as_the_slider_moves(page: Any, names: dict[str, str]
     blend.get_by_text("tune-calm-1.2").wait_for()
     with page.expect_response("**/api/music/blend") as told:
         page.get_by_role("checkbox", name="drums").check()
-    assert told.value.request.post_data_json["keep"] == ["drums"]
+    assert told.value.request.post_data_json["keep"] == ["melody", "drums"]
     with page.expect_download() as saved:
         blend.get_by_role("link", name="Download Blend as MIDI").click()
     assert Path(saved.value.path()).read_bytes().startswith(b"MThd")
