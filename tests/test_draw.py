@@ -126,7 +126,7 @@ def test_the_output_is_the_same_with_files_beside_it(tiny_music: Path, here: Pat
 def test_a_result_without_notes_has_a_picture_and_silence(
     tiny_music: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seqvae.codec.Codec.transform", lambda self, pieces, *_: [midi.make_frame(([], [], []))])
+    monkeypatch.setattr("seqvae.codec.Codec.transform", lambda self, pieces, *_, **__: [midi.make_frame(([], [], []))])
     done("reconstruct", song(here / "a.mid"), "-m", tiny_music, "-o", "b.mid", "--wav", "--png", "--html")
     assert is_png("b.png")
     with wave.open("b.wav") as file:

@@ -233,7 +233,7 @@ def test_one_of_a_batch_that_fails_fails_alone(
     monkeypatch.setattr(codec.Codec, "write", once)
     with ThreadPoolExecutor(4) as pool:
         with one._decoding:
-            told = [pool.submit(one.blend, piece, target="wild", amount=1.0) for _ in range(4)]
+            told = [pool.submit(one.transform, [piece], one.mover("wild", None, 1.0)) for _ in range(4)]
             while len(one._orders) < 4:
                 time.sleep(0.01)
         assert sorted(type(each.exception(30)).__name__ for each in told) == ["NoneType"] * 3 + ["ZeroDivisionError"]

@@ -217,7 +217,8 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
             if known := shelf.known(key):
                 return known.roll
             codec = models.codec(asked.model, job.tell)
-            kept = tuple(dict.fromkeys(asked.keep))
+            # the melody alone is the default, which leaves a song that is not moved as it is decoded
+            kept = None if asked.keep == ["melody"] else tuple(dict.fromkeys(asked.keep))
             score = codec.blend(piece, source=asked.source, target=asked.target, amount=asked.amount, keep=kept)
             return shelf.keep(key, f"{made.name}-{asked.target}-{asked.amount:g}", score, piece)
 
