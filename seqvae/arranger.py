@@ -13,19 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import arrangement, band, guidance, midi, tracks
+from seqvae import arrangement, band, guidance, measures
 from seqvae.band import Ensemble
 from seqvae.forms import Form, MusicForm
-from seqvae.midi import Piece
 from seqvae.sampling import Sampling
 from seqvae.vocabulary import Guide
+
+if TYPE_CHECKING:
+    from seqvae.midi import Piece
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -116,6 +118,8 @@ def arrange(
 
     A song of which fewer than `goal.amount` of the notes would be new is moved farther (FARTHER), up to ENOUGH of them.
     """
+    from seqvae import midi, tracks  # which training from shards does without
+
     form: MusicForm = codec.form
     piece, near = stretch.piece, min(1.0, goal.amount)
     changed = _changed(piece)
@@ -142,7 +146,7 @@ def arrange(
 
 def improvised(codec: Writer, z: Tensor, ensemble: Ensemble) -> Guide:
     """For decoding a new piece `z (S, D)`: one band of the style, and its kit."""
-    programs = band.choose(np.zeros(midi.DRUMS + 1), ensemble, 1.0, told_programs(codec, z))
+    programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, told_programs(codec, z))
     plan = _plan(programs, ensemble.hits)
     return lambda rows: [guidance.lean(codec.form.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
 
@@ -164,7 +168,7 @@ def _changed(piece: Piece) -> Bools:
     if filled.any():
         first = int(filled.argmax())
         start, end = piece.bounds[first : first + 2]
-        onset = piece.notes[piece.notes[:, midi.ONSET] >= start, midi.ONSET].min()
+        onset = piece.notes[piece.notes[:, measures.ONSET] >= start, measures.ONSET].min()
         short = end - start < np.diff(piece.bounds).max()
         filled[first] = not (short or 2 * (onset - start) >= end - start) or filled.sum() == 1
     return filled
@@ -172,8 +176,8 @@ def _changed(piece: Piece) -> Bools:
 
 def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) -> Ints:
     """Arranged `notes (N, 5)` with those of the piece in the bars that are not decoded, played by the band."""
-    own, new = (changed[np.searchsorted(piece.bounds, x[:, midi.ONSET], "right") - 1] for x in (piece.notes, notes))
-    aside = piece.notes[~own & (piece.notes[:, midi.PROGRAM] != midi.DRUMS)]
+    own, new = (changed[np.searchsorted(piece.bounds, x[:, measures.ONSET], "right") - 1] for x in (piece.notes, notes))
+    aside = piece.notes[~own & (piece.notes[:, measures.PROGRAM] != measures.DRUMS)]
     return np.concatenate([band.players(aside, programs, band.presence(piece.notes, piece.bounds)), notes[new]])
 
 
@@ -201,8 +205,8 @@ def _guide(
 
 def _plan(programs: list[int], hits: Floats) -> guidance.Plan:
     """A band of which drums and bass always play."""
-    due = [p for p in programs if p == midi.DRUMS or p // band.FAMILY == band.BASS]
-    return guidance.Plan(programs, due, hits if midi.DRUMS in programs and hits.any() else None)
+    due = [p for p in programs if p == measures.DRUMS or p // band.FAMILY == band.BASS]
+    return guidance.Plan(programs, due, hits if measures.DRUMS in programs and hits.any() else None)
 
 
 def _written(form: MusicForm, stretch: Stretch, chunks: list[Ints], changed: Bools) -> Ints:

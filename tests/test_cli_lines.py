@@ -203,10 +203,10 @@ def test_what_breaks_off_leaves_the_old_file(tiny_text: Path, here: Path, monkey
     monkeypatch.setattr("seqvae.lines.BATCH", 7)
     whole = Codec.transform
 
-    def stops(self: Codec, pieces: list[str], *args: Any) -> list[str]:
+    def stops(self: Codec, pieces: list[str], *args: Any, **named: Any) -> list[str]:
         if pieces[0] != SENTENCES[0]:
             raise KeyboardInterrupt
-        return whole(self, pieces, *args)
+        return whole(self, pieces, *args, **named)
 
     monkeypatch.setattr(Codec, "transform", stops)
     assert "interrupted" in told(seqvae("reconstruct", "@in.txt", "-m", tiny_text, "-o", "out.txt"), 130)

@@ -369,7 +369,7 @@ def test_settings_that_are_too_large_are_not_read_to_their_end(old: Path) -> Non
 def test_a_long_value_does_not_make_a_long_message(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps({"model": {"decoder": [0] * 1000}}))
     told = one_line(lambda: load_recipe(tmp_path / "r.json"), ConfigError)
-    assert told.startswith(str(tmp_path)[:100]) and told.endswith("is not one of recurrent, transformer")
+    assert told.startswith(str(tmp_path)[:100]) and told.endswith("is not one of recurrent, transformer, memory")
 
 
 @pytest.mark.parametrize("header", ['"x"', "3", "[]", '{"__metadata__": 3}'])
