@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from muon import Muon
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,39 +50,6 @@ EVALUATED = 500  # validation lines
 RACE = (("muon", 2e-3), ("muon", 5e-3), ("adamw", 2e-3))  # optimizer of matrices, peak rate
 HEAT = 0.035  # of the time that each of them gets
 LN2 = math.log(2)
-
-
-class Muon:
-    """Momentum whose matrices are made orthogonal (Jordan et al. 2024), as large as AdamW's steps (Liu et al. 2025)."""
-
-    def __init__(self, parameters: list[Tensor], momentum: float = 0.95) -> None:
-        shapes: dict[tuple[int, ...], list[Tensor]] = {}
-        for parameter in parameters:
-            shapes.setdefault(tuple(parameter.shape), []).append(parameter)
-        self.groups = [(group, torch.zeros_like(torch.stack(group))) for group in shapes.values()]
-        self.momentum = momentum
-
-    @torch.no_grad()
-    def step(self, rate: float, decay: float) -> None:
-        """One step down the gradients."""
-        for group, moment in self.groups:
-            slope = torch.stack([parameter.grad for parameter in group if parameter.grad is not None])
-            moment.lerp_(slope, 1 - self.momentum)
-            step = _orthogonal(slope.lerp(moment, self.momentum))
-            size = 0.2 * math.sqrt(max(step.shape[1:]))
-            torch._foreach_mul_(group, 1 - rate * decay)
-            torch._foreach_add_(group, list(step.float().unbind(0)), alpha=-rate * size)
-
-
-def _orthogonal(x: Tensor) -> Tensor:
-    """Matrices `x (K, M, N)` with all singular values near 1, by five Newton-Schulz steps."""
-    tall = x.shape[1] > x.shape[2]
-    x = (x.mT if tall else x).bfloat16()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
-    return x.mT if tall else x
 
 
 def padded(lines: list[list[int]], device: torch.device) -> list[Tensor]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from muon import Muon
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
@@ -242,38 +243,6 @@ def pass_over(
     return Step(nats, (kl * use).sum(), qs.kl().sum(), right, told, use.sum(), 2 * r)
 
 
-class Muon:
-    """Momentum whose matrices are made orthogonal (Jordan et al. 2024), as large as AdamW's steps (Liu et al. 2025)."""
-
-    def __init__(self, parameters: list[Tensor], momentum: float = 0.95, decay: float = 0.02) -> None:
-        shapes: dict[tuple[int, ...], list[Tensor]] = {}
-        for parameter in parameters:
-            shapes.setdefault(tuple(parameter.shape), []).append(parameter)
-        self.groups = [(group, torch.zeros_like(torch.stack(group).detach())) for group in shapes.values()]
-        self.momentum, self.decay = momentum, decay
-
-    @torch.no_grad()
-    def step(self, rate: Tensor) -> None:
-        """One step down the gradients; `rate ()`."""
-        for group, moment in self.groups:
-            slope = torch.stack([parameter.grad for parameter in group if parameter.grad is not None])
-            moment.lerp_(slope, 1 - self.momentum)
-            step = orthogonal(slope.lerp(moment, self.momentum)).float()
-            torch._foreach_mul_(group, 1 - rate * self.decay)
-            torch._foreach_sub_(group, list((step * (rate * 0.2 * math.sqrt(max(step.shape[1:])))).unbind(0)))
-
-
-def orthogonal(x: Tensor) -> Tensor:
-    """Matrices `x (K, M, N)` with all singular values near 1, by five steps of Newton and Schulz."""
-    tall = x.shape[1] > x.shape[2]
-    x = (x.mT if tall else x).bfloat16()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
-    return x.mT if tall else x
-
-
 def save(model: SongModel, folder: Path, about: dict[str, object]) -> None:
     """Weights in bf16, in files below `PART`, and the settings."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -421,7 +390,7 @@ def main() -> None:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimizer.step()
-        muon.step(rate)
+        muon.step(rate, 0.02)
         parts = (loss, found.nats, found.kl_bar, found.kl_song, found.right, found.tokens, found.bars, norm)
         stats.copy_(torch.stack([x.detach().float() for x in parts]))
 

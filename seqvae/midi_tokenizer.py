@@ -165,7 +165,7 @@ class MidiTokenizer:
                     pending = None
                 elif kind == _DRUM and program == 128 and position >= 0:
                     rows.append([int(start) + position, 1, int(value), 128])
-        return _moved(np.array(rows, np.int32).reshape(-1, 4), -shift)
+        return moved(np.array(rows, np.int32).reshape(-1, 4), -shift)
 
     def shift(self, piece: Any) -> int:
         """Semitones by which `encode` moves the pitches of a `midi.Piece`: to the common key, or not at all."""
@@ -173,16 +173,16 @@ class MidiTokenizer:
 
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every chunk of a `midi.Piece`, moved by `shift`."""
-        return self.encode_notes(_moved(piece.notes, self.shift(piece)), piece.bounds)
+        return self.encode_notes(moved(piece.notes, self.shift(piece)), piece.bounds)
 
     def harmony(self, piece: Any) -> Floats:
         """What sounds around every beat of every chunk of a `midi.Piece`, moved as `encode` moves it: `(C, B, 12)`."""
-        notes = _moved(piece.notes, self.shift(piece))
+        notes = moved(piece.notes, self.shift(piece))
         return harmony(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
     def roots(self, piece: Any) -> Floats:
         """The pitch class that is lowest at every beat of every chunk, moved likewise: `(C, B, 12)`."""
-        notes = _moved(piece.notes, self.shift(piece))
+        notes = moved(piece.notes, self.shift(piece))
         return lowest(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
     def lean(self, sounding: Floats, strength: float, roots: Floats | None = None) -> Lean:
@@ -311,14 +311,14 @@ def _vocabulary(max_steps: int) -> dict[str, int]:
     return {name: token for token, name in enumerate(names)}
 
 
-def _moved(notes: Ints, shift: int) -> Ints:
+def moved(notes: Ints, shift: int) -> Ints:
     """Notes with all pitches but drums moved by `shift` semitones, those that leave 0..127 back by an octave."""
     if not shift:
         return notes
-    moved = notes.copy()
+    out = notes.copy()
     pitch = notes[:, 2] + np.where(notes[:, 3] == 128, 0, shift)
-    moved[:, 2] = pitch - 12 * (pitch > 127) + 12 * (pitch < 0)
-    return moved
+    out[:, 2] = pitch - 12 * (pitch > 127) + 12 * (pitch < 0)
+    return out
 
 
 class MidiGrammar:

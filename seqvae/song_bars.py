@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seqvae import tracks
 from seqvae.midi import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, Notes, Piece
-from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.midi_tokenizer import MidiTokenizer, moved
 
 Ints = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
@@ -42,7 +42,7 @@ class SongBars:
 def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
     """The bars of `piece` and their conditions. The melody is that of `tracks.melody`."""
     shift = tokenizer.shift(piece)
-    notes = _moved(piece.notes, shift)
+    notes = moved(piece.notes, shift)
     beats = tokenizer.max_steps // STEPS_PER_BEAT
     return SongBars(
         tokenizer.encode(piece),
@@ -52,14 +52,6 @@ def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
         melody_grid(tracks.melody(notes)[0], piece.bounds, tokenizer.max_steps),
         shift,
     )
-
-
-def _moved(notes: Notes, shift: int) -> Notes:
-    """Notes with all pitches but drums moved by `shift` semitones, those that leave 0..127 back by an octave."""
-    moved = notes.copy()
-    pitch = notes[:, PITCH] + np.where(notes[:, PROGRAM] == DRUMS, 0, shift)
-    moved[:, PITCH] = pitch - 12 * (pitch > 127) + 12 * (pitch < 0)
-    return moved
 
 
 def _beat_edges(bounds: Ints, beats: int) -> Ints:
