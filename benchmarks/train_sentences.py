@@ -107,7 +107,7 @@ def kl(mean: Tensor, logvar: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
-    """Shares of tokens that are told right given the ones before, from means and from samples; nats and KL a line."""
+    """Accuracy of the next token given those before, from means and from samples; nats and KL a line."""
     right = {"mean": 0.0, "sample": 0.0}
     tokens = lines = nats = rate = 0.0
     for rows in buckets:

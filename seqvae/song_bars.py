@@ -32,7 +32,7 @@ class SongBars:
     chroma: Bytes
     """`(C, B, 12)`: how long each pitch class sounds in each beat, the loudest one `CHROMA_LEVELS`."""
     bass: Bytes
-    """`(C, B)`: pitch class + 1 of the lowest note that sounds in each beat, 0 for none."""
+    """`(C, B)`: pitch class + 1 of the lowest note of each beat, as `tonality.lowest` has it; 0 for none."""
     melody: Bytes
     """`(C, S, 2)`: pitch + 1 and duration in steps of the melody note that begins at each step, 0 for none."""
     shift: int
@@ -43,12 +43,12 @@ def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
     """The bars of `piece` and their conditions. The melody is that of `tracks.melody`."""
     shift = tokenizer.shift(piece)
     notes = moved(piece.notes, shift)
-    beats = tokenizer.max_steps // STEPS_PER_BEAT
+    beats, roots = tokenizer.max_steps // STEPS_PER_BEAT, tokenizer.roots(piece)
     return SongBars(
         tokenizer.encode(piece),
         np.diff(piece.bounds).astype(np.uint8),
         beat_chroma(notes, piece.bounds, beats),
-        beat_bass(notes, piece.bounds, beats),
+        np.where(roots.any(-1), roots.argmax(-1) + 1, 0).astype(np.uint8),
         melody_grid(tracks.melody(notes)[0], piece.bounds, tokenizer.max_steps),
         shift,
     )
@@ -60,17 +60,13 @@ def _beat_edges(bounds: Ints, beats: int) -> Ints:
     return edges
 
 
-def _pitched(notes: Notes, steps: int) -> tuple[Ints, Ints, Ints]:
-    """Begin, end (both within `steps`) and pitch of the notes that are no drums."""
-    pitched = notes[notes[:, PROGRAM] != DRUMS]
-    begin = np.clip(pitched[:, ONSET], 0, steps)
-    return begin, np.clip(pitched[:, ONSET] + pitched[:, DURATION], 0, steps), pitched[:, PITCH]
-
-
 def beat_chroma(notes: Notes, bounds: Ints, beats: int) -> Bytes:
     """Pitch classes by beat, `(C, B, 12)`, as `SongBars.chroma` has them."""
     steps = int(bounds[-1])
-    begin, end, pitch = _pitched(notes, steps)
+    pitched = notes[notes[:, PROGRAM] != DRUMS]
+    begin = np.clip(pitched[:, ONSET], 0, steps)
+    end = np.clip(pitched[:, ONSET] + pitched[:, DURATION], 0, steps)
+    pitch = pitched[:, PITCH]
     change = np.zeros((steps + 1, 12), np.int32)
     np.add.at(change, (begin, pitch % 12), 1)
     np.add.at(change, (end, pitch % 12), -1)
@@ -80,23 +76,6 @@ def beat_chroma(notes: Notes, bounds: Ints, beats: int) -> Bytes:
     loudest = share.max(-1, keepdims=True)
     levels: Bytes = np.rint(CHROMA_LEVELS * share / np.where(loudest > 0, loudest, 1)).astype(np.uint8)
     return levels
-
-
-def beat_bass(notes: Notes, bounds: Ints, beats: int) -> Bytes:
-    """The lowest pitch class by beat, `(C, B)`, as `SongBars.bass` has it."""
-    begin, end, pitch = _pitched(notes, int(bounds[-1]))
-    edges = _beat_edges(bounds, beats)
-    starts = edges[:, :-1].ravel()
-    lowest = np.full(edges[:, 1:].size, 128)
-    # beats that a note sounds in: from the one that it begins in to the one before its end
-    first = np.searchsorted(starts, begin, side="right") - 1
-    last = np.maximum(first, np.searchsorted(starts, end, side="left") - 1)
-    for back in range(int((last - first).max(initial=-1)) + 1):
-        held = first + back <= last
-        np.minimum.at(lowest, (first + back)[held], pitch[held])
-    empty = (edges[:, 1:] <= edges[:, :-1]).ravel()
-    lowest[empty] = 128
-    return np.where(lowest < 128, lowest % 12 + 1, 0).reshape(len(bounds) - 1, beats).astype(np.uint8)
 
 
 def melody_grid(line: Notes, bounds: Ints, steps: int) -> Bytes:
