@@ -124,7 +124,7 @@ class Batches:
         self.classes = torch.eye(13, device=bars.tokens.device)[:, 1:]  # pitch class + 1 to one-hot, 0 to none
 
     def conditions(self, index: Tensor, window: Tensor, count: int) -> Conditions:
-        """Conditions of bars `index (N,)`, one choice for each of `count` windows; `window (N,)` numbers those of the bars."""
+        """Conditions of bars `index (N,)`, one choice for each of `count` windows; `window (N,)` says whose."""
         bars, device = self.bars, index.device
         chroma = bars.chroma[index].float() / 15.0
         bass = self.classes[bars.bass[index].long()]
