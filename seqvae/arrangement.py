@@ -217,26 +217,29 @@ def _keys(notes: Ints) -> set[tuple[int, int]]:
     return set(map(tuple, pitched(notes)[:, [ONSET, PITCH]].tolist()))
 
 
-def top_line_there(original: Ints, other: Ints) -> float:
+def top_line_there(original: Ints, other: Ints, line: Ints | None = None) -> float:
     """Share of the original's top line (`measures.skyline`) that has a note of its onset and pitch in the other.
 
-    On any instrument but drums; nan for an original without pitched notes.
+    On any instrument but drums; nan for an original without pitched notes. A `line` that is known as the original's
+    melody (`tracks.named_melody`) counts instead, here and below.
     """
     there = _keys(other)
-    return _mean([key in there for key in _keys(measures.skyline(original))])
+    return _mean([key in there for key in _keys(measures.skyline(original) if line is None else line)])
 
 
-def top_line_heard(original: Ints, other: Ints) -> float:
+def top_line_heard(original: Ints, other: Ints, line: Ints | None = None) -> float:
     """Share of what is heard as the original's top line that is heard as the other's.
 
     A note of the top line is heard as such where nothing higher sounds at its onset. Counted are those of the original;
-    found, where the other has a note of this onset and pitch and nothing higher sounds; nan without such notes.
+    found, where the other has a note of this onset and pitch and nothing higher sounds; nan without such notes. Of a
+    `line` all notes are counted.
     """
-    line = measures.skyline(original)
-    steps, pitch = line[:, ONSET], line[:, PITCH]  # each onset once, in order
+    top = measures.skyline(original) if line is None else line
+    steps, pitch = top[:, ONSET], top[:, PITCH]  # each onset once, in order
     before, after = (_highest(notes, steps) == pitch for notes in (original, other))
+    before |= line is not None
     found = _keys(other)
-    there = np.array([key in found for key in map(tuple, line[:, [ONSET, PITCH]].tolist())], bool)
+    there = np.array([key in found for key in map(tuple, top[:, [ONSET, PITCH]].tolist())], bool)
     return _mean((after & there)[before])
 
 
@@ -271,28 +274,29 @@ def bass_agreement(original: Ints, other: Ints, bounds: Ints) -> float:
     return _mean((lowest[0] == lowest[1])[lowest[0] >= 0])
 
 
-def accompaniment(notes: Ints, original: Ints) -> Ints:
+def accompaniment(notes: Ints, original: Ints, line: Ints | None = None) -> Ints:
     """The pitched notes that do not coincide with the original's tune in onset and pitch.
 
     The tune is the original's top line, and the top line of the instrument that is most often highest: whatever a rule
-    copies when it keeps the melody.
+    copies when it keeps the melody; and a `line` that is known as it.
     """
     top = measures.skyline(original)
     programs, counts = np.unique(top[:, PROGRAM], return_counts=True)
     tune = _keys(top) | (_keys(measures.line(original, int(programs[counts.argmax()]), True)) if len(top) else set())
+    tune |= set() if line is None else _keys(line)
     heard = pitched(notes)
     found: Ints = heard[[key not in tune for key in map(tuple, heard[:, [ONSET, PITCH]].tolist())]]
     return found
 
 
-def chroma_kept(original: Ints, other: Ints, bounds: Ints) -> float:
+def chroma_kept(original: Ints, other: Ints, bounds: Ints, line: Ints | None = None) -> float:
     """`measures.chroma_similarity` of the accompaniment, bar by bar; a mean over bars in which the original has one."""
-    a, b = (measures.bars(accompaniment(notes, original), bounds) for notes in (original, other))
+    a, b = (measures.bars(accompaniment(notes, original, line), bounds) for notes in (original, other))
     values = [measures.chroma_similarity(x, y) for x, y in zip(a, b, strict=True)]
     return _mean([value for value in values if value is not None])
 
 
-def notes_kept(original: Ints, other: Ints) -> float:
+def notes_kept(original: Ints, other: Ints, line: Ints | None = None) -> float:
     """Share of the original's accompaniment that has a note of its onset and pitch in the other; nan without one."""
     there = _keys(other)
-    return _mean([key in there for key in _keys(accompaniment(original, original))])
+    return _mean([key in there for key in _keys(accompaniment(original, original, line))])

@@ -123,8 +123,8 @@ def arrange(
     form: MusicForm = codec.form
     piece, near = stretch.piece, min(1.0, goal.amount)
     changed = _changed(piece)
-    melody = tracks.MELODY in parts
-    best, most = piece.notes[:0], -1.0
+    tune = tracks.tune(piece) if tracks.MELODY in parts else piece.notes[:0]
+    best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
         there = z + far * (moved - z)
         own = band.presence(piece.notes, piece.bounds)
@@ -133,15 +133,17 @@ def arrange(
         chunks = codec.write(there, stretch.lengths, sampling, guide=guide)
         written = _written(form, stretch, chunks, changed)
         density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
-        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, melody)
+        played = band.players(tune, programs, own)
+        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played)
         notes = _left_alone(notes, piece, programs, changed)
         new = arrangement.new_notes(piece.notes, notes) if len(notes) else 0.0
         if new > most:
-            best, most = notes, new
+            best, most, line = notes, new, played
         if new >= min(near, ENOUGH) - SLACK:
             break
     kept = parts - {tracks.MELODY}
-    return midi.to_score(tracks.keep(best, piece.notes, kept) if kept else best, piece.frame)
+    notes = tracks.keep(best, piece, kept) if kept else best
+    return midi.to_score(notes, piece.frame, tracks=tracks.homes(notes, piece, parts, line))
 
 
 def improvised(codec: Writer, z: Tensor, ensemble: Ensemble) -> Guide:

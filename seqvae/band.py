@@ -207,14 +207,16 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
 
 
 def arranged(
-    written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, melody: bool = True
-) -> Ints:
-    """What the decoder has `written (N, 5)`, with the song's tune on top and at most so many notes a bar."""
-    line = players(tune(song), programs, presence(song, bounds)) if melody else song[:0]
+    written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints
+) -> Ints:  # fmt: skip
+    """What the decoder has `written (N, 5)`, with the `line (L, 5)` on top and at most so many notes a bar."""
     rest = under(written, line)
     rest = rest[~np.isin(_key(rest), _key(line))]
     known = np.isin(_place(rest), _place(song))
     own = players(song[song[:, PROGRAM] != DRUMS], programs, presence(song, bounds))
+    own = own[~np.isin(_place(own), _place(line))]
+    low = own[:, PITCH] < LOWEST
+    own = np.concatenate([own[low], under(own[~low], line)])  # a melody that is named may lie below the song's top
     own = own[~np.isin(_place(own), _place(np.concatenate([line, rest[known]])))]
     total = most * sounding_bars(song, bounds)
     old, new = rest[known], rest[~known]

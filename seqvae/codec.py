@@ -362,7 +362,7 @@ class Codec:
                     split[i][k] = [new if len(old) > 1 else old for old, new in zip(split[i][k], chunks, strict=False)]
         for i in rest:
             flat = [chunk for segment in split[i] for chunk in segment]
-            made[i] = self.form.join(flat[: self._size(read[i], len(flat))], read[i], kept[i])
+            made[i] = self.form.join(flat[: self._size(read[i], len(flat))], read[i], kept[i], not turned[i])
         return [made[i] for i in range(len(read))]
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:

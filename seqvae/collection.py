@@ -21,11 +21,11 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from seqvae import files, midi
+from seqvae import files, midi, track_events
 from seqvae.errors import ReadError
 from seqvae.midi import Piece
 
@@ -33,6 +33,7 @@ default_cache = files.default_cache
 
 READER_VERSION = 4
 """Raised when `midi.read` makes another piece of the same file: what older versions cached is then read again."""
+_MIDI_VERSION = 2  # raised for MIDI files alone, which are read in milliseconds
 TIME_LIMIT = 60.0
 """Seconds that one file may take; music21 can be busy with one score for many minutes."""
 
@@ -123,7 +124,7 @@ def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadErr
     if cache is not None:
         try:
             kept = cache / f"{_digest(midi.resolve(path))}.npz"
-            return _unpack(kept.read_bytes(), _stem(path))
+            return unpack(kept.read_bytes(), _stem(path))
         except ReadError as error:
             return error
         except (OSError, ValueError):  # not there, or damaged: read the file itself
@@ -135,7 +136,7 @@ def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadErr
         with contextlib.suppress(OSError):  # a full disk or a read-only cache makes this slow, not wrong
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(answer)  # half of one is damaged: it is read again, and written again
-    return _unpack(answer, _stem(path))
+    return unpack(answer, _stem(path))
 
 
 def _stem(path: Path) -> str:
@@ -144,25 +145,30 @@ def _stem(path: Path) -> str:
 
 def _digest(file: Path) -> str:
     """What names the cached piece of `file`: its content, its kind and the version of the reader."""
-    key = hashlib.blake2b(f"{READER_VERSION} {file.suffix.lower()} ".encode(), digest_size=16)
+    suffix = file.suffix.lower()
+    version = f"{READER_VERSION}.{_MIDI_VERSION}" if suffix in midi.MIDI_SUFFIXES else f"{READER_VERSION}"
+    key = hashlib.blake2b(f"{version} {suffix} ".encode(), digest_size=16)
     key.update(file.read_bytes())
     return key.hexdigest()
 
 
-def _pack(piece: Piece) -> bytes:
+def pack(piece: Piece) -> bytes:
     """A piece without its name as the content of an .npz file, all of it integers."""
     tempos, metres, keys = (np.array(rows, np.int64) for rows in midi.frame_rows(piece.frame))
     buffer = io.BytesIO()
-    np.savez(buffer, notes=piece.notes, bounds=piece.bounds, tempos=tempos, metres=metres, keys=keys)
+    tracks: dict[str, Any] = {} if piece.tracks is None else track_events.arrays(piece.tracks)
+    np.savez(buffer, notes=piece.notes, bounds=piece.bounds, tempos=tempos, metres=metres, keys=keys, **tracks)
     return buffer.getvalue()
 
 
-def _unpack(content: bytes, name: str) -> Piece:
-    """What `_pack` packed; ValueError if it did not."""
+def unpack(content: bytes, name: str) -> Piece:
+    """What `pack` packed; ValueError if it did not."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             frame = midi.make_frame(tuple(stored[rows].tolist() for rows in ("tempos", "metres", "keys")))
-            return Piece(stored["notes"], stored["bounds"], frame, name)
+            # what older versions have packed has no tracks
+            tracks = track_events.from_arrays(stored, midi.TICKS_PER_BEAT) if "home" in stored else None
+            return Piece(stored["notes"], stored["bounds"], frame, name, tracks)
     except Exception as error:  # zipfile and numpy raise many kinds on damaged files
         raise ValueError("not a packed piece") from error
 
@@ -263,7 +269,7 @@ def _serve() -> None:
         while True:
             path = Path(os.fsdecode(_receive(sys.stdin.buffer)[1]))
             try:
-                _send(answers, b"P", _pack(midi.read(path)))
+                _send(answers, b"P", pack(midi.read(path)))
             except ReadError as error:
                 _send(answers, b"E", f"{error.reason}\0{error.advice}".encode(errors="replace"))
             except Exception as error:  # a bug of ours or of a library: it costs this file, not the folder

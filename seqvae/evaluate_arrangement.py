@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import arrangement, held_out, measures, midi
+from seqvae import arrangement, held_out, measures, midi, tracks
 from seqvae.codec import HARMONY, Codec
 from seqvae.dataset import Half
 from seqvae.errors import SeqVAEError
@@ -79,15 +79,14 @@ def excerpt(piece: Piece, rng: np.random.Generator) -> Piece | None:
     if not places:
         return None
     start, end = piece.bounds[(at := int(rng.choice(places)))], piece.bounds[at + BARS]
-    notes = piece.notes[(piece.notes[:, midi.ONSET] >= start) & (piece.notes[:, midi.ONSET] < end)].copy()
-    notes[:, midi.ONSET] -= start
+    notes, parts = piece.part(at, at + BARS)
     tempos, _, keys = midi.frame_rows(piece.frame)
     # of what was said before the excerpt, the last counts
     tempo, key = ({max(0, row[0] - int(start)): row[1:] for row in rows if row[0] < end} for rows in (tempos, keys))
     frame = midi.make_frame(
         ([(at, *row) for at, row in tempo.items()], [(0, 4, 4)], [(at, *row) for at, row in key.items()])
     )
-    return Piece(notes, np.arange(BARS + 1, dtype=np.int32) * BAR, frame, piece.name)
+    return Piece(notes, np.arange(BARS + 1, dtype=np.int32) * BAR, frame, piece.name, parts)
 
 
 def excerpts(
@@ -151,14 +150,14 @@ class Ruler:
         alone = [inside.mean(), inside[names.index("notes a bar")], self.judge.probability(notes, bounds)[target]]
         beside = np.full(len(BESIDE), np.nan)
         if original is not None:
-            old = original.notes
+            old, line = original.notes, tracks.named_melody(original)
             new = arrangement.new_notes(old, notes)
             low, high = arrangement.HALF_NEW
             beside[:] = [
-                arrangement.top_line_there(old, notes), arrangement.top_line_heard(old, notes),
+                arrangement.top_line_there(old, notes, line), arrangement.top_line_heard(old, notes, line),
                 new, np.nan if np.isnan(new) else low <= new <= high,
-                arrangement.bass_agreement(old, notes, bounds), arrangement.chroma_kept(old, notes, bounds),
-                arrangement.notes_kept(old, notes),
+                arrangement.bass_agreement(old, notes, bounds), arrangement.chroma_kept(old, notes, bounds, line),
+                arrangement.notes_kept(old, notes, line),
             ]  # fmt: skip
         return np.concatenate([row, alone, beside])
 

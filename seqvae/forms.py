@@ -66,10 +66,10 @@ class Form(Protocol):
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
         """How unlike two decoded pieces are, by one or more distances from 0 to 1."""
 
-    def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset()) -> Any:
+    def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
         """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`.
 
-        Some `parts` may be kept as they are in `like`.
+        Some `parts` may be kept as they are in `like`. The chunks may be those of `like` itself `again`, not moved.
         """
 
 
@@ -153,12 +153,15 @@ class MusicForm:
         alike, other = measures.chroma_similarity(x, y), measures.chroma_similarity(y, x)
         return [1 - measures.note_f1(x, y), 0.0 if alike is None and other is None else 1 - (alike or 0.0)]
 
-    def join(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset()) -> Any:
-        """A `symusic.Score`."""
+    def join(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
+        """A `symusic.Score`; instruments that are kept, or all of what is the same `again`, have their tracks."""
         from seqvae import midi, tracks
 
-        written = self.notes(chunks, like)
-        return midi.to_score(tracks.keep(written, like.notes, keep) if keep else written, like.frame)
+        notes = self.notes(chunks, like)
+        notes = tracks.keep(notes, like, keep) if keep else notes
+        parts = frozenset(range(midi.DRUMS + 1)) if again else keep
+        line = tracks.named_melody(like) if tracks.MELODY in keep else None
+        return midi.to_score(notes, like.frame, tracks=tracks.homes(notes, like, parts, line))
 
     def notes(self, chunks: list[Ints], like: Piece) -> Ints:
         """Notes `(N, 5)` of decoded chunks, each bar as loud as it is in `like`."""
@@ -220,7 +223,7 @@ class LineForm:
         """Words to put in, take out or change, as a share of the longer line."""
         return [text_measures.edit_distance(*(self.tokenizer.decode_text(chunks) for chunks in (a, b)))]
 
-    def join(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset()) -> str:
+    def join(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset(), again: bool = False) -> str:
         """The line that the chunks spell."""
         return self.tokenizer.decode_text(chunks)
 

@@ -77,15 +77,15 @@ def stretch(piece: Piece, chunks: int, rng: np.random.Generator) -> Piece | None
     total = len(piece.bounds) - 1
     first = int(rng.integers(max(1, total - chunks + 1)))
     bounds = piece.bounds[first : first + chunks + 1]
-    notes = piece.notes[(piece.notes[:, 0] >= bounds[0]) & (piece.notes[:, 0] < bounds[-1])].copy()
-    notes[:, 0] -= bounds[0]
-    return Piece(notes, bounds - bounds[0], piece.frame, piece.name) if len(notes) > 3 else None
+    notes, tracks = piece.part(first, first + len(bounds) - 1)
+    return Piece(notes, bounds - bounds[0], piece.frame, piece.name, tracks) if len(notes) > 3 else None
 
 
 def front(piece: Piece, chunks: int) -> Piece:
     """The first `chunks` chunks of a piece."""
     bounds = piece.bounds[: chunks + 1]
-    return Piece(piece.notes[piece.notes[:, 0] < bounds[-1]], bounds, piece.frame, piece.name)
+    notes, tracks = piece.part(0, len(bounds) - 1)
+    return Piece(notes, bounds, piece.frame, piece.name, tracks)
 
 
 def gather(

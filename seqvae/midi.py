@@ -27,8 +27,9 @@ from symusic.core import (
     TrackTick,
 )
 
-from seqvae import files, midi_bytes
+from seqvae import files, midi_bytes, track_events
 from seqvae.errors import ReadError, SeqVAEError
+from seqvae.track_events import Tracks
 
 STEPS_PER_BEAT = 12
 """Steps in a quarter note: thirds and quarters of a beat are whole."""
@@ -38,6 +39,7 @@ DRUMS = 128
 """The program of notes on a drum track; 0 to 127 are General MIDI's."""
 ONSET, DURATION, PITCH, PROGRAM, VELOCITY = range(5)
 """Columns of `Piece.notes`."""
+_HOME = 5  # a sixth column, while notes are sorted: the track of a note
 TICKS_PER_BEAT = 480
 """Ticks in a quarter note of a file that is written."""
 
@@ -76,12 +78,22 @@ class Piece:
             are bars, and bars longer than `MAX_CHUNK_STEPS` cut on beats. The last holds the last onset.
         frame: tempos, time and key signatures at `STEPS_PER_BEAT` ticks a quarter, without tracks.
         name: what to call the piece: the stem of its file.
+        tracks: the tracks of its file, where they are known.
     """
 
     notes: Notes
     bounds: NDArray[np.int32]
     frame: ScoreTick
     name: str = ""
+    tracks: Tracks | None = None
+
+    def part(self, first: int, last: int) -> tuple[Notes, Tracks | None]:
+        """The notes that begin in chunks `first` to `last - 1`, and their tracks, all times from the first one on."""
+        start, end = self.bounds[[first, last]].tolist()
+        rows = (self.notes[:, ONSET] >= start) & (self.notes[:, ONSET] < end)
+        notes, scale = self.notes[rows], TICKS_PER_BEAT // STEPS_PER_BEAT
+        notes[:, ONSET] -= start
+        return notes, None if self.tracks is None else self.tracks.part(rows, scale * start, scale * end)
 
 
 Source = str | Path | bytes | ScoreTick | ScoreQuarter | ScoreSecond | Piece | Any
@@ -242,21 +254,27 @@ def _from_score(score: Any, label: str | Path, name: str) -> Piece:
     """A symusic score in any unit of time: notes and frame rounded to the grid."""
     ticks = _guarded(label, "its times are damaged", lambda: score.to("tick"))
     frame = _guarded(label, "its times are damaged", lambda: _clean_frame(ticks))
+    events, homes = _guarded(
+        label, "its tracks are damaged", lambda: track_events.read(ticks, TICKS_PER_BEAT, MAX_BEATS)
+    )
     rows = []
-    for track in ticks.tracks:
+    for track, home in zip(ticks.tracks, homes, strict=True):
         a = track.notes.numpy()
-        columns = (a["time"], a["duration"], a["pitch"], np.full_like(a["time"], _program(track)), a["velocity"])
+        program, place = np.full_like(a["time"], _program(track)), np.full_like(a["time"], home)
+        columns = (a["time"], a["duration"], a["pitch"], program, a["velocity"], place)
         rows.append(np.stack([column.astype(np.int64) for column in columns], axis=1))
-    notes = np.concatenate([np.zeros((0, 5), np.int64), *rows])
+    notes = np.concatenate([np.zeros((0, 6), np.int64), *rows])
     if not len(notes):
         raise ReadError(label, "there is not a single note in it", "give a file with notes")
     per_quarter = ticks.ticks_per_quarter
     notes[:, :2] = (notes[:, :2] * (2 * STEPS_PER_BEAT) + per_quarter) // (2 * per_quarter)  # to the nearest step
     _check_limits(notes, frame, label)
     notes[:, DURATION] = np.maximum(notes[:, DURATION], 1)
-    notes[:, PITCH:] = np.clip(notes[:, PITCH:], [0, 0, 1], [127, DRUMS, 127])
+    notes[:, PITCH:_HOME] = np.clip(notes[:, PITCH:_HOME], [0, 0, 1], [127, DRUMS, 127])
     bounds = chunk_bounds(frame_rows(frame)[1], int(notes[:, ONSET].max()) + 1)
-    return Piece(_distinct(notes), bounds, frame, name)
+    found = _distinct(notes)
+    tracks = Tracks(events, found[:, _HOME])
+    return Piece(np.ascontiguousarray(found[:, :_HOME]), bounds, frame, name, tracks)
 
 
 def _program(track: TrackTick) -> int:
@@ -264,12 +282,15 @@ def _program(track: TrackTick) -> int:
 
 
 def _distinct(notes: NDArray[Any]) -> Notes:
-    """(N, 5) sorted by onset, program and pitch; of notes alike in these three the longest stays."""
+    """(N, 6) sorted by onset, program and pitch; of notes alike in these the longest stays, in the first track."""
     notes = notes[np.lexsort((-notes[:, DURATION], notes[:, PITCH], notes[:, PROGRAM], notes[:, ONSET]))]
     place = notes[:, [ONSET, PROGRAM, PITCH]]
     first = np.ones(len(notes), bool)
     first[1:] = (place[1:] != place[:-1]).any(axis=1)
-    return notes[first].astype(np.int32)
+    found: Notes = notes[first].astype(np.int32)
+    if len(found) < len(notes):
+        found[:, _HOME] = np.minimum.reduceat(notes[:, _HOME], np.flatnonzero(first))
+    return found
 
 
 FrameRows = tuple[list[tuple[int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]]]
@@ -371,7 +392,9 @@ def _cuts(numerator: int, denominator: int) -> list[int]:
     return [beat * (-(-beats * part // parts)) for part in range(parts)]
 
 
-def to_score(notes: Notes, frame: ScoreTick, *, velocity: int | None = None) -> ScoreTick:
+def to_score(
+    notes: Notes, frame: ScoreTick, *, velocity: int | None = None, tracks: Tracks | None = None
+) -> ScoreTick:  # fmt: skip
     """Notes as a score to listen to: one track a program, drums on a drum track, the frame's tempos, metre and keys.
 
     A note that the next of its pitch and program would overlap is cut there, because readers differ on which of two
@@ -381,19 +404,22 @@ def to_score(notes: Notes, frame: ScoreTick, *, velocity: int | None = None) -> 
         notes: (N, 5) as in `Piece`, in any order.
         frame: a piece's, or any score without tracks.
         velocity: 1..127 for every note instead of their own.
+        tracks: what tracks hold beside notes; notes that have no home there are in one track a program.
 
     Returns:
         A score at `TICKS_PER_BEAT` ticks a quarter; its tracks have General MIDI names and are sorted by program.
     """
     score = frame.resample(TICKS_PER_BEAT)
     scale = TICKS_PER_BEAT // STEPS_PER_BEAT
-    notes = _distinct(np.asarray(notes))
-    for program in np.unique(notes[:, PROGRAM]).tolist():
-        part = notes[notes[:, PROGRAM] == program]
-        part = part[np.lexsort((part[:, ONSET], part[:, PITCH]))]
-        same = part[1:, PITCH] == part[:-1, PITCH]
-        room = np.where(same, part[1:, ONSET] - part[:-1, ONSET], MAX_BEATS * STEPS_PER_BEAT)
-        part[:-1, DURATION] = np.minimum(part[:-1, DURATION], room)
+    home = np.full(len(notes), -1) if tracks is None else tracks.home
+    notes = _distinct(np.column_stack([notes, home]))
+    notes[:, _HOME] = track_events.joined(notes[:, PROGRAM], notes[:, _HOME])
+    notes = notes[np.lexsort((notes[:, ONSET], notes[:, PITCH], notes[:, PROGRAM]))]
+    same = (notes[1:, [PITCH, PROGRAM]] == notes[:-1, [PITCH, PROGRAM]]).all(1)
+    room = np.where(same, notes[1:, ONSET] - notes[:-1, ONSET], MAX_BEATS * STEPS_PER_BEAT)
+    notes[:-1, DURATION] = np.minimum(notes[:-1, DURATION], room)
+    for program, place in np.unique(notes[:, [PROGRAM, _HOME]], axis=0).tolist():
+        part = notes[(notes[:, PROGRAM] == program) & (notes[:, _HOME] == place)]
         part = part[np.lexsort((part[:, PITCH], part[:, ONSET]))]
         loud = np.full(len(part), velocity) if velocity is not None else part[:, VELOCITY]
         drums = program == DRUMS
@@ -404,7 +430,11 @@ def to_score(notes: Notes, frame: ScoreTick, *, velocity: int | None = None) -> 
             np.ascontiguousarray(part[:, PITCH], np.int8),
             np.ascontiguousarray(np.clip(loud, 1, 127), np.int8),
         )
+        if tracks is not None and place >= 0:
+            track_events.dress(track, tracks.events.tracks[place])
         score.tracks.append(track)
+    if tracks is not None:
+        score.markers = tracks.events.markers.copy()
     return score
 
 

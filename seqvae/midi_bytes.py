@@ -114,7 +114,8 @@ def _events(track: bytes, label: str | Path) -> tuple[list[Event], int]:
             if track[at : at + 1] in (b"", b"\x2f"):
                 break
             at = _after(track, at + 1, label)
-            events.append((time, b"\xff" + track[begin:at]))
+            message = track[begin:at]
+            events.append((time, b"\xff" + (message if message.isascii() else _text(message))))
         elif byte in (0xF0, 0xF7):
             at = _after(track, at, label)
         else:
@@ -122,6 +123,23 @@ def _events(track: bytes, label: str | Path) -> tuple[list[Event], int]:
         if len(events) > MAX_EVENTS:
             raise ReadError(label, f"a track has more than {MAX_EVENTS:,} events", "cut it into pieces first")
     return events, time
+
+
+def _text(message: bytes) -> bytes:
+    """A meta event without its status; of a text that is not in UTF-8, as in Latin-1, the same in UTF-8."""
+    length, at = _number(message, 1, "")
+    try:
+        text = message[at:].decode().encode()
+    except UnicodeDecodeError:
+        text = message[at:].decode("latin-1").encode()
+    if not 1 <= message[0] <= 15 or len(text) == length:
+        return message
+    return (
+        message[:1]
+        + bytes(0x80 | len(text) >> shift & 0x7F for shift in (21, 14, 7))
+        + bytes((len(text) & 0x7F,))
+        + text
+    )
 
 
 def _after(track: bytes, at: int, label: str | Path) -> int:

@@ -254,7 +254,7 @@ def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> by
         return plot.png(plot.roll(shown))
     from seqvae import page
 
-    scores = [midi.to_score(piece.notes, piece.frame) for _, piece in shown[:-1]] + [result]
+    scores = [midi.to_score(piece.notes, piece.frame, tracks=piece.tracks) for _, piece in shown[:-1]] + [result]
     takes = [(title, score, piece) for (title, piece), score in zip(shown, scores, strict=True)]
     return page.page(item.place.stem, about, takes).encode()
 

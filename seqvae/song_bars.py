@@ -49,7 +49,7 @@ def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
         np.diff(piece.bounds).astype(np.uint8),
         beat_chroma(notes, piece.bounds, beats),
         np.where(roots.any(-1), roots.argmax(-1) + 1, 0).astype(np.uint8),
-        melody_grid(tracks.melody(notes)[0], piece.bounds, tokenizer.max_steps),
+        melody_grid(moved(tracks.melody(piece)[0], shift), piece.bounds, tokenizer.max_steps),
         shift,
     )
 

@@ -20,7 +20,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from symusic.core import ControlChangeTick, ScoreTick, TextMetaSecond, TextMetaSecondList, TrackTick, TrackTickList
+from symusic.core import (
+    ControlChangeTick,
+    ControlChangeTickList,
+    ScoreTick,
+    TextMetaSecond,
+    TextMetaSecondList,
+    TrackTick,
+    TrackTickList,
+)
 
 from seqvae import midi
 from seqvae.errors import SeqVAEError
@@ -38,6 +46,7 @@ _CHANNELS = 15  # of MIDI's sixteen one is for drums
 _VOLUMES = (127, 50, 20)  # of the channels: quieter where the synthesizer would clip
 _MOST_GAIN = 64.0  # 36 dB: beyond, a file is noise of 16 bits
 _VOLUME = 7  # MIDI's control for it
+_USUAL = 100  # of a channel whose volume is not told, where others' is
 _REACH = 32  # taps each side of the filter before the rate is halved
 
 # In a process of its own: the library keeps Python's lock while it plays, which would hold up a server, and what goes
@@ -90,13 +99,18 @@ def _played(score: ScoreTick, tracks: Sequence[TrackTick], volume: int, length: 
     clock: Any = bare.to("second")
     clock.markers = TextMetaSecondList([TextMetaSecond(length / RATE, "")])
     bare.markers = clock.to("tick").markers
+    told = any(control.number == _VOLUME for track in tracks for control in track.controls)
     total: Frames | None = None
     clipped = False
     for first in range(0, len(tracks), _CHANNELS):  # so that every program has a channel of its own
         part: ScoreTick = bare.copy()
         for track in tracks[first : first + _CHANNELS]:
             part.tracks.append(track.copy())
-            part.tracks[-1].controls.append(ControlChangeTick(0, _VOLUME, volume))
+            first_level = ControlChangeTick(0, _VOLUME, _USUAL if told else 127)
+            levels = [(x.time, x.number, x.value) for x in (first_level, *track.controls)]
+            part.tracks[-1].controls = ControlChangeTickList(
+                [ControlChangeTick(at, n, x * volume // 127 if n == _VOLUME else x) for at, n, x in levels]
+            )
         frames = _synthesized(midi.to_bytes(part))[:length]
         clipped = clipped or int(frames.max()) == 32767 or int(frames.min()) == -32768
         total = frames if total is None else total + frames.astype(np.int32)

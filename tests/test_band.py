@@ -138,11 +138,13 @@ def test_what_is_rarest_in_its_bars_leaves_first() -> None:
 def test_half_of_an_arrangement_is_new_and_it_is_as_dense_as_told() -> None:
     song = notes(*((12 * i, 12, 72, 0) for i in range(16)), *((12 * i, 12, 48, 0) for i in range(16)))
     written = notes(*((3 * i, 3, 50, 25) for i in range(64)))
-    found = band.arranged(written, song, BOUNDS, [0, 25], 10.0, 0.5)
+    found = band.arranged(
+        written, song, BOUNDS, [0, 25], 10.0, 0.5, band.players(band.tune(song), [0, 25], band.presence(song, BOUNDS))
+    )
     assert len(found) == 40
     assert arrangement.new_notes(song, found) == pytest.approx(0.5, abs=0.05)
     assert arrangement.top_line_heard(song, found) == 1
-    alone = band.arranged(written, song, BOUNDS, [0, 25], 100.0, 1.0, melody=False)
+    alone = band.arranged(written, song, BOUNDS, [0, 25], 100.0, 1.0, song[:0])
     assert sorted(alone.tolist()) == sorted(written.tolist())
 
 

@@ -22,6 +22,11 @@ piano = np.array([[at, 12, pitch, 0, 60] for at in (0, 12, 24, 36) for pitch in 
 beats = np.array([[at, 1, 38, DRUMS, 90] for at in (0, 12, 24, 36)], np.int32)
 
 
+def piece_of(notes: Notes) -> midi.Piece:
+    """Notes as a piece without tracks."""
+    return midi.Piece(notes, np.array([0, 48, 96], np.int32), midi.make_frame(([], [], [])))
+
+
 def same(a: Notes, b: Notes) -> bool:
     return sorted(a.tolist()) == sorted(b.tolist())
 
@@ -43,11 +48,11 @@ def test_a_part_that_is_none_is_told_with_those_it_may_mean() -> None:
 
 
 def test_the_melody_is_the_top_line_of_the_highest_instrument() -> None:
-    line, program = melody(np.concatenate([piano, flutes, beats]))
+    line, program = melody(piece_of(np.concatenate([piano, flutes, beats])))
     assert (program, same(line, flutes)) == (73, True)
-    line, program = melody(np.concatenate([piano, beats]))
+    line, program = melody(piece_of(np.concatenate([piano, beats])))
     assert (program, line[:, PITCH].tolist()) == (0, [55] * 4)
-    line, program = melody(beats)
+    line, program = melody(piece_of(beats))
     assert (program, len(line)) == (-1, 0)
 
 
@@ -55,7 +60,7 @@ def test_the_melody_is_the_top_line_of_the_highest_instrument() -> None:
 def test_an_instrument_that_is_kept_is_the_old_one_and_the_others_are_new(
     new: Notes, old: Notes, parts: set[int]
 ) -> None:
-    result = keep(new, old, frozenset(parts))
+    result = keep(new, piece_of(old), frozenset(parts))
     for program in (0, 33, 40, DRUMS):
         expected = old if program in parts else new
         assert same(result[result[:, PROGRAM] == program], expected[expected[:, PROGRAM] == program])
@@ -63,8 +68,8 @@ def test_an_instrument_that_is_kept_is_the_old_one_and_the_others_are_new(
 
 @given(bands, bands, st.booleans())
 def test_a_melody_that_is_kept_stays_whole_on_top_and_is_not_doubled(new: Notes, old: Notes, drums: bool) -> None:
-    result = keep(new, old, frozenset({MELODY, DRUMS} if drums else {MELODY}))
-    line, program = melody(old)
+    result = keep(new, piece_of(old), frozenset({MELODY, DRUMS} if drums else {MELODY}))
+    line, program = melody(piece_of(old))
     rows = result.tolist()
     assert all(row in rows for row in line.tolist())
     assert len({(row[ONSET], row[PITCH], row[PROGRAM]) for row in rows}) == len(rows)
@@ -83,7 +88,7 @@ def test_a_melody_that_is_kept_stays_whole_on_top_and_is_not_doubled(new: Notes,
 
 def test_the_model_s_own_melody_gives_way() -> None:
     old, new = np.concatenate([piano, flutes]), np.concatenate([piano, flutes - np.array([0, 0, 1, 0, 0]), beats])
-    assert same(keep(new, old, frozenset({MELODY})), np.concatenate([flutes, piano, beats]))
+    assert same(keep(new, piece_of(old), frozenset({MELODY})), np.concatenate([flutes, piano, beats]))
 
 
 def test_a_score_of_what_is_kept_has_it_to_the_tick() -> None:
@@ -91,5 +96,5 @@ def test_a_score_of_what_is_kept_has_it_to_the_tick() -> None:
     new = np.concatenate(
         [piano + np.array([0, 0, 24, 0, 0]), beats]
     )  # the piano would play above the flute, in its pitches
-    again = midi.read(midi.to_score(keep(new, old, frozenset({MELODY})), midi.make_frame(([], [], []))))
+    again = midi.read(midi.to_score(keep(new, piece_of(old), frozenset({MELODY})), midi.make_frame(([], [], []))))
     assert same(again.notes[again.notes[:, PROGRAM] == 73], flutes)

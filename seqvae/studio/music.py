@@ -123,7 +123,7 @@ class Shelf:
             piece = self._reader.read(source, name, job.check)
             self._read.put(key, piece, piece.notes.nbytes + 1000)
         piece = _first(piece, bars)
-        score = midi.to_score(piece.notes, piece.frame)
+        score = midi.to_score(piece.notes, piece.frame, tracks=piece.tracks)
         title = Path(name).stem if Path(name).suffix.lower() in midi.SUFFIXES else name
         return self.keep(key_of(key, str(len(piece.bounds))), title, score, piece, piece)
 
@@ -263,9 +263,9 @@ def _first(piece: Piece, bars: int) -> Piece:
     """The first bars of a piece, all notes cut at their end; raises HTTPException for no notes or too many."""
     if len(piece.bounds) - 1 > bars:
         end = int(piece.bounds[bars])
-        notes = piece.notes[piece.notes[:, midi.ONSET] < end].copy()
+        notes, tracks = piece.part(0, bars)
         notes[:, midi.DURATION] = np.minimum(notes[:, midi.DURATION], end - notes[:, midi.ONSET])
-        piece = Piece(notes, piece.bounds[: bars + 1], piece.frame, piece.name)
+        piece = Piece(notes, piece.bounds[: bars + 1], piece.frame, piece.name, tracks)
     if not len(piece.notes):
         raise HTTPException(400, f"the first {bars} bars are silent; take more of them")
     if len(piece.notes) > NOTES:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from seqvae import midi
+from seqvae import collection, midi
 from seqvae.errors import ReadError, SeqVAEError
 from seqvae.midi import Piece
 
@@ -51,8 +51,7 @@ class Reader:
             raise
         if isinstance(found, Exception):
             raise found
-        notes, bounds, rows, called = found
-        return Piece(notes, bounds, midi.make_frame(rows), called)
+        return collection.unpack(*found)
 
     def close(self) -> None:
         """End the process."""
@@ -72,7 +71,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             piece = midi.read(source, name=name)
-            pipe.send((piece.notes, piece.bounds, midi.frame_rows(piece.frame), piece.name))
+            pipe.send((collection.pack(piece), piece.name))
         except SeqVAEError as error:
             pipe.send(error)
         except KeyboardInterrupt:
