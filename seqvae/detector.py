@@ -118,8 +118,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
         With `random_ties` it is exactly this share; see `conformal.smoothed`.
         """
-        drawn = (conformal.uniform(self.seed, i) if random_ties else None for i in range(len(X)))
-        scores = self.score_samples(X)
+        scores = self.score_samples(X).tolist()
+        drawn = [conformal.uniform(self.seed, i) if random_ties else None for i in range(len(scores))]
         return np.array([self.calibration_.p_value(one, u) for one, u in zip(scores, drawn, strict=True)], np.float64)
 
     def discoveries(self, X: Sequence[Any], rate: float) -> NDArray[np.bool_]:

@@ -116,7 +116,7 @@ def test_false_alarms_are_bounded_with_confidence(folder: Path, tiny_events: Pat
     tight = rows("open", "--detector", "d", "--p-value", 0.3)[0]["bound"]
     assert row["bound"] < tight <= 0.3, "its confidence is kept"
     line = told(seqvae(*fit, "--p-value", 0.01, "--confidence", 0.95))
-    assert "too few for a p-value of 0.01 with 0.95 confidence, which takes 897;" in line
+    assert "too few for a p-value of 0.01 with 0.95 confidence, which takes 823;" in line
     line = told(seqvae("detect", "score", "open", "--detector", "d", "--p-value", 0.01, "--confidence", 0.95))
     assert "takes 299 normal pieces to compare with and there are 40, with which none is lower than 0.073" in line
 
