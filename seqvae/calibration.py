@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqvae import conformal
 from seqvae.anomaly import Evidence
 from seqvae.checkpoint import find, load_tensors, save_tensors, write_folder
 from seqvae.config import read
@@ -127,22 +128,38 @@ class Calibration:
         surprise = (_surprise(self.tails[:, i], row[i]) for i, name in enumerate(COLUMNS) if name in COMBINED)
         return {"combined": -sum(surprise), **out}
 
-    def p_value(self, score: float) -> float:
-        """(1 + number of normal pieces with a score as low) / (N + 1)."""
+    def p_value(self, score: float, uniform: float | None = None) -> float:
+        """(1 + number of normal pieces with a score as low) / (N + 1); with a uniform number ties are random.
+
+        See `conformal.smoothed`.
+        """
+        if uniform is not None:
+            return conformal.smoothed(self.normal, score, uniform)
         return (1 + int(np.searchsorted(self.normal, score, side="right"))) / (len(self.normal) + 1)
 
-    def threshold(self, p_value: float) -> float:
+    def threshold(self, p_value: float, confidence: float | None = None) -> float:
         """Scores below this have at most that p-value; minus infinity where no score can be so low.
 
-        That takes at least 1 / p_value - 1 normal pieces.
+        At most a share `p_value` of new normal pieces is below it: on the average over calibrations, or with a
+        `confidence` in so many of them. It takes `conformal.sample_size` normal pieces.
         """
-        count = len(self.normal) + 1
-        rank = math.floor(p_value * count) + 1  # as low as so many, itself counted; a product is rounded
-        while rank / count > p_value:
-            rank -= 1
+        rank = conformal.rank(p_value, len(self.normal), confidence)
         if rank < 1:
             return -math.inf
         return float(self.normal[rank - 1]) if rank <= len(self.normal) else math.inf
+
+    def bound(self, threshold: float, p_value: float | None, confidence: float | None = None) -> float:
+        """Upper confidence bound on the share of new normal pieces below a threshold.
+
+        `p_value` and `confidence` are those that the threshold was found for; without a confidence the bound holds with
+        95 %. Without a p-value the rank is the largest that the threshold may have. See `conformal.bound`.
+        """
+        if p_value is None:
+            below, to = (int(np.searchsorted(self.normal, threshold, side)) for side in ("left", "right"))
+            rank = max(below + 1, to)
+        else:
+            rank = conformal.rank(p_value, len(self.normal), confidence)
+        return conformal.bound(rank, len(self.normal), confidence or conformal.CONFIDENCE)
 
     def quantile(self, contamination: float) -> float:
         """Scores below this are such a share of the normal pieces."""
@@ -261,6 +278,38 @@ class Settings:
     """Of the draws."""
     about: str = ""
     """The pieces it was fitted on, in words."""
+    confidence: float | None = None
+    """With which the rate of false alarms is at most `p_value`; None where it is so on the average."""
+
+
+def recalibrated(
+    found: Calibration, settings: Settings, scores: Sequence[float], about: str, *, alone: bool = False
+) -> tuple[Calibration, Settings]:
+    """With scores of new normal pieces beside the old ones, or `alone` in their place, and a new threshold.
+
+    How scores are computed does not change, so that old and new ones compare. Beside the old ones, p-values hold if the
+    new pieces are from the same source; alone, they hold for the source of the new ones (split-conformal prediction
+    with the new calibration set). Raises SeqVAEError where these are too few.
+    """
+    new = replace(found, normal=np.sort(np.concatenate([np.zeros(0) if alone else found.normal, scores])))
+    if settings.p_value is None:
+        threshold = new.quantile(float(np.mean(found.normal < settings.threshold)))
+    else:
+        threshold = new.threshold(settings.p_value, settings.confidence)
+    if threshold == -math.inf:
+        raise SeqVAEError(too_few(len(new.normal), settings.p_value or 0.0, settings.confidence))
+    about = about if alone else f"{settings.about}; {about}"
+    return new, replace(settings, threshold=threshold, about=about)
+
+
+def too_few(compared: int, p_value: float, confidence: float | None) -> str:
+    """What to say where a threshold takes more normal pieces than there are to compare with."""
+    surely = "" if confidence is None else f" with {confidence:.4g} confidence"
+    return (
+        f"a p-value of {p_value:g}{surely} takes {conformal.sample_size(p_value, confidence)} normal pieces to compare "
+        f"with and there are {compared}, with which none is lower than "
+        f"{conformal.least_share(compared, confidence):.2g}; choose so much, or calibrate on more"
+    )
 
 
 def refuse(folder: Path) -> None:
@@ -272,14 +321,18 @@ def refuse(folder: Path) -> None:
         raise SeqVAEError(f"{folder}: is there and is no folder of a detector alone; choose another -o")
 
 
-def save(calibration: Calibration, settings: Settings, folder: Path) -> None:
+def save(calibration: Calibration, settings: Settings, folder: Path, called: str | None = None) -> None:
     """Write a detector's folder, replacing one that is there; raises SeqVAEError if it cannot be written.
 
-    A folder with anything else in it is refused; see `refuse`.
+    The folder names its model as it is `called`, else as the settings do. A folder with anything else in it is refused;
+    see `refuse`.
     """
     refuse(folder)
     weights = _weights(settings.model)
     facts = {"format": FORMAT, "weights": weights, "score": calibration.score, **settings.__dict__}
+    facts["model"] = called or settings.model
+    if settings.confidence is None:
+        del facts["confidence"]  # readers before it knew of none
     if not math.isfinite(settings.threshold):
         facts["threshold"] = None  # JSON has no infinity
 
@@ -307,8 +360,11 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
         share = settings.p_value is None or 0 <= settings.p_value <= 1
         if not (share and type(settings.samples) is int and 1 <= settings.samples <= MOST_SAMPLES):
             raise ValueError(f"a p-value of {settings.p_value} with {settings.samples} samples")
+        if settings.confidence is not None and not (settings.p_value and 0 < settings.confidence < 1):
+            raise ValueError(f"a confidence of {settings.confidence}")
         if settings.threshold is None:
-            settings = replace(settings, threshold=calibration.threshold(settings.p_value or 0.0))
+            threshold = calibration.threshold(settings.p_value or 0.0, settings.confidence)
+            settings = replace(settings, threshold=threshold)
         numbers = (settings.threshold, settings.p_value or 0.0, settings.samples, settings.seed)
         if not all(isinstance(number, int | float) for number in numbers):
             raise ValueError(f"settings {numbers}, which are no numbers")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from seqvae import learn as raw
-from seqvae import terminal
+from seqvae import terminal, verdicts
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
 from seqvae.terminal import Exact, Inputs, Json, Model, Seed, tell, verb
 
@@ -48,6 +48,7 @@ PART = 4096  # tokens put into JSON at once: a session may have a million
     app,
     "seqvae detect fit @normal.txt -m runs/hdfs/best -o hdfs.detector",
     "seqvae detect fit @normal.txt -m runs/hdfs/best -o hdfs.detector --known @train.txt --p-value 0.001",
+    "seqvae detect fit @normal.txt -m runs/hdfs/best -o hdfs.detector --p-value 0.01 --confidence 0.95",
     "seqvae detect fit songs/ -m music -o songs.detector --contamination 0.05",
 )
 def fit(
@@ -78,6 +79,7 @@ def fit(
             callback=terminal.share, help="Share of new normal pieces to be called anomalous.  [default: 0.01]"
         ),
     ] = None,
+    confidence: verdicts.Confidence = None,
     contamination: Annotated[
         float | None,
         typer.Option(callback=terminal.share, help="Instead: share of the pieces given that is to be called so."),
@@ -94,8 +96,10 @@ def fit(
     """
     if p_value is not None and contamination is not None:
         raise UsageError("--p-value and --contamination both say what is anomalous; give one of them")
+    if confidence is not None and contamination is not None:
+        raise UsageError("--confidence is that of a p-value, and a --contamination has none; give one of them")
     wanted = 0.01 if p_value is None else p_value
-    from seqvae import anomaly, calibration
+    from seqvae import anomaly, calibration, conformal
     from seqvae.kinds import kind_of, load
 
     calibration.refuse(out)
@@ -113,21 +117,30 @@ def fit(
 
     latents = [] if near is None else anomaly.latents(codec, near)
     found = calibration.fit(evidence(), score, latents, seed)
-    threshold = found.threshold(wanted) if contamination is None else found.quantile(contamination)
+    threshold = found.threshold(wanted, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
-        enough = _enough(wanted, bool(latents), calibration.TAILS)
+        enough = _enough(wanted, bool(latents), calibration.TAILS, confidence)
+        surely = "" if confidence is None else f" with {confidence:g} confidence"
         raise SeqVAEError(
-            f"{given} normal pieces are too few for a p-value of {wanted:g}, which takes {enough}; give so many, or "
-            f"choose a --p-value of {_least(found)} or more"
+            f"{given} normal pieces are too few for a p-value of {wanted:g}{surely}, which takes {enough}; give so "
+            f"many, or choose a --p-value of {conformal.least_share(len(found.normal), confidence):.2g} or more"
         )
     limit = None if contamination is not None else wanted
     about = ", ".join(inputs or ["standard input"])
-    settings = calibration.Settings(calibration.named(model), threshold, limit, samples, seed, about)
+    settings = calibration.Settings(calibration.named(model), threshold, limit, samples, seed, about, confidence)
+    bound = found.bound(threshold, limit, confidence)
     calibration.save(found, settings, out)
     facts = {"model": model, "pieces": given, "compared": len(found.normal), "score": score, "threshold": threshold}
-    facts |= {"p_value": limit, "contamination": contamination, "output": str(out)}
+    facts |= {
+        "p_value": limit,
+        "confidence": confidence,
+        "contamination": contamination,
+        "bound": bound,
+        "output": str(out),
+    }
     rule = f"p-value {wanted:g}" if contamination is None else f"contamination {contamination:g}"
-    tell(f"{given} normal pieces, anomalous below {threshold:.4g} ({rule}), in {out}", facts, as_json)
+    sure = verdicts.bounded(bound, confidence)
+    tell(f"{given} normal pieces, anomalous below {threshold:.4g}, {sure} ({rule}), in {out}", facts, as_json)
 
 
 verb(
@@ -152,23 +165,18 @@ def _normal(kind: Kind, inputs: Sequence[str]) -> Iterator[Any]:
     return pieces()
 
 
-def _enough(p_value: float, known: bool, tails: int) -> int:
-    """Pieces of which, however they divide by three, so many remain to compare with that one p-value is that low.
+def _enough(p_value: float, known: bool, tails: int, confidence: float | None = None) -> int:
+    """Pieces of which, however they divide by three, so many remain to compare with that a limit can be that low.
 
     A third goes to the tails, `tails` at most, and another to latents where none are `known`; see `calibration.fit`.
     """
+    from seqvae import conformal
 
     def left(pieces: int) -> int:
         return min(n - (0 if known else n // 3) - min(tails, n // 3) for n in range(pieces, pieces + 3))
 
-    return bisect.bisect_left(range(10**12), True, key=lambda n: 1 / (left(n) + 1) <= p_value)
-
-
-def _least(found: Calibration) -> str:
-    """The lowest p-value there can be, rounded up: one that is not refused again."""
-    value = 1 / (len(found.normal) + 1)
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return f"{math.ceil(value / step) * step:.2g}"
+    wanted = conformal.sample_size(p_value, confidence)
+    return bisect.bisect_left(range(10**12), True, key=lambda n: left(n) >= wanted)
 
 
 # --- score ------------------------------------------------------------------------------------------------------------
@@ -179,6 +187,7 @@ def _least(found: Calibration) -> str:
     "seqvae detect score @sessions.txt --detector hdfs.detector --json",
     "seqvae detect score --detector hdfs.detector -m runs/hdfs/best < sessions.txt",
     "seqvae detect score app.log --detector app.detector",
+    "seqvae detect score @sessions.txt --detector hdfs.detector --fdr 0.1 --worst-first",
 )
 def score(
     inputs: Inputs = None,
@@ -195,20 +204,26 @@ def score(
     p_value: Annotated[
         float | None, typer.Option(callback=terminal.share, help="Another limit than the one that was fitted.")
     ] = None,
+    confidence: verdicts.Confidence = None,
+    fdr: verdicts.Fdr = None,
+    random_ties: verdicts.RandomTies = False,
+    worst_first: verdicts.WorstFirst = False,
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
     """Say of each piece whether it is normal. Prints its p-value, and its tokens with the most surprising ones marked.
 
     The p-value is the share of normal pieces that are as strange. With --json, `score` (low is anomalous), `log_prob`
-    (nats) and that of every token are told too. One line comes out for each line in, as soon as it can be answered.
+    (nats) and that of every token are told too, and `bound`, the share of normal pieces that is anomalous at most.
+    One line comes out for each line in, as soon as it can be answered; with --fdr and --worst-first when all are read.
     With a detector of raw logs inputs are files of raw lines, and the lines that gave a session away are shown.
     """
-    if detector is not None and model is None and (detector / "templates.json").is_file():
-        _score_raw(inputs or [], detector, p_value, exact, as_json)
+    chosen = verdicts.Choices(p_value, confidence, random_ties, fdr, worst_first, as_json)
+    if detector is not None and model is None and _is_raw(detector):
+        _score_raw(inputs or [], detector, chosen, exact)
         return
     found, settings = _calibrated(detector, model)
-    threshold = _threshold(found, settings, p_value)
+    verdict = verdicts.Verdicts(found, settings, chosen, str(detector or "DETECTOR"))
     from seqvae.kinds import kind_of, load
 
     kind = kind_of(settings.model)
@@ -220,50 +235,40 @@ def score(
     _in_utf8()
     unknown = _Unknown(codec.tokenizer, settings.model)
 
-    def told(numbered: tuple[int, Sequence[Any]]) -> Iterator[Iterable[str]]:
-        """The lines of a batch whose first piece has a number, each in parts."""
+    def told(numbered: tuple[int, Sequence[Any]]) -> Iterator[verdicts.Row]:
+        """What is said of a batch whose first piece has a number."""
         first, batch = numbered
         evidences = examine(codec, (item.piece for item in batch), settings.samples, settings.seed)
         for index, (item, evidence) in enumerate(zip(batch, evidences, strict=True), first):
             unknown.count(evidence)
-            value = found.scores(evidence)[found.score]
-            rare, anomalous = found.p_value(value), value < threshold
-            facts = {"index": index, **item.facts, "score": value, "p_value": rare, "anomalous": anomalous}
+            facts = {"index": index, **item.facts, **verdict.facts(index, found.scores(evidence)[found.score])}
             if as_json:
-                parts = _json(facts, codec.tokenizer, evidence)
-                yield parts if ranks.count == 1 else list(parts)
+                parts = _json(codec.tokenizer, evidence)
+                yield facts, parts if ranks.count == 1 else list(parts)
             else:
-                verdict = "anomalous" if anomalous else "normal"
                 name = f"{terminal.safe(item.facts['input'])}: " if kind.FILES else ""
-                yield [f"{rare:<10.3g}{verdict:<11}{name}", _shown(codec.tokenizer, item.piece, evidence)]
+                yield facts, [name + _shown(codec.tokenizer, item.piece, evidence)]
 
-    for line in ranks.in_rounds(_numbered(batches), told):
+    for line in verdict.lines(ranks.in_rounds(_numbered(batches), told)):
         terminal.write(line)
         sys.stdout.flush()
     ranks.leave()
 
 
-def _threshold(found: Calibration, settings: Settings, p_value: float | None) -> float:
-    """What a score has to be below to be anomalous; raises SeqVAEError for a p-value that none can have."""
-    threshold = settings.threshold if p_value is None else found.threshold(p_value)
-    if p_value is not None and threshold == -math.inf:
-        raise SeqVAEError(
-            f"--p-value {p_value:g}: with {len(found.normal)} normal pieces to compare with, none is lower than "
-            f"{_least(found)}; choose so much, or fit the detector on more"
-        )
-    return threshold
+def _is_raw(detector: Path) -> bool:
+    """Whether `detect learn` wrote it."""
+    return (detector / "templates.json").is_file()
 
 
-def _score_raw(inputs: Sequence[str], detector: Path, p_value: float | None, exact: bool, as_json: bool) -> None:
+def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, exact: bool) -> None:
     """Verdicts on the sessions of raw logs, each as soon as it can be told."""
     from seqvae import log_detector
 
     found = log_detector.load(detector)
-    threshold = _threshold(found.calibration, found.settings, p_value)
+    verdict = verdicts.Verdicts(found.calibration, found.settings, chosen, str(detector))
     _in_utf8()
-    for said in raw.verdicts(inputs, found, threshold, as_json, exact):
-        for line in said:
-            terminal.write([line])
+    for line in verdict.lines(raw.rows(inputs, found, verdict, chosen.as_json, exact)):
+        terminal.write(line)
         sys.stdout.flush()
 
 
@@ -332,15 +337,77 @@ def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, 
         ) from error
 
 
-def _json(facts: dict[str, Any], tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
-    """A line of JSON in parts: that of a long session would take more memory than all else."""
+def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
+    """A line of JSON after its facts, in parts: that of a long session would take more memory than all else."""
     total = round(float(evidence.log_prob.sum(dtype="float64")), DIGITS)
-    yield json.dumps({**facts, "log_prob": total})[:-1] + ', "tokens": ['
+    yield f', "log_prob": {json.dumps(total)}, "tokens": ['
     for at in range(0, len(evidence.tokens), PART):
         some = zip(evidence.tokens[at : at + PART].tolist(), evidence.log_prob[at : at + PART].tolist(), strict=True)
         rows = [{"token": tokenizer.token_text(token), "log_prob": round(nats, DIGITS)} for token, nats in some]
         yield (", " if at else "") + json.dumps(rows)[1:-1]
     yield "]}"
+
+
+# --- update -----------------------------------------------------------------------------------------------------------
+
+
+@verb(
+    app,
+    "seqvae detect update hdfs.detector @normal.txt",
+    "seqvae detect update ssh.detector new.log --replace",
+)
+def update(
+    detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder to recalibrate.", show_default=False)],
+    inputs: Inputs = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Compare with these alone, as normal has changed.")
+    ] = False,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where its model is now.")] = None,
+    exact: Exact = False,
+    as_json: Json = False,
+) -> None:
+    """Take new normal pieces into a detector's calibration. Nothing is trained: the model and its scores stay.
+
+    New pieces are those that nothing was fitted on. A detector of raw logs takes raw logs.
+    """
+    from seqvae import anomaly, calibration, conformal
+    from seqvae.kinds import kind_of, load
+
+    where = detector
+    if _is_raw(detector):
+        from seqvae import log_detector
+
+        learned = log_detector.load(detector)
+        where, found, settings = detector / "detector", learned.calibration, learned.settings
+        evidences: Iterable[Evidence] = (evidence for _, evidence in raw.weighed(inputs or [], learned, exact))
+    else:
+        found, settings = _calibrated(detector, model)
+        pieces = _normal(kind_of(settings.model), inputs or [])
+        evidences = anomaly.examine(load(settings.model, exact=exact), pieces, settings.samples, settings.seed)
+    scores = [found.scores(evidence)[found.score] for evidence in evidences]
+    if not scores:
+        raise SeqVAEError("there is no piece to calibrate on; give normal ones")
+    test = conformal.ChangeTest(len(found.normal))
+    changes = [test.add(found.p_value(score)) for score in scores] + [test.look()]
+    changed = any(change is not None for change in changes)
+    new, settings = calibration.recalibrated(found, settings, scores, ", ".join(inputs or ["-"]), alone=replace)
+    if changed and not replace:
+        terminal.report(
+            "warning: these are stranger than the normal ones before; where normal has changed, p-values hold for it "
+            "with --replace alone"
+        )
+    calibration.save(new, settings, where, called=detector.name if where != detector else None)
+    bound = new.bound(settings.threshold, settings.p_value, settings.confidence)
+    facts: dict[str, Any] = {"pieces": len(scores), "compared": len(new.normal)}
+    facts |= {"threshold": settings.threshold, "changed": changed}
+    facts |= {"p_value": settings.p_value, "confidence": settings.confidence, "bound": bound, "output": str(detector)}
+    sure = verdicts.bounded(bound, settings.confidence)
+    tell(
+        f"{len(scores)} more normal pieces, {len(new.normal)} to compare with, anomalous below "
+        f"{settings.threshold:.4g}, {sure}, in {detector}",
+        facts,
+        as_json,
+    )
 
 
 # --- what is shown of a piece -----------------------------------------------------------------------------------------

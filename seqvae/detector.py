@@ -6,6 +6,7 @@ found (anomaly.py), what makes a p-value hold and how a detector is kept (calibr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from seqvae import anomaly, calibration, codec
+from seqvae import anomaly, calibration, codec, conformal
 from seqvae.calibration import Calibration, Score, Settings
 from seqvae.errors import SeqVAEError
 
@@ -38,6 +39,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         *,
         statistic: Score = "combined",
         p_value: float = 0.01,
+        confidence: float | None = None,
         contamination: float | Literal["auto"] = "auto",
         samples: int = 16,
         seed: int = 0,
@@ -46,12 +48,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         """`model` is a released name, a folder or a Hub id; `statistic` one of `calibration.Score`.
 
         With `contamination="auto"` a piece is anomalous if its p-value is at most `p_value`, so that at most this share
-        of new normal pieces is; else the threshold is such that this share of the pieces that scores are compared with
+        of new normal pieces is: on the average over calibrations, or with a `confidence`, such as 0.95, in so many of
+        them. Else the threshold is such that this share of the pieces that scores are compared with
         lies below it. `exact` is that of `seqvae.load`.
         """
         self.model = model
         self.statistic = statistic
         self.p_value = p_value
+        self.confidence = confidence
         self.contamination = contamination
         self.samples = samples
         self.seed = seed
@@ -68,14 +72,38 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         share = self.p_value if self.contamination == "auto" else self.contamination
         if not (0 <= share <= 1 and self.samples >= 1):
             raise SeqVAEError(f"a share of {share} with {self.samples} samples; choose 0 to 1, and one sample or more")
+        if self.confidence is not None and not (0 < share < 1 and 0 < self.confidence < 1):
+            raise SeqVAEError(f"a share of {share} with {self.confidence} confidence; choose both between 0 and 1")
         self.codec_ = codec.load(self.model, exact=self.exact)
         near = anomaly.latents(self.codec_, _pieces(known))
         self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed)
         if self.contamination == "auto":
-            self.offset_ = self.calibration_.threshold(self.p_value)
+            self.offset_ = self.calibration_.threshold(self.p_value, self.confidence)
+            if self.confidence is not None and self.offset_ == -math.inf:
+                compared = len(self.calibration_.normal)
+                raise SeqVAEError(calibration.too_few(compared, self.p_value, self.confidence))
         else:
             self.offset_ = self.calibration_.quantile(self.contamination)
         return self
+
+    def update(self, X: Sequence[Any], *, replace: bool = False) -> Self:
+        """Take new normal pieces into the calibration, without training; with `replace` in place of the old ones.
+
+        See `calibration.recalibrated`.
+        """
+        scores = self.score_samples(X)
+        self.calibration_, settings = calibration.recalibrated(
+            self.calibration_, self._settings(""), scores.tolist(), "", alone=replace
+        )
+        self.offset_ = settings.threshold
+        return self
+
+    def bound(self) -> float:
+        """The share of new normal pieces that is called anomalous, at most, with `confidence` or else 95 %."""
+        check_is_fitted(self, "calibration_")
+        if self.contamination == "auto":
+            return self.calibration_.bound(self.offset_, self.p_value, self.confidence)
+        return self.calibration_.bound(self.offset_, None)
 
     def _evidence(self, X: Sequence[Any]) -> Iterable[anomaly.Evidence]:
         return anomaly.examine(self.codec_, _pieces(X), self.samples, self.seed)
@@ -85,9 +113,18 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         check_is_fitted(self, "calibration_")
         return np.array([self.calibration_.scores(one)[self.statistic] for one in self._evidence(X)], np.float64)
 
-    def p_values(self, X: Sequence[Any]) -> Doubles:
-        """`(n,)`: split-conformal p-values; of new normal pieces at most a share of p has one as low as p."""
-        return np.array([self.calibration_.p_value(score) for score in self.score_samples(X)], np.float64)
+    def p_values(self, X: Sequence[Any], *, random_ties: bool = False) -> Doubles:
+        """`(n,)`: split-conformal p-values; of new normal pieces at most a share of p has one as low as p.
+
+        With `random_ties` it is exactly this share; see `conformal.smoothed`.
+        """
+        scores = self.score_samples(X).tolist()
+        drawn = [conformal.uniform(self.seed, i) if random_ties else None for i in range(len(scores))]
+        return np.array([self.calibration_.p_value(one, u) for one, u in zip(scores, drawn, strict=True)], np.float64)
+
+    def discoveries(self, X: Sequence[Any], rate: float) -> NDArray[np.bool_]:
+        """`(n,)`: which pieces are anomalous at this false discovery rate; see `conformal.discoveries`."""
+        return conformal.discoveries(self.p_values(X), rate)
 
     def decision_function(self, X: Sequence[Any]) -> Doubles:
         """`(n,)`: `score_samples` less `offset_`; below 0 is anomalous."""
@@ -101,9 +138,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     def save(self, folder: str | Path, about: str = "") -> None:
         """Write the folder that `seqvae detect score --detector` and `load` read; no pickle in it."""
         check_is_fitted(self, "calibration_")
-        p_value = self.p_value if self.contamination == "auto" else None
-        settings = Settings(calibration.named(self.model), self.offset_, p_value, self.samples, self.seed, about)
-        calibration.save(self.calibration_, settings, Path(folder))
+        calibration.save(self.calibration_, self._settings(about), Path(folder))
+
+    def _settings(self, about: str) -> Settings:
+        p_value, confidence = (self.p_value, self.confidence) if self.contamination == "auto" else (None, None)
+        model = calibration.named(self.model)
+        return Settings(model, self.offset_, p_value, self.samples, self.seed, about, confidence)
 
     @classmethod
     def load(cls, folder: str | Path, model: str | Path | None = None, *, exact: bool = False) -> Detector:
@@ -116,6 +156,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             settings.model,
             statistic=found.score,
             p_value=0.01 if settings.p_value is None else settings.p_value,
+            confidence=settings.confidence,
             contamination=share,
             samples=settings.samples,
             seed=settings.seed,

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
-from seqvae import terminal, text
+from seqvae import terminal, text, verdicts
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.terminal import Json, Seed, report, tell
 
@@ -64,6 +64,7 @@ def learn(
     p_value: Annotated[
         float, typer.Option(callback=terminal.share, help="Share of new normal sessions to be called anomalous.")
     ] = 0.01,
+    confidence: verdicts.Confidence = None,
     minutes: Annotated[
         float, typer.Option(min=0.01, callback=terminal.finite, help="Time to train for.")
     ] = 1.0,
@@ -92,18 +93,27 @@ def learn(
     kind = "JSON" if field is not None else f"header '{reader.header}'"
     say(f"{len(records)} records ({kind}), {inside} of them in {len(sessions)} sessions")
     learned = log_detector.learn(
-        sessions, reader, grouping, out, p_value=p_value, minutes=minutes, seed=seed, report=say
+        sessions, reader, grouping, out, p_value=p_value, confidence=confidence, minutes=minutes, seed=seed, report=say
     )
     if learned.wanted:
+        surely = "" if confidence is None else f" with {confidence:g} confidence"
         report(
-            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}, which takes about "
+            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which takes about "
             f"{learned.wanted}; {learned.p_value:g} is the least that can be promised"
         )
     rate = learned.alarms / learned.checked
     tell(
         f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} sessions kept apart "
-        f"{learned.alarms} ({rate:.1%}) are anomalous at p <= {learned.p_value:g}; in {out}",
-        {"records": len(records), "inside": inside, **asdict(learned), "false_alarms": rate, "output": str(out)},
+        f"{learned.alarms} ({rate:.1%}) are anomalous at p <= {learned.p_value:g}, "
+        f"{verdicts.bounded(learned.bound, confidence)}; in {out}",
+        {
+            "records": len(records),
+            "inside": inside,
+            **asdict(learned),
+            "confidence": confidence,
+            "false_alarms": rate,
+            "output": str(out),
+        },
         as_json,
     )
 
@@ -130,20 +140,28 @@ def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
 # --- score ------------------------------------------------------------------------------------------------------------
 
 
-def verdicts(
-    inputs: Sequence[str], found: LogDetector, threshold: float, as_json: bool, exact: bool
-) -> Iterator[Sequence[str]]:
-    """The output for raw logs: of each session its p-value, verdict and name, and the lines that gave it away.
+def rows(
+    inputs: Sequence[str], found: LogDetector, verdict: verdicts.Verdicts, as_json: bool, exact: bool
+) -> Iterator[verdicts.Row]:
+    """Of each session of raw logs its verdict and name, and the lines that gave it away.
 
     Sessions of a window are answered as they come; those of a key when the log ends.
     """
+    for index, (session, evidence) in enumerate(weighed(inputs, found, exact)):
+        facts = {"index": index, "session": session.name, "records": len(session.records)}
+        facts |= verdict.facts(index, found.calibration.scores(evidence)[found.calibration.score])
+        yield facts, [_json(session, evidence, found)] if as_json else _shown(session, evidence)
+
+
+def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> Iterator[tuple[Session, Evidence]]:
+    """The sessions of raw logs with their evidence; raises SeqVAEError where there is none."""
     records = _records(inputs, found.reader())  # before a model is loaded: what is wrong is told at once
     from seqvae import kinds, log_detector
 
     model = kinds.load(found.settings.model, exact=exact)
     sessions = found.grouping.sessions(records)
     live = not found.grouping.lasting and (not inputs or "-" in inputs)
-    index = new = total = 0
+    some = new = total = 0
     warned = False
     while batch := list(islice(sessions, 1 if live else BATCH)):
         unknown, of = found.unknown(batch)
@@ -156,14 +174,9 @@ def verdicts(
             )
         settings = found.settings
         evidences = log_detector.evidence(model, batch, found.templates, settings.samples, settings.seed)
-        for session, evidence in zip(batch, evidences, strict=True):
-            scores = found.calibration.scores(evidence)
-            value = scores[found.calibration.score]
-            facts = {"index": index, "session": session.name, "records": len(session.records), "score": value}
-            facts |= {"p_value": found.calibration.p_value(value), "anomalous": value < threshold}
-            yield [_json(facts, session, evidence, found)] if as_json else list(_shown(facts, session, evidence))
-            index += 1
-    if not index:
+        yield from zip(batch, evidences, strict=True)
+        some += len(batch)
+    if not some:
         raise SeqVAEError(_none(found.grouping.key))
 
 
@@ -176,7 +189,8 @@ def pointed(session: Session, evidence: Evidence) -> list[tuple[Record | None, f
     return [(records[i] if i < len(records) else None, float(nats[i])) for i in sorted(chosen)]
 
 
-def _json(facts: dict[str, Any], session: Session, evidence: Evidence, found: LogDetector) -> str:
+def _json(session: Session, evidence: Evidence, found: LogDetector) -> str:
+    """The rest of a line of JSON, after its facts."""
     nats = evidence.log_prob.astype("float64").round(DIGITS).tolist()
     events = [*(found.templates.event(record.content) for record in session.records), "<eos>"]
     marked = [
@@ -186,14 +200,13 @@ def _json(facts: dict[str, Any], session: Session, evidence: Evidence, found: Lo
         for one, value in pointed(session, evidence)
     ]
     tokens = [{"token": event, "log_prob": value} for event, value in zip(events, nats, strict=True)]
-    return json.dumps({**facts, "log_prob": round(sum(nats), DIGITS), "lines": marked, "tokens": tokens})
+    return ", " + json.dumps({"log_prob": round(sum(nats), DIGITS), "lines": marked, "tokens": tokens})[1:]
 
 
-def _shown(facts: dict[str, Any], session: Session, evidence: Evidence) -> Iterator[str]:
-    """A line of the session, and of one that is anomalous the lines that gave it away."""
-    verdict = "anomalous" if facts["anomalous"] else "normal"
-    yield f"{facts['p_value']:<10.3g}{verdict:<11}{terminal.safe(session.name)}"
-    for record, _ in pointed(session, evidence) if facts["anomalous"] else []:
+def _shown(session: Session, evidence: Evidence) -> Iterator[str]:
+    """The name of a session, and the lines that give it away where it is anomalous."""
+    yield terminal.safe(session.name)
+    for record, _ in pointed(session, evidence):
         if record is None:
             yield f"{'':10}the session ends"
         else:

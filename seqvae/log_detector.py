@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from seqvae import anomaly, calibration, codec, shards
+from seqvae import anomaly, calibration, codec, conformal, shards
 from seqvae.anomaly import Evidence
 from seqvae.calibration import Calibration, Score, Settings
 from seqvae.checkpoint import write_folder
@@ -69,11 +69,13 @@ class Learned:
     """Sessions of the last part that are called anomalous."""
     wanted: int
     """Sessions that would allow the p-value that was asked for; 0 where these do."""
+    bound: float
+    """Upper confidence bound on the rate of false alarms; see `Calibration.bound`."""
 
 
 def learn(
     sessions: Sequence[Session], reader: LogReader, grouping: Grouping, folder: Path, *, p_value: float = 0.01,
-    minutes: float = 1.0, seed: int = 0, report: Callable[[str], None] = print,
+    confidence: float | None = None, minutes: float = 1.0, seed: int = 0, report: Callable[[str], None] = print,
 ) -> Learned:  # fmt: skip
     """Learn a detector from sessions that are taken for normal, and write its folder.
 
@@ -103,8 +105,9 @@ def learn(
         report(f"calibrating on {len(held)} other sessions")
         near = anomaly.latents(model, list(dict.fromkeys(pieces))[:KNOWN])
         found = calibration.fit(evidence(model, held, templates, SAMPLES, seed), SCORE, near, seed)
-        limit = max(p_value, least(found))
-        settings = Settings(str(best), found.threshold(limit), limit, SAMPLES, seed, f"{len(held)} sessions of a log")
+        limit = max(p_value, conformal.least_share(len(found.normal), confidence))
+        threshold, about = found.threshold(limit, confidence), f"{len(held)} sessions of a log"
+        settings = Settings(str(best), threshold, limit, SAMPLES, seed, about, confidence)
         values = [found.scores(one)[SCORE] for one in evidence(model, others, templates, SAMPLES, seed)]
         facts = {"format": FORMAT, "header": reader.header, "field": reader.field, **asdict(grouping)}
         facts |= {"templates": templates.state()}
@@ -112,26 +115,18 @@ def learn(
         def fill(part: Path) -> None:
             shutil.copytree(best, part, dirs_exist_ok=True)
             (part / FILE).write_text(json.dumps(facts, indent=1) + "\n")
-            calibration.save(found, settings, part / "detector")
-            path = part / "detector" / "detector.json"  # its model is the folder around it
-            path.write_text(json.dumps({**json.loads(path.read_text()), "model": folder.name}, indent=1) + "\n")
+            calibration.save(found, settings, part / "detector", called=folder.name)
 
         write_folder(folder, fill)
     alarms = sum(value < settings.threshold for value in values)
-    wanted = 0 if limit == p_value else _enough(p_value)
-    return Learned(len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, wanted)
+    wanted = 0 if limit == p_value else _enough(p_value, confidence)
+    bound = found.bound(threshold, limit, confidence)
+    return Learned(len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, wanted, bound)
 
 
-def least(found: Calibration) -> float:
-    """The lowest p-value there can be, rounded up to two digits."""
-    value = 1 / (len(found.normal) + 1)
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / step) * step
-
-
-def _enough(p_value: float) -> int:
+def _enough(p_value: float, confidence: float | None) -> int:
     """Sessions of a log, such that those to compare with allow a p-value: see `calibration.fit`."""
-    compared = math.ceil(1 / p_value) - 1
+    compared = conformal.sample_size(p_value, confidence)
     held = min(math.ceil(1.5 * compared) + 1, compared + calibration.TAILS)
     return math.ceil(held / PARTS[1])
 

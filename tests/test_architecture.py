@@ -41,6 +41,7 @@ ALONE = {
     "measures",
     "text_measures",
     "distributions",
+    "conformal",
     "released",
 }  # stand on the ground only; the model column and what is above may call on them
 DOORS = {"__init__", "__main__"}
@@ -66,6 +67,7 @@ ABOVE = [
     {"detector", "log_detector"},
     {"places", "lines"},  # one for pieces in files, one for pieces in lines
     {"kinds"},
+    {"verdicts"},
     {"learn"},
     {"workshop", "detect", "draw", "stylebook"},
     {"studio"},
@@ -115,7 +117,7 @@ OWNERS = {
     "matplotlib": {"plot"},
     "PIL": {"plot"},
     "drain3": {"log_templates"},
-    "typer": {"terminal", "workshop", "detect", "learn", "draw", "stylebook", "cli"},
+    "typer": {"terminal", "verdicts", "workshop", "detect", "learn", "draw", "stylebook", "cli"},
     "fastapi": {"studio"},
     "starlette": {"studio"},
     "pydantic": {"studio"},
@@ -153,6 +155,8 @@ OWNERS = {
         "event_tokenizer",
         "tokenizer",
         "terminal",
+        "conformal",
+        "verdicts",
         "page",
         "draw",
         "workshop",

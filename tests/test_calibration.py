@@ -82,10 +82,23 @@ def test_p_values_by_hand() -> None:
     assert {score: normal.p_value(score) for score in expected} == expected
 
 
+def test_bounds_by_hand() -> None:
+    normal = compared([-3, -2, -2, -1])
+    assert normal.bound(-3, 0.2) == pytest.approx(1 - 0.05**0.25), "nothing is below"
+    assert normal.bound(-1, 0.8) == pytest.approx(0.95**0.25)
+    assert normal.bound(-2, None) == normal.bound(-2, 0.6), "the largest rank that it may have"
+    assert normal.bound(-2.5, None) == normal.bound(-2, 0.4)
+    assert normal.bound(-3, 0.5, 0.9) == pytest.approx(1 - 0.1**0.25)
+    assert normal.bound(math.inf, 1) == normal.bound(0, None) == 1
+    assert normal.p_value(-2, 0.5) == (1 + 0.5 * 3) / 5
+
+
 def test_thresholds_by_hand() -> None:
     normal = compared([-3, -2, -2, -1])
     expected = {0.1: -math.inf, 0.2: -3, 0.3: -3, 0.4: -2, 0.6: -2, 0.8: -1, 0.99: -1, 1: math.inf, 0: -math.inf}
     assert {p: normal.threshold(p) for p in expected} == expected
+    assert normal.threshold(0.5, 0.9) == -3, "P(Binomial(4, 0.5) >= 1) = 0.94"
+    assert normal.threshold(0.4, 0.9) == -math.inf
     assert compared([]).p_value(-99) == 1, "compared with nothing, nothing is strange"
     assert compared([]).threshold(0.99) == -math.inf
 

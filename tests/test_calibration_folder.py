@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from seqvae.calibration import (
     from_tensors,
     load,
     named,
+    recalibrated,
     save,
 )
 from seqvae.checkpoint import load_tensors, save_tensors
@@ -90,6 +92,32 @@ def test_thresholds_without_a_number_are_kept(
     save(fitted, settings, tmp_path / "it")
     assert load(tmp_path / "it")[1] == settings
     json.loads((tmp_path / "it" / "detector.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_confidence_is_kept(tmp_path: Path, model: Path, fitted: Calibration) -> None:
+    for p_value in (0.1, 1e-6):
+        settings = Settings(str(model), fitted.threshold(p_value, 0.95), p_value, 8, 3, "some", 0.95)
+        assert settings.threshold < fitted.threshold(0.1)
+        save(fitted, settings, tmp_path / "it")
+        assert load(tmp_path / "it")[1] == settings
+    for confidence in (0, 1, 2, "much"):
+        changed(tmp_path / "it", confidence=confidence)
+        refusal(tmp_path / "it")
+
+
+def test_recalibrated_beside_the_old_scores_or_alone(fitted: Calibration) -> None:
+    settings = Settings("m", fitted.threshold(0.05), 0.05, 8, 3, "old")
+    scores = [-50.0, *range(-20, 0)]
+    new, beside = recalibrated(fitted, settings, scores, "new")
+    assert sorted([*fitted.normal, *scores]) == new.normal.tolist()
+    assert (beside.threshold, beside.about) == (new.threshold(0.05), "old; new")
+    new, alone = recalibrated(fitted, settings, scores, "new", alone=True)
+    assert new.normal.tolist() == scores
+    assert (alone.threshold, alone.about) == (-50, "new")
+    with pytest.raises(SeqVAEError, match="takes 59 normal pieces to compare with and there are 21, with"):
+        recalibrated(fitted, replace(settings, confidence=0.95), scores, "new", alone=True)
+    share = Settings("m", fitted.quantile(0.25), None, 8, 3)
+    assert recalibrated(fitted, share, scores, "", alone=True)[1].threshold == pytest.approx(-15.5, abs=1)
 
 
 def test_a_detector_takes_the_place_of_another(saved: Path, model: Path) -> None:

@@ -24,7 +24,7 @@ VERBS = [
     ["blend"], ["generate"], ["interpolate"], ["reconstruct"], ["encode"], ["decode"], ["train"], ["evaluate"],
     ["export"], ["models"], ["style", "effect"], ["style", "fit"], ["style", "list"], ["style", "show"],
     ["tokenizer", "train"], ["tokenizer", "encode"], ["detect", "learn"], ["detect", "fit"], ["detect", "score"],
-    ["plot", "roll"], ["plot", "map"], ["plot", "effect"], ["plot", "training"], ["studio"],
+    ["detect", "update"], ["plot", "roll"], ["plot", "map"], ["plot", "effect"], ["plot", "training"], ["studio"],
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import pytest
 from commands import done, files, seqvae, song, told, told_last
 from conftest import SENTENCES, SESSIONS, session
 
-from seqvae import anomaly, calibration, checkpoint, codec, detect, lines
+from seqvae import anomaly, calibration, checkpoint, codec, conformal, detect, lines
 from seqvae.calibration import Calibration
 from seqvae.cli import main
 from seqvae.midi_tokenizer import MidiTokenizer
@@ -90,7 +90,8 @@ def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, he
     wanted = calibration.fit(anomaly.examine(model, HELD_OUT, 3, 5), "worst", near, 5)
     assert json.loads(line) == {
         "model": str(tiny_events), "pieces": 120, "compared": len(wanted.normal), "score": "worst",
-        "threshold": wanted.threshold(0.1), "p_value": 0.1, "contamination": None, "output": "new/d",
+        "threshold": wanted.threshold(0.1), "p_value": 0.1, "confidence": None, "contamination": None,
+        "bound": wanted.bound(wanted.threshold(0.1), 0.1), "output": "new/d",
     }  # fmt: skip
     assert files(here) == ["new/d/calibration.safetensors", "new/d/detector.json"]
     found, settings = calibration.load(here / "new" / "d")
@@ -100,6 +101,24 @@ def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, he
     [said] = done(*fit)
     assert said.startswith("120 normal pieces, anomalous below "), "it may be fitted again"
     assert said.endswith("(p-value 0.1), in new/d")
+
+
+def test_false_alarms_are_bounded_with_confidence(folder: Path, tiny_events: Path, here: Path) -> None:
+    fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", "d", "--samples", 2]
+    [row] = map(json.loads, done(*fit, "--p-value", 0.2, "--confidence", 0.9, "--json"))
+    found, settings = calibration.load(here / "d")
+    assert (settings.p_value, settings.confidence, row["confidence"]) == (0.2, 0.9, 0.9)
+    assert row["threshold"] == settings.threshold == found.threshold(0.2, 0.9) < found.threshold(0.2)
+    assert row["bound"] <= 0.2
+    [said] = done(*fit, "--p-value", 0.2, "--confidence", 0.9)
+    assert f"with 0.9 confidence at most {row['bound']:.2%} of new normal ones (p-value 0.2), in d" in said
+    assert rows("open", "--detector", "d")[0]["bound"] == row["bound"]
+    tight = rows("open", "--detector", "d", "--p-value", 0.3)[0]["bound"]
+    assert row["bound"] < tight <= 0.3, "its confidence is kept"
+    line = told(seqvae(*fit, "--p-value", 0.01, "--confidence", 0.95))
+    assert "too few for a p-value of 0.01 with 0.95 confidence, which takes 823;" in line
+    line = told(seqvae("detect", "score", "open", "--detector", "d", "--p-value", 0.01, "--confidence", 0.95))
+    assert "takes 299 normal pieces to compare with and there are 40, with which none is lower than 0.073" in line
 
 
 def test_contamination_is_a_share_of_the_pieces_given(folder: Path, tiny_events: Path, here: Path) -> None:
@@ -173,10 +192,11 @@ def test_json_tells_everything_of_each_piece_in_order(detector: Path, tiny_event
     assert [row["input"] for row in told_] == [*given, HELD_OUT[7]]
     pieces = [*(line.strip() and line for line in given), HELD_OUT[7]]
     for row, line, one in zip(told_, pieces, anomaly.examine(codec.load(tiny_events), pieces), strict=True):
-        assert list(row) == ["index", "input", "score", "p_value", "anomalous", "log_prob", "tokens"]
+        assert list(row) == ["index", "input", "score", "p_value", "anomalous", "bound", "log_prob", "tokens"]
         assert row["score"] == found.scores(one)["combined"]
         assert row["p_value"] == found.p_value(row["score"])
         assert row["anomalous"] is (row["score"] < settings.threshold)
+        assert row["bound"] == found.bound(settings.threshold, 0.05) > 0.05
         words = ["<unk>" if word == "melt" else word for word in line.split()]
         assert [token["token"] for token in row["tokens"]] == [*words, "<eos>"]
         nats = [token["log_prob"] for token in row["tokens"]]
@@ -216,7 +236,7 @@ def test_a_long_session_is_told_in_small_parts(tiny_events: Path, monkeypatch: p
     monkeypatch.setattr(detect, "PART", 10)
     model = codec.load(tiny_events)
     [one] = anomaly.examine(model, ["open " + "read check " * 200 + "close"], 1)
-    parts = list(detect._json({"index": 0}, model.tokenizer, one))
+    parts = ['{"index": 0', *detect._json(model.tokenizer, one)]
     assert len(parts) > 40
     assert max(map(len, parts)) < 600
     assert len(json.loads("".join(parts))["tokens"]) == 403
@@ -260,6 +280,85 @@ def test_the_output_is_utf8_whatever_the_locale(detector: Path, monkeypatch: pyt
     said = subprocess.run(command, capture_output=True, check=True).stdout.decode()
     assert "…" in said
     assert "[☃]" in said
+
+
+# --- a batch ----------------------------------------------------------------------------------------------------------
+
+
+def test_discoveries_are_made_in_the_batch_as_a_whole(detector: Path, here: Path) -> None:
+    text_file(here / "in.txt", [*HELD_OUT[:20], *STRANGE[:4]])
+    plain, found = rows("@in.txt", "--detector", detector), rows("@in.txt", "--detector", detector, "--fdr", 0.2)
+    assert [row["index"] for row in found] == list(range(24))
+    wanted = conformal.discoveries([row["p_value"] for row in plain], 0.2).tolist()
+    assert [row.pop("discovery") for row in found] == wanted
+    assert wanted[20:] == [True] * 4
+    by_score = sorted(range(24), key=lambda i: plain[i]["score"])
+    assert sorted(range(24), key=lambda i: found[i].pop("rank")) == by_score, "also where p-values tie"
+    assert found == plain
+    first = done("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.2, "--worst-first")
+    shown = done("detect", "score", "@in.txt", "--detector", detector)
+    assert [line[21:] for line in first] == [shown[i][21:] for i in by_score]
+    assert [line.split()[1] == "anomalous" for line in first] == [wanted[i] for i in by_score]
+
+
+def test_a_batch_too_large_for_discoveries_is_told(detector: Path, here: Path) -> None:
+    n = len(calibration.load(detector)[0].normal)
+    text_file(here / "in.txt", [*HELD_OUT[:30], STRANGE[0]])
+    said = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
+    least = conformal.least_discoveries(31, n, 0.01)
+    assert f"no discovery at --fdr 0.01: with {n} normal pieces to compare with, at least {least} of 31" in said.stderr
+    assert said.stdout.count("anomalous") == 0
+
+
+def test_ties_are_drawn_at_random_by_the_seed(detector: Path) -> None:
+    given = [*HELD_OUT[:5], *STRANGE]
+    plain = rows(*given, "--detector", detector)
+    drawn = rows(*given, "--detector", detector, "--random-ties")
+    assert drawn == rows(*given, "--detector", detector, "--random-ties")
+    assert all(one["p_value"] < other["p_value"] for one, other in zip(drawn, plain, strict=True))
+    assert len({row["p_value"] for row in drawn[5:]}) == len(STRANGE)
+    assert all(row["anomalous"] is (row["p_value"] <= 0.05) for row in drawn)
+    assert {row["bound"] for row in drawn} == {None}
+
+
+# --- normal changes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_normal_is_told_and_the_detector_recalibrated(detector: Path, here: Path) -> None:
+    shutil.copytree(detector, "d")
+    before, settings = calibration.load(here / "d")
+    text_file(here / "same.txt", HELD_OUT[:60])
+    assert "warning" not in seqvae("detect", "score", "@same.txt", "--detector", "d").stderr
+    text_file(here / "new.txt", [f"{session(number)} {session(number + 1)}" for number in range(4000, 4120)])
+    said = seqvae("detect", "score", "@new.txt", "--detector", "d")
+    assert re.search(
+        r"warning: \d+% of \d+ are as strange as the strangest \d+% of the normal ones; normal may", said.stderr
+    )
+    assert "`seqvae detect update d INPUT --replace`" in said.stderr
+    assert said.stderr.count("warning") == 1
+    warned = seqvae("detect", "update", "d", "@new.txt", "--json")
+    assert "with --replace alone" in warned.stderr
+    row = json.loads(warned.stdout)
+    after, changed = calibration.load(here / "d")
+    assert (row["pieces"], row["compared"]) == (120, len(before.normal) + 120) == (120, len(after.normal))
+    assert set(before.normal) <= set(after.normal)
+    assert changed.threshold == after.threshold(0.05) == row["threshold"]
+    assert changed.about == f"{settings.about}; @new.txt"
+    [line] = done("detect", "update", "d", "@new.txt", "--replace")
+    assert line.startswith("120 more normal pieces, 120 to compare with, anomalous below")
+    fresh = rows("@new.txt", "--detector", "d")
+    assert sum(row["anomalous"] for row in fresh) <= 6
+    assert np.array_equal(calibration.load(here / "d")[0].normal, sorted(row["score"] for row in fresh))
+
+
+def test_too_few_pieces_leave_a_detector_as_it_was(detector: Path, here: Path) -> None:
+    shutil.copytree(detector, "d")
+    text_file(here / "few.txt", HELD_OUT[:18])
+    line = told(seqvae("detect", "update", "d", "@few.txt", "--replace"))
+    assert "a p-value of 0.05 takes 19 normal pieces to compare with and there are 18" in line
+    text_file(here / "none.txt", [])
+    assert "there is no piece to calibrate on" in told(seqvae("detect", "update", "d", "@none.txt"))
+    assert np.array_equal(calibration.load(here / "d")[0].normal, calibration.load(detector)[0].normal)
 
 
 # --- where a piece is surprising --------------------------------------------------------------------------------------
@@ -473,6 +572,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     ("args", "line"),
     [
         (["fit", "x", "-o", "d", "--p-value", "0.1", "--contamination", "0.1"], "give one of them"),
+        (["fit", "x", "-o", "d", "--confidence", "0.9", "--contamination", "0.1"], "give one of them"),
+        (["score", "x", "--detector", "{detector}", "--confidence", "0.9", "--random-ties"], "give one of the two"),
+        (["score", "x", "--detector", "{detector}", "--fdr", "1"], "1.0 is not between 0 and 1"),
         (["fit", "x", "-o", "d", "--p-value", "0"], "0.0 is not between 0 and 1"),
         (["fit", "x", "-o", "d", "--contamination", "1"], "1.0 is not between 0 and 1"),
         (["fit", "x", "-o", "d", "--score", "feeling"], "'feeling' is not one of"),

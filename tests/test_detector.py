@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 import seqvae
-from seqvae import codec, midi
+from seqvae import codec, conformal, midi
 from seqvae.anomaly import examine
 from seqvae.calibration import Score
 from seqvae.detector import Detector
@@ -134,6 +135,7 @@ def test_settings_are_kept_as_they_are_given_and_nothing_is_loaded_before_it_is_
         "model": Path("no/such"),
         "statistic": "worst",
         "p_value": 0.2,
+        "confidence": 0.9,
         "contamination": 0.3,
         "samples": 2,
         "seed": 7,
@@ -344,6 +346,45 @@ def test_a_saved_detector_follows_its_model_and_refuses_another(
         Detector.load(tmp_path / "it", tiny_text)
     with pytest.raises(CheckpointError, match="no detector"):
         Detector.load(tiny_events)
+
+
+# --- bounds, batches, updates -----------------------------------------------------------------------------------------
+
+
+def test_a_confidence_bounds_false_alarms(fitted: Detector, tiny_events: Path, tmp_path: Path) -> None:
+    sure = Detector(tiny_events, p_value=0.2, confidence=0.9, samples=4, exact=True).fit(NORMAL)
+    assert sure.offset_ == fitted.calibration_.threshold(0.2, 0.9) < fitted.calibration_.threshold(0.2)
+    assert sure.bound() <= 0.2
+    assert fitted.bound() == fitted.calibration_.bound(fitted.offset_, 0.1) > 0.1
+    sure.save(tmp_path / "it")
+    again = Detector.load(tmp_path / "it", exact=True)
+    assert (again.confidence, again.offset_, again.bound()) == (0.9, sure.offset_, sure.bound())
+    with pytest.raises(SeqVAEError, match="takes 299 normal pieces to compare with and there are 50"):
+        clone(sure).set_params(p_value=0.01, confidence=0.95).fit(NORMAL)
+    with pytest.raises(SeqVAEError, match="between 0 and 1"):
+        clone(sure).set_params(confidence=1.0).fit(NORMAL)
+
+
+def test_ties_and_discoveries(fitted: Detector) -> None:
+    drawn, plain = fitted.p_values([*NEW, *ODD], random_ties=True), fitted.p_values([*NEW, *ODD])
+    assert (drawn < plain).all()
+    assert len(set(drawn[-len(ODD) :])) == len(ODD)
+    found = fitted.discoveries([*NEW[:10], *ODD], 0.2)
+    assert found[10:].all()
+    assert found.tolist() == conformal.discoveries(fitted.p_values([*NEW[:10], *ODD]), 0.2).tolist()
+
+
+def test_new_pieces_are_taken_into_the_calibration(fitted: Detector) -> None:
+    beside, alone = copy.copy(fitted), copy.copy(fitted)
+    assert beside.update(NEW) is beside
+    alone.update(NEW, replace=True)
+    scores = fitted.score_samples(NEW)
+    assert alone.calibration_.normal.tolist() == sorted(scores)
+    assert beside.calibration_.normal.tolist() == sorted([*fitted.calibration_.normal, *scores])
+    for one in (beside, alone):
+        assert one.offset_ == one.calibration_.threshold(0.1)
+    assert (alone.predict(NEW) == -1).sum() <= 6
+    assert outputs(fitted, NEW[:3]) != outputs(alone, NEW[:3])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

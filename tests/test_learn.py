@@ -134,6 +134,21 @@ def test_a_folder_may_be_moved_and_its_limit_changed(learned: tuple[Path, dict[s
         log_detector.load(here)
 
 
+def test_new_sessions_are_calibrated_on(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+    shutil.copytree(learned[0], here / "x.detector")
+    before = log_detector.load(here / "x.detector")
+    assert learned[1]["bound"] == before.calibration.bound(before.settings.threshold, 0.02) > 0.02
+    written(here / "new.log", log(range(2000, 2100)))
+    done("detect", "update", "x.detector", "new.log")
+    after = log_detector.load(here / "x.detector")
+    assert len(after.calibration.normal) == len(before.calibration.normal) + 100
+    assert files(here / "x.detector") == files(learned[0])
+    assert json.loads((here / "x.detector" / "detector" / "detector.json").read_text())["model"] == "x.detector"
+    found = rows("new.log", "--detector", "x.detector", "--worst-first", "--fdr", 0.2)
+    assert [row["rank"] for row in found] == list(range(1, 101))
+    assert [row["score"] for row in found] == sorted(row["score"] for row in found)
+
+
 def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_said(here: Path) -> None:
     kinds = [session(number).split() for number in range(4)]
     lines = log(range(48), {number: kinds[number % 4] for number in range(48)})
