@@ -22,7 +22,7 @@ from seqvae.errors import StyleError
 
 Method = Literal["mean", "discriminant", "transport"]
 SHRINKAGE = 0.1
-PAIRS = 96  # sums of two pieces that are kept of a style; a multiple of 24, the number that older files have
+PAIRS = 96  # sums of two pieces that are kept of a style; older files have 24
 ROW = 4  # segments of each
 DIRECTIONS = 64  # principal directions in which they are kept
 FEW = 8  # pieces: with fewer, sums of them would be few too, and a Gaussian does

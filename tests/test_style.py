@@ -461,7 +461,6 @@ def test_of_many_pieces_there_are_so_many_sums_in_so_many_directions_as_spread_a
     full = style.pair([noise(4, 200, seed=i) for i in range(2000)], torch.zeros(200))
     assert full is not None
     assert torch.linalg.matrix_rank(full.flatten(0, 1), rtol=1e-4) == style.DIRECTIONS
-    assert style.PAIRS % 24 == 0, "numbers in a row stay so for older files"
 
 
 def test_principal_directions_leave_least() -> None:
