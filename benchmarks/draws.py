@@ -11,8 +11,9 @@ eight bars each. A line of JSON tells, as means over styles (kit repeated: over 
     nearest of N  note F1 with the nearest other one of N pieces of the style, the first ten and all; bars as they are
 
 and for held-out and for training songs the same. With --pairs the sums that styles are drawn from are made anew, of the
-training songs in DIR, in so many --directions. With --write these come into the model's folder in place of the old
-ones, every other tensor as it was.
+training songs in DIR, in so many --directions, and what can be read in them is told: the note F1 of what a sum decodes
+to with what the nearer of its two songs decodes to, and with the nearer of another sum's. With --write these sums come
+into the model's folder in place of the old ones, every other tensor as it was.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from torch import Tensor
 from seqvae import arrangement, checkpoint, collection, distributions, evaluate_samples, held_out, measures, style
 from seqvae.codec import Codec, Ints, load
 from seqvae.dataset import half_of
-from seqvae.midi import Piece
+from seqvae.errors import ReadError
+from seqvae.midi import Piece, read
 from seqvae.note_statistics import statistics
 
 SEGMENTS = 4  # of a piece
 REAL = 100  # training songs of each style whose range is compared with
 KITS = ("rock", "jazz")
+READ = 24  # sums of each style that are decoded
 
 
 def latents(codec: Codec, folder: Path, rng: np.random.Generator) -> list[Tensor]:
@@ -55,9 +58,41 @@ def renewed(codec: Codec, data: Path, most: int, rank: int) -> dict[str, Tensor]
     """The sums `(K, S, D)` of every style of a codec, made anew of the songs in a folder of folders."""
     rng = np.random.default_rng(0)
     found = {name: latents(codec, data / name, rng) for name in sorted(codec.styles) if name != "all"}
+    for name, songs in found.items():
+        own, other = readable(codec, songs, codec.styles[name].mean, most, rank)
+        print(json.dumps({"sums": name, "F1 with its songs": round(own, 3), "with another's": round(other, 3)}))
     found["all"] = [z for some in found.values() for z in some]
     sums = {name: style.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
     return {name: x for name, x in sums.items() if x is not None}
+
+
+def readable(codec: Codec, songs: Sequence[Tensor], mean: Tensor, most: int, rank: int) -> tuple[float, float]:
+    """Note F1 of the first READ sums of songs with the nearer of their own two, and of the next sum's, all decoded.
+
+    The two songs of a sum are those whose latents are most alike to it.
+    """
+    sums = style.pair(songs, mean, most, rank)
+    assert sums is not None
+    row = torch.arange(style.ROW)
+    whole = torch.stack([z[row % len(z)] - mean for z in songs])
+    likeness = torch.nn.functional.normalize(sums[:READ].flatten(1)) @ torch.nn.functional.normalize(whole.flatten(1)).T
+    pairs = likeness.topk(2).indices.tolist()
+    decoded, *parents = (
+        [decoded_notes(score) for score in codec.decode(list(mean + z))]
+        for z in (sums[:READ], *(whole[[pair[side] for pair in pairs]] for side in (0, 1)))
+    )
+    near = [[max(measures.note_f1(x, side[i]) for side in parents) for i in range(len(pairs))] for x in decoded]
+    count = len(pairs)
+    own, other = ([near[i][(i + step) % count] for i in range(count)] for step in (0, 1))
+    return float(np.mean(own)), float(np.mean(other))
+
+
+def decoded_notes(score: Any) -> Ints:
+    """The notes of a decoded score, none of an empty one."""
+    try:
+        return read(score).notes
+    except ReadError:
+        return np.zeros((0, 5), np.int32)
 
 
 def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
