@@ -269,17 +269,17 @@ def generate(
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
         from seqvae.sampling import TOP_P, Sampling
-        from seqvae.style import PAIRS
 
         chosen = top_p is not None or top_k or beam
         sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
-        draw, own = random.Random(seed), seed
+        draw, own, known = random.Random(seed), seed, codec.styles.get(style or "all")
+        row = len(known.sums) if known is not None and known.sums is not None else 1
         for batch in desk.batches():
             pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
             for item, piece in zip(batch, pieces, strict=True):
                 desk.write(item, piece, {"style": style, "segments": size, "seed": own})
             # any seed, but numbers in a row of the sums that a style knows: they are drawn without replacement
-            own = draw.getrandbits(32) // PAIRS * PAIRS + (own + 1) % PAIRS
+            own = draw.getrandbits(32) // row * row + (own + 1) % row
 
 
 @verb(

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +22,9 @@ from seqvae.errors import StyleError
 
 Method = Literal["mean", "discriminant", "transport"]
 SHRINKAGE = 0.1
-PAIRS = 24  # sums of two pieces that are kept of a style
+PAIRS = 96  # sums of two pieces that are kept of a style; older files have 24
 ROW = 4  # segments of each
+DIRECTIONS = 64  # principal directions in which they are kept
 FEW = 8  # pieces: with fewer, sums of them would be few too, and a Gaussian does
 FAR = 1e6  # an amount beyond it moves as far: no vector overflows
 SHARE = (0.2, 0.4)  # of a second sum in a draw
@@ -76,7 +76,8 @@ class Style:
     """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
     sums: Tensor | None = None
     """`(K, S, D)`: where pairs of its pieces lie, less the mean, added and divided by the root of 2: S segments in a
-    row of each. No piece alone is among them. None where most pieces are single segments, or there are few."""
+    row of each, in DIRECTIONS principal directions at most. No piece alone is among them, and none is in two of them.
+    None where most pieces are single segments, or there are few."""
     ensemble: Ensemble | None = None
     """Who plays in its songs; None for what is no music."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
@@ -108,20 +109,28 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
     return Style(mean.float(), covariance.float(), len(pieces), source, persistence, pair(pieces, mean))
 
 
-def pair(pieces: Sequence[Tensor], mean: Tensor) -> Tensor | None:
-    """`Style.sums` of pieces `(S, D)`: of PAIRS of them at most, each with one from the other half of all.
+def pair(pieces: Sequence[Tensor], mean: Tensor, most: int = PAIRS, rank: int = DIRECTIONS) -> Tensor | None:
+    """`Style.sums` of pieces `(S, D)`: `most` at most, of pieces drawn at random without replacement.
 
     Pieces shorter than ROW segments begin again, single segments are left out. None where most are such, or fewer than
-    FEW pieces are left.
+    FEW pieces are left. K sums of 2 K pieces do not say what the pieces were: there are twice as many unknown vectors
+    as equations, and what lies outside of the principal directions is gone.
     """
     longer = [z - mean for z in pieces if len(z) > 1]
     if len(longer) < max(FEW, len(pieces) / 2):
         return None
-    half = len(longer) // 2
-    chosen = np.unique(np.linspace(0, half - 1, min(PAIRS, half)).round().astype(int)).tolist()
+    order = torch.randperm(len(longer), generator=torch.Generator().manual_seed(0)).tolist()
     row = torch.arange(ROW)
-    sums = [longer[i][row % len(longer[i])] + longer[half + i][row % len(longer[half + i])] for i in chosen]
-    return (torch.stack(sums) / 2**0.5).float()
+    count = min(most, len(longer) // 2)
+    chosen = [longer[i][row % len(longer[i])] for i in order[: 2 * count]]
+    weights, directions = principal((torch.stack(chosen[:count]) + torch.stack(chosen[count:])) / 2**0.5, rank)
+    return (weights @ directions).float()
+
+
+def principal(sums: Tensor, rank: int = DIRECTIONS) -> tuple[Tensor, Tensor]:
+    """Weights `(K, S, R)` and the orthonormal directions `(R, D)` that leave least of `sums (K, S, D)`: PCA about 0."""
+    directions = torch.linalg.svd(sums.flatten(0, 1), full_matrices=False)[2][:rank]
+    return sums @ directions.T, directions
 
 
 def vector(source: Style | Tensor, target: Style) -> Tensor:
@@ -264,7 +273,8 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
     """Tensors and text as they lie in styles.safetensors.
 
     A covariance is kept as its `rank` largest directions and the variances that these leave: `F F^T + diag(v)`, as in
-    factor analysis. Its diagonal stays as it was, and it takes a tenth of the room.
+    factor analysis. Its diagonal stays as it was, and it takes a tenth of the room. Sums are kept as `principal` has
+    them.
     """
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
@@ -275,7 +285,8 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         mean = style.mean.float().clone()  # a file of tensors takes none twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         if style.sums is not None:
-            tensors[f"{name}.sums"] = style.sums.half()
+            weights, directions = principal(style.sums.double())
+            tensors |= {f"{name}.weights": weights.half(), f"{name}.directions": directions.half()}
         if style.ensemble is not None:
             for part in fields(Ensemble):
                 kept = torch.from_numpy(getattr(style.ensemble, part.name))
@@ -308,13 +319,7 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
                 raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
             if not (all(part.isfinite().all() for part in (mean, factors, left)) and (left >= 0).all()):
                 raise StyleError(f"style '{name}': holds what is no number, or no variance; fit it again")
-            sums = tensors[f"{name}.sums"].float() if f"{name}.sums" in tensors else None
-            if sums is not None and (
-                sums.ndim != 3 or len(sums) < 2 or not sums.shape[1] or sums.shape[2:] != mean.shape
-            ):
-                raise StyleError(f"style '{name}': its sums of pieces have another size than its mean; fit it again")
-            if sums is not None and not sums.isfinite().all():
-                raise StyleError(f"style '{name}': its sums of pieces hold what is no number; fit it again")
+            sums = _sums(name, tensors, len(mean))
             ensemble = _ensemble(name, tensors)
             covariance = factors @ factors.T + left.diag()
             told = facts["count"], facts["source"], facts["persistence"]
@@ -323,6 +328,26 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
     return styles
+
+
+def _sums(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
+    """The sums of a style, None where there are none; raises StyleError for damaged ones."""
+    if f"{name}.weights" in tensors:
+        weights, directions = tensors[f"{name}.weights"].float(), tensors[f"{name}.directions"].float()
+        if directions.ndim != 2 or weights.shape[2:] != directions.shape[:1]:
+            raise StyleError(f"style '{name}': its sums of pieces and their directions differ in size; fit it again")
+        if weights.shape[:2].numel() * directions.shape[1] > MOST:
+            raise StyleError(f"style '{name}': its sums of pieces are too large; fit it again")
+        sums = weights @ directions
+    elif f"{name}.sums" in tensors:  # older files keep them as they are
+        sums = tensors[f"{name}.sums"].float()
+    else:
+        return None
+    if sums.ndim != 3 or len(sums) < 2 or not sums.shape[1] or sums.shape[2] != dimensions:
+        raise StyleError(f"style '{name}': its sums of pieces have another size than its mean; fit it again")
+    if not sums.isfinite().all():
+        raise StyleError(f"style '{name}': its sums of pieces hold what is no number; fit it again")
+    return sums
 
 
 def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:

@@ -19,6 +19,7 @@ from symusic.core import ScoreTick
 from seqvae import checkpoint, codec, collection, midi
 from seqvae.dataset import half_of
 from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.style import Style, save
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -271,6 +272,16 @@ def test_generate_repeats_itself_and_any_piece_by_its_seed(tiny_music: Path) -> 
     seed = json.loads(first[2])["seed"]
     done("generate", "-m", tiny_music, "--style", "wild", "--segments", 2, "--seed", seed, "-o", "third.mid")
     assert Path("third.mid").read_bytes() == pieces[2]
+
+
+def test_generated_pieces_take_the_sums_of_a_style_in_turn(tiny_music: Path, here: Path) -> None:
+    size = codec.load(tiny_music).model.config.latent
+    sums = torch.randn(5, 4, size, generator=torch.Generator().manual_seed(0))
+    save({"mine": Style(torch.zeros(size), torch.eye(size), 10, sums=sums)}, here / "my.styles")
+    command = ["generate", "-m", tiny_music, "--styles", "my.styles", "--style", "mine", "--segments", 1]
+    seeds = [json.loads(line)["seed"] for line in done(*command, "-n", 7, "--seed", 3, "-o", "new", "--json")]
+    assert [seed % 5 for seed in seeds] == [3, 4, 0, 1, 2, 3, 4]
+    assert len(set(seeds)) == 7
 
 
 def test_generate_without_a_style_and_with_narrow_choices(tiny_music: Path, here: Path) -> None:

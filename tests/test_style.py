@@ -409,6 +409,7 @@ def test_a_file_of_other_tensors_is_refused(tmp_path: Path) -> None:
     ({"rock.mean": torch.full((D,), float("nan"))}, "what is no number"),
     ({"rock.variances": -torch.ones(D)}, "no variance"),
     ({"rock.sums": torch.zeros(3, 0, D)}, "sums of pieces"),
+    ({"rock.weights": torch.zeros(3, 0, 2), "rock.directions": torch.zeros(2, D)}, "sums of pieces"),
 ])  # fmt: skip
 def test_tensors_that_do_not_fit_together_are_refused(wrong: dict[str, Tensor], what: str) -> None:
     tensors, about = pack({"rock": random_style(0)})
@@ -438,17 +439,37 @@ def test_a_file_that_is_not_there_or_no_file_of_tensors_is_an_error_in_one_line(
 # --- sums of pieces ---------------------------------------------------------------------------------------------------
 
 
-def test_sums_are_of_two_pieces_each_and_as_spread_as_pieces() -> None:
-    pieces = [noise(5, D, seed=i) for i in range(20)]
+def test_sums_are_of_two_pieces_each_and_none_is_in_two() -> None:
+    pieces = [noise(5, D, seed=i) for i in range(21)]
     sums, mean = style.pair(pieces, torch.ones(D)), torch.ones(D)
     assert sums is not None
     assert sums.shape == (10, style.ROW, D)
-    for i, one in enumerate(sums):
-        torch.testing.assert_close(one, ((pieces[i] + pieces[10 + i] - 2 * mean) / math.sqrt(2))[: style.ROW])
-    many = style.pair([3 * noise(4, D, seed=i) for i in range(2000)], torch.zeros(D))
+    parts = torch.stack([(z - mean)[: style.ROW].flatten() for z in pieces]) / math.sqrt(2)
+    used: list[int] = []
+    for one in sums.flatten(1):
+        a, b = next((i, j) for i in range(21) for j in range(i) if torch.allclose(parts[i] + parts[j], one, atol=1e-4))
+        used += [a, b]
+    assert len(set(used)) == 20
+
+
+def test_of_many_pieces_there_are_so_many_sums_in_so_many_directions_as_spread_as_pieces() -> None:
+    axes = torch.linalg.qr(noise(200, 200))[0][:50]
+    many = style.pair([3 * noise(4, 50, seed=i) @ axes for i in range(2000)], torch.zeros(200))
     assert many is not None
     assert len(many) == style.PAIRS
-    assert many.std() == pytest.approx(3, rel=0.1)
+    assert many.std() == pytest.approx(3 * math.sqrt(50 / 200), rel=0.1), "nothing is lost where the pieces lie"
+    full = style.pair([noise(4, 200, seed=i) for i in range(2000)], torch.zeros(200))
+    assert full is not None
+    assert torch.linalg.matrix_rank(full.flatten(0, 1), rtol=1e-4) == style.DIRECTIONS
+
+
+def test_principal_directions_leave_least() -> None:
+    sums = noise(30, 4, 20) * torch.linspace(5, 1, 20)
+    weights, directions = style.principal(sums, 7)
+    assert weights.shape == (30, 4, 7)
+    torch.testing.assert_close(directions @ directions.T, torch.eye(7), atol=1e-5, rtol=0)
+    left = (sums - weights @ directions).square().sum()
+    assert left == pytest.approx(float(torch.linalg.svdvals(sums.flatten(0, 1))[7:].square().sum()), rel=1e-4)
 
 
 def test_single_segments_and_few_pieces_have_no_sums() -> None:
@@ -485,14 +506,60 @@ def test_a_long_draw_keeps_one_sum_and_changes_the_other() -> None:
 
 
 def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
-    s = fit([noise(4, D, seed=i) for i in range(12)])
+    s = fit([noise(4, 200, seed=i) for i in range(80)])
     assert s.sums is not None
     style.save({"a": s}, tmp_path / "one.styles")
     again = style.load(tmp_path / "one.styles")["a"]
     assert again.sums is not None
-    torch.testing.assert_close(again.sums, s.sums, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(again.sums, s.sums, rtol=1e-3, atol=5e-3)
     tensors, about = pack({"a": s})
-    for wrong in (tensors["a.sums"][:, :, 1:], tensors["a.sums"][:1], tensors["a.sums"] * float("nan")):
+    weights, directions = tensors["a.weights"], tensors["a.directions"]
+    assert weights.shape == (40, style.ROW, style.DIRECTIONS)
+    for wrong in (
+        {"a.weights": weights[:, :, 1:]}, {"a.weights": weights[:1]}, {"a.weights": weights[0]},
+        {"a.weights": weights * float("nan")}, {"a.directions": directions[:, 1:]},
+        {"a.directions": directions[0]}, {"a.directions": directions * float("inf")},
+    ):  # fmt: skip
         with pytest.raises(StyleError, match="sums of pieces"):
-            unpack({**tensors, "a.sums": wrong}, about)
-    assert unpack({**tensors, "a.sums": tensors["a.sums"][:2]}, about)["a"].sums is not None, "two are enough"
+            unpack(tensors | wrong, about)
+    assert unpack(tensors | {"a.weights": weights[:2]}, about)["a"].sums is not None, "two are enough"
+    with pytest.raises(StyleError, match=r"a\.directions"):
+        unpack({name: x for name, x in tensors.items() if name != "a.directions"}, about)
+
+
+def test_sums_of_older_files_are_read_as_they_are() -> None:
+    tensors, about = pack({"a": random_style(6)})
+    old = noise(24, style.ROW, D).half()
+    found = unpack(tensors | {"a.sums": old}, about)["a"]
+    assert found.sums is not None
+    assert torch.equal(found.sums, old.float())
+    for wrong in (old[:, :, 1:], old[:1], old * float("nan")):
+        with pytest.raises(StyleError, match="sums of pieces"):
+            unpack(tensors | {"a.sums": wrong}, about)
+
+
+def test_few_numbers_that_make_many_sums_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack({"a": fit([noise(4, D, seed=i) for i in range(20)])})  # 10 sums of 4 segments of 6 numbers
+    monkeypatch.setattr(style, "MOST", 240)
+    assert unpack(*packed).keys() == {"a"}
+    monkeypatch.setattr(style, "MOST", 239)
+    with pytest.raises(StyleError, match="sums of pieces are too large"):
+        unpack(*packed)
+
+
+@pytest.mark.parametrize("count", [24, style.PAIRS])
+def test_numbers_in_a_row_draw_without_replacement_and_with_random_weights(count: int) -> None:
+    sums = torch.eye(count)[:, None].repeat(1, style.ROW, 1)
+    s = Style(torch.zeros(count), torch.eye(count), 2 * count, sums=sums)
+
+    def drawn(number: int) -> Tensor:
+        return draw(s, style.ROW, torch.Generator().manual_seed(7 * number), number=number)[0]
+
+    first = torch.stack([drawn(5 + number) for number in range(count)])
+    assert sorted(first.argmax(1).tolist()) == list(range(count))
+    assert len({round(float(row.sort().values[-2] / row.max()), 6) for row in first}) == count, "weights of their own"
+    companions = first[:8].topk(2).indices[:, 1].tolist()
+    assert not set(companions) & set(first[:8].argmax(1).tolist()), "those beside a draw are not in it"
+    assert torch.equal(drawn(3), drawn(3))
+    assert not torch.allclose(drawn(3), drawn(3 + count)), "another round is another song"
+    assert drawn(3).argmax() == drawn(3 + count).argmax()

@@ -1,0 +1,177 @@
+"""How like real songs, and how unlike each other, the pieces are that a model of music draws from its styles.
+
+    python benchmarks/draws.py DIR --model music [--draws 60] [--pairs 96 --directions 64] [--split choose] [--write]
+
+DIR has a folder of songs for each style. Drawn are the first pieces of each style as `seqvae generate` draws them,
+eight bars each. A line of JSON tells, as means over styles (kit repeated: over rock and jazz, where there are such):
+
+    overlap       overlapped area of eight statistics with held-out songs, of all pieces together, with its interval
+    inside        share of the 13 statistics of arrangements inside the middle 80 % of 100 training songs of the style
+    band, kit repeated   shared instruments of neighbouring two-bar windows; drum hits of a bar repeated in the next
+    nearest of N  note F1 with the nearest other one of N pieces of the style, the first ten and all; bars as they are
+
+and for held-out and for training songs the same. With --pairs the sums that styles are drawn from are made anew, of the
+training songs in DIR, in so many --directions, and what can be read in them is told: the note F1 of what a sum decodes
+to with what the nearer of its two songs decodes to, and with the nearer of another sum's. With --write these sums come
+into the model's folder in place of the old ones, every other tensor as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqvae import arrangement, checkpoint, collection, distributions, evaluate_samples, held_out, measures, style
+from seqvae.codec import Codec, Ints, load
+from seqvae.dataset import half_of
+from seqvae.errors import ReadError
+from seqvae.midi import Piece, read
+from seqvae.note_statistics import statistics
+
+SEGMENTS = 4  # of a piece
+REAL = 100  # training songs of each style whose range is compared with
+KITS = ("rock", "jazz")
+READ = 24  # sums of each style that are decoded
+
+
+def latents(codec: Codec, folder: Path, rng: np.random.Generator) -> list[Tensor]:
+    """`(S, D)` of each training song of a folder: some segments in a row from a random place, as training fits them."""
+    files = [path for path in collection.find([folder]) if half_of(collection.title(path)) is None]
+    stretches = []
+    for _, piece in collection.read_all(files, cache=collection.default_cache()):
+        if isinstance(piece, Piece):
+            segments = codec.segments(piece)
+            first = int(rng.random() * max(1, len(segments) - style.ROW + 1))
+            stretches.append(segments[first : first + style.ROW])
+    return codec.means(stretches, refined=False)
+
+
+def renewed(codec: Codec, data: Path, most: int, rank: int) -> dict[str, Tensor]:
+    """The sums `(K, S, D)` of every style of a codec, made anew of the songs in a folder of folders."""
+    rng = np.random.default_rng(0)
+    found = {name: latents(codec, data / name, rng) for name in sorted(codec.styles) if name != "all"}
+    for name, songs in found.items():
+        own, other = readable(codec, songs, codec.styles[name].mean, most, rank)
+        print(json.dumps({"sums": name, "F1 with its songs": round(own, 3), "with another's": round(other, 3)}))
+    found["all"] = [z for some in found.values() for z in some]
+    sums = {name: style.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
+    return {name: x for name, x in sums.items() if x is not None}
+
+
+def readable(codec: Codec, songs: Sequence[Tensor], mean: Tensor, most: int, rank: int) -> tuple[float, float]:
+    """Note F1 of the first READ sums of songs with the nearer of their own two, and of the next sum's, all decoded.
+
+    The two songs of a sum are those whose latents are most alike to it.
+    """
+    sums = style.pair(songs, mean, most, rank)
+    assert sums is not None
+    row = torch.arange(style.ROW)
+    whole = torch.stack([z[row % len(z)] - mean for z in songs])
+    likeness = torch.nn.functional.normalize(sums[:READ].flatten(1)) @ torch.nn.functional.normalize(whole.flatten(1)).T
+    pairs = likeness.topk(2).indices.tolist()
+    decoded, *parents = (
+        [decoded_notes(score) for score in codec.decode(list(mean + z))]
+        for z in (sums[:READ], *(whole[[pair[side] for pair in pairs]] for side in (0, 1)))
+    )
+    near = [[max(measures.note_f1(x, side[i]) for side in parents) for i in range(len(pairs))] for x in decoded]
+    count = len(pairs)
+    own, other = ([near[i][(i + step) % count] for i in range(count)] for step in (0, 1))
+    return float(np.mean(own)), float(np.mean(other))
+
+
+def decoded_notes(score: Any) -> Ints:
+    """The notes of a decoded score, none of an empty one."""
+    try:
+        return read(score).notes
+    except ReadError:
+        return np.zeros((0, 5), np.int32)
+
+
+def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
+    """Put sums into a checkpoint in place of its own; what is not about sums stays as it is."""
+    kept = checkpoint.load(folder)
+    for name, x in sums.items():
+        packed, _ = style.pack({name: replace(codec.styles[name], sums=x)})
+        kept.styles.pop(f"{name}.sums", None)
+        kept.styles |= {key: packed[key] for key in (f"{name}.weights", f"{name}.directions")}
+    checkpoint.save(kept, folder)
+
+
+def nearest(pieces: Sequence[Ints]) -> float:
+    """Mean over pieces of the note F1 with the nearest other one; nan for a single piece."""
+    rows = [[measures.note_f1(a, b) for j, b in enumerate(pieces) if i != j] for i, a in enumerate(pieces)]
+    return float(np.mean([max(row, default=float("nan")) for row in rows]))
+
+
+def figures(
+    pieces: Mapping[str, Sequence[Piece]], held: Mapping[str, Sequence[Piece]],
+    ranges: Mapping[str, arrangement.Range],
+) -> dict[str, Any]:  # fmt: skip
+    """What is told of pieces of each style."""
+    rows = {name: np.array([arrangement.statistics(p.notes, p.bounds) for p in some]) for name, some in pieces.items()}
+    band, kit = (list(arrangement.STATISTICS).index(name) for name in ("band", "kit repeated"))
+    ours, theirs = (
+        np.array([statistics(p.notes, p.bounds) for some in of.values() for p in some]) for of in (pieces, held)
+    )
+    least = min(map(len, pieces.values()))
+    with_kits = [np.nanmean(rows[name][:, kit]) for name in KITS if name in rows]
+    return {
+        "overlap": [round(x, 3) for x in distributions.overlaps(ours, theirs)[1]],
+        "inside": np.mean([np.mean([ranges[name].inside(x).mean() for x in rows[name]]) for name in rows]),
+        "band": np.mean([np.nanmean(x[:, band]) for x in rows.values()]),
+        "kit repeated": np.mean(with_kits) if with_kits else float("nan"),
+        **{
+            f"nearest of {count}": np.mean([nearest([p.notes for p in some[:count]]) for some in pieces.values()])
+            for count in sorted({10, least})
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="music")
+    parser.add_argument("--draws", type=int, default=60)
+    parser.add_argument("--pairs", type=int, help="sums of each style; without, those that the model has")
+    parser.add_argument("--directions", type=int, default=style.DIRECTIONS)
+    parser.add_argument("--split", choices=["choose", "final"], default="choose")
+    parser.add_argument("--write", action="store_true", help="keep the new sums in the model's folder")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    codec = load(given.model)
+    if given.pairs is not None:
+        sums = renewed(codec, given.data, given.pairs, given.directions)
+        codec.styles |= {name: replace(codec.styles[name], sums=x) for name, x in sums.items()}
+        if given.write:
+            keep(sums, codec, checkpoint.find(given.model))
+    names = sorted(set(codec.styles) - {"all"})
+    bars = SEGMENTS * codec.chunks
+    found = held_out.gather(
+        given.data, names, train=REAL, test=given.draws, train_chunks=bars, test_chunks=bars,
+        rng=np.random.default_rng(0), half=given.split,
+    )  # fmt: skip
+    ranges = {
+        name: arrangement.Range.of(np.array([arrangement.statistics(p.notes, p.bounds) for p in some]))
+        for name, some in found.train.items()
+    }
+    drawn = {name: evaluate_samples.draw(codec, name, given.draws, SEGMENTS, 0) for name in names}
+    several = {
+        "drawn": drawn,
+        "held out": found.test,
+        "training": {n: x[: given.draws] for n, x in found.train.items()},
+    }
+    for name, pieces in several.items():
+        told = figures(pieces, found.test, ranges)
+        print(json.dumps({"pieces": name} | {k: x if isinstance(x, list) else round(x, 3) for k, x in told.items()}))
+
+
+if __name__ == "__main__":
+    main()
