@@ -12,7 +12,7 @@ Hinton 2002): its band, the style's kit, the harmony and the bass of the origina
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -33,9 +33,12 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FARTHER = (1.0, 1.6, 2.56)  # times the way to be moved, for a song that is hardly changed by it
-ENOUGH = 0.7  # share of new notes beyond which no song is moved farther
-SLACK = 0.1  # below the share that is wanted
-HITS = 0.5  # amount from which the kit is the style's
+ENOUGH = 0.6  # share of new notes among those written from which no song is moved farther
+TOLD = 0.1  # share of a program among those that the codes tell of, from which it plays in every bar
+MIDDLE = 38.0  # D2: around which a bass plays
+BELOW = 48  # C3: where there is no bass, what is lower on other instruments is the bass
+DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
+"""Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
 
 
 class Writer(Protocol):
@@ -124,22 +127,24 @@ def arrange(
     piece, near = stretch.piece, min(1.0, goal.amount)
     changed = _changed(piece)
     tune = tracks.tune(piece) if tracks.MELODY in parts else piece.notes[:0]
+    own = band.presence(piece.notes, piece.bounds)
+    density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
-        there = z + far * (moved - z)
-        own = band.presence(piece.notes, piece.bounds)
-        programs = band.choose(own, goal.ensemble, near, told_programs(codec, there))
-        guide = _guide(form, stretch, goal.ensemble, near, programs, changed, harmony)
+        there = z + far / near * (moved - z)
+        told = told_programs(codec, there)
+        programs = band.choose(own, goal.ensemble, near, told)
+        whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
+        guide = _guide(form, stretch, goal.ensemble, programs, whole, told, changed, harmony)
         chunks = codec.write(there, stretch.lengths, sampling, guide=guide)
         written = _written(form, stretch, chunks, changed)
-        density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
-        played = band.players(tune, programs, own)
-        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played)
+        played = band.voice(tune, programs, whole, own)
+        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played, whole)
         notes = _left_alone(notes, piece, programs, changed)
-        new = arrangement.new_notes(piece.notes, notes) if len(notes) else 0.0
+        new = arrangement.new_notes(piece.notes, written) if len(written) else 0.0
         if new > most:
             best, most, line = notes, new, played
-        if new >= min(near, ENOUGH) - SLACK:
+        if new >= ENOUGH:
             break
     kept = parts - {tracks.MELODY}
     notes = tracks.keep(best, piece, kept) if kept else best
@@ -148,8 +153,9 @@ def arrange(
 
 def improvised(codec: Writer, z: Tensor, ensemble: Ensemble) -> Guide:
     """For decoding a new piece `z (S, D)`: one band of the style, and its kit."""
-    programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, told_programs(codec, z))
-    plan = _plan(programs, ensemble.hits)
+    told = told_programs(codec, z)
+    programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, told)
+    plan = _plan(programs, ensemble.hits, told)
     return lambda rows: [guidance.lean(codec.form.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
 
 
@@ -184,31 +190,47 @@ def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) 
 
 
 def _guide(
-    form: MusicForm, stretch: Stretch, ensemble: Ensemble, near: float, programs: list[int], changed: Bools,
-    harmony: float,
+    form: MusicForm, stretch: Stretch, ensemble: Ensemble, programs: list[int], whole: list[int], told: Floats | None,
+    changed: Bools, harmony: float,
 ) -> Guide:  # fmt: skip
-    """What the song says of its bars."""
+    """What the song says of its bars to the instruments of the band that are not `whole`."""
     piece, tokenizer = stretch.piece, form.tokenizer
-    own = near < HITS or not ensemble.hits.any()
-    hits = band.hits(piece.notes, piece.bounds) if own else ensemble.hits
-    plan = _plan(programs, hits)
+    bottom = measures.skyline(piece.notes, highest=False)
+    entering = [program for program in programs if program not in whole]
+    plan = _plan(entering, ensemble.hits, told, _middle(bottom))
+    without = not any(program // band.FAMILY == band.BASS for program in programs)
+    if without and len(bottom) and np.bincount(bottom[:, measures.PROGRAM]).argmax() in whole:
+        plan = replace(plan, low=None)
+    below = BELOW if without and plan.low is not None else 0
     full = stretch.of(changed).astype(bool)
     sounding, roots = stretch.of(form.harmony(piece)), stretch.of(form.roots(piece))
+    changes: Bools = np.asarray(roots.any(-1))
+    changes[:, 1:] &= (np.diff(roots, axis=1) != 0).any(-1)
     roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
 
     def guide(rows: slice) -> list[Any]:
-        leans = [guidance.lean(tokenizer, plan, full[rows])]
+        leans = [guidance.lean(tokenizer, plan, full[rows], changes[rows])]
         if harmony:
-            leans.append(tokenizer.lean(sounding[rows], harmony, roots[rows]))
+            leans.append(tokenizer.lean(sounding[rows], harmony, roots[rows], below))
         return leans
 
     return guide
 
 
-def _plan(programs: list[int], hits: Floats) -> guidance.Plan:
-    """A band of which drums and bass always play."""
-    due = [p for p in programs if p == measures.DRUMS or p // band.FAMILY == band.BASS]
-    return guidance.Plan(programs, due, hits if measures.DRUMS in programs and hits.any() else None)
+def _plan(programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE) -> guidance.Plan:
+    """A band of which drums, bass and those that the decoder tells of always play, the bass around a pitch."""
+    kit = hits if measures.DRUMS in programs and hits.any() else None
+    low = next((p for p in programs if p // band.FAMILY == band.BASS), None)
+    deep = next((p for p in DEEP if p in programs), None) if low is None else low
+    due = [p for p in programs if p in (measures.DRUMS, deep) or (told is not None and told[p] >= TOLD)]
+    return guidance.Plan(programs, due or programs, kit, middle, deep)
+
+
+def _middle(bottom: Ints) -> float:
+    """Where a bass plays: around the median of the song's lowest notes, in octaves that a bass has."""
+    if not len(bottom):
+        return MIDDLE
+    return float(np.clip(np.median(bottom[:, measures.PITCH]), MIDDLE - 4, MIDDLE + 4)) + 0.5
 
 
 def _written(form: MusicForm, stretch: Stretch, chunks: list[Ints], changed: Bools) -> Ints:

@@ -30,6 +30,9 @@ DRUMS_STAY = 0.75
 MANY = 4.0  # times the share of a program among those that the decoder tells of: as if it played in all bars
 PERCENTILES = (10, 50, 90)
 FEW = 8  # songs with drums: of fewer the hits are not kept, for they would be those of single songs
+SOLO = 0.25  # of the tune, from which an instrument that is not the lead keeps what it has of it
+RARELY = 0.25  # of the bars with notes
+PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
 LOWEST = 28  # E1: no instrument of a band is pushed lower
 
 
@@ -101,10 +104,10 @@ def ensemble(songs: Iterable[tuple[Ints, Ints]]) -> Ensemble:
 def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = None) -> list[int]:
     """The programs of the band between a song's `presence (129,)` and a style: instruments leave and enter by amount.
 
-    An instrument counts as present as (1 - amount) of the song and amount of the style say; for the style speak its
-    songs and, where it is given, the decoder, with the shares of programs `told (129,)`: a geometric mean. Drums and
-    bass are those of the nearer of the two, and half-way those of the style. At most MOST, A_FAMILY of a family and one
-    bass.
+    A share 1 - amount of them are what is most present in the song, the others what is most present in the style, where
+    its songs and, if given, the decoder's shares of programs `told (129,)` count: a geometric mean. Drums and bass are
+    those of the nearer of the two; half-way there are the style's drums, and a bass where either has one. At most MOST,
+    A_FAMILY of a family and one bass.
     """
     near = min(1.0, max(0.0, amount))
     families = np.add.reduceat(style.programs[:DRUMS], np.arange(0, DRUMS, FAMILY))
@@ -114,19 +117,19 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
         likely = np.sqrt(likely * np.minimum(1.0, MANY * told[:DRUMS]))
     score = (1 - near) * song[:DRUMS] + near * likely
     basses = np.arange(DRUMS) // FAMILY == BASS
-    drums, bass = (
-        (style.programs[DRUMS] >= 0.5, families[BASS] >= 0.5) if near >= 0.5
-        else (song[DRUMS] > 0, bool((song[:DRUMS] * basses).any()))
-    )  # fmt: skip
+    drums = bool(style.programs[DRUMS] >= 0.5 if near >= 0.5 else song[DRUMS] > 0)
+    bass = bool((near >= 0.5 and families[BASS] >= 0.5) or (near <= 0.5 and (song[:DRUMS] * basses).any()))
     size = round((1 - near) * (song > 0).sum() + near * style.size[1])
     left = int(np.clip(size - drums, 1, MOST - drums))
     chosen = [int((score * basses).argmax())] if bass and left > 1 and (score * basses).any() else []
-    for program in np.argsort(-score, kind="stable").tolist():
-        if score[program] <= 0 or len(chosen) == left:
-            break
-        kin = [p for p in chosen if p // FAMILY == program // FAMILY]
-        if program not in chosen and len(kin) < (1 if basses[program] else A_FAMILY):
-            chosen.append(program)
+    seats = len(chosen) + int((1 - near) * (left - len(chosen)) + 0.5)  # of the song's instruments
+    for ranks, most in ((song[:DRUMS], seats), (likely, left), (score, left)):
+        for program in np.argsort(-ranks, kind="stable").tolist():
+            if ranks[program] <= 0 or len(chosen) >= most:
+                break
+            kin = [p for p in chosen if p // FAMILY == program // FAMILY]
+            if program not in chosen and len(kin) < (1 if basses[program] else A_FAMILY):
+                chosen.append(program)
     return sorted(chosen) + [DRUMS] * bool(drums)
 
 
@@ -187,44 +190,98 @@ def under(notes: Ints, line: Ints) -> Ints:
 def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
     """About `most` of `notes (N, >= 4)`: of every instrument the same share, what is rarest in its bars leaving first.
 
-    What counts is how often an instrument begins something at a step of the bar, and of drums on a pitch there. Of what
-    is as often, beats stay before half beats, and these before the rest.
+    Notes of an instrument at one step of the bar stay or leave together: first leaves where it begins something in the
+    fewest bars, then what is off the beat. Of drums it is all hits of one pitch on beats, on half beats, or between:
+    what is farthest from the beat leaves first, cymbals before snare and kick, so that no bar ends early.
     """
     if len(notes) <= max(0.0, most):
         return notes
     share = max(0.0, most) / len(notes)
     step = notes[:, ONSET] - bounds[np.searchsorted(bounds, notes[:, ONSET], side="right") - 1]
-    pitch = np.where(notes[:, PROGRAM] == DRUMS, notes[:, PITCH], 0)
+    level = 1 * (step % BEAT != 0) + (step % (BEAT // 2) != 0)
     stays = np.zeros(len(notes), bool)
     for program in np.unique(notes[:, PROGRAM]).tolist():
         mine = np.flatnonzero(notes[:, PROGRAM] == program)
-        _, at, count = np.unique(step[mine] * 128 + pitch[mine], return_inverse=True, return_counts=True)
-        here = step[mine]
-        order = np.lexsort((at, here % (BEAT // 2) != 0, here % BEAT != 0, -count[at]))
-        part = share**DRUMS_STAY if program == DRUMS else share
-        stays[mine[order[: round(part * len(mine))]]] = True
+        if program == DRUMS:
+            keys, wanted = level[mine] * 128 + notes[mine, PITCH], share**DRUMS_STAY
+        else:
+            often = np.bincount(step[mine])[step[mine]]
+            keys, wanted = (-often * 3 + level[mine]) * STEPS + step[mine], share
+        _, group, count = np.unique(keys, return_inverse=True, return_counts=True)
+        ends = np.append(0, np.cumsum(count))
+        stays[mine[group < np.abs(ends - wanted * len(mine)).argmin()]] = True
     return notes[stays]
 
 
+def whole_parts(song: Ints, bounds: Ints, programs: Sequence[int], most: float, amount: float) -> list[int]:
+    """The parts of the song, instruments of the band `programs`, that stay as they are: the most present first.
+
+    As many as come nearest to the song's share 1 - amount of `most` notes a bar; up to half-way one at least. Drums
+    stay below half-way. One instrument at least is left to be written.
+    """
+    near = min(1.0, max(0.0, amount))
+    shares, counts = presence(song, bounds), np.bincount(song[:, PROGRAM], minlength=DRUMS + 1)
+    budget = (1 - near) * most * sounding_bars(song, bounds)
+    stay = [DRUMS] if DRUMS in programs and near < 0.5 and counts[DRUMS] else []
+    held = float(counts[stay].sum())
+    for program in sorted((p for p in programs if p != DRUMS), key=lambda p: -shares[p]):
+        first = near <= 0.5 and not set(stay) - {DRUMS}
+        fits = first or held + counts[program] / 2 < budget
+        if counts[program] and fits and len(stay) < len(programs) - 1:
+            stay.append(program)
+            held += float(counts[program])
+    return sorted(stay)
+
+
+def voice(line: Ints, programs: Sequence[int], whole: Sequence[int], song: Floats) -> Ints:
+    """The `line (N, >= 4)` as `players` have it: one lead, and who has SOLO of it or a part that is `whole`."""
+    counts = np.bincount(line[:, PROGRAM], minlength=DRUMS)
+    few = ~np.isin(line[:, PROGRAM], whole) & (counts[line[:, PROGRAM]] < SOLO * len(line))
+    led = line.copy()
+    led[few, PROGRAM] = counts.argmax()
+    return players(led, programs, song)
+
+
+def settled(notes: Ints, bounds: Ints) -> Ints:
+    """`notes (N, >= 4)` without what comes and goes: an instrument's bars that stand alone, and who plays RARELY.
+
+    A bar stands alone where the instrument begins nothing in the bars before and after.
+    """
+    playing = np.pad(arrangement.playing(notes, bounds), ((1, 1), (0, 0)))
+    stays = playing[1:-1] & (playing[:-2] | playing[2:])
+    filled = np.count_nonzero(playing.any(1))
+    stays &= stays.sum(0) >= RARELY * filled
+    bar = np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
+    found: Ints = notes[stays[bar, notes[:, PROGRAM]]]
+    return found
+
+
 def arranged(
-    written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints
+    written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints,
+    whole: Sequence[int] = (),
 ) -> Ints:  # fmt: skip
-    """What the decoder has `written (N, 5)`, with the `line (L, 5)` on top and at most so many notes a bar."""
-    rest = under(written, line)
-    rest = rest[~np.isin(_key(rest), _key(line))]
-    known = np.isin(_place(rest), _place(song))
-    own = players(song[song[:, PROGRAM] != DRUMS], programs, presence(song, bounds))
-    own = own[~np.isin(_place(own), _place(line))]
-    low = own[:, PITCH] < LOWEST
-    own = np.concatenate([own[low], under(own[~low], line)])  # a melody that is named may lie below the song's top
-    own = own[~np.isin(_place(own), _place(np.concatenate([line, rest[known]])))]
-    total = most * sounding_bars(song, bounds)
-    old, new = rest[known], rest[~known]
-    part = (1 - fresh) * total - len(line)  # of the song, beside its tune
-    old = thinned(old, bounds, max(part, len(old) * total / max(1, len(line) + len(rest))))
-    back = thinned(own, bounds, part - len(old))  # more of the song than the decoder has of it
-    room = total - len(line) - len(old) - len(back)
-    notes = np.concatenate([line, old, back, thinned(new, bounds, max(room, min(fresh, 0.5) * total))])
+    """What the decoder has `written (N, 5)` below the `line (L, 5)` and beside the parts that stay `whole`.
+
+    Of what is written the bass stays whole; drums and the others are thinned to `most` notes a bar, though not below
+    `fresh` of all notes, and instruments of which less than PART would be left are left out.
+    """
+    parts = song[np.isin(song[:, PROGRAM], list(whole))]
+    free = np.isin(_place(parts), _place(line)) | (parts[:, PITCH] < LOWEST)
+    parts = np.concatenate([parts[free], under(parts[~free], line)])  # a melody that is named may lie below the top
+    stands = np.concatenate([line, parts[~np.isin(_key(parts), _key(line))]])
+    written = under(written, line)
+    new = written[~np.isin(_key(written), _key(stands)) & ~np.isin(written[:, PROGRAM], list(whole))]
+    room = most * sounding_bars(song, bounds) - len(stands)
+    if fresh < 1:
+        room = max(room, len(stands) * fresh / (1 - fresh))
+    low = new[:, PROGRAM] // FAMILY == BASS
+    bass, rest = new[low], settled(new[~low], bounds)
+    room -= len(bass)
+    others = [p for p in programs if p in rest[:, PROGRAM] and p != DRUMS]
+    order = sorted(others, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))
+    while len(order) > 1 and room < PART * len(rest):
+        rest = rest[rest[:, PROGRAM] != order.pop(0)]
+    notes = np.concatenate([stands, bass, thinned(rest, bounds, room)])
     _, first = np.unique(_key(notes), return_index=True)
     found: Ints = notes[np.sort(first)]
     return found

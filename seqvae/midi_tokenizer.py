@@ -185,16 +185,16 @@ class MidiTokenizer:
         notes = moved(piece.notes, self.shift(piece))
         return lowest(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
-    def lean(self, sounding: Floats, strength: float, roots: Floats | None = None) -> Lean:
+    def lean(self, sounding: Floats, strength: float, roots: Floats | None = None, below: int = 0) -> Lean:
         """For decoding: notes of rows whose harmony is `sounding (N, B, 12)` lean to its pitch classes.
 
         A pitch weighs (share of its class + LEAST) ** strength; on a bass, where `roots (N, B, 12)` are given, the
-        share there, with twice the strength.
+        share there, with twice the strength, and on other instruments what is lower than the pitch `below`.
         """
         columns = np.flatnonzero(self._type == _PITCH).astype(np.int32)
         weights = (strength * np.log(sounding + LEAST)).astype(np.float32)
         low = None if roots is None else (2 * strength * np.log(roots + LEAST)).astype(np.float32)
-        classes = self._value[columns] % 12
+        classes, deep = self._value[columns] % 12, self._value[columns] < below
 
         def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
             beat = np.clip(state[:, _LAST_POSITION], 0, None) // STEPS_PER_BEAT
@@ -202,7 +202,10 @@ class MidiTokenizer:
             if low is not None:
                 bass = np.isin(state[:, _LAST_PROGRAM], _BASSES)
                 told[bass] = low[rows[bass], beat[bass]]
-            return columns, told[:, classes]
+            out = told[:, classes]
+            if low is not None and below:
+                out[:, deep] = low[rows, beat][:, classes[deep]]
+            return columns, out
 
         return lean
 

@@ -135,14 +135,44 @@ def test_what_is_rarest_in_its_bars_leaves_first() -> None:
     assert not len(band.thinned(song[:0], BOUNDS, -1))
 
 
-def test_half_of_an_arrangement_is_new_and_it_is_as_dense_as_told() -> None:
+def test_a_thinner_kit_lasts_as_long() -> None:
+    beat = [
+        (48 * bar + at, 1, pitch, DRUMS) for bar in range(4) for at, pitch in ((0, 36), (12, 38), (24, 36), (36, 38))
+    ]
+    hats = [(48 * bar + 6 * at, 1, 42, DRUMS) for bar in range(4) for at in range(8)]
+    found = band.thinned(notes(*beat, *hats), BOUNDS, 18)
+    assert sorted(map(tuple, found[:, :4].tolist())) == sorted(beat), "hats leave, and the fourth beat stays"
+
+
+def test_parts_stay_whole_until_the_songs_share_is_reached() -> None:
+    piano, flute = [(12 * i, 12, 72, 0) for i in range(16)], [(12 * i, 12, 84, 73) for i in range(8)]
+    song = notes(*piano, *flute, (0, 1, 36, DRUMS))
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 10.0, 0.5) == [0], "16 of 20, and 24 is no nearer"
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 11.0, 0.5) == [0, 73], "16 and 24 of 22: nearer"
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 9.0, 0.25) == [0, 73, DRUMS]
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73], 10.0, 1.0) == []
+    assert band.whole_parts(song, BOUNDS, [0], 10.0, 0.5) == [], "somebody has to be written"
+
+
+def test_one_lead_plays_the_tune() -> None:
+    song = notes(*((12 * i, 12, 72, 73) for i in range(15)), (180, 12, 74, 40))
+    shares = band.presence(song, BOUNDS)
+    assert set(band.voice(band.tune(song), [0, 40, 73], [], shares)[:, PROGRAM].tolist()) == {73}
+    assert band.voice(band.tune(song), [0, 40, 73], [40], shares)[-1, PROGRAM] == 40, "a part that is whole keeps what it has"
+
+
+def test_nobody_plays_a_single_bar() -> None:
+    steady, once = [(48 * bar, 6, 60, 25) for bar in range(4)], [(0, 6, 60, 4), (96, 6, 60, 4)]
+    assert band.settled(notes(*steady, *once), BOUNDS).tolist() == notes(*steady).tolist()
+
+
+def test_the_songs_part_is_whole_and_the_band_plays_the_rest() -> None:
     song = notes(*((12 * i, 12, 72, 0) for i in range(16)), *((12 * i, 12, 48, 0) for i in range(16)))
-    written = notes(*((3 * i, 3, 50, 25) for i in range(64)))
-    found = band.arranged(
-        written, song, BOUNDS, [0, 25], 10.0, 0.5, band.players(band.tune(song), [0, 25], band.presence(song, BOUNDS))
-    )
-    assert len(found) == 40
-    assert arrangement.new_notes(song, found) == pytest.approx(0.5, abs=0.05)
+    written = notes(*((6 * i, 6, 50, 25) for i in range(32)), *((12 * i, 12, 50, 0) for i in range(16)))
+    line = band.voice(band.tune(song), [0, 25], [0], band.presence(song, BOUNDS))
+    found = band.arranged(written, song, BOUNDS, [0, 25], 10.0, 0.5, line, [0])
+    assert sorted(found[found[:, PROGRAM] == 0].tolist()) == sorted(song.tolist())
+    assert np.count_nonzero(found[:, PROGRAM] == 25) == 32, "as many as the song's, though the bars are full"
     assert arrangement.top_line_heard(song, found) == 1
     alone = band.arranged(written, song, BOUNDS, [0, 25], 100.0, 1.0, song[:0])
     assert sorted(alone.tolist()) == sorted(written.tolist())
