@@ -158,7 +158,9 @@ def test_one_lead_plays_the_tune() -> None:
     song = notes(*((12 * i, 12, 72, 73) for i in range(15)), (180, 12, 74, 40))
     shares = band.presence(song, BOUNDS)
     assert set(band.voice(band.tune(song), [0, 40, 73], [], shares)[:, PROGRAM].tolist()) == {73}
-    assert band.voice(band.tune(song), [0, 40, 73], [40], shares)[-1, PROGRAM] == 40, "a part that is whole keeps what it has"
+    assert band.voice(band.tune(song), [0, 40, 73], [40], shares)[-1, PROGRAM] == 40, (
+        "a part that is whole keeps what it has"
+    )
 
 
 def test_nobody_plays_a_single_bar() -> None:
