@@ -164,7 +164,7 @@ def players(line: Ints, programs: Sequence[int], song: Floats) -> Ints:
 def under(notes: Ints, line: Ints) -> Ints:
     """`notes (N, >= 4)` that leave the `line` on top: by octaves lower while it sounds, and ended where it begins.
 
-    Drums stay. What would come below LOWEST is left out.
+    While it rests nothing goes higher than its highest note. Drums stay. What would come below LOWEST is left out.
     """
     if not len(line):
         return notes
@@ -172,7 +172,7 @@ def under(notes: Ints, line: Ints) -> Ints:
     starts = order[:, ONSET]
     last = np.searchsorted(starts, notes[:, ONSET], side="right") - 1
     held = (last >= 0) & (order[last, ONSET] + order[last, DURATION] > notes[:, ONSET])
-    roof = np.where(held, order[last, PITCH], 128)
+    roof = np.where(held, order[last, PITCH], order[:, PITCH].max() + 1)
     drums = notes[:, PROGRAM] == DRUMS
     above = np.where(drums, 0, np.maximum(0, -(-(notes[:, PITCH] - roof + 1) // 12)))
     out = notes.copy()

@@ -122,6 +122,7 @@ def test_nothing_sounds_above_the_tune(
     pitched = found[found[:, PROGRAM] != DRUMS]
     sounds = arrangement.sounding(pitched, line[:, ONSET])
     assert all(not sounds[i, pitch:].any() for i, pitch in enumerate(line[:, PITCH].tolist()))
+    assert not len(line) or pitched[:, PITCH].max(initial=0) <= line[:, PITCH].max(), "nor while it rests"
     assert (found[:, DURATION] > 0).all()
     assert np.count_nonzero(found[:, PROGRAM] == DRUMS) == np.count_nonzero(rest[:, PROGRAM] == DRUMS)
 
