@@ -31,6 +31,7 @@ MANY = 4.0  # times the share of a program among those that the decoder tells of
 PERCENTILES = (10, 50, 90)
 FEW = 8  # songs with drums: of fewer the hits are not kept, for they would be those of single songs
 SOLO = 0.25  # of the tune, from which an instrument that is not the lead keeps what it has of it
+OFTEN, SELDOM = 0.4, 0.1  # of the bars with drums
 RARELY = 0.25  # of the bars with notes
 PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
 LOWEST = 28  # E1: no instrument of a band is pushed lower
@@ -123,12 +124,13 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
     left = int(np.clip(size - drums, 1, MOST - drums))
     chosen = [int((score * basses).argmax())] if bass and left > 1 and (score * basses).any() else []
     seats = len(chosen) + int((1 - near) * (left - len(chosen)) + 0.5)  # of the song's instruments
-    for ranks, most in ((song[:DRUMS], seats), (likely, left), (score, left)):
+    alone = A_FAMILY if near == 1 else 1  # who enters beside the song's instruments is of another family
+    for ranks, most, family in ((song[:DRUMS], seats, A_FAMILY), (likely, left, alone), (score, left, A_FAMILY)):
         for program in np.argsort(-ranks, kind="stable").tolist():
             if ranks[program] <= 0 or len(chosen) >= most:
                 break
             kin = [p for p in chosen if p // FAMILY == program // FAMILY]
-            if program not in chosen and len(kin) < (1 if basses[program] else A_FAMILY):
+            if program not in chosen and len(kin) < (1 if basses[program] else family):
                 chosen.append(program)
     return sorted(chosen) + [DRUMS] * bool(drums)
 
@@ -213,6 +215,27 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
     return notes[stays]
 
 
+def grooved(drums: Ints, bounds: Ints) -> Ints:
+    """`drums (N, 5)` of one song with one pattern: hits in OFTEN of the bars are in all, those in few in none.
+
+    A hit is a step of the bar and a pitch; few is less than SELDOM of the bars.
+    """
+    if not len(drums):
+        return drums
+    bar = np.searchsorted(bounds, drums[:, ONSET], side="right") - 1
+    bars = np.unique(bar)
+    keys = (drums[:, ONSET] - bounds[bar]) * 128 + drums[:, PITCH]
+    hit, at, count = np.unique(keys, return_inverse=True, return_counts=True)
+    always = hit[count >= OFTEN * len(bars)]
+    home, step = np.repeat(bars, len(always)), np.tile(always // 128, len(bars))
+    filled = np.repeat(drums[:1], len(home), axis=0)
+    filled[:, ONSET], filled[:, PITCH] = bounds[home] + step, np.tile(always % 128, len(bars))
+    filled = filled[step < np.diff(bounds)[home]]
+    found = np.concatenate([drums[count[at] >= SELDOM * len(bars)], filled])
+    _, first = np.unique(_key(found), return_index=True)
+    return found[np.sort(first)]
+
+
 def whole_parts(song: Ints, bounds: Ints, programs: Sequence[int], most: float, amount: float) -> list[int]:
     """The parts of the song, instruments of the band `programs`, that stay as they are: the most present first.
 
@@ -276,6 +299,8 @@ def arranged(
         room = max(room, len(stands) * fresh / (1 - fresh))
     low = new[:, PROGRAM] // FAMILY == BASS
     bass, rest = new[low], settled(new[~low], bounds)
+    drums = rest[:, PROGRAM] == DRUMS
+    rest = np.concatenate([rest[~drums], grooved(rest[drums], bounds)])
     room -= len(bass)
     others = [p for p in programs if p in rest[:, PROGRAM] and p != DRUMS]
     order = sorted(others, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))

@@ -82,6 +82,11 @@ def test_instruments_enter_and_leave_with_the_amount() -> None:
     assert len(whole) == 5
 
 
+def test_who_enters_half_way_is_of_another_family() -> None:
+    jazz = ensemble({DRUMS: 0.9, 32: 0.6, 4: 0.5, 26: 0.3}, size=6)
+    assert band.choose(PIANO, jazz, 0.5) == [0, 26, 32, DRUMS]
+
+
 def test_a_band_has_one_bass_two_of_a_family_and_no_more_than_seven() -> None:
     crowd = ensemble({DRUMS: 1.0, **dict.fromkeys(range(64), 0.5)}, size=20)
     chosen = band.choose(np.zeros(DRUMS + 1), crowd, 1.0)
@@ -143,6 +148,15 @@ def test_a_thinner_kit_lasts_as_long() -> None:
     hats = [(48 * bar + 6 * at, 1, 42, DRUMS) for bar in range(4) for at in range(8)]
     found = band.thinned(notes(*beat, *hats), BOUNDS, 18)
     assert sorted(map(tuple, found[:, :4].tolist())) == sorted(beat), "hats leave, and the fourth beat stays"
+
+
+def test_one_pattern_of_drums_a_song() -> None:
+    kick, snare = [(48 * bar, 1, 36, DRUMS) for bar in range(4)], [(48 * bar + 36, 1, 38, DRUMS) for bar in (0, 2)]
+    found = band.grooved(notes(*kick, *snare, (60, 1, 49, DRUMS)), BOUNDS)
+    hits = {(onset % 48, pitch) for onset, _, pitch, *_ in found.tolist()}
+    assert hits == {(0, 36), (36, 38), (12, 49)}
+    assert np.count_nonzero(found[:, PITCH] == 38) == 4, "half of the bars had it, so all have"
+    assert np.count_nonzero(found[:, PITCH] == 49) == 1
 
 
 def test_parts_stay_whole_until_the_songs_share_is_reached() -> None:
