@@ -36,8 +36,10 @@ import torch
 from detection_figures import Doubles, Ints, Scores, comparison, figures, markdown, promise, share_interval, table
 from log_baselines import baselines, counter
 
-from seqvae import anomaly, calibration, kinds
-from seqvae.calibration import Calibration, Score
+from seqvae.anomaly import calibration
+from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly.calibration import Calibration, Score
+from seqvae.cli import inputs as kinds
 from seqvae.codec import Codec
 from seqvae.errors import SeqVAEError
 

@@ -33,13 +33,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import attributes, collection, controls, distributions, evaluate_blend, held_out, kinds, measures, style
-from seqvae import text_measures as text
+from seqvae.cli import inputs as kinds
 from seqvae.codec import HARMONY, Codec
-from seqvae.dataset import half_of
-from seqvae.judge import Judge
-from seqvae.midi import Piece
-from seqvae.style import Style
+from seqvae.data.dataset import half_of
+from seqvae.evaluation import blend as evaluate_blend
+from seqvae.evaluation import controls
+from seqvae.evaluation import statistics as distributions
+from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation.style_classifier import Judge
+from seqvae.music import attributes
+from seqvae.music import library as collection
+from seqvae.music import note_metrics as measures
+from seqvae.music.piece import Piece
+from seqvae.style import vectors as style
+from seqvae.style.vectors import Style
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]

@@ -12,7 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from seqvae import evaluate, evaluate_text
+from seqvae.evaluation import music as evaluate
+from seqvae.evaluation import text as evaluate_text
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 

@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from seqvae.conformal import ChangeTest
+from seqvae.anomaly.conformal import ChangeTest
 
 CASES = {"none": (0.0, 0.0), "5 %": (0.05, 0.0), "10 %": (0.1, 0.0), "20 %": (0.2, 0.0), "30 %": (0.3, 0.0),
          "shift 0.5": (0.0, 0.5), "shift 1": (0.0, 1.0)}  # fmt: skip

@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqvae import checkpoint
-from seqvae import train as training
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig
-from seqvae.dataset import Longs, TokenData
-from seqvae.decoder import Decoder, Outer
-from seqvae.distributed import divide
-from seqvae.latent import active_units
-from seqvae.layers import Binding, Cache, Places, Residual, take
-from seqvae.model import PAD, SequenceVAE
-from seqvae.objective import Loss
-from seqvae.run import Run
-from seqvae.vocabulary import EOS, Ints
+from seqvae.data.dataset import Longs, TokenData
+from seqvae.nn.decoder import Decoder, Outer
+from seqvae.nn.layers import Binding, Cache, Places, Residual, take
+from seqvae.nn.loss import Loss
+from seqvae.nn.model import SequenceVAE
+from seqvae.nn.posterior import active_units
+from seqvae.parallel import divide
+from seqvae.protocols import EOS, PAD, Ints
+from seqvae.train import loop as training
+from seqvae.train.trainer import Run
 
 # --- the model --------------------------------------------------------------------------------------------------------
 

@@ -37,12 +37,20 @@ import numpy as np
 import torch
 import torch._dynamo  # which the optimizer takes a second to import
 
-from seqvae import checkpoint, cli, codec, dataset, kinds, midi, shards, style, train  # noqa: F401 (before the forks)
+from seqvae import codec  # noqa: F401 (before the forks)
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.cli import app as cli
+from seqvae.cli import inputs as kinds  # noqa: F401 (before the forks)
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig, to_dict
-from seqvae.dataset import TokenData
+from seqvae.data import dataset
+from seqvae.data import prepare as shards
+from seqvae.data.dataset import TokenData
 from seqvae.errors import SeqVAEError
-from seqvae.run import Run
-from seqvae.text_tokenizer import TextTokenizer
+from seqvae.music import piece as midi
+from seqvae.style import vectors as style
+from seqvae.text.tokenizer import TextTokenizer
+from seqvae.train import loop as train  # noqa: F401 (before the forks)
+from seqvae.train.trainer import Run
 
 WRITING = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
 SENTENCES = [

@@ -37,9 +37,9 @@ import torch
 from numpy.typing import NDArray
 
 import seqvae
-from seqvae import mixture
-from seqvae.sampling import EOS, Sampling
-from seqvae.vocabulary import Grammar
+from seqvae.nn.sampling import Sampling
+from seqvae.protocols import EOS, Grammar
+from seqvae.style import mixture
 
 METHODS = {
     "greedy": Sampling(),

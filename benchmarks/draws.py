@@ -29,12 +29,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqvae import arrangement, checkpoint, collection, distributions, evaluate_samples, held_out, measures, style
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec, Ints, load
-from seqvae.dataset import half_of
+from seqvae.data.dataset import half_of
 from seqvae.errors import ReadError
-from seqvae.midi import Piece, read
-from seqvae.note_statistics import statistics
+from seqvae.evaluation import generation as evaluate_samples
+from seqvae.evaluation import statistics as distributions
+from seqvae.evaluation import test_songs as held_out
+from seqvae.music import arrangement
+from seqvae.music import library as collection
+from seqvae.music import note_metrics as measures
+from seqvae.music.note_statistics import statistics
+from seqvae.music.piece import Piece, read
+from seqvae.style import vectors as style
 
 SEGMENTS = 4  # of a piece
 REAL = 100  # training songs of each style whose range is compared with

@@ -18,9 +18,9 @@ import processor
 import torch
 
 import seqvae
-from seqvae import midi
 from seqvae.codec import Codec
-from seqvae.sampling import Sampling
+from seqvae.music import piece as midi
+from seqvae.nn.sampling import Sampling
 
 LINES = [f"the {what} was {how} and the staff is very friendly ." for what in ("food", "room") for how in ("ok", "bad")]
 

@@ -191,12 +191,12 @@ def guide(name: str, seconds: float, seed: int, found: Path) -> NoReturn:
     with atheris.instrument_imports(include=["seqvae", *["music21"] * scores]):
         import fuzz_doors
 
-        import seqvae.checkpoint
-        import seqvae.dataset
-        import seqvae.tokenizer
+        import seqvae.checkpoint.folder
+        import seqvae.data.dataset
+        import seqvae.modality
 
         if scores:
-            import seqvae.notation  # noqa: F401
+            import seqvae.music.readers  # noqa: F401
     door = fuzz_doors.DOORS[name]
     seeds = door.seeds()
     corpus = found / f"corpus-{name}"

@@ -23,9 +23,10 @@ import fuzz_inputs as inputs
 import fuzz_scores as scores
 import numpy as np
 
-from seqvae import midi, text
 from seqvae.config import ModelConfig, Recipe, TokenizerConfig, load_recipe, to_dict
 from seqvae.errors import SeqVAEError
+from seqvae.music import piece as midi
+from seqvae.text import lines as text
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _packed(folder: Path) -> bytes:
 
 @cache
 def _speller() -> Any:
-    from seqvae.midi_tokenizer import MidiTokenizer
+    from seqvae.music.tokenizer import MidiTokenizer
 
     return MidiTokenizer()
 
@@ -117,7 +118,7 @@ def _midi(content: bytes) -> None:
 
 def _notation(suffix: str) -> Callable[[bytes], None]:
     def read(content: bytes) -> None:
-        from seqvae import notation
+        from seqvae.music import readers as notation
 
         notation.SECONDS = 3.0  # a minute is for the scores of symphonies: those here are a page
         _music(midi.read(_file(f"score{suffix}", content)))
@@ -138,14 +139,14 @@ SESSIONS = ["open read check read check close", "open write sync check close", "
 
 @cache
 def _text() -> Any:
-    from seqvae.tokenizer import make
+    from seqvae.modality import make
 
     return make(TokenizerConfig(kind="text", vocab_size=320, max_tokens=128), lambda: SENTENCES)
 
 
 @cache
 def _events() -> Any:
-    from seqvae.tokenizer import make
+    from seqvae.modality import make
 
     return make(TokenizerConfig(kind="events", vocab_size=20, max_tokens=12, overlap=3), lambda: SESSIONS)
 
@@ -198,9 +199,12 @@ def _kept(kind: str) -> Path:
     """A checkpoint of a few kilobytes that has learned nothing, with two styles and a detector."""
     import torch
 
-    from seqvae import calibration, checkpoint, codec, style
-    from seqvae.anomaly import examine
-    from seqvae.calibration import Settings
+    from seqvae import codec
+    from seqvae.anomaly import calibration
+    from seqvae.anomaly.calibration import Settings
+    from seqvae.anomaly.scores import examine
+    from seqvae.checkpoint import folder as checkpoint
+    from seqvae.style import vectors as style
 
     torch.manual_seed(0)
     tokenizer = {"text": _text, "events": _events, "midi": _speller}[kind]()
@@ -234,7 +238,8 @@ def _checkpoint(content: bytes) -> None:
     """What is loaded encodes and decodes, and moves between its styles."""
     import torch
 
-    from seqvae import codec, released
+    from seqvae import codec
+    from seqvae.checkpoint import hub as released
 
     folder = _laid_out(content, "checkpoint")
     released.facts(folder)
@@ -253,7 +258,7 @@ def _style(content: bytes) -> None:
     """Styles that are let in can be drawn from, and moved between."""
     import torch
 
-    from seqvae import style
+    from seqvae.style import vectors as style
 
     found = list(style.load(_file("my.styles", content), 4).values())
     for method in ("mean", "discriminant", "transport"):
@@ -270,7 +275,7 @@ def _style(content: bytes) -> None:
 
 def _detector(content: bytes) -> None:
     """A detector that is let in says a number of any session."""
-    from seqvae import calibration
+    from seqvae.anomaly import calibration
 
     model = _kept("events")
     found, _ = calibration.load(_laid_out(content, "detector"), str(model))
@@ -282,7 +287,7 @@ def _detector(content: bytes) -> None:
 @cache
 def _evidence() -> Any:
     from seqvae import codec
-    from seqvae.anomaly import examine
+    from seqvae.anomaly.scores import examine
 
     return next(iter(examine(codec.load(_kept("events")), ["open read close"], 2, 0)))
 
@@ -292,7 +297,7 @@ def _latents(content: bytes) -> None:
     import contextlib
     import io
 
-    from seqvae.cli import main
+    from seqvae.cli.app import main
 
     path, out, said = _file("z.safetensors", content), _scratch() / "out.txt", io.StringIO()
     code: Any = 0
@@ -303,8 +308,8 @@ def _latents(content: bytes) -> None:
         code = ended.code
     if code:
         raise RefusedError(said.getvalue().rstrip("\n"))
-    from seqvae import places
-    from seqvae.checkpoint import load_tensors
+    from seqvae.checkpoint.folder import load_tensors
+    from seqvae.cli import music_io as places
 
     for name, _ in places.unpack(load_tensors(path)[0], path):  # where files of music would go
         assert (_scratch() / "out" / f"{name}.mid").resolve().is_relative_to(_scratch() / "out"), name
@@ -313,7 +318,7 @@ def _latents(content: bytes) -> None:
 def _latent_seeds() -> list[bytes]:
     import torch
 
-    from seqvae.checkpoint import save_tensors
+    from seqvae.checkpoint.folder import save_tensors
 
     path, out = _scratch() / "seed.safetensors", []
     for tensors in (
@@ -346,7 +351,7 @@ def _checkpoint_seeds() -> list[bytes]:
 
 def _shards(content: bytes) -> None:
     """Shards that are let in can be gone through."""
-    from seqvae.dataset import Batches, TokenData
+    from seqvae.data.dataset import Batches, TokenData
 
     data = TokenData(_laid_out(content, "shards"))
     for _, (_, _, tokens) in zip(range(3), Batches(data, "train", 1, 64, 8, 0).resume(0, 0), strict=False):
@@ -354,7 +359,7 @@ def _shards(content: bytes) -> None:
 
 
 def _shard_seeds() -> list[bytes]:
-    from seqvae.dataset import ShardWriter
+    from seqvae.data.dataset import ShardWriter
 
     folder = _scratch() / "shards-seed"
     shutil.rmtree(folder, ignore_errors=True)
@@ -370,7 +375,7 @@ def _shard_seeds() -> list[bytes]:
 
 @cache
 def _studio() -> tuple[asyncio.Runner, Any]:
-    from seqvae import released
+    from seqvae.checkpoint import hub as released
     from seqvae.studio.models import Models
     from seqvae.studio.server import application
 

@@ -10,7 +10,7 @@ from functools import cache
 import fuzz_inputs as inputs
 import numpy as np
 
-from seqvae import midi
+from seqvae.music import piece as midi
 
 _HEAD = "4d546864 00000006 0001 0001 01e0 "
 

@@ -20,8 +20,8 @@ import pretty_midi
 import symusic
 
 import seqvae
-from seqvae import midi
-from seqvae.sampling import Sampling
+from seqvae.music import piece as midi
+from seqvae.nn.sampling import Sampling
 
 READERS = {
     "symusic": lambda path: symusic.Score(path),

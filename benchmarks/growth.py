@@ -28,7 +28,7 @@ import processor
 
 if TYPE_CHECKING:
     from seqvae.config import Recipe
-    from seqvae.run import Run
+    from seqvae.train.trainer import Run
 
 # What is heavy is imported where it is needed: a process is told the memory of the one that started it as its own.
 
@@ -63,8 +63,8 @@ def recipe() -> Recipe:
 
 def run(folder: Path) -> Run:
     """A run on the shards that were prepared."""
-    from seqvae import shards
-    from seqvae.run import Run
+    from seqvae.data import prepare as shards
+    from seqvae.train.trainer import Run
 
     data, tokenizer, _ = shards.prepare(recipe(), [folder / "data"], folder)
     return Run(recipe(), data, tokenizer, folder, print)
@@ -72,7 +72,8 @@ def run(folder: Path) -> Run:
 
 def prepare(folder: Path) -> int:
     """Learn a vocabulary and write shards."""
-    from seqvae import dataset, shards
+    from seqvae.data import dataset
+    from seqvae.data import prepare as shards
 
     dataset.SHARD_TOKENS, shards.LEARNED = 1 << 16, 1 << 20
     data, _, _ = shards.prepare(recipe(), [folder / "lines.txt"], folder / "data")
@@ -81,7 +82,8 @@ def prepare(folder: Path) -> int:
 
 def learn(folder: Path) -> int:
     """Learn a vocabulary alone, by the command for it."""
-    from seqvae import shards, workshop
+    from seqvae.cli import training as workshop
+    from seqvae.data import prepare as shards
 
     shards.LEARNED = 1 << 20
     workshop.train_([str(folder / "lines.txt")], folder / "tokenizer", vocab_size=1000)
@@ -90,7 +92,7 @@ def learn(folder: Path) -> int:
 
 def read(folder: Path) -> int:
     """Read all files of music, those that were read before from the cache."""
-    from seqvae import collection
+    from seqvae.music import library as collection
 
     found = collection.read_all(collection.find([folder / "songs"]), cache=folder / "seqvae", progress=False)
     return sum(1 for _ in found)
@@ -98,8 +100,9 @@ def read(folder: Path) -> int:
 
 def spell(folder: Path) -> int:
     """Read all files of music from the cache, and write shards."""
-    from seqvae import dataset, shards
     from seqvae.config import load_recipe
+    from seqvae.data import dataset
+    from seqvae.data import prepare as shards
 
     dataset.SHARD_TOKENS = 1 << 16
     os.environ["XDG_CACHE_HOME"] = str(folder)
@@ -109,7 +112,7 @@ def spell(folder: Path) -> int:
 
 def gather(folder: Path) -> int:
     """Draw all batches of an epoch, and do nothing with them."""
-    from seqvae.dataset import Batches, TokenData
+    from seqvae.data.dataset import Batches, TokenData
 
     data, train = TokenData(folder / "data"), recipe().train
     batches = Batches(data, "train", 1, train.batch_tokens, train.max_windows, train.seed)
@@ -127,8 +130,9 @@ def train(folder: Path) -> int:
 
 def score(folder: Path) -> int:
     """Score some of the lines: a twentieth."""
-    from seqvae import anomaly, text
+    from seqvae.anomaly import scores as anomaly
     from seqvae.codec import load
+    from seqvae.text import lines as text
 
     anomaly.WINDOWS = 256
     count = sum(1 for _ in text.read_lines(folder / "lines.txt")) // 20

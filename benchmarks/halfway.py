@@ -3,7 +3,7 @@
     python benchmarks/halfway.py DIR --model music --songs 6 --split choose
 
 DIR has a folder a style. Held-out excerpts are moved by the model and by the rule as `seqvae evaluate --arrangement`
-moves them (seqvae/evaluate_arrangement.py). Printed are means over songs with 95 % intervals, beside real songs of
+moves them (seqvae/evaluation/arrangement.py). Printed are means over songs with 95 % intervals, beside real songs of
 source and target, of the figures here and of some of the ruler's. Figures of one excerpt are nan where there is
 nothing to measure.
 """
@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae import arrangement, measures
 from seqvae import codec as codecs
-from seqvae import evaluate_arrangement as ruler
-from seqvae.band import BASS, FAMILY
-from seqvae.measures import BEAT, DRUMS, ONSET, PITCH, PROGRAM
-from seqvae.midi import Piece
+from seqvae.evaluation import arrangement as ruler
+from seqvae.music import arrangement
+from seqvae.music import note_metrics as measures
+from seqvae.music.band import BASS, FAMILY
+from seqvae.music.note_metrics import BEAT, DRUMS, ONSET, PITCH, PROGRAM
+from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]

@@ -24,10 +24,11 @@ import processor
 import symusic
 from miditok import REMI, TokenizerConfig
 
-from seqvae import midi, shards
 from seqvae.config import load_recipe
+from seqvae.data import prepare as shards
 from seqvae.errors import ReadError
-from seqvae.midi_tokenizer import MidiTokenizer
+from seqvae.music import piece as midi
+from seqvae.music.tokenizer import MidiTokenizer
 
 WORKS = ("bach/bwv66.6", "corelli/opus3no1/1grave", "joplin/maple_leaf_rag", "mozart/k155/movement1")
 ROUNDS = 5

@@ -40,9 +40,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae import codec as codecs
-from seqvae import controls, distributions, held_out, measures, midi, style
 from seqvae.codec import HARMONY, Codec
-from seqvae.judge import Judge
+from seqvae.evaluation import controls
+from seqvae.evaluation import statistics as distributions
+from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation.style_classifier import Judge
+from seqvae.music import note_metrics as measures
+from seqvae.music import piece as midi
+from seqvae.style import vectors as style
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]

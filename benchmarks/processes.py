@@ -27,9 +27,13 @@ import importing
 import processor
 
 import seqvae
-from seqvae import anomaly, distributed, lines, shards, text
+from seqvae import parallel as distributed
+from seqvae.anomaly import scores as anomaly
+from seqvae.cli import text_io as lines
 from seqvae.config import load_recipe
-from seqvae.run import Run
+from seqvae.data import prepare as shards
+from seqvae.text import lines as text
+from seqvae.train.trainer import Run
 
 WARM, STEPS = 3, 10
 

@@ -28,13 +28,18 @@ import symusic
 import torch
 from numpy.typing import NDArray
 
-from seqvae import codec, collection, dataset, distributions, held_out, measures
+from seqvae import codec
 from seqvae.config import Recipe, load_recipe
-from seqvae.dataset import TokenData
-from seqvae.midi import Piece
-from seqvae.shards import prepare
-from seqvae.train import train
-from seqvae.vocabulary import Tokenizer
+from seqvae.data import dataset
+from seqvae.data.dataset import TokenData
+from seqvae.data.prepare import prepare
+from seqvae.evaluation import statistics as distributions
+from seqvae.evaluation import test_songs as held_out
+from seqvae.music import library as collection
+from seqvae.music import note_metrics as measures
+from seqvae.music.piece import Piece
+from seqvae.protocols import Tokenizer
+from seqvae.train.loop import train
 
 CHOICES: dict[str, list[str]] = {
     "base": [],

@@ -29,21 +29,23 @@ from search import BARS, row, short, validation
 from search_tokens import cells
 from torch import Tensor
 
-from seqvae import codec, held_out, measures, style
+from seqvae import codec
 from seqvae.codec import Codec
 from seqvae.config import Recipe
-from seqvae.dataset import TokenData
-from seqvae.latent import Posterior
-from seqvae.layers import multiplies_bf16
-from seqvae.midi import Piece
-from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.model import PAD
-from seqvae.objective import loss, refine
-from seqvae.sampling import TOP_P, Sampling
-from seqvae.shards import prepare
-from seqvae.style import Style
-from seqvae.trained_styles import pieces_of_styles
-from seqvae.vocabulary import Ints, Tokenizer
+from seqvae.data.dataset import TokenData
+from seqvae.data.prepare import prepare
+from seqvae.evaluation import test_songs as held_out
+from seqvae.music import note_metrics as measures
+from seqvae.music.piece import Piece
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn.layers import multiplies_bf16
+from seqvae.nn.loss import loss, refine
+from seqvae.nn.posterior import Posterior
+from seqvae.nn.sampling import TOP_P, Sampling
+from seqvae.protocols import PAD, Ints, Tokenizer
+from seqvae.style import vectors as style
+from seqvae.style.vectors import Style
+from seqvae.train.fit_styles import pieces_of_styles
 
 ROWS: dict[str, tuple[bool, list[str]]] = {
     "base": (False, []),

@@ -27,13 +27,17 @@ from search import BARS, row, short, two_sided, validation
 from torch import Tensor
 
 import tokenizers
-from seqvae import checkpoint, codec, collection, encoder, measures, shards
+from seqvae import codec
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec
 from seqvae.config import Recipe
-from seqvae.dataset import Batches, TokenData, split_of
-from seqvae.encoder import RecurrentReader
-from seqvae.midi import Piece
-from seqvae.midi_tokenizer import (
+from seqvae.data import prepare as shards
+from seqvae.data.dataset import Batches, TokenData, split_of
+from seqvae.modality import load_tokenizer
+from seqvae.music import library as collection
+from seqvae.music import note_metrics as measures
+from seqvae.music.piece import Piece
+from seqvae.music.tokenizer import (
     _DONE,
     _DRUM,
     _DURATION,
@@ -49,9 +53,10 @@ from seqvae.midi_tokenizer import (
     MidiGrammar,
     MidiTokenizer,
 )  # fmt: skip
-from seqvae.objective import loss
-from seqvae.tokenizer import load_tokenizer
-from seqvae.vocabulary import EOS, PAD, Bools, Ints, Tokenizer
+from seqvae.nn import encoder
+from seqvae.nn.encoder import RecurrentReader
+from seqvae.nn.loss import loss
+from seqvae.protocols import EOS, PAD, Bools, Ints, Tokenizer
 
 LEARNED = 60_000  # bars that merges are learnt from
 FIRST = 0x4E00  # the letter that stands for token 0: tokens are letters, a bar is a word

@@ -23,13 +23,16 @@ from safetensors import safe_open
 from sentence_corpora import VERSIONS, wanted
 from torch import Tensor
 
-from seqvae import checkpoint, mixture, style, text
-from seqvae.checkpoint import Checkpoint
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.checkpoint.folder import Checkpoint
 from seqvae.codec import Codec
 from seqvae.config import Recipe, from_dict
-from seqvae.dataset import split_of
-from seqvae.text_tokenizer import TextTokenizer
-from seqvae.trained_styles import MIXTURE
+from seqvae.data.dataset import split_of
+from seqvae.style import mixture
+from seqvae.style import vectors as style
+from seqvae.text import lines as text
+from seqvae.text.tokenizer import TextTokenizer
+from seqvae.train.fit_styles import MIXTURE
 
 LINES = 5000  # of one style at most
 AUTHORS_LINES = 1500

@@ -17,10 +17,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from seqvae import text
-from seqvae.dataset import split_of
-from seqvae.shards import evenly
-from seqvae.text_tokenizer import TextTokenizer
+from seqvae.data.dataset import split_of
+from seqvae.data.prepare import evenly
+from seqvae.text import lines as text
+from seqvae.text.tokenizer import TextTokenizer
 
 VERSIONS = ("kjv", "bbe", "web")
 WORDS = (3, 40)

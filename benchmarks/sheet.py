@@ -2,11 +2,11 @@
 
     python benchmarks/sheet.py DIR --model music --pairs 40 -o sheet/
 
-DIR has a folder a style. Held-out excerpts are moved by the model and by the rule (seqvae/rule.py), as `seqvae evaluate
---arrangement` measures them; the pairs of styles and the amounts take turns. Written are `01.png` and so on, each with
-the original above and the two arrangements in random order as A and B; `sheet.md`, the question and a line to answer
-for each; and `key.json`, which tells the letters and is not for the reader. With answers, one a line as `01 A`, in a
-file, it counts them:
+DIR has a folder a style. Held-out excerpts are moved by the model and by the rule (seqvae/evaluation/rule_baseline.py),
+as `seqvae evaluate --arrangement` measures them; the pairs of styles and the amounts take turns. Written are `01.png`
+and so on, each with the original above and the two arrangements in random order as A and B; `sheet.md`, the question
+and a line to answer for each; and `key.json`, which tells the letters and is not for the reader. With answers, one a
+line as `01 A`, in a file, it counts them:
 
     python benchmarks/sheet.py --answers answers.txt --key sheet/key.json
 """
@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from seqvae import codec as codecs
-from seqvae import evaluate_arrangement as ruler
-from seqvae import measures, midi, plot
+from seqvae import plot
 from seqvae.codec import Codec
+from seqvae.evaluation import arrangement as ruler
+from seqvae.music import note_metrics as measures
+from seqvae.music import piece as midi
 
 QUESTION = (
     "Each picture shows a song, and below it two arrangements, A and B, that move it toward another style, half-way or "

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from seqvae import collection
-from seqvae.dataset import split_of
+from seqvae.data.dataset import split_of
 from seqvae.errors import ReadError
-from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.song_bars import song_bars
+from seqvae.music import library as collection
+from seqvae.music.song_bars import song_bars
+from seqvae.music.tokenizer import MidiTokenizer
 
 SPLITS = ("train", "valid", "test")
 FEWEST, MOST = 4, 1200  # bars of a song: fewer give no two windows, more are collections or whole cycles

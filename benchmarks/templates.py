@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drain3.drain import Drain
 
-from seqvae.log_templates import Templates
+from seqvae.events.templates import Templates
 
 
 def grouping_accuracy(found: Sequence[object], true: Sequence[object]) -> float:

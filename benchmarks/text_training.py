@@ -31,12 +31,13 @@ import numpy as np
 import processor
 import torch
 
-from seqvae import checkpoint, text
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import Recipe, load_recipe
-from seqvae.run import Run
-from seqvae.shards import prepare
-from seqvae.train import keep_memory
-from seqvae.vocabulary import Tokenizer
+from seqvae.data.prepare import prepare
+from seqvae.protocols import Tokenizer
+from seqvae.text import lines as text
+from seqvae.train.loop import keep_memory
+from seqvae.train.trainer import Run
 
 LINES = "lines.txt"
 Steps = Iterator[tuple[float, int]]  # trains as it is drawn from: words and tokens of each step

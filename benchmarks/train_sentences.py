@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvae.config import load_recipe, to_dict
-from seqvae.layers import shifted
-from seqvae.memory import MemoryDecoder, PooledEncoder
-from seqvae.model import PAD, SequenceVAE
-from seqvae.text_tokenizer import TextTokenizer
-from seqvae.vocabulary import EOS, MASK
+from seqvae.nn.layers import shifted
+from seqvae.nn.memory import MemoryDecoder, PooledEncoder
+from seqvae.nn.model import SequenceVAE
+from seqvae.protocols import EOS, MASK, PAD
+from seqvae.text.tokenizer import TextTokenizer
 
 LENGTHS = (8, 16, 24, 32, 40, 48, 64)  # what lines are padded to
 WARMUP = 0.03  # of the time

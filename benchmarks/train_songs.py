@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from seqvae.layers import multiplies_bf16, shifted
-from seqvae.objective import masked
-from seqvae.song_model import Conditions, SongConfig, SongModel, gaussian_kl
-from seqvae.vocabulary import EOS, PAD
+from seqvae.nn.layers import multiplies_bf16, shifted
+from seqvae.nn.loss import masked
+from seqvae.nn.song_model import Conditions, SongConfig, SongModel, gaussian_kl
+from seqvae.protocols import EOS, PAD
 
 LN2 = math.log(2)
 WINDOW = 8

@@ -40,9 +40,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqvae.config import load_recipe
-from seqvae.run import Run
-from seqvae.shards import prepare
-from seqvae.train import keep_memory
+from seqvae.data.prepare import prepare
+from seqvae.train.loop import keep_memory
+from seqvae.train.trainer import Run
 
 LOGGED = 100  # at this step the log of a run has its first line
 WARM, TIMED = 10, 20  # steps of different batches

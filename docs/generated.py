@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from seqvae.cli import app
+from seqvae.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted(card.parent for card in (ROOT / "checkpoints").glob("*/README.md"))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 __all__ = ["Codec", "Detector", "SequenceVAE", "__version__", "load"]
 
 if TYPE_CHECKING:
+    from seqvae.anomaly.detector import Detector
     from seqvae.codec import Codec, load
-    from seqvae.detector import Detector
-    from seqvae.model import SequenceVAE
+    from seqvae.nn.model import SequenceVAE
 
     __version__: str
 else:
@@ -19,8 +19,8 @@ else:
     _HOMES = {
         "Codec": "seqvae.codec",
         "load": "seqvae.codec",
-        "Detector": "seqvae.detector",
-        "SequenceVAE": "seqvae.model",
+        "Detector": "seqvae.anomaly.detector",
+        "SequenceVAE": "seqvae.nn.model",
     }
 
     def __getattr__(name: str) -> object:

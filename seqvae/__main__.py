@@ -9,7 +9,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """The command `seqvae`, which ends the process; an interrupt while its modules are imported is told in a line."""
     try:
-        from seqvae import cli
+        from seqvae.cli import app as cli
 
         cli.main()
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Codec: a tokenizer and a model together. Pieces to latent vectors, and back; what most users call.
 
 Knows: segments, batches, and how a decoded piece takes its frame from another. Refuses to know: training, figures, the
-command line, and what differs between kinds of pieces (forms.py).
+command line, and what differs between kinds of pieces (music/adapter.py).
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae import arranger, checkpoint, interpolate, mixture, style
-from seqvae.arranger import Goal, Stretch
-from seqvae.batches import batches, joined
-from seqvae.batches import even as evened
-from seqvae.checkpoint import Checkpoint
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.checkpoint.folder import Checkpoint
 from seqvae.config import ObjectiveConfig
-from seqvae.distributed import Ranks
+from seqvae.data.batches import batches, joined
+from seqvae.data.batches import even as evened
 from seqvae.errors import CheckpointError, SeqVAEError, StyleError
-from seqvae.forms import Form, form_of
-from seqvae.latent import Posterior
-from seqvae.layers import CLOSED, multiplies_bf16, shifted
-from seqvae.mixture import Mixture
-from seqvae.model import PAD
-from seqvae.objective import refine
-from seqvae.products import steady
-from seqvae.sampling import EOS, TOP_P, Sampling
-from seqvae.style import Style, draw
-from seqvae.vocabulary import Guide, Tokenizer
+from seqvae.modality import form_of
+from seqvae.nn.kernels import steady
+from seqvae.nn.layers import CLOSED, multiplies_bf16, shifted
+from seqvae.nn.loss import refine
+from seqvae.nn.posterior import Posterior
+from seqvae.nn.sampling import TOP_P, Sampling
+from seqvae.parallel import Ranks
+from seqvae.protocols import EOS, PAD, Form, Guide, Tokenizer
+from seqvae.style import arranger, mixture
+from seqvae.style import interpolation as interpolate
+from seqvae.style import vectors as style
+from seqvae.style.arranger import Goal, Stretch
+from seqvae.style.mixture import Mixture
+from seqvae.style.vectors import Style, draw
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -279,9 +281,10 @@ class Codec:
         0.5 for one target and 1 for weighted ones. Bars without notes stay so, and of music what `keep` names: melody,
         drums, or instruments by General MIDI name or program (0 to 127); the melody by default, and nothing of `()`.
 
-        Music is arranged by one band where the target knows the ensembles of its songs; see arranger.py. New notes lean
-        to the `harmony` of the piece: where a note is written, a pitch weighs as much more as its pitch class sounds
-        around that beat in the original, to this power (a product of experts, Hinton 2002); 0 for not at all.
+        Music is arranged by one band where the target knows the ensembles of its songs; see style/arranger.py. New
+        notes lean to the `harmony` of the piece: where a note is written, a pitch weighs as much more as its pitch
+        class sounds around that beat in the original, to this power (a product of experts, Hinton 2002); 0 for not at
+        all.
 
         Raises StyleError for a style that is not there, ReadError for a piece that cannot be read, and UsageError for a
         part that no piece of this kind has.

@@ -23,14 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seqvae.checkpoint import Checkpoint, find, load, write_folder
-from seqvae.decoder import Decoder, RecurrentWriter
+from seqvae.checkpoint.folder import Checkpoint, find, load, write_folder
 from seqvae.errors import CheckpointError, SeqVAEError
-from seqvae.layers import shifted
-from seqvae.memory import MemoryDecoder
-from seqvae.model import PAD, SequenceVAE
-from seqvae.sampling import EOS, Sampling, decode
-from seqvae.vocabulary import Tokenizer
+from seqvae.nn.decoder import Decoder, RecurrentWriter
+from seqvae.nn.layers import shifted
+from seqvae.nn.memory import MemoryDecoder
+from seqvae.nn.model import SequenceVAE
+from seqvae.nn.sampling import Sampling, decode
+from seqvae.protocols import EOS, PAD, Tokenizer
 
 Ints = NDArray[np.int32]
 OPSET = 17  # the first with layer normalisation as one operation; onnxruntime has read it since 1.12

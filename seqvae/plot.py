@@ -1,8 +1,8 @@
 """Pictures: piano rolls, the map of a model's styles, effect against amount, training curves.
 
 Knows matplotlib, and what a model's `metrics.json` and a run's `log.jsonl` hold. Refuses to know where pieces, models
-and figures come from, which colour an instrument has (roll.py), and files. No state is kept: every function makes a
-figure of its own, and none opens a window.
+and figures come from, which colour an instrument has (music/pianoroll.py), and files. No state is kept: every function
+makes a figure of its own, and none opens a window.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from seqvae import midi
 from seqvae.errors import SeqVAEError
-from seqvae.midi import DRUMS, DURATION, ONSET, PITCH, PROGRAM, Piece
-from seqvae.roll import DRUM_COLOUR, colours, shade
+from seqvae.music import piece as midi
+from seqvae.music.pianoroll import DRUM_COLOUR, colours, shade
+from seqvae.music.piece import DRUMS, DURATION, ONSET, PITCH, PROGRAM, Piece
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from seqvae.plane import Plane
+    from seqvae.style.lda import Plane
 
 INK, SOFT, LINE, KEYS = "#22262b", "#62676f", "#d8d4cc", "#f4f2ed"
 DPI = 150
@@ -268,7 +268,7 @@ def _text_effect(metrics: Mapping[str, Any]) -> dict[str, dict[str, Curve]]:
     return panels
 
 
-# What a validation tells, and in which unit; see validation.py.
+# What a validation tells, and in which unit; see train/metrics.py.
 _TRAINING = {
     "loss": "loss, nats a segment",
     "kl_bits": "KL, bits a segment",

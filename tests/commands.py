@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqvae.cli import main
+from seqvae.cli.app import main
 from seqvae.errors import LENGTH, CheckpointError, SeqVAEError
 
 
@@ -66,7 +66,7 @@ def told_last(result: Result) -> str:
 
 def song(path: Path, number: int = 0, bars: int = 4) -> Path:
     """A MIDI file with a tune, a bass and drums."""
-    from seqvae import midi
+    from seqvae.music import piece as midi
 
     rows = []
     for at in range(0, 48 * bars, 12):

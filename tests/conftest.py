@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # the files that need neither torch nor music21 shall not wai
 
     from seqvae.codec import Codec
     from seqvae.config import Recipe
-    from seqvae.midi import Piece
-    from seqvae.midi_tokenizer import MidiTokenizer
+    from seqvae.music.piece import Piece
+    from seqvae.music.tokenizer import MidiTokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for two threads to be faster than one
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where there are two, one that waits leaves its core to others
@@ -32,7 +32,7 @@ MakePiece = Callable[..., "Piece"]
 
 @pytest.fixture(scope="session")
 def tokenizer() -> MidiTokenizer:
-    from seqvae.midi_tokenizer import MidiTokenizer
+    from seqvae.music.tokenizer import MidiTokenizer
 
     return MidiTokenizer()
 
@@ -40,7 +40,7 @@ def tokenizer() -> MidiTokenizer:
 @pytest.fixture(scope="session")
 def bach() -> Piece:
     """A real piece: a chorale from the corpus inside music21."""
-    from seqvae import midi
+    from seqvae.music import piece as midi
 
     return midi.read("corpus:bach/bwv66.6")
 
@@ -68,7 +68,7 @@ def _piece(
     name: str = "",
 ) -> Piece:
     """A piece of rows [onset, duration, pitch, program, velocity]."""
-    from seqvae import midi
+    from seqvae.music import piece as midi
 
     rows = np.array(sorted(notes, key=lambda row: (row[0], row[3], row[2])), np.int32).reshape(-1, 5)
     frame = midi.make_frame((list(tempos), list(metres), list(keys)))
@@ -89,7 +89,7 @@ def groove(number: int, bars: int = 8) -> Piece:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of `seqvae.train` on a dozen made-up pieces."""
+    """A run of `seqvae.train.loop` on a dozen made-up pieces."""
 
     recipe: Recipe
     folder: Path
@@ -103,9 +103,9 @@ class Trained:
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer) -> Path:
     """Token shards of pieces of which some are in the training split and some in the validation split."""
-    from seqvae import shards
     from seqvae.config import Recipe
-    from seqvae.dataset import split_of
+    from seqvae.data import prepare as shards
+    from seqvae.data.dataset import split_of
 
     titles: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for i in range(1000):
@@ -143,8 +143,8 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer, collection: Path, small_recipe: Recipe
 ) -> Trained:
     """A small model after some seconds of training: poor, but it ends its bars and listens to its latent vector."""
-    from seqvae import train
-    from seqvae.dataset import TokenData
+    from seqvae.data.dataset import TokenData
+    from seqvae.train import loop as train
 
     folder = tmp_path_factory.mktemp("run")
     reports: list[str] = []
@@ -170,8 +170,10 @@ def tiny_music(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenize
     import torch
     from commands import song
 
-    from seqvae import checkpoint, codec, style
+    from seqvae import codec
+    from seqvae.checkpoint import folder as checkpoint
     from seqvae.config import ModelConfig, Recipe
+    from seqvae.style import vectors as style
 
     torch.manual_seed(0)
     recipe = Recipe(name="tiny", model=ModelConfig(latent=16, width=32, hidden=16))
@@ -200,7 +202,7 @@ SENTENCES = [
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that has learned SENTENCES by heart in two seconds, with four styles."""
     from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
-    from seqvae.train import train_from
+    from seqvae.train.loop import train_from
 
     folder = tmp_path_factory.mktemp("text")
     for name, word in {"good": "good", "bad": "bad", "past": "was", "present": "is"}.items():
@@ -240,7 +242,7 @@ SESSIONS = [session(number) for number in range(300)]
 def tiny_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that has learned SESSIONS in two seconds; those of more than 11 events make several windows."""
     from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
-    from seqvae.train import train_from
+    from seqvae.train.loop import train_from
 
     folder = tmp_path_factory.mktemp("events")
     (folder / "normal.txt").write_text("".join(f"{line}\n" for line in SESSIONS))

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqvae.anomaly import Evidence
-from seqvae.calibration import COLUMNS, Calibration
+from seqvae.anomaly.calibration import COLUMNS, Calibration
+from seqvae.anomaly.scores import Evidence
 
 Numbers = Sequence[float] | NDArray[Any]
 D = 3

@@ -13,13 +13,20 @@ from conftest import MakePiece, Trained, groove
 from torch import Tensor
 
 import seqvae
-from seqvae import arrangement, arranger, band, checkpoint, codec, interpolate, midi, objective, style
+from seqvae import codec
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
-from seqvae.latent import Posterior
-from seqvae.midi import Piece
-from seqvae.sampling import Sampling
-from seqvae.style import Style
+from seqvae.music import arrangement, band
+from seqvae.music import piece as midi
+from seqvae.music.piece import Piece
+from seqvae.nn import loss as objective
+from seqvae.nn.posterior import Posterior
+from seqvae.nn.sampling import Sampling
+from seqvae.style import arranger
+from seqvae.style import interpolation as interpolate
+from seqvae.style import vectors as style
+from seqvae.style.vectors import Style
 
 SHORT = Sampling(max_tokens=48)
 

@@ -22,12 +22,15 @@ from commands import done, files, seqvae, shell, song, told, told_last
 from conftest import ROOT, SENTENCES
 from safetensors.torch import save_file
 
-from seqvae import checkpoint, shards, style, train
-from seqvae import files as places
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig, Recipe, TokenizerConfig, TrainConfig, to_dict
+from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
-from seqvae.run import Run
-from seqvae.text_tokenizer import TextTokenizer
+from seqvae.io import files as places
+from seqvae.style import vectors as style
+from seqvae.text.tokenizer import TextTokenizer
+from seqvae.train import loop as train
+from seqvae.train.trainer import Run
 
 RECIPE = Recipe(
     name="tiny",
@@ -176,7 +179,7 @@ def test_what_a_library_writes_first_is_left_nowhere_else(tmp_path: Path, monkey
 @pytest.mark.parametrize("folder", [False, True])
 def test_what_the_killed_have_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path, folder: bool) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from seqvae import files\n"
+        "import sys, time; from pathlib import Path; from seqvae.io import files\n"
         "with files.whole(Path(sys.argv[1]), bool(int(sys.argv[2]))) as part:\n"
         "    print(part, flush=True); time.sleep(100)"
     )
@@ -232,7 +235,7 @@ def test_where_folders_cannot_change_places_the_next_one_puts_back(
 def test_the_second_of_two_commands_is_refused_even_while_the_first_makes_shards(lines: Path, here: Path) -> None:
     (here / "tiny.json").write_text(json.dumps(to_dict(RECIPE)))
     script = (
-        "import sys, time; from seqvae import shards, cli\n"
+        "import sys, time; from seqvae.data import prepare as shards; from seqvae.cli import app as cli\n"
         "shards.tokenize = lambda *_: (print('here', flush=True), time.sleep(100))\n"
         "cli.main(['train', 'tiny.json', '--data', sys.argv[1], '--out', 'run'])"
     )
@@ -249,7 +252,7 @@ def test_the_second_of_two_commands_is_refused_even_while_the_first_makes_shards
 
 def test_of_two_that_write_the_same_file_one_wins_wholly(tmp_path: Path) -> None:
     script = (
-        "import sys, torch; from pathlib import Path; from seqvae import checkpoint\n"
+        "import sys, torch; from pathlib import Path; from seqvae.checkpoint import folder as checkpoint\n"
         "folder, mine = Path(sys.argv[1]), float(sys.argv[2])\n"
         "def fill(part):\n"
         "    for name in 'ab': checkpoint.save_tensors({'x': torch.full((5000,), mine)}, {}, part / name)\n"

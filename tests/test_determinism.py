@@ -13,9 +13,9 @@ from commands import done, shell
 from conftest import groove
 
 import seqvae
-from seqvae.anomaly import examine
+from seqvae.anomaly.scores import examine
 from seqvae.codec import Codec
-from seqvae.sampling import Sampling
+from seqvae.nn.sampling import Sampling
 
 SENTENCES = [
     "the food was great and the staff is very friendly .",

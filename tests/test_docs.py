@@ -15,7 +15,7 @@ import pytest
 import typer
 from commands import seqvae
 
-from seqvae.cli import app
+from seqvae.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "checkpoints").glob("*/README.md")])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import files, song
 
-from seqvae import midi
+from seqvae.music import piece as midi
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 

@@ -19,8 +19,9 @@ import torch
 from commands import done, files, seqvae, song, told, told_last
 from conftest import ROOT, SENTENCES, SESSIONS
 
-from seqvae import checkpoint, codec, export
-from seqvae.sampling import Sampling
+from seqvae import codec, export
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.nn.sampling import Sampling
 
 pytest.importorskip("onnx", reason="onnx is not installed; `pip install 'seqvae[export]'`")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; `pip install 'seqvae[export]'`")

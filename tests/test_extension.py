@@ -20,13 +20,20 @@ import torch
 from conftest import SENTENCES
 from torch import Tensor, nn
 
-from seqvae import checkpoint, codec, decoder, encoder, forms, latent, objective, shards, train
+from seqvae import codec
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
-from seqvae.dataset import split_of
+from seqvae.data import prepare as shards
+from seqvae.data.dataset import split_of
 from seqvae.errors import TokenizerError
-from seqvae.event_tokenizer import EventGrammar
-from seqvae.layers import Places
-from seqvae.vocabulary import EOS, Ints, Uncued
+from seqvae.events.tokenizer import EventGrammar
+from seqvae.music import adapter as forms
+from seqvae.nn import decoder, encoder
+from seqvae.nn import loss as objective
+from seqvae.nn import posterior as latent
+from seqvae.nn.layers import Places
+from seqvae.protocols import EOS, Ints, Uncued
+from seqvae.train import loop as train
 
 RECIPE = Recipe(
     name="toy",

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seqvae import notation, released
+from seqvae.checkpoint import hub as released
 from seqvae.errors import ReadError
+from seqvae.music import readers as notation
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))

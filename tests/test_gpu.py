@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqvae import anomaly, codec
+from seqvae import codec
+from seqvae.anomaly import scores as anomaly
 from seqvae.codec import Codec
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
-from seqvae.midi import Piece
-from seqvae.train import train_from
+from seqvae.music.piece import Piece
+from seqvae.train.loop import train_from
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seqvae.midi import DRUMS
+from seqvae.music.piece import DRUMS
 
 BOUNDS = np.arange(5, dtype=np.int32) * 48
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "halfway.py"

@@ -17,19 +17,16 @@ import torch
 from commands import one_line
 from safetensors.torch import load_file, save_file
 
-from seqvae import (
-    anomaly,
-    calibration,
-    checkpoint,
-    codec,
-    config,
-    released,
-    style,
-)
-from seqvae.checkpoint import load, load_tensors
+from seqvae import codec, config
+from seqvae.anomaly import calibration
+from seqvae.anomaly import scores as anomaly
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.checkpoint import hub as released
+from seqvae.checkpoint.folder import load, load_tensors
 from seqvae.config import load_recipe
-from seqvae.dataset import TokenData
+from seqvae.data.dataset import TokenData
 from seqvae.errors import ConfigError, ReadError, SeqVAEError, StyleError
+from seqvae.style import vectors as style
 
 OLD = Path(__file__).parent / "data" / "format-1"
 """A checkpoint with its detector and the shards it was trained on, as version 0.1.0 wrote them; not to be made anew."""
@@ -193,7 +190,7 @@ def test_weights_of_whole_numbers_are_refused(old: Path) -> None:
 @pytest.mark.parametrize("steps", [12 * 10**9, 480])
 def test_a_grid_without_bounds_is_refused(tmp_path: Path, steps: int) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"kind": "midi", "max_steps": steps}))
-    from seqvae.tokenizer import load_tokenizer
+    from seqvae.modality import load_tokenizer
 
     assert "from 48 to 384" in one_line(lambda: load_tokenizer(tmp_path))
 

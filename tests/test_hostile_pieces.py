@@ -15,14 +15,12 @@ from typing import Any
 import pytest
 from commands import one_line
 
-from seqvae import (
-    midi,
-    notation,
-    text,
-    text_tokenizer,
-)
 from seqvae.errors import ReadError
-from seqvae.text_tokenizer import TextTokenizer
+from seqvae.music import piece as midi
+from seqvae.music import readers as notation
+from seqvae.text import lines as text
+from seqvae.text import tokenizer as text_tokenizer
+from seqvae.text.tokenizer import TextTokenizer
 
 
 def zipped(path: Path, **files: bytes) -> Path:
@@ -158,7 +156,7 @@ def test_a_debugger_may_follow_the_reading_of_a_score(tmp_path: Path) -> None:
     score = tmp_path / "a.abc"
     score.write_text("X:1\nT:a\nM:4/4\nL:1/4\nK:C\nCDEF|\n")
     script = (
-        "import sys; from pathlib import Path; from seqvae import midi\n"
+        "import sys; from pathlib import Path; from seqvae.music import piece as midi\n"
         "sys.settrace(lambda *_: None)\n"
         "print(len(midi.read(Path(sys.argv[1])).notes), sum(i for i in range(1000)))"
     )

@@ -16,16 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqvae import calibration, checkpoint, lines, places
-from seqvae.calibration import Calibration, Settings
-from seqvae.checkpoint import Checkpoint, load_tensors, save_tensors
+from seqvae.anomaly import calibration
+from seqvae.anomaly.calibration import Calibration, Settings
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.checkpoint.folder import Checkpoint, load_tensors, save_tensors
+from seqvae.cli import music_io as places
+from seqvae.cli import text_io as lines
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig, from_dict, to_dict
-from seqvae.dataset import ShardWriter, TokenData
-from seqvae.event_tokenizer import EventTokenizer
-from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.text_tokenizer import TextTokenizer
-from seqvae.tokenizer import load_tokenizer
-from seqvae.vocabulary import EOS, PAD
+from seqvae.data.dataset import ShardWriter, TokenData
+from seqvae.events.tokenizer import EventTokenizer
+from seqvae.modality import load_tokenizer
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.protocols import EOS, PAD
+from seqvae.text.tokenizer import TextTokenizer
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 DTYPES = (

@@ -15,10 +15,10 @@ from precision import needs_bf16
 from seqvae import codec
 from seqvae.codec import Codec
 from seqvae.config import ObjectiveConfig
-from seqvae.latent import Posterior
-from seqvae.layers import shifted
-from seqvae.midi import Piece
-from seqvae.objective import loss
+from seqvae.music.piece import Piece
+from seqvae.nn.layers import shifted
+from seqvae.nn.loss import loss
+from seqvae.nn.posterior import Posterior
 
 
 @pytest.mark.bf16

@@ -47,7 +47,7 @@ note(f"watched {os.getpid()}")
 
 CALLS = """
 import json, sys
-from seqvae.cli import main
+from seqvae.cli.app import main
 for call in json.loads(sys.argv[1]):
     try:
         main(call)

@@ -24,17 +24,22 @@ from conftest import SENTENCES, MakePiece, groove
 from precision import needs_bf16
 
 import seqvae as public
-from seqvae import checkpoint, distributed, objective, run, shards, train
+from seqvae import parallel as distributed
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
-from seqvae.dataset import TokenData
+from seqvae.data import prepare as shards
+from seqvae.data.dataset import TokenData
 from seqvae.errors import CheckpointError, ConfigError, SeqVAEError, StyleError
-from seqvae.event_tokenizer import EventTokenizer
-from seqvae.midi_tokenizer import MidiTokenizer
-from seqvae.run import Run
-from seqvae.sampling import Sampling
-from seqvae.text_tokenizer import TextTokenizer
-from seqvae.tokenizer import load_tokenizer
+from seqvae.events.tokenizer import EventTokenizer
+from seqvae.modality import load_tokenizer
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn import loss as objective
+from seqvae.nn.sampling import Sampling
+from seqvae.text.tokenizer import TextTokenizer
+from seqvae.train import loop as train
+from seqvae.train import trainer as run
+from seqvae.train.trainer import Run
 
 RECIPE = Recipe(
     tokenizer=TokenizerConfig(kind="text", vocab_size=320, max_tokens=24),

@@ -37,8 +37,8 @@ def outputs(name: str) -> Outputs:
     from conftest import groove
 
     from seqvae import load
-    from seqvae.anomaly import examine
-    from seqvae.sampling import Sampling
+    from seqvae.anomaly.scores import examine
+    from seqvae.nn.sampling import Sampling
 
     torch.manual_seed(0)
     codec = load(name)
@@ -89,6 +89,6 @@ def test_a_released_model_gives_what_it_gave(name: str) -> None:
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from seqvae.released import released
+    from seqvae.checkpoint.hub import released
 
     RECORD.write_text(json.dumps({folder.name: outputs(folder.name) for folder in released()}, indent=1) + "\n")

@@ -16,9 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from PIL import Image
 
-from seqvae import midi, plane, plot, roll, style
+from seqvae import plot
 from seqvae.errors import SeqVAEError
-from seqvae.midi import DRUMS, Piece
+from seqvae.music import pianoroll as roll
+from seqvae.music import piece as midi
+from seqvae.music.piece import DRUMS, Piece
+from seqvae.style import lda as plane
+from seqvae.style import vectors as style
 
 PIANO, BASS, FLUTE = 0, 33, 73
 

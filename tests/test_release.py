@@ -95,8 +95,8 @@ def test_the_archive_of_the_sources_runs_its_tests_and_has_each_checkpoint_once(
         "-q",
         "-p",
         "no:cacheprovider",
-        "tests/test_text.py",
-        "tests/test_style.py",
+        "tests/text/test_text_lines.py",
+        "tests/style/test_vectors.py",
     ]
     done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -12,8 +12,8 @@ from conftest import Trained, groove
 from PIL import Image
 
 import seqvae
-from seqvae import evaluate_arrangement as ruler
-from seqvae.evaluate_arrangement import Excerpts
+from seqvae.evaluation import arrangement as ruler
+from seqvae.evaluation.arrangement import Excerpts
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "sheet.py"
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import seqvae
-from seqvae import midi
+from seqvae.music import piece as midi
 
 song, out = sys.argv[1:] or ("corpus:bach/bwv66.6", "out")
 codec = seqvae.load("music")

@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 import seqvae
-from seqvae import midi, sound
+from seqvae.music import piece as midi
+from seqvae.music import synth as sound
 
 CHORALES = [f"corpus:bach/bwv{number}" for number in ("66.6", "269", "253", "378", "255", "256", "264", "267")]
 

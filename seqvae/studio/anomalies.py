@@ -1,6 +1,7 @@
 """Anomalies for the page: sessions in, p-values and the tokens that gave them away.
 
-Knows requests about lines. Refuses to know how evidence is found and weighed (anomaly.py, calibration.py).
+Knows requests about lines. Refuses to know how evidence is found and weighed (anomaly/scores.py,
+anomaly/calibration.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, Field
 
-from seqvae import anomaly, detect
+from seqvae.anomaly import scores as anomaly
+from seqvae.cli import detect
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models

@@ -1,6 +1,6 @@
 """The map: the styles of a model in the plane that tells them apart best, and what lives at a point of it.
 
-Knows requests about maps. Refuses to know planes (plane.py), and what is decoded there (codec.py).
+Knows requests about maps. Refuses to know planes (style/lda.py), and what is decoded there (codec.py).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from seqvae.plane import Plane, plane
-from seqvae.roll import shade
+from seqvae.music.pianoroll import shade
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models, PatientCodec
 from seqvae.studio.music import Roll, Shelf, key_of
+from seqvae.style.lda import Plane, plane
 
 POINTS = 60  # drawn for each style, to be shown
 

@@ -18,15 +18,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seqvae import calibration, kinds, released
-from seqvae.batches import joined
-from seqvae.calibration import Calibration, Settings
+from seqvae.anomaly import calibration
+from seqvae.anomaly.calibration import Calibration, Settings
+from seqvae.checkpoint import hub as released
+from seqvae.cli import inputs as kinds
 from seqvae.codec import Codec, Floats, Ints
+from seqvae.data.batches import joined
 from seqvae.errors import SeqVAEError
-from seqvae.latent import Posterior
-from seqvae.sampling import Sampling
+from seqvae.nn.posterior import Posterior
+from seqvae.nn.sampling import Sampling
+from seqvae.protocols import Guide
 from seqvae.studio.cache import Cache
-from seqvae.vocabulary import Guide
 
 Tell = Callable[[float, str], None]
 REMEMBERED = 64 << 20  # bytes of posteriors kept, each model

@@ -1,6 +1,7 @@
 """Music for the page: pieces in, blends, piano rolls as numbers, and files to keep and to hear.
 
-Knows requests about music. Refuses to know formats (midi.py), sound (sound.py) and models' arithmetic (codec.py).
+Knows requests about music. Refuses to know formats (music/piece.py), sound (music/synth.py) and models' arithmetic
+(codec.py).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from fastapi import APIRouter, File, Form, HTTPException, Query, Request, Respon
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from seqvae import midi, sound
-from seqvae.midi import Piece
-from seqvae.roll import in_seconds
+from seqvae.music import piece as midi
+from seqvae.music import synth as sound
+from seqvae.music.pianoroll import in_seconds
+from seqvae.music.piece import Piece
 from seqvae.studio.answers import PROBLEMS, Desk, shapes
 from seqvae.studio.cache import Cache
 from seqvae.studio.jobs import Job

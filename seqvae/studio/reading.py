@@ -1,7 +1,7 @@
 """Pieces of music from strangers: read in a process of its own, which is ended when it takes too long.
 
-Knows that process. Refuses to know formats (midi.py does). A file may take a parser minutes, or end its process; here
-it costs its sender an error in words, and nobody else anything.
+Knows that process. Refuses to know formats (music/piece.py does). A file may take a parser minutes, or end its process;
+here it costs its sender an error in words, and nobody else anything.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from seqvae import collection, midi
 from seqvae.errors import ReadError, SeqVAEError
-from seqvae.midi import Piece
+from seqvae.music import library as collection
+from seqvae.music import piece as midi
+from seqvae.music.piece import Piece
 
 SECONDS = 20.0  # for one file; the first one waits for music21 as well
 

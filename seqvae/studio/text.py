@@ -1,6 +1,6 @@
 """Sentences for the page: the way from one to another, and styles that add up.
 
-Knows requests about sentences. Refuses to know the arithmetic (style.py, interpolate.py) and tokens.
+Knows requests about sentences. Refuses to know the arithmetic (style/vectors.py, style/interpolation.py) and tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, Field
 
-from seqvae import style
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
+from seqvae.style import vectors as style
 
 Sentence = Annotated[str, Field(max_length=1000, pattern=r"\S", description="with at least one word")]
 

@@ -1,0 +1,1 @@
+"""Which pieces are not normal: scores, p-values, detectors."""

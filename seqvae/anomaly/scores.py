@@ -1,0 +1,145 @@
+"""What a model says of a piece: how likely each token is, and where the piece lies in the latent space.
+
+Knows: the evidence for and against one piece, and how that of windows is joined. Refuses to know: how much evidence is
+enough to call a piece anomalous (anomaly/calibration.py), files, the terminal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.codec import Codec
+from seqvae.nn.posterior import Posterior, log_prior
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+WINDOWS = 2048  # segments examined at once: bounds memory, not results
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a model says of one piece of S segments and N tokens, in nats.
+
+    A token that a window repeats of the one before it is counted where it stood first.
+    """
+
+    tokens: Ints
+    """`(N,)`."""
+    log_prob: Floats
+    """`(N,)`: log-probability of each token, averaged over draws from the posterior (An and Cho 2015)."""
+    error: Floats
+    """`(N,)`: its log-probability given the posterior mean, minus what an autoencoder's reconstruction error is."""
+    elbo: float
+    """Evidence lower bound: minus KL and plus the tokens' mean log-probabilities, over all segments."""
+    importance: float
+    """Importance-weighted log-likelihood (Burda et al. 2016), over all segments."""
+    read: int
+    """Tokens in all segments, those that windows repeat included: what the two above are sums over."""
+    means: Floats
+    """`(S, D)`: posterior means."""
+
+
+def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 0) -> Iterator[Evidence]:
+    """Evidence of every piece, in order and in bounded memory; that of a piece depends on nothing but the piece.
+
+    All segments get the same `samples` draws of noise, so that neither order nor neighbours matter, but to the last
+    digits where `codec.exact` is not set. Segments that are
+    equal are examined once, and pieces that are equal may get the same object. Raises ReadError for a piece that cannot
+    be read.
+    """
+    noise = torch.randn(samples, codec.model.config.latent, generator=torch.Generator().manual_seed(seed))
+    waiting: list[list[list[Ints]]] = []
+    count = 0
+    for piece in pieces:
+        waiting.append(codec.segments(codec.form.read(piece)))
+        count += len(waiting[-1])
+        if count >= WINDOWS:
+            yield from _examined(codec, waiting, noise)
+            waiting, count = [], 0
+    yield from _examined(codec, waiting, noise)
+
+
+def latents(codec: Codec, pieces: Iterable[Any]) -> list[Tensor]:
+    """Posterior means `(S, D)` of every piece as the encoder gives them, which are those of `Evidence`.
+
+    Raises ReadError for a piece that cannot be read.
+    """
+    split = [codec.segments(codec.form.read(piece)) for piece in pieces]
+    means = codec.posteriors([segment for piece in split for segment in piece]).mean
+    return list(torch.split(means, [len(piece) for piece in split]))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is known of one segment: of its chunks, token by token, and as a whole."""
+
+    log_prob: list[Floats]
+    error: list[Floats]
+    elbo: float
+    importance: float
+    mean: Floats
+
+
+def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) -> Iterator[Evidence]:
+    """Evidence of pieces that have been cut into segments."""
+    keys = [tuple(b"|".join(chunk.tobytes() for chunk in segment) for segment in piece) for piece in split]
+    different: dict[bytes, list[Ints]] = {}
+    for of, piece in zip(keys, split, strict=True):
+        different.update(zip(of, piece, strict=True))
+    found: dict[bytes, _Told] = {}
+    for at in range(0, len(different), WINDOWS):
+        block = list(different)[at : at + WINDOWS]
+        found.update(zip(block, _segments(codec, [different[key] for key in block], noise), strict=True))
+    ready: dict[tuple[bytes, ...], Evidence] = {}
+    for of, piece in zip(keys, split, strict=True):
+        if of in ready:
+            yield ready[of]
+            continue
+        told = [found[key] for key in of]
+        chunks = [chunk for segment in piece for chunk in segment]
+        begin = [0] + [codec.tokenizer.overlap] * (len(chunks) - 1)
+
+        def joined(parts: Sequence[NDArray[Any]], begin: Sequence[int] = begin) -> NDArray[Any]:
+            return np.concatenate([part[first:] for part, first in zip(parts, begin, strict=True)])
+
+        ready[of] = Evidence(
+            joined(chunks),
+            joined([part for one in told for part in one.log_prob]),
+            joined([part for one in told for part in one.error]),
+            sum(one.elbo for one in told),
+            sum(one.importance for one in told),
+            sum(map(len, chunks)),
+            np.stack([one.mean for one in told]),
+        )
+        yield ready[of]
+
+
+def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> Iterator[_Told]:
+    """What the model says of segments, `noise (L, D)` for each."""
+    posterior = codec.posteriors(segments)
+    draws = posterior.mean + (0.5 * posterior.logvar).exp() * noise[:, None]
+    told = codec.told(torch.cat([draws, posterior.mean[None]]), segments)
+    # summed in fp64, then rounded: how long the others of a batch are decides in which order numbers are added up
+    wide = Posterior(posterior.mean.double(), posterior.logvar.double())
+    total = told[:-1].double().flatten(2).sum(-1)
+    weight = log_prior(draws.double()) - wide.log_prob(draws.double())
+    importance = ((total + weight).logsumexp(0) - math.log(len(noise))).float().tolist()
+    elbo = (total.mean(0) - wide.kl().sum(1)).float().tolist()
+    average, error, means = told[:-1].double().mean(0).float().numpy(), told[-1].numpy(), posterior.mean.numpy()
+    for i, segment in enumerate(segments):
+        lengths = [len(chunk) for chunk in segment]
+        yield _Told(
+            [average[i, c, :length] for c, length in enumerate(lengths)],
+            [error[i, c, :length] for c, length in enumerate(lengths)],
+            elbo[i],
+            importance[i],
+            means[i],
+        )

@@ -1,0 +1,236 @@
+"""Checkpoint folders: written whole or not at all, read without pickle.
+
+Knows: the files of a checkpoint (section 5 of the design). Here the data column and the model column meet. Refuses to
+know: training, decoding, what a style is for, and how a name becomes a folder (checkpoint/hub.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seqvae.checkpoint.hub import find, own, refuse_pickle
+from seqvae.config import ModelConfig, Recipe, from_dict, read, to_dict
+from seqvae.errors import CheckpointError, ConfigError, SeqVAEError
+from seqvae.io import files
+from seqvae.modality import load_tokenizer
+from seqvae.nn.model import SequenceVAE
+from seqvae.protocols import Tokenizer
+
+FORMAT = 1
+SUMMED = ("model.safetensors", "styles.safetensors", "tokenizer/tokenizer.json", "tokenizer/sentencepiece.model")
+"""Files whose SHA-256 config.json tells, where they are there; what people write in (README.md) has none."""
+FILES = (*SUMMED, "config.json", "metrics.json", "README.md")
+"""All that is read."""
+WEIGHTS = {"F16", "BF16", "F32", "F64"}
+"""Types of numbers that weights may have."""
+
+
+@dataclass
+class Checkpoint:
+    """Everything a released folder holds."""
+
+    recipe: Recipe
+    model: SequenceVAE
+    tokenizer: Tokenizer
+    styles: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of styles.safetensors; style/vectors.py knows their names."""
+    about_styles: dict[str, str] = field(default_factory=dict)
+    """Text metadata beside them: count and source of each style."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """What `seqvae evaluate` printed."""
+    card: str = ""
+    """The model card, README.md."""
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a temporary folder beside `folder` and put it there: readers see the old folder or the new one, never half.
+
+    Raises SeqVAEError in one line when the disk is full or may not be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(folder, folder=True, lasting=True) as part:
+            fill(part)
+    except (OSError, SafetensorError) as error:
+        raise SeqVAEError(f"{folder}: cannot be written ({error}); free some space or choose another folder") from error
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint folder, replacing one that is there; with the same weights, what else it holds stays."""
+
+    def fill(part: Path) -> None:
+        model = checkpoint.model
+        config = {
+            "format": FORMAT,
+            "recipe": to_dict(checkpoint.recipe),
+            "vocab_size": model.vocab_size,
+            "cue_sizes": list(model.cue_sizes),
+        }
+        weights = {name: _halved(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()}
+        _write(weights, {"format": "pt"}, part / "model.safetensors")
+        checkpoint.tokenizer.save(part / "tokenizer")
+        if checkpoint.styles:
+            styles = {name: tensor.contiguous() for name, tensor in checkpoint.styles.items()}
+            _write(styles, checkpoint.about_styles, part / "styles.safetensors")
+        (part / "metrics.json").write_text(json.dumps(checkpoint.metrics, indent=1) + "\n")
+        (part / "README.md").write_text(checkpoint.card)
+        sums = {name: _sum(part / name) for name in SUMMED if (part / name).exists()}
+        (part / "config.json").write_text(json.dumps(config | {"sha256": sums}, indent=1) + "\n")
+        before = folder / "model.safetensors"
+        if before.is_file() and _sum(before) == sums["model.safetensors"]:  # a detector, pictures of the card
+            ours = {Path(file).parts[0] for file in FILES}
+            for other in folder.iterdir():
+                if other.name not in ours:
+                    (shutil.copytree if other.is_dir() else shutil.copy2)(other, part / other.name)
+
+    write_folder(folder, fill)
+
+
+def load(name: str | Path) -> Checkpoint:
+    """Read a checkpoint by name.
+
+    It may come from a stranger: no pickle is opened, and no file elsewhere; sizes are checked before memory is taken.
+    Raises CheckpointError in one line for whatever is missing, broken, altered or foreign.
+    """
+    folder = find(name)
+    refuse_pickle(folder)
+    for file in FILES:
+        own(folder, file)
+    try:
+        config = read(folder / "config.json")
+        if config["format"] != FORMAT:
+            raise CheckpointError(
+                f"{folder}: format {config['format']}, this version reads {FORMAT}; install another seqvae"
+            )
+        recipe = from_dict(Recipe, config["recipe"], f"{folder}/config.json")
+        for file, told in config.get("sha256", {}).items():  # older ones tell none
+            if _sum(own(folder, file)) != told:
+                raise CheckpointError(f"{folder}: {file} is not what was saved there; copy the whole folder again")
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.cue_sizes):
+            raise CheckpointError(f"{folder}: tokenizer and model do not belong together; copy the whole folder again")
+        weights = _weights(folder / "model.safetensors", recipe.model, tokenizer)
+        model = build(recipe.model, tokenizer)
+        model.load_state_dict(weights)
+        styles, about = (
+            load_tensors(folder / "styles.safetensors") if (folder / "styles.safetensors").exists() else ({}, {})
+        )
+        metrics = read(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+        card = (folder / "README.md").read_text() if (folder / "README.md").exists() else ""
+    except ConfigError as error:
+        where = "" if str(error).startswith(str(folder)) else f"{folder}: "
+        raise CheckpointError(f"{where}{error}") from error
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{folder}: broken checkpoint ({reason}); copy or train it again") from error
+    model.eval()
+    return Checkpoint(recipe, model, tokenizer, styles, about, metrics, card)
+
+
+def _halved(weights: Tensor) -> Tensor:
+    """Half precision: half the size, and no figure of a model card changes in its third digit. Beyond 65,504 as is."""
+    half = weights.half()
+    return half if bool(half.isfinite().all()) else weights
+
+
+def _sum(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """The weights of a model in single precision; ValueError where the model that `config` asks for has far more.
+
+    Told by the header alone: every model has matrices of these sizes, whatever else it has, so that one which passes
+    takes a small multiple of the file at most. Whether all shapes are right is seen when they are loaded.
+    """
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        parts = {name: file.get_slice(name) for name in names}
+        types = {part.get_dtype() for part in parts.values()}
+        if not types <= WEIGHTS:
+            raise ValueError(f"weights of type {', '.join(sorted(types - WEIGHTS))}")
+        held = sum(math.prod(part.get_shape()) for part in parts.values())
+        symbols = tokenizer.vocab_size + sum(tokenizer.cue_sizes)
+        least = (config.width + config.latent * config.chunks + symbols) * config.width
+        least += config.layers * config.hidden**2
+        if least > held or config.layers > len(names):
+            raise ValueError(f"a model of {least:,} weights and more is asked for, and {held:,} are there")
+        return {name: file.get_tensor(name).float() for name in names}
+
+
+def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
+    """A model with fresh weights that fits a tokenizer; raises ConfigError for sizes that do not go together."""
+    try:
+        return SequenceVAE(config, tokenizer.cue_sizes, torch.from_numpy(tokenizer.scope).long())
+    except ValueError as error:
+        raise ConfigError(f"model: {error}; choose other sizes") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and text metadata of a .safetensors file; raises CheckpointError if it is none."""
+    if path.is_file() or not path.exists():  # a pipe would never end
+        refuse_pickle(path)
+    else:
+        raise CheckpointError(f"{path}: is no file; name one in .safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no dict)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); write it again with seqvae") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -> None:
+    """Write a .safetensors file in one move; raises SeqVAEError in one line when it cannot be written."""
+    if path.exists() and not path.is_file():  # a folder, or a device, which a file must not replace
+        raise SeqVAEError(f"{path}: is there and is no file; choose another name")
+    try:
+        with files.whole(path, lasting=True) as part:
+            _write({name: tensor.contiguous() for name, tensor in tensors.items()}, about, part)
+    except (OSError, SafetensorError) as error:
+        raise SeqVAEError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
+
+
+def _write(tensors: dict[str, Tensor], about: Mapping[str, str], path: Path) -> None:
+    """A .safetensors file, byte for byte the same for the same content: the library puts its metadata in any order."""
+    save_file(tensors, path, metadata=dict(about))
+    if about:
+        with path.open("r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) | {"__metadata__": dict(sorted(about.items()))}
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
+
+
+__all__ = [
+    "Checkpoint",
+    "build",
+    "find",
+    "load",
+    "load_tensors",
+    "save",
+    "save_tensors",
+    "write_folder",
+]

@@ -1,0 +1,495 @@
+"""The command line: a verb is a function, thin over codec and style.
+
+Knows arguments, and what each verb makes of them. Refuses to know music and sentences (cli/inputs.py finds who does),
+models and figures, how errors are told (cli/console.py), and how models are made (cli/training.py). Only typer is
+imported here, and the rest inside the functions, so that `seqvae --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from seqvae.cli import console as terminal
+from seqvae.cli import detect, draw
+from seqvae.cli import style as stylebook
+from seqvae.cli import training as workshop
+from seqvae.cli.console import Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
+from seqvae.errors import SeqVAEError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqvae.cli.inputs import Desk, Kind
+    from seqvae.codec import Codec
+    from seqvae.style.arranger import Goal
+
+# as style.Method, whose module imports torch; a test holds them together
+Method = Literal["mean", "discriminant", "transport"]
+
+app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
+app.add_typer(stylebook.app, name="style")
+app.add_typer(detect.app, name="detect")
+app.add_typer(draw.app, name="plot")
+app.add_typer(workshop.app)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """The command `seqvae`, which ends the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name may be any bytes, and is printed as it is
+    try:
+        sys.exit(app(args, prog_name="seqvae", standalone_mode=False))
+    except typer.TyperException as error:
+        line, context = error.format_message(), getattr(error, "ctx", None)
+        if "\n" not in line:  # else it is the whole help, which is what no arguments at all ask for
+            command = context.command_path if context else "seqvae"
+            line = f"seqvae: {line[:1].lower()}{line[1:].removesuffix('.')}; see `{command} --help`"
+        print(line, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+# --- options that several verbs have ----------------------------------------------------------------------------------
+
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out", "-o", metavar="PATH", help="File to write, or folder for several pieces of music; text else printed."
+    ),
+]
+Latents = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default=False)]
+Temperature = Annotated[
+    float,
+    typer.Option(min=0, callback=terminal.finite, help="0 takes the likeliest token; higher is more adventurous."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        callback=terminal.probability,
+        help="Draw among tokens that reach this probability.  [default: 0.95; or, of a style that knows sums of its "
+        "pieces, as those of music do, take the likeliest]",
+    ),
+]
+TopK = Annotated[int, typer.Option(min=0, help="Draw among this many tokens; 0 for all.")]
+Beam = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Look for the likeliest tokens with this many candidates instead of drawing them; --temperature then "
+        "only widens what is drawn in the latent space. 0 for none.",
+    ),
+]
+
+
+# --- verbs ------------------------------------------------------------------------------------------------------------
+
+
+@verb(
+    app,
+    "seqvae blend corpus:bach/bwv66.6 -m music --from classical --to rock --amount 0.5 -o blend.mid",
+    "seqvae blend song.mid -m music --to jazz --amount 1 -o jazz.mid --wav --png --html",
+    "seqvae blend -m reviews --from negative --to positive --amount 1.5 < in.txt > out.txt",
+    "seqvae blend @in.txt -m reviews --from negative --to positive --from past --to present --amount 1 -o out.txt",
+    "seqvae blend song.mid -m music --from pop --to rock=0.3 --to jazz=0.5 --keep melody --keep drums -o blend.mid",
+)
+def blend(
+    targets: Annotated[
+        list[str],
+        typer.Option("--to", metavar="STYLE[=AMOUNT]", help="Style to move toward, and how far.", show_default=False),
+    ],
+    inputs: Inputs = None,
+    sources: Annotated[
+        list[str] | None, typer.Option("--from", help="Style to start from; else the piece itself.")
+    ] = None,
+    amounts: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--amount",
+            callback=terminal.all_finite,
+            help="How far: 0 stays, 0.5 is half-way, 1 all the way; any number.  [default: 0.5]",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Music: what stays as it was: melody, drums, or an instrument by its General MIDI name or program "
+            "(0 to 127); none for nothing.  [default: melody]"
+        ),
+    ] = None,
+    harmony: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            callback=lambda value: None if value is None else terminal.finite(value),
+            help="Music: how strongly new notes lean to what sounds in the original; 0 for not at all.  [default: 1.5]",
+        ),
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="Add the difference of means, or of it as much as a piece lacks; or carry the spread over too."
+        ),
+    ] = "mean",
+    model: Model = "music",
+    styles: Styles = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    out: Out = None,
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
+    exact: Exact = False,
+    as_json: Json = False,
+) -> None:
+    """Move pieces from one style toward another.
+
+    Several moves are added up: give --to once for each, and --from and --amount once, or once for each. An amount
+    written behind a style, as in --to rock=0.3 --to jazz=0.5, is multiplied by --amount where that is given too.
+    """
+    from seqvae.cli.inputs import also, kind_of, load
+
+    moves = _moves(targets, sources or [], amounts or [])
+    if method != "mean" and not sources:
+        raise UsageError(f"--method {method} starts from a style: add --from")
+    kind = kind_of(model)
+    if keep and not kind.FILES:
+        raise UsageError(f"a line has no track '{keep[0]}' to keep; leave it out, it is for music")
+    if harmony is not None and not kind.FILES:
+        raise UsageError(f"--harmony {harmony:g}: a line has none; leave it out, it is for music")
+    if keep:
+        from seqvae.music import tracks
+
+        tracks.named(keep)
+    with kind.given(
+        inputs or [], out, "-".join(target for _, target, _ in moves), as_json, also(wav, png, html)
+    ) as desk:
+        codec = load(model, styles, exact)
+        from seqvae.codec import HARMONY
+        from seqvae.style.vectors import together
+
+        move = together([codec.mover(target, source, amount, method) for source, target, amount in moves])
+        rows = [{"from": source, "to": target, "amount": amount} for source, target, amount in moves]
+        facts: dict[str, Any] = {**rows[0]} if len(rows) == 1 else {"moves": rows}
+        facts |= {"keep": keep} if keep else {}
+        lean = HARMONY if harmony is None else harmony
+        weights: dict[str, float] = {}
+        for _, target, amount in moves:
+            weights[target] = weights.get(target, 0.0) + amount
+        goal = codec.goal(weights)
+        _change(kind, desk, codec, move, facts, temperature, seed, keep, lean, goal)
+
+
+def _moves(
+    targets: Sequence[str], sources: Sequence[str], amounts: Sequence[float]
+) -> list[tuple[str | None, str, float]]:
+    """Source, target and amount of every move; UsageError where there are not as many of one as of another."""
+    if len(sources) not in (0, 1, len(targets)) or len(amounts) not in (0, 1, len(targets)):
+        raise UsageError(
+            f"{len(targets)} --to, {len(sources)} --from and {len(amounts)} --amount do not fit together; "
+            "give --from and --amount once, or once for every --to"
+        )
+    starts: Sequence[str | None] = sources or [None]
+    starts = [*starts] * len(targets) if len(starts) == 1 else starts
+    given: Sequence[float | None] = amounts or [None]
+    given = [*given] * len(targets) if len(given) == 1 else given
+    moves = []
+    for source, target, far in zip(starts, targets, given, strict=True):
+        name, weighed, weight = target.partition("=")
+        try:
+            own = terminal.finite(float(weight)) if weighed else None
+        except ValueError:
+            raise UsageError(f"--to {target}: '{weight}' is no amount; write STYLE=AMOUNT, such as rock=0.3") from None
+        if own is None:
+            moves.append((source, name, 0.5 if far is None else far))
+        else:
+            moves.append((source, name, own if far is None else own * far))
+    return moves
+
+
+def _change(
+    kind: Kind, desk: Desk, codec: Codec, move: Callable[[Tensor], Tensor], facts: dict[str, Any],
+    temperature: float = 0.0, seed: int = 0, keep: Sequence[str] | None = (), harmony: float = 0.0,
+    goal: Goal | None = None,
+) -> None:  # fmt: skip
+    """Send every piece through the latent space, moved on the way.
+
+    What is drawn follows from the number of its row, and not from the batches, but for roundings (`Codec.exact`): the
+    rows of all lines are numbered, and those of each file of music.
+    """
+    from seqvae.nn.sampling import Sampling
+
+    row = 0
+    for batch in desk.batches():
+        pieces = [item.piece for item in batch]
+        split = [codec.segments(piece) for piece in pieces]
+        sampling = Sampling(temperature=temperature, seed=seed, first_row=row)
+        results = codec.transform(pieces, move, sampling, keep, harmony, split, goal=goal)
+        for item, result, segments in zip(batch, results, split, strict=True):
+            desk.write(item, result, {"segments": len(segments), **facts})
+        row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
+
+
+@verb(
+    app,
+    "seqvae generate -m music --style jazz -n 4 -o out/",
+    "seqvae generate -m reviews --style positive -n 10 --temperature 0.8",
+)
+def generate(
+    model: Model = "music",
+    style: Annotated[
+        str | None, typer.Option(help="Style to draw from, or prior, what the model was drawn toward; else all styles.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pieces.")] = 1,
+    segments: Annotated[
+        int | None, typer.Option(min=1, help="Segments in each piece.  [default: 4 of music, 1 of text]")
+    ] = None,
+    temperature: Temperature = 0.9,
+    top_p: TopP = None,
+    top_k: TopK = 0,
+    beam: Beam = 0,
+    styles: Styles = None,
+    seed: Seed = 0,
+    out: Out = None,
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
+    exact: Exact = False,
+    as_json: Json = False,
+) -> None:
+    """Make new pieces. The first ones have the seed given; --json tells the seed of each."""
+    from seqvae.cli.inputs import also, kind_of, load
+
+    kind = kind_of(model)
+    size = segments or kind.SEGMENTS
+    digits, stem = len(str(count)), style or Path(model).absolute().name
+    with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
+        codec = load(model, styles, exact)
+        from seqvae.nn.sampling import TOP_P, Sampling
+
+        chosen = top_p is not None or top_k or beam
+        sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
+        draw, own, known = random.Random(seed), seed, codec.styles.get(style or "all")
+        row = len(known.sums) if known is not None and known.sums is not None else 1
+        for batch in desk.batches():
+            pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
+            for item, piece in zip(batch, pieces, strict=True):
+                desk.write(item, piece, {"style": style, "segments": size, "seed": own})
+            # any seed, but numbers in a row of the sums that a style knows: they are drawn without replacement
+            own = draw.getrandbits(32) // row * row + (own + 1) % row
+
+
+@verb(
+    app,
+    "seqvae interpolate a.mid b.mid -m music --steps 7 -o out/",
+    'seqvae interpolate "the food was great" "we had to wait" -m reviews --steps 7',
+    "seqvae interpolate a.mid b.mid c.mid d.mid -m music --grid 5 -o out/",
+)
+def interpolate(
+    pieces: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B [C D]", help="Piece to start from and piece to end with; four corners for --grid.",
+            show_default=False,
+        ),
+    ],
+    out: Out = None,
+    steps: Annotated[int, typer.Option(min=2, help="Pieces, both ends included.")] = 7,
+    grid: Annotated[
+        int | None, typer.Option(min=2, help="Instead: rows and columns of a sheet with A and B on top, C and D below.")
+    ] = None,
+    kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along the arc, or the straight line.")] = "slerp",
+    model: Model = "music",
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
+    exact: Exact = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Walk from one piece to another. The first output is A as the model says it, the last one B.
+
+    Steps are even for who hears them, and do not go back. With four pieces and --grid, rows come one after the other.
+    """
+    from seqvae.cli.inputs import also, kind_of, load
+
+    wanted = 2 if grid is None else 4
+    if len(pieces) < wanted:
+        raise UsageError(
+            f"missing argument '{'ABCD'[len(pieces)]}'; {wanted} pieces make a {'grid' if grid else 'way'}"
+        )
+    if len(pieces) > wanted:
+        raise UsageError(f"{len(pieces)} pieces; give two, or four and --grid")
+    own = kind_of(model)
+    if own.FILES and out is None:
+        raise UsageError("missing option '--out'; the steps are several files, which need -o FOLDER")
+    given = [own.one(piece) for piece in pieces]
+    places = range(steps if grid is None else grid)
+    digits = max(2, len(str(len(places) - 1)))
+    names = [f"{i:0{digits}}" for i in places]
+    corners = [0, len(names) - 1]
+    if grid is not None:
+        names = [f"{row}-{column}" for row in names for column in names]
+        corners = [0, grid - 1, len(names) - grid, len(names) - 1]
+    with own.new(names, out, as_json, also(wav, png, html)) as desk:
+        codec = load(model, exact=exact)
+        if grid is None:
+            results = codec.interpolate(given[0], given[1], steps, kind)
+        else:
+            results = [piece for row in codec.grid(given, grid, kind) for piece in row]
+        items = [item for batch in desk.batches() for item in batch]
+        for i, (item, piece) in enumerate(zip(items, results, strict=True)):
+            if grid is None:
+                facts = {"from": pieces[0], "to": pieces[1], "amount": i / (steps - 1)}
+            else:
+                facts = {"corners": pieces, "row": i // grid, "column": i % grid}
+            desk.write(item, piece, facts)
+    if not own.FILES:
+        for wish, at in zip(given, corners, strict=True):
+            if results[at] != wish:
+                terminal.report(f"the model says '{results[at]}' for '{wish}'")
+
+
+@verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
+def reconstruct(
+    inputs: Inputs = None, model: Model = "music", out: Out = None, wav: Wav = False, png: Png = False,
+    html: Html = False, exact: Exact = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Send pieces through the latent space and back. Shows what the model keeps of them."""
+    from seqvae.cli.inputs import also, kind_of, load
+
+    kind = kind_of(model)
+    with kind.given(inputs or [], out, "reconstructed", as_json, also(wav, png, html)) as desk:
+        _change(kind, desk, load(model, exact=exact), lambda z: z, {})
+
+
+@verb(
+    app,
+    "seqvae encode song.mid -m music -o latents.safetensors",
+    "seqvae encode @in.txt -m reviews -o latents.safetensors",
+)
+def encode(
+    out: Latents, inputs: Inputs = None, model: Model = "music", exact: Exact = False, as_json: Json = False
+) -> None:
+    """Write the latent vectors of pieces.
+
+    Of music, each is a tensor (segments, dimensions) with the name of its file. Of text, `z` has the vectors of all
+    lines in a row, and `segments` how many of them each line has: one, or none for a line without a word.
+    """
+    from seqvae.cli.inputs import kind_of, load
+
+    kind = kind_of(model)
+    batches = kind.read(inputs or [])
+    ranks = terminal.processes(kind.FILES, inputs)
+    codec = load(model, exact=exact)
+    from seqvae.checkpoint import folder as checkpoint
+
+    def encoded(batch: Sequence[Any]) -> Iterator[tuple[Any, Tensor]]:
+        return zip(batch, codec.encode([item.piece for item in batch]), strict=True)
+
+    items: list[Any] = []
+    latents: list[Tensor] = []
+    for item, z in ranks.in_rounds(batches, encoded):
+        items.append(item)
+        latents.append(z)
+    ranks.leave()
+    if ranks.rank:
+        return
+    tensors, sources, rows = kind.pack(inputs or [], items, latents, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"model": model, "kind": codec.tokenizer.kind, "sources": json.dumps(sources)}
+    checkpoint.save_tensors(tensors, about, out)
+    for text, facts in rows:
+        tell(text, facts, as_json)
+
+
+@verb(
+    app,
+    "seqvae decode latents.safetensors -m music --like song.mid -o out/",
+    "seqvae decode latents.safetensors -m reviews > out.txt",
+)
+def decode(
+    latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="File that `encode` wrote.", show_default=False)],
+    model: Model = "music",
+    like: Annotated[str | None, typer.Option(help="Music: piece to take tempo, metre and key from.")] = None,
+    out: Out = None,
+    wav: Wav = False,
+    png: Png = False,
+    html: Html = False,
+    exact: Exact = False,
+    as_json: Json = False,
+) -> None:
+    """Turn latent vectors back into pieces. Music has the names of its tensors, text comes in the order of lines."""
+    from seqvae.cli.inputs import also, kind_of, load
+
+    kind = kind_of(model)
+    frame = None if like is None else kind.frame(like)
+    from seqvae.checkpoint import folder as checkpoint
+
+    tensors, about = checkpoint.load_tensors(latents)
+    pieces = kind.unpack(tensors, latents)
+    with kind.new([name for name, _ in pieces], out, as_json, also(wav, png, html)) as desk:
+        codec = load(model, exact=exact)
+        if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
+            raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} speaks {codec.tokenizer.kind}; choose -m")
+        most = None if frame is None else len(codec.segments(frame))
+        for name, z in pieces:
+            if most is not None and len(z) > most:
+                raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer piece")
+        rest = iter(pieces)
+        for batch in desk.batches():
+            named = [(name, z.float()) for _, (name, z) in zip(batch, rest, strict=False)]
+            frames = None if frame is None else [frame] * len(batch)
+            results = codec.decode([z for _, z in named], like=frames)
+            for item, (name, z), piece in zip(batch, named, results, strict=True):
+                desk.write(item, piece, {"name": name, "segments": len(z)})
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@verb(app, "seqvae studio", "seqvae studio runs/music/best --port 9000")
+def studio(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Checkpoint folders or Hub ids, besides the released models."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other than this lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8321,
+) -> None:
+    """Serve a page to play with: blends to see and hear, walks between sentences, the map of styles, anomalies.
+
+    It works offline, and other programs may use its API; the page tells of it.
+    """
+    from seqvae.studio import server
+    from seqvae.studio.models import Models
+
+    known = Models(models or [])
+    listening = server.listen(host, port)
+    place = f"[{host}]" if ":" in host else host
+    print(f"http://{place}:{listening.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+    server.serve(known, listening, [host])
+
+
+# --- the program itself -----------------------------------------------------------------------------------------------
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("seqvae"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None: ...

@@ -1,0 +1,304 @@
+"""Files of music on the command line: which ones the arguments name, and where each output goes.
+
+Knows stems, folders and `-o`, that no output may overwrite an input or another output, and which files may lie beside
+one. Refuses to know models, and how sound, pictures and pages are made (music/synth.py, plot.py, music/html_player.py).
+cli/text_io.py is the same for kinds of pieces that come in lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from seqvae.cli.console import report, tell
+from seqvae.errors import ReadError, SeqVAEError, UsageError
+from seqvae.music import library as collection
+from seqvae.music import piece as midi
+from seqvae.music.piece import Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILES = True
+"""Every output is a file."""
+SEGMENTS = 4
+"""Segments of a new piece."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A piece to work on, or one to be made."""
+
+    piece: Piece | None
+    """What was read; None for one to be made."""
+    place: Path
+    """The file for its result; of pieces that are read alone, only the name."""
+    facts: dict[str, Any]
+    """What --json tells of it: the file that was read."""
+
+
+class Desk:
+    """The files of one command, and where their results go."""
+
+    def __init__(self, items: Iterator[Item], as_json: bool, also: Collection[str] = ()) -> None:
+        self._items, self._as_json, self._also = items, as_json, also
+
+    def batches(self) -> Iterator[list[Item]]:
+        """Pieces one by one: each is long, and its result must not depend on what else was asked for."""
+        return ([item] for item in self._items)
+
+    def write(self, item: Item, result: Any, facts: Mapping[str, Any]) -> None:
+        """Write one piece, and its sound, picture and page where they are wanted, and tell where."""
+        midi.write(result, item.place)
+        written = {"output": str(item.place)}
+        for kind in self._also:
+            place = item.place.with_suffix(f".{kind}")
+            midi.write_whole(place, _content(kind, item, result, facts))
+            written[kind] = str(place)
+        tell("\n".join(written.values()), {**item.facts, **written, **facts}, self._as_json)
+
+
+def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
+    """The files that arguments name, one by one, their names in `place`; raises as `named`."""
+    single, stems = alone(inputs), named(inputs)
+    return ([item] for item in _items(stems, single))
+
+
+@contextlib.contextmanager
+def given(
+    inputs: Sequence[str], out: str | None, ending: str, as_json: bool, also: Collection[str] = ()
+) -> Iterator[Desk]:
+    """The files that arguments name, with the file for the result of each; raises as `outputs`."""
+    places = outputs(inputs, out, ending)
+    _ready(also, places.values())
+    yield Desk(_items(places, alone(inputs)), as_json, also)
+
+
+@contextlib.contextmanager
+def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[str] = ()) -> Iterator[Desk]:
+    """New pieces with the file for each; raises as `fresh`."""
+    places = fresh(names, out)
+    _ready(also, places)
+    with tqdm(places, unit="piece", disable=None if len(names) > 1 else True, leave=False) as bar:
+        yield Desk((Item(None, place, {}) for place in bar), as_json, also)
+
+
+def one(given: str) -> Piece:
+    """The piece that an argument names."""
+    return midi.read(given)
+
+
+frame = one
+"""The piece whose tempo, metre and key another is to have."""
+
+
+def members(paths: Sequence[str]) -> Iterator[Piece]:
+    """All pieces in files and folders; raises ReadError at once where one does not exist."""
+    found = collection.find(paths)
+    _tell_passed_over(paths)
+    return (piece for _, piece in read_each(found, alone(paths)))
+
+
+def _items(places: Mapping[Path, Path], single: bool) -> Iterator[Item]:
+    for source, piece in read_each(places, single):
+        yield Item(piece, places[source], {"input": str(source)})
+
+
+def alone(inputs: Sequence[str]) -> bool:
+    """Whether one file is asked for, which must be readable, and whose output may have any name."""
+    if not inputs:
+        raise UsageError("missing argument 'INPUT'; name a file of music, a folder of them, or corpus:NAME")
+    return len(inputs) == 1 and not Path(inputs[0]).is_dir()
+
+
+def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
+    """Every file that the inputs name, and its stem: with the subfolder in which it lies in a folder that was given.
+
+    Of `song.mid` and `song.abc` the first in the order of `midi.SUFFIXES` is `song`, the other `song.abc`. Files below
+    `out` are left out, for they are outputs of an earlier call. Raises SeqVAEError where there is no file, or where two
+    have one name.
+    """
+    found: dict[Path, Path] = {}
+    for given in inputs:
+        for source in collection.find([given]):
+            known = source.suffix.lower() in midi.SUFFIXES
+            stem = source.stem if known else source.name.removeprefix(midi.CORPUS)
+            within = source.parent.relative_to(given) if Path(given).is_dir() else Path()
+            written = out is not None and Path(given) in Path(out).parents and source.is_relative_to(out)
+            if not written:
+                found.setdefault(source, within / stem)
+    if not found:
+        kinds = " ".join(midi.SUFFIXES)
+        raise SeqVAEError(f"{' '.join(inputs)}: there is no music in it; name a folder with files in {kinds}")
+    _tell_passed_over(inputs)
+    first: dict[Path, Path] = {}
+    order = [*midi.SUFFIXES, *(source.suffix.lower() for source in found)]
+    for source in sorted(found, key=lambda source: order.index(source.suffix.lower())):
+        name = found[source]
+        if name in first and source.name not in (first[name].name, name.name):
+            name = found[source] = name.with_name(source.name)
+        if (other := first.setdefault(name, source)) != source:
+            advice = "give the folder that holds both, rename one, or take them one at a time"
+            raise SeqVAEError(f"{other} and {source}: both outputs would be called '{name}'; {advice}")
+    return found
+
+
+def _tell_passed_over(inputs: Iterable[str]) -> None:
+    """Say on standard error what in the named folders is not taken for music."""
+    if said := collection.passed_over(inputs):
+        report(said)
+
+
+def outputs(inputs: Sequence[str], out: str | None, ending: str) -> dict[Path, Path]:
+    """Every file that the inputs name, and the file its output goes to; without `out` it is `<stem>-<ending>.mid`.
+
+    Raises UsageError where `out` does not suit the inputs, and SeqVAEError where an input would be overwritten.
+    """
+    single = alone(inputs)
+    if out is None and not single:
+        raise UsageError("several inputs, or a folder, need -o FOLDER")
+    stems = named(inputs, out)
+    if out is None:
+        places = {source: Path(f"{name.name}-{ending}.mid") for source, name in stems.items()}
+    elif _is_file(out, single):
+        places = dict.fromkeys(stems, Path(out))
+    else:
+        places = {source: out / name.parent / f"{name.name}.mid" for source, name in stems.items()}
+    originals = {source.resolve() for source in places}
+    for place in places.values():
+        if place.resolve() in originals:
+            raise SeqVAEError(f"{place}: is an input and would be overwritten; choose another -o")
+    return places
+
+
+def fresh(names: Sequence[str], out: str | None) -> list[Path]:
+    """Where pieces that come from no file go: into the folder `out`, or to that file if there is one piece."""
+    if out is not None and _is_file(out, len(names) == 1):
+        return [Path(out)]
+    return [Path(out or ".") / f"{name}.mid" for name in names]
+
+
+def _is_file(out: str, single: bool) -> bool:
+    """Whether `out` names the one file to write, and not a folder; UsageError if it can be neither."""
+    path = Path(out)
+    if path.is_dir() or out.endswith(("/", os.sep)):
+        return False
+    written = midi.WRITTEN_SUFFIXES
+    music = path.suffix.lower() in written
+    if not single:  # a folder, whatever dots its name has
+        if music or path.exists():
+            raise UsageError(f"-o {out}: is a file, and several outputs need a folder")
+        return False
+    if music or (path.exists() and not path.is_file()):  # a device or a pipe may have any name
+        return True
+    if path.suffix or path.exists():
+        raise UsageError(f"-o {out}: music is written as {' or '.join(written)}; end a folder's name with /")
+    return False
+
+
+def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, Piece]]:
+    """Every piece with its source, under a progress bar that covers what the caller does with it.
+
+    A `single` file must be readable; of several, those that are not are reported with the reason, and counted at the
+    end. Raises ReadError, or SeqVAEError where none could be read.
+    """
+    if single:
+        [source] = sources
+        yield source, midi.read(source)
+        return
+    skipped = 0
+    found = collection.read_all(sources, cache=collection.default_cache(), progress=False)
+    with contextlib.closing(found), tqdm(found, total=len(sources), unit="file", disable=None, leave=False) as bar:
+        for source, piece in bar:
+            if isinstance(piece, ReadError):
+                skipped += 1
+                report(f"skipped: {piece}")
+            else:
+                yield source, piece
+    if skipped == len(sources):
+        raise SeqVAEError(f"none of {skipped} files could be read; see the reasons above")
+    if skipped:
+        report(f"{skipped} of {len(sources)} files skipped")
+
+
+# --- what is put beside an output -------------------------------------------------------------------------------------
+
+
+def _ready(also: Collection[str], places: Iterable[Path]) -> None:
+    """Refuse what is wanted beside outputs before any work is done, where it cannot be made."""
+    for place in places if also else ():
+        if place.suffix.lower() not in midi.WRITTEN_SUFFIXES:
+            raise UsageError(f"-o {place}: nothing can lie beside it, as {', '.join(f'--{x}' for x in also)} would")
+    if "png" in also:
+        from seqvae import plot  # noqa: F401  (raises where matplotlib is missing)
+
+
+def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> bytes:
+    """The sound, picture or page of a result; picture and page show the piece that it was made from beside it."""
+    if kind == "wav":
+        from seqvae.music import synth as sound
+
+        return sound.render(result)
+    about = _about(facts)
+    shown = [] if item.piece is None else [(item.piece.name or "original", item.piece)]
+    shown.append((about or item.place.stem, _drawn(result, item.piece)))
+    if kind == "png":
+        from seqvae import plot
+
+        return plot.png(plot.roll(shown))
+    from seqvae.music import html_player as page
+
+    scores = [midi.to_score(piece.notes, piece.frame, tracks=piece.tracks) for _, piece in shown[:-1]] + [result]
+    takes = [(title, score, piece) for (title, piece), score in zip(shown, scores, strict=True)]
+    return page.page(item.place.stem, about, takes).encode()
+
+
+def _about(facts: Mapping[str, Any]) -> str:
+    """What was done to a piece, in words; empty where it was made from nothing."""
+    moves = facts.get("moves", [facts] if "to" in facts else [])
+    told = [f"{move['from'] or 'itself'} to {move['to']}, amount {move['amount']:.3g}" for move in moves]
+    return " + ".join(told)
+
+
+def _drawn(result: Any, original: Piece | None) -> Piece:
+    """A result as a piece, even one without notes, which is as long as the original."""
+    if result.note_num():
+        return midi.read(result)
+    bounds = midi.chunk_bounds([], 1) if original is None else original.bounds
+    return Piece(np.zeros((0, 5), np.int32), bounds, midi.make_frame(([], [], [])))
+
+
+# --- latents ----------------------------------------------------------------------------------------------------------
+
+
+def pack(
+    inputs: Sequence[str], items: Sequence[Item], latents: Sequence[Tensor], out: Path
+) -> tuple[dict[str, Tensor], Any, list[tuple[str, dict[str, Any]]]]:
+    """How latents of pieces lie in a file: the tensors, where they are from, and what to tell of them.
+
+    Each is a tensor `(S, D)` with the name of its file.
+    """
+    tensors: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for item, z in zip(items, latents, strict=True):
+        name, source = item.place.as_posix(), item.facts["input"]
+        tensors[name], sources[name] = z, source
+        facts = {"input": source, "name": name, "segments": len(z), "output": str(out)}
+        rows.append((f"{source}: '{name}', {len(z)} segments, in {out}", facts))
+    return tensors, sources, rows
+
+
+def unpack(tensors: Mapping[str, Tensor], path: Path) -> list[tuple[str, Tensor]]:
+    """Latents `(S, D)` of every piece with its name; raises SeqVAEError for names that `pack` does not give."""
+    names = sorted(tensors)
+    if not names or any(".." in Path(name).parts or Path(name).is_absolute() for name in names):
+        raise SeqVAEError(f"{path}: its tensors are not named as pieces; write it with `seqvae encode`")
+    return [(name, tensors[name]) for name in names]

@@ -1,0 +1,236 @@
+"""Commands for those who keep styles: fit them, measure what their vectors do, list and describe them.
+
+Knows arguments, where styles are written, and what is shown of them. Refuses to know how they are fitted
+(style/vectors.py) and measured (evaluation/style_effect.py), and how pieces are labelled (music/attributes.py). Only
+typer is imported here, as in cli/app.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from seqvae.cli import console as terminal
+from seqvae.cli.console import Json, Model, Seed, Styles, tell, verb
+from seqvae.errors import UsageError
+
+if TYPE_CHECKING:
+    from seqvae.cli.inputs import Kind
+    from seqvae.style.vectors import Style
+
+app = terminal.group("Fit styles of your own, measure what they do, list and describe the ones there are.")
+
+# as attributes.ATTRIBUTES, whose module imports numpy; a test holds them together
+By = Literal["drums", "mode", "density"]
+Sets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME=PATH",
+        help="Files, or folders of them; of text, NAME=@FILE is understood too. With --by, PATH alone.",
+    ),
+]
+Attribute = Annotated[
+    By | None,
+    typer.Option(
+        "--by",
+        help="Music: divide the pieces by what they are like, into with-drums and without-drums, minor and major, or "
+        "dense and sparse (the thirds with most and fewest notes a beat).",
+    ),
+]
+Add = Annotated[bool, typer.Option("--add", help="Write into the model's own folder instead.")]
+
+
+@verb(
+    app,
+    "seqvae style fit mine=songs/ -m music -o my.styles",
+    "seqvae style fit glasses=@with.txt plain=@without.txt -m reviews -o my.styles",
+    "seqvae style fit songs/ --by drums -m music -o drums.styles",
+)
+def fit(
+    sets: Sets,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write.")] = None,
+    add: Add = False,
+    by: Attribute = None,
+    hold_out: Annotated[
+        bool, typer.Option("--hold-out", help="Leave out the one in twenty that `style effect` measures on.")
+    ] = False,
+    model: Model = "music",
+    as_json: Json = False,
+) -> None:
+    """Fit styles to pieces of your own. A name may be given several times; use the file with --styles."""
+    from seqvae.cli.inputs import kind_of, load
+
+    if (out is None) is not add:
+        raise UsageError("say where the styles go: -o FILE, or --add for the model's own folder")
+    found = _sets(kind_of(model), sets, by)
+    codec = load(model)
+    if hold_out:
+        from seqvae.evaluation import style_effect as effect
+
+        found = {
+            name: ([piece for piece in pieces if not effect.is_held_out(piece)], source)
+            for name, (pieces, source) in found.items()
+        }
+    fitted = {name: codec.fit_style(pieces, source) for name, (pieces, source) in found.items()}
+    path = _write(fitted, out, model)
+    for name, one in fitted.items():
+        facts = {"style": name, "count": one.count, "source": one.source, "output": str(path)}
+        tell(f"{name}: {one.count} pieces, in {path}", facts, as_json)
+
+
+def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[list[Any], str]]:
+    """Pieces of every style, and where they are from; UsageError for what does not name any."""
+    if by is not None:
+        if not kind.FILES:
+            raise UsageError(f"--by {by}: divides music; name the lines of each style, as in NAME=@FILE")
+        from seqvae.music.attributes import ATTRIBUTES, divide
+
+        divided = divide(ATTRIBUTES[by], list(kind.members(sets)))
+        return {name: (pieces, f"{', '.join(sets)}: {name}") for name, pieces in divided.items()}
+    paths: dict[str, list[str]] = {}
+    for given in sets:
+        name, _, path = given.partition("=")
+        if not name or not path or name in ("all", "prior"):
+            raise UsageError(f"'{given}': write NAME=PATH, with any NAME but all and prior")
+        paths.setdefault(name, []).append(path)
+    found = {name: kind.members(given) for name, given in paths.items()}  # all names are looked up before one is read
+    return {name: (list(found[name]), ", ".join(given)) for name, given in paths.items()}
+
+
+def _write(styles: Mapping[str, Style], out: Path | None, model: str) -> Path:
+    """Put styles in a file, or beside those of the model's own folder."""
+    from seqvae.checkpoint import folder as checkpoint
+    from seqvae.style import vectors as style
+
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        style.save(styles, out)
+        return out
+    folder = checkpoint.find(model)
+    kept = checkpoint.load(folder)
+    tensors, about = style.pack(styles)
+    kept.styles, kept.about_styles = kept.styles | tensors, kept.about_styles | about
+    checkpoint.save(kept, folder)
+    return folder
+
+
+@verb(
+    app,
+    "seqvae style effect rock=songs/rock jazz=songs/jazz -m music",
+    "seqvae style effect songs/ --by drums -m music --styles drums.styles --songs 20",
+    "seqvae style effect positive=@good.txt negative=@bad.txt -m reviews --songs 200 --json",
+)
+def effect(
+    sets: Sets,
+    by: Attribute = None,
+    songs: Annotated[int, typer.Option(min=2, help="Pieces of each style to move.")] = 8,
+    amount: Annotated[
+        float, typer.Option(callback=terminal.finite, help="How much of the difference of two styles.")
+    ] = 1.0,
+    styles: Styles = None,
+    add: Add = False,
+    model: Model = "music",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure what the vector from each style to each other does, and keep it with the styles.
+
+    Pieces of the test split, one in twenty by a hash of the title, are moved, and a judge fitted on the others tells
+    how probable the target is. It is written into the file of --styles, or with --add into the model's folder, and
+    `style list` and `style show` tell of it. Fit with --hold-out, or what is moved has been part of the mean.
+    """
+    from seqvae.cli.inputs import kind_of, load
+
+    if add and styles is not None:
+        raise UsageError("--add writes into the model's folder, and --styles into its file; give one of them")
+    found = _sets(kind_of(model), sets, by)
+    if len(found) < 2:
+        raise UsageError("an effect is that of a vector between two styles; name at least two")
+    codec = load(model, styles)
+    from seqvae.evaluation.style_effect import measure
+    from seqvae.evaluation.style_effect import tell as line
+
+    effects = measure(
+        codec, {name: pieces for name, (pieces, _) in found.items()}, songs, amount, seed, terminal.report
+    )
+    if add or styles is not None:
+        from seqvae.style import vectors as style
+
+        known = codec.styles if styles is None else style.load(styles)
+        changed = {
+            name: replace(one, effects={**one.effects, **effects[name]}) if name in effects else one
+            for name, one in known.items()
+            if name in effects or styles is not None
+        }
+        _write(changed, styles, model)
+    for target, by_source in effects.items():
+        for source, one in by_source.items():
+            tell(f"{source} to {target}: {line(one)}", {"from": source, "to": target, **asdict(one)}, as_json)
+
+
+@verb(app, "seqvae style list -m music --json")
+def list_(model: Model = "music", styles: Styles = None, as_json: Json = False) -> None:
+    """List the styles of a model. Where it was measured, with how probable a judge finds what is moved there."""
+    from seqvae.cli.inputs import load
+
+    known = {name: style for name, style in sorted(load(model, styles).styles.items()) if name != "all"}
+    rows: list[dict[str, Any]] = []
+    for name, style in known.items():
+        row: dict[str, Any] = {"style": name, "count": style.count, "source": style.source}
+        if any(one.effects for one in known.values()):
+            row["effect"] = {source: asdict(one) for source, one in style.effects.items()} if as_json else _brief(style)
+        rows.append(row)
+    terminal.print_rows(rows, as_json)
+
+
+def _brief(style: Style) -> str:
+    """The effects of all vectors to a style in a few words: means over sources."""
+    found = list(style.effects.values())
+    if not found:
+        return "not measured"
+    before, after = (sum(x[0] for x in xs) / len(found) for xs in ([e.before for e in found], [e.after for e in found]))
+    # without the same of another piece beside it, a figure of what is kept measures nothing
+    names = found[0].kept if all(e.kept_of_another for e in found) else ()
+    kept = {name: sum(e.kept[name][0] for e in found) / len(found) for name in names}
+    return ", ".join([f"{before:.2f} -> {after:.2f}", *(f"{name} {x:.2f}" for name, x in kept.items())])
+
+
+@verb(app, "seqvae style show rock -m music")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Style to describe.", show_default=False)],
+    model: Model = "music",
+    styles: Styles = None,
+    as_json: Json = False,
+) -> None:
+    """Describe one style: how wide it is, how far it lies from others, and what moving pieces there does."""
+    from seqvae.cli.inputs import load
+
+    codec = load(model, styles)
+    from seqvae.style.vectors import separation
+
+    style = codec.style(name)
+    others = {n: s for n, s in sorted(codec.styles.items()) if n not in (name, "all")}
+    distances = {n: float((style.mean - other.mean).norm()) for n, other in others.items()}
+    apart = {n: separation(style, other) for n, other in others.items()}
+    spread = float(style.covariance.trace().sqrt())
+    facts = {"style": name, "count": style.count, "source": style.source, "spread": spread}
+    facts |= {"persistence": style.persistence, "distances": distances, "told_apart": apart}
+    facts |= {"effects": {source: asdict(one) for source, one in style.effects.items()}}
+    lines = [
+        f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
+        f"spread {spread:.3f}: root mean square distance of a segment from the mean",
+        f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
+        *(
+            f"{distances[n]:.3f} from the mean of {n}: {100 * apart[n]:.0f} % of segments are told apart"
+            for n in others
+        ),
+    ]
+    if style.effects:
+        from seqvae.evaluation.style_effect import tell as line
+
+        lines += [f"moved there from {source}: {line(one)}" for source, one in sorted(style.effects.items())]
+    tell("\n".join(lines), facts, as_json)

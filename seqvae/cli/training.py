@@ -1,0 +1,337 @@
+"""Commands for those who make models: train one, learn a vocabulary, measure, and list what is released.
+
+Knows arguments, and what each verb makes of them; cli/app.py adds these to its own. Refuses to know how a model learns
+and what a figure means (train/loop.py, evaluation/music.py, evaluation/text.py). Only typer is imported here, as in
+cli/app.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from seqvae.cli import console as terminal
+from seqvae.cli.console import Json, Model, Seed, report, tell, verb
+from seqvae.errors import SeqVAEError, UsageError
+
+if TYPE_CHECKING:
+    from seqvae.codec import Codec
+
+app = terminal.group("Make models.")
+tokenizer_app = terminal.group("Learn a vocabulary for text, and look at it.")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+Algorithm = Literal["bpe", "unigram"]
+Half = Literal["choose", "final"]  # as dataset.Half; a test holds them together
+
+
+@verb(
+    app,
+    "seqvae train music --data songs/ --out runs/music --set model.latent=256",
+    "seqvae train reviews --data positive.txt --data negative.txt --out runs/mine --minutes 10",
+)
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .toml.", show_default=False)],
+    data: Annotated[
+        list[str],
+        typer.Option("--data", metavar="PATH", help="Folder of music, or file of sentences.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default=False)],
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Text: take this vocabulary instead of learning one.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Begin with the weights of this model, not at random.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, callback=lambda value: None if value is None else terminal.finite(value),
+            help="Train for so long, with a schedule to match, and not for the recipe's train.steps.",
+        ),
+    ] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
+) -> None:  # fmt: skip
+    """Train a model on pieces. Prints where the checkpoint is. Ctrl-C saves where it is, to go on with --resume.
+
+    Of music, --data is a folder with a folder for each style in it; of text, each file with one sentence a line is a
+    style, and has its name. Or it is the folder `data` of an earlier run, or its address (s3://...).
+    """
+    from seqvae.config import load_recipe
+
+    changed = [*(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    changed += [f"train.minutes={minutes}"] if minutes is not None else []
+    settings = load_recipe(recipe, changed)
+    from seqvae.train.loop import train_from
+
+    try:
+        if start is not None and tokenizer is None and settings.tokenizer.kind != "midi":
+            from seqvae.checkpoint import hub as released
+
+            tokenizer = released.find(start) / "tokenizer"  # weights are of one vocabulary
+        best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, start=start, report=report)
+    except KeyboardInterrupt as stop:
+        command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
+        command += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
+        command += [f"--start={start}"] if start is not None else []
+        command += [f"--set={change}" for change in changed]
+        from seqvae import parallel as distributed
+
+        if distributed.join().rank:
+            raise typer.Exit(130) from None
+        terminal.end(f"{str(stop) or 'interrupted'}; go on with `{shlex.join(command)} --resume`", 130)
+    from seqvae import parallel as distributed
+
+    if distributed.join().rank == 0:
+        if skipped:
+            report(f"{len(skipped)} files skipped")
+        print(best)
+
+
+@verb(tokenizer_app, "seqvae tokenizer train --data reviews.txt --vocab-size 4000 -o tokenizers/mine")
+def train_(
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="FILE", help="Sentences, one a line.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens at most; few lines make fewer.")] = 4000,
+    algorithm: Annotated[Algorithm, typer.Option(help="How pieces of words are found.")] = "bpe",
+    max_tokens: Annotated[int, typer.Option(min=5, help="Tokens of a segment at most; longer lines are cut.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Learn a vocabulary from lines. The folder goes to `seqvae train --tokenizer`.
+
+    Of more than 128 MiB of lines it is learned from so many, drawn at random, as `seqvae train` does.
+    """
+    from seqvae.cli import text_io as lines
+
+    files = list(out.iterdir()) if out.is_dir() else []
+    if out.exists() and (not out.is_dir() or {path.name for path in files} - {"tokenizer.json", "sentencepiece.model"}):
+        raise SeqVAEError(f"{out}: is there and is no folder of a tokenizer alone; choose another -o")
+    members = lines.members(data)
+    from seqvae.checkpoint import folder as checkpoint
+    from seqvae.data import prepare as shards
+    from seqvae.text.tokenizer import TextTokenizer
+
+    learned = shards.evenly(members, shards.LEARNED)
+    tokenizer = TextTokenizer.train(learned, vocab_size, algorithm, max_tokens)
+    checkpoint.write_folder(out, tokenizer.save)
+    facts = {"lines": len(learned), "tokens": tokenizer.vocab_size, "output": str(out)}
+    tell(f"{tokenizer.vocab_size} tokens from {len(learned)} lines, in {out}", facts, as_json)
+
+
+@verb(tokenizer_app, 'seqvae tokenizer encode "the food was good" -t tokenizers/mine')
+def encode(
+    folder: Annotated[
+        Path,
+        typer.Option("--tokenizer", "-t", metavar="DIR", help="A tokenizer, or a checkpoint.", show_default=False),
+    ],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help="A sentence, @FILE with one a line, or -.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the tokens of sentences, a space in a token as an underscore."""
+    from seqvae.cli import text_io as lines
+    from seqvae.modality import load_tokenizer
+    from seqvae.text.tokenizer import SPACE, TextTokenizer
+
+    with lines.given(inputs or [], None, "", as_json) as desk:
+        inside = folder / "tokenizer"
+        tokenizer = load_tokenizer(inside if inside.is_dir() else folder)
+        if not isinstance(tokenizer, TextTokenizer):
+            raise SeqVAEError(f"{folder}: spells {tokenizer.kind}, not sentences; choose another -t")
+        for batch in desk.batches():
+            for item, chunks in zip(batch, tokenizer.encode_all([item.facts["input"] for item in batch]), strict=True):
+                ids = [int(token) for chunk in chunks for token in chunk[:-1]]
+                spelled = [tokenizer.token_text(token).replace(" ", SPACE) for token in ids]
+                desk.write(item, " ".join(spelled), {"tokens": spelled, "ids": ids})
+
+
+@verb(
+    app,
+    "seqvae evaluate -m music --data songs/ --json",
+    "seqvae evaluate -m music --data songs/ --arrangement --between classical/rock",
+    "seqvae evaluate -m reviews --data good=@test.good --data bad=@test.bad --train good=@train.good "
+    "--train bad=@train.bad",
+)
+def evaluate(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Music: folder with a folder a style. Text: held-out lines as @FILE, those of a style as NAME=@FILE.",
+            show_default=False,
+        ),
+    ],
+    model: Model = "music",
+    training: Annotated[
+        list[str] | None,
+        typer.Option("--train", metavar="[NAME=]@FILE", help="Text: training lines, for judge and language model."),
+    ] = None,
+    opposites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--between",
+            metavar="A/B",
+            help="Text: styles to move between, both ways; else all. Arrangements: from A to B, or all; else five.",
+        ),
+    ] = None,
+    pieces: Annotated[
+        int | None, typer.Option(min=1, help="Pieces of each style at most.  [default: 20 of music, 1000 of text]")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Music: pieces drawn. Text: draws for importance weighting.  [default: 200 of music, 500 of text]",
+        ),
+    ] = None,
+    iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines for importance weighting; 0 for all.")] = 500,
+    split: Annotated[
+        Half, typer.Option(help="Music: the half of the held-out songs that is for choices, or for final figures.")
+    ] = "final",
+    arrangement: Annotated[
+        bool,
+        typer.Option(
+            "--arrangement",
+            help="Music: measure 16-bar blends beside real songs and a rule, and nothing else. 16 pieces by default.",
+        ),
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on held-out pieces. Tells what it keeps of them, and where blends arrive.
+
+    Of text, the lines given without a name are those whose likelihood is told; else those of all styles. Under torchrun
+    the model's work is divided among the processes.
+    """
+    from seqvae.checkpoint import hub as released
+    from seqvae.cli.inputs import load
+
+    if released.kind_of(released.find(model)) == "midi":
+        if len(data) != 1:
+            raise UsageError(f"{len(data)} --data: songs are measured from one folder, with a folder a style")
+        codec, say = _divided(load(model))
+        if arrangement:
+            from seqvae.evaluation import arrangement as ruler
+
+            given = opposites or []
+            chosen = ruler.pairs_of(codec, every=True) if given == ["all"] else _pairs(given) or None
+            figures = ruler.evaluate(
+                codec, Path(data[0]), songs=pieces or 16, pairs=chosen, half=split, seed=seed, report=say
+            )
+            _told(codec, ruler.table(figures), figures, as_json)
+            return
+        from seqvae.evaluation import music as evaluate
+
+        figures = evaluate.evaluate(
+            codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, split=split, report=say
+        )
+        _told(codec, evaluate.table(figures), figures, as_json)
+        return
+    if arrangement:
+        raise UsageError(f"--arrangement: is of music, and {model} is of another kind; leave it out")
+    held, known = _by_name(data), _by_name(training or [])
+    pairs = _pairs(opposites or [])
+    from seqvae.evaluation import text as evaluate_text
+
+    plain, corpus = held.pop("", None), known.pop("", None)
+    codec, say = _divided(load(model))
+    figures = evaluate_text.evaluate_text(
+        codec,
+        plain if plain is not None else [line for lines in held.values() for line in lines],
+        styles=held,
+        train=known,
+        corpus=corpus,
+        opposites=pairs or None,
+        seed=seed,
+        samples=samples or 500,
+        iw_lines=iw_lines or None,
+        transfer_lines=pieces or 1000,
+        report=say,
+    )
+    _told(codec, evaluate_text.table(figures), figures, as_json)
+
+
+def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
+    """Styles written as A/B; UsageError for another form."""
+    pairs = [(a, b) for a, slash, b in (text.partition("/") for text in given) if a and b and "/" not in b]
+    if len(pairs) < len(given):
+        raise UsageError(f"--between {' '.join(given)}: write two styles as A/B")
+    return pairs
+
+
+def _divided(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
+    """A codec whose work all processes that torchrun started divide, and what reports, in the first of them alone."""
+    from seqvae import parallel as distributed
+
+    codec.ranks = distributed.join()
+    return codec, report if codec.ranks.rank == 0 else lambda _: None
+
+
+def _told(codec: Codec, text: str, figures: dict[str, Any], as_json: bool) -> None:
+    """Figures that every process has come to, told once."""
+    if codec.ranks.rank == 0:
+        tell(text, figures, as_json)
+    codec.ranks.leave()
+
+
+def _by_name(given: Iterable[str]) -> dict[str, list[str]]:
+    """The lines with a word of every `NAME=@FILE`, and of `@FILE` and `FILE` under ""; raises ReadError."""
+    from seqvae.cli import text_io as lines
+
+    paths: dict[str, list[str]] = {}
+    for one in given:
+        name, equals, path = ("", "", one) if one.startswith("@") else one.partition("=")
+        paths.setdefault(name if equals else "", []).append(path if equals or not name else name)
+    members = {name: lines.members(files) for name, files in paths.items()}  # all are opened before any is read
+    return {name: list(found) for name, found in members.items()}
+
+
+@verb(app, "seqvae export -m reviews -o reviews.onnx/")
+def export(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    model: Model = "music",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write encoder and decoder as ONNX, for programs without torch. Tells how far they are from it.
+
+    The folder holds encoder.onnx, start.onnx and step.onnx, the tokenizer and config.json; docs/export.md shows a
+    program that encodes and decodes with them.
+    """
+    # torch prints what its exporter thinks of recurrent encoders; it is checked whether they do what they should
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from seqvae.export import SEGMENTS, export_model
+
+    kept, found = export_model(model, out, SEGMENTS, seed)
+    steps = kept.recipe.objective.refine
+    if steps:
+        report(
+            f"encoder.onnx gives the encoder's answer alone, without the search of {steps} steps that follows it here"
+        )
+    megabytes = sum(path.stat().st_size for path in out.glob("*.onnx")) / 1e6
+    facts = {"output": str(out), "megabytes": round(megabytes, 1), "segments": SEGMENTS, **dataclasses.asdict(found)}
+    far = f"{found.encoder:.0e} (encoder) and {found.decoder:.0e} (decoder)"
+    tell(f"{megabytes:.1f} MB in {out}; over {SEGMENTS} random segments up to {far} from torch", facts, as_json)
+
+
+@verb(app, "seqvae models")
+def models(as_json: Json = False) -> None:
+    """List the released models."""
+    from seqvae.checkpoint import hub as released
+
+    rows: Sequence[dict[str, Any]] = [dataclasses.asdict(released.facts(folder)) for folder in released.released()]
+    if not rows:
+        raise SeqVAEError(f"no released model in {released.released_folder()}; train one with `seqvae train`")
+    terminal.print_rows(rows, as_json)

@@ -1,0 +1,172 @@
+"""Verdicts on a run of pieces: p-values and limits, false discoveries in a batch, and whether normal has changed.
+
+Knows the options of `detect score` that are the same for every kind of piece, and how its lines are put together.
+Refuses to know how pieces are read and scored, and what is shown of one (cli/detect.py, cli/raw_logs.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seqvae.cli import console as terminal
+from seqvae.errors import SeqVAEError, UsageError
+
+if TYPE_CHECKING:
+    from seqvae.anomaly.calibration import Calibration, Settings
+    from seqvae.anomaly.conformal import Change, ChangeTest
+
+Row = tuple[dict[str, Any], Iterable[str]]
+"""Facts of a piece, and the rest of its line of JSON in parts; else its line and those shown where it is anomalous."""
+
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        callback=terminal.share,
+        help="Have the p-value bound false alarms with this confidence, such as 0.95, and not on the average.",
+        show_default=False,
+    ),
+]
+Fdr = Annotated[
+    float | None,
+    typer.Option(
+        metavar="RATE",
+        callback=terminal.share,
+        help="False discovery rate: of all pieces together, those are anomalous of which at most so many are normal.",
+        show_default=False,
+    ),
+]
+RandomTies = Annotated[bool, typer.Option("--random-ties", help="Draw p-values that tie at random, by the seed.")]
+WorstFirst = Annotated[bool, typer.Option("--worst-first", help="Print the strangest first, when all are scored.")]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What verdicts are asked for."""
+
+    p_value: float | None
+    confidence: float | None
+    random_ties: bool
+    fdr: float | None
+    worst_first: bool
+    as_json: bool
+
+
+class Verdicts:
+    """Makes lines of output of scores, and warns on standard error once normal has changed.
+
+    Raises UsageError for options that do not go together, and SeqVAEError for a limit that no score can be below.
+    """
+
+    def __init__(self, found: Calibration, settings: Settings, chosen: Choices, detector: str) -> None:
+        from seqvae.anomaly import calibration, conformal
+
+        self._found, self._chosen, self._seed, self._detector = found, chosen, settings.seed, detector
+        asked = chosen.p_value is not None or chosen.confidence is not None
+        self._limit = settings.p_value if chosen.p_value is None else chosen.p_value
+        confidence = settings.confidence if chosen.confidence is None else chosen.confidence
+        if self._limit is None and (asked or chosen.random_ties):
+            raise UsageError("the detector was fitted for a contamination; give a --p-value too")
+        if chosen.random_ties and chosen.confidence is not None:
+            raise UsageError("--confidence bounds p-values without random ties; give one of the two")
+        threshold = settings.threshold
+        if asked and self._limit is not None and not chosen.random_ties:
+            threshold = found.threshold(self._limit, confidence)
+            if threshold == -math.inf:
+                raise SeqVAEError(calibration.too_few(len(found.normal), self._limit, confidence))
+        self._threshold = threshold
+        self._bound = None if chosen.random_ties else found.bound(threshold, self._limit, confidence)
+        self._test: ChangeTest | None = conformal.ChangeTest(len(found.normal))
+
+    def facts(self, index: int, score: float) -> dict[str, Any]:
+        """What is said of a piece with this score."""
+        from seqvae.anomaly import conformal
+
+        if self._chosen.random_ties and self._limit is not None:
+            p_value = self._found.p_value(score, conformal.uniform(self._seed, index))
+            anomalous = p_value <= self._limit
+        else:
+            p_value, anomalous = self._found.p_value(score), score < self._threshold
+        return {"score": score, "p_value": p_value, "anomalous": anomalous, "bound": self._bound}
+
+    def lines(self, rows: Iterable[Row]) -> Iterator[Iterable[str]]:
+        """Lines of output, each in parts: as the rows come, or when all have come where they are compared."""
+        compared = self._chosen.fdr is not None or self._chosen.worst_first
+        for facts, rest in self._compared(self._watched(rows)) if compared else self._watched(rows):
+            if self._chosen.as_json:
+                yield chain([json.dumps(facts)[:-1]], rest)
+            else:
+                anomalous = facts.get("discovery", facts["anomalous"])
+                shown = iter(rest)
+                yield [f"{facts['p_value']:<10.3g}{'anomalous' if anomalous else 'normal':<11}", next(shown)]
+                yield from ([line] for line in shown if anomalous)
+
+    def _watched(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            yield row
+            if self._test is not None:
+                self._warn(self._test.add(self._found.p_value(row[0]["score"])))
+        if self._test is not None:
+            self._warn(self._test.look())
+
+    def _warn(self, change: Change | None) -> None:
+        if change is None:
+            return
+        self._test = None
+        terminal.report(
+            f"warning: {change.share:.0%} of {change.seen} are as strange as the strangest {change.level:.0%} of the "
+            "normal ones; normal may have changed. Where these are normal, recalibrate with `seqvae detect update "
+            f"{self._detector} INPUT --replace`"
+        )
+
+    def _compared(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """All rows with their `rank` by score, and whether they are a `discovery`; what is shown waits in a file."""
+        from seqvae.anomaly import conformal
+
+        sign = "" if self._chosen.as_json else "\n"
+        held: list[tuple[dict[str, Any], int]] = []
+        with tempfile.TemporaryFile() as file:
+            for facts, rest in rows:
+                data = sign.join(rest).encode("utf-8", "surrogateescape")
+                held.append((facts, file.write(data)))
+            starts = list(accumulate((size for _, size in held), initial=0))
+            order = sorted(range(len(held)), key=lambda i: (held[i][0]["p_value"], held[i][0]["score"]))
+            for place, i in enumerate(order, 1):
+                held[i][0]["rank"] = place
+            if self._chosen.fdr is not None:
+                p_values = [facts["p_value"] for facts, _ in held]
+                found = conformal.discoveries(p_values, self._chosen.fdr).tolist()
+                for (facts, _), is_one in zip(held, found, strict=True):
+                    facts["discovery"] = is_one
+                if held and not any(found):
+                    self._none(len(held), self._chosen.fdr)
+            for i in order if self._chosen.worst_first else range(len(held)):
+                file.seek(starts[i])
+                text = file.read(held[i][1]).decode("utf-8", "surrogateescape")
+                yield held[i][0], [text] if self._chosen.as_json else text.split("\n")
+
+    def _none(self, pieces: int, rate: float) -> None:
+        from seqvae.anomaly import conformal
+
+        n = len(self._found.normal)
+        least = conformal.least_discoveries(pieces, n, rate)
+        if least > 1 and not self._chosen.random_ties:
+            terminal.report(
+                f"no discovery at --fdr {rate:g}: with {n} normal pieces to compare with, at least {least} of {pieces} "
+                f"must be stranger than all of them; with {conformal.sample_size(rate / pieces)}, one"
+            )
+
+
+def bounded(bound: float, confidence: float | None) -> str:
+    """A bound on the rate of false alarms, in words."""
+    from seqvae.anomaly import conformal
+
+    return f"with {confidence or conformal.CONFIDENCE:.4g} confidence at most {bound:.2%} of new normal ones"

@@ -1,0 +1,479 @@
+"""The ruler for arrangements: excerpts moved from style to style, beside real songs and a rule.
+
+Scope: which excerpts are moved by what, figures of each, means with intervals over songs, and the table. A move is any
+callable that makes a piece of a piece, so that models and rules are measured alike. Out of scope: what the figures of
+one excerpt are (music/arrangement.py), the rule (evaluation/rule_baseline.py), and how a model moves. Definitions:
+docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.codec import HARMONY, Codec
+from seqvae.data.dataset import Half
+from seqvae.errors import SeqVAEError
+from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation.rule_baseline import Rule
+from seqvae.evaluation.style_classifier import Judge
+from seqvae.music import arrangement, tracks
+from seqvae.music import note_metrics as measures
+from seqvae.music import piece as midi
+from seqvae.music.piece import Piece
+from seqvae.nn.posterior import Posterior
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+Move = Callable[[Piece, str, str, float], Piece]
+"""(piece, source, target, amount) to the piece moved, with the same bars."""
+
+PAIRS = (("classical", "rock"), ("folk", "rock"), ("pop", "jazz"), ("rock", "jazz"), ("jazz", "classical"))
+AMOUNTS = (0.25, 0.5, 0.75, 1.0)
+BARS, BAR = 16, 4 * measures.BEAT
+FILLED = 12  # bars of an excerpt that hold a note, at least
+REAL = 100  # training songs of each style that ranges, judge and rule are taken from
+READ = 4  # times as many songs are read as are wanted: three of four may have no sixteen bars of 4/4
+JUDGED_BARS = 2
+DRAWS = 2000
+FOLDS = 5
+
+ALONE = (*arrangement.STATISTICS, "inside the target's range", "notes a bar inside", "target probability")
+BESIDE = (
+    "top line there", "top line heard", "new notes", "30 to 70 % new", "bass agrees", "chroma kept", "notes kept",
+)  # fmt: skip
+FIGURES = (*ALONE, *BESIDE)
+KIT = ("kit repeated", "drum switches")  # told where the target has drums
+DOSE = ("new notes", "target probability")  # expected to rise with the amount
+KEPT = ("chroma kept", "notes kept")  # beside the controls
+
+
+# --- excerpts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """Sixteen bars of each song, by style."""
+
+    real: dict[str, list[Piece]]
+    """Of training songs: what is taken for the style."""
+    test: dict[str, list[Piece]]
+    """Of held-out songs: what is moved."""
+
+
+def excerpt(piece: Piece, rng: np.random.Generator) -> Piece | None:
+    """BARS bars of 4/4 in a row, FILLED of which hold a note, from a random place; None where there is no such place.
+
+    Onsets are from 0; a note that sounds beyond the end is not cut.
+    """
+    whole = np.diff(piece.bounds) == BAR
+    filled = np.bincount(np.searchsorted(piece.bounds, piece.notes[:, midi.ONSET], "right") - 1, minlength=len(whole))
+    places = [
+        at for at in range(len(whole) - BARS + 1)
+        if whole[at : at + BARS].all() and (filled[at : at + BARS] > 0).sum() >= FILLED
+    ]  # fmt: skip
+    if not places:
+        return None
+    start, end = piece.bounds[(at := int(rng.choice(places)))], piece.bounds[at + BARS]
+    notes, parts = piece.part(at, at + BARS)
+    tempos, _, keys = midi.frame_rows(piece.frame)
+    # of what was said before the excerpt, the last counts
+    tempo, key = ({max(0, row[0] - int(start)): row[1:] for row in rows if row[0] < end} for rows in (tempos, keys))
+    frame = midi.make_frame(
+        ([(at, *row) for at, row in tempo.items()], [(0, 4, 4)], [(at, *row) for at, row in key.items()])
+    )
+    return Piece(notes, np.arange(BARS + 1, dtype=np.int32) * BAR, frame, piece.name, parts)
+
+
+def excerpts(
+    data: Path, styles: Sequence[str], songs: int, *, real: int = REAL, half: Half = "final", seed: int = 0
+) -> Excerpts:
+    """At most `songs` held-out and `real` training songs of each style in `data`, one folder a style.
+
+    Raises SeqVAEError for a style without a song of either kind that has sixteen bars of 4/4.
+    """
+    rng = np.random.default_rng(seed)
+    entire = 1 << 30
+    found = held_out.gather(
+        data, styles, train=READ * real, test=READ * songs, train_chunks=entire, test_chunks=entire, rng=rng,
+        half=half,
+    )  # fmt: skip
+    cut = []
+    for pieces, most in ((found.train, real), (found.test, songs)):
+        parts = {style: [part for piece in pieces[style] if (part := excerpt(piece, rng))][:most] for style in styles}
+        cut.append(parts)
+        for style, some in parts.items():
+            if not some:
+                raise SeqVAEError(f"{data}: no song of style '{style}' has 16 bars of 4/4; add songs or drop the style")
+    return Excerpts(*cut)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+class Ruler:
+    """Ranges, judge and rules of the styles, from real training songs alone."""
+
+    def __init__(self, real: Mapping[str, Sequence[Piece]], seed: int = 0) -> None:
+        rows = {
+            style: np.array([arrangement.statistics(piece.notes, piece.bounds) for piece in pieces])
+            for style, pieces in real.items()
+        }
+        self.statistics: dict[str, Floats] = rows
+        self.ranges = {style: arrangement.Range.of(x) for style, x in rows.items()}
+        at = list(arrangement.STATISTICS).index("bars with drums")
+        self.has_drums = {style: bool((x[:, at] > 0).mean() >= 0.5) for style, x in rows.items()}
+        self.rules = {style: Rule.of(pieces) for style, pieces in real.items()}
+        self.rankings = {style: measures.program_ranking([p.notes for p in pieces]) for style, pieces in real.items()}
+        stretches = [(style, piece) for style, pieces in real.items() for piece in pieces]
+        self.judge = Judge(stretches, JUDGED_BARS, True, seed)
+
+    def rule(self, piece: Piece, source: str, target: str, amount: float) -> Piece:
+        """The baseline `rule`, whatever the amount; see evaluation/rule_baseline.py."""
+        return self.rules[target](piece)
+
+    def swap(self, piece: Piece, source: str, target: str, amount: float) -> Piece:
+        """The baseline `programs swapped`, whatever the amount; see `measures.swap_programs`."""
+        notes = measures.swap_programs(piece.notes, self.rankings[target])
+        return Piece(notes, piece.bounds, piece.frame, piece.name)
+
+    def measure(self, piece: Piece, target: str, original: Piece | None = None) -> Floats:
+        """FIGURES of a piece taken for an arrangement in the target style; nan for what is not to be measured."""
+        notes, bounds = piece.notes, piece.bounds
+        row = arrangement.statistics(notes, bounds)
+        inside = self.ranges[target].inside(row)
+        names = list(arrangement.STATISTICS)
+        alone = [inside.mean(), inside[names.index("notes a bar")], self.judge.probability(notes, bounds)[target]]
+        beside = np.full(len(BESIDE), np.nan)
+        if original is not None:
+            old, line = original.notes, tracks.named_melody(original)
+            new = arrangement.new_notes(old, notes)
+            low, high = arrangement.HALF_NEW
+            beside[:] = [
+                arrangement.top_line_there(old, notes, line), arrangement.top_line_heard(old, notes, line),
+                new, np.nan if np.isnan(new) else low <= new <= high,
+                arrangement.bass_agreement(old, notes, bounds), arrangement.chroma_kept(old, notes, bounds, line),
+                arrangement.notes_kept(old, notes, line),
+            ]  # fmt: skip
+        return np.concatenate([row, alone, beside])
+
+
+def unmoved(piece: Piece, source: str, target: str, amount: float) -> Piece:
+    """The piece as it is: real songs of the source."""
+    return piece
+
+
+class Remembering(Codec):
+    """A codec that finds the latents of a piece once, however often it is moved."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.found: dict[tuple[bool, bytes], Posterior] = {}
+
+    def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
+        """As `Codec.posteriors`."""
+        key = refined, b"|".join(chunk.tobytes() for segment in segments for chunk in segment)
+        if key not in self.found:
+            self.found[key] = super().posteriors(segments, refined)
+        return self.found[key]
+
+
+def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move, dict[str, Move]]:
+    """How a codec moves with its defaults, and the controls: the piece's harmony and bars with other latents.
+
+    "another song" has the latents of the next test song of the source style, moved alike; "target mean" has the mean of
+    the target style, whatever the amount.
+    """
+    once = Remembering(**{field.name: getattr(codec, field.name) for field in fields(codec) if field.init})
+    following = {id(piece): songs[i - 1] for songs in test.values() for i, piece in enumerate(songs)}
+
+    def blend(piece: Piece, source: str, target: str, amount: float) -> Piece:
+        return midi.read(once.blend(piece, source=source, target=target, amount=amount))
+
+    def written(piece: Piece, z: Tensor, target: str, amount: float) -> Piece:
+        goal = once.goal(target, amount)
+        (score,) = once.transform(
+            [piece], lambda own: z[np.arange(len(own)) % len(z)], keep=None, harmony=HARMONY,
+            goal=None if goal is None else replace(goal, calibrated=False),
+        )  # fmt: skip
+        return midi.read(score)
+
+    def another(piece: Piece, source: str, target: str, amount: float) -> Piece:
+        (z,) = once.encode([following[id(piece)]])
+        return written(piece, once.mover(target, source, amount)(z), target, amount)
+
+    def mean(piece: Piece, source: str, target: str, amount: float) -> Piece:
+        return written(piece, once.style(target).mean[None], target, amount)
+
+    return blend, {"another song": another, "target mean": mean}
+
+
+# --- over songs -------------------------------------------------------------------------------------------------------
+
+
+def arrangements(
+    move: Move, controls: Mapping[str, Move], found: Excerpts, pairs: Sequence[tuple[str, str]] = PAIRS,
+    amounts: Sequence[float] = AMOUNTS, seed: int = 0, report: Report = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """All figures of a move on held-out excerpts, beside real songs, baselines and controls.
+
+    `found` has the styles of `pairs` (source, target). Every condition is measured on the same songs; a figure is of a
+    song first, and then a mean with a 95 % interval over songs (`summary`).
+    """
+    ruler = Ruler(found.real, seed)
+    songs = [(style, piece) for style in sorted(found.test) for piece in found.test[style]]
+    own = np.array([style for style, _ in songs])
+    targets = sorted({target for _, target in pairs})
+    conditions: dict[str, tuple[Move, float]] = {
+        "source songs": (unmoved, 0.0), "rule": (ruler.rule, 1.0), "programs swapped": (ruler.swap, 1.0),
+        **{f"amount {amount:g}": (move, amount) for amount in amounts},
+        **{name: (control, 1.0) for name, control in controls.items()},
+    }  # fmt: skip
+    # (song, target, figure); NaN where a song is not moved to a target
+    values = {c: np.full((len(songs), len(targets), len(FIGURES)), np.nan) for c in [*conditions, "target songs"]}
+    for source, target in pairs:
+        t = targets.index(target)
+        for i in np.flatnonzero(own == source):
+            piece = songs[i][1]
+            for name, (by, amount) in conditions.items():
+                values[name][i, t] = ruler.measure(by(piece, source, target, amount), target, piece)
+        report(f"moved {source} to {target}: {(own == source).sum()} songs")
+    for t, target in enumerate(targets):
+        for i in np.flatnonzero(own == target):
+            values["target songs"][i, t] = ruler.measure(songs[i][1], target)
+    rows = {c: x[..., : len(arrangement.STATISTICS)].copy() for c, x in values.items()}
+    for x in values.values():
+        for name in KIT:
+            x[:, [not ruler.has_drums[target] for target in targets], FIGURES.index(name)] = np.nan
+    # as many times as its style is a target
+    weight = {"target songs": np.array([[sum(pair[1] == t for pair in pairs) for t in targets]] * len(songs), float)}
+    result: dict[str, Any] = {
+        "protocol": {
+            "pairs": [f"{a} to {b}" for a, b in pairs], "songs": {s: len(x) for s, x in found.test.items()},
+            "real_songs": {s: len(x) for s, x in found.real.items()}, "bars": BARS, "amounts": list(amounts),
+            "seed": seed, "judge_accuracy": _accuracy(ruler.judge, songs),
+        },
+        "all": {c: _figures(x, weight.get(c)) for c, x in values.items()},
+        "pairs": {
+            f"{a} to {b}": {
+                c: _figures(x[own == (b if c == "target songs" else a)][:, [targets.index(b)]])
+                for c, x in values.items()
+            }
+            for a, b in pairs
+        },
+    }  # fmt: skip
+    named = [f"amount {amount:g}" for amount in amounts]
+    over = [*((c, "rule") for c in named), *((named[-1], control) for control in controls)]
+    result["differences"] = {f"{a} less {b}": _figures(values[a] - values[b]) for a, b in over}
+    result["dose"] = _dose(values, named, amounts)
+    told = {c: rows[c] for c in (named[-1], "rule", "programs swapped", "target songs")}
+    result["real_or_blend"] = _real_or_blend(ruler, told, targets, named[-1], seed)
+    return result
+
+
+def summary(values: Floats, weights: Floats | None = None, seed: int = 0) -> list[float]:
+    """Mean over all that is not nan of `values (songs, targets)`, and a 95 % bootstrap interval that draws songs.
+
+    A song counts as many times as it has values, or with the `weights (songs, targets)` of these; nan without values.
+    """
+    known = ~np.isnan(values)
+    weighed = known if weights is None else known * weights
+    sums = np.stack([(weighed * np.where(known, values, 0.0)).sum(1), weighed.sum(1).astype(float)], 1)
+    sums = sums[sums[:, 1] > 0]
+    picks = np.random.default_rng(seed).integers(max(1, len(sums)), size=(DRAWS, len(sums)))
+    if not len(sums):
+        return [float("nan")] * 3
+    drawn = sums[picks].sum(1)
+    total = sums.sum(0)
+    return [float(total[0] / total[1]), *np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]).tolist()]
+
+
+def _figures(values: Floats, weights: Floats | None = None) -> dict[str, list[float]]:
+    """`summary` of each of FIGURES of `values (songs, targets, FIGURES)`; those that no song has are left out."""
+    told = {name: _rounded(summary(values[..., k], weights)) for k, name in enumerate(FIGURES)}
+    return {name: figure for name, figure in told.items() if not np.isnan(figure[0])}
+
+
+def _rounded(figure: Sequence[float]) -> list[float]:
+    return [round(x, 4) for x in figure]
+
+
+def _accuracy(judge: Judge, songs: Sequence[tuple[str, Piece]]) -> list[float]:
+    """Share of held-out songs that the judge puts in their own style."""
+    said = [judge.probability(piece.notes, piece.bounds) for _, piece in songs]
+    right = [max(p, key=lambda s: p[s]) == style for p, (style, _) in zip(said, songs, strict=True)]
+    return _rounded(measures.interval(np.array(right, float)))
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation, equal values having the mean of their ranks; 0 where either does not vary."""
+    ranks = []
+    for values in (np.asarray(x, float), np.asarray(y, float)):
+        _, at, count = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(count) - (count - 1) / 2)[at])
+    a, b = (r - r.mean() for r in ranks)
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size else 0.0
+
+
+def _dose(values: Mapping[str, Floats], named: Sequence[str], amounts: Sequence[float]) -> dict[str, list[float]]:
+    """`rank_correlation` of amounts and each of DOSE for every song; the song itself is amount 0."""
+    out = {}
+    for name in DOSE:
+        curves = np.stack([values[c][..., FIGURES.index(name)] for c in ("source songs", *named)], -1)
+        rho = np.full(curves.shape[:2], np.nan)
+        for at in zip(*np.nonzero(~np.isnan(curves).any(-1)), strict=True):
+            rho[at] = rank_correlation([0.0, *amounts], curves[at])
+        if not np.isnan(rho).all():
+            out[name] = _rounded(summary(rho))
+    return out
+
+
+def separation(real: Floats, other: Floats, seed: int = 0) -> tuple[Floats, Floats]:
+    """How much a classifier takes each row for one of `other`: scores of `real (N, K)` and `other (M, K)`.
+
+    A logistic regression (C = 0.1, classes balanced) of statistics, standardised by the real rows, and of their
+    squares; a missing one is the real mean, and told in a column of its own. A row is scored by a fit that did not see
+    it, one of FOLDS.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x = np.concatenate([real, other])
+    missing = np.isnan(x)
+    known = ~missing[: len(real)].all(0)
+    mean, spread = np.zeros(x.shape[1]), np.ones(x.shape[1])
+    mean[known], spread[known] = np.nanmean(real[:, known], 0), np.nanstd(real[:, known], 0)
+    z = np.where(missing, 0.0, (x - mean) / np.where(spread > 0, spread, 1.0))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced"))
+    folds = StratifiedKFold(min(FOLDS, len(real), len(other)), shuffle=True, random_state=seed)
+    y = np.repeat([0, 1], [len(real), len(other)])
+    scores = cross_val_predict(model, np.hstack([z, z**2, missing]), y, cv=folds, method="decision_function")
+    return scores[: len(real)], scores[len(real) :]
+
+
+def _real_or_blend(
+    ruler: Ruler, rows: Mapping[str, Floats], targets: Sequence[str], first: str, seed: int
+) -> dict[str, list[float]]:
+    """Area under the ROC curve of `separation` from real training songs of the target, a mean over targets.
+
+    `rows (songs, targets, 13)` are by condition. .5 where nobody can tell them apart, 1 where everybody can. Intervals
+    are by drawing real songs and songs again; "A less B" is the `first` condition less another, on the same draws.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(rows[first])
+    drawn = np.concatenate([np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), DRAWS)])
+    areas: dict[str, list[Floats]] = {name: [] for name in rows}
+    for t, target in enumerate(targets):
+        real = ruler.statistics[target]
+        n = len(real)
+        again = np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), DRAWS)])
+        for name, values in rows.items():
+            there = ~np.isnan(values[:, t]).all(1)
+            if min(there.sum(), n) < 2:
+                continue
+            own, other = separation(real, values[there, t], seed)
+            above = (other[:, None] > own) + 0.5 * (other[:, None] == own)
+            mine = drawn[:, there]
+            with np.errstate(invalid="ignore"):  # a draw may have none of these songs
+                areas[name].append(((mine @ above) * again).sum(1) / (mine.sum(1) * again.sum(1)))
+    with np.errstate(invalid="ignore"):
+        known = {name: np.nansum(x, 0) / (~np.isnan(x)).sum(0) for name, x in areas.items() if x}
+    if first in known:
+        known |= {f"{first} less {name}": known[first] - x for name, x in known.items() if name != first}
+    return {name: _rounded([float(x[0]), *np.nanpercentile(x[1:], [2.5, 97.5])]) for name, x in known.items()}
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+TABLE = (
+    "band", "instruments", "kit repeated", "drum switches", "top line there", "top line heard",
+    "inside the target's range", "30 to 70 % new", "notes a bar", "notes a bar inside", "bass agrees",
+    "target probability", "new notes", "chroma kept", "notes kept",
+)  # fmt: skip
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The figures as text, for people and model cards (Markdown)."""
+    seen, everything, differences = result["protocol"], result["all"], result["differences"]
+    last = f"amount {seen['amounts'][-1]:g}"
+    shown = [c for c in dict.fromkeys(("amount 0.5", last)) if c in everything]
+    columns = ["source songs", *shown, "target songs", "rule", "programs swapped"]
+    controls = [key.split(" less ")[1] for key in differences if not key.endswith(" less rule")]
+    lines = [
+        f"Excerpts of {seen['bars']} bars, {'; '.join(seen['pairs'])}; held-out songs: "
+        + ", ".join(f"{n} {style}" for style, n in seen["songs"].items())
+        + f". Means with 95 % intervals over songs. The judge is right on {_cell(seen['judge_accuracy'])} of them.",
+        "",
+    ]
+
+    def told(of: Sequence[str], less: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+        parts = [*(everything[c] for c in of), *(differences[d] for d in less)]
+        return {name: [_cell(part.get(name)) for part in parts] for name in names}
+
+    less = [f"{c} less rule" for c in shown]
+    lines += _rows("", [*columns, *less], told(columns, less, TABLE))
+    if controls:
+        less = [f"{last} less {c}" for c in controls]
+        head = [last, *controls, *(f"less {c}" for c in controls)]
+        lines += _rows("kept of the song", head, told([last, *controls], less, KEPT))
+    single = {f"{name} with the amount, Spearman's rank": x for name, x in result["dose"].items()}
+    single |= {f"real or not, AUC: {name}": x for name, x in result["real_or_blend"].items()}
+    lines += _rows("", ["figure"], {name: [_cell(x)] for name, x in single.items()})
+    columns = columns[:-1]
+    for name in ("band", "inside the target's range", "target probability", "new notes", "notes a bar"):
+        by_pair = {
+            pair: [_cell(row[c].get(name)).partition(" ")[0] for c in columns] for pair, row in result["pairs"].items()
+        }
+        lines += _rows(name, columns, by_pair)
+    return "\n".join(lines).rstrip()
+
+
+def _cell(x: Sequence[float] | None) -> str:
+    return "-" if x is None else f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
+
+
+def _rows(first: str, head: Sequence[str], body: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = [f"| {first} | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
+
+
+def pairs_of(codec: Codec, every: bool = False) -> list[tuple[str, str]]:
+    """PAIRS where the codec has these styles and not `every` pair is wanted; else all of its styles, both ways."""
+    styles = sorted(set(codec.styles) - {"all"})
+    usual = not every and {style for pair in PAIRS for style in pair} <= {*styles}
+    return list(PAIRS) if usual else list(permutations(styles, 2))
+
+
+def evaluate(
+    codec: Codec, data: Path, *, songs: int = 16, pairs: Sequence[tuple[str, str]] | None = None,
+    amounts: Sequence[float] = AMOUNTS, half: Half = "final", seed: int = 0, report: Report = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """`arrangements` of a codec with its defaults, on at most `songs` held-out songs of each style in `data`.
+
+    Between the `pairs` (source, target), those of `pairs_of` by default.
+
+    Raises StyleError for a style that the codec has not, SeqVAEError for one without songs and for fewer than two.
+    """
+    pairs = pairs_of(codec) if pairs is None else pairs
+    styles = sorted({style for pair in pairs for style in pair})
+    if len(styles) < 2:
+        raise SeqVAEError(
+            f"{codec.name or 'the model'}: there are no two styles to move between; take a model that has them, or "
+            "name two of its styles"
+        )
+    for style in styles:
+        codec.style(style)
+    found = excerpts(data, styles, songs, half=half, seed=seed)
+    move, controls = codec_moves(codec, found.test)
+    return arrangements(move, controls, found, pairs, amounts, seed, report)

@@ -1,0 +1,245 @@
+"""Where songs arrive that are moved from style to style, what is kept of them, and whether that is chance.
+
+Knows: the sweep of amounts, the baselines and controls, the intervals and tests. Refuses to know: which songs are held
+out, and how the judge hears. Figures are of a song first, and then over songs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.codec import HARMONY, Codec
+from seqvae.evaluation import controls
+from seqvae.evaluation import statistics as distributions
+from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation.style_classifier import Judge
+from seqvae.evaluation.test_songs import Song
+from seqvae.music import note_metrics as measures
+from seqvae.music.piece import Piece
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# kind of vector, how much of it, and how strongly the notes lean to the song's harmony; `own` is as without --from,
+# from the mean of the song's own segments; amount 0 is the reconstruction
+MOVES: dict[str, tuple[str, float, float]] = {
+    **{f"amount {a:g}": ("style", a, HARMONY) for a in (0.5, 1.0)},
+    **{f"own {a:g}": ("own", a, HARMONY) for a in (0.5, 1.0)},
+    **{f"amount {a:g}, harmony 0": ("style", a, 0.0) for a in (0.5, 1.0)},
+    **{f"own {a:g}, harmony 0": ("own", a, 0.0) for a in (0.5, 1.0)},
+}
+CONDITIONS: dict[str, tuple[str, float, float]] = {
+    **{f"amount {a:g}": ("style", a, HARMONY if a else 0.0) for a in AMOUNTS},
+    **MOVES,
+    "programs swapped": ("programs", 0.0, 0.0),
+    **{f"random {a:g}": ("random", a, HARMONY) for a in (0.5, 1.0)},
+    # without the song: the same move of another song's latents, and the target's mean in place of all latents
+    **{f"another song, {name}": (f"{kind} of another", a, lean) for name, (kind, a, lean) in MOVES.items()},
+    "target mean": ("target", 1.0, HARMONY),
+    "target mean, harmony 0": ("target", 1.0, 0.0),
+}
+KEPT = ("chroma", "groove", "melody", "bass", "rhythm", "chroma_fidelity", "groove_fidelity")
+CYCLE_SONGS, CYCLE_SEGMENTS = 8, 2  # of a style, and of a song: there and back needs a search for every blend
+DRAWS = 2000
+
+
+def kept(original: Ints, other: Ints, bounds: Ints) -> dict[str, float]:
+    """Each figure of KEPT averaged over the bars of a song that have notes in the original; nan where none has."""
+    found: dict[str, list[float]] = {name: [] for name in KEPT}
+    pairs = zip(measures.bars(original, bounds), measures.bars(other, bounds), strict=True)
+    for c, (a, b) in enumerate(pairs):
+        if not len(a):
+            continue
+        start, length = int(bounds[c]), int(bounds[c + 1] - bounds[c])
+        values = {
+            "chroma": measures.chroma_similarity(a, b),
+            "groove": measures.groove_similarity(a, b, start, length),
+            "melody": measures.line_f1(a, b),
+            "bass": measures.line_f1(a, b, highest=False),
+            "rhythm": measures.rhythm_f1(a, b),
+            "chroma_fidelity": measures.chroma_fidelity(a, b),
+            "groove_fidelity": measures.groove_fidelity(a, b, start, length),
+        }
+        for name, value in values.items():
+            if value is not None:
+                found[name].append(value)
+    return {name: float(np.mean(x)) if x else float("nan") for name, x in found.items()}
+
+
+def blends(
+    codec: Codec, songs: Sequence[Song], judges: Mapping[str, Judge], rankings: Mapping[str, Sequence[int]],
+    rng: np.random.Generator, report: Report,
+) -> dict[str, Any]:  # fmt: skip
+    """Every test song toward every other style by every amount, beside baselines and controls."""
+    styles = sorted(rankings)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    another = [songs[i] for i in controls.others([song.style for song in songs], rng)]
+    conditions = list(CONDITIONS)
+    figures = [*judges, *KEPT]
+    # (song, target style, figure); NaN where the song already is of that style
+    rows = {c: np.full((len(songs), len(styles), len(figures)), np.nan) for c in conditions}
+    for t, target in enumerate(styles):
+        numbers = [i for i, song in enumerate(songs) if song.style != target]
+        moved = [songs[i] for i in numbers]
+        mean = codec.styles[target].mean
+        z = [song.z for song in moved]
+        other = [controls.as_long(another[i].z, len(songs[i].z)) for i in numbers]
+        vectors = [mean - codec.styles[song.style].mean for song in moved]
+        strangers = [mean - codec.styles[another[i].style].mean for i in numbers]
+        lengths = [float(v.norm()) for v in vectors]
+        random = controls.random_vectors([codec.styles[name] for name in styles], lengths, generator)
+        ways: dict[str, tuple[Sequence[Tensor], Sequence[Tensor]]] = {
+            "style": (z, vectors),
+            "own": (z, [mean - x.mean(0) for x in z]),
+            "random": (z, list(random)),
+            "style of another": (other, strangers),
+            "own of another": (other, [mean - x.mean(0) for x in other]),
+            "target": ([torch.zeros_like(x) for x in z], [mean] * len(z)),
+        }
+        for condition, (kind, amount, harmony) in CONDITIONS.items():
+            if kind == "programs":
+                decoded = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in moved]
+            else:
+                there = [x + amount * way for x, way in zip(*ways[kind], strict=True)]
+                decoded = held_out.decode(codec, moved, there, harmony)
+            for i, song, notes in zip(numbers, moved, decoded, strict=True):
+                said = [judge.probability(notes, song.piece.bounds)[target] for judge in judges.values()]
+                rows[condition][i, t] = [*said, *kept(song.piece.notes[:, :4], notes, song.piece.bounds).values()]
+        report(f"blended toward {target}")
+    own = np.array([song.style for song in songs])
+    out: dict[str, Any] = {"all": {}, "pairs": {}}
+    for condition, values in rows.items():
+        # a song counts once: the mean over the styles it was moved to
+        out["all"][condition] = _summary(_over_targets(values), figures)
+        for source in styles:
+            for t, target in enumerate(styles):
+                if source != target:
+                    pair = out["pairs"].setdefault(f"{source} to {target}", {})
+                    pair[condition] = _summary(values[own == source, t], figures)
+    out |= _margins({c: x[..., 0] for c, x in rows.items()}, own, styles)
+    out["beyond"] = _beyond({c: x[..., len(judges) :] for c, x in rows.items()})
+    for name, differences in out["beyond"].items():
+        report(f"{name}: the song shows in {', '.join(controls.shown(differences)) or 'no figure'}")
+    return out
+
+
+def _beyond(kept_: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By move and control, how much more each figure of `(songs, targets, KEPT)` has, paired over songs."""
+    by_song = {name: _over_targets(x) for name, x in kept_.items()}
+    out: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name in MOVES:
+        without = f"target mean{', harmony 0' if 'harmony 0' in name else ''}"
+        out[name] = {
+            said: {
+                figure: [round(x, 4) for x in controls.beyond(own, control)]
+                for figure, own, control in zip(KEPT, by_song[name].T, by_song[other].T, strict=True)
+            }
+            for said, other in (("another song", f"another song, {name}"), ("target mean", without))
+        }
+    return out
+
+
+def _over_targets(values: Floats) -> Floats:
+    """Mean over the styles that a song was moved to: `(songs, targets, ...)` to `(songs, ...)`; NaN where none is."""
+    count = (~np.isnan(values)).sum(1)
+    means: Floats = np.where(count > 0, np.nansum(values, 1) / np.maximum(count, 1), np.nan)
+    return means
+
+
+def _margins(probability: Mapping[str, Floats], own: NDArray[np.str_], styles: Sequence[str]) -> dict[str, Any]:
+    """What the judge's probability `(songs, targets)` gains over baselines, with intervals and p-values over songs.
+
+    A p-value over both baselines is the larger of the two: both have to be beaten (Berger 1982).
+    """
+    margin: dict[str, Any] = {}
+    chance: dict[str, Any] = {}
+    for moved_by in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
+        amount = moved_by.split()[1]
+        for baseline in ("programs swapped", f"random {amount}"):
+            by_pair = probability[moved_by] - probability[baseline]
+            gained = np.nanmean(by_pair, 1)
+            name = f"{moved_by} over {baseline}"
+            by_style = {s: list(measures.interval(gained[own == s])) for s in styles}
+            margin[name] = {**by_style, "all": list(measures.interval(gained))}
+            chance[name] = {"all": distributions.flipped(gained)}
+            for source in styles:
+                chance[name][source] = distributions.flipped(gained[own == source])
+                for t, target in enumerate(styles):
+                    if target != source:
+                        chance[name][f"{source} to {target}"] = distributions.flipped(by_pair[own == source, t])
+        ps = [chance[f"{moved_by} over {baseline}"] for baseline in ("programs swapped", f"random {amount}")]
+        chance[f"{moved_by} over both"] = {key: max(p[key] for p in ps) for key in ps[0]}
+    return {"margin": margin, "p_values": chance}
+
+
+def _summary(values: Floats, figures: Sequence[str]) -> dict[str, list[float]]:
+    """Mean and interval over songs of each column of `values (songs, figures)`."""
+    return {
+        name: [round(x, 4) for x in measures.interval(column[~np.isnan(column)])]
+        for name, column in zip(figures, values.T, strict=True)
+    }
+
+
+def strength(
+    codec: Codec, songs: Sequence[Song], judge: Judge, rng: np.random.Generator, report: Report, amount: float = 1.0
+) -> dict[str, Any]:
+    """Transfer strength of Brunner et al. (2018) between every two styles, there and back through notes.
+
+    S_A = mean over songs of A of ((P(A|x) - P(A|x')) + (P(A|x'') - P(A|x'))) / 2 with x the song, x' what it is moved
+    to B, and x'' that moved back; S = (S_A + S_B) / 2. P is the judge's probability of A where there are A and B alone.
+    x' is encoded anew, as notes that someone hands in. Of each style CYCLE_SONGS songs, CYCLE_SEGMENTS segments each.
+    """
+    styles = sorted({song.style for song in songs})
+    by_style = {s: [x.front(CYCLE_SEGMENTS, codec.chunks) for x in songs if x.style == s][:CYCLE_SONGS] for s in styles}
+    values: dict[tuple[str, str], Floats] = {}
+    for source in styles:
+        for target in styles:
+            if source != target:
+                values[source, target] = _cycle(codec, by_style[source], target, judge, amount)
+        report(f"there and back from {source}")
+    pairs = [(a, b) for i, a in enumerate(styles) for b in styles[i + 1 :]]
+    drawn = []
+    for _ in range(DRAWS):
+        picks = {s: rng.integers(len(by_style[s]), size=len(by_style[s])) for s in styles}
+        drawn.append([(values[a, b][picks[a]].mean() + values[b, a][picks[b]].mean()) / 2 for a, b in pairs])
+    table = np.array(drawn)
+    out: dict[str, Any] = {"amount": amount, "songs": {s: len(x) for s, x in by_style.items()}, "pairs": {}}
+    means = [(values[a, b].mean() + values[b, a].mean()) / 2 for a, b in pairs]
+    for (a, b), mean, column in zip(pairs, means, table.T, strict=True):
+        out["pairs"][f"{a} and {b}"] = [float(mean), *np.percentile(column, [2.5, 97.5]).tolist()]
+    out["all"] = [float(np.mean(means)), *np.percentile(table.mean(1), [2.5, 97.5]).tolist()]
+    report(f"transfer strength {out['all'][0]:.3f}")
+    return out
+
+
+def _cycle(codec: Codec, songs: Sequence[Song], target: str, judge: Judge, amount: float) -> Floats:
+    """What each song of one style contributes to S_A, `(songs,)`."""
+    source = songs[0].style
+    vector = amount * (codec.styles[target].mean - codec.styles[source].mean)
+    there = held_out.decode(codec, songs, [song.z + vector for song in songs], HARMONY)
+    moved = [
+        Piece(np.column_stack([notes, np.full(len(notes), 80, np.int32)]), song.piece.bounds, song.piece.frame)
+        for song, notes in zip(songs, there, strict=True)
+    ]
+    again = held_out.encode(codec, target, moved)
+    back = held_out.decode(codec, again, [song.z - vector for song in again], HARMONY)
+    return np.array(
+        [
+            strength_of(
+                *(judge.between(notes, song.piece.bounds, source, target) for notes in (song.piece.notes, x, y))
+            )
+            for song, x, y in zip(songs, there, back, strict=True)
+        ]
+    )
+
+
+def strength_of(before: float, moved: float, back: float) -> float:
+    """((P - P') + (P'' - P')) / 2: the source's probability before, after the move, and after the way back."""
+    return ((before - moved) + (back - moved)) / 2

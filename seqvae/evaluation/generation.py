@@ -1,0 +1,172 @@
+"""How like real music drawn pieces are, and whether they are copies.
+
+Knows: the protocol: how many are drawn of which style, and what they and a floor are compared with. Refuses to know:
+the figures themselves (music/note_statistics.py, evaluation/statistics.py, evaluation/memorization.py), and which songs
+are held out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.codec import Codec
+from seqvae.errors import ReadError
+from seqvae.evaluation import memorization as copying
+from seqvae.evaluation import statistics as distributions
+from seqvae.music import library as collection
+from seqvae.music import note_metrics as measures
+from seqvae.music import note_statistics
+from seqvae.music.piece import MAX_CHUNK_STEPS, Piece, read
+
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+TEMPERATURE = 0.9  # as `Codec.sample` has it
+FRECHET_DRAWS = 30
+WITHIN = ("pitch-class entropy, 1 bar", "pitch-class entropy, 4 bars", "grooving similarity")
+
+
+def samples(
+    codec: Codec, held_out: Mapping[str, Sequence[Piece]], real: Mapping[str, Sequence[Piece]], trained: Sequence[Path],
+    count: int, segments: int, seed: int, report: Report,
+) -> dict[str, Any]:  # fmt: skip
+    """Pieces drawn from the styles' Gaussians, in the held-out songs' shares of styles, beside held-out songs.
+
+    `held_out` and `real` are stretches of test and of training songs, all of `segments` segments at most; `trained` the
+    files of all training songs. The floor of a comparison is as many real training songs in the same shares.
+    """
+    shares = shared(count, {style: len(pieces) for style, pieces in held_out.items()})
+    drawn = [piece for style, n in shares.items() for piece in draw(codec, style, n, segments, seed)]
+    others = [piece for pieces in held_out.values() for piece in pieces]
+    floor = [piece for style, n in shares.items() for piece in real[style][:n]]
+    report(f"{len(drawn)} samples drawn, {len(others)} held-out songs beside them")
+    out: dict[str, Any] = {
+        "samples": len(drawn), "held_out": len(others), "training": len(floor), "shares": shares,
+        "temperature": TEMPERATURE, "silent": float(np.mean([not len(piece.notes) for piece in drawn])),
+    }  # fmt: skip
+    out["overlapped_area"] = _overlaps(drawn, floor, others, seed)
+    report(f"overlapped area {out['overlapped_area']['mean']['samples'][0]:.3f}")
+    sets = {"samples": drawn, "held_out": others}
+    for name, column in zip(WITHIN, range(len(WITHIN)), strict=True):
+        values = {of: np.array([within(piece)[column] for piece in pieces]) for of, pieces in sets.items()}
+        out[name] = {of: list(measures.interval(x[~np.isnan(x)], seed)) for of, x in values.items()}
+    out["frechet"] = frechet(_latents(codec, drawn), _latents(codec, others), seed)
+    report(
+        f"Fréchet distance {out['frechet']['samples'][0]:.1f}, of held-out halves {out['frechet']['held_out'][0]:.1f}"
+    )
+    out["copying"] = _copying(drawn, others, trained, seed, report)
+    return out
+
+
+def shared(count: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """`count` divided in the shares of `sizes`, by largest remainders."""
+    total = max(1, sum(sizes.values()))
+    exact = {name: count * size / total for name, size in sizes.items()}
+    out = {name: int(x) for name, x in exact.items()}
+    for name in sorted(exact, key=lambda name: out[name] - exact[name])[: count - sum(out.values())]:
+        out[name] += 1
+    return out
+
+
+def draw(codec: Codec, style: str, count: int, segments: int, seed: int) -> list[Piece]:
+    """New pieces of a style, each with all its bars, full or empty."""
+    longest = np.array([0, MAX_CHUNK_STEPS], np.int32)
+    pieces = []
+    for score in codec.sample(count, style, TEMPERATURE, segments, seed) if count else []:
+        notes, bounds = np.zeros((0, 5), np.int32), longest
+        with contextlib.suppress(ReadError):  # not a note in it
+            found = read(score)
+            notes, bounds = found.notes, found.bounds
+        bar = int(bounds[1] - bounds[0])  # of one metre
+        pieces.append(Piece(notes, np.arange(segments * codec.chunks + 1, dtype=np.int32) * bar, score, style))
+    return pieces
+
+
+def within(piece: Piece) -> tuple[float, float, float]:
+    """The figures of WITHIN (Wu and Yang 2020) of one stretch."""
+    entropy = note_statistics.pitch_class_entropy
+    return (
+        entropy(piece.notes, piece.bounds, 1),
+        entropy(piece.notes, piece.bounds, 4),
+        note_statistics.grooving_similarity(piece.notes, piece.bounds),
+    )
+
+
+def _overlaps(drawn: Sequence[Piece], floor: Sequence[Piece], others: Sequence[Piece], seed: int) -> dict[str, Any]:
+    """Overlapped area with held-out songs of samples and of training songs, for each of the eight and their mean."""
+    x, y, z = (
+        np.array([note_statistics.statistics(piece.notes, piece.bounds) for piece in pieces])
+        for pieces in (drawn, floor, others)
+    )
+    (of_samples, mean), (of_training, floor_mean) = (
+        distributions.overlaps(x, z, seed),
+        distributions.overlaps(y, z, seed),
+    )
+    out = {
+        name: {"samples": list(a), "training": list(b), "means": [float(np.nanmean(one[:, k])) for one in (x, y, z)]}
+        for k, (name, a, b) in enumerate(zip(note_statistics.STATISTICS, of_samples, of_training, strict=True))
+    }
+    out["mean"] = {"samples": list(mean), "training": list(floor_mean)}
+    return out
+
+
+def _latents(codec: Codec, pieces: Sequence[Piece]) -> list[Floats]:
+    """Posterior means `(S, D)` of each piece, without refinement: where the encoder puts it."""
+    split = [codec.segments(piece) for piece in pieces]
+    means = codec.posteriors([segment for one in split for segment in one]).mean.double().numpy()
+    return np.split(means, np.cumsum([len(one) for one in split])[:-1])
+
+
+def frechet(drawn: Sequence[Floats], others: Sequence[Floats], seed: int) -> dict[str, Any]:
+    """Fréchet distance from segments of held-out pieces, of drawn pieces and of other held-out ones, as many of each.
+
+    The distance depends on the number of rows, so all three sets are random halves, drawn anew FRECHET_DRAWS times:
+    drawn pieces against one half of the held-out, and the other half against it. The intervals are 1.96 standard
+    deviations over the draws. The ratio is that of the means.
+    """
+    rng = np.random.default_rng(seed)
+    size = min(len(drawn), len(others)) // 2
+    if not size:
+        return {"samples": [float("nan")] * 3, "held_out": [float("nan")] * 3, "pieces": 0, "ratio": float("nan")}
+    far, near = [], []
+    for _ in range(FRECHET_DRAWS):
+        order = rng.permutation(len(others))
+        mine = np.concatenate([drawn[i] for i in rng.permutation(len(drawn))[:size]])
+        one, two = (np.concatenate([others[i] for i in half]) for half in (order[:size], order[size : 2 * size]))
+        far.append(distributions.frechet_distance(mine, one))
+        near.append(distributions.frechet_distance(two, one))
+    figures = [list(distributions.spread(float(np.mean(x)), np.array(x), 0.0)) for x in (far, near)]
+    ratio = figures[0][0] / figures[1][0] if figures[1][0] > 0 else float("nan")
+    return {"samples": figures[0], "held_out": figures[1], "pieces": size, "ratio": ratio}
+
+
+def _copying(
+    drawn: Sequence[Piece], others: Sequence[Piece], trained: Sequence[Path], seed: int, report: Report
+) -> dict[str, Any]:
+    """Notes in the longest run that each sample shares with any training song, and the same of held-out songs.
+
+    beyond: the share of samples whose run is longer than those of 95 % of the held-out songs; 5 % are no more copies
+    than real music is. relative: the run over the notes of the longest instrument.
+    """
+    report(f"reading {len(trained)} training songs to look for copies")
+    found = collection.read_all(trained, cache=collection.default_cache())
+    known = copying.runs((piece.notes for _, piece in found if isinstance(piece, Piece)), seed)
+    runs = {
+        name: np.array(copying.longest_shared([piece.notes for piece in pieces], known), float)
+        for name, pieces in (("samples", drawn), ("held_out", others))
+    }
+    usual = float(np.percentile(runs["held_out"], 95))
+    out: dict[str, Any] = {name: list(measures.interval(x, seed)) for name, x in runs.items()}
+    out |= {f"{name}_longest": int(x.max(initial=0)) for name, x in runs.items()}
+    out |= {
+        "held_out_95_percent": usual,
+        "beyond": list(measures.interval((runs["samples"] > usual).astype(float), seed)),
+    }
+    out["training_songs"] = len(known.ends)
+    report(f"longest shared run: {out['samples'][0]:.1f} notes of samples, {out['held_out'][0]:.1f} of held-out songs")
+    return out

@@ -1,0 +1,128 @@
+"""How much of a piece stands in other pieces note for note: the longest run that both have.
+
+Knows: runs of notes as steps, and searching millions of them by hashes. Refuses to know: models, files, and which
+pieces are whose. Plain numpy.
+
+A run is a stretch of one instrument's notes in the order in which they begin, low before high where together. It is
+told by its steps, (semitones, time) from each note to the next, so that a transposed copy is a copy. A run of k steps
+is k + 1 notes. All windows of k steps have a hash; whether any window of a piece is among those of a collection is
+asked for k = 1, 2, 4, ... and then by halving, since who shares k steps shares k - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.music.note_metrics import DRUMS, ONSET, PITCH, PROGRAM
+
+Ints = NDArray[np.int32]
+Hashes = NDArray[np.uint64]
+Longs = NDArray[np.int64]
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # any odd number has an inverse modulo 2^64
+_INVERSE = np.uint64(pow(int(_BASE), -1, 2**64))
+_SIEVE = 24  # bits of a hash that sort out most of a collection before the search
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The steps of many pieces in a row, ready for windows of any length to be hashed."""
+
+    prefix: Hashes
+    """`(n + 1,)`: sum of value_j BASE^j over j < i, modulo 2^64."""
+    powers: Hashes
+    """`(n,)`: BASE^-i."""
+    ends: Longs
+    """`(pieces,)`: where the steps of each piece end."""
+
+    def windows(self, length: int, begin: int = 0, end: int | None = None) -> Hashes:
+        """Hash of each window of `length` steps that lies in steps `begin` to `end`; equal runs have equal ones."""
+        last = (len(self.powers) if end is None else end) - length + 1
+        if last <= begin:
+            return np.zeros(0, np.uint64)
+        return (self.prefix[begin + length : last + length] - self.prefix[begin:last]) * self.powers[begin:last]
+
+
+def runs(pieces: Iterable[Ints], seed: int = 0) -> Runs:
+    """The runs of pieces, notes `(N, >= 4)` each; drums are left out."""
+    rng = np.random.default_rng(seed)
+    values = [_values(notes, rng) for notes in pieces]
+    ends = np.cumsum([len(one) for one in values], dtype=np.int64)
+    flat = np.concatenate(values) if values else np.zeros(0, np.uint64)
+    powers = _powers(_BASE, len(flat))
+    prefix = np.zeros(len(flat) + 1, np.uint64)
+    np.cumsum(flat * powers, out=prefix[1:])
+    return Runs(prefix, _powers(_INVERSE, len(flat)), ends)
+
+
+def _values(notes: Ints, rng: np.random.Generator) -> Hashes:
+    """A 64-bit value of each step, and one that never comes again where an instrument or the piece ends."""
+    rows = notes[notes[:, PROGRAM] != DRUMS]
+    if not len(rows):
+        return np.zeros(0, np.uint64)
+    rows = rows[np.lexsort((rows[:, PITCH], rows[:, ONSET], rows[:, PROGRAM]))].astype(np.int64)
+    step = np.diff(rows[:, [ONSET, PITCH]], axis=0)
+    mixed = _mix((step[:, 0] * 256 + step[:, 1] + 128).astype(np.uint64))
+    values = np.append(mixed, np.uint64(0))
+    ends = np.append(np.diff(rows[:, PROGRAM]) != 0, True)
+    values[ends] = rng.integers(0, 2**64, int(ends.sum()), np.uint64)
+    return values
+
+
+def _mix(x: Hashes) -> Hashes:
+    """Small numbers spread over 64 bits (the finalizer of SplitMix64, Steele et al. 2014)."""
+    x = x + _BASE
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _powers(base: np.uint64, count: int) -> Hashes:
+    """base^0, base^1, ... modulo 2^64."""
+    factors = np.full(count, base, np.uint64)
+    factors[:1] = 1
+    return np.cumprod(factors, dtype=np.uint64)
+
+
+def longest_shared(pieces: Sequence[Ints], collection: Runs) -> list[int]:
+    """Notes in the longest run that each piece shares with any of a collection; 0 for a piece without a step.
+
+    Two runs that differ have one hash by a chance of 2^-64 a pair.
+    """
+    mine = runs(pieces, seed=1)
+    begins = np.append(0, mine.ends[:-1]).astype(np.int64)
+    shared = np.zeros(len(pieces), np.int64)  # steps known to be shared
+    failed = mine.ends - begins  # steps known not to be: the last value of a piece is no step
+    length = 1
+    asked = failed > 1
+    while asked.any():
+        numbers = np.flatnonzero(asked)
+        _ask(mine, begins, collection, numbers, np.full(len(numbers), length), shared, failed)
+        length *= 2
+        asked = (shared == length // 2) & (length < failed)
+    while (left := np.flatnonzero(failed - shared > 1)).size:
+        _ask(mine, begins, collection, left, (shared[left] + failed[left]) // 2, shared, failed)
+    return [int(steps) + 1 if steps else 0 for steps in shared]
+
+
+def _ask(
+    mine: Runs, begins: Longs, collection: Runs, numbers: Longs, lengths: Longs, shared: Longs, failed: Longs
+) -> None:
+    """Find out whether pieces `numbers` share a run of `lengths` steps, and write it into `shared` or `failed`."""
+    for length in np.unique(lengths).tolist():
+        some = numbers[lengths == length]
+        windows = [mine.windows(length, int(begins[i]), int(mine.ends[i])) for i in some]
+        wanted = np.unique(np.concatenate(windows))
+        theirs = collection.windows(length)
+        sieve = np.zeros(1 << _SIEVE, bool)
+        shift = np.uint64(64 - _SIEVE)
+        sieve[wanted >> shift] = True
+        found = np.intersect1d(wanted, theirs[sieve[theirs >> shift]])
+        for i, window in zip(some, windows, strict=True):
+            if np.isin(window, found).any():
+                shared[i] = length
+            else:
+                failed[i] = length

@@ -1,0 +1,104 @@
+"""What comes back of songs that nobody moved: from the searched mean, and from samples, which are what the KL pays for.
+
+Knows: the columns, and which figures a song has. Refuses to know: which songs are held out. A mean found by search and
+decoded without noise is a point estimate: no KL is its rate. Accuracy at a KL is that of draws from that posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seqvae.codec import Codec
+from seqvae.evaluation import blend as evaluate_blend
+from seqvae.evaluation import controls
+from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation.test_songs import Song
+from seqvae.music import note_metrics as measures
+from seqvae.music.piece import Piece
+from seqvae.nn.posterior import Posterior
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+PARTS = ("melody", "bass", "drums")
+
+
+def reconstruction(
+    codec: Codec, songs: Sequence[Song], full: int, rng: np.random.Generator, report: Report
+) -> dict[str, Any]:
+    """What comes back at amount 0 for every style: notes, parts, chroma, groove; KL; what a random pair of bars shares.
+
+    Every segment is decoded from its own z and knows nothing of the one before. note_f1 and the parts are of the whole
+    stretch, joined, from the searched mean; note_f1_segment is a mean over segments. note_f1_sample is of one draw a
+    segment from the searched posterior, whose KL is kl_bits, and note_f1_encoder of one from the encoder's own, with
+    kl_bits_encoder. `full` is how many segments a whole stretch has.
+    """
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    encoded = _encoded(codec, songs)
+    drawn = [Posterior(song.z, song.logvar).sample(generator) for song in songs]
+    decoded = [
+        held_out.decode(codec, songs, z)
+        for z in ([song.z for song in songs], drawn, [q.sample(generator) for q in encoded])
+    ]
+    strangers = controls.others([""] * len(songs), rng)
+    rows: dict[str, list[dict[str, float]]] = {}
+    dropped = total = 0
+    for i, (song, notes, sample, rough) in enumerate(zip(songs, *decoded, strict=True)):
+        spelled = held_out.spell(codec, codec.tokenizer.encode(song.piece), song)
+        total += len(song.piece.notes)
+        dropped += len(song.piece.notes) - len(spelled)
+        other = refit(songs[strangers[i]].piece, song.piece.bounds)
+        random = evaluate_blend.kept(spelled, other, song.piece.bounds)
+        parts = measures.part_f1(spelled, notes)
+        kept = evaluate_blend.kept(spelled, notes, song.piece.bounds)
+        cuts = song.piece.bounds[:: codec.chunks]
+        cuts = cuts if cuts[-1] == song.piece.bounds[-1] else np.append(cuts, song.piece.bounds[-1])
+        by_segment = zip(measures.bars(spelled, cuts), measures.bars(notes, cuts), strict=True)
+        rows.setdefault(song.style, []).append(
+            {
+                "note_f1": measures.note_f1(spelled, notes),
+                "note_f1_sample": measures.note_f1(spelled, sample),
+                "note_f1_encoder": measures.note_f1(spelled, rough),
+                "note_f1_segment": float(np.mean([measures.note_f1(a, b) for a, b in by_segment if len(a)])),
+                **{name: kept[name] for name in ("chroma", "groove", "chroma_fidelity", "groove_fidelity")},
+                "kl_bits": float(song.kl.mean() / np.log(2)),
+                "kl_bits_encoder": float(encoded[i].kl().sum(1).mean() / np.log(2)),
+                "kl_bits_whole": float(song.kl.sum() / np.log(2)),
+                "random_chroma": random["chroma"],
+                "random_groove": random["groove"],
+                **{name: np.nan if (x := parts[name]) is None else x for name in PARTS},
+                "full_length": float(len(song.z) == full),
+            }
+        )
+    out: dict[str, Any] = {"dropped_by_tokenizer": dropped / max(1, total)}
+    for style in [*sorted(rows), "all"]:
+        chosen = rows[style] if style != "all" else [row for one in rows.values() for row in one]
+        columns = {name: np.array([row[name] for row in chosen]) for name in chosen[0]}
+        out[style] = {name: list(measures.interval(x[~np.isnan(x)])) for name, x in columns.items()}
+        told = ", ".join(f"{name} {out[style][name][0]:.3f}" for name in ("note_f1", "note_f1_sample", *PARTS))
+        report(f"{style}: {told}")
+    return out
+
+
+def _encoded(codec: Codec, songs: Sequence[Song]) -> list[Posterior]:
+    """The encoder's own posteriors `(S, D)` of each song, without a search."""
+    segments = [segment for song in songs for segment in codec.segments(song.piece)]
+    found = codec.posteriors(segments)
+    sizes = [len(song.z) for song in songs]
+    parts = zip(torch.split(found.mean, sizes), torch.split(found.logvar, sizes), strict=True)
+    return [Posterior(*part) for part in parts]
+
+
+def refit(piece: Piece, bounds: Ints) -> Ints:
+    """A piece's notes bar by bar inside other bounds: the stranger of a random pair."""
+    out = []
+    for c, notes in enumerate(measures.bars(piece.notes, piece.bounds)[: len(bounds) - 1]):
+        moved = notes[:, :4].copy()
+        moved[:, 0] += bounds[c] - piece.bounds[c]
+        out.append(moved[moved[:, 0] < bounds[c + 1]])
+    return np.concatenate(out) if out else np.zeros((0, 4), np.int32)

@@ -1,0 +1,440 @@
+"""Every figure that a model card of sentences quotes, measured on lines the model was not trained on.
+
+Knows: the protocol: which lines, which amounts, which baselines, which intervals. Refuses to know: how anything is
+trained, and files. Language models are fitted on real training lines, but for the one whose perplexity is the figure,
+and figures are quoted on held-out lines.
+
+How words are counted: a perplexity is exp(total nats / total words), where the words of a line are what white space
+splits, and one more for its end, as in He et al. (2019) and Li et al. (2019). A model over pieces of words gives the
+probability of one splitting of each line, so its perplexity over words is an upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.codec import Codec, Ints
+from seqvae.errors import SeqVAEError
+from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation.text_transfer import AMOUNTS, Judge, transfer
+from seqvae.music import note_metrics as measures
+from seqvae.nn import posterior as latent
+from seqvae.nn.posterior import Posterior
+from seqvae.nn.sampling import Sampling
+from seqvae.style import interpolation as interpolate
+
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+Pair = tuple[str, str]
+ELBO_DRAWS = 8  # of each posterior, over which log p(x|z) is averaged
+DRAWN_TOKENS = 4_000_000  # log-probabilities of tokens in memory at once
+MI_LINES = 4000  # posteriors that mutual information compares all with all; it cannot exceed the log of this
+STEPS = 7  # of an interpolation, both ends included
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Held-out lines as the model takes them."""
+
+    lines: list[str]
+    segments: list[list[Ints]]
+    """Of all lines in a row."""
+    sizes: list[int]
+    """Segments of each line."""
+
+    def by_line(self, values: Tensor) -> Floats:
+        """Sums over the segments of each line: `(S,)` to `(N,)`."""
+        home = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        return np.bincount(home, values.double().numpy(), minlength=len(self.sizes)).astype(float)
+
+    def pick(self, chosen: Sequence[int]) -> Lines:
+        """Some of the lines."""
+        ends = np.cumsum(self.sizes)
+        segments = [s for i in chosen for s in self.segments[ends[i] - self.sizes[i] : ends[i]]]
+        return Lines([self.lines[i] for i in chosen], segments, [self.sizes[i] for i in chosen])
+
+
+def split(codec: Codec, lines: Sequence[str]) -> Lines:
+    """Lines as segments."""
+    segments = [codec.segments(line) for line in lines]
+    return Lines(list(lines), [s for one in segments for s in one], [len(one) for one in segments])
+
+
+def evaluate_text(
+    codec: Codec,
+    lines: Sequence[str],
+    *,
+    styles: Mapping[str, Sequence[str]] | None = None,
+    train: Mapping[str, Sequence[str]] | None = None,
+    corpus: Sequence[str] | None = None,
+    pairs: Sequence[Pair] | None = None,
+    opposites: Sequence[Pair] | None = None,
+    seed: int = 0,
+    samples: int = 500,
+    iw_lines: int | None = 500,
+    generated: int = 10_000,
+    transfer_lines: int = 1000,
+    amounts: Sequence[float] = AMOUNTS,
+    report: Report = lambda _: None,
+) -> dict[str, Any]:
+    """All figures of a model of sentences on held-out `lines`; blank ones are left out.
+
+    `styles` are held-out lines by style, of which up to `transfer_lines` each are moved; `train` are training lines by
+    style, for the judges; `corpus` are training lines for the language models, all of `train` by default. `pairs` are
+    the ends of interpolations, 100 random pairs of `lines` by default. `opposites` are the styles to move between, both
+    ways, all pairs of `styles` by default. `samples` latents are drawn for importance weighting of `iw_lines` lines
+    (None for all), and `generated` sentences for the figures of samples.
+
+    What cannot be measured is named under "skipped", with the reason. A figure is [value, low, high] with a 95 %
+    bootstrap interval over sentences (over pairs, for interpolations). Raises SeqVAEError where there is no line.
+    """
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise SeqVAEError("no line to evaluate on; give a file with one held-out sentence a line")
+    styles, train = styles or {}, train or {}
+    corpus = list(corpus if corpus is not None else (line for members in train.values() for line in members))
+    rng = np.random.default_rng(seed)
+    held = split(codec, lines)
+    model = text.NGram().fit(corpus) if corpus else None
+    result: dict[str, Any] = {
+        "protocol": {
+            "lines": len(lines), "words": sum(map(text.count_words, lines)), "training_lines": len(corpus),
+            "seed": seed, "bleu": text.bleu_signature(), "decoding": "greedy, but for samples",
+            "words_counted": "split at white space, and one end a line", "intervals": "95 %, sentences drawn again",
+            "language_model": "4-grams, interpolated Kneser-Ney, words seen once are <unk>",
+            "mutual_information": "mean of log q(z|x) - log mean over lines of q(z|x'), one draw a line, at least 0",
+        },
+        "skipped": {},
+    }  # fmt: skip
+    skipped: dict[str, str] = result["skipped"]
+    result["likelihood"] = _likelihood(codec, held, samples, iw_lines, rng, report)
+    result["reconstruction"] = _reconstruction(codec, held, rng, report)
+    result["interpolation"] = _interpolations(codec, lines, pairs, model, rng, report)
+    if model is None:
+        skipped["samples"] = skipped["transfer"] = "no training lines for a language model"
+    else:
+        result["samples"] = _samples(codec, lines, corpus, model, generated, seed, report)
+        result["transfer"] = {}
+        if not styles:
+            skipped["transfer"] = "no labelled held-out lines"
+        for a, b in opposites if opposites is not None else combinations(styles, 2):
+            if reason := _wanting({a, b}, codec, styles, train):
+                skipped[f"transfer {a}/{b}"] = reason
+                continue
+            judge = Judge({a: train[a], b: train[b]}, seed)
+            moved = {name: _some([x for x in styles[name] if x.strip()], transfer_lines, rng) for name in (a, b)}
+            result["transfer"][f"{a}/{b}"] = transfer(codec, moved, judge, model, amounts, rng, report)
+    plain: dict[str, Any] = _plain(result)
+    return plain
+
+
+def _wanting(
+    pair: set[str], codec: Codec, styles: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
+) -> str:
+    """Why lines cannot be moved between two styles; empty where they can."""
+    found = {
+        "styles of the model": set(codec.styles),
+        "labelled held-out lines": {name for name, lines in styles.items() if any(x.strip() for x in lines)},
+        "training lines": {name for name, lines in train.items() if any(x.strip() for x in lines)},
+    }
+    missing = {what: ", ".join(sorted(pair - names)) for what, names in found.items() if pair - names}
+    return "; ".join(f"{names} not among the {what}" for what, names in missing.items())
+
+
+def _some(lines: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
+    """At most so many lines, drawn without replacement, in their order."""
+    return [lines[i] for i in np.sort(rng.permutation(len(lines))[:most])]
+
+
+def _mean(values: Sequence[float] | Floats) -> text.Figure:
+    return measures.interval(np.asarray(values, float))
+
+
+def _plain(value: Any) -> Any:
+    """Figures as JSON takes them: lists of four digits after the point, and None for what is not a number."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    return value
+
+
+# --- likelihood -------------------------------------------------------------------------------------------------------
+
+
+def _draws(
+    codec: Codec, q: Posterior, held: Lines, draws: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Latents `z (L, S, D)` drawn from q and log p(x|z) `(L, S)` in nats, until there were `draws` of each segment."""
+    longest = max(len(chunk) for segment in held.segments for chunk in segment)
+    each = max(1, DRAWN_TOKENS // (len(held.segments) * len(held.segments[0]) * longest))
+    for first in range(0, draws, each):
+        z = torch.stack([q.sample(generator) for _ in range(min(each, draws - first))])
+        yield z, codec.told(z, held.segments).double().sum((2, 3))
+
+
+def log_weights(codec: Codec, held: Lines, draws: int, generator: torch.Generator) -> Floats:
+    """log p(x|z) + log p(z) - log q(z|x) in nats for z drawn from q: `(draws, N)`, one column a line.
+
+    Their mean over draws is an ELBO, and the log of the mean of their exponentials the importance-weighted bound of
+    Burda et al. (2016), never below it. q is the encoder's own, unrefined, as in the literature.
+    """
+    q = codec.posteriors(held.segments, refined=False)
+    rows: list[Floats] = []
+    for z, told in _draws(codec, q, held, draws, generator):
+        weights = told + (latent.log_prior(z) - q.log_prob(z)).double()
+        rows += [held.by_line(row) for row in weights]
+    return np.array(rows)
+
+
+def _likelihood(
+    codec: Codec, held: Lines, samples: int, iw_lines: int | None, rng: np.random.Generator, report: Report
+) -> dict[str, Any]:
+    """NLL in nats a sentence and perplexity over words by both bounds; what z holds."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    q = codec.posteriors(held.segments, refined=False)
+    told = torch.stack([x.sum(0) for _, x in _draws(codec, q, held, ELBO_DRAWS, generator)]).sum(0) / ELBO_DRAWS
+    kl = held.by_line(q.kl().sum(1))
+    some = rng.permutation(len(q.mean))[:MI_LINES]
+    compared = Posterior(q.mean[some], q.logvar[some])
+    part = held.pick(np.sort(rng.permutation(len(held.lines))[:iw_lines]).tolist())
+    weights = log_weights(codec, part, samples, generator)
+    tightened = np.logaddexp.reduce(weights, 0) - math.log(samples)
+    out: dict[str, Any] = {
+        "elbo": {**_bound(held.lines, held.by_line(told) - kl), "draws": ELBO_DRAWS},
+        "importance": {**_bound(part.lines, tightened), "draws": samples},
+        "elbo_of_the_same": {**_bound(part.lines, weights.mean(0)), "draws": samples},
+        "reconstruction": _mean(-held.by_line(told)),
+        "kl": _mean(kl),
+        "mutual_information": latent.mutual_information(compared, compared.sample(generator)),
+        "mutual_information_at_most": math.log(len(some)),
+        "active_units": latent.active_units(q.mean),
+        "latent": q.mean.shape[1],
+    }
+    report(f"perplexity {out['importance']['perplexity'][0]:.2f} by {samples} samples, KL {out['kl'][0]:.2f} nats")
+    return out
+
+
+def _bound(lines: Sequence[str], log_prob: Floats) -> dict[str, Any]:
+    words = [text.count_words(line) for line in lines]
+    perplexity = text.corpus_interval(np.column_stack([-log_prob, words]), text.perplexity_of)
+    return {"nll": _mean(-log_prob), "perplexity": perplexity, "lines": len(lines)}
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report: Report) -> dict[str, Any]:
+    """BLEU and exact matches of lines decoded from means and from samples of the searched and the encoder's posterior.
+
+    A mean that is decoded without noise is a point estimate. The KL, in bits a line, is what the samples cost, and
+    stands beside them alone. A model that does not search has only the encoder's posterior.
+    """
+    out: dict[str, Any] = {}
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    for name, refined in {**({"searched": True} if codec.objective.refine else {}), "encoder's": False}.items():
+        q = codec.posteriors(held.segments, refined=refined)
+        bits = _mean(held.by_line(q.kl().sum(1)) / math.log(2))
+        for kind, z, rate in (("mean", q.mean, None), ("sample", q.sample(generator), bits)):
+            written = codec.decode(torch.split(z, held.sizes))
+            same = [a == b for a, b in zip(written, held.lines, strict=True)]
+            apart = [text.edit_distance(a, b) for a, b in zip(written, held.lines, strict=True)]
+            bleu = text.corpus_interval(text.bleu_statistics(written, held.lines), text.bleu_of)
+            row = {"bleu": bleu, "exact": _mean(same), "edit_distance": _mean(apart), "kl_bits": rate}
+            out[f"{name} {kind}"] = row
+            report(f"reconstruction ({name} {kind}): BLEU {bleu[0]:.1f}, exact {np.mean(same):.3f}")
+    return out
+
+
+def _samples(
+    codec: Codec, lines: list[str], corpus: list[str], model: text.NGram, count: int, seed: int, report: Report
+) -> dict[str, Any]:
+    """Forward perplexity (of samples, to real text) and reverse (of held-out text, to samples; Zhao et al. 2018).
+
+    Drawn at temperature 1 from the standard normal prior, and as `generate` does without a style: from what was fitted
+    to the training pieces, the mixture or else the Gaussian of all styles. All language models share one vocabulary,
+    for a smaller one would make any text likelier.
+    """
+    count = min(count, len(corpus))  # as many of each: a language model of more lines knows more
+    known, draws = set(corpus), Sampling(temperature=1.0, seed=seed)
+    rng = np.random.default_rng(seed)
+    z = torch.from_numpy(rng.standard_normal((count, codec.model.config.latent))).float()
+    sources: dict[str, list[str]] = {"prior": codec.decode(list(z[:, None]), sampling=draws)}
+    if "all" in codec.styles:
+        sources["fitted"] = codec.sample(count, temperature=1.0, segments=1, seed=seed, sampling=draws)
+    sources["training lines"] = _some(corpus, count, rng)
+    sources["held-out lines"] = lines
+    out: dict[str, Any] = {"sentences": count}
+    for name, written in sources.items():
+        real = name.endswith("lines")
+        out[name] = {
+            # the model was fitted on the training lines: what it says of them is no figure
+            "forward": None
+            if name == "training lines"
+            else text.corpus_interval(model.statistics(written), text.perplexity_of),
+            "reverse": None if name == "held-out lines" else _reverse(written, lines, model),
+            "copies": None if name == "training lines" else _mean([line in known for line in written]),
+            "distinct": round(len(set(written)) / len(written), 4),
+            "words": _mean([len(line.split()) for line in written]),
+            "unknown": round(model.unknown(written), 4),
+        }
+        if not real:
+            report(f"samples ({name}): perplexity {out[name]['forward'][0]:.1f}, reverse {out[name]['reverse'][0]:.1f}")
+    return out
+
+
+def _reverse(written: list[str], lines: list[str], model: text.NGram) -> text.Figure:
+    learned = text.NGram(model.order, model.vocabulary).fit(written)
+    return text.corpus_interval(learned.statistics(lines), text.perplexity_of)
+
+
+# --- between ----------------------------------------------------------------------------------------------------------
+
+
+def _interpolations(
+    codec: Codec, lines: list[str], pairs: Sequence[Pair] | None, model: text.NGram | None, rng: np.random.Generator,
+    report: Report,
+) -> dict[str, Any]:  # fmt: skip
+    """STEPS sentences between each pair, by arc and by line: whether the ends are met and the way is smooth."""
+    if pairs is None:
+        order = rng.permutation(len(lines))[:200]
+        pairs = [(lines[i], lines[j]) for i, j in zip(order[::2], order[1::2], strict=False)]
+    out: dict[str, Any] = {"pairs": len(pairs), "steps": STEPS}
+    if not pairs:
+        return out
+    latents = codec.encode([end for pair in pairs for end in pair])
+    for kind in ("slerp", "line"):
+        points: list[Tensor] = []
+        for a, b in zip(latents[::2], latents[1::2], strict=True):
+            longest = max(len(a), len(b))
+            ends = [x[torch.arange(longest) % len(x)] for x in (a, b)]
+            # an end keeps its own number of segments, so that it can be met
+            points += [a, *interpolate.path(ends[0], ends[1], STEPS, kind)[1:-1], b]
+        written = codec.decode(points)
+        paths = [written[i : i + STEPS] for i in range(0, len(written), STEPS)]
+        rows = [walk(path, *pair) for path, pair in zip(paths, pairs, strict=True)]
+        out[kind] = {name: _mean([x for row in rows if not math.isnan(x := row[name])]) for name in rows[0]}
+        if model is not None:
+            between = np.array([model.statistics(path[1:-1]).sum(0) for path in paths])
+            out[kind]["perplexity_between"] = text.corpus_interval(between, text.perplexity_of)
+        report(f"interpolation ({kind}): {out[kind]['ends_met'][0]:.2f} of the pairs have both ends met")
+    if model is not None:
+        out["perplexity_of_ends"] = text.corpus_interval(
+            np.array([model.statistics(pair).sum(0) for pair in pairs]), text.perplexity_of
+        )
+    return out
+
+
+def walk(path: Sequence[str], a: str, b: str) -> dict[str, float]:
+    """What a path of sentences from `a` to `b` is like.
+
+    ends_met: both ends are the sentences asked for. monotone: the edits from `a` never fall and those from `b` never
+    rise on the way. largest_step: the edits of the largest step between neighbours over those between the ends (1 / 6
+    is even, 1 a jump; nan where the ends are one sentence). neighbours_bleu: mean BLEU of neighbours. distinct: share
+    of different sentences.
+    """
+    away, near = [text.edits(a, x) for x in path], [text.edits(b, x) for x in path]
+    whole = text.edits(path[0], path[-1])
+    return {
+        "ends_met": float(path[0] == a and path[-1] == b),
+        "monotone": float(all(x <= y for x, y in pairwise(away)) and all(x >= y for x, y in pairwise(near))),
+        "largest_step": max(text.edits(x, y) for x, y in pairwise(path)) / whole if whole else math.nan,
+        "neighbours_bleu": float(np.mean([text.sentence_bleu(y, x) for x, y in pairwise(path)])),
+        "distinct": len(set(path)) / len(path),
+    }
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+OLDER = {"released": "searched mean", "encoder": "encoder's mean"}  # names in results of older versions
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as text, for people and model cards (Markdown)."""
+
+    def cell(x: Any, digits: int = 2) -> str:
+        if x is None:
+            return "-"
+        return f"{x[0]:.{digits}f} [{x[1]:.{digits}f}, {x[2]:.{digits}f}]" if isinstance(x, list) else f"{x:g}"
+
+    def rows(first: str, columns: Sequence[str], body: Mapping[str, Sequence[str]]) -> list[str]:
+        lines = [f"| {first} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
+
+    seen, told = result["protocol"], result["likelihood"]
+    names = {"elbo": "ELBO", "importance": "importance weighting", "elbo_of_the_same": "ELBO of the same lines"}
+    lines = [
+        f"{seen['lines']} held-out lines, {seen['words']} words counting the end of each; 95 % intervals over lines.",
+        "",
+        *rows(
+            "bound", ["lines", "draws", "NLL, nats a sentence", "perplexity a word"],
+            {n: [f"{told[k]['lines']}", f"{told[k]['draws']}", *(cell(told[k][x]) for x in ("nll", "perplexity"))]
+             for k, n in names.items()},
+        ),
+        f"KL {cell(told['kl'])} nats, mutual information {told['mutual_information']:.2f} nats (at most "
+        f"{told['mutual_information_at_most']:.2f}, the log of the lines compared), {told['active_units']} of "
+        f"{told['latent']} units active.",
+        "",
+        *rows(
+            "decoded from (a mean is a point estimate)",
+            ["BLEU", "exact", "share of words to edit", "KL, bits a line"],
+            {OLDER.get(n, n): [cell(r["bleu"], 1), *(cell(r[k]) for k in ("exact", "edit_distance")),
+                               cell(r.get("kl_bits"), 0)]
+             for n, r in result["reconstruction"].items()},
+        ),
+    ]  # fmt: skip
+    between = result["interpolation"]
+    kinds = {k: v for k, v in between.items() if isinstance(v, dict)}
+    if kinds:
+        columns = list(next(iter(kinds.values())))
+        body = {k: [cell(v[c]) for c in columns] for k, v in kinds.items()}
+        lines += rows(f"{between['pairs']} pairs", [c.replace("_", " ") for c in columns], body)
+    if "samples" in result:
+        columns = ["forward", "reverse", "copies", "distinct", "words", "unknown"]
+        body = {k: [cell(v[c]) for c in columns] for k, v in result["samples"].items() if isinstance(v, dict)}
+        lines += rows("samples", columns, body)
+    for pair, r in result.get("transfer", {}).items():
+        lines += [
+            f"{pair}: the judge puts {cell(r['judge'])} of the real lines in their own style; their "
+            f"perplexity is {cell(r['perplexity'], 1)}.",
+            "",
+        ]
+        for method, by in r["methods"].items():
+            if "skipped" in by:
+                lines += [f"{method}: {by['skipped']}", ""]
+                continue
+            body = {
+                k: [cell(v["accuracy"]), cell(v["bleu"], 1), cell(v["perplexity"], 1)] for k, v in by["both"].items()
+            }
+            lines += rows(f"{pair} by {method}, amount", ["accuracy", "self-BLEU", "perplexity"], body)
+            anchors = (f"{cell(x, 1)} at {at} %" for at, x in by["bleu_at_accuracy"].items())
+            lines += [f"Self-BLEU by judged accuracy: {', '.join(anchors)}.", ""]
+        if beside := r.get("controls"):
+            body = {k: [cell(v["accuracy"]), cell(v["bleu"], 1), cell(v["perplexity"], 1)] for k, v in beside.items()}
+            lines += rows(f"{pair}, difference of means by 1", ["accuracy", "self-BLEU", "perplexity"], body)
+            lines += [
+                "Self-BLEU more than that of "
+                + ", ".join(f"{k} {cell(v['beyond'], 1)}" for k, v in beside.items() if "beyond" in v)
+                + ".",
+                "",
+            ]
+        if chosen := r.get("chosen"):
+            lines += [
+                f"Chosen on one half, measured on the other: {chosen['method']} by {chosen['amount']:g}, accuracy "
+                f"{cell(chosen['accuracy'])}, self-BLEU {cell(chosen['bleu'], 1)}.",
+                "",
+            ]
+    lines += [f"Not measured: {what}: {why}." for what, why in result["skipped"].items()]
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,121 @@
+"""Sessions of a log: records that belong together, by a key in their text or by where they stand.
+
+Knows: keys as regular expressions, windows of lines and of time. Refuses to know templates and models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from seqvae.errors import SeqVAEError
+from seqvae.events.lines import Record
+
+LINES = 20
+"""Records of a session where nothing else is said."""
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Records that belong together, in the order in which they were written."""
+
+    name: str
+    """What the key found, or the place of its first line."""
+    records: list[Record] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How records are divided into sessions.
+
+    Raises SeqVAEError where both are given, for a key that is no regular expression with a group, and for a window that
+    is neither lines nor time.
+    """
+
+    key: str | None = None
+    """A regular expression; records whose text has the same in its first group are a session."""
+    window: str | None = None
+    """Lines (`20`) or time (`30s`, `5m`, `1h`) of a session; LINES where there is no key either."""
+
+    def __post_init__(self) -> None:
+        if self.key is not None and self.window is not None:
+            raise SeqVAEError("a session key and a window both divide the log; give one of them")
+        if self.key is not None:
+            try:
+                groups = re.compile(self.key).groups
+            except re.error as error:
+                raise SeqVAEError(f"session key '{self.key}': is no regular expression ({error}); mend it") from error
+            if not groups:
+                raise SeqVAEError(f"session key '{self.key}': has no group; put what names a session into parentheses")
+        elif self.window is not None and not re.fullmatch(r"[1-9]\d{0,8}[smh]?", self.window):
+            raise SeqVAEError(f"window '{self.window}': give lines, such as 20, or time, such as 30s, 5m or 1h")
+
+    @property
+    def lasting(self) -> bool:
+        """Whether a session may go on as long as the log does, so that none is complete before its end."""
+        return self.key is not None
+
+    def sessions(self, records: Iterable[Record]) -> Iterator[Session]:
+        """The sessions of records: those of a key at the end of all, in the order in which they began.
+
+        Records without the key are in none. Raises SeqVAEError for a window of time where a record has no time stamp.
+        """
+        if self.key is not None:
+            return self._keyed(records)
+        window = self.window or str(LINES)
+        if window.isdigit():
+            return _counted(records, int(window))
+        return _timed(records, int(window[:-1]) * _UNITS[window[-1]])
+
+    def _keyed(self, records: Iterable[Record]) -> Iterator[Session]:
+        search = re.compile(self.key or "").search
+        found: dict[str, Session] = {}
+        for record in records:
+            match = search(record.text)
+            if match is not None and match[1] is not None:
+                found.setdefault(match[1], Session(match[1])).records.append(record)
+        yield from found.values()
+
+
+def _begin(record: Record) -> Session:
+    return Session(f"{record.source}:{record.number}", [record])
+
+
+def _counted(records: Iterable[Record], most: int) -> Iterator[Session]:
+    """Sessions of `most` records of one source, the last of each source of fewer perhaps."""
+    session: Session | None = None
+    for record in records:
+        if session is not None and session.records[0].source != record.source:
+            yield session
+            session = None
+        if session is None:
+            session = _begin(record)
+        else:
+            session.records.append(record)
+        if len(session.records) == most:
+            yield session
+            session = None
+    if session is not None:
+        yield session
+
+
+def _timed(records: Iterable[Record], most: float) -> Iterator[Session]:
+    """Sessions of the records in each `most` seconds of the clock; one ends where the time goes back, too."""
+    session: Session | None = None
+    last = 0.0
+    for record in records:
+        now = record.seconds
+        if now is None:
+            where = f"{record.source}, line {record.number}"
+            raise SeqVAEError(f"{where}: has no time stamp that is known; give a window of lines, or a session key")
+        if session is not None and now // most == last // most and session.records[0].source == record.source:
+            session.records.append(record)
+        else:
+            if session is not None:
+                yield session
+            session = _begin(record)
+        last = now
+    if session is not None:
+        yield session

@@ -1,0 +1,240 @@
+"""What differs between kinds of pieces when they are decoded: what is read, and what comes out.
+
+Knows: which sources make a piece, the length of its chunks, what a piece without content looks like, and how decoded
+chunks become the user's kind of object. Refuses to know: models, latents, files on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.errors import ReadError, UsageError
+from seqvae.evaluation import text_metrics as text_measures
+from seqvae.music import band
+from seqvae.music import note_metrics as measures
+from seqvae.music.band import Ensemble
+from seqvae.protocols import Lean, Tokenizer
+
+if TYPE_CHECKING:
+    from seqvae.events.tokenizer import EventTokenizer
+    from seqvae.music.piece import Piece
+    from seqvae.music.tokenizer import MidiTokenizer
+    from seqvae.text.tokenizer import TextTokenizer
+
+# The readers of a kind are imported when its form is asked for: no sentence should wait for a synthesizer.
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+
+
+STRAY = 0.04  # of the notes may stand beyond a shorter bar, and are left out: a new piece is not exact
+
+
+class Form(Protocol):
+    """What the codec needs to know of one kind of piece."""
+
+    def read(self, source: Any) -> Any:
+        """Any accepted source as a piece; raises ReadError in one line."""
+
+    def limits(self, piece: Any) -> Ints | None:
+        """Length of each chunk where the grammar wants one, `(C,)`."""
+
+    def blank(self, chunks: int) -> Any:
+        """A piece without content to decode into: what a new piece looks like."""
+
+    def frame(self, chunks: list[Ints]) -> Any:
+        """The piece without content that decoded chunks fit into best."""
+
+    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
+        """The parts of a piece that can be kept as they are; raises UsageError for what is none.
+
+        None stands for what is kept unasked: nothing of a piece that has not `moved`.
+        """
+
+    def harmony(self, piece: Any) -> Floats | None:
+        """What sounds around each beat of each chunk, `(C, B, 12)`; None for a kind that does not sound."""
+
+    def lean(self, harmony: Floats, strength: float) -> Lean | None:
+        """For decoding, what makes notes of rows lean to their `harmony (N, B, 12)`; see `protocols.Lean`."""
+
+    def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble | None:
+        """Who plays in pieces, given the tokens of their chunks; None for a kind that nobody plays."""
+
+    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
+        """How unlike two decoded pieces are, by one or more distances from 0 to 1."""
+
+    def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
+        """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`.
+
+        Some `parts` may be kept as they are in `like`. The chunks may be those of `like` itself `again`, not moved.
+        """
+
+
+class MusicForm:
+    """Music: tempo, metre, key and the loudness of each bar come from the original."""
+
+    def __init__(self, tokenizer: MidiTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def read(self, source: Any) -> Piece:
+        """As `midi.read`."""
+        from seqvae.music import piece as midi
+
+        return midi.read(source)
+
+    def limits(self, piece: Piece) -> Ints:
+        """Chunk lengths in steps."""
+        return np.diff(piece.bounds).astype(np.int32)
+
+    def blank(self, chunks: int) -> Piece:
+        """Bars of 4/4 at 110 beats a minute."""
+        return self._empty(chunks, 4)
+
+    def _empty(self, chunks: int, beats: int) -> Piece:
+        """Bars of so many quarters."""
+        from seqvae.music import piece as midi
+
+        frame = midi.make_frame(([(0, 60_000_000 // 110)], [(0, beats, 4)], []))
+        bounds = np.arange(chunks + 1, dtype=np.int32) * beats * midi.STEPS_PER_BEAT
+        return midi.Piece(np.zeros((0, 5), np.int32), bounds, frame)
+
+    def frame(self, chunks: list[Ints]) -> Piece:
+        """As `blank`, but of 2/4 or 3/4 where hardly a note of decoded chunks stands beyond such a bar.
+
+        A new piece says with its notes what metre it is in; in bars of 4/4 a waltz would wait for a beat in each.
+        """
+        from seqvae.music import piece as midi
+
+        longest = np.arange(len(chunks) + 1, dtype=np.int32) * midi.MAX_CHUNK_STEPS
+        onsets = self.tokenizer.decode_notes(chunks, longest)[:, midi.ONSET] % midi.MAX_CHUNK_STEPS
+        beyond = {beats: (onsets >= beats * midi.STEPS_PER_BEAT).mean() for beats in (2, 3) if len(onsets)}
+        return self._empty(len(chunks), next((beats for beats, share in beyond.items() if share < STRAY), 4))
+
+    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
+        """As `tracks.named`: melody, drums and instruments; unasked the melody."""
+        from seqvae.music import tracks
+
+        return tracks.named(("melody",) if moved else ()) if names is None else tracks.named(names)
+
+    def harmony(self, piece: Piece) -> Floats:
+        """As `MidiTokenizer.harmony`."""
+        return self.tokenizer.harmony(piece)
+
+    def roots(self, piece: Piece) -> Floats:
+        """As `MidiTokenizer.roots`."""
+        return self.tokenizer.roots(piece)
+
+    def lean(self, harmony: Floats, strength: float) -> Lean:
+        """As `MidiTokenizer.lean`."""
+        return self.tokenizer.lean(harmony, strength)
+
+    def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble:
+        """As `band.ensemble`; bars last as many whole beats as the latest onset of all bars needs."""
+        songs = []
+        for chunks in pieces:
+            notes, bounds = self._longest(chunks)
+            beats = int((notes[:, 0] % self.tokenizer.max_steps).max(initial=0)) // measures.BEAT + 1
+            bar = notes[:, 0] // self.tokenizer.max_steps
+            notes[:, 0] += bar * (beats * measures.BEAT - self.tokenizer.max_steps)
+            songs.append((notes, bounds // self.tokenizer.max_steps * beats * measures.BEAT))
+        return band.ensemble(songs)
+
+    def _longest(self, chunks: list[Ints]) -> tuple[Ints, Ints]:
+        """Notes and bars of decoded chunks, every chunk as long as the longest."""
+        bounds = np.arange(len(chunks) + 1, dtype=np.int32) * self.tokenizer.max_steps
+        return self.tokenizer.decode_notes(chunks, bounds), bounds
+
+    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
+        """1 - note F1, and 1 - cosine of the pitch classes; every chunk as long as the longest."""
+        x, y = (self._longest(chunks)[0] for chunks in (a, b))
+        alike, other = measures.chroma_similarity(x, y), measures.chroma_similarity(y, x)
+        return [1 - measures.note_f1(x, y), 0.0 if alike is None and other is None else 1 - (alike or 0.0)]
+
+    def join(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
+        """A `symusic.Score`; instruments that are kept, or all of what is the same `again`, have their tracks."""
+        from seqvae.music import piece as midi
+        from seqvae.music import tracks
+
+        notes = self.notes(chunks, like)
+        notes = tracks.keep(notes, like, keep) if keep else notes
+        parts = frozenset(range(midi.DRUMS + 1)) if again else keep
+        line = tracks.named_melody(like) if tracks.MELODY in keep else None
+        return midi.to_score(notes, like.frame, tracks=tracks.homes(notes, like, parts, line))
+
+    def notes(self, chunks: list[Ints], like: Piece) -> Ints:
+        """Notes `(N, 5)` of decoded chunks, each bar as loud as it is in `like`."""
+        from seqvae.music import piece as midi
+
+        notes = self.tokenizer.decode_notes(chunks, like.bounds, self.tokenizer.shift(like))
+        bar = np.clip(np.searchsorted(like.bounds, notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2)
+        home = np.clip(
+            np.searchsorted(like.bounds, like.notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2
+        )
+        total = np.bincount(home, weights=like.notes[:, midi.VELOCITY], minlength=len(like.bounds) - 1)
+        count = np.bincount(home, minlength=len(like.bounds) - 1)
+        usual = total.sum() / count.sum() if count.sum() else 80
+        loud = np.where(count > 0, total / np.maximum(count, 1), usual)
+        velocity = np.clip(np.round(loud[bar]), 1, 127).astype(np.int32)
+        return np.column_stack([notes, velocity])
+
+
+class LineForm:
+    """Sentences and sessions: all there is to say is in the tokens."""
+
+    def __init__(self, tokenizer: TextTokenizer | EventTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def read(self, source: Any) -> str:
+        """A line itself; raises ReadError for anything else, above all for a path, which is no line."""
+        if not isinstance(source, str):
+            kind = "a path" if isinstance(source, Path) else f"a {type(source).__name__}"
+            raise ReadError(str(source)[:80], f"{kind} is no line", "give each line as a str")
+        return source
+
+    def limits(self, piece: str) -> None:
+        """A line may have any length."""
+
+    def blank(self, chunks: int) -> str:
+        """The empty line."""
+        return ""
+
+    def frame(self, chunks: list[Ints]) -> str:
+        """The empty line too."""
+        return ""
+
+    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
+        """A line has no tracks: raises UsageError where one is named."""
+        if names:
+            raise UsageError(f"a line has no track '{names[0]}' to keep; leave it out, it is for music")
+        return frozenset()
+
+    def harmony(self, piece: str) -> None:
+        """A line does not sound."""
+
+    def lean(self, harmony: Floats, strength: float) -> None:
+        """A line does not sound."""
+
+    def ensemble(self, pieces: Iterable[list[Ints]]) -> None:
+        """Nobody plays a line."""
+
+    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
+        """Words to put in, take out or change, as a share of the longer line."""
+        return [text_measures.edit_distance(*(self.tokenizer.decode_text(chunks) for chunks in (a, b)))]
+
+    def join(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset(), again: bool = False) -> str:
+        """The line that the chunks spell."""
+        return self.tokenizer.decode_text(chunks)
+
+
+def form_of(tokenizer: Tokenizer) -> Form:
+    """The form of a tokenizer's kind."""
+    form: Form = _FORMS[tokenizer.kind](tokenizer)
+    return form
+
+
+_FORMS: dict[str, Any] = {"midi": MusicForm, "text": LineForm, "events": LineForm}

@@ -1,0 +1,303 @@
+"""Statistics of an arrangement: one excerpt alone, beside real songs of a style, and beside its original.
+
+Scope: notes `(N, >= 4)` and bars `(C + 1,)` as `midi.Piece` has them; a note belongs to the bar that it begins in, and
+drums are an instrument, program 128. Out of scope: models, files, which songs are measured, and means over songs
+(evaluation/arrangement.py). Plain numpy. Definitions for readers of figures: docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.music import note_metrics as measures
+from seqvae.music import note_statistics
+from seqvae.music.note_metrics import DRUMS, DURATION, ONSET, PITCH, PROGRAM
+from seqvae.music.note_statistics import Statistic, pitched
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+NAN = float("nan")
+HALF_NEW = (0.3, 0.7)
+"""Shares of new notes between which a song counts as half-way."""
+
+
+# --- one excerpt alone ------------------------------------------------------------------------------------------------
+
+
+def _bar(notes: Ints, bounds: Ints) -> NDArray[np.int64]:
+    """The number of the bar in which each note begins, `(N,)`."""
+    return np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
+
+
+def playing(notes: Ints, bounds: Ints) -> Bools:
+    """`(C, 129)`: whether an instrument begins a note in a bar."""
+    found = np.zeros((len(bounds) - 1, DRUMS + 1), bool)
+    bar = _bar(notes, bounds)
+    inside = (bar >= 0) & (bar < len(found))
+    found[bar[inside], notes[inside, PROGRAM]] = True
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else NAN
+
+
+def _jaccard(a: AbstractSet[Hashable], b: AbstractSet[Hashable]) -> float:
+    return len(a & b) / len(a | b)
+
+
+def instruments(notes: Ints, bounds: Ints) -> float:
+    """Number of instruments in the excerpt."""
+    return float(playing(notes, bounds).any(0).sum())
+
+
+def instruments_a_bar(notes: Ints, bounds: Ints) -> float:
+    """Mean number of instruments in a bar, over the bars with notes; nan without notes."""
+    by_bar = playing(notes, bounds).sum(1)
+    return _mean(by_bar[by_bar > 0])
+
+
+def band(notes: Ints, bounds: Ints) -> float:
+    """Jaccard index of the instruments of neighbouring two-bar windows.
+
+    Windows are bars 1 and 2, 3 and 4, and so on. The mean of |A & B| / |A | B| over neighbouring windows of which at
+    least one has notes; nan where there are none.
+    """
+    bars = playing(notes, bounds)
+    windows = [set(np.flatnonzero(bars[at : at + 2].any(0)).tolist()) for at in range(0, len(bars), 2)]
+    return _mean([_jaccard(a, b) for a, b in pairwise(windows) if a | b])
+
+
+def presence(notes: Ints, bounds: Ints) -> float:
+    """Share of the bars that an instrument plays in, a mean over the instruments; nan without notes."""
+    shares = playing(notes, bounds).mean(0)
+    return _mean(shares[shares > 0])
+
+
+def drum_bars(notes: Ints, bounds: Ints) -> float:
+    """Share of bars with drums."""
+    return float(playing(notes, bounds)[:, DRUMS].mean())
+
+
+def drum_switches(notes: Ints, bounds: Ints) -> float:
+    """Share of neighbouring bars of which one has drums and the other none; nan for a single bar."""
+    return _mean(np.diff(playing(notes, bounds)[:, DRUMS].astype(int)) != 0)
+
+
+def kit_repeated(notes: Ints, bounds: Ints) -> float:
+    """Jaccard index of the drum hits of neighbouring bars, a hit being (step in the bar, pitch).
+
+    A mean over neighbouring bars of which at least one has drums: 0 where they begin or stop; nan without drums.
+    """
+    hits = _placed(notes[notes[:, PROGRAM] == DRUMS], bounds, [PITCH])
+    return _mean([_jaccard(a, b) for a, b in pairwise(hits) if a | b])
+
+
+def onsets_repeated(notes: Ints, bounds: Ints) -> float:
+    """Jaccard index of the steps of neighbouring bars at which any note begins.
+
+    A mean over neighbouring bars of which at least one has notes; nan where there are none.
+    """
+    return _mean([_jaccard(a, b) for a, b in pairwise(_placed(notes, bounds, [])) if a | b])
+
+
+def _placed(notes: Ints, bounds: Ints, columns: Sequence[int]) -> list[set[Hashable]]:
+    """For each bar the set of (step in the bar, *columns) of its notes."""
+    return [
+        {(row[ONSET] - int(start), *(row[c] for c in columns)) for row in bar.tolist()}
+        for bar, start in zip(measures.bars(notes, bounds), bounds, strict=False)
+    ]
+
+
+def clashes(notes: Ints, bounds: Ints) -> float:
+    """Share of pairs of pitches that sound together a semitone apart, octaves between them not counted.
+
+    Pairs of different pitches that sound at a step where a pitched note begins, all such steps together; a pair clashes
+    where the higher pitch less the lower one is 1 modulo 12. 0 where no two pitches sound together, nan without notes.
+    """
+    heard = pitched(notes)
+    if not len(heard):
+        return NAN
+    sounds = sounding(heard, np.unique(heard[:, ONSET]))
+    count = sounds.sum(1)
+    pairs = int((count * (count - 1) // 2).sum())
+    close = sum(int((sounds[:, apart:] & sounds[:, :-apart]).sum()) for apart in range(1, 128, 12))
+    return close / pairs if pairs else 0.0
+
+
+def sounding(notes: Ints, steps: Ints) -> Bools:
+    """`(len(steps), 128)`: whether a pitch sounds at a step, drums left out."""
+    heard = pitched(notes)
+    out = np.zeros((len(steps), 128), bool)
+    first = np.searchsorted(steps, heard[:, ONSET])
+    last = np.searchsorted(steps, heard[:, ONSET] + heard[:, DURATION])
+    for a, b, pitch in zip(first.tolist(), last.tolist(), heard[:, PITCH].tolist(), strict=True):
+        out[a:b, pitch] = True
+    return out
+
+
+def chroma_repeated(notes: Ints, bounds: Ints) -> float:
+    """`measures.chroma_similarity` of neighbouring bars, a mean over those of which both have pitched notes."""
+    heard = measures.bars(pitched(notes), bounds)
+    return _mean([measures.chroma_similarity(a, b) or 0.0 for a, b in pairwise(heard) if len(a) and len(b)])
+
+
+def low_pitch(notes: Ints, bounds: Ints) -> float:
+    """5th percentile of the pitches of notes, drums left out; nan without notes."""
+    return float(np.percentile(x, 5)) if len(x := pitched(notes)[:, PITCH]) else NAN
+
+
+def high_pitch(notes: Ints, bounds: Ints) -> float:
+    """95th percentile of the pitches of notes, drums left out; nan without notes."""
+    return float(np.percentile(x, 95)) if len(x := pitched(notes)[:, PITCH]) else NAN
+
+
+STATISTICS: dict[str, Statistic] = {
+    "instruments": instruments,
+    "instruments a bar": instruments_a_bar,
+    "band": band,
+    "bars an instrument plays in": presence,
+    "bars with drums": drum_bars,
+    "drum switches": drum_switches,
+    "kit repeated": kit_repeated,
+    "notes a bar": note_statistics.note_count,
+    "onsets repeated": onsets_repeated,
+    "semitone clashes": clashes,
+    "chroma repeated": chroma_repeated,
+    "5th percentile of pitch": low_pitch,
+    "95th percentile of pitch": high_pitch,
+}
+"""The 13 statistics by which an arrangement is compared with real songs of a style."""
+
+
+def statistics(notes: Ints, bounds: Ints) -> Floats:
+    """`(13,)` in the order of STATISTICS; nan where there is nothing to measure."""
+    return np.array([figure(notes, bounds) for figure in STATISTICS.values()])
+
+
+# --- beside real songs of a style -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where the middle 80 % of real songs lie in each statistic."""
+
+    low: Floats
+    """`(K,)`: 10th percentiles over the songs that have the statistic, infinity where fewer than 10 % have it."""
+    high: Floats
+    """`(K,)`: 90th percentiles, minus infinity likewise."""
+    absent: Bools
+    """`(K,)`: whether at least 10 % of the songs do not have the statistic (nan)."""
+
+    @classmethod
+    def of(cls, rows: Floats) -> Range:
+        """The range of songs `(N, K)`."""
+        missing = np.isnan(rows).mean(0)
+        low, high = np.full(rows.shape[1], np.inf), np.full(rows.shape[1], -np.inf)
+        known = missing <= 0.9
+        low[known], high[known] = np.nanpercentile(rows[:, known], [10, 90], axis=0)
+        return cls(low, high, missing >= 0.1)
+
+    def inside(self, row: Floats) -> Bools:
+        """`(K,)`: low <= statistic <= high; for a statistic that is nan, whether that is common in real songs too."""
+        return np.where(np.isnan(row), self.absent, (self.low <= row) & (row <= self.high))
+
+
+# --- beside its original ----------------------------------------------------------------------------------------------
+
+
+def _keys(notes: Ints) -> set[tuple[int, int]]:
+    """(onset, pitch) of the pitched notes."""
+    return set(map(tuple, pitched(notes)[:, [ONSET, PITCH]].tolist()))
+
+
+def top_line_there(original: Ints, other: Ints, line: Ints | None = None) -> float:
+    """Share of the original's top line (`measures.skyline`) that has a note of its onset and pitch in the other.
+
+    On any instrument but drums; nan for an original without pitched notes. A `line` that is known as the original's
+    melody (`tracks.named_melody`) counts instead, here and below.
+    """
+    there = _keys(other)
+    return _mean([key in there for key in _keys(measures.skyline(original) if line is None else line)])
+
+
+def top_line_heard(original: Ints, other: Ints, line: Ints | None = None) -> float:
+    """Share of what is heard as the original's top line that is heard as the other's.
+
+    A note of the top line is heard as such where nothing higher sounds at its onset. Counted are those of the original;
+    found, where the other has a note of this onset and pitch and nothing higher sounds; nan without such notes. Of a
+    `line` all notes are counted.
+    """
+    top = measures.skyline(original) if line is None else line
+    steps, pitch = top[:, ONSET], top[:, PITCH]  # each onset once, in order
+    before, after = (_highest(notes, steps) == pitch for notes in (original, other))
+    before |= line is not None
+    found = _keys(other)
+    there = np.array([key in found for key in map(tuple, top[:, [ONSET, PITCH]].tolist())], bool)
+    return _mean((after & there)[before])
+
+
+def _highest(notes: Ints, steps: Ints) -> NDArray[np.int64]:
+    """The highest pitch that sounds at each step, -1 for silence."""
+    sounds = sounding(notes, steps)
+    return np.where(sounds.any(1), 127 - sounds[:, ::-1].argmax(1), -1)
+
+
+def new_notes(original: Ints, other: Ints) -> float:
+    """Share of the other's notes that the original has not, equal where onset, pitch and drums or not are.
+
+    The same note on another instrument is not new. nan where the other has no notes.
+    """
+    known, notes = ({(o, p, g == DRUMS) for o, _, p, g in x[:, :4].tolist()} for x in (original, other))
+    return len(notes - known) / len(notes) if notes else NAN
+
+
+def bass_agreement(original: Ints, other: Ints, bounds: Ints) -> float:
+    """Share of half bars at which the lowest pitch that sounds has the original's pitch class.
+
+    At the beginning of each bar and, where it is longer, two beats later. Places where nothing sounds in the original
+    do not count; where nothing sounds in the other it does not agree. nan where no place counts.
+    """
+    starts = bounds[:-1]
+    later = starts + 2 * measures.BEAT
+    places = np.unique(np.concatenate([starts, later[later < bounds[1:]]]))
+    lowest = []
+    for notes in (original, other):
+        sounds = sounding(notes, places)
+        lowest.append(np.where(sounds.any(1), sounds.argmax(1) % 12, -1))
+    return _mean((lowest[0] == lowest[1])[lowest[0] >= 0])
+
+
+def accompaniment(notes: Ints, original: Ints, line: Ints | None = None) -> Ints:
+    """The pitched notes that do not coincide with the original's tune in onset and pitch.
+
+    The tune is the original's top line, and the top line of the instrument that is most often highest: whatever a rule
+    copies when it keeps the melody; and a `line` that is known as it.
+    """
+    top = measures.skyline(original)
+    programs, counts = np.unique(top[:, PROGRAM], return_counts=True)
+    tune = _keys(top) | (_keys(measures.line(original, int(programs[counts.argmax()]), True)) if len(top) else set())
+    tune |= set() if line is None else _keys(line)
+    heard = pitched(notes)
+    found: Ints = heard[[key not in tune for key in map(tuple, heard[:, [ONSET, PITCH]].tolist())]]
+    return found
+
+
+def chroma_kept(original: Ints, other: Ints, bounds: Ints, line: Ints | None = None) -> float:
+    """`measures.chroma_similarity` of the accompaniment, bar by bar; a mean over bars in which the original has one."""
+    a, b = (measures.bars(accompaniment(notes, original, line), bounds) for notes in (original, other))
+    values = [measures.chroma_similarity(x, y) for x, y in zip(a, b, strict=True)]
+    return _mean([value for value in values if value is not None])
+
+
+def notes_kept(original: Ints, other: Ints, line: Ints | None = None) -> float:
+    """Share of the original's accompaniment that has a note of its onset and pitch in the other; nan without one."""
+    there = _keys(other)
+    return _mean([key in there for key in _keys(accompaniment(original, original, line))])

@@ -1,0 +1,332 @@
+"""One band a song: which instruments play, and what the kit does in every bar, chosen once for the whole song.
+
+Scope: notes `(N, >= 4)` and bars `(C + 1,)` as `midi.Piece` has them, and aggregates over the songs of a style. Out of
+scope: tokens, models and files. Plain numpy.
+
+A segment is decoded from its own latent vector and knows nothing of its neighbours. The band is what the song says as a
+whole; a blend is the product of both (Hinton 2002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.music import arrangement
+from seqvae.music import note_metrics as measures
+from seqvae.music.note_metrics import BEAT, DRUMS, DURATION, ONSET, PITCH, PROGRAM
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+STEPS = 4 * BEAT  # of a bar of 4/4
+MOST = 7  # instruments of a band
+FAMILY = 8  # General MIDI's programs come in families of eight
+BASS = 4  # the family of basses
+A_FAMILY = 2  # instruments of one family at most
+KIN = 0.5  # of what is said of a family counts for each of its instruments
+DRUMS_STAY = 0.75
+MANY = 4.0  # times the share of a program among those that the decoder tells of: as if it played in all bars
+PERCENTILES = (10, 50, 90)
+FEW = 8  # songs with drums: of fewer the hits are not kept, for they would be those of single songs
+SOLO = 0.25  # of the tune, from which an instrument that is not the lead keeps what it has of it
+OFTEN, SELDOM = 0.4, 0.1  # of the bars with drums
+RARELY = 0.25  # of the bars with notes
+PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
+LOWEST = 28  # E1: no instrument of a band is pushed lower
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Who plays in the songs of a style: means and percentiles over songs, nothing of a single one."""
+
+    programs: Floats
+    """`(129,)`: share of the bars with notes in which a program plays, drums last."""
+    hits: Floats
+    """`(48, 128)`: share of the bars with drums that have a hit at a step, on a pitch; songs with drums alone."""
+    size: Floats
+    """`(3,)`: PERCENTILES of the number of instruments."""
+    notes: Floats
+    """`(3,)`: PERCENTILES of `density`."""
+
+
+def mixed(parts: Sequence[tuple[Ensemble, float]]) -> Ensemble:
+    """A mean of ensembles with weights that add up to 1."""
+    names = [part.name for part in fields(Ensemble)]
+    return Ensemble(**{name: np.sum([weight * getattr(one, name) for one, weight in parts], axis=0) for name in names})
+
+
+def presence(notes: Ints, bounds: Ints) -> Floats:
+    """`(129,)`: share of the bars with notes in which a program plays; 0 without notes."""
+    playing = arrangement.playing(notes, bounds)
+    filled = playing.any(1)
+    return playing[filled].mean(0) if filled.any() else np.zeros(DRUMS + 1)
+
+
+def sounding_bars(notes: Ints, bounds: Ints) -> float:
+    """How long the bars with notes are together, in bars of 4/4."""
+    return float(np.diff(bounds)[arrangement.playing(notes, bounds).any(1)].sum()) / STEPS
+
+
+def density(notes: Ints, bounds: Ints) -> float:
+    """Notes in four beats, over the bars with notes; 0 without notes."""
+    return len(notes) / sounding_bars(notes, bounds) if len(notes) else 0.0
+
+
+def hits(notes: Ints, bounds: Ints) -> Floats:
+    """`(48, 128)`: share of the bars with drums that have a hit at a step, on a pitch; 0 without drums."""
+    drums = notes[notes[:, PROGRAM] == DRUMS]
+    bar = np.searchsorted(bounds, drums[:, ONSET], side="right") - 1
+    inside = (bar >= 0) & (bar < len(bounds) - 1)
+    drums, bar = drums[inside], bar[inside]
+    step = drums[:, ONSET] - bounds[bar]
+    found = np.unique(np.stack([bar, step, drums[:, PITCH]], 1)[step < STEPS], axis=0)
+    out = np.zeros((STEPS, 128))
+    np.add.at(out, (found[:, 1], found[:, 2]), 1.0)
+    return out / max(1, len(np.unique(bar)))
+
+
+def ensemble(songs: Iterable[tuple[Ints, Ints]]) -> Ensemble:
+    """The ensemble of songs (notes, bounds) without those that have no notes."""
+    rows = [(notes, bounds) for notes, bounds in songs if len(notes)]
+    if not rows:
+        return Ensemble(np.zeros(DRUMS + 1), np.zeros((STEPS, 128)), np.zeros(3), np.zeros(3))
+    shares = np.stack([presence(*row) for row in rows])
+    kits = [hits(*row) for row in rows if (row[0][:, PROGRAM] == DRUMS).any()]
+    return Ensemble(
+        shares.mean(0),
+        np.mean(kits, axis=0) if len(kits) >= FEW else np.zeros((STEPS, 128)),
+        np.percentile((shares > 0).sum(1), PERCENTILES),
+        np.percentile([density(*row) for row in rows], PERCENTILES),
+    )
+
+
+def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = None) -> list[int]:
+    """The programs of the band between a song's `presence (129,)` and a style: instruments leave and enter by amount.
+
+    A share 1 - amount of them are what is most present in the song, the others what is most present in the style, where
+    its songs and, if given, the decoder's shares of programs `told (129,)` count: a geometric mean. Drums and bass are
+    those of the nearer of the two; half-way there are the style's drums, and a bass where either has one. At most MOST,
+    A_FAMILY of a family and one bass.
+    """
+    near = min(1.0, max(0.0, amount))
+    families = np.add.reduceat(style.programs[:DRUMS], np.arange(0, DRUMS, FAMILY))
+    likely = style.programs[:DRUMS] + KIN * (families.repeat(FAMILY) - style.programs[:DRUMS])
+    likely = np.where(style.programs[:DRUMS] > 0, likely, 0.0)
+    if told is not None:
+        likely = np.sqrt(likely * np.minimum(1.0, MANY * told[:DRUMS]))
+    score = (1 - near) * song[:DRUMS] + near * likely
+    basses = np.arange(DRUMS) // FAMILY == BASS
+    drums = bool(style.programs[DRUMS] >= 0.5 if near >= 0.5 else song[DRUMS] > 0)
+    bass = bool((near >= 0.5 and families[BASS] >= 0.5) or (near <= 0.5 and (song[:DRUMS] * basses).any()))
+    size = round((1 - near) * (song > 0).sum() + near * style.size[1])
+    left = int(np.clip(size - drums, 1, MOST - drums))
+    chosen = [int((score * basses).argmax())] if bass and left > 1 and (score * basses).any() else []
+    seats = len(chosen) + int((1 - near) * (left - len(chosen)) + 0.5)  # of the song's instruments
+    alone = A_FAMILY if near == 1 else 1  # who enters beside the song's instruments is of another family
+    for ranks, most, family in ((song[:DRUMS], seats, A_FAMILY), (likely, left, alone), (score, left, A_FAMILY)):
+        for program in np.argsort(-ranks, kind="stable").tolist():
+            if ranks[program] <= 0 or len(chosen) >= most:
+                break
+            kin = [p for p in chosen if p // FAMILY == program // FAMILY]
+            if program not in chosen and len(kin) < (1 if basses[program] else family):
+                chosen.append(program)
+    return sorted(chosen) + [DRUMS] * bool(drums)
+
+
+# --- notes ------------------------------------------------------------------------------------------------------------
+
+
+def tune(notes: Ints) -> Ints:
+    """What is heard as the top of `notes (N, >= 4)`: of each onset the highest note, where nothing higher sounds."""
+    top = measures.skyline(notes)
+    sounds = arrangement.sounding(notes, top[:, ONSET])
+    highest = 127 - sounds[:, ::-1].argmax(1)
+    found: Ints = top[highest == top[:, PITCH]]
+    return found
+
+
+def players(line: Ints, programs: Sequence[int], song: Floats) -> Ints:
+    """The `line (N, >= 4)` with instruments of the band `programs`: its own where they are in it, else the nearest.
+
+    The nearest is of the same family, or what plays most of the `song (129,)`, or the first that is no bass.
+    """
+    pitched = [p for p in programs if p != DRUMS]
+    played = line.copy()
+    for program in np.unique(line[:, PROGRAM]).tolist():
+        if program in pitched or not pitched:
+            continue
+        kin = [p for p in pitched if p // FAMILY == program // FAMILY]
+        free = [p for p in pitched if p // FAMILY != BASS] or pitched
+        played[line[:, PROGRAM] == program, PROGRAM] = (kin or sorted(free, key=lambda p: -song[p]))[0]
+    return played
+
+
+def under(notes: Ints, line: Ints) -> Ints:
+    """`notes (N, >= 4)` that leave the `line` on top: by octaves lower while it sounds, and ended where it begins.
+
+    While it rests nothing goes higher than its highest note. Drums stay. What would come below LOWEST is left out.
+    """
+    if not len(line):
+        return notes
+    order = line[np.argsort(line[:, ONSET], kind="stable")]
+    starts = order[:, ONSET]
+    last = np.searchsorted(starts, notes[:, ONSET], side="right") - 1
+    held = (last >= 0) & (order[last, ONSET] + order[last, DURATION] > notes[:, ONSET])
+    roof = np.where(held, order[last, PITCH], order[:, PITCH].max() + 1)
+    drums = notes[:, PROGRAM] == DRUMS
+    above = np.where(drums, 0, np.maximum(0, -(-(notes[:, PITCH] - roof + 1) // 12)))
+    out = notes.copy()
+    out[:, PITCH] -= (12 * above).astype(np.int32)
+    for i in np.flatnonzero(~drums).tolist():  # a note of the line that begins under one that sounds ends it
+        begin = int(notes[i, ONSET])
+        some = slice(last[i] + 1, np.searchsorted(starts, begin + notes[i, DURATION]))
+        lower = np.flatnonzero(order[some, PITCH] <= out[i, PITCH])
+        if len(lower):
+            out[i, DURATION] = starts[some][lower[0]] - begin
+    found: Ints = out[(out[:, PITCH] >= LOWEST) | drums]
+    return found
+
+
+def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
+    """About `most` of `notes (N, >= 4)`: of every instrument the same share, what is rarest in its bars leaving first.
+
+    Notes of an instrument at one step of the bar stay or leave together: first leaves where it begins something in the
+    fewest bars, then what is off the beat. Of drums it is all hits of one pitch on beats, on half beats, or between:
+    what is farthest from the beat leaves first, cymbals before snare and kick, so that no bar ends early.
+    """
+    if len(notes) <= max(0.0, most):
+        return notes
+    share = max(0.0, most) / len(notes)
+    step = notes[:, ONSET] - bounds[np.searchsorted(bounds, notes[:, ONSET], side="right") - 1]
+    level = 1 * (step % BEAT != 0) + (step % (BEAT // 2) != 0)
+    stays = np.zeros(len(notes), bool)
+    for program in np.unique(notes[:, PROGRAM]).tolist():
+        mine = np.flatnonzero(notes[:, PROGRAM] == program)
+        if program == DRUMS:
+            keys, wanted = level[mine] * 128 + notes[mine, PITCH], share**DRUMS_STAY
+        else:
+            often = np.bincount(step[mine])[step[mine]]
+            keys, wanted = (-often * 3 + level[mine]) * STEPS + step[mine], share
+        _, group, count = np.unique(keys, return_inverse=True, return_counts=True)
+        ends = np.append(0, np.cumsum(count))
+        stays[mine[group < np.abs(ends - wanted * len(mine)).argmin()]] = True
+    return notes[stays]
+
+
+def grooved(drums: Ints, bounds: Ints) -> Ints:
+    """`drums (N, 5)` of one song with one pattern: hits in OFTEN of the bars are in all, those in few in none.
+
+    A hit is a step of the bar and a pitch; few is less than SELDOM of the bars.
+    """
+    if not len(drums):
+        return drums
+    bar = np.searchsorted(bounds, drums[:, ONSET], side="right") - 1
+    bars = np.unique(bar)
+    keys = (drums[:, ONSET] - bounds[bar]) * 128 + drums[:, PITCH]
+    hit, at, count = np.unique(keys, return_inverse=True, return_counts=True)
+    always = hit[count >= OFTEN * len(bars)]
+    home, step = np.repeat(bars, len(always)), np.tile(always // 128, len(bars))
+    filled = np.repeat(drums[:1], len(home), axis=0)
+    filled[:, ONSET], filled[:, PITCH] = bounds[home] + step, np.tile(always % 128, len(bars))
+    filled = filled[step < np.diff(bounds)[home]]
+    found = np.concatenate([drums[count[at] >= SELDOM * len(bars)], filled])
+    _, first = np.unique(_key(found), return_index=True)
+    return found[np.sort(first)]
+
+
+def whole_parts(song: Ints, bounds: Ints, programs: Sequence[int], most: float, amount: float) -> list[int]:
+    """The parts of the song, instruments of the band `programs`, that stay as they are: the most present first.
+
+    As many as come nearest to the song's share 1 - amount of `most` notes a bar; up to half-way one at least. Drums
+    stay below half-way. One instrument at least is left to be written.
+    """
+    near = min(1.0, max(0.0, amount))
+    shares, counts = presence(song, bounds), np.bincount(song[:, PROGRAM], minlength=DRUMS + 1)
+    budget = (1 - near) * most * sounding_bars(song, bounds)
+    stay = [DRUMS] if DRUMS in programs and near < 0.5 and counts[DRUMS] else []
+    held = float(counts[stay].sum())
+    for program in sorted((p for p in programs if p != DRUMS), key=lambda p: -shares[p]):
+        first = near <= 0.5 and not set(stay) - {DRUMS}
+        fits = first or held + counts[program] / 2 < budget
+        if counts[program] and fits and len(stay) < len(programs) - 1:
+            stay.append(program)
+            held += float(counts[program])
+    return sorted(stay)
+
+
+def voice(line: Ints, programs: Sequence[int], whole: Sequence[int], song: Floats) -> Ints:
+    """The `line (N, >= 4)` as `players` have it: one lead, and who has SOLO of it or a part that is `whole`."""
+    counts = np.bincount(line[:, PROGRAM], minlength=DRUMS)
+    few = ~np.isin(line[:, PROGRAM], whole) & (counts[line[:, PROGRAM]] < SOLO * len(line))
+    led = line.copy()
+    led[few, PROGRAM] = counts.argmax()
+    return players(led, programs, song)
+
+
+def settled(notes: Ints, bounds: Ints) -> Ints:
+    """`notes (N, >= 4)` without what comes and goes: an instrument's bars that stand alone, and who plays RARELY.
+
+    A bar stands alone where the instrument begins nothing in the bars before and after.
+    """
+    playing = np.pad(arrangement.playing(notes, bounds), ((1, 1), (0, 0)))
+    stays = playing[1:-1] & (playing[:-2] | playing[2:])
+    filled = np.count_nonzero(playing.any(1))
+    stays &= stays.sum(0) >= RARELY * filled
+    bar = np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
+    found: Ints = notes[stays[bar, notes[:, PROGRAM]]]
+    return found
+
+
+def arranged(
+    written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints,
+    whole: Sequence[int] = (),
+) -> Ints:  # fmt: skip
+    """What the decoder has `written (N, 5)` below the `line (L, 5)` and beside the parts that stay `whole`.
+
+    Of what is written the bass stays whole; drums and the others are thinned to `most` notes a bar, though not below
+    `fresh` of all notes, and instruments of which less than PART would be left are left out.
+    """
+    parts = song[np.isin(song[:, PROGRAM], list(whole))]
+    free = np.isin(_place(parts), _place(line)) | (parts[:, PITCH] < LOWEST)
+    parts = np.concatenate([parts[free], under(parts[~free], line)])  # a melody that is named may lie below the top
+    stands = np.concatenate([line, parts[~np.isin(_key(parts), _key(line))]])
+    written = under(written, line)
+    new = written[~np.isin(_key(written), _key(stands)) & ~np.isin(written[:, PROGRAM], list(whole))]
+    room = most * sounding_bars(song, bounds) - len(stands)
+    if fresh < 1:
+        room = max(room, len(stands) * fresh / (1 - fresh))
+    low = new[:, PROGRAM] // FAMILY == BASS
+    bass, rest = new[low], settled(new[~low], bounds)
+    drums = rest[:, PROGRAM] == DRUMS
+    rest = np.concatenate([rest[~drums], grooved(rest[drums], bounds)])
+    room -= len(bass)
+    others = [p for p in programs if p in rest[:, PROGRAM] and p != DRUMS]
+    order = sorted(others, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))
+    while len(order) > 1 and room < PART * len(rest):
+        rest = rest[rest[:, PROGRAM] != order.pop(0)]
+    notes = np.concatenate([stands, bass, thinned(rest, bounds, room)])
+    _, first = np.unique(_key(notes), return_index=True)
+    found: Ints = notes[np.sort(first)]
+    return found
+
+
+def _place(notes: Ints) -> NDArray[np.int64]:
+    """A number for onset, pitch, and whether it is a drum."""
+    at: NDArray[np.int64] = notes[:, ONSET].astype(np.int64) * 128 + notes[:, PITCH]
+    found: NDArray[np.int64] = at * 2 + (notes[:, PROGRAM] == DRUMS)
+    return found
+
+
+def _key(notes: Ints) -> NDArray[np.int64]:
+    """A number for onset, pitch and program."""
+    at: NDArray[np.int64] = notes[:, ONSET].astype(np.int64) * 128 + notes[:, PITCH]
+    found: NDArray[np.int64] = at * (DRUMS + 1) + notes[:, PROGRAM]
+    return found
+
+
+def between(song: Ints, bounds: Ints, style: Ensemble, amount: float) -> float:
+    """The density between a song and a style: their geometric mean, weighed by the amount from 0 to 1."""
+    return float(density(song, bounds) ** (1 - amount) * style.notes[1] ** amount)

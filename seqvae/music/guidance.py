@@ -1,0 +1,116 @@
+"""What one band says to the decoder of a bar: which instruments enter, which must play, and what the kit hits.
+
+Scope: weights of tokens in the music vocabulary (`protocols.Lean`). Out of scope: how a band is chosen (music/band.py),
+and how probabilities are multiplied (nn/sampling.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.music.note_metrics import BEAT
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.protocols import EOS, Lean
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Logs = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+DRUMS = 128
+ENTER = 2.0  # log weight of an instrument of the band, against going on with the one before
+NEVER = -60.0  # log weight of an instrument that is not in the band
+KIT = 2.0  # power of the shares of drum hits
+RARE = 0.03  # added to them
+USUAL = 0.5  # the share of a hit that weighs as much as an end
+BEATS = 0.25  # share of a hit from which the kit does not pass over a beat
+REGISTER = 1.0  # log weight a semitone of a bass note farther than REACH from where the bass plays
+REACH = 6  # semitones: of an octave each pitch class comes once
+BASSES = range(32, 40)  # General MIDI's family
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one song says of all its bars."""
+
+    programs: Sequence[int]
+    """The band."""
+    due: Sequence[int]
+    """Those of the band that play in every bar that is full."""
+    hits: Floats | None = None
+    """`(48, 128)`: shares of bars with a drum hit, by step and pitch; None where the kit is left to the decoder."""
+    middle: float | None = None
+    """The pitch around which a bass plays; None where it is left to the decoder."""
+    low: int | None = None
+    """Who plays the bass: one of `programs`; None where nobody has to."""
+
+
+def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes: Bools | None = None) -> Lean:
+    """Weights of all tokens for rows of which some are `full (N,)`.
+
+    Instruments outside the band never enter, those in it weigh e^ENTER; what is due is neither passed over nor left out
+    at the end. A drum hit weighs ((share + RARE) / (USUAL + RARE)) ** KIT. In rows that are full, drums do not pass
+    over a beat with a hit in BEATS of the bars, and the bass none at which the harmony `changes (N, B)`. A note of the
+    bass farther than REACH from `plan.middle` loses REGISTER a semitone; where another instrument plays the bass, that
+    is its lowest note at each of these beats.
+    """
+    programs, positions, drums = (tokenizer.ids(kind) for kind in ("program", "position", "drum"))
+    size, steps = tokenizer.vocab_size, tokenizer.max_steps
+    columns = np.arange(size, dtype=np.int32)
+    entering = np.zeros(size, np.float32)
+    entering[programs] = NEVER
+    entering[programs[list(plan.programs)]] = ENTER
+    late = np.zeros((DRUMS + 2, size), np.float32)  # by the last program + 1
+    for program in plan.due:
+        late[: program + 1, programs[program + 1 :]] = NEVER
+        late[: program + 1, EOS] = NEVER
+    kit = np.zeros((steps + 1, size), np.float32)  # by the last position + 1
+    if plan.hits is not None:
+        shares = np.zeros((steps, len(drums)))
+        shares[: len(plan.hits)] = plan.hits[:steps]
+        weights = KIT * np.log((shares + RARE) / (USUAL + RARE))
+        kit[:, positions] = weights.max(1)
+        kit[1:, drums] = weights
+    register = np.zeros(128, np.float32)
+    if plan.middle is not None:
+        register -= REGISTER * np.maximum(0, np.abs(np.arange(128) - plan.middle) - REACH)
+    beats = np.zeros((2, len(full), steps), bool)  # at which a bass, and drums, begin something
+    if changes is not None:
+        beats[0, :, : changes.shape[1] * BEAT : BEAT] = changes & full[:, None]
+    if plan.hits is not None:
+        beats[1, :, : len(plan.hits) : BEAT] = (plan.hits[::BEAT].max(1) >= BEATS) & full[:, None]
+    following = [_following(x) for x in beats]
+    pitches, places, carries = tokenizer.ids("pitch"), np.arange(steps), plan.low in BASSES
+
+    def weigh(rows: Longs, state: Ints) -> tuple[Ints, Logs]:
+        program, position = state[:, 1], state[:, 2]
+        weights = entering + np.where(full[rows, None], late[program + 1], np.float32(0))
+        on = program == DRUMS
+        weights[on] += kit[position[on] + 1]
+        low = program == plan.low
+        near = low if carries else low & (state[:, 3] < 0) & (position >= 0)
+        if not carries:
+            near &= beats[0][rows, np.maximum(position, 0)]
+        weights[np.ix_(near, pitches)] += register
+        for some, after in zip((low, on), following, strict=True):
+            due = after[rows[some], position[some] + 1]
+            mine = weights[some]
+            mine[:, positions] += np.where(places > due[:, None], np.float32(NEVER), np.float32(0))
+            mine[np.ix_(due < steps, [EOS, *programs])] += NEVER
+            weights[some] = mine
+        return columns, weights
+
+    return weigh
+
+
+def _following(due: Bools) -> Longs:
+    """`(N, S + 1)`: by the last step + 1, the next of the steps that are `due (N, S)`, S where there is none."""
+    count, steps = due.shape
+    out = np.full((count, steps + 1), steps)
+    for step in reversed(range(steps)):
+        out[:, step] = np.where(due[:, step], step, out[:, step + 1])
+    return out

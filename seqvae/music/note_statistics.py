@@ -1,0 +1,133 @@
+"""What one stretch of music is like, in single numbers that other papers use too. Plain numpy.
+
+Knows: notes `(N, >= 4)` as `midi.Piece` has them, and bars. Refuses to know: models, files, and how sets of such
+numbers are compared (evaluation/statistics.py). Formulas and papers: docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.music.note_metrics import BEAT, DRUMS, DURATION, ONSET, PITCH, PROGRAM
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Statistic = Callable[[Ints, Ints], float]
+POSITIONS = 48  # of a bar at most
+
+
+def pitched(notes: Ints) -> Ints:
+    """The notes that are not drums."""
+    found: Ints = notes[notes[:, PROGRAM] != DRUMS]
+    return found
+
+
+def pitch_count(notes: Ints, bounds: Ints) -> float:
+    """How many different pitches there are (Yang and Lerch 2020)."""
+    return float(len(np.unique(pitched(notes)[:, PITCH])))
+
+
+def note_count(notes: Ints, bounds: Ints) -> float:
+    """Notes a bar, drums among them (Yang and Lerch 2020)."""
+    return len(notes) / (len(bounds) - 1)
+
+
+def pitch_range(notes: Ints, bounds: Ints) -> float:
+    """Semitones from the lowest to the highest pitch (Yang and Lerch 2020); nan without notes."""
+    pitches = pitched(notes)[:, PITCH]
+    return float(np.ptp(pitches)) if len(pitches) else float("nan")
+
+
+def pitch_interval(notes: Ints, bounds: Ints) -> float:
+    """Mean of |semitones| from the highest note of an onset to that of the next (Yang and Lerch 2020)."""
+    heard = pitched(notes)
+    starts, at = np.unique(heard[:, ONSET], return_inverse=True)
+    if len(starts) < 2:
+        return float("nan")
+    top = np.zeros(len(starts), np.int64)
+    np.maximum.at(top, at, heard[:, PITCH])
+    return float(np.abs(np.diff(top)).mean())
+
+
+def inter_onset_interval(notes: Ints, bounds: Ints) -> float:
+    """Mean beats from one onset to the next, notes that begin together counted once (Yang and Lerch 2020)."""
+    starts = np.unique(pitched(notes)[:, ONSET])
+    return float(np.diff(starts).mean() / BEAT) if len(starts) > 1 else float("nan")
+
+
+def note_length(notes: Ints, bounds: Ints) -> float:
+    """Mean beats a note lasts: the mean of Yang and Lerch's (2020) histogram of lengths."""
+    heard = pitched(notes)
+    return float(heard[:, DURATION].mean() / BEAT) if len(heard) else float("nan")
+
+
+def polyphony(notes: Ints, bounds: Ints) -> float:
+    """Mean number of notes that sound, over the steps in which any does (Dong et al. 2020)."""
+    heard = pitched(notes)
+    if not len(heard):
+        return float("nan")
+    change = np.zeros(int((heard[:, ONSET] + heard[:, DURATION]).max()) + 1, np.int64)
+    np.add.at(change, heard[:, ONSET], 1)
+    np.add.at(change, heard[:, ONSET] + heard[:, DURATION], -1)
+    sounding = np.cumsum(change)
+    return float(sounding[sounding > 0].mean())
+
+
+def pitch_class_entropy(notes: Ints, bounds: Ints, window: int | None = None) -> float:
+    """H = -sum h log2 h in bits, h the share of onsets of each pitch class (Wu and Yang 2020).
+
+    The mean over all windows of `window` bars that hold a note; without one, of the whole stretch. nan without notes.
+    """
+    heard = pitched(notes)
+    count = len(bounds) - 1
+    window = min(window or count, count)
+    bar = np.searchsorted(bounds, heard[:, ONSET], side="right") - 1
+    by_bar = np.zeros((count, 12))
+    inside = (bar >= 0) & (bar < count)
+    np.add.at(by_bar, (bar[inside], heard[inside, PITCH] % 12), 1)
+    sums = np.concatenate([np.zeros((1, 12)), np.cumsum(by_bar, 0)])
+    histograms = sums[window:] - sums[:-window]
+    totals = histograms.sum(1, keepdims=True)
+    shares = (histograms / np.maximum(totals, 1))[totals[:, 0] > 0]
+    if not len(shares):
+        return float("nan")
+    return float(-(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1).mean())
+
+
+def grooving_similarity(notes: Ints, bounds: Ints) -> float:
+    """How alike the bars of one piece are in where something begins (Wu and Yang 2020); nan for a single bar.
+
+    GS = mean over all pairs of bars of 1 - (1 / Q) sum_i XOR(g_i, g'_i), with Q = 48 positions (they have 64).
+    """
+    count = len(bounds) - 1
+    if count < 2:
+        return float("nan")
+    bar = np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
+    inside = (bar >= 0) & (bar < count)
+    begins = np.zeros((count, POSITIONS))
+    begins[bar[inside], notes[inside, ONSET] - bounds[bar[inside]]] = 1
+    each = begins.sum(1)
+    differ = each[:, None] + each[None] - 2 * begins @ begins.T
+    upper = np.triu_indices(count, 1)
+    return float(1 - (differ[upper] / POSITIONS).mean())
+
+
+STATISTICS: dict[str, Statistic] = {
+    "pitch count": pitch_count,
+    "note count": note_count,
+    "pitch-class entropy": pitch_class_entropy,
+    "pitch range": pitch_range,
+    "pitch interval": pitch_interval,
+    "inter-onset interval": inter_onset_interval,
+    "note length": note_length,
+    "polyphony": polyphony,
+}
+"""The eight that samples and real music are compared by, each one number a stretch."""
+
+
+def statistics(notes: Ints, bounds: Ints) -> list[float]:
+    """The eight numbers of a stretch in the order of STATISTICS; nan where there is nothing to measure."""
+    return [figure(notes, bounds) for figure in STATISTICS.values()]

@@ -1,0 +1,495 @@
+"""Music in and out: whatever holds notes becomes a `Piece` on a grid of twelve steps a beat, and notes become a file.
+
+Knows the limits of a piece, the grid and the bars on it, and how to write a file whole or not at all.
+Refuses to know folders, caches and song titles (`collection`), music21's streams (`notation`), tokens and models.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from symusic.core import (
+    KeySignatureTick,
+    NoteTickList,
+    ScoreQuarter,
+    ScoreSecond,
+    ScoreTick,
+    TempoTick,
+    TimeSignatureTick,
+    TrackTick,
+)
+
+from seqvae.errors import ReadError, SeqVAEError
+from seqvae.io import files
+from seqvae.music import midi_bytes, track_events
+from seqvae.music.track_events import Tracks
+
+STEPS_PER_BEAT = 12
+"""Steps in a quarter note: thirds and quarters of a beat are whole."""
+MAX_CHUNK_STEPS = 48
+"""The longest chunk, one bar of 4/4; a longer bar is cut on its beats."""
+DRUMS = 128
+"""The program of notes on a drum track; 0 to 127 are General MIDI's."""
+ONSET, DURATION, PITCH, PROGRAM, VELOCITY = range(5)
+"""Columns of `Piece.notes`."""
+_HOME = 5  # a sixth column, while notes are sorted: the track of a note
+TICKS_PER_BEAT = 480
+"""Ticks in a quarter note of a file that is written."""
+
+MAX_NOTES = 1_000_000
+"""A piece with more notes is refused; the finale of Beethoven's Ninth has 42,000."""
+MAX_BYTES = 32 << 20
+"""A file that is larger, or an archive that would be, is not read: a million notes take less."""
+MAX_BEATS = 100_000
+"""A piece with more quarter notes is refused."""
+MAX_HOURS = 5.0
+"""A piece that sounds longer is refused: one file of a whole day is a recording session, not a piece."""
+
+WRITTEN_SUFFIXES = (".mid", ".midi")
+"""What MIDI files are called that are written."""
+MIDI_SUFFIXES = (*WRITTEN_SUFFIXES, ".kar", ".rmi", ".smf")
+SCORE_SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn", ".abc")
+SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
+CORPUS = "corpus:"
+"""A source that starts with this is a work of the corpus inside music21: `corpus:bach/bwv66.6`."""
+
+_SLOWEST, _FASTEST = 15_000_000, 60_000  # microseconds a quarter: 4 and 1000 beats a minute
+_ANOTHER_COPY = "get another copy of the file, or leave it out"
+
+Notes = NDArray[np.int32]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A piece of music on the grid.
+
+    Attributes:
+        notes: (N, 5) int32, columns `ONSET` and `DURATION` (at least 1) in steps, `PITCH` 0..127, `PROGRAM` 0..128
+            (`DRUMS`), `VELOCITY` 1..127; sorted by onset, program, pitch, and no two alike in these three.
+        bounds: (C + 1,) int32, strictly rising from 0: chunk c lasts from step `bounds[c]` to `bounds[c + 1]`. Chunks
+            are bars, and bars longer than `MAX_CHUNK_STEPS` cut on beats. The last holds the last onset.
+        frame: tempos, time and key signatures at `STEPS_PER_BEAT` ticks a quarter, without tracks.
+        name: what to call the piece: the stem of its file.
+        tracks: the tracks of its file, where they are known.
+    """
+
+    notes: Notes
+    bounds: NDArray[np.int32]
+    frame: ScoreTick
+    name: str = ""
+    tracks: Tracks | None = None
+
+    def part(self, first: int, last: int) -> tuple[Notes, Tracks | None]:
+        """The notes that begin in chunks `first` to `last - 1`, and their tracks, all times from the first one on."""
+        start, end = self.bounds[[first, last]].tolist()
+        rows = (self.notes[:, ONSET] >= start) & (self.notes[:, ONSET] < end)
+        notes, scale = self.notes[rows], TICKS_PER_BEAT // STEPS_PER_BEAT
+        notes[:, ONSET] -= start
+        return notes, None if self.tracks is None else self.tracks.part(rows, scale * start, scale * end)
+
+
+Source = str | Path | bytes | ScoreTick | ScoreQuarter | ScoreSecond | Piece | Any
+"""Path, `corpus:` name, content of a MIDI or MusicXML file, symusic Score, PrettyMIDI, music21 stream or `Piece`."""
+
+
+def read(source: Source, *, name: str = "") -> Piece:
+    """Any music as a piece.
+
+    Args:
+        source: a path with one of `SUFFIXES`, a name in music21's corpus (`corpus:bach/bwv66.6`), the bytes of a MIDI
+            or MusicXML file, a `symusic.Score`, a `pretty_midi.PrettyMIDI`, a music21 stream, or a `Piece`, which is
+            returned as it is.
+        name: the name of the piece, and of the source in messages; a file's own by default.
+
+    Raises:
+        ReadError: the source is missing, not music, damaged, without notes or beyond `MAX_NOTES`, `MAX_BEATS` or
+            `MAX_HOURS`. The message is one line that says what to do.
+        TypeError: the source is none of the kinds above.
+    """
+    if isinstance(source, Piece):
+        return source
+    if isinstance(source, str | Path):
+        return _read_file(source, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _read_content(bytes(source), name or "bytes", name)
+    if isinstance(source, ScoreTick | ScoreQuarter | ScoreSecond):
+        return _from_score(source, name or "score", name)
+    library = _library(source)
+    if library == "pretty_midi":
+        buffer = io.BytesIO()
+        _guarded(name or "PrettyMIDI", "pretty_midi cannot write it", lambda: source.write(buffer))
+        return _read_content(buffer.getvalue(), name or "PrettyMIDI", name)
+    if library == "music21":
+        return _from_stream(source, name or "stream", name)
+    raise TypeError(f"music is read from a path, bytes, a Score, PrettyMIDI or music21 stream, not {type(source)}")
+
+
+def _library(source: object) -> str:
+    """Which of the libraries that are slow to import `source` comes from."""
+    homes = {kind.__module__.partition(".")[0] for kind in type(source).__mro__}
+    return next((library for library in ("pretty_midi", "music21") if library in homes), "")
+
+
+def resolve(source: str | Path) -> Path:
+    """The file that `source` names, which may be a work in music21's corpus; ReadError if there is no such file."""
+    text = source if isinstance(source, str) else source.as_posix()
+    if text.startswith(CORPUS):
+        from seqvae.music import readers as notation
+
+        try:
+            return notation.corpus_path(text.removeprefix(CORPUS))
+        except LookupError:
+            advice = "try corpus:bach/bwv66.6, or list the works with music21.corpus.getPaths()"
+            raise ReadError(text, "music21's corpus has no such work", advice) from None
+    path = Path(source)
+    if path.is_dir():
+        raise ReadError(path, "it is a folder", "name a file in it")
+    if not path.exists():
+        raise ReadError(path, "there is no such file", "check the name and the folder")
+    return path
+
+
+def _read_file(source: str | Path, name: str) -> Piece:
+    path = resolve(source)
+    inside = str(source).startswith(CORPUS)
+    name = name or (path.name.removesuffix(path.suffix) if inside else path.stem)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES and not inside:
+        kind = f"'{path.suffix}' is not a kind of music file known here" if suffix else "its name has no suffix"
+        raise ReadError(path, kind, f"convert it to one of {' '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise ReadError(source, "it is no plain file", "copy its content into one")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ReadError(source, f"{error.strerror or error}".lower(), "check the file's permissions") from error
+    if not content:
+        raise ReadError(source, "the file is empty", _ANOTHER_COPY)
+    _check_size(len(content), source)
+    if suffix in MIDI_SUFFIXES:
+        return _from_midi(content, source, name)
+    if suffix == ".abc":
+        return _from_abc(content, source, name)
+    return _from_notation(path, source, name)
+
+
+def _read_content(content: bytes, label: str, name: str) -> Piece:
+    if not content:
+        raise ReadError(label, "it is empty", "give the content of a MIDI or MusicXML file")
+    _check_size(len(content), label)
+    head = content.lstrip()[:400]
+    if content[:2] == b"PK":
+        return _from_notation(content, label, name)
+    if head.removeprefix(b"\xef\xbb\xbf").startswith((b"<?xml", b"<score-", b"<!DOCTYPE")):
+        return _from_notation(content, label, name)
+    return _from_midi(content, label, name)
+
+
+def _check_size(size: int, label: str | Path) -> None:
+    """ReadError for more bytes than a piece can have."""
+    if size > MAX_BYTES:
+        raise ReadError(label, f"it has more than {MAX_BYTES >> 20} MB", "give one piece of music, not a recording")
+
+
+def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
+    tidy = midi_bytes.tidy(content, label, MAX_BEATS)
+    score = _guarded(label, "the MIDI data is damaged", lambda: ScoreTick.from_midi(tidy, sanitize_data=True))
+    return _from_score(score, label, name)
+
+
+def _from_abc(content: bytes, label: str | Path, name: str) -> Piece:
+    from seqvae.music import abc
+
+    try:
+        score = abc.to_symusic(content)
+    except ValueError as error:
+        raise ReadError(label, f"its ABC cannot be read ({_plain(error)})", "correct it, or leave it out") from error
+    return _from_score(score, label, name)
+
+
+def _from_notation(file: Path | bytes, label: str | Path, name: str) -> Piece:
+    from seqvae.music import readers as notation
+
+    def parse() -> Any:
+        _check_size(notation.unpacked_size(file), label)
+        return notation.parse_bytes(file) if isinstance(file, bytes) else notation.parse(file)
+
+    return _from_stream(_guarded(label, "music21 cannot read it", parse), label, name)
+
+
+def _from_stream(stream: Any, label: str | Path, name: str) -> Piece:
+    from seqvae.music import readers as notation
+
+    score = _guarded(label, "music21's stream cannot be read", lambda: notation.to_symusic(stream))
+    return _from_score(score, label, name)
+
+
+def _guarded(label: str | Path, reason: str, call: Callable[[], T]) -> T:
+    """What a library makes of a stranger's data; ReadError, with `reason`, whatever the library raises."""
+    try:
+        return call()
+    except ReadError:
+        raise
+    except Exception as error:
+        raise ReadError(label, f"{reason} ({_plain(error)})", _ANOTHER_COPY) from error
+
+
+def _plain(error: Exception) -> str:
+    """What a library said, without its own prefix, short enough for one line."""
+    text = str(error).removeprefix("MiniMidi: ").removesuffix(": iostream error").strip() or type(error).__name__
+    text = " ".join(text.split())
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def _from_score(score: Any, label: str | Path, name: str) -> Piece:
+    """A symusic score in any unit of time: notes and frame rounded to the grid."""
+    ticks = _guarded(label, "its times are damaged", lambda: score.to("tick"))
+    frame = _guarded(label, "its times are damaged", lambda: _clean_frame(ticks))
+    events, homes = _guarded(
+        label, "its tracks are damaged", lambda: track_events.read(ticks, TICKS_PER_BEAT, MAX_BEATS)
+    )
+    rows = []
+    for track, home in zip(ticks.tracks, homes, strict=True):
+        a = track.notes.numpy()
+        program, place = np.full_like(a["time"], _program(track)), np.full_like(a["time"], home)
+        columns = (a["time"], a["duration"], a["pitch"], program, a["velocity"], place)
+        rows.append(np.stack([column.astype(np.int64) for column in columns], axis=1))
+    notes = np.concatenate([np.zeros((0, 6), np.int64), *rows])
+    if not len(notes):
+        raise ReadError(label, "there is not a single note in it", "give a file with notes")
+    per_quarter = ticks.ticks_per_quarter
+    notes[:, :2] = (notes[:, :2] * (2 * STEPS_PER_BEAT) + per_quarter) // (2 * per_quarter)  # to the nearest step
+    _check_limits(notes, frame, label)
+    notes[:, DURATION] = np.maximum(notes[:, DURATION], 1)
+    notes[:, PITCH:_HOME] = np.clip(notes[:, PITCH:_HOME], [0, 0, 1], [127, DRUMS, 127])
+    bounds = chunk_bounds(frame_rows(frame)[1], int(notes[:, ONSET].max()) + 1)
+    found = _distinct(notes)
+    tracks = Tracks(events, found[:, _HOME])
+    return Piece(np.ascontiguousarray(found[:, :_HOME]), bounds, frame, name, tracks)
+
+
+def _program(track: TrackTick) -> int:
+    return DRUMS if track.is_drum else track.program
+
+
+def _distinct(notes: NDArray[Any]) -> Notes:
+    """(N, 6) sorted by onset, program and pitch; of notes alike in these the longest stays, in the first track."""
+    notes = notes[np.lexsort((-notes[:, DURATION], notes[:, PITCH], notes[:, PROGRAM], notes[:, ONSET]))]
+    place = notes[:, [ONSET, PROGRAM, PITCH]]
+    first = np.ones(len(notes), bool)
+    first[1:] = (place[1:] != place[:-1]).any(axis=1)
+    found: Notes = notes[first].astype(np.int32)
+    if len(found) < len(notes):
+        found[:, _HOME] = np.minimum.reduceat(notes[:, _HOME], np.flatnonzero(first))
+    return found
+
+
+FrameRows = tuple[list[tuple[int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]]]
+"""Tempos (step, microseconds a quarter), metres (step, numerator, denominator), keys (step, sharps, 1 if minor)."""
+
+
+def frame_rows(frame: ScoreTick) -> FrameRows:
+    """What a frame holds, as plain integers."""
+    tempos = [(t.time, t.mspq) for t in frame.tempos]
+    metres = [(s.time, s.numerator, s.denominator) for s in frame.time_signatures]
+    return tempos, metres, [(k.time, k.key, k.tonality) for k in frame.key_signatures]
+
+
+def make_frame(rows: FrameRows) -> ScoreTick:
+    """The frame that holds `rows`."""
+    frame = ScoreTick(STEPS_PER_BEAT)
+    tempos, metres, keys = rows
+    for at, mspq in tempos:
+        frame.tempos.append(TempoTick(at, mspq=mspq))
+    for metre in metres:
+        frame.time_signatures.append(TimeSignatureTick(*metre))
+    for key in keys:
+        frame.key_signatures.append(KeySignatureTick(*key))
+    return frame
+
+
+def _clean_frame(score: ScoreTick) -> ScoreTick:
+    """Tempo, metre and keys of `score` on the grid, without what no reader could make sense of (0/4, 60 sharps)."""
+    per_quarter = score.ticks_per_quarter
+    last = MAX_BEATS * per_quarter  # a stranger's times may be anything: none is computed with before it is bounded
+
+    def on_grid(rows: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+        bounded = (row for row in rows if 0 <= row[0] <= last)
+        return (((2 * STEPS_PER_BEAT * at + per_quarter) // (2 * per_quarter), *row) for at, *row in bounded)
+
+    tempos, metres, keys = frame_rows(score)
+    # of two at the same step the last counts, as it does for whoever plays the file
+    speeds = {at: (min(_SLOWEST, max(_FASTEST, mspq)),) for at, mspq in on_grid(tempos) if mspq > 0}
+    bars = {at: (n, d) for at, n, d in on_grid(metres) if n > 0 and d in (1, 2, 4, 8, 16, 32, 64)}
+    modes = {at: (sharps, minor) for at, sharps, minor in on_grid(keys) if abs(sharps) <= 7 and minor in (0, 1)}
+    # a metre said again starts a bar; a tempo or key said again, as in every repeat, says nothing
+    return make_frame((_changes(speeds), [(at, *bars[at]) for at in sorted(bars)], _changes(modes)))
+
+
+def _changes(values: Mapping[int, tuple[int, ...]]) -> list[Any]:
+    """(step, *value) where the value differs from the one before, in order of steps."""
+    rows = sorted(values.items())
+    return [(at, *new) for (at, new), (_, old) in zip(rows, [(0, ()), *rows], strict=False) if new != old]
+
+
+def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path) -> None:
+    """ReadError if the piece is so long that something is wrong with it; `notes` times in steps."""
+    advice = "cut it into pieces first"
+    if len(notes) > MAX_NOTES:
+        raise ReadError(label, f"it has {len(notes):,} notes, and {MAX_NOTES:,} is the most", advice)
+    end = int((notes[:, ONSET] + notes[:, DURATION]).max())
+    if end > MAX_BEATS * STEPS_PER_BEAT or int(notes[:, :2].min()) < 0:  # symusic's clock wraps round below zero
+        raise ReadError(label, f"it is longer than {MAX_BEATS:,} quarter notes", advice)
+    hours = _seconds(frame, end) / 3600
+    if hours > MAX_HOURS:
+        raise ReadError(label, f"it lasts {hours:.1f} hours, and {MAX_HOURS:g} is the most", advice)
+
+
+def _seconds(frame: ScoreTick, end: int) -> float:
+    """How long `end` steps last with the tempos of `frame`; 120 beats a minute until the first one."""
+    changes = [(0, 500_000), *(row for row in frame_rows(frame)[0] if row[0] < end), (end, 0)]
+    return sum((b[0] - a[0]) * a[1] for a, b in pairwise(changes)) / STEPS_PER_BEAT / 1e6
+
+
+def chunk_bounds(signatures: Iterable[tuple[int, int, int]], end: int) -> NDArray[np.int32]:
+    """(C + 1,) int32 steps: bar lines of `signatures` [(step, numerator, denominator)], long bars cut, up to `end`.
+
+    Before the first signature bars are 4/4. A signature inside a bar ends that bar. Bars whose length is no whole
+    number of steps have their lines rounded, and no error adds up.
+    """
+    found = [np.zeros(1, np.int64)]
+    changes = [(0, 4, 4), *sorted(signatures), (end, 4, 4)]
+    for (start, numerator, denominator), (after, _, _) in pairwise(changes):
+        stop = min(after, end)
+        if stop <= start:
+            continue
+        whole = 4 * STEPS_PER_BEAT * numerator  # a bar is whole / denominator steps
+        bars = -(-(stop - start) * denominator // whole)
+        lines = start + np.arange(bars + 1, dtype=np.int64) * whole // denominator
+        starts = (lines[:, None] + np.array(_cuts(numerator, denominator))).reshape(-1)
+        found.append(starts if stop == end else starts[starts < stop])
+    bounds = np.unique(np.concatenate(found))
+    return bounds[: np.searchsorted(bounds, end) + 1].astype(np.int32)
+
+
+def _cuts(numerator: int, denominator: int) -> list[int]:
+    """Where the chunks of a bar start: 0, and for bars over `MAX_CHUNK_STEPS` beats that part it nearly equally."""
+    length = max(1, 4 * STEPS_PER_BEAT * numerator // denominator)
+    if length <= MAX_CHUNK_STEPS:
+        return [0]
+    beat = 3 * STEPS_PER_BEAT // 2 if denominator == 8 and numerator % 3 == 0 else STEPS_PER_BEAT
+    beats = -(-length // beat)
+    parts = -(-beats // (MAX_CHUNK_STEPS // beat))
+    return [beat * (-(-beats * part // parts)) for part in range(parts)]
+
+
+def to_score(
+    notes: Notes, frame: ScoreTick, *, velocity: int | None = None, tracks: Tracks | None = None
+) -> ScoreTick:  # fmt: skip
+    """Notes as a score to listen to: one track a program, drums on a drum track, the frame's tempos, metre and keys.
+
+    A note that the next of its pitch and program would overlap is cut there, because readers differ on which of two
+    equal notes an end belongs to.
+
+    Args:
+        notes: (N, 5) as in `Piece`, in any order.
+        frame: a piece's, or any score without tracks.
+        velocity: 1..127 for every note instead of their own.
+        tracks: what tracks hold beside notes; notes that have no home there are in one track a program.
+
+    Returns:
+        A score at `TICKS_PER_BEAT` ticks a quarter; its tracks have General MIDI names and are sorted by program.
+    """
+    score = frame.resample(TICKS_PER_BEAT)
+    scale = TICKS_PER_BEAT // STEPS_PER_BEAT
+    home = np.full(len(notes), -1) if tracks is None else tracks.home
+    notes = _distinct(np.column_stack([notes, home]))
+    notes[:, _HOME] = track_events.joined(notes[:, PROGRAM], notes[:, _HOME])
+    notes = notes[np.lexsort((notes[:, ONSET], notes[:, PITCH], notes[:, PROGRAM]))]
+    same = (notes[1:, [PITCH, PROGRAM]] == notes[:-1, [PITCH, PROGRAM]]).all(1)
+    room = np.where(same, notes[1:, ONSET] - notes[:-1, ONSET], MAX_BEATS * STEPS_PER_BEAT)
+    notes[:-1, DURATION] = np.minimum(notes[:-1, DURATION], room)
+    for program, place in np.unique(notes[:, [PROGRAM, _HOME]], axis=0).tolist():
+        part = notes[(notes[:, PROGRAM] == program) & (notes[:, _HOME] == place)]
+        part = part[np.lexsort((part[:, PITCH], part[:, ONSET]))]
+        loud = np.full(len(part), velocity) if velocity is not None else part[:, VELOCITY]
+        drums = program == DRUMS
+        track = TrackTick("Drums" if drums else general_midi()[program], 0 if drums else program, drums)
+        track.notes = NoteTickList.from_numpy(
+            np.ascontiguousarray(part[:, ONSET] * scale, np.int32),
+            np.ascontiguousarray(np.maximum(part[:, DURATION], 1) * scale, np.int32),
+            np.ascontiguousarray(part[:, PITCH], np.int8),
+            np.ascontiguousarray(np.clip(loud, 1, 127), np.int8),
+        )
+        if tracks is not None and place >= 0:
+            track_events.dress(track, tracks.events.tracks[place])
+        score.tracks.append(track)
+    if tracks is not None:
+        score.markers = tracks.events.markers.copy()
+    return score
+
+
+@cache
+def general_midi() -> list[str]:
+    """The 128 names of the General MIDI programs."""
+    from pretty_midi import program_to_instrument_name  # a fifth of a second, which reading alone need not wait for
+
+    return [program_to_instrument_name(program) for program in range(128)]
+
+
+def to_bytes(score: ScoreTick) -> bytes:
+    """The content of a MIDI file (type 1) with `score`."""
+    if not score.tracks:  # symusic sorts tempos and signatures into a track; without one they come out garbled
+        score = score.copy()
+        score.tracks.append(TrackTick(""))
+    return score.dumps_midi()
+
+
+def write(score: ScoreTick, path: str | Path) -> Path:
+    """Write a MIDI file whole or not at all, and return its path; a missing folder is made.
+
+    Raises:
+        SeqVAEError: the disk is full, the folder read-only or the like; nothing is left behind.
+    """
+    path = Path(path)
+    try:
+        write_whole(path, to_bytes(score))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        advice = "choose another name or folder, or free some space"
+        raise SeqVAEError(f"cannot write {path}: {reason}; {advice}") from error
+    return path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` in a file at once, so that nobody finds half of it; OSError if it cannot be, and no trace of it."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)  # a device or a pipe takes bytes, and must not be replaced by a file
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as part:
+        part.write_bytes(content)
+
+
+def to_pretty_midi(score: ScoreTick) -> Any:
+    """`score` as a `pretty_midi.PrettyMIDI`."""
+    from pretty_midi import PrettyMIDI
+
+    return PrettyMIDI(io.BytesIO(to_bytes(score)))
+
+
+def to_music21(score: ScoreTick) -> Any:
+    """`score` as a `music21.stream.Score`: one part a track, exact times, no bars (`makeNotation()` makes them)."""
+    from seqvae.music import readers as notation
+
+    return notation.from_symusic(score)

@@ -1,0 +1,443 @@
+"""Scores that music21 can read or show: MusicXML, Humdrum and the corpus inside it, as a `symusic` score and back.
+
+Knows music21: where a score keeps its repeats, ties, voices, transpositions and percussion, and how it names
+instruments. Refuses to know the grid, `Piece` and what becomes of a file that cannot be read (`midi` does): what
+music21 raises goes through as it is. music21's own MIDI export is not used, because it took minutes for some scores and
+refuses one in four with repeats; the notes are collected measure by measure instead.
+
+Importing this module imports music21, which takes half a second: `midi` does so only when it needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import music21
+from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
+
+from seqvae.music import humdrum, musicxml
+from seqvae.music.bars import (
+    DRUMS,
+    FASTEST,
+    SLOWEST,
+    TEMPO,
+    TICKS,
+    VELOCITY,
+    Marks,
+    Sound,
+    add_sounds,
+    add_tracks,
+    metres,
+    to_ticks,
+    unfold,
+)
+
+m21: Any = music21  # typed in parts only: strict checking ends at this border
+
+FORMATS = {".mxl": "musicxml", ".musicxml": "musicxml", ".xml": "musicxml", ".krn": "humdrum"}
+"""Suffixes read here, with music21's name of the format."""
+
+_SNARE = 38
+# General MIDI's drum for the usual lines and spaces of a drum kit's staff: music21 loses which instrument of a kit a
+# note belongs to.
+_KIT = {"D4": 44, "E4": 35, "F4": 36, "G4": 41, "A4": 43, "B4": 45, "C5": 38, "D5": 47, "E5": 48, "F5": 51, "G5": 42}
+_KIT |= {"A5": 49, "B5": 57}
+
+SECONDS = 60.0
+"""How long music21 may work on a score, twice: some go on without an end, as with a metre of 65536/8."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _LateError(BaseException):
+    """No `Exception`, of which music21 lets many pass."""
+
+
+def _limited(work: Callable[P, T]) -> Callable[P, T]:
+    """The same, but TimeoutError after SECONDS; music21 is Python throughout, so that it can be stopped anywhere."""
+
+    @functools.wraps(work)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+        thread, stop = ctypes.c_ulong(threading.get_ident()), ctypes.pythonapi.PyThreadState_SetAsyncExc
+        coming = False
+
+        def late() -> None:
+            nonlocal coming
+            coming = True
+            stop(thread, ctypes.py_object(_LateError))
+
+        timer = threading.Timer(SECONDS, late)
+        timer.daemon = True
+        timer.start()
+        try:
+            return work(*args, **kwargs)
+        except _LateError:
+            coming = False
+            raise TimeoutError(f"it takes longer than {SECONDS:g} s") from None
+        finally:
+            timer.cancel()
+            timer.join()
+            if coming:  # it has no use any more. To ask so in vain would leave Python looking for one at every step
+                stop(thread, None)
+
+    return limited
+
+
+@_limited
+def parse(path: Path) -> Any:
+    """A file as a music21 stream; raises whatever music21 raises, and TimeoutError where that takes SECONDS."""
+    kind = FORMATS.get(path.suffix.lower())
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # what music21 can live with is no news to the user of a folder of scores
+        if kind == "musicxml":
+            return _from_musicxml(path.read_bytes())
+        reader = m21.converter.Converter()
+        if kind == "humdrum":
+            reader.parseData(humdrum.plain(path.read_text(encoding="utf-8", errors="replace")), format=kind)
+            return reader.stream
+        # `converter.parse` would leave a pickle in the temporary folder
+        reader.parseFileNoPickle(path, format=kind)
+    return reader.stream
+
+
+@_limited
+def parse_bytes(data: bytes) -> Any:
+    """The content of a MusicXML file as a music21 stream; raises whatever music21 raises."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return _from_musicxml(data)
+
+
+def _from_musicxml(data: bytes) -> Any:
+    reader = m21.musicxml.xmlToM21.MusicXMLImporter()
+    reader.xmlRoot = musicxml.plain(data)
+    if reader.xmlRoot.tag != "score-partwise":
+        raise ValueError(f"it is no score but <{reader.xmlRoot.tag}>")
+    reader.xmlRootToScore(reader.xmlRoot, reader.stream)  # without a stream it loses parts of two staves
+    return reader.stream
+
+
+def unpacked_size(file: Path | bytes) -> int:
+    """Bytes of a compressed score when unpacked, as its table of contents has it, which unpacking holds to; else 0."""
+    opened = io.BytesIO(file) if isinstance(file, bytes) else file
+    if not zipfile.is_zipfile(opened):
+        return 0
+    with zipfile.ZipFile(opened) as archive:
+        return sum(one.file_size for one in archive.infolist())
+
+
+def corpus_path(name: str) -> Path:
+    """Where music21 keeps the work `name` ("bach/bwv66.6") of its corpus; LookupError if there is none."""
+    try:
+        found: Any = m21.corpus.getWork(name)
+    except Exception as error:  # CorpusException, but also IndexError and others on odd names
+        raise LookupError(name) from error
+    return Path(found[0] if isinstance(found, list) else found)
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """When each measure sounds, repeats expanded: measure `order[k]` from quarter `starts[k]` for `lengths[k]`.
+
+    A score without measures has an empty order: its parts sound as they stand.
+    """
+
+    order: list[int]
+    starts: list[Fraction]
+    lengths: list[Fraction]
+    end: Fraction
+
+    def blocks(self, part: Any) -> Iterator[tuple[Fraction, Any]]:
+        """The stretches of `part` in the order they sound, each with the quarter at which it starts."""
+        measures = _measures(part)
+        if not self.order or not measures:
+            yield Fraction(0), part.flatten()
+        for start, index in zip(self.starts, self.order, strict=True):
+            if index < len(measures):
+                yield start, measures[index]
+
+
+@_limited
+def to_symusic(source: Any) -> ScoreTick:
+    """A music21 stream of any kind as a score at `TICKS` a quarter: one track a program, drums on 128's own track.
+
+    Repeats are expanded. Transposing instruments sound as heard,
+    ties become one note, grace notes and chord symbols are left out. The tunes of an `Opus` follow one another.
+    """
+    score = ScoreTick(TICKS)
+    tracks: dict[int, TrackTick] = {}
+    start = Fraction(0)
+    for tune in source.scores if isinstance(source, m21.stream.Opus) else [source]:
+        parts = list(tune.parts) if isinstance(tune, m21.stream.Score) else []
+        parts = parts or [tune]
+        lead = max(parts, key=lambda part: len(_measures(part)))  # of equals the first
+        timeline = _timeline(parts, lead)
+        _add_frame(score, parts, lead, timeline, start)
+        add_sounds(tracks, [sound for part in parts for sound in _sounds(part, timeline)], start)
+        start += timeline.end
+    add_tracks(score, tracks)
+    return score
+
+
+def _quarters(value: Any) -> Fraction:
+    """music21's offset or length: a float when it is a multiple of a power of two, else a Fraction."""
+    return Fraction(value)
+
+
+def _measures(part: Any) -> list[Any]:
+    return list(part.getElementsByClass(m21.stream.Measure))
+
+
+def _timeline(parts: list[Any], lead: Any) -> _Timeline:
+    measures = _measures(lead)
+    lengths = [Fraction(0)] * len(measures)
+    for part in parts:
+        for index, measure in enumerate(_measures(part)[: len(lengths)]):
+            lengths[index] = max(lengths[index], _quarters(measure.duration.quarterLength))
+    order = _measure_order(lead, measures)
+    starts, now = [], Fraction(0)
+    for index in order:
+        starts.append(now)
+        now += lengths[index]
+    if not measures:
+        now = max(_quarters(part.highestTime) for part in parts)
+    return _Timeline(order, starts, [lengths[index] for index in order], now)
+
+
+def _measure_order(part: Any, measures: list[Any]) -> list[int]:
+    """Indices of `measures` in the order they sound: each movement with its repeats."""
+    marks = [_marks(measure) for measure in measures]
+    for bracket in part.getElementsByClass(m21.spanner.RepeatBracket):
+        members = {id(measure) for measure in bracket.getSpannedElements()}
+        for index, measure in enumerate(measures):
+            if id(measure) in members:
+                marks[index].endings |= frozenset(bracket.numberRange)
+    order: list[int] = []
+    for first, stop in _movements(measures):
+        order += [first + index for index in unfold(marks[first:stop])]
+    return order
+
+
+def _marks(measure: Any) -> Marks:
+    """The repeats and jumps of `measure`; music21 names the places that a jump leaves for a coda "Coda" as well."""
+    repeat = m21.repeat
+    marks = Marks(forward=_is_repeat(measure.leftBarline) and measure.leftBarline.direction == "start")
+    if _is_repeat(measure.rightBarline) and measure.rightBarline.direction == "end":
+        marks.times = int(measure.rightBarline.times or 2)
+    for mark in measure.getElementsByClass(repeat.RepeatExpression):
+        if isinstance(mark, repeat.RepeatExpressionMarker):
+            marks.signs |= {type(mark).__name__.lower()}
+        else:
+            name = type(mark).__name__
+            marks.jump = "capo" if "Capo" in name else "segno"
+            marks.until = next((end for end in ("fine", "coda") if end in name.lower()), "")
+    return marks
+
+
+def _movements(measures: list[Any]) -> Iterator[tuple[int, int]]:
+    """Index ranges of `measures` that a da capo stays inside.
+
+    A movement ends where numbering starts again, and at a final barline unless that says "Fine": then a trio follows.
+    """
+    first, fine = 0, False
+    for index, measure in enumerate(measures):
+        fine = fine or bool(measure[m21.repeat.Fine])
+        after = measures[index + 1] if index + 1 < len(measures) else None
+        bar = measure.rightBarline
+        final = bar is not None and bar.type == "final" and not _is_repeat(bar) and not fine
+        if after is None or final or (after.number <= 1 < measure.number):
+            yield first, index + 1
+            first, fine = index + 1, False
+
+
+def _is_repeat(barline: Any) -> bool:
+    return barline is not None and "Repeat" in barline.classes
+
+
+def _add_frame(score: ScoreTick, parts: list[Any], lead: Any, timeline: _Timeline, start: Fraction) -> None:
+    """Metre of `lead`, and keys and tempos of the first part that has any, added to `score` from quarter `start`."""
+    for at, numerator, denominator in _metres(lead, timeline):
+        score.time_signatures.append(TimeSignatureTick(to_ticks(start + at), numerator, denominator))
+    for part in [lead, *parts]:
+        keys = [
+            (at + _quarters(signature.offset), signature)
+            for at, block in timeline.blocks(part)
+            for signature in block.getElementsByClass(m21.key.KeySignature)
+        ]
+        for at, signature in keys:
+            minor = int(getattr(signature, "mode", "") == "minor")
+            sharps = max(-7, min(7, signature.sharps or 0))
+            score.key_signatures.append(KeySignatureTick(to_ticks(start + at), sharps, minor))
+        if keys:
+            break
+    for part in [lead, *parts]:
+        marks = [
+            (at + _quarters(mark.offset), mark.getQuarterBPM())
+            for at, block in timeline.blocks(part)
+            for mark in block.getElementsByClass(m21.tempo.MetronomeMark)
+        ]
+        marks = [(at, speed) for at, speed in marks if speed]
+        for at, speed in marks:
+            score.tempos.append(TempoTick(to_ticks(start + at), qpm=max(SLOWEST, min(FASTEST, float(speed)))))
+        if marks:
+            break
+    else:
+        score.tempos.append(TempoTick(to_ticks(start), qpm=TEMPO))
+
+
+def _metres(lead: Any, timeline: _Timeline) -> Iterator[tuple[Fraction, int, int]]:
+    """(quarter, numerator, denominator) where the metre changes; a pickup or a split bar is a metre of its own."""
+    if not timeline.order:
+        for mark in lead.flatten().getElementsByClass(m21.meter.TimeSignature):
+            yield _quarters(mark.offset), mark.numerator, mark.denominator
+    written: tuple[int, int] | None = None
+    found = []
+    for (start, measure), length in zip(timeline.blocks(lead), timeline.lengths, strict=False):
+        current = measure.timeSignature
+        written = (current.numerator, current.denominator) if current is not None else written
+        found.append((start, length, written))
+    yield from metres(found)
+
+
+def _sounds(part: Any, timeline: _Timeline) -> Iterator[Sound]:
+    """Every note of `part` where it sounds."""
+    voicing = _Voicing(part)
+    written: dict[int, list[Sound]] = {}  # a repeated measure is looked at once
+    for start, block in timeline.blocks(part):
+        if id(block) not in written:
+            written[id(block)] = list(voicing.notes(block))
+        yield from (sound._replace(start=start + sound.start) for sound in written[id(block)])
+
+
+class _Voicing:
+    """Which program, and which transposition, the notes of a part have at the place reached so far."""
+
+    def __init__(self, part: Any) -> None:
+        self.sounding = part.atSoundingPitch is not False  # "unknown" is what formats without transposition say
+        self.program, self.semitones, self.drum = 0, 0, _SNARE
+        self.part, self.places = part, set[str]()  # of unpitched notes, once there is one
+        # Humdrum's names that music21 does not know ("*I:Violino 1") stay in the part as ":Violino 1"
+        unknown = (mark.tandem for mark in part.getElementsByClass("MiscTandem"))
+        named = next((text[1:] for text in unknown if text[:1] in (":", '"')), "")
+        self.name = getattr(part, "partName", None) or named
+        self.change(part.getInstrument(returnDefault=True))
+
+    def change(self, player: Any) -> None:
+        """The notes that follow are played by `player`, a music21 instrument."""
+        if player.midiChannel == 9 or isinstance(player, m21.instrument.UnpitchedPercussion):
+            self.program = DRUMS
+        elif player.midiProgram is not None:
+            self.program = int(player.midiProgram) % 128
+        else:
+            self.program = _program_of(player.instrumentName or player.partName or self.name) or _program_of(self.name)
+        drum = getattr(player, "percMapPitch", None)
+        self.drum = _SNARE if drum is None else int(drum)
+        interval = None if self.sounding else player.transposition
+        self.semitones = 0 if interval is None else round(interval.semitones)
+
+    def notes(self, block: Any) -> Iterator[Sound]:
+        """Every note in `block`, its voices included, starts counted from its beginning."""
+        for player in block.getElementsByClass(m21.instrument.Instrument):
+            self.change(player)
+        for voice in [block, *block.voices]:
+            shift = Fraction(0) if voice is block else _quarters(block.elementOffset(voice))
+            for item in voice.notes:
+                if isinstance(item, m21.harmony.ChordSymbol) or item.duration.isGrace:
+                    continue
+                length = _quarters(item.duration.quarterLength)
+                members = item.notes if isinstance(item, m21.chord.ChordBase) else [item]
+                for member in members:
+                    pitch, program = self.pitch(member)
+                    kind = member.tie.type if member.tie is not None else ""
+                    yield Sound(shift + _quarters(item.offset), length, pitch, program, _velocity(member, item), kind)
+
+    def pitch(self, member: Any) -> tuple[int, int]:
+        """MIDI pitch and program of one note; an unpitched one is a drum, whoever plays it."""
+        own = musicxml.instrument(str(member.style.color)) if member.hasStyleInformation else None
+        if own is not None and own[0] == "drum":
+            return own[1], DRUMS
+        if isinstance(member, m21.note.Unpitched):
+            return self._drum(member), DRUMS
+        program = self.program if own is None or self.program == DRUMS else own[1]
+        return member.pitch.midi + (0 if program == DRUMS else self.semitones), program
+
+    def _drum(self, member: Any) -> int:
+        """MIDI pitch of an unpitched note: its own, that of its place in a kit, or that of the part's instrument."""
+        own = getattr(member.storedInstrument, "percMapPitch", None)
+        if own is not None:
+            return int(own)
+        if not self.places:
+            unpitched = self.part.recurse().getElementsByClass(m21.note.Unpitched)
+            self.places = {f"{each.displayStep}{each.displayOctave}" for each in unpitched}
+        place = f"{member.displayStep}{member.displayOctave}"
+        return _KIT.get(place, _SNARE) if len(self.places) > 1 else self.drum
+
+
+@cache
+def _program_of(name: str) -> int:
+    """The General MIDI program of an instrument's name, "Violino 2" or "Soprano"; 0, a piano, when it says nothing."""
+    try:
+        program = int(m21.instrument.fromString(name).midiProgram or 0)
+    except Exception:  # InstrumentException on unknown names, others on odd ones
+        return 0
+    return program % 128
+
+
+def _velocity(member: Any, item: Any) -> int:
+    for owner in (member, item):
+        if owner.hasVolumeInformation() and owner.volume.velocity is not None:
+            return max(1, min(127, int(owner.volume.velocity)))
+    return VELOCITY
+
+
+def from_symusic(score: ScoreTick) -> Any:
+    """`score` as a music21 `stream.Score`: a flat part a track with its instrument; metre, keys, tempos in the first.
+
+    Times are exact fractions of a quarter, and nothing is quantized. Call `makeNotation()` on the result for bars.
+    """
+    quarter = score.ticks_per_quarter
+    result = m21.stream.Score()
+    for index, track in enumerate(score.tracks):
+        part = m21.stream.Part(id=f"{index}: {track.name}")
+        part.partName = track.name
+        player: Any = m21.instrument.UnpitchedPercussion() if track.is_drum else _player(track.program)
+        player.midiChannel = 9 if track.is_drum else None
+        part.insert(0, player)
+        for sound in track.notes:
+            item = m21.note.Note(sound.pitch)
+            item.duration = m21.duration.Duration(Fraction(max(1, sound.duration), quarter))
+            item.volume.velocity = sound.velocity
+            part.insert(Fraction(sound.time, quarter), item)
+        result.insert(0, part)
+    lead: Any = next(iter(result.parts), None)
+    if lead is None:
+        lead = m21.stream.Part()
+        result.insert(0, lead)
+    for metre in score.time_signatures:
+        lead.insert(Fraction(metre.time, quarter), m21.meter.TimeSignature(f"{metre.numerator}/{metre.denominator}"))
+    for signature in score.key_signatures:
+        mode = "minor" if signature.tonality == 1 else "major"
+        lead.insert(Fraction(signature.time, quarter), m21.key.KeySignature(signature.key).asKey(mode))
+    for mark in score.tempos:
+        lead.insert(Fraction(mark.time, quarter), m21.tempo.MetronomeMark(number=mark.qpm))
+    return result
+
+
+def _player(program: int) -> Any:
+    player = m21.instrument.instrumentFromMidiProgram(program)
+    player.midiProgram = program  # several programs share one music21 instrument
+    player.transposition = None
+    return player

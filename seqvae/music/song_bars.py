@@ -1,0 +1,90 @@
+"""Bars of a song with the conditions that the song model is given: length, harmony and melody of each bar.
+
+Scope: numpy arrays from a `midi.Piece`, at inference and for training shards alike. Out of scope: torch and models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqvae.music import tracks
+from seqvae.music.piece import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, Notes, Piece
+from seqvae.music.tokenizer import MidiTokenizer, moved
+
+Ints = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
+
+CHROMA_LEVELS = 15
+"""The loudest pitch class of a beat; the others are shares of it, rounded."""
+
+
+@dataclass(frozen=True)
+class SongBars:
+    """A song by bars, its pitches moved to the common key where the tokenizer has one; C bars of B beats at most."""
+
+    tokens: list[Ints]
+    """Token ids of each bar, each ending in EOS."""
+    lengths: Bytes
+    """`(C,)` steps of each bar."""
+    chroma: Bytes
+    """`(C, B, 12)`: how long each pitch class sounds in each beat, the loudest one `CHROMA_LEVELS`."""
+    bass: Bytes
+    """`(C, B)`: pitch class + 1 of the lowest note of each beat, as `tonality.lowest` has it; 0 for none."""
+    melody: Bytes
+    """`(C, S, 2)`: pitch + 1 and duration in steps of the melody note that begins at each step, 0 for none."""
+    shift: int
+    """Semitones by which pitches were moved."""
+
+
+def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
+    """The bars of `piece` and their conditions. The melody is that of `tracks.melody`."""
+    shift = tokenizer.shift(piece)
+    notes = moved(piece.notes, shift)
+    beats, roots = tokenizer.max_steps // STEPS_PER_BEAT, tokenizer.roots(piece)
+    return SongBars(
+        tokenizer.encode(piece),
+        np.diff(piece.bounds).astype(np.uint8),
+        beat_chroma(notes, piece.bounds, beats),
+        np.where(roots.any(-1), roots.argmax(-1) + 1, 0).astype(np.uint8),
+        melody_grid(moved(tracks.melody(piece)[0], shift), piece.bounds, tokenizer.max_steps),
+        shift,
+    )
+
+
+def _beat_edges(bounds: Ints, beats: int) -> Ints:
+    """Steps `(C, B + 1)` at which the beats of each bar begin and end; beats beyond a short bar are empty."""
+    edges: Ints = np.minimum(bounds[:-1, None] + STEPS_PER_BEAT * np.arange(beats + 1), bounds[1:, None])
+    return edges
+
+
+def beat_chroma(notes: Notes, bounds: Ints, beats: int) -> Bytes:
+    """Pitch classes by beat, `(C, B, 12)`, as `SongBars.chroma` has them."""
+    steps = int(bounds[-1])
+    pitched = notes[notes[:, PROGRAM] != DRUMS]
+    begin = np.clip(pitched[:, ONSET], 0, steps)
+    end = np.clip(pitched[:, ONSET] + pitched[:, DURATION], 0, steps)
+    pitch = pitched[:, PITCH]
+    change = np.zeros((steps + 1, 12), np.int32)
+    np.add.at(change, (begin, pitch % 12), 1)
+    np.add.at(change, (end, pitch % 12), -1)
+    sounded = np.concatenate([np.zeros((1, 12), np.int64), change[:-1].cumsum(0)]).cumsum(0)
+    edges = _beat_edges(bounds, beats)
+    share = (sounded[edges[:, 1:]] - sounded[edges[:, :-1]]).astype(np.float64)
+    loudest = share.max(-1, keepdims=True)
+    levels: Bytes = np.rint(CHROMA_LEVELS * share / np.where(loudest > 0, loudest, 1)).astype(np.uint8)
+    return levels
+
+
+def melody_grid(line: Notes, bounds: Ints, steps: int) -> Bytes:
+    """Melody notes by bar and step, `(C, S, 2)`, as `SongBars.melody` has them."""
+    grid = np.zeros((len(bounds) - 1, steps, 2), np.uint8)
+    bar = np.searchsorted(bounds, line[:, ONSET], side="right") - 1
+    inside = (bar >= 0) & (bar < len(grid))
+    line, bar = line[inside], bar[inside]
+    grid[bar, line[:, ONSET] - bounds[bar]] = np.stack(
+        [line[:, PITCH] + 1, np.minimum(line[:, DURATION], 255)], 1
+    ).astype(np.uint8)
+    return grid

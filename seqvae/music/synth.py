@@ -1,0 +1,160 @@
+"""Music as sound: a score, played by a synthesizer, as the content of a WAV file.
+
+Knows: the synthesizer (rustysynth, by midirenderer) and its soundfont (TimGM6mb, which comes inside pretty_midi), how
+loud a file is to be and how long it may be. Refuses to know: where a score comes from, and files.
+
+symusic's synthesizer is not used: with this soundfont a piano's A4 sounds at 1,656 Hz, most programs are as far off,
+and velocities change nothing (symusic 0.4.8 to 0.5.9).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import subprocess
+import sys
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from symusic.core import (
+    ControlChangeTick,
+    ControlChangeTickList,
+    ScoreTick,
+    TextMetaSecond,
+    TextMetaSecondList,
+    TrackTick,
+    TrackTickList,
+)
+
+from seqvae.errors import SeqVAEError
+from seqvae.music import piece as midi
+
+RATE = 48_000
+"""Frames a second; of a `small` file half as many."""
+TAIL = 1.0
+"""Seconds after the last note, in which it fades."""
+MAX_MINUTES = 30.0
+"""A score that sounds longer is refused: its file would have more than 350 MB."""
+PEAK = 0.9
+"""The loudest sample, of the loudest that the format has."""
+
+_CHANNELS = 15  # of MIDI's sixteen one is for drums
+_VOLUMES = (127, 50, 20)  # of the channels: quieter where the synthesizer would clip
+_MOST_GAIN = 64.0  # 36 dB: beyond, a file is noise of 16 bits
+_VOLUME = 7  # MIDI's control for it
+_USUAL = 100  # of a channel whose volume is not told, where others' is
+_REACH = 32  # taps each side of the filter before the rate is halved
+
+# In a process of its own: the library keeps Python's lock while it plays, which would hold up a server, and what goes
+# wrong in it ends the process.
+_PLAY = """
+import sys
+from pathlib import Path
+from midirenderer import render_wave_from
+sys.stdout.buffer.write(render_wave_from(Path(sys.argv[1]).read_bytes(), sys.stdin.buffer.read()))
+"""
+
+Frames = NDArray[Any]
+"""`(N, 2)` or `(N,)` samples, integers or not."""
+
+
+def render(score: ScoreTick, *, small: bool = False) -> bytes:
+    """The content of a WAV file, 16 bits, `TAIL` seconds longer than the notes; the loudest sample is at `PEAK`.
+
+    Args:
+        score: tracks and tempos, as `midi.to_score` makes them. One without notes is `TAIL` seconds of silence.
+        small: one channel at half the rate, a quarter of the bytes: for a web page.
+
+    Raises:
+        SeqVAEError: it is longer than `MAX_MINUTES`, or there is no synthesizer on this machine.
+    """
+    length = seconds(score)
+    if length > 60 * MAX_MINUTES:
+        minutes = f"{length / 60:,.0f} minutes"
+        raise SeqVAEError(f"cannot make sound of {minutes}: {MAX_MINUTES:g} is the most; cut the piece first")
+    frames: Frames = np.zeros((round(RATE * (length + TAIL)), 2), np.int16)
+    tracks = [track for track in score.tracks if len(track.notes)]
+    for volume in _VOLUMES if tracks else ():
+        frames, clipped = _played(score, tracks, volume, len(frames))
+        if not clipped:
+            break
+    return _wav(_halved(frames), RATE // 2) if small else _wav(frames, RATE)
+
+
+def seconds(score: ScoreTick) -> float:
+    """How long the notes of a score last."""
+    clock: Any = score.to("second")
+    return max((float(track.end()) for track in clock.tracks if len(track.notes)), default=0.0)
+
+
+def _played(score: ScoreTick, tracks: Sequence[TrackTick], volume: int, length: int) -> tuple[Frames, bool]:
+    """`length` frames of all tracks together, and whether the synthesizer clipped any."""
+    bare: ScoreTick = score.copy()
+    bare.tracks = TrackTickList()
+    # the synthesizer stops at the last event: a marker is one that nobody hears
+    clock: Any = bare.to("second")
+    clock.markers = TextMetaSecondList([TextMetaSecond(length / RATE, "")])
+    bare.markers = clock.to("tick").markers
+    told = any(control.number == _VOLUME for track in tracks for control in track.controls)
+    total: Frames | None = None
+    clipped = False
+    for first in range(0, len(tracks), _CHANNELS):  # so that every program has a channel of its own
+        part: ScoreTick = bare.copy()
+        for track in tracks[first : first + _CHANNELS]:
+            part.tracks.append(track.copy())
+            first_level = ControlChangeTick(0, _VOLUME, _USUAL if told else 127)
+            levels = [(x.time, x.number, x.value) for x in (first_level, *track.controls)]
+            part.tracks[-1].controls = ControlChangeTickList(
+                [ControlChangeTick(at, n, x * volume // 127 if n == _VOLUME else x) for at, n, x in levels]
+            )
+        frames = _synthesized(midi.to_bytes(part))[:length]
+        clipped = clipped or int(frames.max()) == 32767 or int(frames.min()) == -32768
+        total = frames if total is None else total + frames.astype(np.int32)
+    assert total is not None
+    return np.pad(total, ((0, length - len(total)), (0, 0))), clipped
+
+
+def _synthesized(content: bytes) -> Frames:
+    """`(N, 2)` int16 frames of a MIDI file with notes."""
+    if importlib.util.find_spec("midirenderer") is None:
+        raise SeqVAEError("there is no synthesizer here, and sound needs one; `pip install midirenderer`")
+    home = importlib.util.find_spec("pretty_midi")  # importing it would take a fifth of a second
+    assert home is not None and home.origin is not None
+    soundfont = Path(home.origin).with_name("TimGM6mb.sf2")
+    if not soundfont.exists():
+        raise SeqVAEError(
+            f"{soundfont}: the instruments' sounds are missing; `pip install --force-reinstall pretty-midi`"
+        )
+    played = subprocess.run([sys.executable, "-c", _PLAY, str(soundfont)], input=content, capture_output=True)
+    if played.returncode:
+        reason = played.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {played.returncode}"]
+        raise SeqVAEError(f"the synthesizer failed ({reason[-1][:120]}); check that midirenderer works")
+    with wave.open(io.BytesIO(played.stdout)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, file.getnchannels())
+
+
+def _halved(frames: Frames) -> Frames:
+    """`(N / 2,)`: the mean of `(N, 2)` channels at half the rate, without what a lower rate would mirror."""
+    at = np.arange(-_REACH, _REACH + 1)
+    low = 0.45 * np.sinc(0.45 * at) * np.hamming(len(at))
+    mono = frames.astype(np.float32).mean(1)
+    return np.convolve(mono, (low / low.sum()).astype(np.float32), "same")[::2]
+
+
+def _wav(frames: Frames, rate: int) -> bytes:
+    """A WAV file of frames `(N,)` or `(N, 2)`, as loud as it may be."""
+    gain = min(_MOST_GAIN, PEAK * 32767 / max(1.0, float(np.abs(frames.max())), float(np.abs(frames.min()))))
+    loud = np.empty(frames.shape, "<i2")
+    for at in range(0, len(frames), rate):  # a second at a time, which needs little memory
+        loud[at : at + rate] = np.rint(frames[at : at + rate] * gain)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1 if frames.ndim == 1 else 2)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(loud.data)
+    return buffer.getvalue()

@@ -1,0 +1,220 @@
+"""Tracks of a file without their notes: names, drum kits, controllers, pitch bends and lyrics; and a file's markers.
+
+Scope: symusic scores whose tracks have no notes, and which track is named as a melody. Out of scope: notes and the
+grid (music/piece.py), and which notes of a piece are kept (music/tracks.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from symusic.core import (
+    ControlChangeTickList,
+    PitchBendTickList,
+    ScoreTick,
+    TextMetaTick,
+    TextMetaTickList,
+    TrackTick,
+)
+
+CHANNELS = 15
+"""Tracks that have a channel of their own in a MIDI file, beside drums."""
+_MANY = 5  # words of a name: more are a remark
+_BANKS = (0, 32)  # controllers that choose the sound of a program
+
+# fmt: off
+_MELODY = frozenset({
+    "melody", "melodies", "melodie", "melodia", "melodi", "vocal", "vocals", "vocalist", "vokal", "leadvocal",
+    "leadvocals", "leadvox", "sing", "singer", "singing", "tune", "gesang", "singstimme", "canto", "cantante", "chant",
+    "chanteur", "chanteuse", "voz", "voce", "voix", "zang", "мелодия", "вокал", "голос",
+})
+_OF_AN_INSTRUMENT = frozenset({"voice", "vox", "lead"})  # names of sounds have these words, too
+_INSTRUMENTS = frozenset({
+    "synth", "synthesised", "synthesized", "syn", "square", "sawtooth", "saw", "calliope", "chiff", "charang", "fifths",
+    "guitar", "guitars", "gtr", "gtrs", "git", "guit", "guita", "guitarra", "guitare", "gitarre", "banjo", "fiddle",
+    "violin", "string", "strings", "acoustic", "piano", "pno", "keys", "organ", "org", "sax", "alto", "tenor",
+    "trumpet", "tpt", "trombone", "horn", "horns", "brass", "flute", "clarinet", "drum", "drums", "perc", "percussion",
+})
+_OTHER = frozenset({
+    "pad", "pads", "back", "backs", "backing", "backings", "background", "backgrounds", "backup", "up", "bg", "bgv",
+    "bgvs", "bv", "bvs", "bkg", "bkgnd", "bk", "choir", "choirs", "coro", "coros", "chor", "choeur", "choeurs",
+    "chorus", "harmony", "harmonies", "harm", "counter", "ooh", "oohs", "aah", "aahs", "ahh", "ahhs", "ahs", "doo",
+    "doos", "echo", "delay", "fx", "response", "second", "segunda", "doubled", "double", "doubling", "dbl", "support",
+    "enhancing", "depth", "extra", "fill", "fills", "acc", "accomp", "accompaniment", "acompanamiento", "chord",
+    "chords", "bass", "in", "out", "sheet", "fine", "auto", "unchained", "the", "that", "to", "of", "my", "your",
+})
+# fmt: on
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """The tracks of a piece.
+
+    Attributes:
+        events: tracks without notes, those named as a melody first, and markers; `midi.TICKS_PER_BEAT` ticks a quarter.
+            A track of drums has its kit as its program.
+        home: (N,) int32, which of them each note of the piece belongs to; -1 for none.
+    """
+
+    events: ScoreTick
+    home: NDArray[np.int32]
+
+    def part(self, rows: NDArray[Any], start: int, end: int) -> Tracks:
+        """The tracks of some notes, a mask `(N,)`, between two ticks; what is set before the first holds from there."""
+        cut = ScoreTick(self.events.ticks_per_quarter)
+        for track in self.events.tracks:
+            bare = TrackTick(track.name, track.program, track.is_drum)
+            controls = track.controls.numpy()
+            bare.controls = ControlChangeTickList.from_numpy(*_between(controls, start, end, controls["number"]))
+            bends = track.pitch_bends.numpy()
+            bare.pitch_bends = PitchBendTickList.from_numpy(*_between(bends, start, end, 0 * bends["time"]))
+            bare.lyrics = _texts([(x.time - start, x.text) for x in track.lyrics if start <= x.time < end])
+            cut.tracks.append(bare)
+        cut.markers = _texts([(x.time - start, x.text) for x in self.events.markers if start <= x.time < end])
+        return Tracks(cut, self.home[rows])
+
+
+def _between(
+    values: Mapping[str, NDArray[Any]], start: int, end: int, keys: NDArray[Any]
+) -> list[NDArray[Any]]:  # fmt: skip
+    """Columns of events from `start` on and before `end`, and before `start` the last of each key, moved to 0."""
+    time = values["time"]
+    before = np.flatnonzero(time < start)
+    last = len(before) - 1 - np.unique(keys[before][::-1], return_index=True)[1]
+    rows = np.concatenate([before[np.sort(last)], np.flatnonzero((time >= start) & (time < end))])
+    moved = np.maximum(time[rows] - start, 0).astype(np.int32)
+    return [moved, *(column[rows] for name, column in values.items() if name != "time")]
+
+
+def read(score: ScoreTick, ticks: int, beats: int) -> tuple[ScoreTick, list[int]]:
+    """The `events` of a score at `ticks` a quarter, and the number there of each of its tracks, -1 without notes.
+
+    What comes after so many beats is left out. Lyrics of a track without notes go to the one before, where that has the
+    same name (symusic reads those of a track into one of its own), else to the melody or the first track.
+    """
+    per_quarter, last = score.ticks_per_quarter, beats * score.ticks_per_quarter
+    tracks, out = list(score.tracks), ScoreTick(ticks)
+    sounding = [i for i, track in enumerate(tracks) if len(track.notes)]
+    order = sorted(sounding, key=lambda i: not is_melody(tracks[i].name))
+    place = {i: number for number, i in enumerate(order)}
+    homes = [place.get(i, -1) for i in range(len(tracks))]
+
+    def on_grid(time: Any) -> Any:
+        return (2 * ticks * time + per_quarter) // (2 * per_quarter)
+
+    def columns(found: Any, low: int, high: int) -> list[NDArray[Any]]:
+        time, *rest = found.numpy().values()
+        inside = (time >= 0) & (time <= last) & (rest[-1] >= low) & (rest[-1] <= high) & (rest[0] <= max(high, 127))
+        return [on_grid(time[inside].astype(np.int64)).astype(np.int32), *(column[inside] for column in rest)]
+
+    lyrics: list[list[tuple[int, str]]] = [[] for _ in order]
+    for i, track in enumerate(tracks):
+        if order and len(track.lyrics):
+            before = homes[i - 1] if i and tracks[i - 1].name == track.name else -1
+            at = homes[i] if homes[i] >= 0 else max(0, before)
+            lyrics[at] += [(on_grid(x.time), x.text) for x in track.lyrics if 0 <= x.time <= last]
+    for i, texts in zip(order, lyrics, strict=True):
+        track = TrackTick(tracks[i].name, tracks[i].program, tracks[i].is_drum)
+        if len(tracks[i].controls):
+            track.controls = ControlChangeTickList.from_numpy(*columns(tracks[i].controls, 0, 127))
+        if len(tracks[i].pitch_bends):
+            track.pitch_bends = PitchBendTickList.from_numpy(*columns(tracks[i].pitch_bends, -8192, 8191))
+        if texts:
+            track.lyrics = _texts(sorted(texts, key=lambda row: row[0]))
+        out.tracks.append(track)
+    out.markers = _texts([(on_grid(x.time), x.text) for x in score.markers if 0 <= x.time <= last])
+    return out, homes
+
+
+def _texts(rows: list[tuple[int, str]]) -> TextMetaTickList:
+    return TextMetaTickList([TextMetaTick(at, text) for at, text in rows])
+
+
+def is_melody(name: str) -> bool:
+    """Whether the name of a track says that it is the melody: `Lead Vocal`, and neither `backing vocals` nor `Lead 1`.
+
+    Names of sounds (`Voice Oohs`, `Lead 1 (square)`, `Lead Guitar`) and of songs do not say so.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    plain = "".join(x for x in unicodedata.normalize("NFKD", spaced) if not unicodedata.combining(x))
+    words = set(re.findall(r"[^\W\d_]+", plain.lower()))
+    if words & _OTHER or len(words) > _MANY:
+        return False
+    of_sound = words & _INSTRUMENTS or re.search(r"lead \d+ *\(", plain.lower())
+    return bool(words & _MELODY) or bool(words & _OF_AN_INSTRUMENT and not of_sound)
+
+
+def dress(track: TrackTick, like: TrackTick) -> None:
+    """Give a `track` of notes the name, the kit, the controllers, bends and lyrics of another."""
+    if like.name.strip():
+        track.name = like.name
+    if track.is_drum and like.is_drum:
+        track.program = like.program
+    controls = like.controls.numpy()
+    same = (track.program, track.is_drum) == (like.program, like.is_drum)
+    rows = np.full(len(controls["time"]), True) if same else ~np.isin(controls["number"], _BANKS)
+    track.controls = ControlChangeTickList.from_numpy(*(column[rows] for column in controls.values()))
+    track.pitch_bends = like.pitch_bends.copy()
+    track.lyrics = like.lyrics.copy()
+
+
+def joined(programs: NDArray[np.int32], home: NDArray[np.int32]) -> NDArray[np.int32]:
+    """`home (N,)` of notes: where instruments have more pairs of program and home than channels, one home a program."""
+    pairs = np.unique(np.stack([programs, home]), axis=1)
+    if np.count_nonzero(pairs[0] < 128) <= CHANNELS:
+        return home
+    found = home.copy()
+    for program in np.unique(programs).tolist():
+        mine = programs == program
+        found[mine] = home[mine].max()
+    return found
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def arrays(tracks: Tracks) -> dict[str, NDArray[Any]]:
+    """Tracks as arrays of integers, for `from_arrays`."""
+    names = [[track.name, track.program, bool(track.is_drum)] for track in tracks.events.tracks]
+    lyrics = [[[x.time, x.text] for x in track.lyrics] for track in tracks.events.tracks]
+    about = {"tracks": names, "lyrics": lyrics, "markers": [[x.time, x.text] for x in tracks.events.markers]}
+    rows: dict[str, list[NDArray[Any]]] = {"controls": [], "bends": []}
+    for i, track in enumerate(tracks.events.tracks):
+        for name, found in (("controls", track.controls.numpy()), ("bends", track.pitch_bends.numpy())):
+            columns = [np.full(len(found["time"]), i), found["time"], *([found["number"]] if "number" in found else [])]
+            rows[name].append(np.stack([*columns, found["value"]], 1).astype(np.int32))
+    return {
+        "home": tracks.home,
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+        "controls": np.concatenate([np.zeros((0, 4), np.int32), *rows["controls"]]),
+        "bends": np.concatenate([np.zeros((0, 3), np.int32), *rows["bends"]]),
+    }
+
+
+def from_arrays(stored: Mapping[str, NDArray[Any]], ticks: int) -> Tracks:
+    """What `arrays` made."""
+    about = json.loads(stored["about"].tobytes())
+    controls, bends = (
+        np.split(rows, np.searchsorted(rows[:, 0], np.arange(1, len(about["tracks"]))))
+        for rows in (stored["controls"], stored["bends"])
+    )
+    events = ScoreTick(ticks)
+    for i, ((name, program, drums), lyrics) in enumerate(zip(about["tracks"], about["lyrics"], strict=True)):
+        track = TrackTick(name, program, drums)
+        _, time, number, value = controls[i].T
+        track.controls = ControlChangeTickList.from_numpy(
+            np.ascontiguousarray(time), number.astype(np.uint8), value.astype(np.uint8)
+        )
+        _, time, value = bends[i].T
+        track.pitch_bends = PitchBendTickList.from_numpy(np.ascontiguousarray(time), np.ascontiguousarray(value))
+        track.lyrics = _texts([(at, text) for at, text in lyrics])
+        events.tracks.append(track)
+    events.markers = _texts([(at, text) for at, text in about["markers"]])
+    return Tracks(events, stored["home"])

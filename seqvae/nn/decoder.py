@@ -1,0 +1,268 @@
+"""A latent vector and the tokens so far in, what is told of the next one out.
+
+Knows: the conductor (z to one code a chunk, all at once), asking a code with a cue, and autoregression with a cache.
+Refuses to know: sampling, grammars, losses. A chunk sees its own code and its own tokens, so chunks decode in parallel
+and z cannot be ignored (the lesson of MusicVAE, Roberts et al. 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqvae.config import ModelConfig
+from seqvae.nn.layers import Binding, Cache, LockedDropout, Places, Residual, TransformerLayer, take
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What is told of the tokens of an outer scope."""
+
+    columns: Tensor
+    """The tokens `(K,)`."""
+    part: Tensor
+    """What is added to their logits `(U, K)`."""
+    index: Tensor | None
+    """The row of each place `(M,)`; None where each has its own."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the decoder says of M places, not yet spelled out over the vocabulary."""
+
+    binding: Binding
+    x: Tensor
+    """`(U, W)`: what is told."""
+    index: Tensor | None
+    """Which of it each place is told `(M,)`; None where each is told its own."""
+    outer: list[Outer]
+
+    def logits(self) -> Tensor:
+        """`(M, V)`."""
+        logits = self.binding.logits(self.x)
+        logits = logits if self.index is None else logits[self.index]
+        for outer in self.outer:
+            part = outer.part if outer.index is None else outer.part[outer.index]
+            logits = logits.index_add(-1, outer.columns.to(logits.device), part.to(logits.dtype))
+        return logits
+
+    def nats(self, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-log p of `targets (M,)` summed, a scalar; and where each is the most likely `(M,)`.
+
+        Probabilities are among the tokens that `closed (M, V)` leaves, or among all.
+        """
+        if self.index is not None and closed is None and not self.outer:  # one distribution serves many places
+            told = self.binding.logits(self.x).float().log_softmax(-1)
+            return -told[self.index, targets].sum(), told.argmax(-1)[self.index] == targets
+        together: Tensor | None = None
+        index = torch.zeros_like(targets)
+        for outer in self.outer:  # of each place the rows of one scope are a part of those of the scope before
+            mine = torch.arange(len(targets), device=targets.device) if outer.index is None else outer.index
+            before = torch.zeros(1, len(self.binding.bias), device=targets.device) if together is None else together
+            parent = torch.zeros(len(outer.part), dtype=torch.long, device=targets.device).index_copy(0, mine, index)
+            part = outer.part.float()
+            together, index = before[parent].index_add(-1, outer.columns.to(part.device), part), mine
+        return self.binding.nats(self.x, targets, closed, self.index, together, None if together is None else index)
+
+
+class Decoder(nn.Module):
+    """Codes by a conductor; logits from an answer (code asked with the cue, no history) and a writer (history)."""
+
+    def __init__(self, config: ModelConfig, binding: Binding) -> None:
+        super().__init__()
+        self.binding = binding
+        self.chunks, self.width = config.chunks, config.width
+        self.conduct = nn.Linear(config.latent, config.chunks * config.width)
+        self.code = nn.Sequential(Residual(config.width, 2), Residual(config.width, 2), nn.LayerNorm(config.width))
+        self.answer = Residual(config.width, 1)
+        self.writer: RecurrentWriter | TransformerWriter
+        fields = binding.cue_sizes
+        self.writer = RecurrentWriter(config) if config.decoder == "recurrent" else TransformerWriter(config)
+        self.place = nn.ModuleList(nn.Embedding(size, config.hidden) for size in fields)
+        self.norm = nn.LayerNorm(config.width)
+        self.bag_norm = nn.LayerNorm(config.width)
+        self.dropout = LockedDropout(config.dropout)
+        # scopes short of the whole cue are asked on their own: (level, tokens of that scope)
+        levels = [(k, (binding.scope == k).nonzero()[:, 0]) for k in range(len(fields))]
+        self.levels = [(k, columns) for k, columns in levels if len(columns)]
+        self.level_norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.levels)
+
+    @property
+    def batch_axis(self) -> int:
+        """Of the tensors in the cache."""
+        return self.writer.batch_axis
+
+    def codes(self, z: Tensor) -> Tensor:
+        """`z (B, D)` to one code a chunk, `(B, C, W)`."""
+        out: Tensor = self.code(self.conduct(z).view(-1, self.chunks, self.width))
+        return out
+
+    def start(self, code: Tensor) -> Cache:
+        """The cache before the first token of rows `code (N, W)`."""
+        return self.writer.start(code)
+
+    def select(self, cache: Cache, rows: Tensor) -> Cache:
+        """The cache of some rows only, for leaving out rows that have ended."""
+        return [part.index_select(self.batch_axis, rows) for part in cache]
+
+    def forward(
+        self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, places: Places | None = None
+    ) -> tuple[Told, Told, Cache]:
+        """One or many steps of rows `code (N, W)`.
+
+        `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` those of each step. Returns what
+        is told of each step, or of some `places`, what the code and the cue alone tell of it (no history), and the next
+        step's cache.
+        """
+        places = places or self.places(inputs, cues)
+        asked, outer = self._ask(code, places)
+        told = self.answer(asked)
+        everything, cache = self._tell(code, inputs, places, cache, asked, told, outer)
+        return everything, Told(self.binding, self.bag_norm(told), places.indices[-1], outer), cache
+
+    def step(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Cache]:
+        """As `forward`, without what only training needs: what the code and the cue alone tell."""
+        places = self.places(inputs, cues)
+        asked, outer = self._ask(code, places)
+        told = self.answer(asked) if self.binding.before is None else None
+        return self._tell(code, inputs, places, cache, asked, told, outer)
+
+    def places(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Places:
+        """Those of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)`, or all, for `forward`."""
+        return Places.of(tokens, cues, self.binding.cue_sizes, weight)
+
+    def _tell(
+        self, code: Tensor, inputs: Tensor, places: Places, cache: Cache, asked: Tensor, told: Tensor | None,
+        outer: list[Outer],
+    ) -> tuple[Told, Cache]:  # fmt: skip
+        """What is told of each step, of the code `asked` and its answer `told`, and the next step's cache."""
+        index, before = places.indices[-1], places.of_grid(inputs)
+        if self.binding.before is not None:
+            told, index = self.answer(take(asked, index) * self.binding.after(before)), None
+        assert told is not None
+        here: Tensor | None = None
+        for i, table in enumerate(self.place):
+            assert isinstance(table, nn.Embedding)
+            parent, values = places.asked[i]
+            found = take(table.weight, values)
+            here = found if here is None else take(here, parent) + found
+        side = Side(told, here, index)
+        written, cache = self.writer(self.binding.tokens(before), side, code, cache, places)
+        x = self.dropout(self.norm(take(told, index) + written), places.rows, len(code))
+        return Told(self.binding, x, None, outer), cache
+
+    def _ask(self, code: Tensor, places: Places) -> tuple[Tensor, list[Outer]]:
+        """The code asked with whole cues, `(U, W)`, and what it tells of each outer scope."""
+        asked, outer = code, []
+        norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
+        columns = dict(self.levels)
+        for k, (parent, values) in enumerate(places.asked):
+            if k in columns:
+                part = self.binding.logits(norms[k](asked), columns[k].to(code.device))
+                outer.append(Outer(columns[k], part, places.indices[k]))
+            asked = take(asked, parent) * self.binding.key(k, values)
+        return asked, outer
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a writer is told beside the tokens so far: the same at all places that ask the same."""
+
+    answer: Tensor
+    """`(U, W)`."""
+    here: Tensor | None
+    """Embedded cues `(U, H)`."""
+    index: Tensor | None
+    """Which of them each place is told, `(M,)`."""
+
+    def enter(self, tokens: Tensor, layer: nn.Linear) -> Tensor:
+        """Embedded `tokens (M, W)` and this through a linear layer of both: `(M, H)`."""
+        answer = self.answer.to(tokens.dtype)
+        if self.index is None:
+            x: Tensor = layer(torch.cat([tokens, answer], -1))
+            return x if self.here is None else x + self.here
+        width = tokens.shape[-1]
+        told = functional.linear(answer, layer.weight[:, width:])
+        told = told if self.here is None else told + self.here.to(told.dtype)
+        return functional.linear(tokens, layer.weight[:, :width], layer.bias) + take(told, self.index)
+
+
+class RecurrentWriter(nn.Module):
+    """LSTM whose first state is told by the code."""
+
+    batch_axis = 1  # of the tensors in the cache
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = config.layers
+        self.first = nn.Linear(config.width, 2 * config.layers * config.hidden)
+        self.enter = nn.Linear(2 * config.width, config.hidden)
+        self.lstm = nn.LSTM(config.hidden, config.hidden, config.layers, batch_first=True)
+        self.leave = nn.Linear(config.hidden, config.width)
+        self.dropout = LockedDropout(config.dropout)
+        # where the code is asked by tokens alone, what it says as a whole is told at every step too
+        self.told = nn.Linear(config.width, config.hidden) if config.previous else None
+
+    def start(self, code: Tensor) -> Cache:
+        """First hidden and cell states, each `(L, N, H)`."""
+        states = self.first(code).view(-1, 2, self.layers, self.lstm.hidden_size).permute(1, 2, 0, 3)
+        return [states[0].tanh().contiguous(), states[1].contiguous()]
+
+    def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
+        """Embedded `tokens (M, W)` at `places` to `(M, W)`, and the states after the last step."""
+        x = side.enter(self.dropout(tokens, places.rows, len(code)), self.enter)
+        if self.told is not None:
+            x = x + take(self.told(code), places.rows)
+        if places.shape[1] == 1 and not torch.is_grad_enabled():
+            out, cache = self._step(x, cache)
+        else:
+            out, (hidden, cell) = self.lstm(places.laid_out(x), (cache[0].to(x.dtype), cache[1].to(x.dtype)))
+            out, cache = places.of_grid(out), [hidden, cell]
+        return self.leave(self.dropout(out, places.rows, len(code))), cache
+
+    def _step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """One step of the LSTM, `x (N, H)`: what `torch.lstm` lays out for many steps costs more than a single one."""
+        hidden, cells = [], []
+        for h, c, weights in zip(*cache, self.lstm.all_weights, strict=True):
+            into, back, into_bias, back_bias = weights
+            gates = functional.linear(x, into, into_bias + back_bias)
+            gates = gates.addmm_(h.to(gates.dtype), back.to(gates.dtype).T).float()
+            # beyond these bounds nothing opens or closes further, but states come to be so small that a processor
+            # multiplies them many times slower
+            enter, keep, new, leave = gates.clamp_(-40.0, 40.0).chunk(4, -1)
+            cells.append((keep.sigmoid_() * c).addcmul_(enter.sigmoid_(), new.tanh_()))  # fp32: sums of all steps
+            x = cells[-1].tanh().mul_(leave.sigmoid_()).to(x.dtype)
+            hidden.append(x)
+        return x, [torch.stack(hidden), torch.stack(cells)]
+
+
+class TransformerWriter(nn.Module):
+    """Causal transformer; the code is added before every layer (in-attention, Wu and Yang 2023)."""
+
+    batch_axis = 0
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.enter = nn.Linear(2 * config.width, config.hidden)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.hidden, config.heads, config.dropout) for _ in range(config.layers)
+        )
+        self.told = nn.ModuleList(nn.Linear(config.width, config.hidden) for _ in range(config.layers))
+        self.leave = nn.Linear(config.hidden, config.width)
+
+    def start(self, code: Tensor) -> Cache:
+        """No keys and values yet: an empty cache."""
+        del code
+        return []
+
+    def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
+        """As `RecurrentWriter.forward`; the cache holds keys and values `(N, heads, T, ...)` of every layer in turn."""
+        x = places.laid_out(side.enter(tokens, self.enter))
+        after: Cache = []
+        for i, (layer, told) in enumerate(zip(self.layers, self.told, strict=True)):
+            x, kept = layer(x + told(code).unsqueeze(1), None, cache[2 * i : 2 * i + 2] or None)
+            after += kept
+        return self.leave(places.of_grid(x)), after

@@ -1,0 +1,78 @@
+"""Tokens in, posterior out.
+
+Knows: how a chunk is read and how chunks are joined. Refuses to know: what tokens stand for, losses, decoding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seqvae.config import ModelConfig
+from seqvae.nn.layers import Places, Residual, TransformerLayer
+from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
+
+FIRST_LOGVAR = -3.0  # a posterior that is sharp at first; a broad one would drown what the sums hold
+
+
+class Encoder(nn.Module):
+    """Reads every chunk by itself, sums it to one vector, and joins the vectors of a segment to q(z|x)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.reader: nn.Module | None = None  # `set`: the sum over bound tokens is all
+        if config.encoder == "recurrent":
+            self.reader = RecurrentReader(config)
+        elif config.encoder == "transformer":
+            self.reader = TransformerReader(config)
+        self.chunk = nn.Sequential(Residual(config.width, 2), Residual(config.width, 2))
+        self.mean = nn.Linear(config.chunks * config.width, config.latent)
+        self.logvar = nn.Linear(config.chunks * config.width, config.latent)
+        nn.init.orthogonal_(self.mean.weight)
+        nn.init.zeros_(self.mean.bias)
+        nn.init.zeros_(self.logvar.weight)
+        nn.init.constant_(self.logvar.bias, FIRST_LOGVAR)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Posterior:
+        """Bound tokens `x (M, W)` that stand where `mask (B, C, T)`, to a posterior `(B, D)`."""
+        b, c, t = mask.shape
+        mask = mask.view(b * c, t)
+        places = Places.of(mask, mask, (), mask)
+        if self.reader is not None:
+            x = places.of_grid(self.reader(places.laid_out(x), mask))
+        chunks = self.chunk(places.sums(x).view(b, c, -1)).flatten(1)
+        return Posterior(self.mean(chunks).float(), self.logvar(chunks).float().clamp(*LOGVAR_RANGE))
+
+
+class RecurrentReader(nn.Module):
+    """Bidirectional LSTM."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.width % 2:
+            raise ValueError(f"width {config.width} does not divide into two directions")
+        self.lstm = nn.LSTM(config.width, config.width // 2, config.layers, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`; the backward half starts at each row's own last token."""
+        lengths = mask.sum(1).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        out, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
+        return out
+
+
+class TransformerReader(nn.Module):
+    """Bidirectional transformer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.heads, config.dropout) for _ in range(config.layers)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`."""
+        seen = mask | (torch.arange(mask.shape[1], device=mask.device) == 0)  # an empty row still has one key
+        for layer in self.layers:
+            x, _ = layer(x, seen[:, None])
+        return x

@@ -1,0 +1,193 @@
+"""The loss: reconstruction, weighted KL, and what keeps the posterior from collapsing.
+
+Knows: the formulas of the design, section 6, in nats. Refuses to know: optimizers, data, files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from seqvae.config import ObjectiveConfig
+from seqvae.nn.layers import Places, shifted
+from seqvae.nn.model import Output, SequenceVAE
+from seqvae.nn.posterior import Posterior, floored_kl
+from seqvae.protocols import PAD
+
+REFINE_RATE, REFINE_DECAY = 0.1, 0.9
+REFINE_FLOOR = 0.05  # nats a unit: slopes far below are noise, and must not be blown up to full steps
+EOS, MASK = 2, 3  # the ids every tokenizer gives to the end and to a masked token
+
+
+def beta_at(config: ObjectiveConfig, step: float) -> float:
+    """Weight of the KL at a step, 0 for the plain autoencoder.
+
+    linear: beta min(1, step / n). logistic: beta / (1 + exp(-12 (step / n - 1/2))), Bowman et al. 2016. cyclical:
+    linear over the first half of every n steps, then flat (Fu et al. 2019). constant: beta.
+    """
+    if config.autoencoder:
+        return 0.0
+    n = max(1, config.anneal_steps)
+    if config.schedule == "constant":
+        return config.beta
+    if config.schedule == "linear":
+        return config.beta * min(1.0, step / n)
+    if config.schedule == "logistic":
+        return config.beta / (1.0 + math.exp(-min(60.0, 12.0 * (step / n - 0.5))))
+    return config.beta * min(1.0, 2.0 * (step % n) / n)
+
+
+def masked(tokens: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """`tokens` with a random `share` of those that are not PAD replaced by MASK."""
+    if share <= 0:
+        return tokens
+    hit = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    return tokens.masked_fill(hit & (tokens != PAD), MASK)
+
+
+def refine(
+    model: SequenceVAE, tokens: Tensor, cues: Tensor, allowed: Tensor | None, posterior: Posterior,
+    config: ObjectiveConfig, low: bool = False,
+) -> Posterior:  # fmt: skip
+    """A posterior whose mean has been improved for its own `tokens (B, C, T)`.
+
+    Each of `config.refine` steps goes down the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2
+    (the part of the KL that knows the mean) by Adam, which takes every number on its own, so that neighbours in a batch
+    do not matter. Segments of which a token is then not the most likely one go on, up to `config.refine_most` steps and
+    without the price on their length, until it is. With `low`, the decoder computes in bf16.
+    """
+    z = posterior.mean.clone()
+    first, second = torch.zeros_like(z), torch.zeros_like(z)
+    rows = torch.arange(len(z), device=z.device)  # of the segments that go on
+
+    def asked() -> tuple[Tensor, Places, Tensor, Tensor | None]:
+        """What does not change from step to step."""
+        weight = tokens != PAD
+        closed = None if allowed is None else ~allowed[weight]
+        return shifted(tokens), model.places(tokens, cues), tokens[weight], closed
+
+    inputs, places, targets, closed = asked()
+    # the recurrent kernels of CUDA have no backward in evaluation
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        for step in range(1, max(config.refine, config.refine_most) + 1):
+            here = z[rows].detach().requires_grad_()
+            told, bag = model.tell(here, inputs, cues, places, low)
+            nats, right = told.nats(targets, closed)
+            if step <= config.refine:
+                nats = nats + config.refine_beta * here.square().sum() / 2
+            if config.bag > 0:
+                nats = nats + config.bag * bag.nats(targets, closed)[0]
+            (slope,) = torch.autograd.grad(nats, here)
+            if step > config.refine:
+                wrong = torch.zeros(len(rows), dtype=torch.bool, device=z.device)
+                wrong[(tokens != PAD).nonzero()[:, 0][~right]] = True
+                rows, slope = rows[wrong], slope[wrong]
+                if not len(rows):
+                    break
+                tokens, cues = tokens[wrong], cues[wrong]
+                allowed = None if allowed is None else allowed[wrong]
+                inputs, places, targets, closed = asked()
+            with torch.no_grad():
+                first[rows] = first[rows].lerp(slope, 1 - REFINE_DECAY)
+                second[rows] = second[rows].lerp(slope.square(), 1 - REFINE_DECAY)
+                even = 1 - REFINE_DECAY**step
+                z[rows] -= REFINE_RATE * (first[rows] / even) / ((second[rows] / even).sqrt() + REFINE_FLOOR)
+    return Posterior(z.detach(), posterior.logvar)
+
+
+def dropped(tokens: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """`tokens (..., T)` with a random `share` of those before EOS left out, what follows moved up, PAD at the end."""
+    if share <= 0:
+        return tokens
+    lost = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    lost = (lost & (tokens != EOS)) | (tokens == PAD)
+    order = lost.to(torch.int8).argsort(dim=-1, stable=True)  # those that stay first, in their order
+    return tokens.masked_fill(lost, PAD).gather(-1, order)
+
+
+def objective_at(config: ObjectiveConfig, step: float) -> tuple[ObjectiveConfig, float]:
+    """The objective that holds at a step (1 is the first), and the step by its own count."""
+    if step <= config.pretrain_steps:
+        return replace(config, autoencoder=True), step
+    return config, step - config.pretrain_steps
+
+
+def charged_kl(kl: Tensor, config: ObjectiveConfig) -> Tensor:
+    """What beta multiplies, a scalar in nats a segment, from `kl (B, D)`.
+
+    K = sum_d max(mean over the batch of KL_d, free_bits); then max(K, free_bits_total), and |K - target_kl| where there
+    is a target. Floors are on batch averages, so that one segment may use a dimension that another leaves.
+    """
+    total = floored_kl(kl, config.free_bits).clamp(min=config.free_bits_total)
+    return (total - config.target_kl).abs() if config.target_kl > 0 else total
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The parts of one batch's loss; `total` is what is differentiated."""
+
+    total: Tensor
+    """Nats a token: the sum over the batch of all that is charged, divided by the number of tokens."""
+    reconstruction: float
+    """-E log p(x|z), nats a segment."""
+    kl: float
+    """KL(q(z|x) || p(z)), nats a segment, no floor."""
+    beta: float
+    accuracy: float
+    """Share of tokens told right given the true tokens before them."""
+    kl_per_unit: Tensor
+    """`(D,)` nats."""
+
+
+def loss(
+    model: SequenceVAE,
+    tokens: Tensor,
+    cues: Tensor,
+    config: ObjectiveConfig,
+    step: float,
+    training: bool = True,
+    allowed: Tensor | None = None,
+    whole: Callable[[Tensor], Tensor] | None = None,
+) -> Loss:
+    """One pass over `tokens (B, C, T)` with `cues (B, C, T, K)`.
+
+    Probabilities are among the tokens that the grammar allows, `allowed (B, C, T, V)`, as they are in decoding, and
+    among all where it is None. So nothing has to be learned that the rules say already.
+
+    Charged a segment: -log p(x|z) + beta K + bag * (-sum_t log p(x_t | z, cue_t)), K as in `charged_kl`.
+    In evaluation nothing is masked, and z is the posterior mean for the plain autoencoder, else one draw.
+
+    Where `tokens` are a part of a batch, `whole` gives the mean KL `(D,)` of the batch from that of the part: floors
+    are on averages of the batch. The losses of the parts, each times its share of the tokens, then add up to that of
+    the batch, and so do their gradients.
+    """
+    config, step = objective_at(config, step)
+    source = tokens
+    if training:
+        source = (dropped if config.denoise_by == "drop" else masked)(tokens, config.denoise)
+    inputs = shifted(tokens)
+    inputs = masked(inputs, config.word_dropout) if training else inputs
+    fade = config.fade if training else 0.0
+    output: Output = model(tokens, cues, source, inputs, not config.autoencoder, fade)
+    weight = tokens != PAD
+    targets, closed = tokens[weight], None if allowed is None else ~allowed[weight]
+    reconstruction, right = output.told.nats(targets, closed)
+    kl = output.posterior.kl()
+    beta = beta_at(config, step)
+    here = kl.detach().mean(0)
+    level = kl if whole is None else kl + (whole(here) - here)  # the part's slopes at the batch's average
+    charged = reconstruction + beta * len(tokens) * charged_kl(level, config)
+    if config.bag > 0 and training:
+        charged = charged + config.bag * output.bag.nats(targets, closed)[0]
+    return Loss(
+        total=charged / len(right),
+        reconstruction=float(reconstruction.detach()) / len(tokens),
+        kl=float(kl.detach().sum()) / len(tokens),
+        beta=beta,
+        accuracy=float(right.float().mean()),
+        kl_per_unit=here,
+    )

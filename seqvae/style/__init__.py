@@ -1,0 +1,1 @@
+"""Latent vectors of styles: fitted, moved, mixed and interpolated."""

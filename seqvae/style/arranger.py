@@ -1,0 +1,245 @@
+"""An arrangement: a song that has been moved, decoded by one band, with its tune on top and so many notes new.
+
+Scope: what a song as a whole says to the decoder of its bars, how far it is moved for a share of new notes, and the
+notes that come of it. Out of scope: latent vectors before they are moved, what a band is (music/band.py), and tokens
+(music/guidance.py).
+
+The decoder knows one segment, and half a difference of style means lies between its thresholds: without more, each
+segment has a band of its own. What a segment says is therefore multiplied by what the song says (a product of experts,
+Hinton 2002): its band, the style's kit, the harmony and the bass of the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.music import arrangement, band, guidance
+from seqvae.music import note_metrics as measures
+from seqvae.music.adapter import MusicForm
+from seqvae.music.band import Ensemble
+from seqvae.nn.sampling import Sampling
+from seqvae.protocols import Form, Guide
+
+if TYPE_CHECKING:
+    from seqvae.music.piece import Piece
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+FARTHER = (1.0, 1.6, 2.56)  # times the way to be moved, for a song that is hardly changed by it
+ENOUGH = 0.6  # share of new notes among those written from which no song is moved farther
+TOLD = 0.1  # share of a program among those that the codes tell of, from which it plays in every bar
+MIDDLE = 38.0  # D2: around which a bass plays
+BELOW = 48  # C3: where there is no bass, what is lower on other instruments is the bass
+DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
+"""Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
+
+
+class Writer(Protocol):
+    """The part of a codec that decodes."""
+
+    form: Any
+    model: Any
+
+    def write(
+        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
+        guide: Guide | None = None,
+    ) -> list[Ints]:  # fmt: skip
+        """As `Codec.write`."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an arrangement is to come near to."""
+
+    ensemble: Ensemble
+    """Who plays in songs of the target."""
+    amount: float
+    """How near: the band, the density and the share of new notes go by it."""
+    calibrated: bool = True
+    """Whether a song that is hardly changed is moved farther; see FARTHER."""
+
+
+def goal(parts: Sequence[tuple[Ensemble | None, float]]) -> Goal | None:
+    """The goal of a move toward styles with these ensembles by these amounts.
+
+    None where one has no ensemble, where a move leads away from a style, and where all amounts are 0.
+    """
+    known = [(one, amount) for one, amount in parts if one is not None]
+    total = sum(amount for _, amount in known)
+    if len(known) < len(parts) or not 0 < total < float("inf") or any(amount < 0 for _, amount in known):
+        return None
+    return Goal(band.mixed([(one, amount / total) for one, amount in known]), total)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The segments of a piece that are decoded."""
+
+    piece: Any
+    segments: list[int]
+    """Their numbers."""
+    chunks: int
+    """Bars in each."""
+    limits: Ints | None
+    """The lengths of all bars of the piece in steps, the filling of its last segment included."""
+    bars: NDArray[np.int64] = field(init=False)
+    """`(N,)`: the bar of the piece that each decoded one stands for; beyond the last in the filling."""
+
+    def __post_init__(self) -> None:
+        bars = [i * self.chunks + c for i in self.segments for c in range(self.chunks)]
+        object.__setattr__(self, "bars", np.array(bars, np.int64))
+
+    @property
+    def lengths(self) -> Ints | None:
+        """`(N,)`: the lengths of the decoded bars in steps."""
+        return None if self.limits is None else self.limits[self.bars]
+
+    def harmony(self, form: Form, leans: bool = True) -> Floats | None:
+        """The harmony `(N, B, 12)` of the decoded bars, 0 where the piece does not lean to it."""
+        told = form.harmony(self.piece)
+        return None if told is None else self.of(told) * leans
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """What is said of the decoded bars, of `values (C, ...)` of all bars; 0 for the filling."""
+        inside = (self.bars < len(values)).reshape(-1, *[1] * (values.ndim - 1))
+        found: NDArray[Any] = np.where(inside, values[np.minimum(self.bars, len(values) - 1)], 0)
+        return found
+
+
+def arrange(
+    codec: Writer, stretch: Stretch, z: Tensor, moved: Tensor, goal: Goal, sampling: Sampling, harmony: float,
+    parts: frozenset[int],
+) -> Any:  # fmt: skip
+    """A `symusic.Score` of the piece, whose segments lie at `z (S, D)` and are `moved (S, D)`; `parts` are kept.
+
+    A song of which fewer than `goal.amount` of the notes would be new is moved farther (FARTHER), up to ENOUGH of them.
+    """
+    from seqvae.music import piece as midi  # which training from shards does without
+    from seqvae.music import tracks
+
+    form: MusicForm = codec.form
+    piece, near = stretch.piece, min(1.0, goal.amount)
+    changed = _changed(piece)
+    tune = tracks.tune(piece) if tracks.MELODY in parts else piece.notes[:0]
+    own = band.presence(piece.notes, piece.bounds)
+    density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
+    best, most, line = piece.notes[:0], -1.0, tune
+    for far in FARTHER if goal.calibrated else FARTHER[:1]:
+        there = z + far / near * (moved - z)
+        told = told_programs(codec, there)
+        programs = band.choose(own, goal.ensemble, near, told)
+        whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
+        guide = _guide(form, stretch, goal.ensemble, programs, whole, told, changed, harmony)
+        chunks = codec.write(there, stretch.lengths, sampling, guide=guide)
+        written = _written(form, stretch, chunks, changed)
+        played = band.voice(tune, programs, whole, own)
+        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played, whole)
+        notes = _left_alone(notes, piece, programs, changed)
+        new = arrangement.new_notes(piece.notes, written) if len(written) else 0.0
+        if new > most:
+            best, most, line = notes, new, played
+        if new >= ENOUGH:
+            break
+    kept = parts - {tracks.MELODY}
+    notes = tracks.keep(best, piece, kept) if kept else best
+    return midi.to_score(notes, piece.frame, tracks=tracks.homes(notes, piece, parts, line))
+
+
+def improvised(codec: Writer, z: Tensor, ensemble: Ensemble) -> Guide:
+    """For decoding a new piece `z (S, D)`: one band of the style, and its kit."""
+    told = told_programs(codec, z)
+    programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, told)
+    plan = _plan(programs, ensemble.hits, told)
+    return lambda rows: [guidance.lean(codec.form.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
+
+
+def told_programs(codec: Writer, z: Tensor) -> Floats | None:
+    """Shares of the programs `(129,)` in what the codes of `z (S, D)` tell without decoding; None where nothing is."""
+    outline = codec.model.outline(z)
+    if outline is None:
+        return None
+    tokens, logits = outline
+    wanted = torch.from_numpy(codec.form.tokenizer.ids("program")).long()
+    row = torch.full((int(max(tokens.max(), wanted.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
+    return np.asarray(logits[:, row[wanted]].softmax(-1).mean(0), np.float64)
+
+
+def _changed(piece: Piece) -> Bools:
+    """`(C,)`: the bars that are decoded. Empty bars are not, nor is a first bar of which only the end sounds."""
+    filled: Bools = np.asarray(arrangement.playing(piece.notes, piece.bounds).any(1))
+    if filled.any():
+        first = int(filled.argmax())
+        start, end = piece.bounds[first : first + 2]
+        onset = piece.notes[piece.notes[:, measures.ONSET] >= start, measures.ONSET].min()
+        short = end - start < np.diff(piece.bounds).max()
+        filled[first] = not (short or 2 * (onset - start) >= end - start) or filled.sum() == 1
+    return filled
+
+
+def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) -> Ints:
+    """Arranged `notes (N, 5)` with those of the piece in the bars that are not decoded, played by the band."""
+    own, new = (changed[np.searchsorted(piece.bounds, x[:, measures.ONSET], "right") - 1] for x in (piece.notes, notes))
+    aside = piece.notes[~own & (piece.notes[:, measures.PROGRAM] != measures.DRUMS)]
+    return np.concatenate([band.players(aside, programs, band.presence(piece.notes, piece.bounds)), notes[new]])
+
+
+def _guide(
+    form: MusicForm, stretch: Stretch, ensemble: Ensemble, programs: list[int], whole: list[int], told: Floats | None,
+    changed: Bools, harmony: float,
+) -> Guide:  # fmt: skip
+    """What the song says of its bars to the instruments of the band that are not `whole`."""
+    piece, tokenizer = stretch.piece, form.tokenizer
+    bottom = measures.skyline(piece.notes, highest=False)
+    entering = [program for program in programs if program not in whole]
+    plan = _plan(entering, ensemble.hits, told, _middle(bottom))
+    without = not any(program // band.FAMILY == band.BASS for program in programs)
+    if without and len(bottom) and np.bincount(bottom[:, measures.PROGRAM]).argmax() in whole:
+        plan = replace(plan, low=None)
+    below = BELOW if without and plan.low is not None else 0
+    full = stretch.of(changed).astype(bool)
+    sounding, roots = stretch.of(form.harmony(piece)), stretch.of(form.roots(piece))
+    changes: Bools = np.asarray(roots.any(-1))
+    changes[:, 1:] &= (np.diff(roots, axis=1) != 0).any(-1)
+    roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
+
+    def guide(rows: slice) -> list[Any]:
+        leans = [guidance.lean(tokenizer, plan, full[rows], changes[rows])]
+        if harmony:
+            leans.append(tokenizer.lean(sounding[rows], harmony, roots[rows], below))
+        return leans
+
+    return guide
+
+
+def _plan(programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE) -> guidance.Plan:
+    """A band of which drums, bass and those that the decoder tells of always play, the bass around a pitch."""
+    kit = hits if measures.DRUMS in programs and hits.any() else None
+    low = next((p for p in programs if p // band.FAMILY == band.BASS), None)
+    deep = next((p for p in DEEP if p in programs), None) if low is None else low
+    due = [p for p in programs if p in (measures.DRUMS, deep) or (told is not None and told[p] >= TOLD)]
+    return guidance.Plan(programs, due or programs, kit, middle, deep)
+
+
+def _middle(bottom: Ints) -> float:
+    """Where a bass plays: around the median of the song's lowest notes, in octaves that a bass has."""
+    if not len(bottom):
+        return MIDDLE
+    return float(np.clip(np.median(bottom[:, measures.PITCH]), MIDDLE - 4, MIDDLE + 4)) + 0.5
+
+
+def _written(form: MusicForm, stretch: Stretch, chunks: list[Ints], changed: Bools) -> Ints:
+    """Notes `(N, 5)` of the decoded bars that are `changed (C,)`."""
+    count = len(stretch.piece.bounds) - 1
+    by_bar: list[Ints] = [np.zeros(0, np.int32)] * count
+    for bar, chunk in zip(stretch.bars.tolist(), chunks, strict=True):
+        if bar < count and changed[bar]:
+            by_bar[bar] = chunk
+    return form.notes(by_bar, stretch.piece)

@@ -1,0 +1,385 @@
+"""Styles: named sets of pieces in the latent space, their means and covariances, and moving between them.
+
+Knows: the arithmetic of section 6 of the design. Refuses to know: how a piece was encoded or will be decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from seqvae.checkpoint.folder import load_tensors, save_tensors
+from seqvae.errors import StyleError
+from seqvae.music.band import Ensemble
+
+Method = Literal["mean", "discriminant", "transport"]
+SHRINKAGE = 0.1
+PAIRS = 96  # sums of two pieces that are kept of a style; older files have 24
+ROW = 4  # segments of each
+DIRECTIONS = 64  # principal directions in which they are kept
+FEW = 8  # pieces: with fewer, sums of them would be few too, and a Gaussian does
+FAR = 1e6  # an amount beyond it moves as far: no vector overflows
+SHARE = (0.2, 0.4)  # of a second sum in a draw
+RANK = 128  # directions of a covariance that are kept on disk
+MOST = 1 << 28  # numbers of all covariances that are unpacked from one file
+
+
+Figure = tuple[float, float, float]
+"""A mean over songs and its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the vector from one style to another does to pieces it was not fitted on; see evaluation/style_effect.py."""
+
+    amount: float
+    """How much of the vector."""
+    songs: int
+    """Pieces of the source that were moved."""
+    before: Figure
+    """Probability of the target that a judge hears in them unmoved, as the model says them."""
+    after: Figure
+    """The same of the moved ones."""
+    control: Figure
+    """The same of those moved by a random vector of the same length."""
+    kept: dict[str, Figure]
+    """What is left of them, by the name of the figure: chroma and groove of music, BLEU of text."""
+    p: float
+    """By chance alone `after` would be so far above `control`: a permutation test of signs over songs."""
+    kept_of_another: dict[str, Figure] = field(default_factory=dict)
+    """The same figures where another piece's latents are moved in place of a piece's own, and lean as it does."""
+    kept_of_none: dict[str, Figure] = field(default_factory=dict)
+    """The same where the target's mean alone is decoded: what is above neither says nothing of the piece."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """One style: where its pieces lie in the latent space."""
+
+    mean: Tensor
+    """`(D,)`: the mean over pieces of each piece's mean, so that a long piece counts once."""
+    covariance: Tensor
+    """`(D, D)`: of segments about `mean`, each piece weighing the same, shrunk toward its own diagonal."""
+    count: int
+    """Pieces it was fitted on."""
+    source: str = ""
+    """Where they came from."""
+    persistence: float = 0.0
+    """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
+    sums: Tensor | None = None
+    """`(K, S, D)`: where pairs of its pieces lie, less the mean, added and divided by the root of 2: S segments in a
+    row of each, in DIRECTIONS principal directions at most. No piece alone is among them, and none is in two of them.
+    None where most pieces are single segments, or there are few."""
+    ensemble: Ensemble | None = None
+    """Who plays in its songs; None for what is no music."""
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    """What the vector to this style does, by the name of the style that it starts from, where that was measured."""
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Symmetric square root of the covariance in double precision, found once: it takes longer than a draw."""
+        return _root(self.covariance.double())
+
+
+def fit(latents: Sequence[Tensor], source: str = "") -> Style:
+    """A style from the latent vectors `(S, D)` of each of its pieces.
+
+    The covariance of a few hundred segments in hundreds of dimensions is noisy, so SHRINKAGE of it is moved to its
+    diagonal (Ledoit and Wolf 2004, with a fixed weight). Raises StyleError where there is no piece.
+    """
+    pieces = [z.double() for z in latents if len(z)]
+    if not pieces:
+        raise StyleError("a style needs at least one piece that can be read; name other files")
+    mean = torch.stack([z.mean(0) for z in pieces]).mean(0)
+    # one product over all segments, each weighing as its piece allows: a matrix a piece would not fit in memory
+    rows = torch.cat([(z - mean) / len(z) ** 0.5 for z in pieces])
+    covariance = rows.T @ rows / len(pieces)
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().diag()
+    pairs = [((z[:-1] - mean) * (z[1:] - mean)).sum() / (len(z) - 1) for z in pieces if len(z) > 1]
+    spread = covariance.trace().clamp(min=1e-12)
+    persistence = float((torch.stack(pairs).mean() / spread).clamp(0, 1)) if pairs else 0.0
+    return Style(mean.float(), covariance.float(), len(pieces), source, persistence, pair(pieces, mean))
+
+
+def pair(pieces: Sequence[Tensor], mean: Tensor, most: int = PAIRS, rank: int = DIRECTIONS) -> Tensor | None:
+    """`Style.sums` of pieces `(S, D)`: `most` at most, of pieces drawn at random without replacement.
+
+    Pieces shorter than ROW segments begin again, single segments are left out. None where most are such, or fewer than
+    FEW pieces are left. K sums of 2 K pieces do not say what the pieces were: there are twice as many unknown vectors
+    as equations, and what lies outside of the principal directions is gone.
+    """
+    longer = [z - mean for z in pieces if len(z) > 1]
+    if len(longer) < max(FEW, len(pieces) / 2):
+        return None
+    order = torch.randperm(len(longer), generator=torch.Generator().manual_seed(0)).tolist()
+    row = torch.arange(ROW)
+    count = min(most, len(longer) // 2)
+    chosen = [longer[i][row % len(longer[i])] for i in order[: 2 * count]]
+    weights, directions = principal((torch.stack(chosen[:count]) + torch.stack(chosen[count:])) / 2**0.5, rank)
+    return (weights @ directions).float()
+
+
+def principal(sums: Tensor, rank: int = DIRECTIONS) -> tuple[Tensor, Tensor]:
+    """Weights `(K, S, R)` and the orthonormal directions `(R, D)` that leave least of `sums (K, S, D)`: PCA about 0."""
+    directions = torch.linalg.svd(sums.flatten(0, 1), full_matrices=False)[2][:rank]
+    return sums @ directions.T, directions
+
+
+def vector(source: Style | Tensor, target: Style) -> Tensor:
+    """`(D,)`: mean_target - mean_source; `source` may be a piece's own mean `(D,)`."""
+    return target.mean - (source.mean if isinstance(source, Style) else source)
+
+
+def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Tensor:
+    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; see `mover`."""
+    return mover(source, target, amount, method)(z)
+
+
+def mover(source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Callable[[Tensor], Tensor]:
+    """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
+
+    mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each as far as it takes to get to
+    the same place (`advance`): what is half-way already moves half as much. transport: (1 - amount) z + amount T(z),
+    with T the optimal transport between the two Gaussians (`transport`). From a point there is no covariance to work
+    with, so all but the mean is refused with StyleError.
+    """
+    if math.isfinite(amount):  # what is no number is refused where it is decoded
+        amount = max(-FAR, min(FAR, amount))
+    if method == "mean":
+        shift = amount * vector(source, target)
+        return lambda z: z + shift
+    if not isinstance(source, Style):
+        raise StyleError(f"{method} needs a style to start from; add --from, or use the mean method")
+    if method == "discriminant":
+        return lambda z: z + advance(z, source, target, amount)[:, None] * vector(source, target)
+    carried = transport(source, target)
+    return lambda z: (1 - amount) * z + amount * carried(z)
+
+
+def together(movers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """All moves at once: z + sum_i (move_i(z) - z), for each is a displacement from where `z (S, D)` lies.
+
+    Of mean differences with weights w_i that is z + sum_i w_i (mean_i - mean_s): a place between any number of styles.
+    """
+    if len(movers) == 1:
+        return movers[0]
+    return lambda z: z + sum((move(z) - z for move in movers), torch.zeros_like(z))
+
+
+def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
+    """How much of the difference of means takes each of `z (S, D)` to one place between the styles: `(S,)`, never < 0.
+
+    The place of z is p = w.(z - mean_s) / w.(mean_t - mean_s) with w = S^-1 (mean_t - mean_s) and S the mean of the two
+    covariances: 0 at the source's mean and 1 at the target's, on the axis that tells them apart best (Fisher 1936).
+    Up to amount 1 z goes from p to (1 - amount) p + amount; beyond, all go to `amount`. What is farther stays.
+    """
+    pooled = (source.covariance + target.covariance).double() / 2
+    between = vector(source, target).double()
+    pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
+    w = torch.linalg.solve(pooled, between)
+    if not between @ w > 0:  # from a style to itself there is no way to go
+        return torch.zeros(len(z), dtype=z.dtype)
+    place = (z.double() - source.mean) @ w / (between @ w)
+    goal = (1 - amount) * place + amount if amount <= 1 else torch.full_like(place, amount)
+    way: Tensor = (goal - place).clamp(min=0).to(z.dtype)
+    return way
+
+
+def separation(one: Style, other: Style) -> float:
+    """The share of segments that lie on their own style's side, on the axis that tells the two apart best: 0.5 to 1.
+
+    Phi(d / 2) with d^2 = (mean_a - mean_b) S^-1 (mean_a - mean_b) and S the mean of the covariances: exact for two
+    Gaussians of one covariance, and so the size of what a vector between the two has to change.
+    """
+    pooled = (one.covariance + other.covariance).double() / 2
+    between = vector(one, other).double()
+    pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
+    squared = (between @ torch.linalg.solve(pooled, between)).clamp(min=0)
+    return float(torch.special.ndtr(squared.sqrt() / 2))
+
+
+def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
+    """T(z) = mean_t + A (z - mean_s), A = S_s^-1/2 (S_s^1/2 S_t S_s^1/2)^1/2 S_s^-1/2 (Knott and Smith 1984).
+
+    The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I. Raises StyleError for a
+    source without any spread: no linear map makes a Gaussian of a point.
+    """
+    if not source.covariance.trace() > 0:
+        raise StyleError("transport needs a style of more than one segment to start from; fit it on more pieces")
+    s, t = source.covariance.double(), target.covariance.double()
+    root, inverse = _root(s), _root(s, inverse=True)
+    a = inverse @ _root(root @ t @ root) @ inverse
+    return lambda z: (target.mean + (z.double() - source.mean) @ a).to(z.dtype)
+
+
+def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
+    """Symmetric square root, or its inverse, of a positive matrix."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    values = values.clamp(min=1e-10 * float(values.max().clamp(min=1e-10)))
+    power = values.rsqrt() if inverse else values.sqrt()
+    root: Tensor = (vectors * power) @ vectors.T
+    return root
+
+
+def draw(
+    style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0, number: int | None = None
+) -> Tensor:
+    """Latent vectors `(segments, D)` of a new piece, from the mean as far as `temperature` says.
+
+    Where a style has `sums`, one of them and a SHARE of another that is drawn with it, in the measure that leaves the
+    spread as it is: a draw is a mixture of four pieces, and what belongs together in time stays together. After ROW
+    segments it begins again with another companion. This is the exemplar prior (Norouzi et al. 2020) with sums in place
+    of pieces. The first sum is that of the `number`, so that numbers in a row draw without replacement; else any.
+
+    Else from N(mean, temperature^2 covariance), each segment leaning on the one before: z_1 is drawn from the Gaussian,
+    then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence, so that every segment has the
+    style's distribution and neighbours belong together as they do in its pieces. A Gaussian of many dimensions knows
+    little of which notes sound together; docs/experiments.md has both measured.
+    """
+    if style.sums is not None:
+        return style.mean + temperature * _accompanied(style.sums, segments, generator, number)
+    noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ style.root * temperature
+    r = style.persistence
+    steps = [noise[0]]
+    for k in range(1, segments):
+        steps.append(r * steps[-1] + (1 - r * r) ** 0.5 * noise[k])
+    return (style.mean + torch.stack(steps)).float()
+
+
+def _accompanied(sums: Tensor, segments: int, generator: torch.Generator, number: int | None) -> Tensor:
+    """`(segments, D)`: one of `sums (K, S, D)`, and with it another, a new one each time it begins again."""
+    order = torch.randperm(len(sums), generator=generator).tolist()
+    first = order[0] if number is None else number % len(sums)
+    others = [i for i in order if i != first]
+    if number is not None:  # those of numbers far from this one, which are not drawn beside it
+        half, some = len(sums) // 2, max(1, len(sums) // 8)
+        others = [i for i in others if abs((i - first) % len(sums) - half) <= some] or others
+    low, high = SHARE
+    share = low + (high - low) * float(torch.rand((), generator=generator))
+    count = -(-segments // sums.shape[1])
+    rows = [(1 - share) * sums[first] + share * sums[others[i % len(others)]] for i in range(count)]
+    return torch.cat(rows)[:segments] / math.hypot(1 - share, share)
+
+
+def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and text as they lie in styles.safetensors.
+
+    A covariance is kept as its `rank` largest directions and the variances that these leave: `F F^T + diag(v)`, as in
+    factor analysis. Its diagonal stays as it was, and it takes a tenth of the room. Sums are kept as `principal` has
+    them.
+    """
+    tensors: dict[str, Tensor] = {}
+    about: dict[str, str] = {}
+    for name, style in styles.items():
+        values, vectors = torch.linalg.eigh(style.covariance.double())
+        factors = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
+        left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
+        mean = style.mean.float().clone()  # a file of tensors takes none twice, and a style may have two names
+        tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
+        if style.sums is not None:
+            weights, directions = principal(style.sums.double())
+            tensors |= {f"{name}.weights": weights.half(), f"{name}.directions": directions.half()}
+        if style.ensemble is not None:
+            for part in fields(Ensemble):
+                kept = torch.from_numpy(getattr(style.ensemble, part.name))
+                tensors[f"{name}.{part.name}"] = kept.half() if part.name == "hits" else kept.float()
+        facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
+        effects = {source: asdict(effect) for source, effect in style.effects.items()}
+        about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
+    return tensors, about
+
+
+def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: int | None = None) -> dict[str, Style]:
+    """Styles from what `pack` gave; raises StyleError for what is missing, is no number, or has not so many dimensions.
+
+    A covariance is far larger than what is kept of it: how large is looked at before any is made.
+    """
+    styles = {}
+    sizes = [tensors[key].numel() for key in tensors if key.endswith(".mean")]
+    if sum(size**2 for size in sizes) > MOST:
+        raise StyleError(f"{len(sizes)} styles of {max(sizes):,} dimensions are too large; write fewer into one file")
+    try:
+        for name, text in about.items():
+            facts = json.loads(text)
+            factors, left = tensors[f"{name}.factors"].float(), tensors[f"{name}.variances"].float()
+            mean = tensors[f"{name}.mean"].float()
+            if dimensions is not None and mean.shape != (dimensions,):
+                raise StyleError(
+                    f"style '{name}' has {mean.numel()} dimensions, the model {dimensions}; fit it with this model"
+                )
+            if factors.shape[:-1] != mean.shape or left.shape != mean.shape or mean.ndim != 1:
+                raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
+            if not (all(part.isfinite().all() for part in (mean, factors, left)) and (left >= 0).all()):
+                raise StyleError(f"style '{name}': holds what is no number, or no variance; fit it again")
+            sums = _sums(name, tensors, len(mean))
+            ensemble = _ensemble(name, tensors)
+            covariance = factors @ factors.T + left.diag()
+            told = facts["count"], facts["source"], facts["persistence"]
+            effects = {source: _effect(found) for source, found in facts.get("effects", {}).items()}
+            styles[name] = Style(mean, covariance, *told, sums, ensemble, effects)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
+    return styles
+
+
+def _sums(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
+    """The sums of a style, None where there are none; raises StyleError for damaged ones."""
+    if f"{name}.weights" in tensors:
+        weights, directions = tensors[f"{name}.weights"].float(), tensors[f"{name}.directions"].float()
+        if directions.ndim != 2 or weights.shape[2:] != directions.shape[:1]:
+            raise StyleError(f"style '{name}': its sums of pieces and their directions differ in size; fit it again")
+        if weights.shape[:2].numel() * directions.shape[1] > MOST:
+            raise StyleError(f"style '{name}': its sums of pieces are too large; fit it again")
+        sums = weights @ directions
+    elif f"{name}.sums" in tensors:  # older files keep them as they are
+        sums = tensors[f"{name}.sums"].float()
+    else:
+        return None
+    if sums.ndim != 3 or len(sums) < 2 or not sums.shape[1] or sums.shape[2] != dimensions:
+        raise StyleError(f"style '{name}': its sums of pieces have another size than its mean; fit it again")
+    if not sums.isfinite().all():
+        raise StyleError(f"style '{name}': its sums of pieces hold what is no number; fit it again")
+    return sums
+
+
+def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
+    """The ensemble of a style, None where there is none; raises StyleError for a damaged one."""
+    sizes = {"programs": (129,), "hits": (48, 128), "size": (3,), "notes": (3,)}
+    found = {part: tensors[f"{name}.{part}"] for part in sizes if f"{name}.{part}" in tensors}
+    if not found:
+        return None
+    if {part: tuple(x.shape) for part, x in found.items()} != sizes:
+        raise StyleError(f"style '{name}': its ensemble is not whole; fit it again")
+    if not all(bool((x.isfinite() & (x >= 0)).all()) for x in found.values()):
+        raise StyleError(f"style '{name}': its ensemble holds what is no number; fit it again")
+    return Ensemble(**{part: x.double().numpy() for part, x in found.items()})
+
+
+def _effect(facts: Mapping[str, Any]) -> Effect:
+    """An effect from JSON, which knows no tuples."""
+    figures = {name: tuple(facts[name]) for name in ("before", "after", "control")}
+    names = [name for name in ("kept", "kept_of_another", "kept_of_none") if name in facts]
+    kept = {of: {name: tuple(x) for name, x in facts[of].items()} for of in names}
+    return Effect(**{**facts, **figures, **kept})
+
+
+def save(styles: Mapping[str, Style], path: Path) -> None:
+    """Write styles to one .safetensors file."""
+    save_tensors(*pack(styles), path)
+
+
+def load(path: Path, dimensions: int | None = None) -> dict[str, Style]:
+    """Read styles that `save` wrote; raises StyleError if they were fitted in a space of another size."""
+    tensors, about = load_tensors(path)
+    try:
+        return unpack(tensors, about, dimensions)
+    except StyleError as error:
+        raise StyleError(f"{path}: {error}") from error

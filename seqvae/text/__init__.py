@@ -1,0 +1,1 @@
+"""Sentences: lines of files, and their tokens."""

@@ -1,0 +1,336 @@
+"""Sentences to token ids and back: SentencePiece, held to losing nothing.
+
+Knows: how a vocabulary is learned from lines, how any line is spelled in it, and which bytes make UTF-8. Refuses to
+know: files of sentences (text/lines.py reads them), styles and torch. Everything here is numpy.
+
+A line is spelled with one space before it, so that its first word has the piece that it has elsewhere; reading takes
+that space off again. Letters too rare for the vocabulary are spelled as their UTF-8 bytes, one token each.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece as spm
+
+from seqvae.errors import TokenizerError
+from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
+
+SPACE = "\u2581"  # SentencePiece's sign for a space; one that stands in a line must not be taken for a space
+MODEL = "sentencepiece.model"
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>")
+LEAST = len(SPECIAL) + 256 + 1  # every byte, and the space
+_SHORTEST = 5  # tokens of a chunk: the four bytes of one letter, and EOS
+_LONG = 1 << 19  # letters: a line with more is spelled in parts
+_PART = 1000  # letters: the trainer passes over lines of more than 4,192 bytes
+# Never part of a learned piece: signs that the trainer keeps for itself (it passes over lines that hold some of them),
+# and the ends of lines, which the grammar can then forbid without forbidding anything else.
+_APART = set("\u2581\u2585\u2047\0\t\n\r")
+
+
+class TextTokenizer(Uncued):
+    """Byte-pair or unigram pieces (Sennrich et al. 2016; Kudo 2018) with a fall back on bytes.
+
+    A piece is one line, a `str`. Whatever Unicode it holds comes back: ``decode_text(encode(line)) == line``. It is one
+    chunk unless it has more than `max_tokens` tokens, EOS included; then it is cut, before a word where possible.
+    """
+
+    kind = "text"
+    overlap = 0
+
+    def __init__(self, model: bytes, max_tokens: int = 128) -> None:
+        """`model` is what SentencePiece's trainer writes; raises TokenizerError for one that was not made by `train`.
+
+        `max_tokens` is the most tokens a chunk may have, EOS included.
+        """
+        if max_tokens < _SHORTEST:
+            raise TokenizerError(f"max_tokens {max_tokens} holds no letter of four bytes; choose {_SHORTEST} or more")
+        try:
+            if not model:  # SentencePiece takes nothing at all for a model that comes later
+                raise RuntimeError("it is empty")
+            self._pieces = spm.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise TokenizerError(f"{MODEL}: cannot be read ({error}); take it from its source again") from error
+        self.model, self.max_tokens = model, max_tokens
+        ids = list(range(self._pieces.get_piece_size()))
+        names, spelled = self._pieces.id_to_piece(ids), self._pieces.is_byte(ids)
+        bytes_ = {int(name[1:-1], 16): i for i, name, byte in zip(ids, names, spelled, strict=True) if byte}
+        special = (self._pieces.pad_id(), self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id())
+        if special != (PAD, BOS, EOS, MASK) or len(bytes_) != 256:
+            raise TokenizerError(f"{MODEL}: has other special tokens than ours, or no bytes; train it with seqvae")
+        self.vocab_size = len(ids)
+        self.scope: Ints = np.zeros(self.vocab_size, np.int32)
+        self._byte_ids = [bytes_[value] for value in range(256)]
+        self.byte_of: Ints = np.full(self.vocab_size, -1, np.int32)
+        """`(V,)`: the byte that a token is, -1 for those that are none."""
+        self.byte_of[self._byte_ids] = np.arange(256)
+        self._surface = [name.replace(SPACE, " ").encode() for name in names]
+        for value, i in bytes_.items():
+            self._surface[i] = bytes([value])
+        self._surface[: len(SPECIAL)] = [b""] * len(SPECIAL)
+        self._opens: Bools = np.array([name.startswith(SPACE) for name in names])
+        self._inside: Bools = (self.byte_of >= 0x80) & (self.byte_of < 0xC0)
+        self._grammar = TextGrammar(self)
+
+    @classmethod
+    def train(
+        cls, lines: Iterable[str], vocab_size: int = 4000, algorithm: str = "bpe", max_tokens: int = 128
+    ) -> TextTokenizer:
+        """Learn pieces from lines, in memory; the same lines give the same tokenizer.
+
+        `vocab_size` is the most tokens there will be: few lines have fewer pieces to offer. `algorithm` is `bpe` or
+        `unigram`. Raises TokenizerError where there are no lines, or fewer than 261 tokens to spell them with.
+        """
+        if vocab_size < LEAST:
+            raise TokenizerError(
+                f"vocab_size {vocab_size}: the bytes and special tokens alone are {LEAST}; choose more"
+            )
+        parts = [part for line in lines for part in _parts(line)]
+        if not parts:
+            raise TokenizerError("there are no lines to learn a vocabulary from; check the files that were given")
+        letters = set().union(*parts) - {" "}
+        rare = letters & _APART
+        room = (vocab_size - LEAST) // 2  # at most half of what is learned are single letters, and the rest are words
+        if len(letters - rare) > room:
+            counts: Counter[str] = Counter()
+            for part in parts:
+                counts.update(part)
+            rare |= set(sorted(letters - rare, key=lambda letter: (-counts[letter], letter))[room:])
+        if rare:
+            # what stands between two of them is a line to the trainer, which would otherwise insist on each of them
+            gap = re.compile(f"[{''.join(map(re.escape, sorted(rare)))}]+")
+            parts = [between for part in parts for between in gap.split(part) if between]
+        written = io.BytesIO()
+        try:
+            spm.SentencePieceTrainer.train(
+                sentence_iterator=iter(parts),
+                model_writer=written,
+                model_type=algorithm,
+                vocab_size=vocab_size,
+                hard_vocab_limit=False,  # few lines make few pieces
+                byte_fallback=True,
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                add_dummy_prefix=False,  # the space before a line is ours: parts of a line must not get one
+                split_by_unicode_script=False,
+                pad_id=PAD,
+                bos_id=BOS,
+                eos_id=EOS,
+                unk_id=MASK,  # where every byte is a token nothing is unknown
+                # The trainer takes lines apart at these names, and a corpus may well hold "<unk>" or "<eos>"
+                pad_piece=f"<pad{SPACE}>",
+                bos_piece=f"<bos{SPACE}>",
+                eos_piece=f"<eos{SPACE}>",
+                unk_piece=f"<mask{SPACE}>",
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise TokenizerError(f"no vocabulary of {vocab_size} can be learned here ({error})") from error
+        return cls(written.getvalue(), max_tokens)
+
+    @classmethod
+    def load(cls, folder: Path, max_tokens: int) -> TextTokenizer:
+        """What `save` wrote; raises OSError or TokenizerError where the model is missing or broken."""
+        if type(max_tokens) is not int:
+            raise TokenizerError(f"max_tokens is {max_tokens!r}, no whole number")
+        return cls((folder / MODEL).read_bytes(), max_tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and the SentencePiece model."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL).write_bytes(self.model)
+        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, "max_tokens": self.max_tokens}) + "\n")
+
+    def encode(self, piece: Any) -> list[Ints]:
+        """Token ids of every chunk of a line, each ending in EOS; raises TokenizerError for half a character."""
+        return self.encode_all([piece])[0]
+
+    def encode_all(self, lines: Sequence[str]) -> list[list[Ints]]:
+        """As `encode`, for many lines at once."""
+        if max(map(len, lines), default=0) > _LONG:
+            return [self._in_parts(line) if len(line) > _LONG else self.encode(line) for line in lines]
+        return self._spelled([f" {line}" if line else "" for line in lines])
+
+    def _in_parts(self, line: str) -> list[Ints]:
+        """A line of which all tokens at once, a hundred bytes each on the way, would fill the memory."""
+        return [chunk for part in _parts(line, _LONG) for chunk in self._spelled([part])[0]]
+
+    def _spelled(self, whole: Sequence[str]) -> list[list[Ints]]:
+        """The chunks of lines that have their space before them, or of parts of one."""
+        wanted = [_utf8(line) for line in whole]
+        plain = iter(self._pieces.encode([line for line in whole if SPACE not in line], num_threads=1))
+        out: list[list[Ints]] = []
+        for line, spelled in zip(whole, wanted, strict=True):
+            ids: list[int] = next(plain) if SPACE not in line else self._around_signs(line)
+            if b"".join(map(self._surface.__getitem__, ids)) != spelled:
+                ids = [self._byte_ids[byte] for byte in spelled]  # never seen: but no line may come back changed
+            out.append(self._chunks(ids))
+        return out
+
+    def _around_signs(self, line: str) -> list[int]:
+        """Ids of a line in which SentencePiece's own sign for a space stands: that sign in bytes."""
+        first, *rest = self._pieces.encode(line.split(SPACE), num_threads=1)
+        sign = [self._byte_ids[byte] for byte in SPACE.encode()]
+        return [*first, *(i for part in rest for i in (*sign, *part))]
+
+    def _chunks(self, ids: list[int]) -> list[Ints]:
+        """The ids of a line cut into chunks of `max_tokens` at most, each with its EOS."""
+        if len(ids) < self.max_tokens:
+            return [np.array([*ids, EOS], np.int32)]
+        tokens = np.array(ids, np.int32)
+        opens, inside = self._opens[tokens], self._inside[tokens]
+        # for every place the latest one up to it that is before a word, and that is between two characters
+        places = np.arange(len(tokens))
+        words = np.maximum.accumulate(np.where(opens, places, 0))
+        letters = np.maximum.accumulate(np.where(inside, 0, places))
+        ends = [0]
+        while len(tokens) - ends[-1] >= self.max_tokens:
+            last = ends[-1] + self.max_tokens - 1
+            # before a word where there is one, else between two characters; bytes of one are four at most
+            ends.append(int(words[last]) if words[last] > ends[-1] else int(letters[last]))
+        out: list[Ints] = []
+        for start, end in pairwise([*ends, len(tokens)]):
+            chunk = np.empty(end - start + 1, np.int32)
+            chunk[:-1], chunk[-1] = tokens[start:end], EOS
+            out.append(chunk)
+        return out
+
+    def decode_text(self, chunks: Sequence[Ints]) -> str:
+        """The line that chunks spell; bytes that are no UTF-8 become U+FFFD.
+
+        What follows the EOS of a chunk is not read. Raises TokenizerError for ids outside of the vocabulary.
+        """
+        spelled = b"".join(self._bytes(_until_the_end(chunk)) for chunk in chunks)
+        return spelled.decode(errors="replace").removeprefix(" ")
+
+    def _bytes(self, ids: list[int]) -> bytes:
+        """What tokens spell; raises TokenizerError for ids outside of the vocabulary."""
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            raise TokenizerError(
+                f"tokens outside of the vocabulary of {self.vocab_size}: {min(ids)} to {max(ids)}; "
+                "decode with the tokenizer that encoded them"
+            )
+        return b"".join(map(self._surface.__getitem__, ids))
+
+    def token_text(self, token: int) -> str:
+        """One token to be shown: what it spells, a byte as ``<0xNN>``, a special one by its name."""
+        if token < len(SPECIAL):
+            return SPECIAL[token]
+        byte = int(self.byte_of[token])
+        return f"<0x{byte:02X}>" if byte >= 0 else self._surface[token].decode()
+
+    def grammar(self) -> TextGrammar:
+        """The rules of decoding."""
+        return self._grammar
+
+
+def _utf8(line: str) -> bytes:
+    """The bytes of a line, or a TokenizerError that names the half of a surrogate pair in it."""
+    try:
+        return line.encode()
+    except UnicodeEncodeError as error:
+        near = ascii(line[max(0, error.start - 10) : error.start + 10])
+        raise TokenizerError(
+            f"half of a surrogate pair (U+{ord(line[error.start]):04X}) near {near} is no character; "
+            "read the text with the encoding it was written in"
+        ) from error
+
+
+def _parts(line: str, most: int = _PART) -> Iterator[str]:
+    """A line, a space before it, in parts of so many letters at most; cut before spaces if possible."""
+    _utf8(line)
+    line = f" {line}"
+    start = 0
+    while len(line) - start > most:
+        end = line.rfind(" ", start + 1, start + most)
+        end = end if end > 0 else start + most
+        yield line[start:end]
+        start = end
+    yield line[start:]
+
+
+def _until_the_end(chunk: Ints) -> list[int]:
+    """The ids of a chunk before its EOS."""
+    ids: list[int] = np.asarray(chunk).tolist()
+    return ids[: ids.index(EOS)] if EOS in ids else ids
+
+
+# --- grammar ----------------------------------------------------------------------------------------------------------
+
+# Where a row stands: between two characters, before the last bytes of one, at its end. Four leading bytes are followed
+# by a narrower range than the others, which keeps out overlong spellings, surrogates and what lies beyond U+10FFFF.
+_BETWEEN, _ONE, _TWO, _THREE, _E0, _ED, _F0, _F4, _DONE = range(9)
+_FOLLOWING = {  # the bytes that may come in a state, and the state after them
+    _ONE: (range(0x80, 0xC0), _BETWEEN),
+    _TWO: (range(0x80, 0xC0), _ONE),
+    _THREE: (range(0x80, 0xC0), _TWO),
+    _E0: (range(0xA0, 0xC0), _ONE),
+    _ED: (range(0x80, 0xA0), _ONE),
+    _F0: (range(0x90, 0xC0), _TWO),
+    _F4: (range(0x80, 0x90), _TWO),
+}
+_LEADING = (
+    (range(0x00, 0x80), _BETWEEN),
+    (range(0xC2, 0xE0), _ONE),
+    (range(0xE0, 0xF0), _TWO),
+    (range(0xF1, 0xF4), _THREE),
+    # after the ranges that hold them
+    ((0xE0,), _E0),
+    ((0xED,), _ED),
+    ((0xF0,), _F0),
+    ((0xF4,), _F4),
+)
+
+
+class TextGrammar:
+    """Rules under which every decoded line is Unicode and stays on one line; nothing else is ruled out."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        bytes_ = tokenizer.byte_of
+        after = np.full(256, -1, np.int32)
+        for values, state in _LEADING:
+            after[list(values)] = state
+        leads = bytes_ >= 0
+        leads[leads] = after[bytes_[leads]] >= 0
+        # (9, V) tables, looked up by state: what may come, and the state that it leads to
+        self._allowed = np.zeros((9, tokenizer.vocab_size), np.bool_)
+        self._next = np.full((9, tokenizer.vocab_size), _BETWEEN, np.int32)
+        free = (bytes_ < 0) | leads
+        self._next[:, leads] = after[bytes_[leads]]
+        for state, (values, then) in _FOLLOWING.items():
+            follows = np.isin(bytes_, values)
+            self._allowed[state] = follows
+            self._next[state, follows] = then
+        free[[PAD, BOS, MASK]] = False
+        ends = [token for token in range(tokenizer.vocab_size) if {"\n", "\r"} & set(tokenizer.token_text(token))]
+        free[[*ends, *np.flatnonzero(np.isin(bytes_, (0x0A, 0x0D)))]] = False
+        self._allowed[_BETWEEN] = free
+        self._allowed[_DONE, PAD] = True
+        self._next[:, EOS] = _DONE
+        self._next[_DONE] = _DONE
+
+    def start(self, rows: int, lengths: Ints | None = None) -> Ints:
+        """States `(N, 1)`; a sentence has no length that could be told beforehand."""
+        return np.full((rows, 1), _BETWEEN, np.int32)
+
+    def allowed(self, state: Ints) -> Bools:
+        """`(N, V)`: between two characters any token but a byte that cannot lead, then the bytes that are missing."""
+        return self._allowed[state[:, 0]]
+
+    def advance(self, state: Ints, tokens: Ints) -> Ints:
+        """States `(N, 1)` after `tokens (N,)`."""
+        return self._next[state[:, 0], tokens][:, None]
+
+    def cues(self, state: Ints) -> Ints:
+        """Cues `(N, 0)`: none."""
+        return np.zeros((len(state), 0), np.int32)

@@ -1,0 +1,494 @@
+"""A training run: the model, its optimizer, where it is in the data, and one step of it.
+
+Knows: the optimizer, the schedule of the learning rate, how a batch is divided, and what a resumed run needs. Refuses
+to know: when to validate, save and stop, and what to report (train/loop.py), how a piece becomes tokens (modality.py),
+and what the loss is (nn/loss.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqvae import parallel as distributed
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.checkpoint.folder import Checkpoint
+from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
+from seqvae.data.dataset import Batches, Ints, Longs, Split, TokenData
+from seqvae.errors import ConfigError, SeqVAEError
+from seqvae.io import files
+from seqvae.nn.layers import Residual, TransformerLayer, multiplies_bf16
+from seqvae.nn.loss import Loss, loss
+from seqvae.nn.model import SequenceVAE
+from seqvae.parallel import Part, clip, divide, like, sharded, whole
+from seqvae.protocols import PAD, Tokenizer, spelling
+from seqvae.train.metrics import told
+
+Report = Callable[[str], None]
+LOWER = "the state saved last is as it was, resume with a lower train.learning_rate"
+
+
+def rate_at(config: TrainConfig, step: float) -> float:
+    """Learning rate of a step (1 is the first): a line up over the warm-up, then half a cosine down to `final_rate`."""
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    done = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
+    share = config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate * share
+
+
+def half_precision(config: TrainConfig, device: torch.device) -> bool:
+    """Whether to train under bf16 autocast.
+
+    Raises ConfigError where `config` asks for bf16 and the device does not multiply it.
+    """
+    possible = multiplies_bf16(device)
+    if config.precision == "bf16" and not possible:
+        raise ConfigError(
+            "train.precision: bf16, for which the processor, or ONEDNN_MAX_CPU_ISA, leaves no instruction; "
+            "set it to auto or fp32"
+        )
+    return possible and config.precision != "fp32"
+
+
+def _logged(line: str) -> float:
+    """The step that a line of the log tells of; infinite for half a line."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, LookupError, TypeError):
+        return math.inf
+
+
+@dataclass
+class Progress:
+    """Where a run is; saved with its state."""
+
+    step: int = 0
+    place: float = 0.0
+    """Where it is in the schedule of the recipe, in steps: the step, or the used share of `train.minutes` of all."""
+    seconds: float = 0.0
+    """Of `train.minutes`, how much is used."""
+    epoch: int = 0
+    position: int = 0
+    best: float = math.inf
+    information: float = 0.0
+    """Largest mutual information that a validation found, in nats."""
+    settled: bool = False
+    """It has stopped to rise, and the encoder is updated with the rest (He et al. 2019)."""
+    recent: list[list[float]] = field(default_factory=list)
+    """Figures of the steps that no line of the log has told of yet."""
+
+
+class Run:
+    """A training run in a folder: start it, resume it, step through it."""
+
+    def __init__(self, recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, report: Report) -> None:
+        self.recipe, self.data, self.tokenizer, self.folder, self.report = recipe, data, tokenizer, folder, report
+        if recipe.objective.denoise_by == "drop" and tokenizer.cue_sizes:
+            raise ConfigError("objective.denoise_by: a token that is left out would leave its cue behind; choose mask")
+        self.ranks = distributed.join()
+        if recipe.train.compile and self.ranks.count * recipe.train.accumulate > 1:
+            raise ConfigError(
+                "train.compile: works on whole batches; set it to false, or take one process and one pass"
+            )
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(recipe.train.seed)
+        self.model: SequenceVAE = checkpoint.build(recipe.model, tokenizer).to(self.device)
+        self.ranks.copy(self.model.parameters())  # the same seed may make others on another processor
+        if recipe.train.shard and self.ranks.count > 1:
+            distributed.shard(self.model, TransformerLayer)
+        # embeddings, keys and vectors are not decayed: a key that shrinks no longer undoes what it bound
+        named = dict(self.model.named_parameters())
+        matrices = [n for n, p in named.items() if p.ndim > 1 and "binding" not in n and "place" not in n]
+        self.names = [matrices, [n for n in named if n not in set(matrices)]]
+        groups = [
+            {"params": kind, "weight_decay": decay}
+            for names, decay in zip(self.names, (recipe.train.weight_decay, 0.0), strict=True)
+            for apart in (False, True)  # what is in shards is not updated along with what is not
+            if (kind := [named[name] for name in names if sharded(named[name]) == apart])
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.bf16 = half_precision(recipe.train, self.device)
+        self.progress = Progress()
+        self.share = 0.0
+        """Of `train.minutes`, how much is used by the next step."""
+        self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
+        self.held_out = self._held_out()
+        self.alike = self._alike()
+        """Whether the segments of validation are copies of one."""
+
+    def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
+        return Batches(self.data, split, self.recipe.model.chunks, tokens, windows, self.recipe.train.seed)
+
+    def _held_out(self) -> list[tuple[Longs, Longs]]:
+        """The batches that every validation is on: (pieces, first chunks) of segments.
+
+        Raises SeqVAEError where there is nothing to train on, or nothing to validate with.
+        """
+        config = self.recipe.train
+        held_out = self._batches("valid", 4 * config.batch_tokens, 8)
+        if not len(self.batches) or not len(held_out):  # of two groups each split has one, see dataset.cuts
+            raise SeqVAEError(
+                f"{self.folder}: there is only one piece, or copies of one, to train on and none to validate with "
+                f"(of {len(self.data)} read, none has another title or text); add another"
+            )
+        chosen, segments = [], 0
+        for batch in held_out.some(config.validation_segments):
+            chosen.append(batch)
+            segments += len(batch[0])
+            if segments >= config.validation_segments:
+                break
+        if not chosen:
+            raise SeqVAEError(
+                f"{self.folder}: the {len(held_out)} pieces of the validation split have no segment with content and "
+                f"at most {held_out.max_tokens} tokens a chunk; add more pieces"
+            )
+        return chosen
+
+    def _alike(self) -> bool:
+        rows, firsts = (np.concatenate(part) for part in zip(*self.held_out, strict=True))
+        segments = (
+            self.data.gather(rows[i : i + 1], firsts[i : i + 1], self.recipe.model.chunks) for i in range(len(rows))
+        )
+        first = next(segments)
+        return all(np.array_equal(first, other) for other in segments)
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def _states(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter, and how the names of its optimizer's state begin."""
+        named = dict(self.model.named_parameters())
+        for i, names in enumerate(self.names):
+            for j, name in enumerate(names):
+                yield f"optimizer.{i}.{j}.", named[name]
+
+    def save_state(self) -> None:
+        """Everything a resumed run needs, in any number of processes; to the bit in as many.
+
+        Raises SeqVAEError, and leaves the state that is there, when a weight is no number any more.
+        """
+        tensors: dict[str, Tensor] = {f"model.{k}": whole(v).cpu() for k, v in self.model.state_dict().items()}
+        for prefix, parameter in self._states():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[prefix + key] = whole(value).cpu()
+        self._check_finite(tensors.values())
+        if self.ranks.rank:
+            return
+        tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        about = {"progress": json.dumps(self.progress.__dict__), "recipe": json.dumps(to_dict(self.recipe))}
+        about["spelling"] = spelling(self.tokenizer)
+        checkpoint.save_tensors(tensors, about, self.folder / "state.safetensors")
+
+    def load_state(self) -> None:
+        """Go on where `save_state` left off; raises ConfigError if the model or the tokenizer has changed."""
+        # read once: the other machines need not see the folder
+        path = self.folder / "state.safetensors"
+        tensors, about = self.ranks.from_first(lambda: checkpoint.load_tensors(path))
+        try:
+            self._take(tensors, about)
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{path}: is no state of this run ({reason}); choose another --out") from error
+
+    def _take(self, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+        """Weights, optimizer, generators and progress of a state."""
+        before = from_dict(Recipe, json.loads(about["recipe"]), "state")
+        same = about.get("spelling") in (None, spelling(self.tokenizer))  # None: of an earlier version
+        if (before.model, before.tokenizer) != (self.recipe.model, self.recipe.tokenizer) or not same:
+            raise ConfigError(f"{self.folder}: was trained with another model or tokenizer; choose another --out")
+        weights = self.model.state_dict()
+        self.model.load_state_dict({k: like(tensors[f"model.{k}"], v) for k, v in weights.items()})
+        for prefix, parameter in self._states():
+            # the step counter of fused AdamW lives on the parameter's device in fp32, in one piece
+            state = {
+                k[len(prefix) :]: like(v, parameter) if v.ndim else v.to(self.device, copy=True)
+                for k, v in tensors.items()
+                if k.startswith(prefix)
+            }
+            if state:
+                self.optimizer.state[parameter] = state
+        torch.set_rng_state(tensors["random"])
+        if self.device.type == "cuda" and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
+        progress = json.loads(about["progress"])
+        self.progress = Progress(**{"place": progress["step"], **progress})  # earlier versions knew steps alone
+        self.set_rate()  # an encoder that leads goes on at the rate of the last step
+
+    def begin_from(self, name: str | Path) -> tuple[int, int]:
+        """Take the weights of a checkpoint where it has them in the same shape; how many fit, and how many there are.
+
+        So a longer segment, or another size of z, begins with all that does not depend on it. Raises ConfigError where
+        it spells otherwise.
+        """
+        before = self.ranks.from_first(lambda: checkpoint.load(name))
+        if spelling(before.tokenizer) != spelling(self.tokenizer):
+            raise ConfigError(f"{name}: spells its pieces otherwise; leave out --start, or take its tokenizer")
+        known, fits = before.model.state_dict(), 0
+        weights = {}
+        for key, now in self.model.state_dict().items():
+            weights[key] = now
+            if key in known and known[key].shape == now.shape:
+                weights[key] = like(known[key], now)
+                fits += now.numel()
+        self.model.load_state_dict(weights)
+        return fits, sum(tensor.numel() for tensor in weights.values())
+
+    def whole_model(self) -> SequenceVAE:
+        """The model with all of its weights in this process: a copy where it holds a shard of them."""
+        if not any(map(sharded, self.model.parameters())):
+            return self.model
+        with self._fork():
+            model = checkpoint.build(self.recipe.model, self.tokenizer).to(self.device)
+        model.load_state_dict({k: whole(v) for k, v in self.model.state_dict().items()})
+        return model
+
+    def save(self, name: str) -> None:
+        """The checkpoint of this moment, as a folder `name` of the run's."""
+        model = self.whole_model()
+        if self.ranks.rank == 0:
+            checkpoint.save(Checkpoint(self.recipe, model, self.tokenizer), self.folder / name)
+
+    def _check_finite(self, tensors: Iterable[Tensor]) -> None:
+        """Raises SeqVAEError where a weight, or what the optimizer keeps of it, is no number any more."""
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise SeqVAEError(f"step {self.progress.step}: there are weights that are no numbers any more; {LOWER}")
+
+    def cut_log(self) -> None:
+        """Take out of the run's log what was logged after the state that it goes on from: that comes again."""
+        path = self.folder / "log.jsonl"
+        if self.ranks.rank or not path.exists():
+            return
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if _logged(line) <= self.progress.step]
+        if kept != lines:
+            with files.whole(path) as part:
+                part.write_text("".join(kept))
+
+    def log(self, kind: str, figures: dict[str, float]) -> None:
+        """Append one line to the run's log."""
+        if self.ranks.rank == 0:
+            path = self.folder / "log.jsonl"
+            try:
+                with path.open("a") as file:
+                    file.write(json.dumps({"kind": kind, **{k: round(float(v), 6) for k, v in figures.items()}}) + "\n")
+            except OSError as error:
+                raise SeqVAEError(f"{path}: cannot be written ({error}); free some space, and --resume") from error
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def tensors(self, tokens: Ints) -> tuple[Tensor, Tensor]:
+        """`tokens (B, C, T)` and their cues `(B, C, T, K)` on the model's device."""
+        cues = self.tokenizer.cues(tokens)
+        return torch.from_numpy(tokens).long().to(self.device), torch.from_numpy(cues).long().to(self.device)
+
+    def _fork(self, wanted: bool = True) -> contextlib.AbstractContextManager[None]:
+        """What is drawn within it is as if it had not been, where `wanted`."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=wanted)
+
+    def loss(
+        self, tokens: Ints, training: bool, model: SequenceVAE | None = None,
+        mean_kl: Callable[[Tensor], Tensor] | None = None,
+    ) -> Loss:  # fmt: skip
+        """The loss of `tokens (B, C, T)` at this step; of a part of a batch, `mean_kl` as `whole` in objective.loss."""
+        inputs, cues = self.tensors(tokens)
+        rules = self.tokenizer.allowed(tokens)
+        allowed = None if rules is None else torch.from_numpy(rules).to(self.device)
+        place = self.progress.place
+        return loss(model or self.model, inputs, cues, self.recipe.objective, place, training, allowed, mean_kl)
+
+    def part_loss(
+        self, tokens: Ints, part: Part, mean_kl: Callable[[Tensor], Tensor] | None = None, again: bool = False
+    ) -> Loss:
+        """The loss of a part of a batch `tokens (B, C, T)`; with `again`, what follows draws the same noise."""
+        with (
+            self._fork(again),
+            part.noise(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
+            return self.loss(tokens[part.rows], training=True, mean_kl=mean_kl)
+
+    def gradient(self, tokens: Ints) -> Loss:
+        """Leave the gradient of a batch `tokens (B, C, T)` with every process, which computes its parts of it.
+
+        Returns the figures of the batch. All are, to rounding, those of one pass over it.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        ranks, objective = self.ranks, self.recipe.objective
+        parts = divide((tokens != PAD).sum((1, 2)), ranks.count * self.recipe.train.accumulate)
+        if len(parts) == 1:
+            result = self.part_loss(tokens, parts[0])
+            result.total.backward()  # type: ignore[no-untyped-call]
+            return result
+        mine = list(ranks.mine(parts))
+
+        def mean(kl: Sequence[Tensor]) -> Tensor:
+            """Of the whole batch, from those of the parts of each process."""
+            total = torch.stack([one * (part.count / len(tokens)) for part, one in zip(mine, kl, strict=True)]).sum(0)
+            ranks.add([total])
+            return total
+
+        mean_kl: Callable[[Tensor], Tensor] | None = None
+        if objective.free_bits > 0 or objective.free_bits_total > 0 or objective.target_kl > 0:
+            known: Tensor | None = None
+            if len(mine) > 1:  # none can go back before the mean of all is known: go through them once for that alone
+                with torch.no_grad():
+                    known = mean([self.part_loss(tokens, part, again=True).kl_per_unit for part in mine])
+
+            def mean_kl(kl: Tensor) -> Tensor:
+                return mean([kl]) if known is None else known
+
+        figures = torch.zeros(4 + self.recipe.model.latent, device=self.device)
+        for part in mine:
+            result = self.part_loss(tokens, part, mean_kl, again=part is not mine[-1])
+            (result.total * part.share).backward()  # type: ignore[no-untyped-call]
+            total, rows = float(result.total.detach()), part.count / len(tokens)
+            means = [total * part.share, result.reconstruction * rows, result.kl * rows, result.accuracy * part.share]
+            figures += torch.cat([figures.new_tensor(means), result.kl_per_unit * rows])
+        # FSDP has added up what is in shards
+        ranks.add([figures, *(p.grad for p in self.model.parameters() if p.grad is not None and not sharded(p))])
+        reconstruction, kl, accuracy = figures[1:4].tolist()
+        return Loss(figures[0], reconstruction, kl, result.beta, accuracy, figures[4:])
+
+    def compile(self) -> None:
+        """Have the feed-forward and transformer blocks compiled, where `train.compile` asks for it.
+
+        For batches of any shape. They are what gains: to compile the whole model takes many times as long, and finding
+        places, the LSTM and the softmax run as without.
+        """
+        if self.recipe.train.compile:
+            for block in self.model.modules():
+                if isinstance(block, Residual | TransformerLayer):
+                    block.compile(dynamic=True, options={"fallback_random": True})  # the noise of the plain model
+
+    def restart_decoder(self) -> None:
+        """Give the decoder fresh weights, but for the embeddings and keys that the encoder reads with."""
+        with self._fork():
+            torch.manual_seed(self.recipe.train.seed + 1)
+            fresh = dict(checkpoint.build(self.recipe.model, self.tokenizer).decoder.named_parameters())
+        for name, parameter in self.model.decoder.named_parameters():
+            if not name.startswith("binding."):
+                with torch.no_grad():
+                    parameter.copy_(like(fresh[name], parameter))
+                self.optimizer.state.pop(parameter, None)
+
+    def set_rate(self) -> None:
+        """The learning rate of this step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.recipe.train, self.progress.place)
+
+    def lead(self) -> None:
+        """Bring the encoder up to the decoder before both move (He et al. 2019): up to `objective.aggressive` updates.
+
+        It ends when ten updates have not lowered the loss of the ten before.
+        """
+        objective = self.recipe.objective
+        if self.progress.settled or self.progress.place < objective.pretrain_steps:
+            return
+        rng = np.random.default_rng([self.recipe.train.seed, self.progress.step, 1])
+        count = max(1, self.recipe.train.batch_tokens // 32)
+        before, losses = math.inf, []
+        for _ in range(objective.aggressive):
+            result = self.gradient(self.batches.strangers(count, rng))
+            for parameter in self.model.decoder.parameters():
+                parameter.grad = None  # the optimizer passes over what has none
+            norm = clip(self.model.encoder.parameters(), self.recipe.train.clip)
+            self._check(result, norm, "segments drawn for the encoder to lead by")
+            self.optimizer.step()
+            losses.append(float(result.total.detach()))
+            if len(losses) == 10:
+                if not np.mean(losses) < before:
+                    break
+                before, losses = float(np.mean(losses)), []
+
+    def step(self, tokens: Ints) -> Loss:
+        """One optimizer step; raises SeqVAEError, before any weight moves, when loss or gradient is not finite."""
+        config, progress = self.recipe.train, self.progress
+        if (largest := int(tokens.max(initial=0))) >= self.tokenizer.vocab_size:
+            raise SeqVAEError(
+                f"{self.folder}: its shards hold token {largest}, and the vocabulary has {self.tokenizer.vocab_size}; "
+                "make them again with this tokenizer, in another --out"
+            )
+        # what is random about a batch follows from its place, so that a resumed run draws the same
+        rng = np.random.default_rng([config.seed, progress.epoch, progress.position])
+        if rng.random() < config.mix:
+            tokens = self.tokenizer.mix(tokens, self.batches.strangers(len(tokens), rng), rng)
+            tokens = tokens[: max(1, config.batch_tokens // (tokens.shape[1] * tokens.shape[2]))]
+        if config.transpose:
+            shifts = rng.integers(-config.transpose, config.transpose + 1, len(tokens))
+            for shift in np.unique(shifts):
+                tokens[shifts == shift] = self.tokenizer.augment(tokens[shifts == shift], int(shift))
+        objective = self.recipe.objective
+        place = progress.step + 1.0 if not config.minutes else max(1.0, self.share * config.steps)
+        if objective.pretrain_steps and progress.place <= objective.pretrain_steps < place:
+            self.restart_decoder()
+        if objective.aggressive:
+            self.lead()
+        progress.step, progress.place = progress.step + 1, place
+        self.set_rate()
+        result = self.gradient(tokens)
+        norm = clip(self.model.parameters(), config.clip)
+        self._check(result, norm)
+        self.optimizer.step()
+        return result
+
+    def _check(self, result: Loss, norm: float, where: str = "") -> None:
+        """Raises SeqVAEError when a loss or its gradient's norm is not finite; names the batch, unless told `where`."""
+        total, progress = float(result.total.detach()), self.progress
+        if math.isfinite(total) and math.isfinite(norm):
+            return
+        if not where:
+            rows, _ = next(islice(self.batches.epoch(progress.epoch), progress.position - 1, None))
+            pieces = np.unique(rows).tolist()
+            more = f" and {len(pieces) - 10} more" if len(pieces) > 10 else ""
+            where = (
+                f"batch {progress.position} of epoch {progress.epoch}, which holds pieces "
+                f"{', '.join(map(str, pieces[:10]))}{more} (from 0, as they were read)"
+            )
+        raise SeqVAEError(
+            f"step {progress.step}: the loss is {total} and its gradient's norm {norm} at {where}; {LOWER}"
+        )
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Figures on segments of the validation split, always the same ones; training's randomness is not touched.
+
+        Each process measures its rows of every batch, and the first what needs them all.
+        """
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        mine: list[tuple[Tensor, ...]] = []  # means, log-variances and draws
+        shown: dict[int, Ints] = {}  # some tokens, and the number of the first of them
+        seen = 0
+        model = self.whole_model().eval()
+        self._check_finite(model.state_dict().values())
+        with self._fork():
+            torch.manual_seed(0)
+            for rows, firsts in self.held_out:
+                tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
+                part = divide((tokens != PAD).sum((1, 2)), self.ranks.count)[self.ranks.rank]
+                with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    result = self.loss(tokens[part.rows], training=False, model=model)
+                    posterior = model.encode(*self.tensors(tokens[part.rows]))
+                    measured = posterior.mean, posterior.logvar, posterior.sample()
+                mine.append(tuple(tensor[: part.count].cpu() for tensor in measured))
+                means = result.reconstruction * part.count, result.kl * part.count
+                totals += totals.new_tensor([*means, result.accuracy * part.share * len(tokens)])
+                shown |= {seen: tokens[:16]} if len(shown) < 4 else {}
+                seen += len(tokens)
+        self.ranks.add([totals])
+        found = [tuple(tensor.to(self.device) for tensor in one) for one in self.ranks.in_order(mine)]
+        figures = self.ranks.from_first(
+            lambda: told(model, self.tokenizer, self.recipe.objective, (totals / seen).tolist(), found, shown)
+        )
+        self.model.train()
+        return figures

@@ -1,0 +1,395 @@
+"""P-values hold whatever the data, and scores tell how strange a piece is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from evidences import D, compared, evidence, pieces
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.anomaly import calibration
+from seqvae.anomaly.calibration import (
+    COLUMNS,
+    COMBINED,
+    DIGITS,
+    LEAST,
+    Calibration,
+    Score,
+    _surprise,
+    figures,
+    fit,
+)
+from seqvae.anomaly.scores import Evidence
+from seqvae.errors import SeqVAEError
+
+Doubles = NDArray[np.float64]
+Rng = np.random.Generator
+SCORES = get_args(Score)
+
+nats = st.floats(-50, 0, allow_subnormal=False).map(lambda x: round(x, 2))
+halves = st.integers(-8, 8).map(lambda x: x / 2)  # many of them alike
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_by_hand() -> None:
+    told = replace(evidence([-1, -4, -1], kl=3), read=5)
+    by_hand = {"probability": -2, "error": -1.9, "elbo": -9 / 5, "importance": -8.5 / 5, "worst": -4, "familiar": -2}
+    assert dict(zip(COLUMNS, figures(told).tolist(), strict=False)) == pytest.approx(by_hand)
+    assert len(figures(told)) == len(COLUMNS) - 1
+    assert COLUMNS[-1] == "latent", "which is no figure of the evidence alone"
+
+
+def test_what_is_familiar_is_the_best_run_of_a_long_piece() -> None:
+    long = [-1.0] * 100 + [-0.5] * calibration.RUN + [-9.0] * 50
+    row = dict(zip(COLUMNS, figures(evidence(long)).tolist(), strict=False))
+    assert row["familiar"] == -0.5
+    assert row["probability"] < -2
+    assert row["worst"] == -9
+
+
+@given(st.lists(st.floats(-20, 0, width=32), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
+def test_last_digits_decide_about_nothing(log_prob: list[float], seed: int) -> None:
+    told = evidence(np.round(log_prob, 2))
+    exact = replace(told, error=told.error.round(2), elbo=-1.0, importance=-2.0, read=1)
+    rng = np.random.default_rng(seed)
+    shaken = replace(
+        exact,
+        log_prob=exact.log_prob + rng.uniform(-1e-5, 1e-5, len(log_prob)).astype(np.float32),
+        elbo=-1.0 + 1e-6,
+    )
+    mean = exact.log_prob.astype(float).mean() * 10**DIGITS
+    assume(abs(mean % 1 - 0.5) > 0.1)  # what lies on the border of two roundings may fall to either side
+    assert figures(shaken).tolist() == figures(exact).tolist()
+
+
+# --- p-values ---------------------------------------------------------------------------------------------------------
+
+
+def test_p_values_by_hand() -> None:
+    normal = compared([-3, -2, -2, -1])
+    expected = {-9: 1 / 5, -3.01: 1 / 5, -3: 2 / 5, -2.5: 2 / 5, -2: 4 / 5, -1.5: 4 / 5, -1: 1, 7: 1}
+    assert {score: normal.p_value(score) for score in expected} == expected
+
+
+def test_bounds_by_hand() -> None:
+    normal = compared([-3, -2, -2, -1])
+    assert normal.bound(-3, 0.2) == pytest.approx(1 - 0.05**0.25), "nothing is below"
+    assert normal.bound(-1, 0.8) == pytest.approx(0.95**0.25)
+    assert normal.bound(-2, None) == normal.bound(-2, 0.6), "the largest rank that it may have"
+    assert normal.bound(-2.5, None) == normal.bound(-2, 0.4)
+    assert normal.bound(-3, 0.5, 0.9) == pytest.approx(1 - 0.1**0.25)
+    assert normal.bound(math.inf, 1) == normal.bound(0, None) == 1
+    assert normal.p_value(-2, 0.5) == (1 + 0.5 * 3) / 5
+
+
+def test_thresholds_by_hand() -> None:
+    normal = compared([-3, -2, -2, -1])
+    expected = {0.1: -math.inf, 0.2: -3, 0.3: -3, 0.4: -2, 0.6: -2, 0.8: -1, 0.99: -1, 1: math.inf, 0: -math.inf}
+    assert {p: normal.threshold(p) for p in expected} == expected
+    assert normal.threshold(0.5, 0.9) == -3, "P(Binomial(4, 0.5) >= 1) = 0.94"
+    assert normal.threshold(0.4, 0.9) == -math.inf
+    assert compared([]).p_value(-99) == 1, "compared with nothing, nothing is strange"
+    assert compared([]).threshold(0.99) == -math.inf
+
+
+@given(
+    normal=st.lists(halves | nats, max_size=40),
+    score=halves | nats,
+    p=st.floats(0, 1) | st.tuples(st.integers(0, 41), st.integers(1, 41)).map(lambda x: min(1.0, x[0] / x[1])),
+)
+@example(normal=[-1.0] * 9, score=-1.0, p=math.nextafter(1, 0))
+@example(normal=[-2.0, -1.0], score=-3.0, p=math.nextafter(1 / 3, 0))
+@example(normal=[-2.0, -1.0], score=-3.0, p=1 / 3)
+def test_a_score_is_below_the_threshold_exactly_where_its_p_value_is_as_low(
+    normal: list[float], score: float, p: float
+) -> None:
+    found = compared(normal)
+    for here in (score, *normal):
+        assert (here < found.threshold(p)) == (found.p_value(here) <= p)
+
+
+@given(st.lists(halves, min_size=1, max_size=30), st.lists(halves, min_size=2, max_size=10))
+def test_the_lower_the_score_the_lower_the_p_value(normal: list[float], scores: list[float]) -> None:
+    found = compared(normal)
+    values = [found.p_value(score) for score in sorted(scores)]
+    assert values == sorted(values)
+    assert all(1 / (len(normal) + 1) <= value <= 1 for value in values)
+    thresholds = [found.threshold(p) for p in np.linspace(0, 1, 30)]
+    assert thresholds == sorted(thresholds)
+
+
+Draw = Callable[[Rng], Evidence]
+
+
+def _smooth(rng: Rng) -> Evidence:
+    return evidence(-rng.exponential(1, rng.integers(1, 20)), rng.normal(0, 1, D))
+
+
+def _few(rng: Rng) -> Evidence:
+    """One of five sessions, of which one is rare; one has two windows."""
+    kind = rng.choice(5, p=[0.6, 0.2, 0.1, 0.07, 0.03])
+    where = np.full((1 + kind % 2, D), float(kind))
+    return evidence([-1.0, -float(kind), -0.25], where)
+
+
+def _heavy(rng: Rng) -> Evidence:
+    """Without a mean, in tokens and in latents; infinitely strange now and then."""
+    return evidence(-np.abs(rng.standard_cauchy(3)).clip(max=1e6), rng.standard_cauchy(D).clip(-1e6, 1e6))
+
+
+def _groups(rng: Rng) -> Evidence:
+    """Two kinds that have nothing to do with each other, one of them constant."""
+    if rng.random() < 0.3:
+        return evidence([-3.0] * 5, [9.0] * D)
+    return evidence(rng.uniform(-1, 0, 40), rng.normal(0, 1e-3, D))
+
+
+@pytest.mark.parametrize("draw", [_smooth, _few, _heavy, _groups])
+@pytest.mark.parametrize(("score", "known"), [("combined", 0), ("combined", 12), ("latent", 0)])
+def test_of_new_normal_pieces_at_most_a_share_of_p_has_a_p_value_as_low(draw: Draw, score: Score, known: int) -> None:
+    """Over many draws of known pieces, pieces to calibrate on, and new pieces, all alike, and from any distribution."""
+    shares, levels = [], np.array([0.1, 0.2, 0.35, 0.5])
+    for seed in range(150):
+        rng = np.random.default_rng([seed, known])
+        reference = [torch.from_numpy(draw(rng).means) for _ in range(known)]
+        found = fit([draw(rng) for _ in range(24)], score, reference, seed)
+        values = np.array([found.p_value(found.scores(draw(rng))[score]) for _ in range(6)])
+        shares.append((values[:, None] <= levels).mean(0))
+    share, error = np.mean(shares, 0), np.std(shares, 0) / math.sqrt(len(shares))
+    assert (share <= levels + 3 * error).all()
+    if draw is _smooth:  # without ties it is no less either, but for the steps that the p-values have
+        steps = len(found.normal) + 1
+        assert (share >= np.floor(levels * steps) / steps - 3 * error).all()
+
+
+# --- surprise ---------------------------------------------------------------------------------------------------------
+
+columns = st.lists(halves | nats, min_size=2, max_size=60).map(lambda x: np.sort(np.array(x, float)))
+
+
+def tail_of(column: Doubles) -> float:
+    """The first figure above the lowest tenth."""
+    return float(column[max(1, round(len(column) / 10))])
+
+
+@given(columns, halves | nats)
+def test_surprise_above_the_tail_is_the_share_of_figures_as_low(column: Doubles, value: float) -> None:
+    n = len(column)
+    if value >= tail_of(column):
+        count = sum(figure <= value for figure in column.tolist())
+        assert _surprise(column, value) == pytest.approx(-math.log((count + 1) / (n + 1)))
+    else:
+        assert _surprise(column, value) > -math.log((max(1, round(n / 10)) + 1) / (n + 1)), "and below it is more"
+
+
+@given(columns, st.lists(halves | st.floats(-1e6, 10), min_size=2, max_size=20))
+def test_the_lower_the_figure_the_greater_the_surprise(column: Doubles, values: list[float]) -> None:
+    surprises = [_surprise(column, value) for value in sorted(values, reverse=True)]
+    assert surprises == sorted(surprises)
+    assert surprises[0] >= 0
+    assert all(math.isfinite(surprise) for surprise in surprises)
+    low = float(column[0]) - 1
+    assert _surprise(column, low - 5) > _surprise(column, low) > _surprise(column, tail_of(column))
+
+
+def test_the_tail_has_the_shape_of_pareto_and_the_scale_of_the_figures() -> None:
+    column = np.sort(np.random.default_rng(0).normal(0, 1, 400))
+    far = [_surprise(column, -(10.0**k)) for k in range(4, 8)]
+    np.testing.assert_allclose(np.diff(far), math.log(10), atol=1e-3)  # ten times as far is a tenth as likely
+    for scale in (0.1, 20.0):
+        for value in (-5.0, -1.5, 0.0, 1.0):
+            assert _surprise(scale * column, scale * value) == pytest.approx(_surprise(column, value), rel=1e-3)
+
+
+def test_where_all_figures_are_alike_the_last_digit_is_no_surprise() -> None:
+    column = np.full(100, -1.0)
+    assert _surprise(column, -1.0) == 0
+    assert _surprise(column, -1.0 - 10.0**-DIGITS) < 3.2, "as of the tenth, and little more"
+    assert _surprise(column, -2.0) > 8
+
+
+# --- distance ---------------------------------------------------------------------------------------------------------
+
+
+def spread(count: int, seed: int = 0, dimensions: int = D) -> Tensor:
+    """Points that correlate, in dimensions of unlike scales."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dimensions, dimensions, generator=torch.Generator().manual_seed(99))
+    return 5 + torch.randn(count, dimensions, generator=generator) @ mixing * torch.logspace(-0.5, 0.5, dimensions)
+
+
+def mahalanobis(known: Tensor, z: Tensor) -> float:
+    """By the inverse of the covariance: from `z` to the nearest of `known`."""
+    inverse = np.linalg.inv(np.cov(known.double().numpy().T))
+    return min(math.sqrt(float(x @ inverse @ x)) for x in (known - z).double().numpy())
+
+
+def test_known_latents_are_at_distance_0() -> None:
+    known = spread(300)
+    found = fit(pieces(20), known=[known[:100], known[100:]])
+    assert [found.distance(known[i : i + 1].numpy()) for i in range(300)] == [0] * 300
+    assert found.distance(known.numpy()) == 0, "a piece of many segments, each of which is known"
+
+
+def test_other_latents_are_as_far_as_mahalanobis_says() -> None:
+    known = spread(3000)
+    found = fit(pieces(20), known=[known])
+    for i, z in enumerate(spread(20, seed=7) * torch.linspace(1, 9, 20)[:, None]):
+        expected = mahalanobis(known, z)
+        assert found.distance(z[None].numpy()) == pytest.approx(expected, rel=0.05, abs=2e-3), i
+    assert expected > 10
+
+
+def test_the_distance_of_a_piece_is_the_mean_of_its_segments() -> None:
+    found = fit(pieces(20), known=[spread(100)])
+    segments = spread(5, seed=3).mul(3).numpy()
+    each = [found.distance(segments[i : i + 1]) for i in range(5)]
+    assert found.distance(segments) == pytest.approx(np.mean(each), abs=2e-3)
+    assert len(set(each)) == 5
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
+def test_distances_have_no_unit(scale: float) -> None:
+    known, z = spread(500), 2 * spread(8, seed=2)
+    one = fit(pieces(20), known=[known])
+    other = fit(pieces(20), known=[scale * known])
+    for x in z:
+        assert other.distance(scale * x[None].numpy()) == pytest.approx(one.distance(x[None].numpy()), rel=1e-2)
+
+
+def test_where_all_normal_latents_are_alike_rounding_is_no_distance() -> None:
+    where = torch.tensor([[0.7, -1.3, 0.02]])
+    found = fit(pieces(20), known=[where] * 50)
+    shaken = where + torch.tensor([[1e-7, -2e-7, 1e-7]])
+    assert found.distance(where.numpy()) == found.distance(shaken.numpy()) == 0
+    assert found.distance((where + 0.1).numpy()) > 10, "but any other is far"
+
+
+def test_of_very_many_known_latents_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = spread(400)
+    whole = fit(pieces(20), known=[known, known])
+    assert whole.latents.shape == (400, D), "each once"
+    monkeypatch.setattr(calibration, "LATENTS", 100 * D)
+    part, again, other = (fit(pieces(20), known=[known], seed=seed) for seed in (0, 0, 1))
+    assert part.latents.shape == (100, D)
+    assert torch.equal(part.latents, again.latents)
+    assert not torch.equal(part.latents, other.latents)
+    distances = [part.distance(x[None].numpy()) for x in known]
+    assert distances.count(0) == 100
+    assert max(distances) < 3, "and the others have a neighbour"
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Calibration:
+    return fit(pieces(300))
+
+
+USUAL = [-1.0, -0.4, -1.5, -0.1, -2.0, -0.8]
+
+
+def test_every_score_is_told(fitted: Calibration) -> None:
+    piece = evidence(USUAL, [1.0, 2.0, 3.0])
+    scores = fitted.scores(piece)
+    assert set(scores) == set(SCORES)
+    assert [scores[name] for name in COLUMNS] == [*figures(piece).tolist(), -fitted.distance(piece.means)]
+    by_hand = sum(_surprise(fitted.tails[:, COLUMNS.index(name)], scores[name]) for name in COMBINED)
+    assert scores["combined"] == pytest.approx(-by_hand)
+
+
+@given(st.lists(nats, min_size=len(COLUMNS), max_size=len(COLUMNS)), st.sampled_from(COMBINED), st.floats(0, 100))
+def test_the_combined_score_falls_with_each_of_its_figures_and_with_no_other(
+    fitted: Calibration, row: list[float], name: Score, by: float
+) -> None:
+    def combined(figures: list[float]) -> float:
+        return fitted._scores(np.array(figures))["combined"]
+
+    i = COLUMNS.index(name)
+    lower = [x - by if k == i else x for k, x in enumerate(row)]
+    assert combined(lower) <= combined(row)
+    far = [min(x, float(fitted.tails[0, i])) - 1 - by if k == i else x for k, x in enumerate(row)]
+    assert combined(far) < combined(row), "in the tail it falls with every step"
+    others = [x if column in COMBINED else x - by for column, x in zip(COLUMNS, row, strict=True)]
+    assert combined(others) == combined(row)
+
+
+def test_what_is_strange_in_one_way_alone_is_told(fitted: Calibration) -> None:
+    usual = fitted.scores(evidence(USUAL))
+    assert fitted.p_value(usual["combined"]) > 0.3
+    unlikely = evidence([-4.0] * 6)  # none of them the strangest that was seen
+    one_token = evidence([*[0.0] * 500, -200.0])  # the others so likely that the mean is better than usual
+    elsewhere = evidence(USUAL, [40.0, 0.0, 0.0])
+    for name, piece in {"probability": unlikely, "worst": one_token, "latent": elsewhere}.items():
+        scores = fitted.scores(piece)
+        assert scores[name] < usual[name]  # type: ignore[index]
+        assert fitted.p_value(scores["combined"]) < 0.05, name
+    assert fitted.scores(one_token)["probability"] > usual["probability"]
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [0, 40])
+def test_fitting_is_the_same_for_the_same_seed(known: int) -> None:
+    near = [spread(1, seed=i) for i in range(known)]
+    one, again, other = (fit(iter(pieces(60)), known=near, seed=seed).tensors() for seed in (4, 4, 5))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["normal"], other["normal"]), "another seed parts the pieces otherwise"
+
+
+@pytest.mark.parametrize(("count", "known", "parts"), [
+    (LEAST, 0, (2, 2, 2)), (60, 0, (20, 20, 20)), (LEAST, 5, (5, 2, 4)), (60, 5, (5, 20, 40)),
+    (150, 0, (50, 30, 70)), (150, 5, (5, 30, 120)),
+])  # fmt: skip
+def test_the_parts_are_kept_apart(
+    monkeypatch: pytest.MonkeyPatch, count: int, known: int, parts: tuple[int, int, int]
+) -> None:
+    monkeypatch.setattr(calibration, "TAILS", 30)
+    given = [evidence([-1.0 - i / 1e3], [float(i), 0, 0]) for i in range(count)]
+    found = fit(given, "worst", [torch.full((1, D), -1.0 - i) for i in range(known)])
+    assert (len(found.latents), len(found.tails), len(found.normal)) == parts
+    worst = found.tails[:, COLUMNS.index("worst")]
+    assert not set(worst.round(3)) & set(found.normal.round(3))
+    if not known:
+        near = [i for i in range(count) if found.distance(given[i].means) == 0]
+        assert not {round(-1.0 - i / 1e3, 3) for i in near} & {*worst.round(3), *found.normal.round(3)}
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_the_score_that_was_asked_for_is_the_one_that_is_compared(score: Score) -> None:
+    given = pieces(60)
+    found = fit(given, score)
+    assert found.score == score
+    everyone = sorted(found.scores(piece)[score] for piece in given)
+    assert set(found.normal) <= set(everyone)
+    assert found.normal.tolist() == sorted(found.normal.tolist())
+    assert (found.tails == np.sort(found.tails, 0)).all()
+
+
+@pytest.mark.parametrize("count", range(LEAST))
+def test_few_pieces_are_an_error(count: int) -> None:
+    with pytest.raises(SeqVAEError, match=f"{count} normal pieces are too few"):
+        fit(pieces(count))
+
+
+def test_an_unknown_score_is_an_error_that_names_the_others() -> None:
+    def never() -> Any:
+        raise AssertionError("asked for evidence")
+        yield
+
+    with pytest.raises(SeqVAEError, match="no score 'best'") as caught:
+        fit(never(), "best")  # type: ignore[arg-type]
+    assert all(score in str(caught.value) for score in SCORES)

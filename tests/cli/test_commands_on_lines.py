@@ -1,0 +1,437 @@
+"""The commands on sentences: one line out for each line in, whatever the lines hold and however they arrive."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import done, files, seqvae, told
+from conftest import SENTENCES
+
+from seqvae import codec
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.codec import Codec
+from seqvae.evaluation import style_effect as effect
+
+pytestmark = pytest.mark.usefixtures("here")
+
+ODD = ["", "the food was good", "  ", "a\u2028b\x0bc\x85d", "\t", "naïve ☃ 食べ物", "the bar is new " * 20, "", "x"]
+Said = Callable[[list[str]], list[str]]
+
+
+@pytest.fixture
+def said(tiny_text: Path) -> Said:
+    """What the model makes of lines one by one, without the command."""
+    loaded = codec.load(tiny_text)
+    return lambda lines: [loaded.reconstruct(line) if line.strip() else "" for line in lines]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
+    """Put text on standard input."""
+
+    def put(text: str | bytes) -> None:
+        content = text if isinstance(text, bytes) else text.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    return put
+
+
+def text_file(path: Path, lines: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return path
+
+
+# --- lines in, lines out ----------------------------------------------------------------------------------------------
+
+
+def test_one_line_comes_out_for_each_line_in_whatever_it_holds(tiny_text: Path, here: Path, said: Said) -> None:
+    text_file(here / "in.txt", ODD)
+    lines = done("reconstruct", "@in.txt", "-m", tiny_text)
+    assert lines == said(ODD)
+    assert [i for i, line in enumerate(lines) if not line] == [i for i, line in enumerate(ODD) if not line.strip()]
+
+
+def test_what_the_model_knows_comes_back_and_moves(tiny_text: Path, here: Path) -> None:
+    text_file(here / "in.txt", SENTENCES)
+    assert done("reconstruct", "@in.txt", "-m", tiny_text) == SENTENCES
+    better = done("blend", "@in.txt", "-m", tiny_text, "--from", "bad", "--to", "good", "--amount", 1.5)
+    bad = [new for old, new in zip(SENTENCES, better, strict=True) if " bad " in old]
+    assert sum(" good " in line for line in bad) > len(bad) / 2
+
+
+def test_a_sentence_a_file_and_standard_input_go_together(
+    tiny_text: Path, here: Path, said: Said, typed: Callable[[str], None]
+) -> None:
+    text_file(here / "in.txt", ["from a file", "and more"])
+    typed("from a pipe\nno end")
+    lines = done("reconstruct", "a sentence", "@in.txt", "-", "the last one", "-m", tiny_text)
+    assert lines == said(["a sentence", "from a file", "and more", "from a pipe", "no end", "the last one"])
+
+
+def test_standard_input_is_read_where_nothing_is_named(
+    tiny_text: Path, said: Said, typed: Callable[[str | bytes], None]
+) -> None:
+    typed("\ufefffirst\r\n\r\nthird\n")
+    assert done("reconstruct", "-m", tiny_text) == said(["first", "", "third"])
+    typed(b"not \xff UTF-8\n")
+    assert done("reconstruct", "-m", tiny_text) == said(["not \ufffd UTF-8"])
+    typed("")
+    assert done("reconstruct", "-m", tiny_text) == []
+
+
+def test_more_lines_than_fit_into_a_batch_keep_their_order(
+    tiny_text: Path, here: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seqvae.cli.text_io.BATCH", 7)
+    text_file(here / "in.txt", SENTENCES[:20])
+    assert done("reconstruct", "@in.txt", "-m", tiny_text) == said(SENTENCES[:20])
+
+
+def test_what_is_drawn_does_not_depend_on_the_batches(
+    tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_file(here / "in.txt", ["", ODD[5], *["the food was good"] * 8, ODD[6], "x"])
+    blend = ["blend", "@in.txt", "-m", tiny_text, "--to", "good", "--temperature", 3, "--exact", "--seed"]
+    whole = done(*blend, 5)
+    assert whole != done(*blend, 6)
+    assert len(set(whole[2:10])) > 4, "each line has draws of its own"
+    monkeypatch.setattr("seqvae.cli.text_io.BATCH", 3)
+    assert done(*blend, 5) == whole
+
+
+def test_json_tells_of_each_line(tiny_text: Path, here: Path, said: Said) -> None:
+    text_file(here / "in.txt", ["the food", ""])
+    rows = [json.loads(line) for line in done("reconstruct", "@in.txt", "é", "-m", tiny_text, "--json")]
+    first, last = said(["the food", "é"])
+    assert [(row["index"], row["input"], row["output"]) for row in rows] == [
+        (0, "the food", first), (1, "", ""), (2, "é", last)
+    ]  # fmt: skip
+    [row] = map(json.loads, done("blend", "x", "-m", tiny_text, "--from", "bad", "--to", "good", "--json"))
+    assert (row["from"], row["to"], row["amount"]) == ("bad", "good", 0.5)
+
+
+# --- as a process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(tiny_text: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`seqvae reconstruct` with a pipe to write to."""
+    command = [sys.executable, "-m", "seqvae", "reconstruct", "-m", str(tiny_text)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        # a shell that starts the tests in the background has them ignore interrupts, and so all that they start
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_a_line_is_answered_before_the_next_is_written(running: subprocess.Popen[bytes], said: Said) -> None:
+    assert running.stdin
+    assert running.stdout
+    answers = io.BufferedReader(running.stdout)  # type: ignore[type-var]  # a raw file, with bufsize=0
+    for line in ("the food was good", "", "naïve"):
+        for part in (line[:5], f"{line[5:]}\n"):  # a line may come in parts
+            running.stdin.write(part.encode())
+        assert answers.readline().decode() == f"{said([line])[0]}\n"
+    running.stdin.write(b"one\ntwo\nno end")
+    running.stdin.close()
+    assert answers.read().decode() == "".join(f"{line}\n" for line in said(["one", "two", "no end"]))
+    assert running.wait() == 0
+
+
+def test_an_interrupt_ends_it_in_one_line(running: subprocess.Popen[bytes]) -> None:
+    assert running.stdin
+    assert running.stdout
+    assert running.stderr
+    running.stdin.write(b"the food\n")
+    assert running.stdout.read(1)  # it has begun
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
+    assert running.stderr.read() == b"seqvae: interrupted\n"
+
+
+def test_a_reader_that_leaves_hears_no_complaint(running: subprocess.Popen[bytes]) -> None:
+    assert running.stdin
+    assert running.stdout
+    assert running.stderr
+    running.stdout.close()
+    running.stdin.write(b"the food\n")
+    assert running.wait() == 141
+    assert running.stderr.read() == b""
+
+
+def test_the_output_is_utf8_whatever_the_locale(tiny_text: Path, here: Path, said: Said) -> None:
+    command = [sys.executable, "-m", "seqvae", "interpolate", "食べ物", "☃", "-m", str(tiny_text), "--steps", "2"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    ran = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert ran.stdout.decode().split("\n")[:-1] == said(["食べ物", "☃"])
+
+
+# --- into a file ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_there_when_all_is_done(tiny_text: Path, here: Path, said: Said) -> None:
+    text_file(here / "in.txt", ODD)
+    assert done("reconstruct", "@in.txt", "-m", tiny_text, "-o", "new/out.txt") == []
+    assert Path("new/out.txt").read_bytes().decode() == "".join(f"{line}\n" for line in said(ODD))
+    Path("link.txt").symlink_to("new/out.txt")
+    done("generate", "-m", tiny_text, "-n", 2, "-o", "link.txt")
+    assert Path("link.txt").is_symlink()
+    assert Path("new/out.txt").read_text().count("\n") == 2
+    assert files(here) == ["in.txt", "link.txt", "new/out.txt"]
+
+
+def test_what_breaks_off_leaves_the_old_file(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text_file(here / "in.txt", SENTENCES)
+    (here / "out.txt").write_text("old")
+    monkeypatch.setattr("seqvae.cli.text_io.BATCH", 7)
+    whole = Codec.transform
+
+    def stops(self: Codec, pieces: list[str], *args: Any, **named: Any) -> list[str]:
+        if pieces[0] != SENTENCES[0]:
+            raise KeyboardInterrupt
+        return whole(self, pieces, *args, **named)
+
+    monkeypatch.setattr(Codec, "transform", stops)
+    assert "interrupted" in told(seqvae("reconstruct", "@in.txt", "-m", tiny_text, "-o", "out.txt"), 130)
+    assert (here / "out.txt").read_text() == "old"
+    assert files(here) == ["in.txt", "out.txt"]
+    result = seqvae("reconstruct", "@in.txt", "-m", tiny_text)
+    assert len(result.stdout.splitlines()) >= 7, "what is done by then is there where it is printed"
+
+
+# --- the other verbs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "2.5"])
+def test_several_moves_add_up(tiny_text: Path, amount: str) -> None:
+    loaded, line = codec.load(tiny_text), SENTENCES[0]
+    two = ["--from", "bad", "--to", "good", "--from", "past", "--to", "present"]
+    [out] = done("blend", line, "-m", tiny_text, *two, "--amount", amount)
+    style, [z] = loaded.styles, loaded.encode([line])
+    moved = z + float(amount) * sum(style[b].mean - style[a].mean for a, b in (("bad", "good"), ("past", "present")))
+    assert out == loaded.decode([moved])[0]
+
+
+def test_generate_prints_sentences_by_style_and_seed(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqvae.cli.text_io.BATCH", 4)
+    generate = ["generate", "-m", tiny_text, "--exact", "--style", "good", "--seed", 3]
+    ten = done(*generate, "-n", 10)
+    assert len(ten) == 10
+    assert len(set(ten)) > 3
+    assert sum(" good " in line for line in ten) > 5
+    assert done(*generate, "-n", 8) == ten[:8]
+    assert done(*generate[:-1], 4, "-n", 10) != ten
+    rows = [json.loads(line) for line in done(*generate, "-n", 10, "--json")]
+    assert [(row["index"], row["output"]) for row in rows] == list(enumerate(ten))
+    assert done(*generate[:-1], rows[4]["seed"], "-n", 4) == ten[4:8]
+    assert len(done("generate", "-m", tiny_text, "--top-k", 2, "--top-p", 0.5, "--temperature", 2)) == 1
+
+
+@pytest.mark.parametrize("kind", ["slerp", "line"])
+def test_interpolation_ends_in_the_sentences_it_was_given(tiny_text: Path, here: Path, kind: str) -> None:
+    a, b = SENTENCES[0], SENTENCES[-1]
+    text_file(here / "end.txt", [b])
+    walk = ["interpolate", a, "@end.txt", "-m", tiny_text, "--steps", 5, "--kind", kind]
+    result = seqvae(*walk)
+    lines = result.stdout.split("\n")[:-1]
+    assert (result.exit_code, len(lines), lines[0], lines[-1], result.stderr) == (0, 5, a, b, "")
+    assert done(*walk, "-o", "out.txt", "--json") == []
+    assert [json.loads(line) for line in Path("out.txt").read_text().splitlines()] == [
+        {"index": i, "output": line, "from": a, "to": "@end.txt", "amount": i / 4} for i, line in enumerate(lines)
+    ]
+
+
+def test_a_grid_of_sentences_comes_row_by_row(tiny_text: Path) -> None:
+    corners = [SENTENCES[i] for i in (0, 11, 24, 35)]
+    result = seqvae("interpolate", *corners, "-m", tiny_text, "--grid", 4)
+    lines = result.stdout.split("\n")[:-1]
+    assert (result.exit_code, len(lines), result.stderr) == (0, 16, "")
+    assert [lines[i] for i in (0, 3, 12, 15)] == corners
+
+
+def test_what_a_vector_does_to_sentences_is_measured(
+    tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effect, "is_held_out", lambda line: "room" in line)
+    for name in ("good", "bad"):
+        text_file(here / f"{name}.txt", [line for line in SENTENCES if name in line.split()])
+    lines = done("style", "effect", "good=@good.txt", "bad=@bad.txt", "-m", tiny_text, "--amount", 2, "--json")
+    for one in map(json.loads, lines):
+        assert (one["songs"], one["amount"], list(one["kept"])) == (8, 2.0, ["bleu"])
+        assert one["before"][0] < 0.5 < one["after"][0]
+        # where two styles are all there is, about half of the random vectors point to the other
+        assert one["control"][0] < one["after"][0]
+        assert one["p"] < 0.1
+        assert one["kept_of_another"].keys() == one["kept_of_none"].keys() == {"bleu"}
+    assert not done("style", "show", "good", "-m", tiny_text, "--json")[0].count("bleu"), "it was not asked to be kept"
+
+
+def test_interpolation_says_which_end_it_cannot_meet(tiny_text: Path, said: Said) -> None:
+    result = seqvae("interpolate", SENTENCES[0], "who knows", "-m", tiny_text, "--steps", 4)
+    [other] = said(["who knows"])
+    assert (result.exit_code, result.stdout.split("\n")[3]) == (0, other)
+    assert result.stderr == f"the model says '{other}' for 'who knows'\n"
+
+
+def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, said: Said) -> None:
+    text_file(here / "in.txt", ODD)
+    [told_] = done("encode", "@in.txt", "-m", tiny_text, "-o", "new/z.safetensors", "--json")
+    tensors, about = checkpoint.load_tensors(Path("new/z.safetensors"))
+    segments = tensors["segments"].tolist()
+    assert [n == 0 for n in segments] == [not line.strip() for line in ODD]
+    assert max(segments) > 1, "a long line has several"
+    assert tensors["z"].shape == (sum(segments), 8)
+    assert json.loads(told_) == {"lines": len(ODD), "segments": sum(segments), "output": "new/z.safetensors"}
+    assert (about["kind"], json.loads(about["sources"])) == ("text", ["@in.txt"])
+    assert done("decode", "new/z.safetensors", "-m", tiny_text) == said(ODD)
+
+
+def test_latents_with_a_tensor_for_each_line_are_decoded_too(tiny_text: Path, here: Path, said: Said) -> None:
+    lines = SENTENCES[:12]
+    latents = dict(zip((f"{i:06}" for i in range(12)), codec.load(tiny_text).encode(lines), strict=True))
+    checkpoint.save_tensors(latents, {}, here / "z.safetensors")
+    assert done("decode", "z.safetensors", "-m", tiny_text, "-o", "out.txt") == []
+    assert Path("out.txt").read_text().splitlines() == said(lines)
+
+
+def test_nothing_goes_to_latents_and_back(tiny_text: Path, here: Path, typed: Callable[[str], None]) -> None:
+    for text in ("", "\n\n"):
+        typed(text)
+        done("encode", "-m", tiny_text, "-o", "z.safetensors")
+        assert done("decode", "z.safetensors", "-m", tiny_text) == [""] * len(text)
+
+
+def test_a_style_of_ones_own(tiny_text: Path, here: Path) -> None:
+    text_file(here / "room.txt", ["", *(line for line in SENTENCES if "room" in line)])
+    text_file(here / "staff" / "a.txt", [line for line in SENTENCES if "staff" in line])
+    fit = ["style", "fit", "room=@room.txt", "staff=staff", "-m", tiny_text, "-o", "my.styles", "--json"]
+    assert [(row["style"], row["count"]) for row in map(json.loads, done(*fit))] == [("room", 24), ("staff", 24)]
+    mine = ["-m", tiny_text, "--styles", "my.styles"]
+    listed = [json.loads(line)["style"] for line in done("style", "list", *mine, "--json")]
+    assert listed == ["bad", "good", "past", "present", "room", "staff"]
+    both = ["--from", "bad", "--to", "good", "--from", "room", "--to", "staff"]
+    assert len(done("blend", SENTENCES[0], *mine, *both, "--amount", 2)) == 1
+    assert len(done("generate", *mine, "--style", "room", "-n", 3)) == 3
+    shown = "\n".join(done("style", "show", "room", *mine))
+    assert "room: 24 pieces from @room.txt" in shown
+    assert "from the mean of staff: " in shown
+
+
+def test_a_style_tells_how_far_it_is_from_the_others(tiny_text: Path) -> None:
+    [line] = done("style", "show", "good", "-m", tiny_text, "--json")
+    apart = json.loads(line)["told_apart"]
+    assert set(apart) == {"bad", "past", "present"}
+    assert all(0.5 <= share <= 1 for share in apart.values())
+    assert apart["bad"] > max(apart["past"], apart["present"]), "good and bad share no sentence, good and past do"
+    assert "% of segments are told apart" in done("style", "show", "good", "-m", tiny_text)[-1]
+
+
+def test_styles_can_be_written_into_a_model_s_own_folder(tiny_text: Path, here: Path) -> None:
+    shutil.copytree(tiny_text, here / "model")
+    text_file(here / "room.txt", [line for line in SENTENCES if "room" in line])
+    before = done("generate", "-m", here / "model", "-n", 3)
+    done("style", "fit", "room=@room.txt", "-m", here / "model", "--add")
+    listed = [json.loads(line)["style"] for line in done("style", "list", "-m", here / "model", "--json")]
+    assert listed == ["bad", "good", "past", "present", "room"]
+    assert done("generate", "-m", here / "model", "-n", 3) == before, "all else is as it was"
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["blend", "a", "--to", "rokc"], "no style 'rokc' in"),
+        (["blend", "@gone.txt", "--to", "good"], "cannot read gone.txt: "),
+        (["reconstruct", "@sub"], "cannot read sub: it is a folder"),
+        (["reconstruct", "@in.txt", "-o", "in.txt"], "in.txt: is an input and would be overwritten"),
+        (["reconstruct", "a", "-o", "in.txt/b.txt"], "cannot write in.txt/b.txt: "),
+        (["reconstruct", "a", "-o", "/dev/full"], "cannot write /dev/full: no space left on device"),
+        (["encode", "@gone.txt", "-o", "z"], "cannot read gone.txt: "),
+        (["decode", "music.safetensors"], "holds midi, and "),
+        (["decode", "wide.safetensors"], "encode with the same model"),
+        (["decode", "short.safetensors"], "z and segments do not belong together"),
+        (["decode", "in.txt"], "cannot be read as safetensors"),
+        (["style", "fit", "x=@gone.txt", "-o", "my.styles"], "cannot read gone.txt: "),
+        (["style", "fit", "x=blank.txt", "-o", "my.styles"], "a style needs at least one piece"),
+        (["style", "fit", "x=empty", "-o", "my.styles"], "cannot read empty: there is no file in it"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_text: Path, args: list[str], line: str) -> None:
+    before = files(bad)
+    assert line in told(seqvae(*args, "-m", tiny_text))
+    assert files(bad) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["blend", "a"], "missing option '--to'"),
+        (["blend", "a", "--to", "good", "--method", "transport"], "add --from"),
+        (["blend", "a", "--to", "good", "--method", "discriminant"], "add --from"),
+        (["blend", "a", "--to", "good", "--to", "bad", "--to", "past", *["--from", "past"] * 2], "do not fit together"),
+        (["blend", "a", "--to", "good", "--amount", "1", "--amount", "2"], "do not fit together"),
+        (["reconstruct", "a", "-o", "sub"], "is a folder; lines go into one file"),
+        (["reconstruct", "a", "-o", "new/"], "is a folder; lines go into one file"),
+        (["interpolate", "@in.txt", "b"], "@in.txt: holds several lines"),
+        (["interpolate", "@blank.txt", "b", "--steps", "1"], "--steps"),
+        (["interpolate", "b"], "missing argument 'B'"),
+        (["blend", "b", "--to", "good", "--keep", "melody"], "a line has no track 'melody' to keep"),
+        (["style", "fit", "@in.txt", "--by", "drums", "-o", "x"], "divides music"),
+        (["decode", "wide.safetensors", "--like", "a.mid"], "--like a.mid: is for music"),
+        (["style", "fit", "in.txt", "-o", "my.styles"], "write NAME=PATH"),
+    ],
+)
+def test_wrong_usage_exits_2_before_the_model_is_read(
+    bad: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], word: str
+) -> None:
+    monkeypatch.setattr(codec, "load", None)
+    before = files(bad)
+    assert word in told(seqvae(*args, "-m", tiny_text), 2)
+    assert files(bad) == before
+
+
+@pytest.fixture
+def bad(here: Path) -> Path:
+    """A folder with some files of lines, and latents that fit no model of sentences."""
+    text_file(here / "in.txt", ["one", "two"])
+    text_file(here / "blank.txt", ["", " "])
+    text_file(here / "sub" / "in.txt", ["one"])
+    (here / "empty").mkdir()
+    for name, tensors, about in (
+        ("music", {"a": torch.zeros(1, 8)}, {"kind": "midi"}),
+        ("wide", {"z": torch.zeros(2, 9), "segments": torch.ones(2)[:, None].int()[:, 0]}, {}),
+        ("short", {"z": torch.zeros(2, 8), "segments": torch.ones(3).int()}, {}),
+    ):
+        checkpoint.save_tensors(tensors, about, here / f"{name}.safetensors")
+    return here
+
+
+def test_a_terminal_without_an_argument_is_wrong_usage(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stdin in (Terminal(), None):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert "missing argument 'INPUT'" in told(seqvae("reconstruct", "-m", tiny_text), 2)

@@ -1,0 +1,640 @@
+"""The commands that tell what is not normal: one verdict for each piece, in order, and where it is surprising."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import done, files, seqvae, song, told, told_last
+from conftest import SENTENCES, SESSIONS, session
+
+from seqvae import codec
+from seqvae.anomaly import calibration, conformal
+from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly.calibration import Calibration
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.cli import detect
+from seqvae.cli import text_io as lines
+from seqvae.cli.app import main
+from seqvae.music.tokenizer import MidiTokenizer
+
+pytestmark = pytest.mark.usefixtures("here")
+
+HELD_OUT = [session(number) for number in range(1000, 1120)]
+STRANGE = ["close close open sync sync", "read", "", "open melt check close", "open " + "write sync " * 30 + "close"]
+Typed = Callable[[str], None]
+
+
+def text_file(path: Path, content: list[str]) -> Path:
+    path.write_text("".join(f"{line}\n" for line in content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of normal sessions: those that the model knows, and others."""
+    made = tmp_path_factory.mktemp("detect")
+    text_file(made / "known.txt", SESSIONS)
+    text_file(made / "normal.txt", HELD_OUT)
+    return made
+
+
+@pytest.fixture(scope="module")
+def detector(folder: Path, tiny_events: Path) -> Path:
+    """A detector of strange sessions that promises one false alarm in twenty."""
+    out = folder / "tiny.detector"
+    known = f"--known=@{folder}/known.txt"
+    done("detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", out, known, "--p-value", 0.05)
+    return out
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Put text on standard input."""
+    return lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def rows(*args: object) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done("detect", "score", *args, "--json")]
+
+
+def lowest(row: dict[str, Any]) -> list[str]:
+    """The five most surprising tokens of a piece, as they stand in it."""
+    order = sorted(range(len(row["tokens"])), key=lambda i: row["tokens"][i]["log_prob"])[:5]
+    return [row["tokens"][i]["token"] for i in sorted(order)]
+
+
+def marks(line: str) -> list[str]:
+    return re.findall(r"\[([^]]*)\]", line)
+
+
+# --- fit --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_scores_to_choose_from_are_those_of_calibration() -> None:
+    assert typing.get_args(detect.Score) == typing.get_args(calibration.Score)
+
+
+def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, here: Path) -> None:
+    fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", "new/d", "--samples", 3, "--seed", 5]
+    fit += ["--known", f"@{folder}/known.txt", "--score", "worst", "--p-value", 0.1]
+    [line] = done(*fit, "--json")
+    model = codec.load(tiny_events)
+    near = anomaly.latents(model, SESSIONS)
+    wanted = calibration.fit(anomaly.examine(model, HELD_OUT, 3, 5), "worst", near, 5)
+    assert json.loads(line) == {
+        "model": str(tiny_events), "pieces": 120, "compared": len(wanted.normal), "score": "worst",
+        "threshold": wanted.threshold(0.1), "p_value": 0.1, "confidence": None, "contamination": None,
+        "bound": wanted.bound(wanted.threshold(0.1), 0.1), "output": "new/d",
+    }  # fmt: skip
+    assert files(here) == ["new/d/calibration.safetensors", "new/d/detector.json"]
+    found, settings = calibration.load(here / "new" / "d")
+    assert np.array_equal(found.normal, wanted.normal)
+    assert (settings.model, settings.samples, settings.seed) == (str(tiny_events.resolve()), 3, 5)
+    assert str(folder / "normal.txt") in settings.about
+    [said] = done(*fit)
+    assert said.startswith("120 normal pieces, anomalous below "), "it may be fitted again"
+    assert said.endswith("(p-value 0.1), in new/d")
+
+
+def test_false_alarms_are_bounded_with_confidence(folder: Path, tiny_events: Path, here: Path) -> None:
+    fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", "d", "--samples", 2]
+    [row] = map(json.loads, done(*fit, "--p-value", 0.2, "--confidence", 0.9, "--json"))
+    found, settings = calibration.load(here / "d")
+    assert (settings.p_value, settings.confidence, row["confidence"]) == (0.2, 0.9, 0.9)
+    assert row["threshold"] == settings.threshold == found.threshold(0.2, 0.9) < found.threshold(0.2)
+    assert row["bound"] <= 0.2
+    [said] = done(*fit, "--p-value", 0.2, "--confidence", 0.9)
+    assert f"with 0.9 confidence at most {row['bound']:.2%} of new normal ones (p-value 0.2), in d" in said
+    assert rows("open", "--detector", "d")[0]["bound"] == row["bound"]
+    tight = rows("open", "--detector", "d", "--p-value", 0.3)[0]["bound"]
+    assert row["bound"] < tight <= 0.3, "its confidence is kept"
+    line = told(seqvae(*fit, "--p-value", 0.01, "--confidence", 0.95))
+    assert "too few for a p-value of 0.01 with 0.95 confidence, which takes 823;" in line
+    line = told(seqvae("detect", "score", "open", "--detector", "d", "--p-value", 0.01, "--confidence", 0.95))
+    assert "takes 299 normal pieces to compare with and there are 40, with which none is lower than 0.073" in line
+
+
+def test_contamination_is_a_share_of_the_pieces_given(folder: Path, tiny_events: Path, here: Path) -> None:
+    fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", "d", "--samples", 2]
+    [row] = map(json.loads, done(*fit, "--contamination", 0.25, "--json"))
+    found, settings = calibration.load(here / "d")
+    assert row["threshold"] == settings.threshold == np.quantile(found.normal, 0.25)
+    assert (row["p_value"], settings.p_value, row["contamination"]) == (None, None, 0.25)
+
+
+def test_normal_lines_may_come_from_standard_input_too(
+    folder: Path, tiny_events: Path, here: Path, typed: Typed
+) -> None:
+    def fitted(*inputs: object) -> tuple[Calibration, int]:
+        [line] = done(
+            "detect", "fit", *inputs, "-m", tiny_events, "-o", "d", "--samples", 2, "--p-value", 0.1, "--json"
+        )
+        return calibration.load(here / "d")[0], json.loads(line)["pieces"]
+
+    whole, _ = fitted(f"@{folder}/normal.txt")
+    text_file(here / "first.txt", HELD_OUT[:50])
+    for inputs, rest in (([], HELD_OUT), (["-"], HELD_OUT), (["first.txt", "-"], HELD_OUT[50:])):
+        typed("".join(f"{line}\n\n" for line in rest))
+        found, pieces = fitted(*inputs)
+        assert pieces == 120, "lines without a word are passed over"
+        assert np.array_equal(found.normal, whole.normal)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_too_few_pieces_are_refused_with_the_number_it_takes(
+    folder: Path, tiny_events: Path, here: Path, known: bool
+) -> None:
+    fit = ["detect", "fit", "@in.txt", "-m", tiny_events, "-o", "d", "--samples", 1, "--p-value", 0.1]
+    fit += ["--known", f"@{folder}/known.txt"] if known else []
+    text_file(here / "in.txt", HELD_OUT[:12] if known else HELD_OUT[:24])
+    line = told(seqvae(*fit))
+    assert "normal pieces are too few for a p-value of 0.1" in line
+    assert files(here) == ["in.txt"]
+    [enough] = map(int, re.findall(r"which takes (\d+)", line))
+    assert enough == (13 if known else 25)
+    text_file(here / "in.txt", HELD_OUT[:enough])
+    done(*fit)
+    [least] = re.findall(r"a --p-value of (\S+) or more", line)
+    text_file(here / "in.txt", HELD_OUT[: 12 if known else 24])
+    done(*fit, "--p-value", least)
+
+
+@pytest.mark.parametrize("p_value", [0.3, 0.05, 0.01, 0.001, 1e-4])
+@pytest.mark.parametrize("known", [False, True])
+def test_that_number_is_right_for_any_rate(p_value: float, known: bool) -> None:
+    enough = detect._enough(p_value, known, calibration.TAILS)
+
+    def reached(pieces: int) -> bool:
+        third = pieces // 3
+        left = pieces - (0 if known else third) - min(calibration.TAILS, third)
+        return (left + 1) * p_value > 1 - 1e-9
+
+    assert all(reached(n) for n in range(enough, enough + 10))
+    assert not reached(enough - 1)
+
+
+# --- score ------------------------------------------------------------------------------------------------------------
+
+
+def test_json_tells_everything_of_each_piece_in_order(detector: Path, tiny_events: Path, here: Path) -> None:
+    given = [*HELD_OUT[:5], "", *STRANGE, "  "]
+    text_file(here / "in.txt", given)
+    found, settings = calibration.load(detector)
+    told_ = rows("@in.txt", HELD_OUT[7], "--detector", detector)
+    assert [row["index"] for row in told_] == list(range(len(given) + 1))
+    assert [row["input"] for row in told_] == [*given, HELD_OUT[7]]
+    pieces = [*(line.strip() and line for line in given), HELD_OUT[7]]
+    for row, line, one in zip(told_, pieces, anomaly.examine(codec.load(tiny_events), pieces), strict=True):
+        assert list(row) == ["index", "input", "score", "p_value", "anomalous", "bound", "log_prob", "tokens"]
+        assert row["score"] == found.scores(one)["combined"]
+        assert row["p_value"] == found.p_value(row["score"])
+        assert row["anomalous"] is (row["score"] < settings.threshold)
+        assert row["bound"] == found.bound(settings.threshold, 0.05) > 0.05
+        words = ["<unk>" if word == "melt" else word for word in line.split()]
+        assert [token["token"] for token in row["tokens"]] == [*words, "<eos>"]
+        nats = [token["log_prob"] for token in row["tokens"]]
+        assert nats == pytest.approx(one.log_prob, abs=1e-4)
+        assert row["log_prob"] == pytest.approx(one.log_prob.sum(), abs=1e-4)
+
+
+def test_strange_sessions_are_anomalous_and_normal_ones_are_not(detector: Path, here: Path) -> None:
+    new = [session(number) for number in range(2000, 2100)]
+    text_file(here / "in.txt", [*new, *STRANGE])
+    lines_ = done("detect", "score", "@in.txt", "--detector", detector)
+    verdicts = [line.split()[1] for line in lines_]
+    assert set(verdicts) == {"normal", "anomalous"}
+    assert verdicts[:100].count("anomalous") <= 10
+    assert verdicts[100:] == ["anomalous"] * len(STRANGE)
+    assert [float(line.split()[0]) for line in lines_] == pytest.approx(
+        [row["p_value"] for row in rows("@in.txt", "--detector", detector)], rel=1e-2
+    )
+
+
+def test_what_is_said_does_not_depend_on_batches_and_parts(
+    detector: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_file(here / "in.txt", [*HELD_OUT[:9], *STRANGE])
+    shown, whole = done("detect", "score", "@in.txt", "--detector", detector), rows("@in.txt", "--detector", detector)
+    monkeypatch.setattr(lines, "BATCH", 4)
+    monkeypatch.setattr(detect, "PART", 3)
+    assert done("detect", "score", "@in.txt", "--detector", detector) == shown
+    for one, other in zip(rows("@in.txt", "--detector", detector), whole, strict=True):
+        for token, same in zip(one.pop("tokens"), other.pop("tokens"), strict=True):
+            assert token == {"token": same["token"], "log_prob": pytest.approx(same["log_prob"], abs=2e-4)}
+        assert one.pop("log_prob") == pytest.approx(other.pop("log_prob"), abs=2e-4)
+        assert one == other
+
+
+def test_a_long_session_is_told_in_small_parts(tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "PART", 10)
+    model = codec.load(tiny_events)
+    [one] = anomaly.examine(model, ["open " + "read check " * 200 + "close"], 1)
+    parts = ['{"index": 0', *detect._json(model.tokenizer, one)]
+    assert len(parts) > 40
+    assert max(map(len, parts)) < 600
+    assert len(json.loads("".join(parts))["tokens"]) == 403
+
+
+def test_another_p_value_moves_the_limit(detector: Path, here: Path) -> None:
+    text_file(here / "in.txt", [session(number) for number in range(3000, 3060)])
+    counts = []
+    for wanted in (0.02, 0.2, 0.7):
+        said = rows("@in.txt", "--detector", detector, "--p-value", wanted)
+        assert all(row["anomalous"] is (row["p_value"] <= wanted) for row in said)
+        counts.append(sum(row["anomalous"] for row in said))
+    assert counts[0] < counts[1] < counts[2]
+    default = rows("@in.txt", "--detector", detector)
+    assert [row["anomalous"] for row in default] == [row["p_value"] <= 0.05 for row in default]
+
+
+def test_a_line_is_answered_before_the_next_is_written(detector: Path) -> None:
+    command = [sys.executable, "-m", "seqvae", "detect", "score", "--detector", str(detector)]
+    given = [HELD_OUT[0], "", "naïve", STRANGE[0]]
+    wanted = done("detect", "score", *given[:1], "@/dev/null", *given[2:], "--detector", detector)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin
+        assert process.stdout
+        answers = io.BufferedReader(process.stdout)  # type: ignore[type-var]  # a raw file, with bufsize=0
+        said = []
+        for line in given:
+            for part in (line[:3], f"{line[3:]}\n"):  # a line may come in parts
+                process.stdin.write(part.encode())
+            said.append(answers.readline().decode())
+        assert [*said[:1], *said[2:]] == [f"{line}\n" for line in wanted]
+        assert said[1].split()[1:] == ["anomalous", "[<eos>]"]
+        process.stdin.close()
+        assert answers.read() == b""
+        assert process.wait(60) == 0
+
+
+def test_the_output_is_utf8_whatever_the_locale(detector: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    command = [sys.executable, "-m", "seqvae", "detect", "score", "☃ " * 50, "--detector", str(detector)]
+    said = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    assert "…" in said
+    assert "[☃]" in said
+
+
+# --- a batch ----------------------------------------------------------------------------------------------------------
+
+
+def test_discoveries_are_made_in_the_batch_as_a_whole(detector: Path, here: Path) -> None:
+    text_file(here / "in.txt", [*HELD_OUT[:20], *STRANGE[:4]])
+    plain, found = rows("@in.txt", "--detector", detector), rows("@in.txt", "--detector", detector, "--fdr", 0.2)
+    assert [row["index"] for row in found] == list(range(24))
+    wanted = conformal.discoveries([row["p_value"] for row in plain], 0.2).tolist()
+    assert [row.pop("discovery") for row in found] == wanted
+    assert wanted[20:] == [True] * 4
+    by_score = sorted(range(24), key=lambda i: plain[i]["score"])
+    assert sorted(range(24), key=lambda i: found[i].pop("rank")) == by_score, "also where p-values tie"
+    assert found == plain
+    first = done("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.2, "--worst-first")
+    shown = done("detect", "score", "@in.txt", "--detector", detector)
+    assert [line[21:] for line in first] == [shown[i][21:] for i in by_score]
+    assert [line.split()[1] == "anomalous" for line in first] == [wanted[i] for i in by_score]
+
+
+def test_a_batch_too_large_for_discoveries_is_told(detector: Path, here: Path) -> None:
+    n = len(calibration.load(detector)[0].normal)
+    text_file(here / "in.txt", [*HELD_OUT[:30], STRANGE[0]])
+    said = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
+    least = conformal.least_discoveries(31, n, 0.01)
+    assert f"no discovery at --fdr 0.01: with {n} normal pieces to compare with, at least {least} of 31" in said.stderr
+    assert said.stdout.count("anomalous") == 0
+
+
+def test_ties_are_drawn_at_random_by_the_seed(detector: Path) -> None:
+    given = [*HELD_OUT[:5], *STRANGE]
+    plain = rows(*given, "--detector", detector)
+    drawn = rows(*given, "--detector", detector, "--random-ties")
+    assert drawn == rows(*given, "--detector", detector, "--random-ties")
+    assert all(one["p_value"] < other["p_value"] for one, other in zip(drawn, plain, strict=True))
+    assert len({row["p_value"] for row in drawn[5:]}) == len(STRANGE)
+    assert all(row["anomalous"] is (row["p_value"] <= 0.05) for row in drawn)
+    assert {row["bound"] for row in drawn} == {None}
+
+
+# --- normal changes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_normal_is_told_and_the_detector_recalibrated(detector: Path, here: Path) -> None:
+    shutil.copytree(detector, "d")
+    before, settings = calibration.load(here / "d")
+    text_file(here / "same.txt", HELD_OUT[:60])
+    assert "warning" not in seqvae("detect", "score", "@same.txt", "--detector", "d").stderr
+    text_file(here / "new.txt", [f"{session(number)} {session(number + 1)}" for number in range(4000, 4120)])
+    said = seqvae("detect", "score", "@new.txt", "--detector", "d")
+    assert re.search(
+        r"warning: \d+% of \d+ are as strange as the strangest \d+% of the normal ones; normal may", said.stderr
+    )
+    assert "`seqvae detect update d INPUT --replace`" in said.stderr
+    assert said.stderr.count("warning") == 1
+    warned = seqvae("detect", "update", "d", "@new.txt", "--json")
+    assert "with --replace alone" in warned.stderr
+    row = json.loads(warned.stdout)
+    after, changed = calibration.load(here / "d")
+    assert (row["pieces"], row["compared"]) == (120, len(before.normal) + 120) == (120, len(after.normal))
+    assert set(before.normal) <= set(after.normal)
+    assert changed.threshold == after.threshold(0.05) == row["threshold"]
+    assert changed.about == f"{settings.about}; @new.txt"
+    [line] = done("detect", "update", "d", "@new.txt", "--replace")
+    assert line.startswith("120 more normal pieces, 120 to compare with, anomalous below")
+    fresh = rows("@new.txt", "--detector", "d")
+    assert sum(row["anomalous"] for row in fresh) <= 6
+    assert np.array_equal(calibration.load(here / "d")[0].normal, sorted(row["score"] for row in fresh))
+
+
+def test_too_few_pieces_leave_a_detector_as_it_was(detector: Path, here: Path) -> None:
+    shutil.copytree(detector, "d")
+    text_file(here / "few.txt", HELD_OUT[:18])
+    line = told(seqvae("detect", "update", "d", "@few.txt", "--replace"))
+    assert "a p-value of 0.05 takes 19 normal pieces to compare with and there are 18" in line
+    text_file(here / "none.txt", [])
+    assert "there is no piece to calibrate on" in told(seqvae("detect", "update", "d", "@none.txt"))
+    assert np.array_equal(calibration.load(here / "d")[0].normal, calibration.load(detector)[0].normal)
+
+
+# --- where a piece is surprising --------------------------------------------------------------------------------------
+
+
+def test_brackets_mark_the_five_least_likely_tokens(detector: Path) -> None:
+    for line in [*HELD_OUT[:8], STRANGE[0], ""]:
+        [row] = rows(line, "--detector", detector)
+        [shown] = done("detect", "score", line, "--detector", detector)
+        assert marks(shown) == lowest(row)
+        tokens = shown.split()[2:]
+        assert ("<eos>" in shown) is ("<eos>" in lowest(row)), "an end that surprises nobody is left out"
+        assert [token.strip("[]") for token in tokens if "eos" not in token] == line.split()
+
+
+def test_an_event_that_was_never_seen_is_shown_as_it_stands(detector: Path) -> None:
+    [shown] = done("detect", "score", "open melt \x1b[31m check close", "--detector", detector)
+    assert "[melt]" in shown
+    assert "[\\x1b[31m]" in shown, "a log does not paint the terminal"
+    assert [token["token"] for token in rows("open melt", "--detector", detector)[0]["tokens"]][1] == "<unk>"
+
+
+def test_of_a_long_piece_only_what_stands_around_them_is_shown(detector: Path) -> None:
+    middle = ["open", *["read", "check"] * 40, *["sync"] * 5, *["read", "check"] * 40, "close"]
+    [row] = rows(" ".join(middle), "--detector", detector)
+    [shown] = done("detect", "score", " ".join(middle), "--detector", detector)
+    assert marks(shown) == lowest(row)
+    parts = [part.split() for part in shown.split("  ")[-1].strip().split("…")]
+    assert len(parts) > 1
+    spelled = " " + " ".join([*middle, "<eos>"]) + " "
+    for part in parts:
+        assert len(part) <= 5 * (2 * detect.AROUND + 1)
+        assert not part or f" {' '.join(part).replace('[', '').replace(']', '')} " in spelled
+    assert sum(map(len, parts)) <= 5 * (2 * detect.AROUND + 1)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "coloured"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_they_are_red_on_a_terminal_that_shows_colours(
+    detector: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, variables: dict[str, str], coloured: bool
+) -> None:
+    class Output(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with redirect_stdout(Output()) as output, pytest.raises(SystemExit):
+        main(["detect", "score", HELD_OUT[0], "--detector", str(detector)])
+    [plain] = done("detect", "score", HELD_OUT[0], "--detector", detector)
+    painted = re.sub(r"\[([^]]*)\]", "\x1b[1;31m\\1\x1b[0m", plain)
+    assert output.getvalue() == (painted if coloured else plain) + "\n"
+
+
+# --- which detector ---------------------------------------------------------------------------------------------------
+
+
+def test_a_model_may_move_if_its_detector_is_told_where_it_is(
+    folder: Path, tiny_events: Path, tiny_text: Path, here: Path
+) -> None:
+    shutil.copytree(tiny_events, "model")
+    fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", "model", "-o", "d", "--p-value", 0.1, "--samples", 2]
+    done(*fit)
+    before = rows(*HELD_OUT[:3], "--detector", "d")
+    Path("model").rename("moved")
+    line = told(seqvae("detect", "score", "x", "--detector", "d"))
+    assert "d: its model is not where it was; say with -m where it is" in line
+    assert str(here / "model") in line
+    assert rows(*HELD_OUT[:3], "--detector", "d", "-m", "moved") == before
+    assert "was fitted with another model" in told(seqvae("detect", "score", "x", "--detector", "d", "-m", tiny_text))
+
+
+def test_a_model_may_carry_its_detector(folder: Path, tiny_events: Path, here: Path) -> None:
+    shutil.copytree(tiny_events, "model")
+    assert "model: carries no detector; " in (line := told(seqvae("detect", "score", "x", "-m", "model")))
+    assert "`seqvae detect fit NORMAL -m model -o FOLDER`" in line
+    fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", "model", "-o", "model/detector", "--p-value", 0.1]
+    done(*fit, "--samples", 2)
+    before = rows(*HELD_OUT[:3], "-m", "model")
+    Path("model").rename("moved")
+    assert rows(*HELD_OUT[:3], "-m", "moved") == before
+    assert rows(*HELD_OUT[:3], "--detector", "moved/detector") == before
+
+
+# --- other kinds ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_text(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
+    made = tmp_path_factory.mktemp("text") / "d"
+    normal = text_file(made.parent / "in.txt", SENTENCES[:30])
+    done("detect", "fit", f"@{normal}", "-m", tiny_text, "-o", made, "--p-value", 0.1, "--samples", 2)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        *((line, line) for line in SENTENCES[:3]),
+        ("the  food (was) odd", "the  food (was) odd"),
+        (" naïve ☃", " naïve ☃"),
+        ("a\tb\x0bc\u2028d\\n", "a\\tb\\x0bc\\u2028d\\n"),
+        ("x\ny", "x\\ny"),
+    ],
+)
+def test_tokens_of_a_sentence_read_as_the_sentence(of_text: Path, line: str, wanted: str) -> None:
+    [shown] = done("detect", "score", line, "--detector", of_text)
+    assert re.sub(r"[][]", "", shown[21:].replace(" [<eos>]", "")) == wanted
+    assert 1 <= len(marks(shown)) <= 5
+
+
+def test_the_least_likely_words_are_marked_and_letters_stay_whole(of_text: Path) -> None:
+    [row] = rows(SENTENCES[0], "--detector", of_text)
+    [shown] = done("detect", "score", SENTENCES[0], "--detector", of_text)
+    assert marks(shown) == [token.strip() for token in lowest(row)]
+    assert "".join(token["token"] for token in row["tokens"]) == f" {SENTENCES[0]}<eos>"
+    [row] = rows("the food ☃", "--detector", of_text)
+    assert [token["token"] for token in row["tokens"]][-5:] == [" ", "<0xE2>", "<0x98>", "<0x83>", "<eos>"]
+    [shown] = done("detect", "score", "the food ☃", "--detector", of_text)
+    assert shown.endswith("food [☃] [<eos>]"), "what is a space to the model is none to the reader"
+
+
+def test_a_long_sentence_has_a_gap_between_words(of_text: Path) -> None:
+    [shown] = done("detect", "score", " ".join(SENTENCES[:8]), "--detector", of_text)
+    assert "…" in shown
+    assert shown[21:].count("[") == 5
+
+
+def test_music_is_scored_file_by_file_and_what_cannot_be_read_is_skipped(tiny_music: Path, here: Path) -> None:
+    for i in range(7):
+        song(here / "in" / f"{i}.mid", i, bars=2 + i % 3)
+    (here / "in" / "bad.mid").write_text("no music")
+    result = seqvae("detect", "fit", "in", "-m", tiny_music, "-o", "d", "--contamination", 0.3, "--samples", 2)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "1 of 8 files skipped"), result.stderr
+    assert result.stdout.startswith("7 normal pieces, ")
+    result = seqvae("detect", "score", "in", "--detector", "d", "--json")
+    said = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["index"], row["input"]) for row in said] == [(i, f"in/{i}.mid") for i in range(7)]
+    assert "skipped: cannot read in/bad.mid" in result.stderr
+    assert said[0]["tokens"][0]["token"] == "Program_0"
+    [shown] = done("detect", "score", "in/2.mid", "--detector", "d")
+    start, _, tokens = shown.partition(" in/2.mid: ")
+    assert start.split()[1] in ("normal", "anomalous")
+    assert len(marks(tokens)) == 5
+    bar, marked = 1, []
+    for token in tokens.split():
+        if token.endswith(":"):
+            bar = int(token[:-1])
+        elif token.startswith("["):
+            marked.append((bar, token[1:-1]))
+    tokens_ = said[2]["tokens"]
+    order = sorted(range(len(tokens_)), key=lambda i: tokens_[i]["log_prob"])[:5]
+    bars = [1 + sum(token["token"] == "<eos>" for token in tokens_[:i]) for i in range(len(tokens_))]
+    assert marked == [(bars[i], tokens_[i]["token"]) for i in sorted(order)]
+    assert "cannot read in/bad.mid" in told(seqvae("detect", "score", "in/bad.mid", "--detector", "d"))
+    assert "none of 1 files could be read" in told_last(seqvae("detect", "score", bad_folder(here), "--detector", "d"))
+
+
+def bad_folder(here: Path) -> Path:
+    (here / "bad").mkdir()
+    (here / "bad" / "one.mid").write_text("no music")
+    return Path("bad")
+
+
+def test_tokens_of_music_have_names(tokenizer: MidiTokenizer) -> None:
+    assert [tokenizer.token_text(i) for i in range(4)] == ["<pad>", "<bos>", "<eos>", "<mask>"]
+    for name in ("Program_33", "Position_12", "Pitch_60", "PitchDrum_38"):
+        assert tokenizer.token_text(tokenizer.vocabulary[name]) == name
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["fit", "@few.txt", "-o", "d"], "3 normal pieces are too few to calibrate on"),
+        (["fit", "@gone.txt", "-o", "d"], "cannot read gone.txt: "),
+        (["fit", "@few.txt", "--known", "gone.txt", "-o", "d"], "cannot read gone.txt: "),
+        (["fit", "@few.txt", "-o", "mine"], "mine: is there and is no folder of a detector alone; choose another -o"),
+        (["fit", "@few.txt", "-o", "."], "no folder of a detector alone"),
+        (["fit", "@few.txt", "-o", "few.txt"], "no folder of a detector alone"),
+        (["score", "@gone.txt", "--detector", "{detector}"], "cannot read gone.txt: "),
+        (["score", "x", "--detector", "mine"], "mine: no detector can be read here"),
+        (["score", "x", "--detector", "{detector}", "--p-value", "0.0001"], "none is lower than 0.013"),
+        (["score", "x", "-m", "./gone"], "gone"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    here: Path, detector: Path, tiny_events: Path, args: list[str], line: str
+) -> None:
+    text_file(here / "few.txt", HELD_OUT[:3])
+    (here / "mine").mkdir()
+    text_file(here / "mine" / "thesis.txt", ["precious"])
+    before = files(here)
+    model = ["-m", str(tiny_events)] if args[0] == "fit" else []
+    assert line in told(seqvae("detect", *(arg.format(detector=detector) for arg in args), *model))
+    assert files(here) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["fit", "x", "-o", "d", "--p-value", "0.1", "--contamination", "0.1"], "give one of them"),
+        (["fit", "x", "-o", "d", "--confidence", "0.9", "--contamination", "0.1"], "give one of them"),
+        (["score", "x", "--detector", "{detector}", "--confidence", "0.9", "--random-ties"], "give one of the two"),
+        (["score", "x", "--detector", "{detector}", "--fdr", "1"], "1.0 is not between 0 and 1"),
+        (["fit", "x", "-o", "d", "--p-value", "0"], "0.0 is not between 0 and 1"),
+        (["fit", "x", "-o", "d", "--contamination", "1"], "1.0 is not between 0 and 1"),
+        (["fit", "x", "-o", "d", "--score", "feeling"], "'feeling' is not one of"),
+        (["fit", "x"], "missing option '--out'"),
+        (["fit", "-o", "d", "-m", "music"], "missing argument 'INPUT'; name a file of music"),
+        (["score", "x"], "missing option '--detector'"),
+        (["score", "x", "--detector", "{detector}", "--p-value", "nan"], "nan is not between 0 and 1"),
+    ],
+)
+def test_wrong_usage_exits_2(
+    here: Path, detector: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], line: str
+) -> None:
+    monkeypatch.setattr(codec, "load", None)
+    assert line in told(seqvae("detect", *(arg.format(detector=detector) for arg in args)), 2)
+    assert files(here) == []
+
+
+def test_a_terminal_without_an_argument_is_wrong_usage(
+    detector: Path, tiny_events: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(codec, "load", None)
+    for args in (["score", "--detector", detector], ["fit", "-m", tiny_events, "-o", "d"]):
+        assert "missing argument 'INPUT'" in told(seqvae("detect", *args), 2)
+
+
+def test_a_broken_detector_is_one_line(detector: Path, here: Path) -> None:
+    shutil.copytree(detector, "d")
+    tensors, about = checkpoint.load_tensors(here / "d" / "calibration.safetensors")
+    (here / "d" / "calibration.safetensors").unlink()  # the tensors still lie in the old file
+    (here / "d" / "calibration.safetensors").write_bytes(b"")
+    assert "d/calibration.safetensors: cannot be read" in told(seqvae("detect", "score", "x", "--detector", "d"))
+    del tensors["centre"]
+    checkpoint.save_tensors(tensors, about, here / "d" / "calibration.safetensors")
+    assert "fit it again" in told(seqvae("detect", "score", "x", "--detector", "d"))
+
+
+def test_neither_scikit_learn_nor_matplotlib_is_needed(detector: Path) -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        f"from seqvae.cli.app import main; main(['detect', 'score', 'open close', '--detector', {str(detector)!r}])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_lines_that_are_no_event_ids_get_a_warning(folder: Path, detector: Path, typed: Typed) -> None:
+    typed("open read check close\nJan 01 00:00:01 box app[17]: user anna logged in\nopen close\n")
+    said = seqvae("detect", "score", "--detector", detector)
+    assert said.exit_code == 0
+    assert len(said.stdout.splitlines()) == 3
+    [warning] = [line for line in said.stderr.splitlines() if "warning" in line]
+    assert re.match(r"warning: 69% of the events are unknown to best.*`seqvae detect learn`", warning)
+    assert "warning" not in seqvae("detect", "score", f"@{folder}/normal.txt", "--detector", detector).stderr

@@ -1,0 +1,185 @@
+"""From raw logs to a detector and to verdicts, each in one command."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import done, files, seqvae, told, told_last
+from conftest import SENTENCES, session
+
+pytest.importorskip("drain3", reason="pip install 'seqvae[logs]'")
+
+from seqvae.anomaly import calibration, log_detector
+from seqvae.errors import CheckpointError
+from seqvae.events.lines import LogReader
+from seqvae.events.sessions import Grouping
+
+pytestmark = pytest.mark.usefixtures("here")
+
+KEY = r"app\[(\d+)\]"
+SAYS = {
+    "open": "opened file /var/lib/x{0} for user {1}",
+    "read": "read {0} bytes",
+    "write": "wrote {0} bytes to disk {1}",
+    "check": "checksum 0x{0:04x} is right",
+    "sync": "all is synced after {0} ms",
+    "close": "closed by 10.0.0.{0}",
+}
+
+
+def log(numbers: range, changed: dict[int, list[str]] | None = None) -> list[str]:
+    """The raw lines of sessions, each in between those of the next."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in numbers:
+        events = (changed or {}).get(number, session(number).split())
+        for i, event in enumerate(events):
+            says = SAYS.get(event, event).format(int(rng.integers(200)), int(rng.integers(9)))
+            rows.append((number + i / 10, f"Dec 10 06:{number % 60:02}:00 box app[{number}]: {says}"))
+    return [line for _, line in sorted(rows, key=lambda row: row[0])]
+
+
+def written(path: Path, lines: list[str]) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A detector of 400 sessions, half of them in another file, and what was said of it."""
+    folder = tmp_path_factory.mktemp("learn")
+    lines = log(range(400))
+    written(folder / "a.log", lines[:1000])
+    with gzip.open(folder / "b.log.gz", "wt") as file:
+        file.write("\n".join([*lines[1000:], "Dec 10 06:00:00 box cron[1]: of no session"]))
+    arguments = [folder / "a.log", folder / "b.log.gz", "--session", KEY, "-o", folder / "x.detector"]
+    [line] = done("detect", "learn", *arguments, "--minutes", 0.08, "--p-value", 0.02, "--json")
+    return folder / "x.detector", json.loads(line)
+
+
+def rows(*args: object) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done("detect", "score", *args, "--json")]
+
+
+def test_learning_tells_of_each_part(learned: tuple[Path, dict[str, Any]]) -> None:
+    folder, facts = learned
+    lines = len(log(range(400)))
+    assert (facts["records"], facts["inside"], facts["sessions"]) == (lines + 1, lines, 400)
+    assert (facts["trained"], facts["calibrated"], facts["checked"]) == (200, 140, 60)
+    assert facts["templates"] == len(SAYS)
+    assert (facts["p_value"], facts["wanted"]) == (0.02, 0)
+    assert facts["false_alarms"] == facts["alarms"] / 60 <= 0.1
+    inside = files(folder)
+    assert {"templates.json", "config.json", "model.safetensors", "detector/detector.json"} <= set(inside)
+    found = log_detector.load(folder)
+    assert (found.header, found.field, found.grouping) == ("syslog", None, Grouping(KEY))
+    _, settings = calibration.load(folder / "detector")
+    assert settings.p_value == 0.02
+    assert json.loads((folder / "detector" / "detector.json").read_text())["model"] == "x.detector"
+
+
+def test_strange_sessions_are_found_with_their_lines(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+    changed = {1001: ["open", "melt down of {0} cores", "close"], 1002: ["close", "sync", "open", "sync"]}
+    lines = log(range(1000, 1040), changed)
+    written(here / "new.log", lines)
+    found = {row["session"]: row for row in rows("new.log", "--detector", learned[0])}
+    assert list(found) == [str(number) for number in range(1000, 1040)]
+    assert {name for name, row in found.items() if row["anomalous"]} >= {"1001", "1002"}
+    assert sum(row["anomalous"] for row in found.values()) <= 5
+    melted = found["1001"]
+    [place] = [i for i, line in enumerate(lines, 1) if "melt" in line]
+    assert {"source": "new.log", "line": place, "text": lines[place - 1]}.items() <= min(
+        melted["lines"], key=lambda line: float(line["log_prob"])
+    ).items()
+    assert [token["token"] for token in melted["tokens"]][1:] == ["<new>", melted["tokens"][2]["token"], "<eos>"]
+    assert melted["records"] == 3
+    shown = done("detect", "score", "new.log", "--detector", learned[0])
+    at = next(i for i, line in enumerate(shown) if re.fullmatch(r"\S+ +anomalous +1001", line))
+    assert any(line.strip() == f"new.log:{place}: {lines[place - 1]}" for line in shown[at + 1 : at + 5])
+
+
+def test_another_source_gets_a_warning(
+    learned: tuple[Path, dict[str, Any]], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, strange = log(range(1000, 1003)), [f"Dec 10 06:00:00 box app[7]: {line}" for line in SENTENCES]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join([*known, *strange]).encode())))
+    said = seqvae("detect", "score", "--detector", learned[0])
+    assert said.exit_code == 0
+    share = len(strange) / (len(strange) + len(known))
+    assert f"warning: {share:.0%} of lines match no known template" in said.stderr
+    written(here / "good.log", known)
+    assert "warning" not in seqvae("detect", "score", "good.log", "--detector", learned[0]).stderr
+    written(here / "other.log", SENTENCES)
+    assert "no line has the session key" in told(seqvae("detect", "score", "other.log", "--detector", learned[0]))
+
+
+def test_a_folder_may_be_moved_and_its_limit_changed(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+    shutil.copytree(learned[0], here / "moved")
+    written(here / "new.log", log(range(1000, 1020)))
+    loose = rows("new.log", "--detector", "moved", "--p-value", 0.5)
+    assert [row["anomalous"] for row in loose] == [row["p_value"] <= 0.5 for row in loose]
+    assert "choose so much" in told(seqvae("detect", "score", "new.log", "--detector", "moved", "--p-value", 0.001))
+    (here / "moved" / "templates.json").write_text("{}")
+    assert "templates.json: cannot be read" in told(seqvae("detect", "score", "new.log", "--detector", "moved"))
+    with pytest.raises(CheckpointError):
+        log_detector.load(here)
+
+
+def test_new_sessions_are_calibrated_on(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+    shutil.copytree(learned[0], here / "x.detector")
+    before = log_detector.load(here / "x.detector")
+    assert learned[1]["bound"] == before.calibration.bound(before.settings.threshold, 0.02) > 0.02
+    written(here / "new.log", log(range(2000, 2100)))
+    done("detect", "update", "x.detector", "new.log")
+    after = log_detector.load(here / "x.detector")
+    assert len(after.calibration.normal) == len(before.calibration.normal) + 100
+    assert files(here / "x.detector") == files(learned[0])
+    assert json.loads((here / "x.detector" / "detector" / "detector.json").read_text())["model"] == "x.detector"
+    found = rows("new.log", "--detector", "x.detector", "--worst-first", "--fdr", 0.2)
+    assert [row["rank"] for row in found] == list(range(1, 101))
+    assert [row["score"] for row in found] == sorted(row["score"] for row in found)
+
+
+def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_said(here: Path) -> None:
+    kinds = [session(number).split() for number in range(4)]
+    lines = log(range(48), {number: kinds[number % 4] for number in range(48)})
+    written(here / "x.log", lines)
+    said = seqvae("detect", "learn", "x.log", "--session", KEY, "-o", "x.detector", "--minutes", 0.03)
+    assert said.exit_code == 0, said.stderr
+    [warning] = [line for line in said.stderr.splitlines() if "warning" in line]
+    assert re.match(
+        r"warning: 48 sessions are too few for a p-value of 0.01, which takes about 429; 0\.0\d+ is", warning
+    )
+    assert "48 sessions, 6 templates; of 7 sessions kept apart" in said.stdout
+    assert log_detector.load(here / "x.detector").settings.p_value == pytest.approx(1 / 13, rel=0.02)
+    few = written(here / "few.log", log(range(19)))
+    assert "19 sessions are too few" in told_last(seqvae("detect", "learn", few, "--session", KEY, "-o", "y"))
+
+
+def test_what_goes_wrong_is_said_at_once(here: Path) -> None:
+    written(here / "x.log", log(range(30)))
+    learn = ["detect", "learn", "x.log", "-o"]
+    assert "give one of them" in told(seqvae(*learn, "y", "--session", KEY, "--window", "20"), 2)
+    assert "no line has the session key" in told(seqvae(*learn, "y", "--session", "(nothing)"))
+    assert "has no <Content>" in told(seqvae(*learn, "y", "--format", "<Date>"))
+    assert "is no detector of raw logs" in told_last(seqvae(*learn, "x.log", "--window", "2"))
+    assert not (here / "y").exists()
+
+
+def test_windows_of_a_stream_are_answered_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [SAYS[event].format(i, 1) for i in range(200) for event in ("open", "read", "check", "close")]
+    written(here / "x.log", lines)
+    done("detect", "learn", "x.log", "--window", "4", "-o", "x.detector", "--minutes", 0.03, "--p-value", 0.1)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines[:10]).encode())))
+    found = rows("--detector", "x.detector")
+    assert [(row["session"], row["records"]) for row in found] == [("-:1", 4), ("-:5", 4), ("-:9", 2)]
+    assert LogReader("plain").header == log_detector.load(here / "x.detector").header

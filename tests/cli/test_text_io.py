@@ -1,0 +1,66 @@
+"""Batches of lines: as many as are there, and never a wait for more. The commands are in test_commands_on_lines.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seqvae.cli import text_io as lines
+from seqvae.errors import ReadError, UsageError
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The end of standard input to write to."""
+    read, write = os.pipe()
+    with os.fdopen(read) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield write
+
+
+def pieces(batch: list[lines.Item]) -> list[str]:
+    return [item.piece for item in batch]
+
+
+def test_a_batch_is_what_is_there_already(pipe: int) -> None:
+    batches = lines.read([])
+    os.write(pipe, b"a\n\nb\nhal")
+    assert pieces(next(batches)) == ["a", "", "b"], "half a line is none"
+    os.write(pipe, b"f\r\n")
+    assert pieces(next(batches)) == ["half"]
+    os.write(pipe, b"no end")
+    os.close(pipe)
+    last = next(batches)
+    assert [item.facts for item in last] == [{"index": 4, "input": "no end"}]
+    assert list(batches) == []
+
+
+def test_a_batch_is_no_longer_than_the_engine_takes_at_once(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "BATCH", 3)
+    os.write(pipe, b"x\n" * 8)
+    os.close(pipe)
+    assert [len(batch) for batch in lines.read(["-"])] == [3, 3, 2]
+
+
+def test_a_sentence_of_another_encoding_is_read_as_a_file_would_be() -> None:
+    [[item]] = lines.read([os.fsdecode(b"caf\xe9")])
+    assert item.piece == "caf\ufffd"
+
+
+def test_files_are_opened_before_the_first_line_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="gone"):
+        lines.read(["a", f"@{tmp_path}/gone"])
+    with pytest.raises(ReadError, match="gone"):
+        lines.members([f"@{tmp_path}/gone"])
+
+
+def test_one_line_is_one(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("only\n")
+    (tmp_path / "none.txt").touch()
+    assert (lines.one("a"), lines.one(f"@{tmp_path}/one.txt")) == ("a", "only")
+    with pytest.raises(UsageError, match="holds no line"):
+        lines.one(f"@{tmp_path}/none.txt")

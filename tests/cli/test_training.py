@@ -1,0 +1,289 @@
+"""The commands for those who make models: train, tokenizer, evaluate, models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import done, files, seqvae, song, told, told_last
+from conftest import SENTENCES
+
+from seqvae.checkpoint import hub as released
+from seqvae.data import prepare as shards
+from seqvae.errors import SeqVAEError
+from seqvae.evaluation import arrangement as evaluate_arrangement
+from seqvae.evaluation import music as evaluate
+from seqvae.evaluation import text as evaluate_text
+from seqvae.train import loop as train
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def test_models_reads_headers_alone(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(released, "released_folder", lambda: tiny_music.parent)
+    [line] = done("models", "--json")
+    shown = json.loads(line)
+    assert (shown["name"], shown["kind"], shown["styles"]) == ("tiny", "midi", ["calm", "wild"])
+    assert shown["megabytes"] > 0
+    assert done("models")[1].split()[:2] == ["tiny", "midi"]
+
+
+def test_models_without_any_says_what_to_do(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(released, "released_folder", lambda: here)
+    assert "seqvae train" in told(seqvae("models"))
+    (here / "broken").mkdir()
+    (here / "broken" / "config.json").write_text("{")
+    assert "broken checkpoint" in told(seqvae("models"))
+
+
+def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(_: object, data: Path, *, report: Callable[[str], None], **settings: int) -> dict[str, Any]:
+        report("listening")
+        return {"data": str(data), **settings}
+
+    monkeypatch.setattr(evaluate, "evaluate", fake)
+    monkeypatch.setattr(evaluate, "table", lambda result: f"| {result['pieces']} |")
+    result = seqvae("evaluate", "-m", tiny_music, "--data", "songs", "--pieces", 3)
+    assert (result.stdout, result.stderr) == ("| 3 |\n", "listening\n")
+    [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--seed", 4, "--json")
+    assert json.loads(line) == {"data": "songs", "pieces": 20, "samples": 200, "seed": 4, "split": "final"}
+    [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--split", "choose", "--json")
+    assert json.loads(line)["split"] == "choose"
+    assert "from one folder" in told(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
+
+
+def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(_: object, data: Path, *, report: Callable[[str], None], **settings: Any) -> dict[str, Any]:
+        return {"data": str(data), **settings}
+
+    monkeypatch.setattr(evaluate_arrangement, "evaluate", fake)
+    monkeypatch.setattr(evaluate_arrangement, "table", lambda result: f"| {result['songs']} |")
+    command = ["evaluate", "-m", tiny_music, "--data", "songs", "--arrangement"]
+    assert seqvae(*command).stdout == "| 16 |\n"
+    [line] = done(*command, "--between", "a/b", "--between", "b/c", "--pieces", 3, "--split", "choose", "--json")
+    pairs = [["a", "b"], ["b", "c"]]
+    assert json.loads(line) == {"data": "songs", "songs": 3, "pairs": pairs, "half": "choose", "seed": 0}
+    monkeypatch.setattr(evaluate_arrangement, "pairs_of", lambda _, every: [("x", "y")] * every)
+    [line] = done(*command, "--between", "all", "--json")
+    assert json.loads(line)["pairs"] == [["x", "y"]]
+    assert "write two styles as A/B" in told(seqvae(*command, "--between", "a/b/c"), 2)
+
+
+def test_a_recipe_for_text_refuses_music(here: Path) -> None:
+    song(here / "songs" / "a.mid")
+    line = told(seqvae("train", "reviews", "--data", "songs", "--out", "run"))
+    assert "cannot read songs/a.mid: it is not text; give files in UTF-8" in line
+    assert not (here / "run" / "data").exists()
+
+
+def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:
+    for i in range(40):
+        song(here / "songs" / ("calm", "wild")[i % 2] / f"song{i}.mid", i)
+    (here / "songs" / "calm" / "bad.mid").touch()
+    settings = ["model.latent=16", "model.width=32", "model.hidden=16", "train.batch_tokens=512"]
+    settings += ["train.evaluate_every=2", "train.save_every=2"]
+    run = ["train", "music", "--data", "songs", "--out", "run", *(f"--set={s}" for s in settings)]
+    result = seqvae(*run, "--set=train.steps=2", "--seed", 3)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "run/best\n"
+    assert "skipped: cannot read songs/calm/bad.mid: the file is empty" in result.stderr
+    assert "only 40 songs: with `--start music" in result.stderr
+    assert json.loads(Path("run/best/config.json").read_text())["recipe"]["train"]["seed"] == 3
+    assert "--resume" in told_last(seqvae(*run, "--set=train.steps=4"))
+    assert seqvae(*run, "--set=train.steps=4", "--seed", 3, "--resume").exit_code == 0
+    done("blend", "songs/calm/song0.mid", "-m", "run/best", "--from", "calm", "--to", "wild", "-o", "b.mid")
+
+
+def test_an_interrupted_training_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_from", interrupted)
+    run = ["train", "music", "--data", "my songs", "--out", "run", "--set", "model.latent=8"]
+    line = told(seqvae(*run), 130)
+    assert "`seqvae train music '--data=my songs' --out=run --set=model.latent=8 --resume`" in line
+    assert "--out=run --tokenizer=mine --set=" in told(seqvae(*run, "--tokenizer", "mine"), 130)
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def text_file(path: Path, lines: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_a_vocabulary_is_learned_and_shown(here: Path, algorithm: str) -> None:
+    text_file(here / "a.txt", [*SENTENCES, ""])
+    text_file(here / "more" / "b.txt", SENTENCES[:3])
+    learn = ["tokenizer", "train", "--data", "@a.txt", "--data", "more", "--vocab-size", 290, "-o", "new/mine"]
+    learn += ["--algorithm", algorithm]
+    [line] = done(*learn, "--json")
+    tokens = json.loads(line)["tokens"]
+    assert 261 < tokens <= 290
+    assert json.loads(line) == {"lines": len(SENTENCES) + 3, "tokens": tokens, "output": "new/mine"}
+    assert [path.name for path in sorted(Path("new/mine").iterdir())] == ["sentencepiece.model", "tokenizer.json"]
+    assert done(*learn) == [f"{tokens} tokens from {len(SENTENCES) + 3} lines, in new/mine"], "it may be learned again"
+    [shown] = done("tokenizer", "encode", "the food ☃", "-t", "new/mine")
+    assert shown.replace(" ", "").replace("\u2581", " ") == " the food <0xE2><0x98><0x83>"
+    [line] = done("tokenizer", "encode", "the food ☃", "-t", "new/mine", "--json")
+    assert [len(json.loads(line)[key]) for key in ("tokens", "ids")] == [len(shown.split())] * 2
+
+
+def test_a_vocabulary_is_learned_from_lines_that_fit_into_memory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shortest = min(map(len, SENTENCES))
+    text_file(here / "a.txt", SENTENCES * 50)
+    monkeypatch.setattr(shards, "LEARNED", 10_000)  # bytes, of which a line takes 50 beside its letters
+    [line] = done("tokenizer", "train", "--data", "a.txt", "--vocab-size", 290, "-o", "mine", "--json")
+    assert 20 < json.loads(line)["lines"] <= 10_000 // (shortest + 50)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["train", "--data", "gone.txt", "-o", "new"], "cannot read gone.txt: "),
+        (["train", "--data", "blank.txt", "-o", "new"], "there are no lines to learn a vocabulary from"),
+        (["train", "--data", "a.txt", "--vocab-size", "100", "-o", "new"], "choose more"),
+        (["train", "--data", "a.txt", "-o", "."], ".: is there and is no folder of a tokenizer alone"),
+        (["train", "--data", "a.txt", "-o", "a.txt"], "a.txt: is there and is no folder of a tokenizer alone"),
+        (["encode", "a", "-t", "gone"], "no tokenizer can be read here"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_is_one_line(here: Path, args: list[str], line: str) -> None:
+    text_file(here / "a.txt", SENTENCES[:2])
+    text_file(here / "blank.txt", ["", " "])
+    assert line in told(seqvae("tokenizer", *args))
+    assert files(here) == ["a.txt", "blank.txt"]
+
+
+def test_a_checkpoint_shows_its_tokens_too(tiny_text: Path, tiny_music: Path) -> None:
+    assert done("tokenizer", "encode", "the food", "-t", tiny_text) == ["\u2581the \u2581food"]
+    assert "spells midi, not sentences" in told(seqvae("tokenizer", "encode", "the food", "-t", tiny_music))
+
+
+def test_train_on_files_of_sentences(here: Path) -> None:
+    for name in ("good", "bad"):
+        text_file(here / "in" / f"{name}.txt", [line for line in SENTENCES if f" {name} " in line])
+    done("tokenizer", "train", "--data", "in", "--vocab-size", 300, "-o", "mine")
+    settings = ["tokenizer.kind=text", "model.chunks=1", "model.latent=8", "model.width=16", "model.hidden=16"]
+    settings += ["train.batch_tokens=256", "train.evaluate_every=2", "train.save_every=2", "train.steps=2"]
+    run = ["train", "music", "--tokenizer", "mine", "--out", "run", *(f"--set={s}" for s in settings)]
+    result = seqvae(*run, "--data", "in/good.txt", "--data", "in/bad.txt")
+    assert (result.exit_code, result.stdout) == (0, "run/best\n"), result.stderr
+    assert Path("run/best/tokenizer/sentencepiece.model").read_bytes() == Path("mine/sentencepiece.model").read_bytes()
+    assert [json.loads(line)["style"] for line in done("style", "list", "-m", "run/best", "--json")] == ["bad", "good"]
+
+
+def test_evaluate_sorts_the_lines_by_their_names(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def fake(_: object, lines: list[str], *, report: Callable[[str], None], **rest: Any) -> dict[str, Any]:
+        report("measuring")
+        given.clear()
+        given.update(rest, lines=lines)
+        return {"lines": len(lines)}
+
+    monkeypatch.setattr(evaluate_text, "evaluate_text", fake)
+    monkeypatch.setattr(evaluate_text, "table", lambda result: f"| {result['lines']} |")
+    for name in ("test.good", "test.bad", "train.good", "train.bad", "plain"):
+        text_file(here / name, [name, "", f"more of {name}"])
+    sets = ["--data", "good=@test.good", "--data", "bad=test.bad", "--train", "good=@train.good"]
+    evaluate_ = ["evaluate", "-m", tiny_text, *sets, "--train", "bad=@train.bad"]
+    result = seqvae(*evaluate_)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "| 4 |\n", "measuring\n")
+    assert given == {
+        "lines": ["test.good", "more of test.good", "test.bad", "more of test.bad"],
+        "styles": {"good": ["test.good", "more of test.good"], "bad": ["test.bad", "more of test.bad"]},
+        "train": {"good": ["train.good", "more of train.good"], "bad": ["train.bad", "more of train.bad"]},
+        "corpus": None, "opposites": None, "seed": 0, "samples": 500, "iw_lines": 500, "transfer_lines": 1000,
+    }  # fmt: skip
+    more = ["--data", "@plain", "--train", "plain", "--between", "good/bad", "--samples", 3, "--iw-lines", 0]
+    [line] = done(*evaluate_, *more, "--pieces", 5, "--json")
+    assert json.loads(line) == {"lines": 2}
+    assert (given["lines"], given["corpus"]) == (["plain", "more of plain"], ["plain", "more of plain"])
+    assert list(given["styles"]) == list(given["train"]) == ["good", "bad"]
+    assert (given["opposites"], given["samples"], given["iw_lines"], given["transfer_lines"]) == (
+        [("good", "bad")], 3, None, 5,
+    )  # fmt: skip
+    assert "write two styles as A/B" in told(seqvae(*evaluate_, "--between", "good"), 2)
+    assert "cannot read gone" in told(seqvae(*evaluate_, "--data", "@gone"))
+
+
+def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
+    text_file(here / "test.txt", SENTENCES[::7])
+    [line] = done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4, "--json")
+    assert json.loads(line)["reconstruction"]["encoder's mean"]["exact"][0] == 1
+    assert "importance weighting" in "\n".join(done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4))
+
+
+def test_sentences_are_no_arrangements(tiny_text: Path, here: Path) -> None:
+    text_file(here / "test.txt", SENTENCES[::7])
+    line = told(seqvae("evaluate", "-m", tiny_text, "--data", "@test.txt", "--arrangement"), 2)
+    assert "--arrangement: is of music" in line
+
+
+def test_a_missing_extra_is_told_in_one_line(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqvae.evaluation import text as evaluate_text
+
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    monkeypatch.setattr(evaluate_text, "evaluate_text", missing)
+    (here / "a.txt").write_text("the food was good\n")
+    result = seqvae("evaluate", "-m", tiny_text, "--data", "@a.txt")
+    assert "pip install 'seqvae[eval]'" in told(result, 1)
+
+
+def everything(folder: Path) -> list[str]:
+    """Every file and folder below it, empty ones too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("recipe", ["music", "reviews", "hdfs"])
+@pytest.mark.parametrize("out", ["deep/er/run", "empty", "used"])
+def test_training_on_what_cannot_be_read_leaves_what_was_there(here: Path, recipe: str, out: str) -> None:
+    (here / "data").mkdir()
+    (here / "data" / ("a.mid" if recipe == "music" else "a.txt")).touch()
+    (here / "empty").mkdir()
+    (here / "used").mkdir()
+    (here / "used" / "notes.txt").write_text("mine")
+    before = everything(here)
+    told_last(seqvae("train", recipe, "--data", "data", "--out", out))
+    assert everything(here) == before
+
+
+def test_the_lock_of_a_run_goes_when_it_ends_and_is_not_taken_from_who_removes_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with train._alone(here):
+        assert files(here) == ["lock"]
+    assert files(here) == []
+    take = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        (here / "lock").unlink()  # whoever held it has ended between our opening it and our taking it
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(SeqVAEError, match="another process trains here"), train._alone(here):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        (["tokenizer.steps_per_beat=6", "tokenizer.max_steps=24"], "unknown setting 'steps_per_beat'"),
+        (["tokenizer.max_steps=24"], "choose a multiple of 12 from 48 to 384"),
+        (["tokenizer.max_steps=1200"], "choose a multiple of 12 from 48 to 384"),
+    ],
+)
+def test_a_grid_that_is_none_is_told_in_one_line(here: Path, changes: list[str], word: str) -> None:
+    song(here / "songs" / "a.mid")
+    line = told(seqvae("train", "music", "--data", "songs", "--out", "run", *(f"--set={one}" for one in changes)))
+    assert word in line

@@ -1,0 +1,230 @@
+"""The protocol of a model card, on a small model and a made-up collection."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Trained, groove
+
+import seqvae
+from seqvae.codec import Codec
+from seqvae.data.dataset import half_of, split_of
+from seqvae.errors import SeqVAEError
+from seqvae.evaluation import blend as evaluate_blend
+from seqvae.evaluation import generation as evaluate_samples
+from seqvae.evaluation import music as evaluate
+from seqvae.evaluation import style_classifier as judge
+from seqvae.evaluation import test_songs as held_out
+from seqvae.music import library as collection
+from seqvae.music import piece as midi
+from seqvae.style import vectors as style
+
+STYLES = ("odd", "even")
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each of two styles, with songs to train on, and of both halves of those that are held out."""
+    folder = tmp_path_factory.mktemp("songs")
+    for parity, name in enumerate(("even", "odd")):
+        found = {None: 0, "final": 0, "choose": 0}
+        for i in range(2000):
+            title = f"{name}{i:04d}"
+            half = half_of(collection.title(f"{title}.mid"))
+            if found[half] < {None: 8, "final": 3, "choose": 1}[half]:
+                found[half] += 1
+                piece = groove(2 * i + parity)
+                midi.write(midi.to_score(piece.notes, piece.frame), folder / name / f"{title}.mid")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def codec(trained: Trained) -> Codec:
+    model = seqvae.load(trained.best)
+    by_style = {"odd": [groove(i) for i in range(1, 12, 2)], "even": [groove(i) for i in range(0, 12, 2)]}
+    model.styles = {name: model.fit_style(pieces) for name, pieces in by_style.items()}
+    return model
+
+
+@pytest.fixture(scope="module")
+def result(codec: Codec, songs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return evaluate.evaluate(codec, songs, pieces=3, samples=6, pairs=5)
+
+
+def test_every_style_amount_and_baseline_is_there(result: dict[str, Any]) -> None:
+    assert result["protocol"]["test_songs"] == {"even": 3, "odd": 3}
+    assert set(result["reconstruction"]) == {"dropped_by_tokenizer", "even", "odd", "all"}
+    amounts = [f"amount {a:g}" for a in (0, 0.25, 0.5, 0.75, 1)]
+    moves = [f"{kind} {a}" for kind in ("amount", "own") for a in ("0.5", "1")]
+    moves += [f"{move}, harmony 0" for move in moves]
+    controls = ["programs swapped", "random 0.5", "random 1", "target mean", "target mean, harmony 0"]
+    controls += [f"another song, {move}" for move in moves]
+    assert set(result["blend"]["all"]) == {*amounts, *moves, *controls}
+    assert set(result["blend"]["beyond"]) == set(moves)
+    assert set(result["blend"]["pairs"]) == {"odd to even", "even to odd"}
+    json.dumps(result)  # what --json prints
+
+
+def test_figures_are_means_inside_their_intervals(result: dict[str, Any]) -> None:
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            for inner in value.values():
+                walk(inner)
+        elif isinstance(value, list):
+            mean, low, high = value
+            assert low - 1e-6 <= mean <= high + 1e-6
+
+    walk(result["reconstruction"])
+    walk({name: part for name, part in result["blend"].items() if name != "p_values"})
+    assert result["protocol"]["split"] == "final"
+    for name in ("pitch-class entropy, 1 bar", "grooving similarity"):
+        walk(result["samples"][name])
+    walk(result["interpolation"]["slerp"])
+    walk(result["strength"]["pairs"])
+
+
+def test_parts_that_no_song_lacks_are_measured(result: dict[str, Any]) -> None:
+    # every made-up song has a piano on top, a bass below and drums; eight bars of it, half of what is asked for
+    row = result["reconstruction"]["all"]
+    assert all(0 <= row[part][0] <= 1 for part in ("melody", "bass", "drums", "note_f1_segment"))
+    assert row["full_length"][0] == 0
+    assert row["kl_bits_whole"][0] == pytest.approx(4 * row["kl_bits"][0], rel=1e-3), "four segments of two bars"
+
+
+def test_samples_come_in_the_shares_of_the_songs(result: dict[str, Any]) -> None:
+    drawn = result["samples"]
+    assert drawn["shares"] == {"even": 3, "odd": 3}
+    assert (drawn["samples"], drawn["held_out"], drawn["training"]) == (6, 6, 6)
+    assert drawn["copying"]["training_songs"] == 16
+    # training songs of one kind repeat what all have; what a held-out song shares with them is long
+    assert drawn["copying"]["held_out"][0] > 8
+    # real songs of one kind overlap more than what a model that has hardly learned draws
+    area = drawn["overlapped_area"]["mean"]
+    assert area["training"][0] > area["samples"][0]
+
+
+def test_p_values_are_of_every_style_and_pair(result: dict[str, Any]) -> None:
+    chance = result["blend"]["p_values"]
+    for amount in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
+        over = [chance[f"{amount} over {x}"] for x in ("programs swapped", f"random {amount.split()[1]}", "both")]
+        assert set(over[2]) == {"all", "even", "odd", "odd to even", "even to odd"}
+        for key, p in over[2].items():
+            assert 0 < p <= 1
+            assert p == max(over[0][key], over[1][key])
+
+
+def test_swapping_programs_keeps_every_pitch_and_onset(result: dict[str, Any]) -> None:
+    swapped = result["blend"]["all"]["programs swapped"]
+    assert swapped["chroma"] == swapped["groove"] == [1, 1, 1]
+
+
+def test_amount_0_is_the_reconstruction(result: dict[str, Any]) -> None:
+    still = result["blend"]["all"]["amount 0"]
+    for figure in ("chroma", "groove"):
+        assert still[figure][0] == pytest.approx(result["reconstruction"]["all"][figure][0], abs=1e-3)
+
+
+def test_a_margin_is_the_difference_of_the_probabilities(result: dict[str, Any]) -> None:
+    everything = result["blend"]["all"]
+    for moved in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
+        for baseline in ("programs swapped", f"random {moved.split()[1]}"):
+            margin = result["blend"]["margin"][f"{moved} over {baseline}"]["all"][0]
+            assert margin == pytest.approx(everything[moved]["judge"][0] - everything[baseline]["judge"][0], abs=1e-3)
+
+
+def test_the_judge_tells_straight_from_swung(result: dict[str, Any]) -> None:
+    # the two styles differ in where their chords fall, which both judges hear
+    assert result["judge_accuracy"]["judge"][0] == result["judge_accuracy"]["blind"][0] == 1
+
+
+def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    class Listener(judge.Judge):
+        def __init__(self, stretches: Any, chunks: int, instruments: bool, seed: int) -> None:
+            heard.extend(piece.name for _, piece in stretches)
+            super().__init__(stretches, chunks, instruments, seed)
+
+    monkeypatch.setattr(evaluate, "Judge", Listener)
+    for part, name in ((evaluate_blend, "blends"), (evaluate_blend, "strength"), (evaluate_samples, "samples")):
+        monkeypatch.setattr(part, name, lambda *_: {})
+    evaluate.evaluate(codec, songs, pieces=1, samples=6, pairs=5)
+    assert heard
+    assert {split_of(collection.title(name)) for name in heard} == {"train"}
+
+
+def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> None:
+    names: dict[Any, set[str]] = {}
+    for half in ("choose", "final"):
+        found = held_out.gather(
+            songs, STYLES, train=8, test=9, train_chunks=4, test_chunks=4, rng=np.random.default_rng(0), half=half
+        )
+        names[half] = {collection.title(piece.name) for pieces in found.test.values() for piece in pieces}
+        assert {half_of(name) for name in names[half]} == {half}
+        assert {half_of(collection.title(path)) for path in found.trained} == {None}
+    assert (len(names["choose"]), len(names["final"])) == (2, 6)
+
+
+def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
+    text = evaluate.table(result)
+    for words in (
+        "odd to even",
+        "even to odd",
+        "programs swapped",
+        "own 0.5",
+        "note F1",
+        "its KL, bits a segment",
+        "sample of the encoder's posterior",
+        "another song, own 1",
+        "target mean, harmony 0",
+        "The song is still there where",
+        "p over both",
+        "Transfer strength",
+        "overlapped area",
+        "Fréchet",
+        "Longest run",
+        "monotone",
+    ):
+        assert words in text  # fmt: skip
+
+
+def test_figures_of_an_older_model_are_still_told(result: dict[str, Any]) -> None:
+    old = {name: result[name] for name in ("protocol", "judge_accuracy", "blend")}
+    old["blend"] = {name: part for name, part in old["blend"].items() if name != "p_values"}
+    names = ("note_f1", "chroma", "groove", "kl_bits", "random_chroma", "random_groove")
+    old["reconstruction"] = {
+        style: {name: row[name] for name in names} if isinstance(row, dict) else row
+        for style, row in result["reconstruction"].items()
+    }
+    text = evaluate.table(old)
+    assert "programs swapped" in text
+    assert "KL" not in text, "a KL stands beside samples alone"
+    without = ("another song", "target mean")
+    old["blend"]["all"] = {name: row for name, row in old["blend"]["all"].items() if not name.startswith(without)}
+    assert "chroma kept" in text
+    text = evaluate.table(old)
+    assert evaluate.OLDER in text
+    assert "chroma kept" not in text, "nothing is kept where there is no control"
+
+
+def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, songs: Path, tmp_path: Path) -> None:
+    for name in STYLES:
+        (tmp_path / name).mkdir()
+    source = next(p for p in sorted((songs / "odd").iterdir()) if split_of(collection.title(p)) == "train")
+    (tmp_path / "odd" / source.name).write_bytes(source.read_bytes())
+    with pytest.raises(SeqVAEError, match="held out"):
+        evaluate.evaluate(codec, tmp_path)
+
+
+def test_a_model_with_one_style_cannot_be_judged(trained: Trained, songs: Path) -> None:
+    model = seqvae.load(trained.best)
+    model.styles = {"odd": style.fit([torch.zeros(2, 16)])}
+    with pytest.raises(SeqVAEError, match="two styles"):
+        evaluate.evaluate(model, songs)

@@ -1,0 +1,365 @@
+"""The protocol for sentences, on a toy whose likelihood, styles and paths are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from itertools import product
+from types import SimpleNamespace
+from typing import Any, cast, get_args
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.codec import Codec
+from seqvae.errors import SeqVAEError
+from seqvae.evaluation import text as evaluate_text
+from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation import text_transfer as evaluate_transfer
+from seqvae.nn.posterior import Posterior
+from seqvae.nn.sampling import Sampling
+from seqvae.style import vectors as style
+from seqvae.style.vectors import Style
+
+Ints = NDArray[np.int32]
+SLOTS = (
+    ("the", "a"),
+    ("lovely", "horrible"),
+    ("staff", "waiter"),
+    ("was", "is"),
+    ("great", "awful"),
+    ("here", "there"),
+)
+SLOPE = 8.0
+# where the encoder puts the two words of each slot: the second ones so that words change one after the other on a line
+PLACES = torch.tensor([[1.0, -(0.4 + 0.3 * k)] for k in range(len(SLOTS))])
+
+
+class Toy:
+    """Six words, each one of two and told by the sign of one latent dimension: p(first | z) = 1 / (1 + e^(-SLOPE z)).
+
+    By symmetry every line has p(x) = 2^-6. The encoder by itself knows nothing of the last word; refinement does.
+    """
+
+    def __init__(self, refine: int = 1) -> None:
+        self.objective = SimpleNamespace(refine=refine)
+        self.model = SimpleNamespace(config=SimpleNamespace(latent=len(SLOTS)))
+        self.styles: dict[str, Style] = {}
+        self.calls: list[tuple[str, int]] = []
+
+    def segments(self, line: str) -> list[list[Ints]]:
+        choices = [pair.index(word) for pair, word in zip(SLOTS, line.split(), strict=True)]
+        return [[np.array(choices, np.int32)]]
+
+    def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
+        choices = torch.tensor(np.array([segment[0] for segment in segments])).long()
+        mean = PLACES.expand(len(choices), -1, -1).gather(2, choices[..., None])[..., 0].clone()
+        logvar = torch.full_like(mean, math.log(0.7))  # wide enough for weights of finite variance
+        if not refined:
+            mean[:, -1], logvar[:, -1] = 0.05, 0.0
+        return Posterior(mean, logvar)
+
+    def encode(self, pieces: Iterable[str]) -> list[Tensor]:
+        segments = [self.segments(piece)[0] for piece in pieces]
+        self.calls.append(("encode", len(segments)))
+        return list(self.posteriors(segments, refined=True).mean[:, None])
+
+    def decode(self, z: Sequence[Tensor], *, sampling: Sampling | None = None) -> list[str]:
+        self.calls.append(("decode", len(z)))
+        if not z:
+            return []
+        first = torch.cat(list(z)) > 0
+        return [" ".join(p[0] if f else p[1] for p, f in zip(SLOTS, row, strict=True)) for row in first.tolist()]
+
+    def told(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
+        choices = torch.tensor(np.array([segment[0] for segment in segments]))
+        return torch.nn.functional.logsigmoid(SLOPE * z * (1 - 2 * choices))[:, :, None]  # (L, S, C, T)
+
+    def sample(self, count: int, *, seed: int = 0, sampling: Sampling | None = None, **_: Any) -> list[str]:
+        return self.decode(list(torch.randn(count, 1, 6, generator=torch.Generator().manual_seed(seed))))
+
+
+EVERY = [" ".join(words) for words in product(*SLOTS)]
+NEGATIVE = [line for line in EVERY if "horrible" in line and "awful" in line]
+POSITIVE = [line for line in EVERY if "lovely" in line and "great" in line]
+
+
+def held(lines: Sequence[str]) -> list[str]:
+    """Every third line; the others are for training."""
+    return list(lines[::3])
+
+
+def rest(lines: Sequence[str]) -> list[str]:
+    return [line for i, line in enumerate(lines) if i % 3]
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    made = Toy()
+    both = {"negative": NEGATIVE, "positive": POSITIVE}
+    made.styles = {name: style.fit(made.encode(rest(lines))) for name, lines in both.items()}
+    made.styles["all"] = style.fit(made.encode(EVERY))
+    return made
+
+
+@pytest.fixture(scope="module")
+def reports() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(toy: Toy, reports: list[str]) -> dict[str, Any]:
+    toy.calls.clear()
+    return evaluate_text.evaluate_text(
+        cast(Codec, toy),
+        held(EVERY),
+        styles={"negative": held(NEGATIVE), "positive": held(POSITIVE)},
+        train={"negative": rest(NEGATIVE) * 3, "positive": rest(POSITIVE) * 3},
+        corpus=rest(EVERY) * 5,
+        generated=100,
+        samples=200,
+        iw_lines=15,
+        report=reports.append,
+    )
+
+
+# --- likelihood -------------------------------------------------------------------------------------------------------
+
+
+def test_importance_weighting_finds_the_known_likelihood(result: dict[str, Any]) -> None:
+    told = result["likelihood"]
+    assert told["importance"]["nll"][0] == pytest.approx(6 * math.log(2), abs=0.1)
+    assert told["importance"]["perplexity"][0] == pytest.approx(2 ** (6 / 7), rel=0.02), "six words and an end"
+    assert told["importance"]["lines"] == told["elbo_of_the_same"]["lines"] == 15
+    assert told["elbo"]["nll"][0] > 6 * math.log(2) + 0.1, "an upper bound on the NLL, and a loose one"
+    assert told["importance"]["perplexity"][0] < told["elbo"]["perplexity"][0]
+
+
+def test_the_weighted_bound_is_never_below_the_elbo(toy: Toy) -> None:
+    lines = evaluate_text.split(cast(Codec, toy), EVERY)
+    weights = evaluate_text.log_weights(cast(Codec, toy), lines, 20, torch.Generator().manual_seed(3))
+    assert weights.shape == (20, len(EVERY))
+    assert (np.logaddexp.reduce(weights, 0) - math.log(20) >= weights.mean(0)).all()
+
+
+def test_many_weights_find_it_exactly(toy: Toy) -> None:
+    lines = evaluate_text.split(cast(Codec, toy), EVERY[:4])
+    weights = evaluate_text.log_weights(cast(Codec, toy), lines, 5000, torch.Generator().manual_seed(0))
+    bound = np.logaddexp.reduce(weights, 0) - math.log(5000)
+    assert bound == pytest.approx(np.full(4, -6 * math.log(2)), abs=0.1)
+
+
+def test_draws_are_the_same_few_at_a_time(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = evaluate_text.split(cast(Codec, toy), EVERY[:4])
+    at_once = evaluate_text.log_weights(cast(Codec, toy), lines, 7, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(evaluate_text, "DRAWN_TOKENS", 3 * 4 * 6)
+    assert np.allclose(evaluate_text.log_weights(cast(Codec, toy), lines, 7, torch.Generator().manual_seed(0)), at_once)
+
+
+def test_kl_is_the_closed_form_and_bounds_the_information(result: dict[str, Any], toy: Toy) -> None:
+    told = result["likelihood"]
+    q = toy.posteriors([toy.segments(line)[0] for line in held(EVERY)])
+    assert told["kl"][0] == pytest.approx(float(q.kl().sum(1).mean()), abs=1e-3)
+    assert 0 <= told["mutual_information"] <= told["kl"][0]
+    assert told["mutual_information"] <= told["mutual_information_at_most"] == pytest.approx(math.log(22), abs=1e-3)
+    assert (told["active_units"], told["latent"]) == (5, 6)
+
+
+def test_a_line_of_several_segments_is_their_sum() -> None:
+    lines = evaluate_text.Lines(["a", "b", "c"], [[np.array([i])] for i in range(6)], [2, 1, 3])
+    assert lines.by_line(torch.arange(6.0)).tolist() == [1, 2, 12]
+    part = lines.pick([0, 2])
+    assert part.lines == ["a", "c"]
+    assert [int(s[0][0]) for s in part.segments] == [0, 1, 3, 4, 5]
+    assert part.by_line(torch.ones(5)).tolist() == [2, 3]
+
+
+# --- reconstruction, samples, interpolation ---------------------------------------------------------------------------
+
+
+def test_reconstruction_is_quoted_refined_and_not(result: dict[str, Any]) -> None:
+    right = {"bleu": [100] * 3, "exact": [1] * 3, "edit_distance": [0] * 3, "kl_bits": None}
+    assert result["reconstruction"]["searched mean"] == right, "no KL is the rate of a point estimate"
+    alone = result["reconstruction"]["encoder's mean"]
+    assert 0.2 < alone["exact"][0] < 0.8, "it takes the last word to be the same always"
+    assert alone["bleu"][0] < 100
+
+
+def test_without_refinement_there_is_one_reconstruction() -> None:
+    result = evaluate_text.evaluate_text(cast(Codec, Toy(refine=0)), EVERY[:4], samples=2)
+    assert list(result["reconstruction"]) == ["encoder's mean", "encoder's sample"]
+
+
+def test_a_sample_has_the_noise_that_its_kl_is_of(toy: Toy) -> None:
+    lines = EVERY * 40
+    held_lines = evaluate_text.split(cast(Codec, toy), lines)
+    found = evaluate_text._reconstruction(cast(Codec, toy), held_lines, np.random.default_rng(0), lambda _: None)
+    # a word comes back where its sample keeps the sign of its place m: with probability Phi(|m| / sigma), sigma^2 = .7
+    kept = [0.5 * (1 + math.erf(abs(m) / math.sqrt(2 * 0.7))) for m in PLACES.flatten().tolist()]
+    words = [(a + b) / 2 for a, b in zip(kept[::2], kept[1::2], strict=True)]
+    assert found["searched sample"]["exact"][0] == pytest.approx(math.prod(words), abs=0.03)
+    nats = sum((m * m + 0.7 - 1 - math.log(0.7)) / 2 for m in PLACES.flatten().tolist()) / 2
+    assert found["searched sample"]["kl_bits"][0] == pytest.approx(nats / math.log(2), rel=1e-4)
+    assert found["encoder's sample"]["kl_bits"][0] < found["searched sample"]["kl_bits"][0]
+
+
+def test_samples_stand_beside_real_lines(result: dict[str, Any]) -> None:
+    samples = result["samples"]
+    assert samples["sentences"] == 100
+    assert set(samples) == {"sentences", "prior", "fitted", "training lines", "held-out lines"}
+    assert samples["held-out lines"]["copies"] == [0, 0, 0]
+    assert 0.4 < samples["prior"]["copies"][0] < 0.9, "two thirds of all lines there are"
+    assert samples["prior"]["forward"][0] == pytest.approx(samples["held-out lines"]["forward"][0], rel=0.2)
+    assert samples["prior"]["reverse"][0] == pytest.approx(samples["training lines"]["reverse"][0], rel=0.2)
+    assert samples["training lines"]["forward"] is None, "a model's word on what it was fitted on is no figure"
+
+
+def test_a_path_of_the_toy_changes_word_by_word(result: dict[str, Any]) -> None:
+    assert result["interpolation"]["pairs"] == 11
+    for kind in ("slerp", "line"):
+        path = result["interpolation"][kind]
+        assert path["ends_met"] == [1, 1, 1]
+        assert path["perplexity_between"][0] < 10
+    assert result["interpolation"]["line"]["monotone"] == [1, 1, 1]
+    assert 1 / 6 <= result["interpolation"]["line"]["largest_step"][0] < 0.9
+
+
+def test_what_a_path_is_like() -> None:
+    jump = evaluate_text.walk(["a b", "a b", "c d"], "a b", "c d")
+    assert jump == {"ends_met": 1, "monotone": 1, "largest_step": 1, "neighbours_bleu": 50, "distinct": 2 / 3}
+    astray = evaluate_text.walk(["a b", "x y", "a c"], "a b", "a c")
+    assert (astray["monotone"], astray["largest_step"]) == (0, 2)
+    missed = evaluate_text.walk(["a b", "a b"], "a b", "c d")
+    assert missed["ends_met"] == 0
+    assert math.isnan(missed["largest_step"])
+
+
+# --- transfer ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any]) -> None:
+    pair = result["transfer"]["negative/positive"]
+    assert pair["judge"] == [1, 1, 1]
+    assert set(pair["methods"]) == set(get_args(style.Method))
+    both = pair["methods"]["mean"]["both"]
+    assert [float(amount) for amount in both] == list(evaluate_transfer.AMOUNTS)
+    assert both["0"]["accuracy"][0] == 0
+    assert both["0"]["bleu"][0] == 100
+    assert both["1"]["accuracy"][0] == 1
+    assert both["1"]["bleu"][0] < 100
+    forth = pair["methods"]["mean"]["negative to positive"]
+    back = pair["methods"]["mean"]["positive to negative"]
+    for amount, figures in both.items():
+        assert figures["accuracy"][0] == pytest.approx((forth[amount]["accuracy"][0] + back[amount]["accuracy"][0]) / 2)
+
+
+def test_what_a_move_keeps_stands_beside_moves_without_the_line(result: dict[str, Any]) -> None:
+    pair = result["transfer"]["negative/positive"]
+    found = pair["controls"]
+    assert list(found) == ["the line itself", "another line", "the target mean", "a random vector"]
+    own = found["the line itself"]
+    assert own["bleu"] == pair["methods"]["mean"]["both"]["1"]["bleu"]
+    for name in ("another line", "the target mean"):
+        value, low, high = found[name]["beyond"]
+        assert value == pytest.approx(own["bleu"][0] - found[name]["bleu"][0], abs=1e-3)
+        assert 0 < low <= value <= high, "four words of the line itself are kept"
+    assert found["the target mean"]["accuracy"] == [1, 1, 1]
+
+
+def test_bleu_is_read_off_between_two_amounts(result: dict[str, Any]) -> None:
+    for method in result["transfer"]["negative/positive"]["methods"].values():
+        accuracy, bleu = (
+            np.array([figures[name][0] for figures in method["both"].values()]) for name in ("accuracy", "bleu")
+        )
+        for at in (73.6, 91.8):
+            value, low, high = method["bleu_at_accuracy"][f"{at:g}"]
+            assert value == pytest.approx(text.crossing(100 * accuracy, bleu, at), abs=0.05)
+            assert low <= value <= high
+
+
+def test_a_setting_is_chosen_on_one_half_and_quoted_on_the_other(result: dict[str, Any]) -> None:
+    pair = result["transfer"]["negative/positive"]
+    assert pair["lines"] == {"negative": 6, "positive": 6}
+    assert pair["chosen"]["lines"] == 6
+    assert pair["chosen"]["amount"] in evaluate_transfer.AMOUNTS
+    assert pair["chosen"]["accuracy"][0] > 0, "amount 0 keeps every word, and is not chosen for it"
+
+
+def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
+    result = evaluate_text.evaluate_text(
+        cast(Codec, toy), held(EVERY), styles={"negative": held(NEGATIVE), "positive": held(POSITIVE)},
+        train={"negative": NEGATIVE, "positive": POSITIVE}, samples=2, generated=10, amounts=(0.0, 0.1),
+    )  # fmt: skip
+    for method in result["transfer"]["negative/positive"]["methods"].values():
+        assert method["bleu_at_accuracy"] == {"73.6": None, "91.8": None}
+    assert "- at 73.6 %" in evaluate_text.table(result)
+
+
+def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
+    amounts = len(get_args(style.Method)) * len(evaluate_transfer.AMOUNTS)
+    # two ways of interpolating, four of reconstructing, two of sampling, every amount of each method, four of controls;
+    # and what other tests asked before
+    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30
+    assert ("decode", 12) in toy.calls, "both directions together"
+    assert sum(what == "encode" for what, _ in toy.calls[: amounts + 10]) == 2
+
+
+def test_the_judge_gives_an_empty_line_to_nobody() -> None:
+    judge = evaluate_transfer.Judge({"negative": NEGATIVE, "positive": POSITIVE}, 0)
+    lines = [NEGATIVE[0], POSITIVE[0], "", " "]
+    assert judge.puts_in(lines, ["negative", "negative", "negative", "positive"]).tolist() == [1, 0, 0, 0]
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_said() -> None:
+    bare = evaluate_text.evaluate_text(cast(Codec, Toy()), [*EVERY[:4], "", " "], samples=2)
+    assert bare["protocol"]["lines"] == 4
+    assert set(bare["skipped"]) == {"samples", "transfer"}
+    assert "perplexity_between" not in bare["interpolation"]["line"]
+    half = evaluate_text.evaluate_text(
+        cast(Codec, Toy()), EVERY[:4], styles={"negative": NEGATIVE, "positive": []}, train={"negative": NEGATIVE},
+        samples=2, generated=5,
+    )  # fmt: skip
+    assert "negative, positive not among the styles of the model" in half["skipped"]["transfer negative/positive"]
+    assert "positive not among the labelled held-out lines" in half["skipped"]["transfer negative/positive"]
+    assert "positive not among the training lines" in half["skipped"]["transfer negative/positive"]
+    with pytest.raises(SeqVAEError, match="no line"):
+        evaluate_text.evaluate_text(cast(Codec, Toy()), ["", " "])
+
+
+def test_figures_are_inside_their_intervals_and_json(result: dict[str, Any]) -> None:
+    def walk(value: Any) -> int:
+        if isinstance(value, dict):
+            return sum(walk(inner) for inner in value.values())
+        if isinstance(value, list):
+            figure, low, high = value
+            assert low - 1e-3 <= figure <= high + 1e-3
+            return 1
+        return 0
+
+    assert walk(result) > 200
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_the_same_seed_gives_the_same_figures(toy: Toy) -> None:
+    first, second = (
+        evaluate_text.evaluate_text(
+            cast(Codec, toy), held(EVERY), train={"all": rest(EVERY)}, samples=3, generated=20, seed=5
+        )
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_the_table_quotes_every_part(result: dict[str, Any], reports: list[str]) -> None:
+    table = evaluate_text.table(result)
+    for words in ("importance weighting", "mutual information", "searched sample", "another line", "slerp",
+                  "held-out lines", "by transport", "Self-BLEU by judged accuracy", "Chosen on one half"):  # fmt: skip
+        assert words in table
+    assert any("self-BLEU" in line for line in reports)

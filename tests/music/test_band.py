@@ -1,0 +1,201 @@
+"""One band a song: who plays in a style, the band between a song and a style, and the notes of an arrangement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from seqvae.music import arrangement, band
+from seqvae.music.band import Ensemble
+from seqvae.music.piece import DRUMS, DURATION, ONSET, PITCH, PROGRAM
+
+Ints = NDArray[np.int32]
+BOUNDS = np.arange(5, dtype=np.int32) * 48
+
+
+def notes(*rows: tuple[int, int, int, int]) -> Ints:
+    """Rows of onset, duration, pitch and program, with a velocity."""
+    return np.array([(*row, 80) for row in rows], np.int32).reshape(-1, 5)
+
+
+def ensemble(programs: dict[int, float], size: float = 4, density: float = 20.0) -> Ensemble:
+    """Programs with the shares of bars that they play in."""
+    shares = np.zeros(DRUMS + 1)
+    shares[list(programs)] = list(programs.values())
+    return Ensemble(shares, np.zeros((48, 128)), np.full(3, size), np.full(3, density))
+
+
+ROCK = ensemble({DRUMS: 0.9, 33: 0.5, 25: 0.4, 29: 0.3, 0: 0.2}, size=5)
+PIANO = band.presence(notes((0, 12, 60, 0), (48, 12, 60, 0)), BOUNDS)
+small_rows = st.lists(
+    st.tuples(st.integers(0, 191), st.integers(1, 60), st.integers(30, 90), st.sampled_from([0, 25, 33, DRUMS])),
+    max_size=40,
+)
+
+
+# --- who plays --------------------------------------------------------------------------------------------------------
+
+
+def test_presence_is_over_bars_with_notes() -> None:
+    shares = band.presence(notes((0, 12, 60, 0), (50, 12, 40, 33), (60, 12, 60, 0)), BOUNDS)
+    assert shares[0] == 1
+    assert shares[33] == 0.5
+    assert shares.sum() == 1.5
+
+
+def test_hits_are_over_bars_with_drums() -> None:
+    found = band.hits(notes((0, 1, 36, DRUMS), (48, 1, 36, DRUMS), (60, 1, 38, DRUMS), (96, 1, 60, 0)), BOUNDS)
+    assert found[0, 36] == 1
+    assert found[12, 38] == 0.5
+    assert found.sum() == 1.5
+
+
+def test_an_ensemble_is_means_over_songs_and_no_kit_of_a_few() -> None:
+    one, other = notes((0, 12, 60, 0), (0, 1, 36, DRUMS)), notes((0, 12, 60, 0), (12, 12, 60, 0), (24, 12, 62, 0))
+    found = band.ensemble([(one, BOUNDS), (other, BOUNDS), (one[:0], BOUNDS)])
+    assert found.programs[0] == 1
+    assert found.programs[DRUMS] == 0.5
+    assert found.size[1] == 1.5
+    assert found.notes[1] == 2.5
+    assert not found.hits.any(), "a kit of one song would be that song's"
+    many = band.ensemble([(one, BOUNDS)] * band.FEW)
+    assert many.hits[0, 36] == 1
+
+
+def test_between_ensembles_lies_their_mean() -> None:
+    found = band.mixed([(ROCK, 0.25), (ensemble({0: 1.0}, size=1, density=12), 0.75)])
+    assert found.programs[0] == pytest.approx(0.8)
+    assert found.size[1] == pytest.approx(2)
+    assert found.notes[1] == pytest.approx(14)
+
+
+def test_instruments_enter_and_leave_with_the_amount() -> None:
+    assert band.choose(PIANO, ROCK, 0.0) == [0]
+    half, whole = band.choose(PIANO, ROCK, 0.5), band.choose(PIANO, ROCK, 1.0)
+    assert {0, 33, DRUMS} < {*whole}
+    assert 0 in half
+    assert DRUMS in half
+    assert len(half) == 3
+    assert len(whole) == 5
+
+
+def test_who_enters_half_way_is_of_another_family() -> None:
+    jazz = ensemble({DRUMS: 0.9, 32: 0.6, 4: 0.5, 26: 0.3}, size=6)
+    assert band.choose(PIANO, jazz, 0.5) == [0, 26, 32, DRUMS]
+
+
+def test_a_band_has_one_bass_two_of_a_family_and_no_more_than_seven() -> None:
+    crowd = ensemble({DRUMS: 1.0, **dict.fromkeys(range(64), 0.5)}, size=20)
+    chosen = band.choose(np.zeros(DRUMS + 1), crowd, 1.0)
+    families = [program // 8 for program in chosen if program != DRUMS]
+    assert len(chosen) == band.MOST
+    assert families.count(4) == 1
+    assert max(families.count(f) for f in families) <= 2
+
+
+def test_the_decoder_has_a_say_in_the_band() -> None:
+    told = np.zeros(DRUMS + 1)
+    told[29] = 1.0
+    free = ensemble({DRUMS: 0.9, 25: 0.4, 29: 0.3}, size=2)
+    assert band.choose(np.zeros(DRUMS + 1), free, 1.0) == [25, DRUMS]
+    assert band.choose(np.zeros(DRUMS + 1), free, 1.0, told) == [29, DRUMS]
+
+
+# --- notes ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_tune_is_what_is_heard_on_top() -> None:
+    song = notes((0, 24, 72, 0), (0, 24, 48, 0), (12, 12, 60, 0), (24, 12, 64, 40))
+    assert band.tune(song)[:, PITCH].tolist() == [72, 64], "60 begins under 72, which still sounds"
+
+
+def test_whoever_is_not_in_the_band_hands_the_tune_on() -> None:
+    line = notes((0, 12, 60, 40), (12, 12, 62, 0), (24, 12, 64, 26))
+    played = band.players(line, [0, 25, 33, DRUMS], PIANO)
+    assert played[:, PROGRAM].tolist() == [0, 0, 25], "a piano is there, and a guitar is nearer to a guitar"
+
+
+@given(small_rows, small_rows)
+def test_nothing_sounds_above_the_tune(
+    new: list[tuple[int, int, int, int]], old: list[tuple[int, int, int, int]]
+) -> None:
+    line, rest = band.tune(notes(*old)), notes(*new)
+    found = band.under(rest, line)
+    pitched = found[found[:, PROGRAM] != DRUMS]
+    sounds = arrangement.sounding(pitched, line[:, ONSET])
+    assert all(not sounds[i, pitch:].any() for i, pitch in enumerate(line[:, PITCH].tolist()))
+    assert not len(line) or pitched[:, PITCH].max(initial=0) <= line[:, PITCH].max(), "nor while it rests"
+    assert (found[:, DURATION] > 0).all()
+    assert np.count_nonzero(found[:, PROGRAM] == DRUMS) == np.count_nonzero(rest[:, PROGRAM] == DRUMS)
+
+
+def test_what_is_rarest_in_its_bars_leaves_first() -> None:
+    often, once = [(48 * bar, 6, 60, 0) for bar in range(4)], [(6, 6, 60, 0), (54 + 9, 6, 60, 0)]
+    song = notes(*often, *once)
+    assert band.thinned(song, BOUNDS, 4).tolist() == notes(*often).tolist()
+    assert band.thinned(song, BOUNDS, 6).tolist() == song.tolist()
+    assert not len(band.thinned(song, BOUNDS, -1))
+    assert not len(band.thinned(song[:0], BOUNDS, -1))
+
+
+def test_a_thinner_kit_lasts_as_long() -> None:
+    beat = [
+        (48 * bar + at, 1, pitch, DRUMS) for bar in range(4) for at, pitch in ((0, 36), (12, 38), (24, 36), (36, 38))
+    ]
+    hats = [(48 * bar + 6 * at, 1, 42, DRUMS) for bar in range(4) for at in range(8)]
+    found = band.thinned(notes(*beat, *hats), BOUNDS, 18)
+    assert sorted(map(tuple, found[:, :4].tolist())) == sorted(beat), "hats leave, and the fourth beat stays"
+
+
+def test_one_pattern_of_drums_a_song() -> None:
+    kick, snare = [(48 * bar, 1, 36, DRUMS) for bar in range(4)], [(48 * bar + 36, 1, 38, DRUMS) for bar in (0, 2)]
+    found = band.grooved(notes(*kick, *snare, (60, 1, 49, DRUMS)), BOUNDS)
+    hits = {(onset % 48, pitch) for onset, _, pitch, *_ in found.tolist()}
+    assert hits == {(0, 36), (36, 38), (12, 49)}
+    assert np.count_nonzero(found[:, PITCH] == 38) == 4, "half of the bars had it, so all have"
+    assert np.count_nonzero(found[:, PITCH] == 49) == 1
+
+
+def test_parts_stay_whole_until_the_songs_share_is_reached() -> None:
+    piano, flute = [(12 * i, 12, 72, 0) for i in range(16)], [(12 * i, 12, 84, 73) for i in range(8)]
+    song = notes(*piano, *flute, (0, 1, 36, DRUMS))
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 10.0, 0.5) == [0], "16 of 20, and 24 is no nearer"
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 11.0, 0.5) == [0, 73], "16 and 24 of 22: nearer"
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 9.0, 0.25) == [0, 73, DRUMS]
+    assert band.whole_parts(song, BOUNDS, [0, 33, 73], 10.0, 1.0) == []
+    assert band.whole_parts(song, BOUNDS, [0], 10.0, 0.5) == [], "somebody has to be written"
+
+
+def test_one_lead_plays_the_tune() -> None:
+    song = notes(*((12 * i, 12, 72, 73) for i in range(15)), (180, 12, 74, 40))
+    shares = band.presence(song, BOUNDS)
+    assert set(band.voice(band.tune(song), [0, 40, 73], [], shares)[:, PROGRAM].tolist()) == {73}
+    assert band.voice(band.tune(song), [0, 40, 73], [40], shares)[-1, PROGRAM] == 40, (
+        "a part that is whole keeps what it has"
+    )
+
+
+def test_nobody_plays_a_single_bar() -> None:
+    steady, once = [(48 * bar, 6, 60, 25) for bar in range(4)], [(0, 6, 60, 4), (96, 6, 60, 4)]
+    assert band.settled(notes(*steady, *once), BOUNDS).tolist() == notes(*steady).tolist()
+
+
+def test_the_songs_part_is_whole_and_the_band_plays_the_rest() -> None:
+    song = notes(*((12 * i, 12, 72, 0) for i in range(16)), *((12 * i, 12, 48, 0) for i in range(16)))
+    written = notes(*((6 * i, 6, 50, 25) for i in range(32)), *((12 * i, 12, 50, 0) for i in range(16)))
+    line = band.voice(band.tune(song), [0, 25], [0], band.presence(song, BOUNDS))
+    found = band.arranged(written, song, BOUNDS, [0, 25], 10.0, 0.5, line, [0])
+    assert sorted(found[found[:, PROGRAM] == 0].tolist()) == sorted(song.tolist())
+    assert np.count_nonzero(found[:, PROGRAM] == 25) == 32, "as many as the song's, though the bars are full"
+    assert arrangement.top_line_heard(song, found) == 1
+    alone = band.arranged(written, song, BOUNDS, [0, 25], 100.0, 1.0, song[:0])
+    assert sorted(alone.tolist()) == sorted(written.tolist())
+
+
+def test_density_between_is_the_geometric_mean() -> None:
+    song = notes(*((12 * i, 12, 60, 0) for i in range(4)))
+    assert band.density(song, BOUNDS) == 4, "of four bars one has notes"
+    assert band.between(song, BOUNDS, ensemble({0: 1.0}, density=36), 0.5) == pytest.approx(12)

@@ -1,0 +1,137 @@
+"""A piece comes home to C major or A minor and back, whatever its key; its harmony is told beat by beat."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from seqvae.music.key import harmony, home_shift, lowest, pitch_classes
+from seqvae.music.piece import PITCH, Piece
+from seqvae.music.tokenizer import MidiTokenizer
+
+Ints = NDArray[np.int32]
+C_MAJOR = [0, 2, 4, 5, 7, 9, 11, 12]
+
+
+def melody(pitches: list[int], program: int = 0) -> Ints:
+    """One note a beat."""
+    return np.array([[12 * i, 12, pitch, program, 80] for i, pitch in enumerate(pitches)], np.int32)
+
+
+def scale(tonic: int, steps: list[int]) -> Ints:
+    """A scale up, and the tonic and its fifth, which a piece sounds most."""
+    return melody([tonic + step for step in [*steps, 0, 7, 0, 4 if 4 in steps else 3, 0]])
+
+
+@pytest.mark.parametrize("tonic", range(54, 66))
+def test_every_major_key_comes_home(tonic: int) -> None:
+    assert (tonic + home_shift(scale(tonic, C_MAJOR))) % 12 == 0
+
+
+@pytest.mark.parametrize("tonic", range(54, 66))
+def test_every_minor_key_comes_to_its_relative(tonic: int) -> None:
+    notes = scale(tonic, [0, 2, 3, 5, 7, 8, 10, 12])
+    assert (tonic + home_shift(notes)) % 12 == 9  # A
+
+
+@given(st.lists(st.integers(0, 127), min_size=1, max_size=30))
+def test_the_way_home_is_short_and_stays_in_range(pitches: list[int]) -> None:
+    notes = melody(pitches)
+    shift = home_shift(notes)
+    assert abs(shift) <= 12
+    assert min(pitches) + shift >= 0 and max(pitches) + shift <= 127
+
+
+def test_drums_have_no_key() -> None:
+    assert home_shift(melody([35, 38, 42, 46], program=128)) == 0
+    assert not pitch_classes(melody([35, 38], program=128)).any()
+
+
+def test_a_chorale_in_f_sharp_minor_goes_up_to_a_minor(bach: Piece) -> None:
+    assert home_shift(bach.notes) == 3
+
+
+def test_tokens_in_a_common_key_are_those_of_every_transposition(bach: Piece) -> None:
+    tokenizer = MidiTokenizer(common_key=True)
+    expected = tokenizer.encode(bach)
+    for semitones in (-2, 2, 6):  # further, and home is nearer the other way, an octave off
+        moved = bach.notes.copy()
+        moved[:, PITCH] += semitones
+        other = replace(bach, notes=moved)
+        spelled = tokenizer.encode(other)
+        assert all(np.array_equal(a, b) for a, b in zip(spelled, expected, strict=True))
+        back = tokenizer.decode_notes(spelled, other.bounds, tokenizer.shift(other))
+        assert set(map(tuple, back[:, :4].tolist())) == set(map(tuple, moved[:, :4].tolist()))
+
+
+def test_written_keys_stay_unless_a_common_one_is_asked_for(bach: Piece) -> None:
+    tokenizer = MidiTokenizer()
+    assert tokenizer.shift(bach) == 0
+    notes = tokenizer.decode_notes(tokenizer.encode(bach), bach.bounds)
+    assert set(map(tuple, notes[:, :4].tolist())) == set(map(tuple, bach.notes[:, :4].tolist()))
+
+
+def test_notes_that_leave_the_range_on_the_way_back_come_in_by_an_octave() -> None:
+    tokenizer = MidiTokenizer(common_key=True)
+    notes = np.array([[0, 12, 125, 0], [12, 12, 1, 0]], np.int32)
+    chunks = tokenizer.encode_notes(notes, np.array([0, 48], np.int32))
+    bounds = np.array([0, 48], np.int32)
+    assert tokenizer.decode_notes(chunks, bounds, -5)[:, PITCH].tolist() == [118, 6]
+    assert tokenizer.decode_notes(chunks, bounds, 5)[:, PITCH].tolist() == [120, 8]
+
+
+def test_harmony_of_a_beat_is_what_sounds_in_it_first_of_all() -> None:
+    # C for a bar of two beats, then D; G# in the second bar
+    notes = np.array([[0, 24, 60, 0, 80], [24, 24, 62, 0, 80], [48, 48, 68, 0, 80]], np.int32)
+    told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
+    assert told.shape == (2, 4, 12)
+    assert told.sum(-1) == pytest.approx(np.ones((2, 4)))
+    # half the beat's own, .45 of its bar (C and D alike), .05 of the piece (G# for half of it)
+    assert told[0, 0, [0, 2, 8]] == pytest.approx([0.5 + 0.225 + 0.0125, 0.225 + 0.0125, 0.025])
+    assert told[0, 3, [0, 2]] == pytest.approx([0.225 + 0.0125, 0.5 + 0.225 + 0.0125])
+    assert told[1, 2, 8] == pytest.approx(0.95 + 0.025)
+
+
+def test_a_note_that_is_held_sounds_in_later_beats_and_bars() -> None:
+    notes = np.array([[0, 96, 60, 0, 80], [0, 12, 64, 0, 80]], np.int32)
+    told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
+    assert told[1, 0, 0] > 0.99 - 0.05
+    assert told[0, 1, 0] > told[0, 0, 0]
+
+
+def test_a_silent_beat_takes_the_harmony_of_its_bar_and_a_silent_bar_that_of_the_piece() -> None:
+    notes = np.array([[0, 12, 60, 0, 80], [12, 12, 67, 0, 80]], np.int32)
+    told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
+    assert (told[0, 3] > 0).nonzero()[0].tolist() == [0, 7]
+    assert (told[1, 0] > 0).nonzero()[0].tolist() == [0, 7]
+
+
+def test_drums_alone_have_no_harmony() -> None:
+    told = harmony(melody([36, 38], program=128), np.array([0, 48], np.int32), 12, 4)
+    assert not told.any()
+
+
+def test_weights_follow_the_beat_that_is_written_and_the_strength(bach: Piece, tokenizer: MidiTokenizer) -> None:
+    told = tokenizer.harmony(bach)
+    rows = np.arange(len(told))
+    state = tokenizer.grammar().start(len(told))
+    state[:, 2] = 25  # in the third beat
+    columns, weak = tokenizer.lean(told, 1.0)(rows, state)
+    _, strong = tokenizer.lean(told, 2.0)(rows, state)
+    assert strong == pytest.approx(2 * weak)
+    sixty = int(np.flatnonzero(columns == tokenizer.vocabulary["Pitch_60"])[0])
+    assert weak[:, sixty] == pytest.approx(np.log(told[:, 2, 0] + 0.01), rel=1e-5)
+    assert len(columns) == 128  # pitches and no drums
+
+
+def test_the_lowest_is_what_sounds_at_the_beat_or_else_begins_in_it() -> None:
+    notes = np.array([[0, 24, 48, 0, 80], [12, 12, 64, 0, 80], [30, 6, 50, 0, 80], [60, 12, 53, 128, 80]], np.int32)
+    found = lowest(notes, np.array([0, 48, 84], np.int32), 12, 4)
+    assert found.shape == (2, 4, 12)
+    assert found[0].argmax(-1).tolist() == [0, 0, 2, 2], "C is held, D begins late, and nothing comes after it"
+    assert not found[1].any(), "drums have no pitch class"

@@ -1,0 +1,425 @@
+"""A set of notes has one spelling, the grammar allows that spelling and no other, and cues say where a token stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from seqvae.errors import ReadError, TokenizerError
+from seqvae.modality import form_of
+from seqvae.music import piece as midi
+from seqvae.music import tokenizer as midi_tokenizer
+from seqvae.music.piece import Piece
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.protocols import BOS, EOS, MASK, PAD
+
+Ints = NDArray[np.int32]
+DRUMS = 128
+# exact up to a bar of 4/4, then half beats up to sixteen beats
+DURATIONS = [*range(1, 49), *range(54, 193, 6)]
+
+
+@st.composite
+def music(draw: st.DrawFn) -> tuple[Ints, Ints]:
+    """Notes (N, 4) in no order, no two alike in onset, pitch and program, and the bounds that hold them."""
+    lengths = draw(st.lists(st.integers(1, 48), min_size=1, max_size=4))
+    bounds = np.cumsum([draw(st.integers(0, 500)), *lengths]).astype(np.int32)
+    place = st.tuples(
+        st.integers(int(bounds[0]), int(bounds[-1]) - 1),
+        st.sampled_from([0, 24, 33, 127, DRUMS]),  # few, so that notes meet
+        st.integers(0, 127) | st.sampled_from([60, 64]),
+    )
+    places = draw(st.lists(place, unique=True, max_size=24))
+    rows = [
+        [onset, 1 if program == DRUMS else draw(st.sampled_from(DURATIONS)), pitch, program]
+        for onset, program, pitch in places
+    ]
+    return np.array(rows, np.int32).reshape(-1, 4), bounds
+
+
+def as_set(notes: Ints) -> set[tuple[int, ...]]:
+    return {tuple(row) for row in notes[:, :4].tolist()}
+
+
+def padded(chunks: list[Ints], extra: int = 2) -> Ints:
+    out = np.full((len(chunks), max(map(len, chunks)) + extra), PAD, np.int32)
+    for row, chunk in zip(out, chunks, strict=True):
+        row[: len(chunk)] = chunk
+    return out
+
+
+def name_of(tokenizer: MidiTokenizer) -> dict[int, str]:
+    return {i: name for name, i in tokenizer.vocabulary.items()}
+
+
+# --- spelling ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_bar_is_spelled_as_the_class_says(tokenizer: MidiTokenizer) -> None:
+    notes = np.array([[12, 6, 60, 0], [0, 24, 67, 0], [0, 24, 64, 0], [0, 1, 36, DRUMS], [49, 1, 60, 5]], np.int32)
+    names = name_of(tokenizer)
+    spelled = [[names[i] for i in chunk.tolist()] for chunk in tokenizer.encode_notes(notes, np.array([0, 48, 60, 72]))]
+    first = (
+        "Program_0 Position_0 Pitch_64 Duration_2.0.12 Pitch_67 Duration_2.0.12 Position_12 Pitch_60 Duration_0.6.12"
+    )
+    drums = "Program_-1 Position_0 PitchDrum_36"
+    second = "Program_5 Position_1 Pitch_60 Duration_0.1.12"
+    assert [" ".join(chunk[:-1]) for chunk in spelled] == [f"{first} {drums}", second, ""]
+    assert all(chunk[-1] == "EOS_None" for chunk in spelled)
+
+
+def test_the_first_ids_are_those_that_every_vocabulary_shares(tokenizer: MidiTokenizer) -> None:
+    names = name_of(tokenizer)
+    assert [names[i] for i in (PAD, BOS, EOS, MASK)] == ["PAD_None", "BOS_None", "EOS_None", "MASK_None"]
+
+
+@given(music())
+def test_decoding_gives_back_every_note(tokenizer: MidiTokenizer, case: tuple[Ints, Ints]) -> None:
+    notes, bounds = case
+    chunks = tokenizer.encode_notes(notes, bounds)
+    again = tokenizer.decode_notes(chunks, bounds)
+    assert len(chunks) == len(bounds) - 1
+    assert len(again) == len(notes)
+    assert as_set(again) == as_set(notes)
+
+
+@given(music(), st.randoms(use_true_random=False))
+def test_the_order_of_notes_does_not_matter(tokenizer: MidiTokenizer, case: tuple[Ints, Ints], random: object) -> None:
+    notes, bounds = case
+    order = np.random.default_rng(random.getrandbits(32)).permutation(len(notes))  # type: ignore[attr-defined]
+    for a, b in zip(tokenizer.encode_notes(notes, bounds), tokenizer.encode_notes(notes[order], bounds), strict=True):
+        assert a.tolist() == b.tolist()
+
+
+@given(music(), st.randoms(use_true_random=False))
+def test_of_notes_alike_the_longest_is_kept(tokenizer: MidiTokenizer, case: tuple[Ints, Ints], random: object) -> None:
+    notes, bounds = case
+    shorter = notes.copy()
+    shorter[:, 1] = 1
+    rng = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
+    both = rng.permutation(np.concatenate([notes, shorter]))
+    assert as_set(tokenizer.decode_notes(tokenizer.encode_notes(both, bounds), bounds)) == as_set(notes)
+
+
+@given(music())
+def test_notes_outside_the_bounds_are_left_out(tokenizer: MidiTokenizer, case: tuple[Ints, Ints]) -> None:
+    notes, bounds = case
+    outside = np.array([[bounds[0] - 1, 6, 60, 0], [bounds[-1], 6, 60, 0], [bounds[-1] + 99, 1, 36, DRUMS]], np.int32)
+    with_more = tokenizer.encode_notes(np.concatenate([outside, notes]), bounds)
+    for a, b in zip(tokenizer.encode_notes(notes, bounds), with_more, strict=True):
+        assert a.tolist() == b.tolist()
+
+
+@given(st.integers(1, 400))
+def test_a_duration_the_vocabulary_lacks_becomes_the_nearest(tokenizer: MidiTokenizer, duration: int) -> None:
+    bounds = np.array([0, 48], np.int32)
+    notes = np.array([[7, duration, 60, 0]], np.int32)
+    told = int(tokenizer.decode_notes(tokenizer.encode_notes(notes, bounds), bounds)[0, 1])
+    assert abs(told - duration) == min(abs(d - duration) for d in DURATIONS)
+
+
+@given(st.lists(st.integers(0, 800), max_size=40), st.integers(0, 10))
+def test_whatever_the_tokens_decoding_gives_notes(tokenizer: MidiTokenizer, ids: list[int], start: int) -> None:
+    tokens = np.array(ids, np.int32) % tokenizer.vocab_size
+    notes = tokenizer.decode_notes([tokens], np.array([start, start + 48], np.int32))
+    assert notes.shape[1] == 4
+    assert (notes >= [start, 1, 0, 0]).all()
+    assert (notes <= [start + 47, 192, 127, DRUMS]).all()
+
+
+# --- cues and grammar -------------------------------------------------------------------------------------------------
+
+
+@given(music())
+def test_what_is_allowed_is_known_without_stepping(tokenizer: MidiTokenizer, case: tuple[Ints, Ints]) -> None:
+    tokens = padded(tokenizer.encode_notes(*case))
+    at_once = tokenizer.allowed(tokens)
+    grammar = tokenizer.grammar()
+    state = grammar.start(len(tokens))
+    for t in range(tokens.shape[1]):
+        assert (at_once[:, t] == grammar.allowed(state)).all()
+        state = grammar.advance(state, tokens[:, t])
+    assert (tokenizer.allowed(tokens[None]) == at_once).all(), "whatever the leading shape"
+
+
+@given(music())
+def test_the_grammar_allows_the_spelling_and_its_state_holds_the_cues(
+    tokenizer: MidiTokenizer, case: tuple[Ints, Ints]
+) -> None:
+    notes, bounds = case
+    tokens = padded(tokenizer.encode_notes(notes, bounds))
+    cues = tokenizer.cues(tokens)
+    grammar = tokenizer.grammar()
+    state = grammar.start(len(tokens), np.diff(bounds).astype(np.int32))
+    rows = np.arange(len(tokens))
+    assert (cues.max((0, 1)) < tokenizer.cue_sizes).all()
+    for t in range(tokens.shape[1]):
+        assert grammar.cues(state).tolist() == cues[:, t].tolist()
+        allowed = grammar.allowed(state)
+        assert allowed[rows, tokens[:, t]].all()
+        ended = (tokens[:, :t] == EOS).any(1)
+        assert (allowed[ended].sum(1) == 1).all(), "after the end there is padding and nothing else"
+        state = grammar.advance(state, tokens[:, t])
+
+
+def test_cues_say_program_position_and_the_pitch_that_waits(tokenizer: MidiTokenizer) -> None:
+    notes = np.array([[0, 24, 64, 5], [12, 6, 60, 5], [3, 1, 36, DRUMS]], np.int32)
+    tokens = tokenizer.encode_notes(notes, np.array([0, 48]))[0]
+    # before: program position pitch duration position pitch duration program position drum EOS
+    expected = [
+        [0, 0, 0], [6, 0, 0], [6, 1, 0], [6, 1, 65], [6, 1, 0], [6, 13, 0], [6, 13, 61], [6, 13, 0],
+        [129, 0, 0], [129, 4, 0], [129, 4, 0],
+    ]  # fmt: skip
+    assert tokenizer.cues(tokens).tolist() == expected
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 48), min_size=1, max_size=6))
+def test_a_walk_through_allowed_tokens_is_the_spelling_of_its_notes(
+    tokenizer: MidiTokenizer, seed: int, lengths: list[int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    grammar = tokenizer.grammar()
+    state = grammar.start(len(lengths), np.array(lengths, np.int32))
+    walks: list[list[int]] = [[] for _ in lengths]
+    for step in range(60):
+        allowed = grammar.allowed(state)
+        assert allowed.any(1).all(), "every row can go on"
+        # the kinds of tokens are of very different number: choose the kind first, and end only now and then
+        weight = allowed / np.maximum(1, (allowed @ _kinds(tokenizer)) @ _kinds(tokenizer).T)
+        weight[:, EOS] *= 0.2 if step < 40 else 1e6
+        chosen = np.array([rng.choice(len(w), p=w / w.sum()) for w in weight], np.int32)
+        for walk, token in zip(walks, chosen.tolist(), strict=True):
+            walk.append(token)
+        state = grammar.advance(state, chosen)
+    bounds = np.cumsum([0, *lengths]).astype(np.int32)
+    chunks = [np.array(walk[: walk.index(EOS) + 1], np.int32) for walk in walks]
+    assert all(set(walk[len(chunk) :]) <= {PAD} for walk, chunk in zip(walks, chunks, strict=True))
+    notes = tokenizer.decode_notes(chunks, bounds)
+    for c, again in enumerate(tokenizer.encode_notes(notes, bounds)):
+        assert again.tolist() == chunks[c].tolist()
+
+
+def _kinds(tokenizer: MidiTokenizer) -> NDArray[np.float64]:
+    """(V, kinds): 1 where a token is of a kind, by the first word of its name."""
+    words = [name.partition("_")[0] for name in tokenizer.vocabulary]
+    columns = sorted(set(words))
+    table = np.zeros((tokenizer.vocab_size, len(columns)))
+    for word, i in zip(words, tokenizer.vocabulary.values(), strict=True):
+        table[i, columns.index(word)] = 1
+    return table
+
+
+def test_a_bar_of_one_step_has_one_position(tokenizer: MidiTokenizer) -> None:
+    grammar = tokenizer.grammar()
+    state = grammar.start(2, np.array([1, 48], np.int32))
+    state = grammar.advance(state, np.full(2, tokenizer.vocabulary["Program_0"], np.int32))
+    assert grammar.allowed(state).sum(1).tolist() == [1, 48]
+
+
+@given(music())
+def test_a_scope_counts_the_fields_that_say_where_a_token_stands(
+    tokenizer: MidiTokenizer, case: tuple[Ints, Ints]
+) -> None:
+    scope = tokenizer.scope
+    assert scope.shape == (tokenizer.vocab_size,)
+    assert 0 <= scope.min() <= scope.max() <= len(tokenizer.cue_sizes)
+    notes, bounds = case
+    tokens = padded(tokenizer.encode_notes(notes, bounds), 0)
+    cues = tokenizer.cues(tokens)
+    names = name_of(tokenizer)
+    for token, cue in zip(tokens.ravel().tolist(), cues.reshape(-1, 3).tolist(), strict=True):
+        kind = names[token].partition("_")[0]
+        if kind in ("Position", "Pitch", "PitchDrum", "Duration"):
+            assert cue[0] > 0, "all but programs stand in a program"
+        if kind in ("Pitch", "PitchDrum", "Duration"):
+            assert cue[1] > 0, "notes stand at a position"
+            assert scope[token] >= 2
+        assert (cue[2] > 0) == (kind == "Duration"), "a duration, and nothing else, stands at a pitch"
+
+
+# --- transposition ----------------------------------------------------------------------------------------------------
+
+
+@given(music(), st.integers(-12, 12))
+def test_up_and_down_again_is_the_same_away_from_the_edges(
+    tokenizer: MidiTokenizer, case: tuple[Ints, Ints], amount: int
+) -> None:
+    notes, bounds = case
+    pitched = notes[:, 3] != DRUMS
+    notes = notes[~pitched | ((notes[:, 2] >= 12) & (notes[:, 2] <= 115))]
+    pitched = notes[:, 3] != DRUMS
+    tokens = padded(tokenizer.encode_notes(notes, bounds))
+    before = tokens.copy()
+    moved = tokenizer.augment(tokens, amount)
+    assert tokens.tolist() == before.tolist(), "the argument is left alone"
+    assert tokenizer.augment(moved, -amount).tolist() == tokens.tolist()
+    expected = notes.copy()
+    expected[pitched, 2] += amount
+    assert as_set(tokenizer.decode_notes(list(moved), bounds)) == as_set(expected)
+    # what was moved is spelled as if it had been written there
+    assert moved.tolist() == padded(tokenizer.encode_notes(expected, bounds)).tolist()
+
+
+@given(music(), st.integers(-12, 12))
+def test_what_was_moved_is_still_spelled_right(tokenizer: MidiTokenizer, case: tuple[Ints, Ints], amount: int) -> None:
+    notes, bounds = case
+    moved = tokenizer.augment(padded(tokenizer.encode_notes(notes, bounds)), amount)
+    again = tokenizer.decode_notes(list(moved), bounds)
+    assert len(again) == len(notes), "no two notes become one, at the edges either"
+    assert moved.tolist() == padded(tokenizer.encode_notes(again, bounds)).tolist()
+
+
+def test_a_chunk_without_room_stays_where_it_is(tokenizer: MidiTokenizer) -> None:
+    bounds = np.array([0, 48])
+    tokens = tokenizer.encode_notes(np.array([[0, 6, 3, 0], [0, 6, 125, 0]], np.int32), bounds)[0]
+    assert tokenizer.augment(tokens, 5).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("pitch", [0, 5, 11, 12, 115, 116, 122, 127])
+def test_at_the_edges_the_pitch_class_is_kept(tokenizer: MidiTokenizer, pitch: int) -> None:
+    bounds = np.array([0, 48])
+    tokens = tokenizer.encode_notes(np.array([[0, 6, pitch, 0], [0, 1, pitch, DRUMS]], np.int32), bounds)[0]
+    for amount in range(-12, 13):
+        one, drum = tokenizer.decode_notes([tokenizer.augment(tokens, amount)], bounds).tolist()
+        octave = -12 if pitch + amount > 127 else 12 if pitch + amount < 0 else 0
+        assert one == [0, 6, pitch + amount + octave, 0]
+        assert drum == [0, 1, pitch, DRUMS]
+
+
+# --- real music -------------------------------------------------------------------------------------------------------
+
+
+def kept(tokenizer: MidiTokenizer, piece: Piece) -> tuple[int, int, int, int]:
+    """Notes, notes whose onset, pitch and program come back; of those pitched, how many, and with their duration."""
+    again = tokenizer.decode_notes(tokenizer.encode(piece), piece.bounds)
+    durations = {(onset, pitch, program): duration for onset, duration, pitch, program in again.tolist()}
+    before = {(o, pitch, program): d for o, d, pitch, program, _ in piece.notes.tolist()}
+    found = before.keys() & durations.keys()
+    pitched = [key for key in before if key[2] != DRUMS]
+    for key in found & set(pitched):
+        slack = 0 if before[key] <= 48 else 3 if before[key] <= 192 else before[key] - 192
+        assert abs(before[key] - durations[key]) <= slack, "exact up to four beats, then to the nearest half beat"
+    return len(before), len(found), len(pitched), sum(durations.get(key) == before[key] for key in pitched)
+
+
+def test_a_chorale_comes_back_whole(tokenizer: MidiTokenizer, bach: Piece) -> None:
+    notes, found, pitched, exact = kept(tokenizer, bach)
+    assert notes > 150
+    assert found == notes
+    assert exact == pitched
+
+
+def test_real_files_keep_their_notes_on_the_grid(tokenizer: MidiTokenizer, music_folder: Path) -> None:
+    files = sorted(path for path in music_folder.rglob("*.mid") if path.stat().st_size < 200_000)
+    total = np.zeros(4, np.int64)
+    read = 0
+    for path in files[:: max(1, len(files) // 60)]:
+        try:
+            piece = midi.read(path)
+        except ReadError:
+            continue
+        read += 1
+        total += kept(tokenizer, piece)
+    notes, found, pitched, exact = total.tolist()
+    assert read >= 50
+    assert found >= 0.995 * notes
+    assert exact >= 0.97 * pitched
+
+
+@pytest.mark.parametrize("max_steps", [0, 24, 50])
+def test_a_chunk_is_a_bar_of_whole_beats(max_steps: int) -> None:
+    with pytest.raises(TokenizerError, match=str(max_steps)):
+        MidiTokenizer(max_steps=max_steps)
+
+
+@pytest.mark.parametrize("beats", [4, 5, 16, 32])
+def test_the_vocabulary_is_that_of_miditok(beats: int) -> None:
+    miditok = pytest.importorskip("miditok")
+    settings = miditok.TokenizerConfig(
+        pitch_range=(0, 127), drums_pitch_range=(0, 127), beat_res={(0, beats): 12, (beats, 16): 2},
+        special_tokens=["PAD", "BOS", "EOS", "MASK"], use_velocities=False, use_time_signatures=False,
+        use_programs=True, use_pitchdrum_tokens=True, use_note_duration_programs=list(range(128)),
+    )  # fmt: skip
+    theirs, ours = miditok.REMI(settings).vocab, MidiTokenizer(max_steps=12 * beats).vocabulary
+    assert {name: token for name, token in ours.items() if token < len(theirs)} == theirs
+    assert list(ours)[len(theirs) :] == [f"Position_{step}" for step in range(48, 12 * beats)]
+
+
+def test_the_grid_is_that_of_the_pieces() -> None:
+    assert midi_tokenizer.STEPS_PER_BEAT == midi.STEPS_PER_BEAT
+
+
+# --- mixing -----------------------------------------------------------------------------------------------------------
+
+
+@given(music(), music(), st.integers(0, 2**16))
+def test_a_mix_is_all_of_one_and_whole_tracks_of_another(
+    tokenizer: MidiTokenizer, one: tuple[Ints, Ints], other: tuple[Ints, Ints], seed: int
+) -> None:
+    bounds = np.array([0, 48, 96])
+    mine, theirs = (
+        {(int(n[0] - b[0]) % 96, int(n[1]), int(n[2]), int(n[3])) for n in notes} for notes, b in (one, other)
+    )
+    # durations are no part of what makes two notes one: keep one of each
+    mine, theirs = ({(n[0], n[2], n[3]): n for n in sorted(notes)}.values() for notes in (mine, theirs))  # type: ignore[assignment]
+    segments = [
+        padded(tokenizer.encode_notes(np.array(sorted(notes), np.int32).reshape(-1, 4), bounds))
+        for notes in (mine, theirs)
+    ]
+    width = max(segment.shape[1] for segment in segments)
+    a, b = (np.pad(segment, ((0, 0), (0, width - segment.shape[1])))[None] for segment in segments)
+    mixed = tokenizer.mix(a, b, np.random.default_rng(seed))
+    allowed = np.take_along_axis(tokenizer.allowed(mixed), mixed[..., None], -1)[..., 0]
+    assert allowed[mixed != PAD].all()
+    heard = as_set(tokenizer.decode_notes(list(mixed[0]), bounds))
+    assert set(mine) <= heard
+    own, more = {n[3] for n in mine}, heard - set(mine)
+    added = {n[3] for n in more}
+    assert not own & added
+    assert more == {n for n in theirs if n[3] in added}, "a track comes whole"
+
+
+def test_about_half_of_the_tracks_are_mixed_in(tokenizer: MidiTokenizer) -> None:
+    bounds = np.array([0, 48])
+    tracks = np.array([[0, 12, 60, program] for program in range(40)], np.int32)
+    full = padded(tokenizer.encode_notes(tracks, bounds))[None].repeat(50, 0)
+    empty = np.full_like(full, PAD)
+    empty[..., 0] = EOS
+    mixed = tokenizer.mix(empty, full, np.random.default_rng(0))
+    counts = [len(tokenizer.decode_notes(list(row), bounds)) for row in mixed]
+    assert np.mean(counts) == pytest.approx(20, abs=2)
+    assert min(counts) < max(counts)
+
+
+def test_a_note_beyond_its_bar_is_passed_over(tokenizer: MidiTokenizer) -> None:
+    notes = np.array([[0, 12, 60, 0], [30, 6, 62, 0], [40, 6, 64, 0], [48, 12, 65, 0]], np.int32)
+    chunks = tokenizer.encode_notes(notes, np.array([0, 48, 96], np.int32))
+    found = tokenizer.decode_notes(chunks, np.array([0, 36, 72], np.int32))
+    assert as_set(found) == {(0, 12, 60, 0), (30, 6, 62, 0), (36, 12, 65, 0)}
+
+
+@pytest.mark.parametrize(("beats", "stray", "expected"), [(2, 0, 2), (3, 0, 3), (4, 0, 4), (3, 1, 3), (3, 9, 4)])
+def test_a_new_piece_is_in_the_metre_of_its_notes(
+    tokenizer: MidiTokenizer, beats: int, stray: int, expected: int
+) -> None:
+    bars = 12
+    rows = [[48 * bar + 12 * beat, 6, 60 + beat, 0] for bar in range(bars) for beat in range(beats)]
+    rows += [[48 * bar + 42, 6, 70, 0] for bar in range(stray)]
+    chunks = tokenizer.encode_notes(np.array(rows, np.int32), np.arange(bars + 1, dtype=np.int32) * 48)
+    form = form_of(tokenizer)
+    found = form.frame(chunks)
+    assert np.diff(found.bounds).tolist() == [12 * expected] * bars
+    score = form.join(chunks, found)
+    assert [(one.numerator, one.denominator) for one in score.time_signatures] == [(expected, 4)]
+    again = midi.read(score).notes
+    assert len(again) == len(rows) - (stray if expected < 4 else 0)
+    assert np.diff(np.unique(again[:, 0])).max() <= (12 if stray < 9 else 24), "no beat is waited for"
+
+
+def test_a_silent_piece_is_in_four(tokenizer: MidiTokenizer) -> None:
+    assert np.diff(form_of(tokenizer).frame([np.zeros(0, np.int32)] * 3).bounds).tolist() == [48] * 3

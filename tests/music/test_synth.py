@@ -1,0 +1,144 @@
+"""Sound: what is heard is what is written, at its pitch, in its time, and never clipped."""
+
+from __future__ import annotations
+
+import io
+import wave
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from symusic.core import NoteTick, ScoreTick, TempoTick, TrackTick
+
+from seqvae.errors import SeqVAEError
+from seqvae.music import piece as midi
+from seqvae.music import synth as sound
+
+Note = tuple[int, int, int, int]  # onset and duration in ticks, pitch, velocity
+FLUTE, PIANO, OBOE, OVERDRIVEN = 73, 0, 68, 29
+
+
+def score(*tracks: tuple[int, list[Note]], tempo: float = 120.0) -> ScoreTick:
+    """Notes at 480 ticks a quarter by program; `midi.DRUMS` for drums."""
+    made = ScoreTick(480)
+    made.tempos.append(TempoTick(0, qpm=tempo))
+    for program, notes in tracks:
+        drums = program == midi.DRUMS
+        track = TrackTick("", 0 if drums else program, drums)
+        for note in notes:
+            track.notes.append(NoteTick(*note))
+        made.tracks.append(track)
+    return made
+
+
+def heard(content: bytes) -> tuple[NDArray[np.float64], int]:
+    """Samples `(N, channels)` of a WAV file, 1 the loudest that it can have, and its rate."""
+    with wave.open(io.BytesIO(content)) as file:
+        samples: NDArray[Any] = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        return samples.reshape(-1, file.getnchannels()) / 32768, file.getframerate()
+
+
+def energy_at(samples: NDArray[np.float64], rate: int, pitch: float) -> float:
+    """The share of the energy within a quarter tone of a pitch and of its overtones, octaves below left out."""
+    spectrum = np.abs(np.fft.rfft(samples[:, 0] * np.hanning(len(samples)))) ** 2
+    ratio = np.fft.rfftfreq(len(samples), 1 / rate)[1:] / (440 * 2 ** ((pitch - 69) / 12))
+    near = np.abs(np.log2(ratio / np.maximum(np.round(ratio), 1))) < 1 / 24
+    return float(spectrum[1:][near & (ratio < 16)].sum() / spectrum.sum())
+
+
+@pytest.mark.parametrize("program", [PIANO, FLUTE, OBOE, 24, 33, 48, 56])
+@pytest.mark.parametrize("pitch", [48, 69])
+@pytest.mark.parametrize("small", [False, True])
+def test_a_note_is_at_its_pitch(program: int, pitch: int, small: bool) -> None:
+    samples, rate = heard(sound.render(score((program, [(0, 1920, pitch, 100)])), small=small))
+    assert energy_at(samples[: 2 * rate], rate, pitch) > 0.8
+    assert energy_at(samples[: 2 * rate], rate, pitch + 1.5) < 0.2
+
+
+@pytest.mark.parametrize("tempo", [60.0, 120.0, 200.0])
+def test_it_is_as_long_as_the_notes_and_their_fading(tempo: float) -> None:
+    content = sound.render(score((PIANO, [(0, 480, 60, 90), (960, 960, 64, 90)]), tempo=tempo))
+    samples, rate = heard(content)
+    assert rate == sound.RATE
+    assert len(samples) / rate == pytest.approx(4 * 60 / tempo + sound.TAIL, abs=1 / rate)
+
+
+def test_a_rest_is_silent_and_a_note_begins_on_its_beat() -> None:
+    samples, rate = heard(sound.render(score((PIANO, [(1920, 480, 60, 100), (9600, 480, 60, 100)]))))
+    loud = np.abs(samples).max(1)
+    assert loud[: 2 * rate].max() == 0
+    assert loud[2 * rate : round(2.1 * rate)].max() > 0.3
+    assert loud[8 * rate : round(9.9 * rate)].max() < 0.01, "five seconds later nothing of it is left"
+    assert loud[10 * rate : round(10.1 * rate)].max() > 0.3
+
+
+def test_both_channels_are_there_and_small_has_one_at_half_the_rate() -> None:
+    piece = score((PIANO, [(0, 960, 60, 100)]))
+    (full, rate), (small, half) = heard(sound.render(piece)), heard(sound.render(piece, small=True))
+    assert full.shape[1] == 2 and small.shape[1] == 1
+    assert (rate, half) == (sound.RATE, sound.RATE // 2)
+    assert len(small) == pytest.approx(len(full) / 2, abs=1)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_the_loudest_sample_is_the_same_for_soft_and_loud_pieces(small: bool) -> None:
+    """The wall of sound is one that the synthesizer clips when its channels are as loud as they can be."""
+    wall = [(OVERDRIVEN, [(0, 960, 40 + pitch, 127) for pitch in range(40)])]
+    for piece in (score((PIANO, [(0, 960, 60, 50)])), score(*wall)):
+        samples, _ = heard(sound.render(piece, small=small))
+        assert np.abs(samples).max() == pytest.approx(sound.PEAK, abs=0.01)
+        assert (np.abs(samples) > 0.98 * sound.PEAK).mean() < 0.001, "samples at the limit are clipped ones"
+
+
+def test_louder_notes_are_louder() -> None:
+    samples, rate = heard(sound.render(score((PIANO, [(0, 240, 60, 40), (9600, 240, 60, 110)]))))
+    assert np.abs(samples[:rate]).max() < 0.5 * np.abs(samples[10 * rate :]).max()
+
+
+def test_more_programs_than_channels_all_have_their_own_sound() -> None:
+    """The last of eighteen programs sounds like itself alone, and not like one that shares its channel."""
+    quiet = [(program, [(0, 120, 30, 1)]) for program in range(32, 49)]
+    alone, rate = heard(sound.render(score((FLUTE, [(4800, 960, 81, 100)]))))
+    among, _ = heard(sound.render(score(*quiet, (FLUTE, [(4800, 960, 81, 100)]))))
+    a, b = alone[5 * rate : 6 * rate, 0], among[5 * rate : 6 * rate, 0]
+    assert np.corrcoef(a, b)[0, 1] > 0.99
+
+
+def test_drums_are_heard_beside_sixteen_programs() -> None:
+    tracks = [(program, [(0, 480, 60, 1)]) for program in range(16)]
+    samples, rate = heard(sound.render(score(*tracks, (midi.DRUMS, [(1920, 480, 38, 120)]))))
+    assert np.abs(samples[2 * rate : round(2.2 * rate)]).max() > 0.5
+
+
+@pytest.mark.parametrize("piece", [score(), score((PIANO, []))])
+def test_a_score_without_notes_is_silence(piece: ScoreTick) -> None:
+    samples, rate = heard(sound.render(piece))
+    assert len(samples) == round(rate * sound.TAIL)
+    assert not samples.any()
+
+
+def test_the_same_score_sounds_the_same_and_is_left_as_it_was() -> None:
+    piece = score((PIANO, [(0, 480, 60, 90)]))
+    before = piece.copy()
+    assert sound.render(piece) == sound.render(piece)
+    assert piece == before
+
+
+def test_what_is_too_long_is_refused_before_it_is_played() -> None:
+    ticks = int(480 * 2 * 60 * (sound.MAX_MINUTES + 1))
+    with pytest.raises(SeqVAEError, match=r"cannot make sound of 31 minutes: 30 is the most; cut the piece first"):
+        sound.render(score((PIANO, [(0, 480, 60, 90), (ticks - 480, 480, 60, 90)])))
+
+
+def test_without_a_synthesizer_the_message_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SeqVAEError, match="pip install midirenderer"):
+        sound.render(score((PIANO, [(0, 480, 60, 90)])))
+
+
+def test_a_synthesizer_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sound, "_PLAY", "raise ValueError('no sound\\ntoday')")
+    with pytest.raises(SeqVAEError, match="the synthesizer failed") as error:
+        sound.render(score((PIANO, [(0, 480, 60, 90)])))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,293 @@
+"""Tracks of a file: which one is named as the melody, and that what they hold beside notes stays with kept notes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import groove
+from symusic.core import ControlChangeTick, NoteTickList, PitchBendTick, ScoreTick, TextMetaTick, TrackTick
+
+from seqvae.codec import Codec
+from seqvae.music import arrangement, band, track_events, tracks
+from seqvae.music import library as collection
+from seqvae.music import piece as midi
+from seqvae.music.piece import DRUMS, ONSET, PITCH, PROGRAM, Piece
+from seqvae.studio.reading import Reader
+
+TICKS = midi.TICKS_PER_BEAT
+
+
+def track(name: str, program: int, notes: Sequence[Sequence[int]], drums: bool = False) -> TrackTick:
+    """A track of notes [beat, beats, pitch], with a volume and a place of its own."""
+    made = TrackTick(name, program, drums)
+    columns = np.array(notes, np.int32).reshape(-1, 3)
+    time, length = (np.ascontiguousarray(columns[:, i]) * TICKS for i in (0, 1))
+    pitch = np.ascontiguousarray(columns[:, 2], np.int8)
+    made.notes = NoteTickList.from_numpy(time, length, pitch, np.full(len(columns), 80, np.int8))
+    made.controls.append(ControlChangeTick(0, 7, 60 + len(name)))
+    made.controls.append(ControlChangeTick(0, 10, 30))
+    return made
+
+
+def song(voice: str = "Lead Vocal", bars: int = 8) -> ScoreTick:
+    """Bars of 4/4: a voice under the right hand of a piano, whose left hand is another track, a bass and drums."""
+    score = ScoreTick(TICKS)
+    beats = range(4 * bars)
+    sung = track(voice, 52, [[at, 1, 60 + at % 5] for at in beats if at % 8 < 6])
+    sung.lyrics.append(TextMetaTick(TICKS, "la"))
+    sung.pitch_bends.append(PitchBendTick(10, 1000))
+    right = track("Right", 0, [[at, 1, pitch] for at in beats for pitch in (76, 79)])
+    right.controls.append(ControlChangeTick(TICKS // 2 + 7, 64, 127))
+    right.controls.append(ControlChangeTick(TICKS, 64, 0))
+    left = track("Left", 0, [[at, 2, 48] for at in beats if at % 2 == 0])
+    kit = track("Kit", 25, [[at, 1, 38] for at in beats], drums=True)
+    for part in (right, left, sung, track("Bass", 33, [[at, 1, 36] for at in beats]), kit):
+        score.tracks.append(part)
+    score.markers.append(TextMetaTick(8 * TICKS, "Verse"))
+    return score
+
+
+def told(score: Any) -> dict[str, tuple[Any, ...]]:
+    """What the tracks of a score hold beside their notes, by name."""
+    return {
+        one.name: (
+            one.program, one.is_drum, [(x.time, x.number, x.value) for x in one.controls],
+            [(x.time, x.value) for x in one.pitch_bends], [(x.time, x.text) for x in one.lyrics],
+        )
+        for one in score.tracks
+    }  # fmt: skip
+
+
+def placed(notes: Any) -> set[tuple[int, ...]]:
+    return set(map(tuple, notes[:, [ONSET, PITCH]].tolist()))
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Melody", "MELODY   ", "Lead Vocal", "LeadVocal", "Vocals", "Melodie", "Mélodie", "Gesang", "Canto", "Chant",
+     "Voz", "voce", "Lead", "Voice 1 (Melody)", "vocal_lead", "04 Melody", "Guitar Melody", "Vox", "Singer", "Tune"],
+)  # fmt: skip
+def test_names_of_the_melody(name: str) -> None:
+    assert track_events.is_melody(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vocal pad", "Backing Vocals", "BackVocals", "Back-up vocals", "BGV", "Vocal harmony", "lead-in", "Lead Guitar",
+     "Lead 1 (square)", "Lead 6 (voice)", "Bass + Lead", "Lead Sheet", "Voice Oohs", "Voices", "Synth Voice",
+     "Choir Aahs", "Melodic Tom", "Melodica", "Melody Echo", "Counter melody", "Tuned drums", "fine tune", "Leader",
+     "Unchained Melody", "Sing Hallelujah to the Lord", "invoice", "Piano", ""],
+)  # fmt: skip
+def test_names_of_sounds_songs_and_accompaniment(name: str) -> None:
+    assert not track_events.is_melody(name)
+
+
+def test_no_sound_of_general_midi_is_a_melody() -> None:
+    assert not [name for name in midi.general_midi() if track_events.is_melody(name)]
+
+
+# --- the melody -------------------------------------------------------------------------------------------------------
+
+
+def test_the_named_track_is_the_melody_though_it_is_not_on_top() -> None:
+    score = song()
+    piece = midi.read(score)
+    expected = {(note.time // 40, note.pitch) for note in score.tracks[2].notes}
+    line, program = tracks.melody(piece)
+    assert (placed(line), program) == (expected, 52)
+    assert placed(tracks.tune(piece)) == expected
+    assert set(tracks.tune(midi.read(song("Choir")))[:, PITCH].tolist()) == {79}
+
+
+def test_without_one_named_track_that_sounds_it_is_the_top_line() -> None:
+    two = song()
+    two.tracks.append(track("Melody", 73, [[0, 1, 50]]))
+    drums = song("Choir")
+    drums.tracks.append(track("Melody", 0, [[0, 1, 50]], drums=True))
+    silent = replace(midi.read(song()), tracks=None)
+    late = midi.read(song())
+    notes, cut = late.part(1, 2)
+    piece = Piece(notes[notes[:, PROGRAM] != 52], late.bounds[:2], late.frame)
+    assert cut is not None
+    piece = replace(piece, tracks=replace(cut, home=cut.home[notes[:, PROGRAM] != 52]))
+    for one in (midi.read(two), midi.read(drums), silent, piece):
+        assert tracks.named_melody(one) is None
+        assert placed(tracks.tune(one)) == placed(band.tune(one.notes))
+        assert set(tracks.melody(one)[0][:, PITCH].tolist()) == {79}
+
+
+def test_one_note_of_two_tracks_is_the_melody_s() -> None:
+    score = ScoreTick(TICKS)
+    for name, length in (("Piano", 3), ("Melody", 1)):
+        score.tracks.append(track(name, 0, [[0, length, 60]]))
+    piece = midi.read(score)
+    assert piece.notes[:, midi.DURATION].tolist() == [36], "the longest stays"
+    line = tracks.named_melody(piece)
+    assert line is not None
+    assert len(line) == 1
+
+
+@pytest.mark.parametrize("amount", [0.5, 1.0])
+def test_a_blend_keeps_the_named_melody_note_by_note_on_top(small: Codec, amount: float) -> None:
+    piece = midi.read(song())
+    line = tracks.named_melody(piece)
+    assert line is not None
+    score = small.blend(piece, target="odd", source="even", amount=amount)
+    blend = midi.read(score)
+    assert arrangement.top_line_heard(piece.notes, blend.notes, line) == 1
+    (sung,) = [one for one in score.tracks if one.name == "Lead Vocal"]
+    assert {(note.time // 40, note.duration // 40, note.pitch) for note in sung.notes} == set(
+        map(tuple, line[:, :3].tolist())
+    )
+    assert [x.text for x in sung.lyrics] == ["la"]
+    again = tracks.named_melody(blend)
+    assert again is not None
+    assert placed(again) == placed(line)
+    assert [x.text for x in score.markers] == ["Verse"]
+    assert "Kit" not in told(score), "drums are not kept"
+    alone = small.blend(piece, target="odd", source="even", amount=amount, keep=())
+    assert "Lead Vocal" not in told(alone)
+
+
+def test_a_style_without_an_ensemble_keeps_it_too(small: Codec) -> None:
+    piece = midi.read(song())
+    style = replace(small.style("odd"), ensemble=None)
+    line = tracks.named_melody(piece)
+    assert line is not None
+    score = small.blend(piece, target=style, amount=1)
+    blend = midi.read(score)
+    assert arrangement.top_line_heard(piece.notes, blend.notes, line) == 1
+    assert told(score)["Lead Vocal"] == told(song())["Lead Vocal"]
+
+
+# --- what tokens do not hold ------------------------------------------------------------------------------------------
+
+
+def test_at_amount_0_tracks_hold_what_they_held(small: Codec) -> None:
+    score = song()
+    for again in (small.reconstruct(score), small.blend(score, target="odd", amount=0)):
+        held, old = told(again), told(score)
+        assert {name: old[name] for name in held} == held
+        assert {"Right", "Kit"} <= held.keys()
+        assert [(x.time, x.text) for x in again.markers] == [(8 * TICKS, "Verse")]
+    piece = midi.read(score)
+    exact = midi.to_score(piece.notes, piece.frame, tracks=piece.tracks)
+    assert told(exact) == told(score)
+    written = midi.read(midi.to_bytes(exact))
+    assert written.tracks is not None
+    assert told(written.tracks.events) == told(score)
+    counts = {one.name: len(one.notes) for one in exact.tracks}
+    assert counts == {one.name: len(one.notes) for one in score.tracks}, "two hands are two tracks"
+
+
+def test_drums_and_instruments_that_are_kept_hold_what_they_held(small: Codec) -> None:
+    score = song()
+    blend = small.blend(score, target="odd", source="even", amount=1, keep=["drums", 0])
+    held, old = told(blend), told(score)
+    assert {name: held[name] for name in ("Kit", "Right", "Left")} == {
+        name: old[name] for name in ("Kit", "Right", "Left")
+    }
+    assert "Bass" not in held
+
+
+def test_notes_are_what_they_were_without_tracks() -> None:
+    piece = midi.read(song())
+    plain, dressed = (midi.read(midi.to_score(piece.notes, piece.frame, tracks=x)) for x in (None, piece.tracks))
+    assert plain.notes.tolist() == dressed.notes.tolist() == piece.notes.tolist()
+
+
+def test_more_tracks_than_channels_are_one_a_program() -> None:
+    score = ScoreTick(TICKS)
+    for i in range(20):
+        score.tracks.append(track(f"Part {i}", i % 4, [[i, 1, 60]]))
+    piece = midi.read(score)
+    assert len(midi.to_score(piece.notes, piece.frame, tracks=piece.tracks).tracks) == 4
+
+
+def test_an_instrument_that_another_plays_keeps_no_bank() -> None:
+    like = track("Melody", 52, [[0, 1, 60]])
+    like.controls.append(ControlChangeTick(0, 0, 8))
+    for program, numbers in ((52, {0, 7, 10}), (0, {7, 10})):
+        made = track("", program, [[0, 1, 60]])
+        track_events.dress(made, like)
+        assert {x.number for x in made.controls} == numbers
+
+
+def test_an_excerpt_holds_what_is_set_before_it() -> None:
+    piece = midi.read(song())
+    notes, cut = piece.part(2, 4)
+    assert cut is not None
+    held = told(cut.events)
+    assert held["Right"] == (0, False, [(0, 7, 65), (0, 10, 30), (0, 64, 0)], [], [])
+    assert held["Lead Vocal"] == (52, False, [(0, 7, 70), (0, 10, 30)], [(0, 1000)], [])
+    assert [(x.time, x.text) for x in cut.events.markers] == [(0, "Verse")]
+    assert len(cut.home) == len(notes)
+    names = [one.name for one in cut.events.tracks]
+    assert {names[i] for i in cut.home[notes[:, PROGRAM] == DRUMS]} == {"Kit"}
+    assert notes[:, ONSET].min() == 0
+    assert notes[:, ONSET].max() < 96
+
+
+def test_lyrics_of_a_track_without_notes_go_to_the_melody() -> None:
+    score = song()
+    words = TrackTick("Words", 0, False)
+    words.lyrics.append(TextMetaTick(0, "oh"))
+    score.tracks.append(words)
+    piece = midi.read(midi.to_bytes(score))
+    assert piece.tracks is not None
+    assert told(piece.tracks.events)["Lead Vocal"][-1] == [(0, "oh"), (TICKS, "la")]
+
+
+def test_a_name_in_latin_1_is_read() -> None:
+    score = song("Melodie")
+    content = midi.to_bytes(score).replace(b"Melodie", "Mélodie".encode("latin-1"))
+    piece = midi.read(content)
+    assert piece.tracks is not None
+    assert piece.tracks.events.tracks[0].name == "Mélodie"
+    assert tracks.named_melody(piece) is not None
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def same_tracks(a: Piece, b: Piece) -> bool:
+    assert a.tracks is not None
+    assert b.tracks is not None
+    assert [x.text for x in a.tracks.events.markers] == [x.text for x in b.tracks.events.markers]
+    return told(a.tracks.events) == told(b.tracks.events) and a.tracks.home.tolist() == b.tracks.home.tolist()
+
+
+def test_the_cache_and_the_studio_keep_tracks(tmp_path: Path) -> None:
+    path = midi.write(song(), tmp_path / "song.mid")
+    piece = midi.read(path)
+    for _ in range(2):
+        [(_, found)] = collection.read_all([path], cache=tmp_path / "cache", workers=1, progress=False)
+        assert isinstance(found, Piece)
+        assert same_tracks(found, piece)
+    reader = Reader()
+    try:
+        assert same_tracks(reader.read(path.read_bytes(), "song"), piece)
+    finally:
+        reader.close()
+
+
+def test_what_older_versions_cached_has_no_tracks() -> None:
+    piece = groove(0)
+    assert piece.tracks is None
+    content = collection.pack(midi.read(song()))
+    with np.load(io.BytesIO(content)) as stored:
+        older = {name: stored[name] for name in ("notes", "bounds", "tempos", "metres", "keys")}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **older)
+    found = collection.unpack(buffer.getvalue(), "song")
+    assert found.tracks is None
+    assert found.notes.tolist() == midi.read(song()).notes.tolist()

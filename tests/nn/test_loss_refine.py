@@ -1,0 +1,119 @@
+"""The search for a better posterior mean, beside torch's own Adam on one segment after the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from precision import needs_bf16
+from torch import Tensor
+
+from seqvae.config import ModelConfig, ObjectiveConfig
+from seqvae.nn.layers import shifted
+from seqvae.nn.loss import refine
+from seqvae.nn.model import SequenceVAE
+from seqvae.nn.posterior import Posterior
+from seqvae.protocols import EOS, PAD
+
+V = 30
+
+
+class Segments:
+    """A small model with six segments, `tokens (6, 1, 6)`, and what may stand at each place."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(2)
+        config = ModelConfig(chunks=1, latent=32, width=64, hidden=16, previous=True)
+        self.model = SequenceVAE(config, (), torch.zeros(V, dtype=torch.long)).eval()
+        self.tokens = torch.randint(4, V, (6, 1, 6))
+        self.tokens[..., -1] = EOS
+        self.tokens[:3, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones come back sooner
+        self.cues = torch.zeros(*self.tokens.shape, 0, dtype=torch.long)
+        self.allowed = torch.rand(*self.tokens.shape, V) < 0.5
+        self.allowed.scatter_(-1, self.tokens[..., None], True)
+        with torch.no_grad():
+            self.first = self.model.encode(self.tokens, self.cues)
+
+    def refined(self, config: ObjectiveConfig, ruled: bool = True) -> Tensor:
+        allowed = self.allowed if ruled else None
+        return refine(self.model, self.tokens, self.cues, allowed, self.first, config).mean
+
+    def by_adam(self, config: ObjectiveConfig, ruled: bool = True) -> tuple[Tensor, list[int]]:
+        """What `refine` says that it does, segment by segment; and the steps that each one took."""
+        means, steps = [], []
+        for i, mean in enumerate(self.first.mean):
+            z = mean[None].clone().requires_grad_()
+            adam = torch.optim.Adam([z], lr=0.1, betas=(0.9, 0.9), eps=0.05)
+            step, most = 0, max(config.refine, config.refine_most)
+            while step < most:
+                told, bag, right = self.nats(i, z, ruled)
+                if step >= config.refine and right:
+                    break
+                step += 1
+                price = config.refine_beta * z.square().sum() / 2 if step <= config.refine else 0
+                adam.zero_grad()
+                (told + config.bag * bag + price).backward()  # type: ignore[no-untyped-call]
+                adam.step()
+            means.append(z.detach()[0])
+            steps.append(step)
+        return torch.stack(means), steps
+
+    def nats(self, i: int, z: Tensor, ruled: bool) -> tuple[Tensor, Tensor, bool]:
+        """Of one segment -log p(x|z), the same of the bag, and whether each token is the most likely of all."""
+        tokens = self.tokens[i : i + 1]
+        both = self.model.decode(z, shifted(tokens), self.cues[i : i + 1])
+        told, bag = (x.masked_fill(~self.allowed[i : i + 1], -1e9) if ruled else x for x in both)
+        there = tokens != PAD
+        own = [-x.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][there].sum() for x in (told, bag)]
+        return own[0], own[1], bool((told.argmax(-1) == tokens)[there].all())
+
+
+@pytest.fixture(scope="module")
+def segments() -> Segments:
+    return Segments()
+
+
+CONFIG = ObjectiveConfig(bag=0.3, refine=8, refine_beta=0.5)
+
+
+@pytest.mark.parametrize("ruled", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"bag": 0.0}, {"refine_beta": 0.0}, {"refine": 1}])
+def test_refining_is_adam_on_what_it_is_said_to_lower(
+    segments: Segments, changes: dict[str, float], ruled: bool
+) -> None:
+    config = replace(CONFIG, **changes)  # type: ignore[arg-type]
+    expected, _ = segments.by_adam(config, ruled)
+    torch.testing.assert_close(segments.refined(config, ruled), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("ruled", [True, False])
+def test_each_segment_goes_on_until_its_own_tokens_are_the_most_likely(segments: Segments, ruled: bool) -> None:
+    config = replace(CONFIG, refine=4, refine_most=16, refine_beta=0.5)
+    expected, steps = segments.by_adam(config, ruled)
+    assert min(steps) < max(steps), "else there is nothing to show"
+    torch.testing.assert_close(segments.refined(config, ruled), expected, rtol=1e-2, atol=1e-3)
+    i = steps.index(min(steps))  # without the others the search ends when this one has come back
+    one = Posterior(segments.first.mean[i : i + 1], segments.first.logvar[i : i + 1])
+    allowed = segments.allowed[i : i + 1] if ruled else None
+    alone = refine(segments.model, segments.tokens[i : i + 1], segments.cues[i : i + 1], allowed, one, config)
+    torch.testing.assert_close(alone.mean[0], expected[i], rtol=1e-2, atol=1e-3)
+
+
+def test_a_search_makes_its_tensors_where_its_input_is(segments: Segments) -> None:
+    expected = segments.refined(replace(CONFIG, refine_most=12))
+    with torch.device("meta"):  # what is made where nobody says where has no values
+        torch.testing.assert_close(segments.refined(replace(CONFIG, refine_most=12)), expected)
+
+
+@needs_bf16
+@pytest.mark.bf16
+def test_a_search_in_bf16_is_asked_for(segments: Segments) -> None:
+    def found(*low: bool) -> Tensor:
+        first = Posterior(segments.first.mean, segments.first.logvar)
+        return refine(segments.model, segments.tokens, segments.cues, None, first, CONFIG, *low).mean
+
+    assert torch.equal(found(), found(False))
+    assert not torch.equal(found(), found(True))
+    # where a slope is about 0, its rounding alone says whether a step of 0.1 goes up or down
+    torch.testing.assert_close(found(), found(True), rtol=0.1, atol=0.1)

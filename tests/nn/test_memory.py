@@ -1,0 +1,116 @@
+"""The laws of the sentence model: rows do not touch each other, order is read, and steps are what whole rows are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqvae.checkpoint import folder as checkpoint
+from seqvae.checkpoint.folder import Checkpoint
+from seqvae.codec import Codec
+from seqvae.codec import load as load_codec
+from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig
+from seqvae.errors import ConfigError
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn.layers import shifted
+from seqvae.nn.loss import loss
+from seqvae.nn.memory import positions
+from seqvae.nn.model import SequenceVAE
+from seqvae.protocols import EOS, PAD
+from seqvae.text.tokenizer import TextTokenizer
+
+LINES = ["the cat sat on the mat", "a dog saw the cat", "the dog sat", "a cat saw a dog on the mat"]
+CONFIG = ModelConfig(
+    chunks=1, latent=24, width=32, hidden=48, layers=2, heads=4, encoder="pooled", decoder="memory"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words() -> TextTokenizer:
+    return TextTokenizer.train(LINES * 20, 290, "unigram", 64)
+
+
+@pytest.fixture
+def model(words: TextTokenizer) -> SequenceVAE:
+    torch.manual_seed(0)
+    return checkpoint.build(CONFIG, words).eval()
+
+
+def spelled(words: TextTokenizer, lines: list[str]) -> tuple[Tensor, Tensor]:
+    """Tokens `(B, 1, T)` and cues of lines."""
+    rows = [torch.from_numpy(words.encode(line)[0]).long() for line in lines]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)[:, None]
+    return tokens, tokens.new_zeros(*tokens.shape, 0)
+
+
+def test_a_posterior_does_not_follow_from_the_other_rows(model: SequenceVAE, words: TextTokenizer) -> None:
+    together = model.encode(*spelled(words, LINES))
+    for i, line in enumerate(LINES):
+        alone = model.encode(*spelled(words, [line]))
+        torch.testing.assert_close(alone.mean[0], together.mean[i], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.logvar[0], together.logvar[i], rtol=1e-4, atol=1e-5)
+
+
+def test_order_is_read(model: SequenceVAE, words: TextTokenizer) -> None:
+    mean = model.encode(*spelled(words, ["the dog saw the cat", "the cat saw the dog"])).mean
+    assert (mean[0] - mean[1]).norm() > 0.1 * mean[0].norm()
+
+
+def test_positions_are_told_apart_by_products() -> None:
+    keys = positions(0, 64, 512, torch.device("cpu"))
+    products = keys @ keys.T / 512
+    assert (products.diagonal() - 1).abs().max() < 0.15
+    assert (products - products.diagonal().diag()).abs().max() < 0.8
+    torch.testing.assert_close(keys[5:9], positions(5, 4, 512, torch.device("cpu")))
+
+
+def test_steps_are_what_whole_rows_are(model: SequenceVAE, words: TextTokenizer) -> None:
+    tokens, cues = spelled(words, LINES)
+    z = model.encode(tokens, cues).mean
+    whole = model.decode(z, shifted(tokens), cues)[0][:, 0]
+    code = model.decoder.codes(z).flatten(0, 1)
+    cache = model.decoder.start(code)
+    for t in range(tokens.shape[-1]):
+        told, cache = model.decoder.step(code, shifted(tokens)[:, 0, t : t + 1], cues[:, 0, t : t + 1], cache)
+        torch.testing.assert_close(told.logits(), whole[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_what_follows_is_not_seen(model: SequenceVAE, words: TextTokenizer) -> None:
+    tokens, cues = spelled(words, LINES[:1])
+    z = model.encode(tokens, cues).mean
+    inputs = shifted(tokens)
+    other = inputs.clone()
+    other[..., 4:] = EOS
+    a, b = model.decode(z, inputs, cues)[0], model.decode(z, other, cues)[0]
+    torch.testing.assert_close(a[..., :4, :], b[..., :4, :])
+    assert not torch.allclose(a[..., 4:, :], b[..., 4:, :])
+
+
+def test_it_learns_its_lines_and_a_checkpoint_brings_them_back(words: TextTokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = checkpoint.build(CONFIG, words)
+    tokens, cues = spelled(words, LINES)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    config = ObjectiveConfig(beta=0.001, schedule="constant", word_dropout=0.3)
+    for step in range(150):
+        optimizer.zero_grad()
+        loss(model, tokens, cues, config, step).total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    recipe = Recipe("lines", TokenizerConfig("text"), CONFIG, config)
+    checkpoint.save(Checkpoint(recipe, model, words), tmp_path / "lines")
+    codec: Codec = load_codec(tmp_path / "lines")
+    assert [codec.reconstruct(line) for line in LINES] == LINES
+
+
+@pytest.mark.parametrize("change", [{"previous": True}, {"chunks": 2}])
+def test_what_it_is_not_for_is_refused(words: TextTokenizer, change: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="chunk"):
+        checkpoint.build(ModelConfig(**{**CONFIG.__dict__, **change}), words)
+
+
+def test_music_is_refused(tokenizer: MidiTokenizer) -> None:
+    with pytest.raises(ConfigError, match="without cues"):
+        checkpoint.build(CONFIG, tokenizer)

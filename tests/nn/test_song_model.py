@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import groove
+from torch import Tensor
+
+from seqvae.music.piece import Piece, make_frame
+from seqvae.music.song_bars import beat_chroma, melody_grid, song_bars
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn.layers import shifted
+from seqvae.nn.posterior import Posterior
+from seqvae.nn.song_model import Conditions, SongConfig, SongModel, gaussian_kl, melody_tables, place_fields
+from seqvae.style.song_codec import SongCodec
+
+
+@pytest.fixture(scope="module")
+def codec() -> SongCodec:
+    torch.manual_seed(0)
+    tokenizer = MidiTokenizer(max_steps=48, common_key=True)
+    config = SongConfig(
+        tokenizer.vocab_size, song=4, bar=6, bound=32, width=16, heads=2, queries=2, encoder_layers=1,
+        decoder_layers=2, prior_width=16, prior_layers=1,
+    )  # fmt: skip
+    model = SongModel(config, torch.from_numpy(tokenizer._type), torch.from_numpy(tokenizer._value))
+    with torch.no_grad():  # a prior that says something, and positions that count
+        torch.nn.init.normal_(model.prior.out.weight)
+        torch.nn.init.normal_(model.no_song)
+    return SongCodec(model, tokenizer)
+
+
+def padded(bars: list[np.ndarray]) -> Tensor:
+    out = torch.zeros(len(bars), max(map(len, bars)), dtype=torch.long)
+    for row, bar in zip(out, bars, strict=True):
+        row[: len(bar)] = torch.from_numpy(bar)
+    return out
+
+
+def conditions(codec: SongCodec, bars: int) -> Conditions:
+    return codec.conditions(song_bars(groove(1, bars), codec.tokenizer))
+
+
+def test_position_fields_are_those_of_the_grammar(codec: SongCodec) -> None:
+    tokens = padded(codec.tokenizer.encode(groove(3, 6)))
+    fields = place_fields(tokens, codec.model.kind, codec.model.value)
+    expected = codec.tokenizer.cues(tokens.numpy().astype(np.int32))
+    assert np.array_equal(fields.numpy()[tokens.numpy() > 0], expected[tokens.numpy() > 0])
+
+
+def test_a_token_at_a_time_has_the_logits_of_teacher_forcing(codec: SongCodec) -> None:
+    model, given = codec.model, conditions(codec, 3)
+    tokens = padded(codec.tokenizer.encode(groove(1, 3)))
+    z, song = torch.randn(3, 6), torch.randn(3, 4)
+    with torch.no_grad():
+        whole = model.decode_logits(tokens, shifted(tokens), z, song, given)
+        code, prefix, tables = model.start(z, song, given, model.condition(given))
+        caches, fields = model.prefill(prefix), place_fields(tokens, model.kind, model.value)
+        inputs = shifted(tokens)
+        for t in range(tokens.shape[1]):
+            logits, caches = model.step(inputs[:, t : t + 1], fields[:, t : t + 1], code, given.harmony, tables, caches)
+            torch.testing.assert_close(logits, whole[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_padding_says_nothing(codec: SongCodec) -> None:
+    bars = codec.tokenizer.encode(groove(2, 4))
+    together = codec.model.bar_features(padded(bars))
+    for i, bar in enumerate(bars):
+        torch.testing.assert_close(codec.model.bar_features(padded([bar]))[0], together[i], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(codec.features(bars)[i], together[i], rtol=1e-4, atol=1e-4)
+
+
+def test_a_song_vector_knows_which_bars_there_are_and_not_their_order(codec: SongCodec) -> None:
+    features, counts = torch.randn(1, 5, codec.model.encoder.size), torch.tensor([[1.0, 1, 0, 1, 1]])
+    first = codec.model.song_posterior(features, counts)
+    order = torch.tensor([4, 2, 0, 1, 3])
+    torch.testing.assert_close(codec.model.song_posterior(features[:, order], counts[:, order]).mean, first.mean)
+    features[0, 2] += 5.0
+    torch.testing.assert_close(codec.model.song_posterior(features, counts).mean, first.mean)
+    features[0, 3] += 5.0
+    assert not torch.allclose(codec.model.song_posterior(features, counts).mean, first.mean)
+
+
+def test_the_prior_looks_back_or_nowhere(codec: SongCodec) -> None:
+    model = codec.model
+    condition = torch.randn(2, 4, 4 + 32 + 96)
+    z, other = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
+    changed = torch.cat([z[:, :2], other[:, 2:]], 1)
+    past = torch.tensor([1.0, 0.0])
+    with torch.no_grad():
+        (mean, logvar), (after, _) = model.prior(condition, z, past), model.prior(condition, changed, past)
+        alone, _ = model.prior(condition[1:, 1:2], z[1:, :1], torch.zeros(1))
+    torch.testing.assert_close(mean[:, :3], after[:, :3])
+    assert not torch.allclose(mean[0, 3], after[0, 3])
+    torch.testing.assert_close(mean[1], after[1])
+    torch.testing.assert_close(mean[1, 1:2], alone[0])
+    assert logvar.shape == mean.shape
+
+
+def test_kl_is_that_of_torch() -> None:
+    q = Posterior(torch.randn(3, 5), torch.randn(3, 5))
+    mean, logvar = torch.randn(3, 5), torch.randn(3, 5)
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(q.mean, (q.logvar / 2).exp()), normal(mean, (logvar / 2).exp()))
+    torch.testing.assert_close(gaussian_kl(q, mean, logvar), expected)
+
+
+def test_a_song_that_goes_nowhere_keeps_its_bars_and_one_that_goes_far_does_not(codec: SongCodec) -> None:
+    song = codec.encode(groove(1, 4))
+    torch.testing.assert_close(codec.move(song, song.song.mean), song.bar.mean)
+    moved = codec.move(song, song.song.mean + 1.0)
+    assert not torch.allclose(moved, song.bar.mean, atol=0.1)
+    # what a bar is beyond its prior counts in standard deviations of the prior
+    mean, spread = codec.prior(song.song.mean, song.given)
+    to_mean, to_spread = codec.prior(song.song.mean + 1.0, song.given)
+    torch.testing.assert_close((moved - to_mean) / to_spread, (song.bar.mean - mean) / spread)
+    torch.testing.assert_close(codec.move(song, song.song.mean + 1.0, kept=0.0), to_mean)
+
+
+def test_what_is_written_lies_in_its_bars(codec: SongCodec) -> None:
+    song = codec.encode(groove(1, 4))
+    notes = codec.notes(song, codec.write(song.bar.mean, song.song.mean, song.given))
+    assert notes.shape[1] == 5
+    assert ((notes[:, 0] >= 0) & (notes[:, 0] < song.piece.bounds[-1])).all()
+
+
+def test_a_folder_gives_the_model_back(codec: SongCodec, tmp_path: Path) -> None:
+    codec.save(tmp_path)
+    again = SongCodec.load(tmp_path)
+    one, two = codec.encode(groove(1, 3)), again.encode(groove(1, 3))
+    torch.testing.assert_close(two.bar.mean, one.bar.mean, rtol=0.05, atol=0.05)  # weights are kept in bf16
+    assert again.model.config == codec.model.config
+
+
+def test_melody_tables_by_hand() -> None:
+    melody = torch.zeros(1, 6, 2, dtype=torch.long)
+    melody[0, 1] = torch.tensor([61, 2])  # pitch 60 at step 1 for two steps
+    melody[0, 4] = torch.tensor([65, 9])
+    sounding, upcoming, pitch = melody_tables(melody)[0].unbind(-1)
+    assert sounding.tolist() == [0, 0, 61, 61, 0, 65, 65]  # after position 0, 1, 2 ...; first: none yet
+    assert upcoming.tolist() == [2, 2, 5, 5, 5, 0, 0]
+    assert pitch.tolist() == [61, 61, 65, 65, 65, 0, 0]
+
+
+def test_harmony_and_melody_of_bars_by_hand() -> None:
+    # C4 for a beat, E2 for two beats from beat 1 of a bar of four; a drum that does not count; then an empty bar
+    notes = np.array([[0, 12, 60, 0, 80], [12, 24, 40, 33, 80], [12, 6, 60, 0, 80], [0, 1, 36, 128, 80]], np.int32)
+    bounds = np.array([0, 48, 96], np.int32)
+    chroma = beat_chroma(notes, bounds, 4)
+    assert chroma.shape == (2, 4, 12)
+    assert chroma[0, 0].tolist() == [15] + [0] * 11
+    assert chroma[0, 1].tolist() == [8, 0, 0, 0, 15] + [0] * 7  # half as long
+    assert chroma[0, 2].tolist() == [0, 0, 0, 0, 15] + [0] * 7
+    assert not chroma[0, 3].any()
+    assert not chroma[1].any()
+    piece = Piece(notes, bounds, make_frame(([], [], [])))
+    # a beat without a note has the bass of the beat before; a bar without notes has none
+    assert song_bars(piece, MidiTokenizer(max_steps=48)).bass.tolist() == [[1, 5, 5, 5], [0, 0, 0, 0]]
+    grid = melody_grid(notes[:1], bounds, 48)
+    assert grid[0, 0].tolist() == [61, 12]
+    assert not grid[0, 1:].any()
+    assert not grid[1].any()

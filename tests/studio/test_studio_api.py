@@ -1,0 +1,383 @@
+"""The studio's API: each route against what the package itself says, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import song
+from conftest import SESSIONS
+from fastapi.testclient import TestClient
+from studios import HOME, notes, refusal, result, wait
+
+from seqvae import codec
+from seqvae.cli import detect
+from seqvae.errors import CheckpointError, SeqVAEError
+from seqvae.music import piece as midi
+from seqvae.studio import guard, music
+from seqvae.studio.models import Models
+from seqvae.studio.server import application, listen
+from seqvae.style import vectors as style
+
+
+@pytest.fixture(scope="module")
+def opened(client: TestClient, tune: Path) -> dict[str, Any]:
+    roll: dict[str, Any] = result(client, "/api/music/pieces", files={"file": (tune.name, tune.read_bytes())})
+    return roll
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_the_released_ones_and_those_that_were_named(client: TestClient, names: dict[str, str]) -> None:
+    told = {row["name"]: row for row in client.get("/api/models").json()}
+    assert {"music", "reviews", "hdfs", *names.values()} <= told.keys()
+    assert told[names["music"]] == {
+        "name": names["music"],
+        "kind": "midi",
+        "styles": ["calm", "wild"],
+        "detector": False,
+    }
+    assert told[names["events"]]["detector"]
+
+
+def test_no_request_can_name_another_folder(client: TestClient, names: dict[str, str], opened: Any) -> None:
+    for other in ("/etc", "../music", "nobody/nothing", str(Path(names["music"]).parent)):
+        asked = {"model": other, "piece": opened["id"], "target": "calm"}
+        assert "no model" in refusal(client.post("/api/music/blend", json=asked), 400)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        Models([str(tmp_path)])
+
+
+def test_a_model_for_something_else_is_refused(client: TestClient, names: dict[str, str]) -> None:
+    asked = {"model": names["music"], "a": "one", "b": "two"}
+    assert "is for midi" in refusal(client.post("/api/text/steps", json=asked), 400)
+
+
+# --- music ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_shown_as_it_is(opened: dict[str, Any], tune: Path) -> None:
+    piece = midi.read(tune)
+    assert opened["name"] == "my tune"
+    assert len(notes(opened)) == len(piece.notes)
+    assert opened["bars"] == pytest.approx([0, 1.6, 3.2, 4.8, 6.4])  # four bars of 4/4 at 150 beats a minute
+    assert {track["program"] for track in opened["tracks"]} == {0, 33, midi.DRUMS}
+    assert opened["seconds"] == pytest.approx(6.4)
+
+
+def test_of_a_long_piece_the_first_bars_are_taken(client: TestClient, tune: Path) -> None:
+    files = {"file": (tune.name, tune.read_bytes())}
+    roll = result(client, "/api/music/pieces", files=files, data={"bars": 2})
+    assert roll["bars"] == pytest.approx([0, 1.6, 3.2])
+    assert roll["seconds"] <= 3.2 + 1e-6
+
+
+def test_a_piece_of_the_corpus_is_opened_by_its_name(client: TestClient, bach: midi.Piece) -> None:
+    assert "bach/bwv66.6" in client.get("/api/music/corpus").json()
+    roll = result(client, "/api/music/corpus", {"name": "bach/bwv66.6"})
+    assert len(notes(roll)) == len(bach.notes)
+    for wrong in ("../../etc/passwd", "/etc/passwd", "no/such/work"):
+        assert "no such work" in refusal(wait(client, client.post("/api/music/corpus", json={"name": wrong})), 400)
+    refusal(client.post("/api/music/corpus", json={"name": "a\nb"}), 422)
+
+
+def test_every_blend_is_the_codecs_own(client: TestClient, names: dict[str, str], opened: Any, tune: Path) -> None:
+    alone = codec.load(names["music"])
+    for amount in (0.0, 0.5, 1.5):
+        asked = {"model": names["music"], "piece": opened["id"], "source": "calm", "target": "wild", "amount": amount}
+        roll = result(client, "/api/music/blend", asked)
+        score = alone.blend(tune, source="calm", target="wild", amount=amount)
+        assert len(notes(roll)) == sum(len(track.notes) for track in score.tracks)
+        content = client.get(f"/api/music/{roll['id']}.mid")
+        assert content.headers["content-disposition"].startswith('attachment; filename="my-tune-wild-')
+        assert np.array_equal(midi.read(content.content).notes, midi.read(midi.to_bytes(score)).notes)
+
+
+def test_instruments_of_the_piece_keep_their_colours_in_every_blend(
+    client: TestClient, names: dict[str, str], opened: Any
+) -> None:
+    own = {track["program"]: track["colour"] for track in opened["tracks"]}
+    assert len(set(own.values())) == len(own) == 3
+    for amount in (0.0, 0.7, 1.5):
+        asked = {"model": names["music"], "piece": opened["id"], "target": "wild", "amount": amount}
+        tracks = result(client, "/api/music/blend", {**asked, "keep": ["melody", "drums"]})["tracks"]
+        assert len({track["program"] for track in tracks} & own.keys()) > 1
+        assert all(own.get(track["program"], track["colour"]) == track["colour"] for track in tracks)
+        assert len({track["colour"] for track in tracks}) == len(tracks)
+
+
+def test_drums_are_kept(client: TestClient, names: dict[str, str], opened: Any) -> None:
+    asked = {"model": names["music"], "piece": opened["id"], "target": "wild", "amount": 1.5, "keep": ["drums"]}
+    roll = result(client, "/api/music/blend", asked)
+    drums = [[note[:1] + note[1:4] for note in notes(one) if note[0] == midi.DRUMS] for one in (opened, roll)]
+    assert drums[0] == drums[1] != []
+
+
+def test_a_piece_is_encoded_once_however_often_the_slider_moves(
+    client: TestClient, names: dict[str, str], tune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    plain = codec.Codec.posteriors
+
+    def counted(self: codec.Codec, segments: Any, refined: bool = False) -> Any:
+        encoded.append(len(segments))
+        return plain(self, segments, refined)
+
+    monkeypatch.setattr(codec.Codec, "posteriors", counted)
+    files = {"file": ("other.mid", song(tune.with_name("other.mid"), 5).read_bytes())}
+    piece = result(client, "/api/music/pieces", files=files)["id"]
+    for amount in (0.1, 0.2, 0.3):
+        result(
+            client, "/api/music/blend", {"model": names["music"], "piece": piece, "target": "wild", "amount": amount}
+        )
+    assert sum(encoded) == 2  # four bars in segments of two
+
+
+def test_sound_is_a_wav_file_without_the_muted_tracks(client: TestClient, opened: Any) -> None:
+    address = f"/api/music/{opened['id']}.wav"
+    told = client.get(address, params={"small": 1})
+    assert told.status_code == 200 and told.headers["content-type"] == "audio/wav"
+    with wave.open(io.BytesIO(told.content)) as file:
+        assert file.getnframes() / file.getframerate() > 6.4
+        heard = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+    assert np.abs(heard).max() > 1000
+    with wave.open(io.BytesIO(client.get(address, params={"small": 1, "mute": [0, 1, 2]}).content)) as file:
+        assert not np.frombuffer(file.readframes(file.getnframes()), np.int16).any()
+    part = client.get(address, params={"small": 1}, headers={"Range": "bytes=0-3"})
+    assert (part.status_code, part.content) == (206, b"RIFF")  # so that browsers can seek
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status"),
+    [
+        ("amount", 1.6, 422),
+        ("amount", -0.1, 422),
+        ("amount", "much", 422),
+        ("target", "grunge", 400),
+        ("source", "grunge", 400),
+        ("piece", "0" * 32, 404),
+        ("keep", ["bass"], 422),
+        ("model", 7, 422),
+    ],
+)
+def test_a_blend_that_cannot_be_is_refused_in_words(
+    client: TestClient, names: dict[str, str], opened: Any, field: str, value: Any, status: int
+) -> None:
+    asked = {"model": names["music"], "piece": opened["id"], "target": "wild", field: value}
+    assert refusal(client.post("/api/music/blend", json=asked), status)
+
+
+def test_a_blend_is_no_piece_to_blend(client: TestClient, names: dict[str, str], opened: Any) -> None:
+    asked = {"model": names["music"], "piece": opened["id"], "target": "wild"}
+    blended = result(client, "/api/music/blend", asked)
+    assert "this is a blend" in refusal(client.post("/api/music/blend", json={**asked, "piece": blended["id"]}), 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "word"),
+    [
+        ("song.txt", b"la la", 415, "no kind of music file"),
+        ("song", b"MThd", 415, "no kind of music file"),
+        ("song.mid", b"", 400, "empty"),
+        ("song.mid", b"not music at all", 400, "not a MIDI file"),
+        ("song.musicxml", b"<score-partwise>", 400, "cannot read"),
+        ("song.mid", b"0" * (guard.LIMIT + 1), 413, "4 MB"),
+    ],
+)
+def test_a_file_that_is_no_piece_is_refused_in_words(
+    client: TestClient, name: str, content: bytes, status: int, word: str
+) -> None:
+    told = client.post("/api/music/pieces", files={"file": (name, content)})
+    assert word in refusal(wait(client, told), status)
+
+
+def test_too_many_notes_and_too_long_sound_are_refused(
+    client: TestClient, opened: Any, tune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(music, "NOTES", 10)
+    told = client.post("/api/music/pieces", files={"file": (tune.name, tune.read_bytes())}, data={"bars": 3})
+    assert "more than 10 notes" in refusal(wait(client, told), 413)
+    monkeypatch.setattr(music, "MINUTES", 0)
+    assert "fewer bars" in refusal(client.get(f"/api/music/{opened['id']}.wav"), 413)
+    assert "no longer here" in refusal(client.get("/api/music/nothing.wav"), 404)
+
+
+# --- text, map, anomalies ---------------------------------------------------------------------------------------------
+
+
+def test_every_step_between_two_sentences_is_told(client: TestClient, names: dict[str, str]) -> None:
+    a, b = "the food was good and the bar is new", "the room is bad and the place is cold"
+    told = result(client, "/api/text/steps", {"model": names["text"], "a": a, "b": b, "steps": 5})
+    assert [step["amount"] for step in told] == [0, 0.25, 0.5, 0.75, 1]
+    assert [step["text"] for step in told] == codec.load(names["text"]).interpolate(a, b, 5)
+    refusal(client.post("/api/text/steps", json={"model": names["text"], "a": " ", "b": b}), 422)
+
+
+def test_styles_add_up(client: TestClient, names: dict[str, str]) -> None:
+    line = "the food was bad and the bar is cold"
+    moves = [("bad", "good", 1.0), ("past", "present", 1.5)]
+    asked = [{"source": a, "target": b, "amount": amount} for a, b, amount in moves]
+    told = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": asked})
+    alone = codec.load(names["text"])
+    move = style.together([alone.mover(b, a, amount) for a, b, amount in moves])
+    assert told == {"text": alone.transform([line], move)[0], "unmoved": alone.reconstruct(line)}
+    unmoved = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": []})
+    assert unmoved["text"] == unmoved["unmoved"]
+    asked[0]["target"] = "angry"
+    refusal(client.post("/api/text/blend", json={"model": names["text"], "text": line, "moves": asked}), 400)
+
+
+def test_a_map_has_every_style_and_what_lives_at_its_mean_is_of_it(client: TestClient, names: dict[str, str]) -> None:
+    told = result(client, "/api/map", {"model": names["text"]})
+    assert [place["name"] for place in told["styles"]] == ["bad", "good", "past", "present"]
+    assert len({place["colour"] for place in told["styles"]}) == 4
+    for place in told["styles"]:
+        x, y = place["mean"]
+        found = result(client, "/api/map/decode", {"model": names["text"], "x": x, "y": y, "spread": 0})
+        assert sum(found["shares"].values()) == pytest.approx(1, abs=0.001)
+        assert found["shares"][place["name"]] > 0.25  # of four styles, of which each is half of another two
+        assert found["text"] and found["roll"] is None
+
+
+def test_music_on_the_map_can_be_heard_and_seen(client: TestClient, names: dict[str, str]) -> None:
+    asked = {"model": names["music"], "x": 0.5, "y": -0.5, "spread": 1, "seed": 4}
+    found = result(client, "/api/map/decode", asked)
+    assert found["text"] is None and len(found["roll"]["bars"]) == 3
+    assert client.get(f"/api/music/{found['roll']['id']}.wav", params={"small": 1}).status_code == 200
+    refusal(client.post("/api/map/decode", json={**asked, "x": 1e9}), 422)
+
+
+def test_sessions_are_scored_as_by_the_command(client: TestClient, names: dict[str, str]) -> None:
+    from commands import seqvae
+
+    lines = [*SESSIONS[:3], "close close read read write open", "", "never seen at all"]
+    told = result(client, "/api/anomalies", {"model": names["events"], "lines": lines})
+    printed = seqvae("detect", "score", "-m", names["events"], *(line or " " for line in lines)).stdout.splitlines()
+    assert told["p_value"] == 0.01
+    for session, line, row in zip(told["sessions"], lines, printed, strict=True):
+        p_value, verdict, _ = row.split(maxsplit=2)
+        assert f"{session['p_value']:.3g}" == p_value
+        assert session["anomalous"] is (verdict == "anomalous")
+        words = [token["text"].strip() for token in session["tokens"]]
+        assert words == [*line.split(), "<eos>"]
+        assert sum(token["marked"] for token in session["tokens"]) == min(detect.POINTED, len(words))
+    assert told["sessions"][3]["anomalous"]
+
+
+def test_there_are_sessions_to_try(client: TestClient, names: dict[str, str]) -> None:
+    lines = result(client, "/api/anomalies/examples", {"model": names["events"]})
+    assert len(lines) == 5 and sorted(lines[4].split()) == sorted(max(lines[:4], key=len).split())
+
+
+def test_too_many_sessions_are_refused(client: TestClient, names: dict[str, str]) -> None:
+    refusal(client.post("/api/anomalies", json={"model": names["events"], "lines": ["a"] * 501}), 422)
+    refusal(client.post("/api/anomalies", json={"model": names["events"], "lines": ["a b " * 4000] * 20}), 413)
+    refusal(client.post("/api/anomalies", json={"model": names["events"], "lines": []}), 422)
+    assert "no detector" in refusal(
+        wait(client, client.post("/api/anomalies", json={"model": names["text"], "lines": ["a"]})), 400
+    )
+
+
+# --- whom it serves ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8321", "localhost.evil.example", "", "[", "a b"])
+def test_other_hosts_are_refused(client: TestClient, host: str) -> None:
+    assert "not called" in refusal(client.get("/api/models", headers={"Host": host}), 400)
+    assert "not called" in refusal(client.get("/", headers={"Host": host}), 400)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8321", "127.0.0.1:8321", "[::1]:8321", "192.168.0.7", "LOCALHOST"]
+)
+def test_own_names_are_served(client: TestClient, host: str) -> None:
+    assert client.get("/api/models", headers={"Host": host}).status_code == 200
+
+
+def test_a_name_that_was_given_is_served(names: dict[str, str]) -> None:
+    with TestClient(application(Models(), ["studio.lan"]), HOME) as named:
+        assert named.get("/api/models", headers={"Host": "studio.lan:80"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+    ],
+)
+def test_other_origins_are_refused(client: TestClient, names: dict[str, str], headers: dict[str, str]) -> None:
+    asked = {"model": names["text"], "a": "one", "b": "two"}
+    assert "other sites" in refusal(client.post("/api/text/steps", json=asked, headers=headers), 403)
+
+
+def test_a_link_from_elsewhere_opens_the_page_but_its_scripts_read_nothing(client: TestClient) -> None:
+    far = {"Sec-Fetch-Site": "cross-site"}
+    assert client.get("/", headers={**far, "Sec-Fetch-Mode": "navigate"}).status_code == 200
+    refusal(client.get("/api/models", headers={**far, "Sec-Fetch-Mode": "cors"}), 403)
+    own = {"Sec-Fetch-Site": "same-origin", "Origin": HOME}
+    assert client.get("/api/models", headers=own).status_code == 200
+
+
+def test_other_kinds_of_content_are_refused(client: TestClient) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        told = client.post("/api/text/steps", content=b"{}", headers={"Content-Type": kind})
+        assert "send application/json" in refusal(told, 415)
+    assert "send multipart" in refusal(client.post("/api/music/pieces", json={"file": "x"}), 415)
+
+
+def test_a_body_without_end_is_refused(client: TestClient) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(2 * guard.LIMIT // 65536):
+            yield b"0" * 65536
+
+    for path, kind in (
+        ("/api/text/steps", "application/json"),
+        ("/api/music/pieces", "multipart/form-data; boundary=x"),
+    ):
+        told = client.post(path, content=endless(), headers={"Content-Type": kind})
+        assert "4 MB" in refusal(told, 413)
+
+
+def test_what_is_no_request_is_refused_in_words(client: TestClient) -> None:
+    told = client.post("/api/text/steps", content=b"{", headers={"Content-Type": "application/json"})
+    assert "no JSON" in refusal(told, 422)
+    assert "nothing at this address" in refusal(client.get("/api/nothing"), 404)
+    assert "takes no such request" in refusal(client.delete("/api/models"), 405)
+    assert "nothing at this address" in refusal(client.get("/../server.py"), 404)
+
+
+def test_pages_may_load_nothing_from_elsewhere(client: TestClient) -> None:
+    for path in ("/", "/api.html", "/studio.js", "/api/models", "/openapi.json"):
+        told = client.get(path)
+        assert told.status_code == 200
+        assert told.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+        assert told.headers["x-content-type-options"] == "nosniff"
+        if path.endswith((".js", ".html", "/")):
+            assert "://" not in told.text.replace("http://www.w3.org/2000/svg", "")
+    routes = client.get("/openapi.json").json()["paths"]
+    assert {
+        "/api/music/blend",
+        "/api/text/steps",
+        "/api/map/decode",
+        "/api/anomalies",
+        "/api/jobs/{job}",
+    } <= routes.keys()
+
+
+def test_an_address_that_is_taken_is_told() -> None:
+    with listen("127.0.0.1", 0) as taken, pytest.raises(SeqVAEError, match="choose another --port"):
+        listen("127.0.0.1", taken.getsockname()[1])

@@ -1,0 +1,264 @@
+"""Jobs of the studio over HTTP: how they are told of, cancelled and refused, and what several at once come to."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import song
+from fastapi.testclient import TestClient
+from studios import HOME, refusal, result, wait
+
+from seqvae import codec
+from seqvae.music import piece as midi
+from seqvae.studio import answers, jobs
+from seqvae.studio.models import Models
+from seqvae.studio.server import application
+
+# --- jobs over HTTP ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow(names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A studio where one job of a model is at work and the others wait."""
+    monkeypatch.setattr(answers, "TOGETHER", 1)
+    with TestClient(application(Models([names["text"]])), HOME, raise_server_exceptions=False) as served:
+        yield served
+
+
+@pytest.fixture
+def slow(narrow: TestClient, names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """Start work that goes on until it is let go, or nobody wants it; its job is told at once."""
+    free = threading.Event()
+
+    def until_free(self: Any, *args: Any, **kwargs: Any) -> list[str]:
+        for i in range(1000):
+            self.tell(i / 1000, "waiting for the test")
+            if free.wait(0.01):
+                break
+        return ["done"]
+
+    monkeypatch.setattr("seqvae.studio.models.PatientCodec.interpolate", until_free)
+    monkeypatch.setattr(answers, "QUICK", 0.05)
+    asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
+    yield lambda: narrow.post("/api/text/steps", json=asked)
+    free.set()
+
+
+def ended(client: TestClient, job: str) -> Any:
+    told = client.get(f"/api/jobs/{job}")
+    until = time.monotonic() + 10
+    while told.status_code == 202 and time.monotonic() < until:
+        told = client.get(f"/api/jobs/{job}")
+    return told
+
+
+def test_long_work_tells_how_far_it_is_and_can_be_cancelled(narrow: TestClient, slow: Callable[[], Any]) -> None:
+    told = slow()
+    assert told.status_code == 202
+    first = told.json()
+    time.sleep(0.2)
+    then = narrow.get(f"/api/jobs/{first['job']}", params={"wait": 0}).json()
+    assert then["state"] == "working" and then["message"] == "waiting for the test"
+    assert then["progress"] > first["progress"]
+    second = slow().json()
+    third = slow().json()
+    assert (second["state"], second["message"]) == ("waiting", "")
+    assert (third["state"], third["message"]) == ("waiting", "waiting for 1 before")
+    assert narrow.delete(f"/api/jobs/{second['job']}").status_code == 204
+    assert narrow.delete(f"/api/jobs/{first['job']}").status_code == 204
+    assert narrow.delete(f"/api/jobs/{third['job']}").status_code == 204
+    for job in (first, second, third):
+        assert "was cancelled" in refusal(ended(narrow, job["job"]), 410)
+    assert "no such job" in refusal(narrow.get("/api/jobs/nothing"), 404)
+
+
+def test_work_of_a_user_who_left_is_dropped(
+    narrow: TestClient, slow: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE", 0.3)
+    left = slow().json()["job"]
+    time.sleep(0.6)
+    monkeypatch.setattr(jobs, "PATIENCE", 10.0)
+    assert "was cancelled" in refusal(ended(narrow, left), 410)
+
+
+def test_more_work_than_fits_is_refused_and_what_nobody_wants_makes_room(
+    narrow: TestClient, slow: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "QUEUE", 2)
+    at_hand = slow().json()["job"]
+    waiting = [slow().json()["job"] for _ in range(2)]
+    full = slow()
+    assert "try again" in refusal(full, 503) and full.headers["retry-after"]
+    narrow.delete(f"/api/jobs/{waiting[0]}")
+    another = slow()
+    assert another.status_code == 202
+    for job in (at_hand, waiting[1], another.json()["job"]):
+        narrow.delete(f"/api/jobs/{job}")
+        ended(narrow, job)
+
+
+def test_a_bug_is_told_in_words_and_the_next_request_is_served(
+    client: TestClient, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
+    with monkeypatch.context() as broken:
+        broken.setattr("seqvae.studio.models.PatientCodec.interpolate", lambda *_: 1 / 0)
+        assert "broken in the studio" in refusal(client.post("/api/text/steps", json=asked), 500)
+    assert result(client, "/api/text/steps", asked)
+
+
+def test_nothing_is_left_behind(
+    names: dict[str, str], tune: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = set(threading.enumerate())
+    with TestClient(application(Models()), HOME) as served:
+        roll = result(served, "/api/music/pieces", files={"file": (tune.name, tune.read_bytes())})
+        assert served.get(f"/api/music/{roll['id']}.wav", params={"small": 1}).status_code == 200
+        assert len(list(tmp_path.rglob("*.wav"))) == 1
+    assert list(tmp_path.iterdir()) == []
+    until = time.monotonic() + 5
+    while (
+        left := {t for t in set(threading.enumerate()) - before if t.name.startswith("seqvae-")}
+    ) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
+
+
+def test_the_same_posterior_whether_remembered_or_not(names: dict[str, str]) -> None:
+    patient = Models([names["text"]]).codec(names["text"], lambda *_: None)
+    lines = ["the food was good and the bar is new", "the room is bad and the place is cold"]
+    patient.exact = True  # else the last digits follow from how many are encoded at once
+    [first], [again] = patient.encode(lines[:1]), patient.encode(lines[:1])
+    both = patient.encode(lines)
+    assert torch.equal(first, again) and torch.equal(first, both[0])
+    assert patient.encode([]) == []
+
+
+# --- several at once --------------------------------------------------------------------------------------------------
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """What calls in threads of their own give."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [told.result(30) for told in [pool.submit(call) for call in calls]]
+
+
+def test_what_several_want_decoded_is_decoded_together_and_as_alone(
+    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, alone = Models([names["music"]]), codec.load(names["music"])
+    pieces = [midi.read(song(tmp_path / f"{seed}.mid", seed, bars=2 * seed)) for seed in (1, 2, 3)]
+    jobs_of = [(piece, amount) for piece in pieces for amount in (0.0, 0.5, 1.0)]
+
+    def moved(model: codec.Codec, piece: Any, amount: float) -> bytes:  # without a band, which decodes on its own
+        [score] = model.transform([piece], model.mover("wild", None, amount), harmony=codec.HARMONY)
+        return midi.to_bytes(score)
+
+    wanted = [moved(alone, *job) for job in jobs_of]
+    rows: list[int] = []
+    plain = codec.Codec.write
+
+    def counted(self: codec.Codec, z: Any, *more: Any) -> Any:
+        rows.append(len(z))
+        return plain(self, z, *more)
+
+    monkeypatch.setattr(codec.Codec, "write", counted)
+    one = models.codec(names["music"], lambda *_: None)
+    with one._decoding:  # while somebody decodes, the others come to wait
+
+        def blended(piece: Any, amount: float) -> bytes:
+            return moved(models.codec(names["music"], lambda *_: None), piece, amount)
+
+        pool = ThreadPoolExecutor(len(jobs_of))
+        told = [pool.submit(blended, *job) for job in jobs_of]
+        until = time.monotonic() + 20
+        while len(one._orders) < len(jobs_of) and time.monotonic() < until:
+            time.sleep(0.01)
+    assert [one.result(30) for one in told] == wanted
+    pool.shutdown()
+    assert sorted(rows) == [6, 12]  # what does not move leans to no harmony, and is decoded apart
+
+
+def test_the_same_piece_that_several_ask_for_is_encoded_once(
+    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, piece = Models([names["music"]]), midi.read(song(tmp_path / "a.mid", 7))
+    encoded: list[int] = []
+    plain = codec.Codec.posteriors
+
+    def counted(self: codec.Codec, segments: Any, refined: bool = False) -> Any:
+        encoded.append(len(segments))
+        time.sleep(0.1)
+        return plain(self, segments, refined)
+
+    monkeypatch.setattr(codec.Codec, "posteriors", counted)
+    each = at_once(*[lambda: models.codec(names["music"], lambda *_: None).encode([piece])[0]] * 5)
+    assert encoded == [2]
+    assert all(torch.equal(z, each[0]) for z in each)
+
+
+def test_what_is_drawn_follows_from_its_seed_whoever_else_draws(names: dict[str, str]) -> None:
+    models = Models([names["text"]])
+
+    def drawn(seed: int) -> list[str]:
+        one = models.codec(names["text"], lambda *_: None)
+        one.exact = True
+        return one.sample(3, seed=seed)
+
+    alone = [drawn(seed) for seed in range(6)]
+    assert at_once(*[lambda seed=seed: drawn(seed) for seed in range(6)]) == alone
+
+
+def test_one_of_a_batch_that_fails_fails_alone(
+    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, piece = Models([names["music"]]), midi.read(song(tmp_path / "a.mid", 7))
+    one = models.codec(names["music"], lambda *_: None)
+    plain, broken = codec.Codec.write, iter([True])
+
+    def once(self: codec.Codec, *given: Any) -> Any:
+        if next(broken, False):
+            raise ZeroDivisionError
+        return plain(self, *given)
+
+    monkeypatch.setattr(codec.Codec, "write", once)
+    with ThreadPoolExecutor(4) as pool:
+        with one._decoding:
+            told = [pool.submit(one.transform, [piece], one.mover("wild", None, 1.0)) for _ in range(4)]
+            while len(one._orders) < 4:
+                time.sleep(0.01)
+        assert sorted(type(each.exception(30)).__name__ for each in told) == ["NoneType"] * 3 + ["ZeroDivisionError"]
+    assert one._orders == []
+
+
+def test_a_users_logs_do_not_wait_for_another_users_sentences(
+    narrow: TestClient, slow: Callable[[], Any], names: dict[str, str]
+) -> None:
+    held = slow().json()
+    assert held["state"] == "working"
+    told = narrow.post("/api/map", json={"model": "hdfs"})
+    assert wait(narrow, told).json()["state"] == "done"
+    narrow.delete(f"/api/jobs/{held['job']}")
+
+
+def test_a_job_that_fails_later_says_so_to_who_asks_and_nothing_on_the_terminal(
+    narrow: TestClient, slow: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    job = slow().json()["job"]
+    for _ in range(3):
+        narrow.get(f"/api/jobs/{job}", params={"wait": 0})
+    narrow.delete(f"/api/jobs/{job}")
+    assert "was cancelled" in refusal(ended(narrow, job), 410)
+    time.sleep(0.1)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
