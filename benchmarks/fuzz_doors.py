@@ -210,7 +210,7 @@ def _kept(kind: str) -> Path:
     tokenizer = {"text": _text, "events": _events, "midi": _speller}[kind]()
     recipe = Recipe(
         name="tiny",
-        tokenizer=TokenizerConfig(kind=kind),  # type: ignore[arg-type]
+        tokenizer=TokenizerConfig(kind=kind),
         model=ModelConfig(chunks=1, latent=4, width=8, hidden=8, heads=2),
     )
     kept = checkpoint.Checkpoint(recipe, checkpoint.build(recipe.model, tokenizer), tokenizer, card="---\n---\n")

@@ -1,7 +1,6 @@
 """Codec: a tokenizer and a model together. Pieces to latent vectors, and back; what most users call.
 
-Knows: segments, batches, and how a decoded piece takes its frame from another. Refuses to know: training, figures, the
-command line, and what differs between kinds of pieces (music/adapter.py).
+Scope: segments, batches, the frame of a decoded piece. Out of scope: training, figures, kinds of pieces (modality.py).
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from torch import Tensor
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint.folder import Checkpoint
 from seqvae.config import ObjectiveConfig
-from seqvae.data.batches import batches, joined
-from seqvae.data.batches import even as evened
+from seqvae.data import batches
 from seqvae.errors import CheckpointError, SeqVAEError, StyleError
 from seqvae.modality import form_of
 from seqvae.nn.kernels import steady
@@ -30,8 +28,7 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import EOS, PAD, Form, Guide, Tokenizer
-from seqvae.style import arranger, mixture
-from seqvae.style import interpolation as interpolate
+from seqvae.style import arranger, interpolation, mixture
 from seqvae.style import vectors as style
 from seqvae.style.arranger import Goal, Stretch
 from seqvae.style.mixture import Mixture
@@ -84,7 +81,7 @@ class Codec:
         longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
-        for rows in self.ranks.mine(batches(longest, BATCH_TOKENS // self.chunks)):
+        for rows in self.ranks.mine(batches.batches(longest, BATCH_TOKENS // self.chunks)):
             tokens, cues = self._tensors([segments[i] for i in rows], even=not refined)
             with steady(self.exact):
                 posterior = self.model.encode(tokens, cues)
@@ -127,7 +124,7 @@ class Codec:
         longest = np.array([max(map(len, segment)) for segment in segments])
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
-        for rows in self.ranks.mine(batches(longest, max(1, budget // self.chunks))):
+        for rows in self.ranks.mine(batches.batches(longest, max(1, budget // self.chunks))):
             tokens, cues = self._tensors([segments[i] for i in rows], even=True)
             allowed = self._allowed(tokens)
             closed = None if allowed is None else ~allowed
@@ -161,8 +158,8 @@ class Codec:
         """
         longest = max((len(chunk) for segment in segments for chunk in segment), default=1)
         if even:
-            segments = [*segments, *[segments[-1]] * (evened(len(segments)) - len(segments))]
-            longest = evened(longest)
+            segments = [*segments, *[segments[-1]] * (batches.even(len(segments)) - len(segments))]
+            longest = batches.even(longest)
         tokens = np.full((len(segments), self.chunks, longest), PAD, np.int32)
         for i, segment in enumerate(segments):
             for c, chunk in enumerate(segment):
@@ -238,7 +235,7 @@ class Codec:
     ) -> list[list[Ints]]:
         """Token ids of each chunk of each piece, of which `z (S, D)` are the latents, and as many as its frame has."""
         limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
-        chunks = self.write(torch.cat(list(z)), joined(limits), sampling or Sampling(), guide=guide)
+        chunks = self.write(torch.cat(list(z)), batches.joined(limits), sampling or Sampling(), guide=guide)
         out, at = [], 0
         for x, frame in zip(z, frames, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
@@ -357,8 +354,8 @@ class Codec:
         rest = [i for i in range(len(read)) if i not in made]
         if any(full[i] for i in rest):
             lean = bool(harmony) and any(turned[i] for i in rest)
-            sounding = joined([stretches[i].harmony(self.form, turned[i]) for i in rest]) if lean else None
-            z, lengths = torch.cat([moved[i] for i in rest]), joined([stretches[i].lengths for i in rest])
+            sounding = batches.joined([stretches[i].harmony(self.form, turned[i]) for i in rest]) if lean else None
+            z, lengths = torch.cat([moved[i] for i in rest]), batches.joined([stretches[i].lengths for i in rest])
             chunks = iter(self.write(z, lengths, sampling, sounding, harmony))
             for i in rest:
                 for k in full[i]:
@@ -383,7 +380,7 @@ class Codec:
         read = [self.form.read(piece) for piece in pieces]
         split = list(map(self.segments, read))
         latents = self.means(split)
-        return read, interpolate.aligned(latents), self.transform(read, lambda z: z, segments=split, latents=latents)
+        return read, interpolation.aligned(latents), self.transform(read, lambda z: z, segments=split, latents=latents)
 
     def walk(
         self, a: Tensor, b: Tensor, steps: int = 7, kind: str = "slerp", ends: Sequence[Any] = ()
@@ -392,9 +389,9 @@ class Codec:
 
         A decoder jumps at some places of a way and stands still at others. CANDIDATES points for each step are decoded,
         and those taken that go evenly and never back by the distances of `Form.apart` and by that of the latent vectors
-        of what was decoded (`interpolate.even`).
+        of what was decoded (`interpolation.even`).
         """
-        way = interpolate.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
+        way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
         nearer = [int(2 * i >= len(way)) for i in range(len(way))]
         frames = [*ends] or [self.form.blank(len(a) * self.chunks)] * 2
         sizes = [-(-self._size(frame, len(a) * self.chunks) // self.chunks) for frame in frames]
@@ -410,19 +407,19 @@ class Codec:
                 rows.append([*self.form.apart(chunks[end], one), float((x - y).norm())])
             return torch.tensor(rows)
 
-        chosen = interpolate.even(distances(0), distances(-1), steps)
+        chosen = interpolation.even(distances(0), distances(-1), steps)
         return way[chosen], [(chunks[i], nearer[i]) for i in chosen]
 
     def grid(self, corners: Sequence[Any], size: int = 5, kind: str = "slerp") -> list[list[Any]]:
         """`size` rows of `size` pieces between four: the first two are the top corners, the others the bottom ones.
 
-        Corners are as the model reconstructs them; between them lies `interpolate.grid`. Segments and frames are as in
-        `interpolate`. Raises ValueError for another number of corners.
+        Corners are as the model reconstructs them; between them lies `interpolation.grid`. Segments and frames are as
+        in `interpolate`. Raises ValueError for another number of corners.
         """
         if len(corners) != 4:
             raise ValueError(f"a grid lies between four pieces, not {len(corners)}")
         read, z, again = self._ends(corners)
-        sheet = interpolate.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
+        sheet = interpolation.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
         frames = [read[corner] for corner in near]
         kept = [-(-self._size(frame, len(z[0]) * self.chunks) // self.chunks) for frame in frames]

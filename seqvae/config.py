@@ -35,8 +35,8 @@ SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 class TokenizerConfig:
     """How pieces become tokens."""
 
-    kind: Literal["midi", "text", "events"] = "midi"
-    """Kind of sequence."""
+    kind: str = "midi"
+    """Kind of sequence: midi, text, events, or another that `modality.register` has added."""
     max_steps: int = 48
     """Music: the longest chunk in steps, of which a beat has 12: whole beats, from 48 to 384. Longer bars are cut on
     beats."""

@@ -1,39 +1,102 @@
-"""The door to the tokenizers: the one that a recipe asks for, and the one that a folder holds.
+"""The registry of modalities: music, sentences and event logs, one entry each.
 
-Knows: which kinds of sequence there are, one module each. Refuses to know how any of them spells a piece: that is said
-in music/tokenizer.py, text/tokenizer.py and events/tokenizer.py, and what they share in protocols.py. A new kind is a
-line in each function.
+Scope: for each kind of sequence, the tokenizer, the adapter between a user's pieces and tokens, the files that training
+reads, and the module that gives commands their pieces. Codec, training, commands and studio ask here, so that a new
+kind is one more entry. Out of scope: how any kind does these things. An entry names objects as `module:attribute`,
+imported when they are first used: music does not wait for SentencePiece, and `seqvae --help` for neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqvae.config import TokenizerConfig, present, read
-from seqvae.errors import CheckpointError, TokenizerError
-from seqvae.protocols import Tokenizer
+from seqvae.errors import CheckpointError, ConfigError, ReadError, TokenizerError
 
-# The modules are imported where they are needed: music does not wait for SentencePiece.
+if TYPE_CHECKING:
+    from seqvae.protocols import Form, Tokenizer
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of sequence, by the names of the objects that know it."""
+
+    kind: str
+    """Its name in recipes, `tokenizer.json` and latent files."""
+    tokenizer: str
+    """A class with `make(config, pieces)`, `load(folder, **settings)` and the rest of `protocols.Tokenizer`."""
+    adapter: str
+    """A class that is called with the tokenizer and has what `protocols.Form` says."""
+    sources: str
+    """A function as `read_sources`, for training."""
+    commands: str
+    """A module as `cli.inputs.Kind`: what arguments of commands name, and where their results go."""
+
+    def read_sources(
+        self, paths: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
+    ) -> Iterator[tuple[str, str, Any]]:
+        """Style, group and piece of all that files and folders hold; what cannot be read is appended to `skipped`.
+
+        Pieces of one group, such as copies of a song, are all trained on or all held out.
+        """
+        yield from _named(self.sources)(paths, skipped, report)  # shards are trained on where symusic is not
+
+
+MODALITIES: dict[str, Modality] = {}
+
+
+def register(modality: Modality) -> None:
+    """Add a kind of sequence, or replace the one of that name."""
+    MODALITIES[modality.kind] = modality
+
+
+register(
+    Modality(
+        kind="midi",
+        tokenizer="seqvae.music.tokenizer:MidiTokenizer",
+        adapter="seqvae.music.adapter:MusicForm",
+        sources="seqvae.music.library:sources",
+        commands="seqvae.cli.music_io",
+    )
+)
+register(
+    Modality(
+        kind="text",
+        tokenizer="seqvae.text.tokenizer:TextTokenizer",
+        adapter="seqvae.text.adapter:LineForm",
+        sources="seqvae.text.lines:sources",
+        commands="seqvae.cli.text_io",
+    )
+)
+register(
+    Modality(
+        kind="events",
+        tokenizer="seqvae.events.tokenizer:EventTokenizer",
+        adapter="seqvae.text.adapter:LineForm",  # a session is a line as well
+        sources="seqvae.text.lines:sources",
+        commands="seqvae.cli.text_io",
+    )
+)
+
+
+def modality(kind: str) -> Modality:
+    """The entry of a kind; raises ConfigError with those there are."""
+    if kind not in MODALITIES:
+        raise ConfigError(f"tokenizer.kind: '{kind}' is no kind of sequence; choose from {', '.join(MODALITIES)}")
+    return MODALITIES[kind]
 
 
 def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokenizer:
     """A fresh tokenizer; kinds that learn their vocabulary learn it from `pieces()`, the others do not call it.
 
-    Raises TokenizerError where the pieces or the settings make no vocabulary.
+    Raises TokenizerError where the pieces or the settings make no vocabulary, and ConfigError for an unknown kind.
     """
-    if config.kind == "midi":
-        from seqvae.music.tokenizer import MidiTokenizer
-
-        return MidiTokenizer(config.max_steps, config.common_key)
-    if config.kind == "events":
-        from seqvae.events.tokenizer import EventTokenizer
-
-        return EventTokenizer.train(pieces(), config.vocab_size, config.max_tokens, config.overlap)
-    from seqvae.text.tokenizer import TextTokenizer
-
-    return TextTokenizer.train(pieces(), config.vocab_size, config.algorithm, config.max_tokens)
+    made: Tokenizer = _named(modality(config.kind).tokenizer).make(config, pieces)
+    return made
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -42,20 +105,28 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         settings = present(dict(read(path)))
         kind = settings.pop("kind")
-        if kind == "midi":
-            from seqvae.music.tokenizer import MidiTokenizer
-
-            return MidiTokenizer(**settings)
-        if kind == "text":
-            from seqvae.text.tokenizer import TextTokenizer
-
-            return TextTokenizer.load(folder, **settings)
-        if kind == "events":
-            from seqvae.events.tokenizer import EventTokenizer
-
-            return EventTokenizer(**settings)
+        if kind in MODALITIES:
+            loaded: Tokenizer = _named(MODALITIES[kind].tokenizer).load(folder, **settings)
+            return loaded
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, TokenizerError) as error:
         raise CheckpointError(
             f"{path}: no tokenizer can be read here ({error}); copy the whole checkpoint folder"
         ) from error
-    raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows midi, text and events")
+    raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows {', '.join(MODALITIES)}")
+
+
+def form_of(tokenizer: Tokenizer) -> Form:
+    """The adapter of a tokenizer's kind."""
+    form: Form = _named(modality(tokenizer.kind).adapter)(tokenizer)
+    return form
+
+
+def commands(kind: str) -> Any:
+    """The module that gives commands the pieces of a kind."""
+    return import_module(modality(kind).commands)
+
+
+def _named(name: str) -> Any:
+    """The object that `module:attribute` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

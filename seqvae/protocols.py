@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +22,13 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 Lean = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
-"""For decoding: (numbers of rows (N,), their states (N, S)) -> some tokens (P,), and what each weighs, log (N, P)."""
+"""For decoding: (numbers of rows (N,), their states (N, S)) -> some tokens (P,), and what each weighs, log (N, P).
+
+Probability moves among these tokens alone: how likely they are together stays as the model has it.
+"""
 Guide = Callable[[slice], list[Lean]]
 """(some rows of all that are decoded, in their order) -> the leans of these rows, numbered from 0."""
 
@@ -87,6 +91,46 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what `load_tokenizer` needs."""
+
+
+class Form(Protocol):
+    """What the codec needs to know of one kind of piece."""
+
+    def read(self, source: Any) -> Any:
+        """Any accepted source as a piece; raises ReadError in one line."""
+
+    def limits(self, piece: Any) -> Ints | None:
+        """Length of each chunk where the grammar wants one, `(C,)`."""
+
+    def blank(self, chunks: int) -> Any:
+        """A piece without content to decode into: what a new piece looks like."""
+
+    def frame(self, chunks: list[Ints]) -> Any:
+        """The piece without content that decoded chunks fit into best."""
+
+    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
+        """The parts of a piece that can be kept as they are; raises UsageError for what is none.
+
+        None stands for what is kept unasked: nothing of a piece that has not `moved`.
+        """
+
+    def harmony(self, piece: Any) -> Floats | None:
+        """What sounds around each beat of each chunk, `(C, B, 12)`; None for a kind that does not sound."""
+
+    def lean(self, harmony: Floats, strength: float) -> Lean | None:
+        """For decoding, what makes notes of rows lean to their `harmony (N, B, 12)`; see `Lean`."""
+
+    def ensemble(self, pieces: Iterable[list[Ints]]) -> Any:
+        """Who plays in pieces, given the tokens of their chunks: a `music.band.Ensemble`, or None of other kinds."""
+
+    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
+        """How unlike two decoded pieces are, by one or more distances from 0 to 1."""
+
+    def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
+        """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`.
+
+        Some `parts` may be kept as they are in `like`. The chunks may be those of `like` itself `again`, not moved.
+        """
 
 
 def spelling(tokenizer: Tokenizer) -> str:

@@ -15,6 +15,7 @@ from precision import needs_bf16
 from seqvae import codec
 from seqvae.codec import Codec
 from seqvae.config import ObjectiveConfig
+from seqvae.data import batches
 from seqvae.music.piece import Piece
 from seqvae.nn.layers import shifted
 from seqvae.nn.loss import loss
@@ -90,7 +91,7 @@ def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch)
     state = rng.bit_generator.state
     posterior, told = scored(77)
     shapes.clear()
-    monkeypatch.setattr(codec, "evened", lambda count: count)
+    monkeypatch.setattr(batches, "even", lambda count: count)
     rng.bit_generator.state = state
     exact, expected = scored(77)
     torch.testing.assert_close(posterior.mean, exact.mean)

@@ -192,7 +192,7 @@ def test_batches_of_one_and_the_shortest_pieces(
         spelled = TextTokenizer.train(SENTENCES, 320) if kind == "text" else EventTokenizer.train(SENTENCES, 40)
     recipe = replace(
         changed(batch_tokens=1, steps=30, evaluate_every=30),
-        tokenizer=TokenizerConfig(kind=kind, vocab_size=320),  # type: ignore[arg-type]
+        tokenizer=TokenizerConfig(kind=kind, vocab_size=320),
         model=replace(RECIPE.model, previous=kind != "midi"),
     )
     data = shards.tokenize(recipe, pieces, spelled, tmp_path / "data")

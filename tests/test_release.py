@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def test_the_wheel_holds_all_that_the_package_reads(wheel: set[str]) -> None:
     sources = [path for path in (ROOT / "seqvae").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     wanted = {path.relative_to(ROOT).as_posix() for path in sources}
-    assert {"seqvae/page.html", "seqvae/studio/static/index.html", "seqvae/recipes/music.toml"} <= wanted
+    assert {"seqvae/music/page.html", "seqvae/studio/static/index.html", "seqvae/recipes/music.toml"} <= wanted
     released = [path for path in (ROOT / "checkpoints").rglob("*") if path.is_file()]
     wanted |= {f"seqvae/{path.relative_to(ROOT).as_posix()}" for path in released}
     assert sorted(wanted - wheel) == []

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -167,14 +166,6 @@ def marked(text: str) -> str:
     # see no-color.org
     plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return f"[{text}]" if plain else f"\x1b[1;31m{text}\x1b[0m"
-
-
-def safe(text: str) -> str:
-    """Text with its ends of lines and signs of control spelled out: a log must not speak to the terminal."""
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
-        for char in text
-    )
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -23,6 +23,7 @@ from seqvae.cli import raw_logs as raw
 from seqvae.cli import verdicts
 from seqvae.cli.console import Exact, Inputs, Json, Model, Seed, tell, verb
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
+from seqvae.text.lines import safe
 
 if TYPE_CHECKING:
     from seqvae.anomaly.calibration import Calibration, Settings
@@ -35,10 +36,8 @@ app = terminal.group("Tell which pieces are not normal.")
 # as calibration.Score, whose module imports torch; a test holds them together
 Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
 
-POINTED = 5  # tokens of a piece that are pointed at
 WHOLE = 40  # tokens of the longest piece that is shown from end to end
 AROUND = 3  # tokens shown on either side of one that is pointed at, of a longer piece
-DIGITS = 4  # of log-probabilities: the last ones depend on what else was asked for
 PART = 4096  # tokens put into JSON at once: a session may have a million
 
 
@@ -248,7 +247,7 @@ def score(
                 parts = _json(codec.tokenizer, evidence)
                 yield facts, parts if ranks.count == 1 else list(parts)
             else:
-                name = f"{terminal.safe(item.facts['input'])}: " if kind.FILES else ""
+                name = f"{safe(item.facts['input'])}: " if kind.FILES else ""
                 yield facts, [name + _shown(codec.tokenizer, item.piece, evidence)]
 
     for line in verdict.lines(ranks.in_rounds(_numbered(batches), told)):
@@ -341,6 +340,8 @@ def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, 
 
 def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
     """A line of JSON after its facts, in parts: that of a long session would take more memory than all else."""
+    from seqvae.anomaly.explain import DIGITS
+
     total = round(float(evidence.log_prob.sum(dtype="float64")), DIGITS)
     yield f', "log_prob": {json.dumps(total)}, "tokens": ['
     for at in range(0, len(evidence.tokens), PART):
@@ -416,16 +417,12 @@ def update(
 # --- what is shown of a piece -----------------------------------------------------------------------------------------
 
 
-def pointed(evidence: Evidence) -> set[int]:
-    """The places of the tokens that surprise most."""
-    return set(evidence.log_prob.round(DIGITS).argsort(kind="stable")[:POINTED].tolist())
-
-
 def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
     """The tokens of a piece with the most surprising ones marked; of a long one only what stands around these.
 
     The end of a chunk is left out unless it is marked: `<eos>`. Of music, each bar is told where its tokens begin.
     """
+    from seqvae.anomaly.explain import pointed, spelled
     from seqvae.protocols import EOS
 
     ids = evidence.tokens
@@ -454,36 +451,3 @@ def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
     if not ends[last + 1 :].all():
         out.append(" …")
     return "".join(out).removeprefix(" ")
-
-
-def spelled(
-    tokenizer: Tokenizer, ids: Sequence[int], places: Sequence[int], words: Sequence[str]
-) -> Iterator[tuple[list[int], str]]:
-    """Tokens at some places, each with the space before it.
-
-    The bytes of a letter go together, and a space of its own with what follows. An event without a token is shown as it
-    stands in `words`.
-    """
-    from seqvae.events.tokenizer import UNKNOWN
-    from seqvae.protocols import EOS
-    from seqvae.text.tokenizer import TextTokenizer
-
-    if not isinstance(tokenizer, TextTokenizer):
-        for i in places:
-            unknown = i < len(words) and ids[i] == UNKNOWN
-            yield [i], " " + terminal.safe(words[i] if unknown else tokenizer.token_text(ids[i]))
-        return
-    value = tokenizer.byte_of
-    groups: list[list[int]] = []
-    for i in places:
-        before = ids[i - 1]
-        letter = value[before] >= 0 and 0x80 <= value[ids[i]] < 0xC0
-        blank = not tokenizer.token_text(before).strip(" ")
-        if groups and groups[-1][-1] == i - 1 and ids[i] != EOS and (letter or blank):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    for group in groups:
-        parts = [(ids[i], int(value[ids[i]])) for i in group]
-        content = b"".join(bytes([n]) if n >= 0 else tokenizer.token_text(token).encode() for token, n in parts)
-        yield group, " <eos>" if ids[group[0]] == EOS else terminal.safe(content.decode(errors="replace"))

@@ -1,8 +1,8 @@
 """What a command needs to know of one kind of piece, and which kind a model is for.
 
 Knows: the small protocol that cli/music_io.py (music, in files) and cli/text_io.py (sentences) share, so that every
-command is written once. Refuses to know what either does. A model's kind is told by its config.json, before torch is
-imported: wrong usage is answered at once.
+command is written once. Refuses to know what either does, and which kind has which (modality.py). A model's kind is
+told by its config.json, before torch is imported: wrong usage is answered at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seqvae.checkpoint import hub as released
+from seqvae.modality import commands
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,13 +92,8 @@ class Kind(Protocol):
 
 def kind_of(model: str) -> Kind:
     """The module for a model's kind of piece; raises CheckpointError where there is no model."""
-    if released.kind_of(released.find(model)) == "midi":
-        from seqvae.cli import music_io as places
-
-        return places
-    from seqvae.cli import text_io as lines
-
-    return lines
+    module: Kind = commands(released.kind_of(released.find(model)))
+    return module
 
 
 def also(*wanted: bool) -> list[str]:

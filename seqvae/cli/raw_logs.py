@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 POINTED = 5  # records of a session that are shown, at most
 RARE = 0.1  # what is likelier is not shown, unless it is the least likely
-DIGITS = 4  # of log-probabilities, as in cli/detect.py
+DIGITS = 4  # of log-probabilities, as in anomaly/explain.py
 BATCH = 256  # sessions at once
 
 
@@ -209,9 +209,9 @@ def _json(session: Session, evidence: Evidence, found: LogDetector) -> str:
 
 def _shown(session: Session, evidence: Evidence) -> Iterator[str]:
     """The name of a session, and the lines that give it away where it is anomalous."""
-    yield terminal.safe(session.name)
+    yield text.safe(session.name)
     for record, _ in pointed(session, evidence):
         if record is None:
             yield f"{'':10}the session ends"
         else:
-            yield f"{'':10}{terminal.safe(record.source)}:{record.number}: {terminal.safe(record.text)}"
+            yield f"{'':10}{text.safe(record.source)}:{record.number}: {text.safe(record.text)}"

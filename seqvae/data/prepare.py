@@ -1,8 +1,7 @@
 """From files to what is trained on: pieces read, spelled and written to token shards, once a run.
 
 Knows: which files make pieces of which kind, what style and what group each belongs to, and where a run has its shards
-and its tokenizer from, and keeps them. Refuses to know: models, losses, how a file is read (music/library.py,
-text/lines.py).
+and its tokenizer from, and keeps them. Refuses to know: models, losses, how a file is read (modality.py).
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from seqvae.config import Recipe, TokenizerConfig, from_dict, to_dict
 from seqvae.data.dataset import ShardWriter, TokenData, fetched
 from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.io import files
-from seqvae.modality import load_tokenizer, make
+from seqvae.modality import load_tokenizer, make, modality
 from seqvae.protocols import Tokenizer, spelling
-from seqvae.text import lines as text
 
 Report = Callable[[str], None]
 Source = tuple[str, str, Any]  # style, group and the piece itself
@@ -47,7 +45,7 @@ def prepare(
     paths = [Path(one) for one in data]
 
     def pieces() -> Iterator[Source]:
-        return _music(paths, skipped, report) if recipe.tokenizer.kind == "midi" else _lines(paths)
+        return modality(recipe.tokenizer.kind).read_sources(paths, skipped, report)
 
     made = _made_before(data)
     folder = folder if made is None else made
@@ -136,37 +134,3 @@ def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, fol
         raise SeqVAEError(f"{folder.parent}: no piece could be read, nothing to train on; look at the reasons above")
     writer.close()
     return TokenData(folder)
-
-
-def _music(data: Sequence[Path], skipped: list[ReadError], report: Report) -> Iterator[Source]:
-    """Pieces of music in files and folders; those that cannot be read are told and kept in `skipped`."""
-    from seqvae.music import library as collection  # not above: shards are trained on where symusic is not
-
-    if said := collection.passed_over(data):
-        report(said)
-    for path, piece in collection.read_all(collection.find(data), cache=collection.default_cache()):
-        if isinstance(piece, ReadError):
-            skipped.append(piece)
-            report(f"skipped: {piece}")
-        else:
-            yield _style(path, data), collection.title(path), piece
-
-
-def _lines(data: Sequence[Path]) -> Iterator[Source]:
-    """The lines of files, or of all files of folders; a file is a style, and copies of a line are one group."""
-    for path in text.find(data):
-        for number, line in enumerate(text.read_lines(path)):
-            if not number and "\0" in line:
-                advice = "give files in UTF-8 with one sentence a line; of music, take a recipe for music"
-                raise ReadError(path, "it is not text", advice)
-            if line.strip():
-                yield text.style_of(path), text.title(line), line
-
-
-def _style(path: Path, roots: Sequence[Path]) -> str:
-    """The folder just below the root that holds `path`, or the root's own name where there is none between."""
-    for root in roots:
-        if path.is_relative_to(root) and path != root:
-            parts = path.relative_to(root).parts
-            return parts[0] if len(parts) > 1 else root.name
-    return path.parent.name

@@ -31,6 +31,7 @@ from seqvae.nn import posterior as latent
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.style import interpolation as interpolate
+from seqvae.text import edit_distance
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
@@ -249,7 +250,7 @@ def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report:
         for kind, z, rate in (("mean", q.mean, None), ("sample", q.sample(generator), bits)):
             written = codec.decode(torch.split(z, held.sizes))
             same = [a == b for a, b in zip(written, held.lines, strict=True)]
-            apart = [text.edit_distance(a, b) for a, b in zip(written, held.lines, strict=True)]
+            apart = [edit_distance.edit_distance(a, b) for a, b in zip(written, held.lines, strict=True)]
             bleu = text.corpus_interval(text.bleu_statistics(written, held.lines), text.bleu_of)
             row = {"bleu": bleu, "exact": _mean(same), "edit_distance": _mean(apart), "kl_bits": rate}
             out[f"{name} {kind}"] = row
@@ -344,12 +345,12 @@ def walk(path: Sequence[str], a: str, b: str) -> dict[str, float]:
     is even, 1 a jump; nan where the ends are one sentence). neighbours_bleu: mean BLEU of neighbours. distinct: share
     of different sentences.
     """
-    away, near = [text.edits(a, x) for x in path], [text.edits(b, x) for x in path]
-    whole = text.edits(path[0], path[-1])
+    away, near = [edit_distance.edits(a, x) for x in path], [edit_distance.edits(b, x) for x in path]
+    whole = edit_distance.edits(path[0], path[-1])
     return {
         "ends_met": float(path[0] == a and path[-1] == b),
         "monotone": float(all(x <= y for x, y in pairwise(away)) and all(x >= y for x, y in pairwise(near))),
-        "largest_step": max(text.edits(x, y) for x, y in pairwise(path)) / whole if whole else math.nan,
+        "largest_step": max(edit_distance.edits(x, y) for x, y in pairwise(path)) / whole if whole else math.nan,
         "neighbours_bleu": float(np.mean([text.sentence_bleu(y, x) for x, y in pairwise(path)])),
         "distinct": len(set(path)) / len(path),
     }

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
 from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
 
@@ -51,6 +52,16 @@ class EventTokenizer(Uncued):
         self.max_tokens = max_tokens + 1  # decoded: every window ends in EOS then, a full one too
         self.vocab_size = len(SPECIAL) + len(self.symbols)
         self.scope: Ints = np.zeros(self.vocab_size, np.int32)
+
+    @classmethod
+    def make(cls, config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> EventTokenizer:
+        """As `modality.make`."""
+        return cls.train(pieces(), config.vocab_size, config.max_tokens, config.overlap)
+
+    @classmethod
+    def load(cls, folder: Path, **settings: Any) -> EventTokenizer:
+        """The tokenizer with the settings that `save` wrote."""
+        return cls(**settings)
 
     @classmethod
     def train(

@@ -1,78 +1,31 @@
-"""What differs between kinds of pieces when they are decoded: what is read, and what comes out.
+"""The adapter of music: what the codec reads of a song, and the song it makes of decoded tokens.
 
-Knows: which sources make a piece, the length of its chunks, what a piece without content looks like, and how decoded
-chunks become the user's kind of object. Refuses to know: models, latents, files on the command line.
+Scope: the sources that make a piece, the length of its bars, its harmony and its band, a piece without notes, and a
+score from decoded bars. Out of scope: models, latent vectors, files on the command line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.errors import ReadError, UsageError
-from seqvae.evaluation import text_metrics as text_measures
 from seqvae.music import band
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import Ensemble
-from seqvae.protocols import Lean, Tokenizer
+from seqvae.protocols import Lean
 
 if TYPE_CHECKING:
-    from seqvae.events.tokenizer import EventTokenizer
     from seqvae.music.piece import Piece
     from seqvae.music.tokenizer import MidiTokenizer
-    from seqvae.text.tokenizer import TextTokenizer
-
-# The readers of a kind are imported when its form is asked for: no sentence should wait for a synthesizer.
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 
 
 STRAY = 0.04  # of the notes may stand beyond a shorter bar, and are left out: a new piece is not exact
-
-
-class Form(Protocol):
-    """What the codec needs to know of one kind of piece."""
-
-    def read(self, source: Any) -> Any:
-        """Any accepted source as a piece; raises ReadError in one line."""
-
-    def limits(self, piece: Any) -> Ints | None:
-        """Length of each chunk where the grammar wants one, `(C,)`."""
-
-    def blank(self, chunks: int) -> Any:
-        """A piece without content to decode into: what a new piece looks like."""
-
-    def frame(self, chunks: list[Ints]) -> Any:
-        """The piece without content that decoded chunks fit into best."""
-
-    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
-        """The parts of a piece that can be kept as they are; raises UsageError for what is none.
-
-        None stands for what is kept unasked: nothing of a piece that has not `moved`.
-        """
-
-    def harmony(self, piece: Any) -> Floats | None:
-        """What sounds around each beat of each chunk, `(C, B, 12)`; None for a kind that does not sound."""
-
-    def lean(self, harmony: Floats, strength: float) -> Lean | None:
-        """For decoding, what makes notes of rows lean to their `harmony (N, B, 12)`; see `protocols.Lean`."""
-
-    def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble | None:
-        """Who plays in pieces, given the tokens of their chunks; None for a kind that nobody plays."""
-
-    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
-        """How unlike two decoded pieces are, by one or more distances from 0 to 1."""
-
-    def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
-        """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`.
-
-        Some `parts` may be kept as they are in `like`. The chunks may be those of `like` itself `again`, not moved.
-        """
 
 
 class MusicForm:
@@ -181,60 +134,3 @@ class MusicForm:
         loud = np.where(count > 0, total / np.maximum(count, 1), usual)
         velocity = np.clip(np.round(loud[bar]), 1, 127).astype(np.int32)
         return np.column_stack([notes, velocity])
-
-
-class LineForm:
-    """Sentences and sessions: all there is to say is in the tokens."""
-
-    def __init__(self, tokenizer: TextTokenizer | EventTokenizer) -> None:
-        self.tokenizer = tokenizer
-
-    def read(self, source: Any) -> str:
-        """A line itself; raises ReadError for anything else, above all for a path, which is no line."""
-        if not isinstance(source, str):
-            kind = "a path" if isinstance(source, Path) else f"a {type(source).__name__}"
-            raise ReadError(str(source)[:80], f"{kind} is no line", "give each line as a str")
-        return source
-
-    def limits(self, piece: str) -> None:
-        """A line may have any length."""
-
-    def blank(self, chunks: int) -> str:
-        """The empty line."""
-        return ""
-
-    def frame(self, chunks: list[Ints]) -> str:
-        """The empty line too."""
-        return ""
-
-    def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
-        """A line has no tracks: raises UsageError where one is named."""
-        if names:
-            raise UsageError(f"a line has no track '{names[0]}' to keep; leave it out, it is for music")
-        return frozenset()
-
-    def harmony(self, piece: str) -> None:
-        """A line does not sound."""
-
-    def lean(self, harmony: Floats, strength: float) -> None:
-        """A line does not sound."""
-
-    def ensemble(self, pieces: Iterable[list[Ints]]) -> None:
-        """Nobody plays a line."""
-
-    def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
-        """Words to put in, take out or change, as a share of the longer line."""
-        return [text_measures.edit_distance(*(self.tokenizer.decode_text(chunks) for chunks in (a, b)))]
-
-    def join(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset(), again: bool = False) -> str:
-        """The line that the chunks spell."""
-        return self.tokenizer.decode_text(chunks)
-
-
-def form_of(tokenizer: Tokenizer) -> Form:
-    """The form of a tokenizer's kind."""
-    form: Form = _FORMS[tokenizer.kind](tokenizer)
-    return form
-
-
-_FORMS: dict[str, Any] = {"midi": MusicForm, "text": LineForm, "events": LineForm}

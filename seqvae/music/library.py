@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -381,3 +381,29 @@ def _song(name: str) -> str:
     if not parts or _FORMS & set(re.findall(r"[a-z]+", parts[0].lower())):
         return name  # `Sonata No. 3 - Allegro` has no artist
     return parts[1] if len(parts) > 1 else parts[0]
+
+
+# --- for training -----------------------------------------------------------------------------------------------------
+
+
+def sources(
+    data: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
+) -> Iterator[tuple[str, str, Piece]]:
+    """As `Modality.read_sources`: the style is a folder's name, the group a song's title."""
+    if said := passed_over(data):
+        report(said)
+    for path, piece in read_all(find(data), cache=default_cache()):
+        if isinstance(piece, ReadError):
+            skipped.append(piece)
+            report(f"skipped: {piece}")
+        else:
+            yield _style(path, data), title(path), piece
+
+
+def _style(path: Path, roots: Sequence[Path]) -> str:
+    """The folder just below the root that holds `path`, or the root's own name where there is none between."""
+    for root in roots:
+        if path.is_relative_to(root) and path != root:
+            parts = path.relative_to(root).parts
+            return parts[0] if len(parts) > 1 else root.name
+    return path.parent.name

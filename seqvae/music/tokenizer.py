@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
 from seqvae.music.key import harmony, home_shift, lowest
 from seqvae.protocols import EOS, PAD, Bools, Ints, Lean
@@ -285,6 +286,16 @@ class MidiTokenizer:
     def grammar(self) -> MidiGrammar:
         """The rules of decoding."""
         return MidiGrammar(self)
+
+    @classmethod
+    def make(cls, config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> MidiTokenizer:
+        """As `modality.make`; nothing is learned from pieces."""
+        return cls(config.max_steps, config.common_key)
+
+    @classmethod
+    def load(cls, folder: Path, **settings: Any) -> MidiTokenizer:
+        """The tokenizer with the settings that `save` wrote."""
+        return cls(**settings)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""

@@ -16,11 +16,10 @@ from seqvae.config import ObjectiveConfig
 from seqvae.nn.layers import Places, shifted
 from seqvae.nn.model import Output, SequenceVAE
 from seqvae.nn.posterior import Posterior, floored_kl
-from seqvae.protocols import PAD
+from seqvae.protocols import EOS, MASK, PAD
 
 REFINE_RATE, REFINE_DECAY = 0.1, 0.9
 REFINE_FLOOR = 0.05  # nats a unit: slopes far below are noise, and must not be blown up to full steps
-EOS, MASK = 2, 3  # the ids every tokenizer gives to the end and to a masked token
 
 
 def beta_at(config: ObjectiveConfig, step: float) -> float:

@@ -22,9 +22,7 @@ from seqvae.nn.layers import Binding, Places, multiplies_bf16
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling, decode, search
-from seqvae.protocols import Grammar, Lean
-
-PAD = 0  # the id every tokenizer shares
+from seqvae.protocols import PAD, Grammar, Lean
 
 
 @dataclass(frozen=True)

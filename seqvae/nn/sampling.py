@@ -9,36 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqvae.protocols import BOS, EOS, Grammar, Lean
+
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
-BOS, EOS = 1, 2
 CLOSED = -1e9  # the logit of a token that may not come, where infinity would leave no number
 _ROWS = 64  # rows chosen for at once: their probabilities stay in the processor's cache
 _BLOCK = 64  # tokens that a draw takes together at first
 _FEW = 64  # tokens among which those of top-p nearly always are
 POWER = 0.6  # of the length, by which a search divides; see `worth`
 TOP_P = 0.95  # of new pieces, where nothing else is asked for
-
-
-class Grammar(Protocol):
-    """The part of a tokenizer's grammar that decoding needs; see protocols.Grammar."""
-
-    def allowed(self, state: Ints) -> NDArray[np.bool_]:
-        """`(N, V)`: True where a token may come next; EOS only where what is there is complete."""
-
-    def advance(self, state: Ints, tokens: Ints) -> Ints:
-        """States `(N, S)` after `tokens (N,)`."""
-
-    def cues(self, state: Ints) -> Ints:
-        """Cues `(N, K)` of the next token."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +59,6 @@ Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(tokens (N, 1), cues (N, 1, K), rows of the step before that go on or None for all) -> logits (N, V).
 
 The rows that go on are in any order, and in a search a row may go on more than once.
-"""
-Lean = Callable[[Longs, Ints], tuple[Ints, NDArray[np.float32]]]
-"""(numbers of rows (N,), their states (N, S)) -> some tokens (P,) and what each weighs beside the others, log (N, P).
-
-Probability moves among these tokens alone: how likely they are together stays as the model has it.
 """
 
 

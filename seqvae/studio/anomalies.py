@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, Field
 
+from seqvae.anomaly import explain
 from seqvae.anomaly import scores as anomaly
-from seqvae.cli import detect
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
@@ -83,7 +83,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                 told = anomaly.examine(codec, lines, settings.samples, settings.seed)
                 for line, evidence in zip(lines, told, strict=True):
                     value = found.scores(evidence)[found.score]
-                    pointed = detect.pointed(evidence)
+                    pointed = explain.pointed(evidence)
                     words = line.split() if codec.tokenizer.kind == "events" else []
                     places = range(min(SHOWN, len(evidence.tokens)))
                     tokens = [
@@ -92,7 +92,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                             "log_prob": round(float(evidence.log_prob[group].min()), 4),
                             "marked": not pointed.isdisjoint(group),
                         }
-                        for group, text in detect.spelled(codec.tokenizer, evidence.tokens.tolist(), places, words)
+                        for group, text in explain.spelled(codec.tokenizer, evidence.tokens.tolist(), places, words)
                     ]
                     rows.append(
                         {

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from seqvae import codec
 from seqvae.anomaly import calibration
 from seqvae.anomaly.calibration import Calibration, Settings
 from seqvae.checkpoint import hub as released
-from seqvae.cli import inputs as kinds
 from seqvae.codec import Codec, Floats, Ints
 from seqvae.data.batches import joined
 from seqvae.errors import SeqVAEError
@@ -135,6 +135,14 @@ class PatientCodec(Codec):
         return mine.chunks
 
 
+def _loaded(folder: Path) -> Codec:
+    """A model's codec, on the GPU if there is one."""
+    loaded = codec.load(folder)
+    if torch.cuda.is_available():
+        loaded.model.cuda()
+    return loaded
+
+
 def patient(codec: Codec) -> PatientCodec:
     """The same codec, patient."""
     made = PatientCodec(**{field.name: getattr(codec, field.name) for field in fields(Codec) if field.init})
@@ -191,7 +199,7 @@ class Models:
         with self._loading:
             if facts.name not in self._codecs:
                 tell(0.0, f"loading {name}")
-                self._codecs[name] = patient(kinds.load(str(self._folders[name])))
+                self._codecs[name] = patient(_loaded(self._folders[name]))
         codec = copy.copy(self._codecs[name])
         codec.tell = tell
         return codec

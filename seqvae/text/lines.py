@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path, PurePath
@@ -93,3 +94,24 @@ def style_of(path: str | PathLike[str]) -> str:
 def title(line: str) -> str:
     """What decides the split of a line: its words in lower case, so that copies never fall into two splits."""
     return " ".join(line.lower().split())
+
+
+def safe(text: str) -> str:
+    """Text with its ends of lines and signs of control spelled out: a log must not speak to the terminal."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
+        for char in text
+    )
+
+
+def sources(
+    data: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
+) -> Iterator[tuple[str, str, str]]:
+    """As `Modality.read_sources`: the style is a file's name, the group a line's `title`; no line is skipped."""
+    for path in find(data):
+        for number, line in enumerate(read_lines(path)):
+            if not number and "\0" in line:
+                advice = "give files in UTF-8 with one sentence a line; of music, take a recipe for music"
+                raise ReadError(path, "it is not text", advice)
+            if line.strip():
+                yield style_of(path), title(line), line

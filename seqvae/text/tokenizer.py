@@ -13,7 +13,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import sentencepiece as spm
 
+from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
 from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
 
@@ -79,6 +80,11 @@ class TextTokenizer(Uncued):
         self._opens: Bools = np.array([name.startswith(SPACE) for name in names])
         self._inside: Bools = (self.byte_of >= 0x80) & (self.byte_of < 0xC0)
         self._grammar = TextGrammar(self)
+
+    @classmethod
+    def make(cls, config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> TextTokenizer:
+        """As `modality.make`."""
+        return cls.train(pieces(), config.vocab_size, config.algorithm, config.max_tokens)
 
     @classmethod
     def train(

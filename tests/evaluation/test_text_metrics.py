@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from seqvae.evaluation import text_metrics as text
+from seqvae.text import edit_distance
 
 LINES = ["the food was great .", "the staff was rude .", "great food and great staff !", "i will be back ."]
 sentences = st.lists(st.sampled_from("abcd"), max_size=7).map(" ".join)
@@ -61,13 +62,13 @@ def test_sentence_bleu() -> None:
     ],
 )
 def test_edit_distance(a: str, b: str, expected: float) -> None:
-    assert text.edit_distance(a, b) == text.edit_distance(b, a) == expected
+    assert edit_distance.edit_distance(a, b) == edit_distance.edit_distance(b, a) == expected
 
 
 @given(sentences, sentences, sentences)
 def test_edits_are_a_metric(a: str, b: str, c: str) -> None:
-    assert (text.edits(a, b) == 0) == (a == b)
-    assert text.edits(a, c) <= text.edits(a, b) + text.edits(b, c)
+    assert (edit_distance.edits(a, b) == 0) == (a == b)
+    assert edit_distance.edits(a, c) <= edit_distance.edits(a, b) + edit_distance.edits(b, c)
 
 
 # --- the language model -----------------------------------------------------------------------------------------------

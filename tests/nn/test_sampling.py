@@ -30,6 +30,9 @@ class Even:
 
     vocabulary = 6
 
+    def start(self, rows: int, lengths: Ints | None = None) -> Ints:
+        return start(rows)
+
     def allowed(self, state: Ints) -> NDArray[np.bool_]:
         ok = np.ones((len(state), self.vocabulary), bool)
         ok[:, :2] = False
@@ -376,6 +379,9 @@ def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
 
     class Free:
         """Any token, until each row has written as many as its state says."""
+
+        def start(self, rows: int, lengths: Ints | None = None) -> Ints:
+            return np.ones((rows, 1), np.int32)
 
         def allowed(self, state: Ints) -> NDArray[np.bool_]:
             ok = np.zeros((len(state), 7), np.bool_)

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from studios import HOME, notes, refusal, result, wait
 
 from seqvae import codec
-from seqvae.cli import detect
+from seqvae.anomaly import explain
 from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.music import piece as midi
 from seqvae.studio import guard, music
@@ -269,7 +269,7 @@ def test_sessions_are_scored_as_by_the_command(client: TestClient, names: dict[s
         assert session["anomalous"] is (verdict == "anomalous")
         words = [token["text"].strip() for token in session["tokens"]]
         assert words == [*line.split(), "<eos>"]
-        assert sum(token["marked"] for token in session["tokens"]) == min(detect.POINTED, len(words))
+        assert sum(token["marked"] for token in session["tokens"]) == min(explain.POINTED, len(words))
     assert told["sessions"][3]["anomalous"]
 
 
