@@ -6,7 +6,11 @@ neither torch nor music21, so that `seqvae --help` answers at once.
 
 from typing import TYPE_CHECKING
 
+from seqvae import _aliases
+
 __all__ = ["Codec", "Detector", "SequenceVAE", "__version__", "load"]
+
+_aliases.install()
 
 if TYPE_CHECKING:
     from seqvae.anomaly.detector import Detector

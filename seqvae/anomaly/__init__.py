@@ -1,1 +1,5 @@
 """Which pieces are not normal: scores, p-values, detectors."""
+
+from seqvae._aliases import of_package
+
+__getattr__ = of_package(__name__)

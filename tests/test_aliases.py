@@ -1,0 +1,54 @@
+"""Old names of modules import the new modules, and say so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from seqvae import _aliases
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("old", _aliases.MOVED)
+def test_an_old_module_is_the_new_one(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved: import {_aliases.MOVED[old]}"):
+        found = import_module(old)
+    assert found is import_module(_aliases.MOVED[old])
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("seqvae.anomaly", "examine"),
+        ("seqvae.checkpoint", "save"),
+        ("seqvae.style", "Style"),
+        ("seqvae.train", "train_from"),
+    ],
+)
+def test_a_function_of_a_module_that_is_a_package_now(package: str, name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{package}.{name} has moved"):
+        found = getattr(import_module(package), name)
+    assert found is getattr(import_module(_aliases.INSIDE[package]), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        import_module(package).nothing  # noqa: B018 (that it raises is the test)
+
+
+def test_a_submodule_is_imported_without_the_old_functions() -> None:
+    code = "from seqvae.checkpoint import hub; import sys; print('seqvae.checkpoint.folder' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_a_program_with_old_names_runs() -> None:
+    code = (
+        "from seqvae import midi\nfrom seqvae.sampling import Sampling\nfrom seqvae.style import fit\n"
+        "print(midi.__name__, Sampling.__module__, fit.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["seqvae.music.piece", "seqvae.nn.sampling", "seqvae.style.vectors"]
