@@ -1,8 +1,8 @@
 """What the tests of a module would not notice: its code is changed in one place at a time, and its tests are run.
 
     python benchmarks/mutants.py                       # the modules below, and a table; 10 to 15 minutes
-    python benchmarks/mutants.py style --survivors     # one, with what each change was that nothing noticed
-    python benchmarks/mutants.py style --only 17 203   # two of its changes again
+    python benchmarks/mutants.py style.vectors --survivors   # one, with what each change was that nothing noticed
+    python benchmarks/mutants.py style.vectors --only 17 203 # two of its changes again
 
 The changes are mutmut's (`pip install 'seqvae[mutants]'`): another operator, number, name or string, an argument left
 out. As there, annotations, calls of `len` and `isinstance`, and what runs on import (constants, fields, decorated
@@ -46,7 +46,7 @@ from mutmut.mutation.file_mutation import MutationVisitor  # noqa: E402
 from mutmut.mutation.mutators import mutation_operators  # noqa: E402
 from mutmut.mutation.pragma_handling import IgnoredCode  # noqa: E402
 
-MODULES = ("latent", "objective", "style", "anomaly", "sampling")
+MODULES = ("nn.posterior", "nn.loss", "style.vectors", "anomaly.scores", "nn.sampling")
 SECONDS = 30  # of the processor for the tests of one change: several times what all tests of a module take
 MEMORY = 4 << 30  # bytes beyond which a change is told that there are no more
 SURVIVED, KILLED = range(2)  # how the process of a change ends, or by a signal
@@ -112,7 +112,7 @@ class Runner:
     """Takes the place of pytest's loop: once over all tests, then for each mutant over those that run it."""
 
     def __init__(self, name: str, only: Sequence[int]) -> None:
-        self.path, self.name = ROOT / "seqvae" / f"{name}.py", f"seqvae.{name}"
+        self.path, self.name = (ROOT / "seqvae" / name.replace(".", "/")).with_suffix(".py"), f"seqvae.{name}"
         self.mutants = mutants(self.path)
         self.only = only or range(len(self.mutants))
         self.outcome: dict[int, str] = {}
@@ -177,7 +177,8 @@ def main() -> None:
     asked = parser.parse_args()
     table = []
     for name in asked.modules:
-        tests = sorted(map(str, (ROOT / "tests").glob(f"test_{name}*.py")))
+        package, _, leaf = name.rpartition(".")
+        tests = sorted(map(str, (ROOT / "tests" / package).glob(f"test_*{leaf}*.py")))
         runner = Runner(name, asked.only)
         pytest.main([*tests, "-q", "-s", "-m", "not slow", "-p", "no:cacheprovider"], plugins=[runner])
         for number, outcome in runner.outcome.items():
@@ -188,8 +189,8 @@ def main() -> None:
                 print("\n".join([*lines][3:]))
         told = [[fate != "survived" for n, fate in runner.outcome.items() if all_ or not runner.mutants[n].wording]
                 for all_ in (False, True)]  # fmt: skip
-        table.append(f"{name:<10}" + "".join(f"{len(f):>13}{sum(f):>8}{sum(f) / max(len(f), 1):>8.1%}" for f in told))
-    print(f"\n{'module':<10}" + "".join(f"{what:>13}{'killed':>8}{'share':>8}" for what in ("changes", "+ messages")))
+        table.append(f"{name:<14}" + "".join(f"{len(f):>13}{sum(f):>8}{sum(f) / max(len(f), 1):>8.1%}" for f in told))
+    print(f"\n{'module':<14}" + "".join(f"{what:>13}{'killed':>8}{'share':>8}" for what in ("changes", "+ messages")))
     print("\n".join(table))
 
 

@@ -1,8 +1,7 @@
-"""What the tokens of every kind of sequence have in common: the first four ids, and two protocols.
+"""Protocols of a kind of sequence: tokenizer, grammar and adapter; and the ids of special tokens.
 
-Knows: what data/dataset.py, train/loop.py, codec.py and nn/sampling.py may ask of a tokenizer and of its grammar.
-Refuses to know: any one kind (music/tokenizer.py, text/tokenizer.py, events/tokenizer.py), files and torch. Everything
-here is numpy.
+Scope: what data, training, decoding and the codec ask of any kind. Out of scope: the kinds themselves (modality.py has
+them), files and torch. Everything here is numpy.
 
 A *cue* is what the tokens so far say about where the next token stands: for music the program, the position in the bar
 and the pitch that waits for its duration. Cues let the model bind a token to its place without recurrence, and let the

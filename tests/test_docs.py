@@ -76,11 +76,22 @@ def test_an_unknown_option_would_be_found(tmp_path: Path) -> None:
 
 
 def test_the_house_names_every_file() -> None:
-    house = (ROOT / "CONTRIBUTING.md").read_text()
-    files = [path.name for path in (ROOT / "seqvae").glob("*.py")]
-    assert [name for name in files if not re.search(rf"^  {re.escape(name)} +\S", house, re.MULTILINE)] == []
-    named = re.findall(r"^  (\w+\.py) ", house, re.MULTILINE)
-    assert sorted(set(named) - set(files)) == []
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"^```\n(seqvae/\n.*?)^checkpoints/ ", page, re.MULTILINE | re.DOTALL)
+    assert tree is not None
+    named, folder = [], ""
+    for line in tree[1].splitlines()[1:]:
+        entry = re.match(r"(  |    )(\S+) +\S", line)
+        assert entry is not None, f"no caption: {line}"
+        folder = "" if entry[1] == "  " else folder
+        if entry[2].endswith("/"):
+            folder = entry[2]
+        else:
+            named.append(f"{folder if entry[1] == '    ' else ''}{entry[2]}")
+    package = ROOT / "seqvae"
+    there = [path.relative_to(package).as_posix() for path in package.rglob("*.py")]
+    there = [name for name in there if not name.endswith("/__init__.py")]
+    assert sorted(there) == sorted(name for name in named if name.endswith(".py"))
 
 
 @pytest.fixture(scope="module")
