@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import typer
@@ -92,6 +93,14 @@ def test_the_house_names_every_file() -> None:
     there = [path.relative_to(package).as_posix() for path in package.rglob("*.py")]
     there = [name for name in there if not name.endswith("/__init__.py")]
     assert sorted(there) == sorted(name for name in named if name.endswith(".py"))
+
+
+def test_the_way_of_a_blend_names_what_there_is() -> None:
+    names = re.findall(r"`(\w+(?:\.\w+)+)`", (ROOT / "docs" / "flow.md").read_text())
+    assert len(names) > 30
+    for name in names:
+        if not name.endswith(".json"):
+            resolve_name(f"seqvae.{name}")
 
 
 @pytest.fixture(scope="module")
