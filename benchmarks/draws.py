@@ -108,7 +108,7 @@ def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
     for name, x in sums.items():
         packed, _ = style.pack({name: replace(codec.styles[name], sums=x)})
         kept.styles.pop(f"{name}.sums", None)
-        kept.styles |= {key: packed[key] for key in (f"{name}.weights", f"{name}.directions")}
+        kept.styles |= {key: packed[key] for key in (f"{name}.coefficients", f"{name}.directions")}
     checkpoint.save(kept, folder)
 
 

@@ -213,10 +213,10 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
     for moved in moves:
         decoded.append([])
         small.blend(piece, **moved)
-    expected = [
-        z + 0.5 * (odd.mean - even.mean),
-        z + 0.25 * (odd.mean - z.mean(0)),
-        style.blend(z, even, odd, 0.75, "transport"),
+    expected = [  # parts that enter are written all the way; the amount decides how many do
+        z + odd.mean - even.mean,
+        z + odd.mean - z.mean(0),
+        z + (style.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
     ]
     for (first, *farther), there in zip(decoded, expected, strict=True):
         torch.testing.assert_close(first, there, rtol=1e-4, atol=1e-4)

@@ -286,7 +286,7 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         if style.sums is not None:
             weights, directions = principal(style.sums.double())
-            tensors |= {f"{name}.weights": weights.half(), f"{name}.directions": directions.half()}
+            tensors |= {f"{name}.coefficients": weights.half(), f"{name}.directions": directions.half()}
         if style.ensemble is not None:
             for part in fields(Ensemble):
                 kept = torch.from_numpy(getattr(style.ensemble, part.name))
@@ -332,8 +332,8 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
 
 def _sums(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
     """The sums of a style, None where there are none; raises StyleError for damaged ones."""
-    if f"{name}.weights" in tensors:
-        weights, directions = tensors[f"{name}.weights"].float(), tensors[f"{name}.directions"].float()
+    if f"{name}.coefficients" in tensors:
+        weights, directions = tensors[f"{name}.coefficients"].float(), tensors[f"{name}.directions"].float()
         if directions.ndim != 2 or weights.shape[2:] != directions.shape[:1]:
             raise StyleError(f"style '{name}': its sums of pieces and their directions differ in size; fit it again")
         if weights.shape[:2].numel() * directions.shape[1] > MOST:

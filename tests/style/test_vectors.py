@@ -409,7 +409,7 @@ def test_a_file_of_other_tensors_is_refused(tmp_path: Path) -> None:
     ({"rock.mean": torch.full((D,), float("nan"))}, "what is no number"),
     ({"rock.variances": -torch.ones(D)}, "no variance"),
     ({"rock.sums": torch.zeros(3, 0, D)}, "sums of pieces"),
-    ({"rock.weights": torch.zeros(3, 0, 2), "rock.directions": torch.zeros(2, D)}, "sums of pieces"),
+    ({"rock.coefficients": torch.zeros(3, 0, 2), "rock.directions": torch.zeros(2, D)}, "sums of pieces"),
 ])  # fmt: skip
 def test_tensors_that_do_not_fit_together_are_refused(wrong: dict[str, Tensor], what: str) -> None:
     tensors, about = pack({"rock": random_style(0)})
@@ -513,16 +513,16 @@ def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
     assert again.sums is not None
     torch.testing.assert_close(again.sums, s.sums, rtol=1e-3, atol=5e-3)
     tensors, about = pack({"a": s})
-    weights, directions = tensors["a.weights"], tensors["a.directions"]
+    weights, directions = tensors["a.coefficients"], tensors["a.directions"]
     assert weights.shape == (40, style.ROW, style.DIRECTIONS)
     for wrong in (
-        {"a.weights": weights[:, :, 1:]}, {"a.weights": weights[:1]}, {"a.weights": weights[0]},
-        {"a.weights": weights * float("nan")}, {"a.directions": directions[:, 1:]},
+        {"a.coefficients": weights[:, :, 1:]}, {"a.coefficients": weights[:1]}, {"a.coefficients": weights[0]},
+        {"a.coefficients": weights * float("nan")}, {"a.directions": directions[:, 1:]},
         {"a.directions": directions[0]}, {"a.directions": directions * float("inf")},
     ):  # fmt: skip
         with pytest.raises(StyleError, match="sums of pieces"):
             unpack(tensors | wrong, about)
-    assert unpack(tensors | {"a.weights": weights[:2]}, about)["a"].sums is not None, "two are enough"
+    assert unpack(tensors | {"a.coefficients": weights[:2]}, about)["a"].sums is not None, "two are enough"
     with pytest.raises(StyleError, match=r"a\.directions"):
         unpack({name: x for name, x in tensors.items() if name != "a.directions"}, about)
 
