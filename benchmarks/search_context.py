@@ -74,7 +74,7 @@ def befores(z: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
 
 def split(model: Codec, song: Piece) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens `(S, C, T)` of a song with their cues, and which segments sound, `(S, 1)`."""
-    tokens, cues = model._tensors(model.segments(song))
+    tokens, cues = model.tensors(model.segments(song))
     return tokens, cues, sounds(tokens.numpy().astype(np.int32))
 
 
@@ -86,7 +86,7 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[held_out.Song]:
     low = multiplies_bf16(torch.device("cpu"))
     for at in range(max(len(tokens) for tokens, _, _ in parts)):
         some = [i for i, (tokens, _, _) in enumerate(parts) if at < len(tokens)]
-        tokens, cues = model._tensors([model.segments(songs[i])[at] for i in some])
+        tokens, cues = model.tensors([model.segments(songs[i])[at] for i in some])
         posterior = model.model.encode(tokens, cues)
         last = [means[i][-1] * parts[i][2][at - 1] if at else torch.zeros(posterior.mean.shape[1]) for i in some]
         told(model, torch.stack(last))

@@ -325,7 +325,7 @@ def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
     torch.manual_seed(0)
     out = []
     for song in songs:
-        tokens, cues = model._tensors(model.segments(song))
+        tokens, cues = model.tensors(model.segments(song))
         told = loss(model.model, tokens, cues, model.objective, 1 << 30, False, model._allowed(tokens))
         out.append((told.reconstruction + told.kl) * len(tokens) / (len(song.bounds) - 1))
     return out

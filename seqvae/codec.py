@@ -82,7 +82,7 @@ class Codec:
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
         for rows in self.ranks.mine(batches.batches(longest, BATCH_TOKENS // self.chunks)):
-            tokens, cues = self._tensors([segments[i] for i in rows], even=not refined)
+            tokens, cues = self.tensors([segments[i] for i in rows], even=not refined)
             with steady(self.exact):
                 posterior = self.model.encode(tokens, cues)
                 if refined and self.objective.refine:
@@ -116,7 +116,7 @@ class Codec:
         segments = self.segments(piece)
         posterior, generator = self.posteriors(segments), torch.Generator().manual_seed(seed)
         draws = torch.stack([posterior.sample(generator) for _ in range(samples)])
-        return self.told(draws, segments).mean(0), self._tensors(segments)[0].cpu()
+        return self.told(draws, segments).mean(0), self.tensors(segments)[0].cpu()
 
     @torch.no_grad()
     def told(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
@@ -125,7 +125,7 @@ class Codec:
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
         for rows in self.ranks.mine(batches.batches(longest, max(1, budget // self.chunks))):
-            tokens, cues = self._tensors([segments[i] for i in rows], even=True)
+            tokens, cues = self.tensors([segments[i] for i in rows], even=True)
             allowed = self._allowed(tokens)
             closed = None if allowed is None else ~allowed
             each = max(1, budget // tokens.numel())  # vectors at once
@@ -150,7 +150,7 @@ class Codec:
         rules = self.tokenizer.allowed(tokens.cpu().numpy())
         return None if rules is None else torch.from_numpy(rules).to(tokens.device)
 
-    def _tensors(self, segments: Sequence[list[Ints]], even: bool = False) -> tuple[Tensor, Tensor]:
+    def tensors(self, segments: Sequence[list[Ints]], even: bool = False) -> tuple[Tensor, Tensor]:
         """Tokens `(B, C, T)` and cues `(B, C, T, K)` of segments, padded.
 
         With `even`, B and T are each one of few numbers, the last segment repeated: oneDNN keeps code, and the

@@ -29,7 +29,7 @@ def test_log_probabilities_are_nats_of_the_tokens(
 ) -> None:
     def sharp(self: Codec, segments: Any) -> Posterior:
         """The posterior without its spread, so that every draw is the mean."""
-        mean = self.model.encode(*self._tensors(segments)).mean.detach()
+        mean = self.model.encode(*self.tensors(segments)).mean.detach()
         return Posterior(mean, torch.full_like(mean, -40.0))
 
     monkeypatch.setattr(Codec, "posteriors", sharp)
@@ -37,7 +37,7 @@ def test_log_probabilities_are_nats_of_the_tokens(
     for piece in (song, groove(1)):
         segments = small.segments(piece)
         config = ObjectiveConfig(autoencoder=True)
-        tokens, cues = small._tensors(segments)
+        tokens, cues = small.tensors(segments)
         allowed = torch.from_numpy(small.tokenizer.allowed(tokens.numpy().astype(np.int32)))
         expected = loss(small.model, tokens, cues, config, 1, False, allowed).reconstruction
         scored = small.log_prob([piece], samples=2)[0]

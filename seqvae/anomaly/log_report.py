@@ -1,0 +1,191 @@
+"""A report of a scored log as one HTML file: figures, a time line, a table of sessions, and the lines that surprise.
+
+Scope: the page, without script and without any request. Out of scope: scores and p-values (conformal.py), what was
+expected (expectation.py), files.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LINES = 60
+"""Lines of a session that are shown at most; of a longer one those around what surprises."""
+AROUND = 4
+"""Lines shown on either side of one that surprises."""
+SESSIONS = 500
+"""Sessions in the table at most, the strangest first."""
+DOTS = 5000
+"""Sessions on the time line at most, of the normal ones; all anomalous ones are on it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A record of a session."""
+
+    where: str
+    """Its file and number, such as `app.log:12`; empty for the end of the session."""
+    text: str
+    probability: float
+    """That of its event, given the ones before it."""
+    marked: bool
+    """Whether it is one of those that gave the session away."""
+    expected: Sequence[tuple[str, float]] = ()
+    """What is likelier there: messages with their probabilities."""
+
+
+@dataclass(frozen=True)
+class ScoredSession:
+    """A session with its verdict."""
+
+    name: str
+    p_value: float
+    anomalous: bool
+    seconds: float | None
+    """When it begins, since 1970; None where its log has no time stamps."""
+    count: int
+    """Records in it."""
+    lines: Sequence[Line] = ()
+    """Its records, where they are to be shown."""
+
+
+def page(title: str, about: str, sessions: Sequence[ScoredSession], limit: float) -> str:
+    """The report of sessions in the order of the log; `limit` is the p-value at which one is anomalous."""
+    strange = [one for one in sessions if one.anomalous]
+    first = sorted(sessions, key=lambda one: (not one.anomalous, one.p_value))
+    facts = {
+        "sessions": f"{len(sessions):,}",
+        "records": f"{sum(one.count for one in sessions):,}",
+        f"anomalous at p ≤ {limit:g}": f"{len(strange):,}",
+        "false alarms expected, were all normal": f"{limit * len(sessions):,.1f}",
+    }
+    figures = "".join(f"<div><b>{value}</b>{html.escape(name)}</div>" for name, value in facts.items())
+    rows = "".join(map(_row, first[:SESSIONS]))
+    rest = len(sessions) - SESSIONS
+    more = f"<p class=soft>and {rest:,} sessions with larger p-values</p>" if rest > 0 else ""
+    return (
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        '<meta name=color-scheme content="light dark">'
+        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p class=soft>{html.escape(about)}</p>"
+        f"<div class=figures>{figures}</div><h2>Time line</h2>{_time_line(sessions, limit)}"
+        f"<h2>Sessions, the strangest first</h2><div class=table>{rows}</div>{more}</body></html>\n"
+    )
+
+
+def _row(one: ScoredSession) -> str:
+    """A session: its verdict, and behind it the lines."""
+    verdict = "anomalous" if one.anomalous else "normal"
+    head = (
+        f"<span class=p>{one.p_value:.3g}</span><span class={verdict}>{verdict}</span>"
+        f"<span class=name>{html.escape(one.name)}</span>"
+        f"<span class=soft>{one.count} records{_when(one.seconds)}</span>"
+    )
+    if not one.lines:
+        return f"<div class=row>{head}</div>"
+    return (
+        f"<details class=row{' open' if one.anomalous else ''}><summary>{head}</summary>{_lines(one.lines)}</details>"
+    )
+
+
+def _when(seconds: float | None) -> str:
+    """A comma and the time of day, with the date where there is one."""
+    if seconds is None:
+        return ""
+    form = "%b %d %H:%M:%S" if seconds >= 86400 else "%H:%M:%S"
+    return ", " + time.strftime(form, time.gmtime(seconds))
+
+
+def _lines(lines: Sequence[Line]) -> str:
+    """A session's lines, those that surprise with their probability and what was expected instead."""
+    shown = set(range(len(lines)))
+    if len(lines) > LINES:
+        marks = [i for i, line in enumerate(lines) if line.marked]
+        shown &= {at for i in marks for at in range(i - AROUND, i + AROUND + 1)}
+    out, last = [], -1
+    for i in sorted(shown):
+        if i > last + 1:
+            out.append(f"<div class=gap>{i - last - 1} more lines</div>")
+        out.append(_line(lines[i]))
+        last = i
+    if last + 1 < len(lines):
+        out.append(f"<div class=gap>{len(lines) - last - 1} more lines</div>")
+    return f"<div class=lines>{''.join(out)}</div>"
+
+
+def _line(line: Line) -> str:
+    text = html.escape(line.text) if line.where else "<i>the session ends</i>"
+    body = f"<span class=where>{html.escape(line.where)}</span><span class=text>{text}</span>"
+    if not line.marked:
+        return f"<div>{body}</div>"
+    instead = "".join(
+        f"<div class=instead>{share:.0%} <span>{html.escape(message)}</span></div>" for message, share in line.expected
+    )
+    instead = f"<div class=why>a normal session has here{instead}</div>" if instead else ""
+    return f"<div class=mark>{body}<span class=p>{line.probability:.2g}</span>{instead}</div>"
+
+
+def _time_line(sessions: Sequence[ScoredSession], limit: float) -> str:
+    """A picture (SVG): each session at its time, as high as it is strange; in order where no time is known."""
+    if not sessions:
+        return ""
+    timed = all(one.seconds is not None for one in sessions)
+    at = [float(one.seconds or 0.0) if timed else float(i) for i, one in enumerate(sessions)]
+    low, high = min(at), max(at)
+    least = min(min(one.p_value for one in sessions), limit)
+    depth = max(1.0, -math.log10(least))
+
+    def x(value: float) -> float:
+        return 40 + 940 * ((value - low) / (high - low) if high > low else 0.5)
+
+    def y(p: float) -> float:
+        return 150 - 130 * min(1.0, -math.log10(max(p, least)) / depth)
+
+    every = max(1, len(sessions) // DOTS)
+    dots = "".join(
+        f'<circle cx="{x(value):.1f}" cy="{y(one.p_value):.1f}" r="{4 if one.anomalous else 2}" '
+        f'class="{"anomalous" if one.anomalous else "normal"}"><title>{html.escape(one.name)}: p {one.p_value:.3g}'
+        f"{_when(one.seconds)}</title></circle>"
+        for i, (value, one) in enumerate(zip(at, sessions, strict=True))
+        if one.anomalous or not i % every
+    )
+    left, right = (_when(v).lstrip(", ") if timed else f"session {v + 1:.0f}" for v in (low, high))
+    return (
+        '<svg viewBox="0 0 1000 185" role=img aria-label="p-values of sessions over time">'
+        f'<line x1="40" x2="980" y1="{y(limit):.1f}" y2="{y(limit):.1f}" class="limit"/>'
+        f'<text x="36" y="{y(limit) + 4:.1f}" class="end">{limit:g}</text><text x="36" y="154" class="end">p 1</text>'
+        f'{dots}<text x="40" y="178">{html.escape(left)}</text>'
+        f'<text x="980" y="178" class="end">{html.escape(right)}</text></svg>'
+    )
+
+
+STYLE = """
+:root { color-scheme: light dark; --paper: light-dark(#faf9f7, #16181b); --card: light-dark(#fff, #1e2125);
+  --ink: light-dark(#22262b, #e6e4df); --soft: light-dark(#62676f, #9da3ac); --line: light-dark(#e3e0da, #33383f);
+  --bad: light-dark(#b3261e, #ff8a80); --mark: light-dark(#fdecea, #3a2422); --good: light-dark(#0b6e69, #5fc9c0); }
+body { margin: 0 auto; padding: 1.5rem; max-width: 1100px; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.3rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
+.soft, .where, .gap, .why { color: var(--soft); } p.soft { margin: .1rem 0 1rem; }
+.figures { display: flex; flex-wrap: wrap; gap: .6rem; }
+.figures div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .5rem .9rem;
+  color: var(--soft); font-size: .85rem; } .figures b { display: block; font-size: 1.25rem; color: var(--ink); }
+svg { width: 100%; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+svg text { font-size: 12px; fill: var(--soft); } svg .end { text-anchor: end; }
+circle.normal { fill: var(--good); opacity: .45; } circle.anomalous { fill: var(--bad); }
+.limit { stroke: var(--bad); stroke-dasharray: 4 4; }
+.table { border: 1px solid var(--line); border-radius: 8px; background: var(--card); }
+.row { padding: .35rem .8rem; border-bottom: 1px solid var(--line); } .row:last-child { border: 0; }
+summary { cursor: pointer; } .p { display: inline-block; min-width: 5rem; font-variant-numeric: tabular-nums; }
+span.anomalous, span.normal { display: inline-block; min-width: 6rem; } span.anomalous { color: var(--bad);
+  font-weight: 600; } span.normal { color: var(--good); } .name { margin-right: 1rem; overflow-wrap: anywhere; }
+.lines { font: 12.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; margin: .4rem 0 .6rem; overflow-x: auto; }
+.lines .text { white-space: pre-wrap; overflow-wrap: anywhere; } .where { margin-right: .8rem; }
+.mark { background: var(--mark); border-left: 3px solid var(--bad); padding: .1rem .5rem; }
+.mark > .p { float: right; color: var(--bad); min-width: 0; } .why { padding-left: 1rem; }
+.instead { padding-left: 1rem; } .instead span { color: var(--ink); } .gap { padding-left: 1rem; }
+"""
