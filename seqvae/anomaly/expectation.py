@@ -55,4 +55,5 @@ def _probabilities(codec: Codec, segment: list[Any], noise: torch.Tensor) -> tor
     allowed = codec.tokenizer.allowed(tokens.cpu().numpy())
     if allowed is not None:
         logits.masked_fill_(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
-    return logits.softmax(-1).mean(0).cpu()
+    probability: torch.Tensor = logits.softmax(-1).mean(0).cpu()
+    return probability

@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ KNOWN = 2000
 SCORE: Score = "worst"
 """Finds order faults, and events that are new, dropped or doubled, where the combined score is out-voted."""
 SAMPLES = 16  # draws from the posterior
+MOST_KINDS = 50
+"""Kinds of normal sessions that are reported at most."""
 STRANGE = 0.2
 """A source with a larger share of records without a template is not the one that was learned."""
 
@@ -74,6 +77,25 @@ class Learned:
     """Sessions that would allow the p-value that was asked for; 0 where these do."""
     bound: float
     """Upper confidence bound on the rate of false alarms; see `Calibration.bound`."""
+    kinds: tuple[Kind, ...]
+    """The kinds of sessions that were taken for normal, the most frequent first; MOST_KINDS at most."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Sessions with the same messages, in whatever number."""
+
+    sessions: int
+    messages: tuple[str, ...]
+    """Templates in the order of their first occurrence."""
+
+
+def kinds_of(sessions: Iterable[Session], templates: Templates) -> tuple[Kind, ...]:
+    """The most frequent kinds of sessions."""
+    found = Counter(tuple(dict.fromkeys(templates.event(record.content) for record in one.records)) for one in sessions)
+    texts = {**templates.texts(), NEW: "a message without a template"}
+    most = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_KINDS]
+    return tuple(Kind(count, tuple(texts[event] for event in events)) for events, count in most)
 
 
 def learn(
@@ -124,7 +146,10 @@ def learn(
     alarms = sum(value < settings.threshold for value in values)
     wanted = 0 if limit == p_value else _enough(p_value, confidence)
     bound = found.bound(threshold, limit, confidence)
-    return Learned(len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, wanted, bound)
+    return Learned(
+        len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, wanted, bound,
+        kinds_of(sessions, templates),
+    )  # fmt: skip
 
 
 def _enough(p_value: float, confidence: float | None) -> int:

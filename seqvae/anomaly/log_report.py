@@ -52,16 +52,20 @@ class ScoredSession:
     """Its records, where they are to be shown."""
 
 
-def page(title: str, about: str, sessions: Sequence[ScoredSession], limit: float) -> str:
-    """The report of sessions in the order of the log; `limit` is the p-value at which one is anomalous."""
+def page(title: str, about: str, sessions: Sequence[ScoredSession], limit: float | None, fdr: float = 0.0) -> str:
+    """The report of sessions in the order of the log.
+
+    A session is anomalous at a p-value up to `limit` (None for a contamination), or among discoveries at a rate `fdr`.
+    """
     strange = [one for one in sessions if one.anomalous]
     first = sorted(sessions, key=lambda one: (not one.anomalous, one.p_value))
     facts = {
         "sessions": f"{len(sessions):,}",
         "records": f"{sum(one.count for one in sessions):,}",
-        f"anomalous at p ≤ {limit:g}": f"{len(strange):,}",
-        "false alarms expected, were all normal": f"{limit * len(sessions):,.1f}",
+        _rule(limit, fdr): f"{len(strange):,}",
     }
+    if limit is not None and not fdr:
+        facts["false alarms expected, were all normal"] = f"{limit * len(sessions):,.1f}"
     figures = "".join(f"<div><b>{value}</b>{html.escape(name)}</div>" for name, value in facts.items())
     rows = "".join(map(_row, first[:SESSIONS]))
     rest = len(sessions) - SESSIONS
@@ -72,9 +76,16 @@ def page(title: str, about: str, sessions: Sequence[ScoredSession], limit: float
         '<meta name=color-scheme content="light dark">'
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p class=soft>{html.escape(about)}</p>"
-        f"<div class=figures>{figures}</div><h2>Time line</h2>{_time_line(sessions, limit)}"
+        f"<div class=figures>{figures}</div><h2>Time line</h2>{_time_line(sessions, None if fdr else limit)}"
         f"<h2>Sessions, the strangest first</h2><div class=table>{rows}</div>{more}</body></html>\n"
     )
+
+
+def _rule(limit: float | None, fdr: float) -> str:
+    """What makes a session anomalous."""
+    if fdr:
+        return f"anomalous at a false discovery rate of {fdr:g}"
+    return "anomalous" if limit is None else f"anomalous at p ≤ {limit:g}"
 
 
 def _row(one: ScoredSession) -> str:
@@ -129,14 +140,14 @@ def _line(line: Line) -> str:
     return f"<div class=mark>{body}<span class=p>{line.probability:.2g}</span>{instead}</div>"
 
 
-def _time_line(sessions: Sequence[ScoredSession], limit: float) -> str:
+def _time_line(sessions: Sequence[ScoredSession], limit: float | None) -> str:
     """A picture (SVG): each session at its time, as high as it is strange; in order where no time is known."""
     if not sessions:
         return ""
     timed = all(one.seconds is not None for one in sessions)
     at = [float(one.seconds or 0.0) if timed else float(i) for i, one in enumerate(sessions)]
     low, high = min(at), max(at)
-    least = min(min(one.p_value for one in sessions), limit)
+    least = min(min(one.p_value for one in sessions), limit or 1.0)
     depth = max(1.0, -math.log10(least))
 
     def x(value: float) -> float:
@@ -153,12 +164,18 @@ def _time_line(sessions: Sequence[ScoredSession], limit: float) -> str:
         for i, (value, one) in enumerate(zip(at, sessions, strict=True))
         if one.anomalous or not i % every
     )
+    line = (
+        ""
+        if limit is None
+        else (
+            f'<line x1="40" x2="980" y1="{y(limit):.1f}" y2="{y(limit):.1f}" class="limit"/>'
+            f'<text x="36" y="{y(limit) + 4:.1f}" class="end">{limit:g}</text>'
+        )
+    )
     left, right = (_when(v).lstrip(", ") if timed else f"session {v + 1:.0f}" for v in (low, high))
     return (
         '<svg viewBox="0 0 1000 185" role=img aria-label="p-values of sessions over time">'
-        f'<line x1="40" x2="980" y1="{y(limit):.1f}" y2="{y(limit):.1f}" class="limit"/>'
-        f'<text x="36" y="{y(limit) + 4:.1f}" class="end">{limit:g}</text><text x="36" y="154" class="end">p 1</text>'
-        f'{dots}<text x="40" y="178">{html.escape(left)}</text>'
+        f'{line}<text x="36" y="154" class="end">p 1</text>{dots}<text x="40" y="178">{html.escape(left)}</text>'
         f'<text x="980" y="178" class="end">{html.escape(right)}</text></svg>'
     )
 

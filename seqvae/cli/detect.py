@@ -27,6 +27,7 @@ from seqvae.text.lines import safe
 
 if TYPE_CHECKING:
     from seqvae.anomaly.calibration import Calibration, Settings
+    from seqvae.anomaly.log_report import ScoredSession
     from seqvae.anomaly.scores import Evidence
     from seqvae.cli.inputs import Kind
     from seqvae.protocols import Tokenizer
@@ -187,7 +188,7 @@ def _enough(p_value: float, known: bool, tails: int, confidence: float | None = 
     app,
     "seqvae detect score @sessions.txt --detector hdfs.detector --json",
     "seqvae detect score --detector hdfs.detector -m runs/hdfs/best < sessions.txt",
-    "seqvae detect score app.log --detector app.detector",
+    "seqvae detect score app.log --detector app.detector --html app.html",
     "seqvae detect score @sessions.txt --detector hdfs.detector --fdr 0.1 --worst-first",
 )
 def score(
@@ -209,6 +210,10 @@ def score(
     fdr: verdicts.Fdr = None,
     random_ties: verdicts.RandomTies = False,
     worst_first: verdicts.WorstFirst = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Raw logs: write a report too, one page (HTML) with the marked lines."),
+    ] = None,
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
@@ -221,8 +226,10 @@ def score(
     """
     chosen = verdicts.Choices(p_value, confidence, random_ties, fdr, worst_first, as_json)
     if detector is not None and model is None and _is_raw(detector):
-        _score_raw(inputs or [], detector, chosen, exact)
+        _score_raw(inputs or [], detector, chosen, exact, html)
         return
+    if html is not None:
+        raise UsageError("--html is for raw logs, with a --detector that `seqvae detect learn` wrote; leave it out")
     found, settings = _calibrated(detector, model)
     verdict = verdicts.Verdicts(found, settings, chosen, str(detector or "DETECTOR"))
     from seqvae.cli.inputs import kind_of, load
@@ -261,16 +268,19 @@ def _is_raw(detector: Path) -> bool:
     return (detector / "templates.json").is_file()
 
 
-def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, exact: bool) -> None:
-    """Verdicts on the sessions of raw logs, each as soon as it can be told."""
+def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, exact: bool, html: Path | None) -> None:
+    """Verdicts on the sessions of raw logs, each as soon as it is known, and the report."""
     from seqvae.anomaly import log_detector
 
     found = log_detector.load(detector)
     verdict = verdicts.Verdicts(found.calibration, found.settings, chosen, str(detector))
     _in_utf8()
-    for line in verdict.lines(raw.rows(inputs, found, verdict, chosen.as_json, exact)):
+    sessions: list[tuple[dict[str, Any], ScoredSession]] | None = None if html is None else []
+    for line in verdict.lines(raw.rows(inputs, found, verdict, chosen.as_json, exact, sessions)):
         terminal.write(line)
         sys.stdout.flush()
+    if html is not None and sessions is not None:
+        raw.write_report(html, inputs, detector, sessions, verdict.limit, chosen.fdr)
 
 
 def _in_utf8() -> None:
@@ -383,7 +393,7 @@ def update(
 
         learned = log_detector.load(detector)
         where, found, settings = detector / "detector", learned.calibration, learned.settings
-        evidences: Iterable[Evidence] = (evidence for _, evidence in raw.weighed(inputs or [], learned, exact))
+        evidences: Iterable[Evidence] = (evidence for _, evidence in raw.weighed(inputs or [], learned, exact)[1])
     else:
         found, settings = _calibrated(detector, model)
         pieces = _normal(kind_of(settings.model), inputs or [])

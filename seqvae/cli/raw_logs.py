@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
@@ -26,7 +26,9 @@ from seqvae.text import lines as text
 
 if TYPE_CHECKING:
     from seqvae.anomaly.log_detector import LogDetector
+    from seqvae.anomaly.log_report import ScoredSession
     from seqvae.anomaly.scores import Evidence
+    from seqvae.codec import Codec
     from seqvae.events.lines import LogReader, Record
     from seqvae.events.sessions import Session
 
@@ -34,6 +36,11 @@ POINTED = 5  # records of a session that are shown, at most
 RARE = 0.1  # what is likelier is not shown, unless it is the least likely
 DIGITS = 4  # of log-probabilities, as in anomaly/explain.py
 BATCH = 256  # sessions at once
+KINDS = 8  # kinds of normal sessions that are listed, the most frequent first
+MESSAGES = 4  # messages of a kind that are listed
+EXPECTED = 3  # messages that are named where another was expected
+LEAST = 0.01  # probability of a message that is named
+END = "the session ends"
 
 
 def learn(
@@ -64,6 +71,10 @@ def learn(
     field: Annotated[
         str | None, typer.Option(metavar="NAME", help="Lines are JSON, and this field is the message.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Leave out sessions with a line that matches; may be given several times."),
+    ] = None,
     p_value: Annotated[
         float, typer.Option(callback=terminal.share, help="Share of new normal sessions to be called anomalous.")
     ] = 0.01,
@@ -77,10 +88,12 @@ def learn(
     """Learn a detector from raw logs. The folder goes to `seqvae detect score --detector`, with raw logs too.
 
     Headers are split off, messages become templates, and lines become sessions. Half of the sessions are trained on,
-    and others calibrate the p-values; on the rest the rate of false alarms is counted.
+    and others calibrate the p-values; on the rest the rate of false alarms is counted. All sessions are taken for
+    normal: the most frequent kinds are listed, and --exclude strikes out those that are not.
     """
+    from seqvae.events import session_keys
     from seqvae.events.lines import LogReader
-    from seqvae.events.sessions import Grouping
+    from seqvae.events.sessions import Grouping, without
 
     if session is not None and window is not None:
         raise UsageError("--session and --window both divide the log; give one of them")
@@ -90,6 +103,19 @@ def learn(
     inside = sum(len(one.records) for one in sessions)
     if not inside:
         raise SeqVAEError(_none(session))
+    keys = session_keys.suggest(records) if session is None and window is None else []
+    if keys:
+        best = keys[0]
+        report(
+            f"no --session is given, so that {grouping.lines} lines in a row are a session; "
+            f"--session '{best.pattern}' is in {best.covered:.0%} of the lines and makes sessions of "
+            f"{best.length:.1f} lines"
+        )
+    given = len(sessions)
+    sessions = without(sessions, exclude or [])
+    if exclude:
+        report(f"{given - len(sessions)} of {given} sessions are excluded")
+        inside = sum(len(one.records) for one in sessions)
     from seqvae.anomaly import log_detector
 
     say = report if not as_json else _nothing
@@ -104,6 +130,12 @@ def learn(
             f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which takes about "
             f"{learned.wanted}; {learned.p_value:g} is the least that can be promised"
         )
+    for kind_of in learned.kinds[:KINDS] if not as_json else []:
+        if kind_of.sessions == 1:
+            break
+        more = len(kind_of.messages) - MESSAGES
+        about = "; ".join(kind_of.messages[:MESSAGES]) + (f"; and {more} more" if more > 0 else "")
+        report(f"taken for normal: {kind_of.sessions} sessions ({kind_of.sessions / learned.sessions:.0%}): {about}")
     rate = learned.alarms / learned.checked
     tell(
         f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} sessions kept apart "
@@ -115,6 +147,8 @@ def learn(
             **asdict(learned),
             "confidence": confidence,
             "false_alarms": rate,
+            "excluded": given - len(sessions),
+            "session_keys": [asdict(key) for key in keys],
             "output": str(out),
         },
         as_json,
@@ -144,30 +178,46 @@ def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
 
 
 def rows(
-    inputs: Sequence[str], found: LogDetector, verdict: verdicts.Verdicts, as_json: bool, exact: bool
-) -> Iterator[verdicts.Row]:
+    inputs: Sequence[str], found: LogDetector, verdict: verdicts.Verdicts, as_json: bool, exact: bool,
+    report: list[tuple[dict[str, Any], ScoredSession]] | None = None,
+) -> Iterator[verdicts.Row]:  # fmt: skip
     """Of each session of raw logs its verdict and name, and the lines that gave it away.
 
-    Sessions of a window are answered as they come; those of a key when the log ends.
+    Sessions of a window are answered as they come; those of a key when the log ends. A `report` gets every session.
     """
-    for index, (session, evidence) in enumerate(weighed(inputs, found, exact)):
+    model, weighed_sessions = weighed(inputs, found, exact)
+    texts = found.templates.texts()
+    for index, (session, evidence) in enumerate(weighed_sessions):
         facts = {"index": index, "session": session.name, "records": len(session.records)}
         facts |= verdict.facts(index, found.calibration.scores(evidence)[found.calibration.score])
-        yield facts, [_json(session, evidence, found)] if as_json else _shown(session, evidence)
+        marked = pointed(session, evidence)
+        if verdict.suspects(facts):
+            marked = explained(model, found, session, marked, texts)
+        if report is not None:
+            report.append((facts, _reported(facts, session, evidence, marked if verdict.suspects(facts) else None)))
+        yield facts, [_json(session, evidence, found, marked)] if as_json else _shown(session, marked)
 
 
-def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> Iterator[tuple[Session, Evidence]]:
-    """The sessions of raw logs with their evidence; raises SeqVAEError where there is none."""
-    records = _records(inputs, found.reader())  # before a model is loaded: what is wrong is told at once
-    from seqvae.anomaly import log_detector
+def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> tuple[Codec, Iterator[tuple[Session, Evidence]]]:
+    """The model, and the sessions of raw logs with their evidence; raises SeqVAEError where there is no session."""
+    records = _records(inputs, found.reader())  # before a model is loaded: wrong input is answered at once
     from seqvae.cli import inputs as kinds
 
     model = kinds.load(found.settings.model, exact=exact)
-    sessions = found.grouping.sessions(records)
     live = not found.grouping.lasting and (not inputs or "-" in inputs)
+    return model, _weighed(model, records, found, 1 if live else BATCH)
+
+
+def _weighed(
+    model: Codec, records: Iterator[Record], found: LogDetector, size: int
+) -> Iterator[tuple[Session, Evidence]]:
+    """Sessions with their evidence, in batches of `size`."""
+    from seqvae.anomaly import log_detector
+
+    sessions = found.grouping.sessions(records)
     some = new = total = 0
     warned = False
-    while batch := list(islice(sessions, 1 if live else BATCH)):
+    while batch := list(islice(sessions, size)):
         unknown, of = found.unknown(batch)
         new, total = new + unknown, total + of
         if new > log_detector.STRANGE * total and not warned:
@@ -184,34 +234,116 @@ def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> Iterator[
         raise SeqVAEError(_none(found.grouping.key))
 
 
-def pointed(session: Session, evidence: Evidence) -> list[tuple[Record | None, float]]:
-    """The records that surprise most, in their order, each with its log-probability; None stands for the end."""
+@dataclass(frozen=True)
+class Marked:
+    """A place of a session that surprises."""
+
+    place: int
+    """Index of the record; the number of records for the end of the session."""
+    record: Record | None
+    """None for the end."""
+    log_prob: float
+    """Nats."""
+    expected: tuple[tuple[str, float], ...] = ()
+    """The likeliest messages there, each with its probability."""
+
+
+def pointed(session: Session, evidence: Evidence) -> list[Marked]:
+    """The places that surprise most, in their order."""
     nats = evidence.log_prob.astype("float64").round(DIGITS)
     order = nats.argsort(kind="stable")[:POINTED].tolist()
     chosen = [i for i in order if i == order[0] or nats[i] < math.log(RARE)]
     records = session.records
-    return [(records[i] if i < len(records) else None, float(nats[i])) for i in sorted(chosen)]
+    return [Marked(i, records[i] if i < len(records) else None, float(nats[i])) for i in sorted(chosen)]
 
 
-def _json(session: Session, evidence: Evidence, found: LogDetector) -> str:
+def explained(
+    model: Codec, found: LogDetector, session: Session, marked: Sequence[Marked], texts: Mapping[str, str]
+) -> list[Marked]:
+    """The same places with the messages that a normal session has there; `texts` are the templates by event."""
+    from seqvae.anomaly import log_detector
+    from seqvae.anomaly.expectation import expected
+    from seqvae.protocols import EOS
+
+    line, settings = log_detector.piece(session, found.templates), found.settings
+    places = [one.place for one in marked]
+    options = expected(model, line, places, EXPECTED, settings.samples, settings.seed)
+    out = []
+    for one, choices in zip(marked, options, strict=True):
+        named = [
+            (text, round(share, DIGITS))
+            for token, share in choices
+            if (text := END if token == EOS else texts.get(model.tokenizer.token_text(token), ""))
+            and share >= max(LEAST, math.exp(one.log_prob))
+        ]
+        out.append(replace(one, expected=tuple(named)))
+    return out
+
+
+def _json(session: Session, evidence: Evidence, found: LogDetector, marked: Sequence[Marked]) -> str:
     """The rest of a line of JSON, after its facts."""
     nats = evidence.log_prob.astype("float64").round(DIGITS).tolist()
     events = [*(found.templates.event(record.content) for record in session.records), "<eos>"]
-    marked = [
-        {"source": one.source, "line": one.number, "text": one.text, "log_prob": value}
-        if one is not None
-        else {"source": None, "line": None, "text": None, "log_prob": value}
-        for one, value in pointed(session, evidence)
-    ]
+    lines = []
+    for one in marked:
+        record = one.record
+        place = (None, None, None) if record is None else (record.source, record.number, record.text)
+        expected = [{"message": text, "probability": share} for text, share in one.expected]
+        facts = dict(zip(("source", "line", "text"), place, strict=True))
+        lines.append({**facts, "log_prob": one.log_prob, "expected": expected})
     tokens = [{"token": event, "log_prob": value} for event, value in zip(events, nats, strict=True)]
-    return ", " + json.dumps({"log_prob": round(sum(nats), DIGITS), "lines": marked, "tokens": tokens})[1:]
+    return ", " + json.dumps({"log_prob": round(sum(nats), DIGITS), "lines": lines, "tokens": tokens})[1:]
 
 
-def _shown(session: Session, evidence: Evidence) -> Iterator[str]:
+def _shown(session: Session, marked: Sequence[Marked]) -> Iterator[str]:
     """The name of a session, and the lines that give it away where it is anomalous."""
     yield text.safe(session.name)
-    for record, _ in pointed(session, evidence):
-        if record is None:
-            yield f"{'':10}the session ends"
-        else:
-            yield f"{'':10}{text.safe(record.source)}:{record.number}: {text.safe(record.text)}"
+    for one in marked:
+        record = one.record
+        where = END if record is None else f"{text.safe(record.source)}:{record.number}: {text.safe(record.text)}"
+        yield f"{'':10}{where}"
+        if one.expected:
+            options = ", ".join(f"'{text.safe(message)}' ({share:.0%})" for message, share in one.expected)
+            yield f"{'':12}expected here: {options}"
+
+
+def _reported(
+    facts: Mapping[str, Any], session: Session, evidence: Evidence, marked: Sequence[Marked] | None
+) -> ScoredSession:
+    """A session for the HTML report, with its lines where places are `marked`."""
+    from seqvae.anomaly.log_report import Line, ScoredSession
+
+    records, lines = session.records, []
+    if marked is not None:
+        by_place = {one.place: one for one in marked}
+        nats = evidence.log_prob.astype("float64").round(DIGITS).tolist()
+        for place in range(len(records) + (len(records) in by_place)):
+            record = records[place] if place < len(records) else None
+            where = "" if record is None else f"{record.source}:{record.number}"
+            one = by_place.get(place)
+            lines.append(
+                Line(where, "" if record is None else record.text, math.exp(nats[place]), one is not None,
+                     () if one is None else one.expected)
+            )  # fmt: skip
+    return ScoredSession(
+        session.name, facts["p_value"], facts["anomalous"], records[0].seconds, len(records), tuple(lines)
+    )
+
+
+def write_report(
+    path: Path, inputs: Sequence[str], detector: Path, sessions: Sequence[tuple[dict[str, Any], ScoredSession]],
+    limit: float | None, fdr: float | None,
+) -> None:  # fmt: skip
+    """Write the HTML report of scored sessions; raises SeqVAEError where it cannot be written."""
+    from seqvae.anomaly import log_report
+    from seqvae.io import files
+
+    name = ", ".join(inputs) or "standard input"
+    final = [replace(one, anomalous=facts.get("discovery", facts["anomalous"])) for facts, one in sessions]
+    content = log_report.page(name, f"Scored by {detector}", final, limit, fdr or 0.0)
+    try:
+        with files.whole(path) as part:
+            part.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise SeqVAEError(f"{path}: cannot be written ({error.strerror}); choose another --html") from error
+    report(f"report in {path}")

@@ -97,6 +97,15 @@ class Verdicts:
             p_value, anomalous = self._found.p_value(score), score < self._threshold
         return {"score": score, "p_value": p_value, "anomalous": anomalous, "bound": self._bound}
 
+    def suspects(self, facts: dict[str, Any]) -> bool:
+        """Whether a piece with these facts may be called anomalous, now or when all are compared."""
+        return bool(facts["anomalous"] or facts["p_value"] <= (self._chosen.fdr or 0.0))
+
+    @property
+    def limit(self) -> float | None:
+        """The p-value up to which a piece is anomalous; None where the detector was fitted for a contamination."""
+        return self._limit
+
     def lines(self, rows: Iterable[Row]) -> Iterator[Iterable[str]]:
         """Lines of output, each in parts: as the rows come, or when all have come where they are compared."""
         compared = self._chosen.fdr is not None or self._chosen.worst_first

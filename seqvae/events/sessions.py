@@ -6,7 +6,7 @@ Knows: keys as regular expressions, windows of lines and of time. Refuses to kno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from seqvae.errors import SeqVAEError
@@ -51,6 +51,11 @@ class Grouping:
                 raise SeqVAEError(f"session key '{self.key}': has no group; put what names a session into parentheses")
         elif self.window is not None and not re.fullmatch(r"[1-9]\d{0,8}[smh]?", self.window):
             raise SeqVAEError(f"window '{self.window}': give lines, such as 20, or time, such as 30s, 5m or 1h")
+
+    @property
+    def lines(self) -> int:
+        """Records of a session where there is neither key nor time."""
+        return int(self.window) if self.window is not None and self.window.isdigit() else LINES
 
     @property
     def lasting(self) -> bool:
@@ -119,3 +124,20 @@ def _timed(records: Iterable[Record], most: float) -> Iterator[Session]:
         last = now
     if session is not None:
         yield session
+
+
+def without(sessions: Sequence[Session], patterns: Sequence[str]) -> list[Session]:
+    """The sessions of which no record matches one of some regular expressions.
+
+    Raises SeqVAEError for a pattern that is no regular expression, and where no session is left.
+    """
+    search = []
+    for pattern in patterns:
+        try:
+            search.append(re.compile(pattern).search)
+        except re.error as error:
+            raise SeqVAEError(f"--exclude '{pattern}': is no regular expression ({error}); mend it") from error
+    left = [one for one in sessions if not any(find(record.text) for record in one.records for find in search)]
+    if sessions and not left:
+        raise SeqVAEError(f"--exclude {' '.join(map(repr, patterns))}: leaves no session; choose a narrower pattern")
+    return left
