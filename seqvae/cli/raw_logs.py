@@ -93,11 +93,11 @@ def learn(
     """
     from seqvae.events import session_keys
     from seqvae.events.lines import LogReader
-    from seqvae.events.sessions import Grouping, without
+    from seqvae.events.sessions import Grouping, matchers, without
 
     if session is not None and window is not None:
         raise UsageError("--session and --window both divide the log; give one of them")
-    grouping, reader = Grouping(session, window), LogReader(header, field)
+    grouping, reader, excluded = Grouping(session, window), LogReader(header, field), matchers(exclude or [])
     records = list(_records(inputs or [], reader))
     sessions = list(grouping.sessions(records))
     inside = sum(len(one.records) for one in sessions)
@@ -112,7 +112,7 @@ def learn(
             f"{best.length:.1f} lines"
         )
     given = len(sessions)
-    sessions = without(sessions, exclude or [])
+    sessions = without(sessions, excluded)
     if exclude:
         report(f"{given - len(sessions)} of {given} sessions are excluded")
         inside = sum(len(one.records) for one in sessions)

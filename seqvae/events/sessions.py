@@ -126,18 +126,25 @@ def _timed(records: Iterable[Record], most: float) -> Iterator[Session]:
         yield session
 
 
-def without(sessions: Sequence[Session], patterns: Sequence[str]) -> list[Session]:
-    """The sessions of which no record matches one of some regular expressions.
-
-    Raises SeqVAEError for a pattern that is no regular expression, and where no session is left.
-    """
-    search = []
+def matchers(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    """Regular expressions of records to leave out; raises SeqVAEError for one that is none."""
+    out = []
     for pattern in patterns:
         try:
-            search.append(re.compile(pattern).search)
+            out.append(re.compile(pattern))
         except re.error as error:
             raise SeqVAEError(f"--exclude '{pattern}': is no regular expression ({error}); mend it") from error
-    left = [one for one in sessions if not any(find(record.text) for record in one.records for find in search)]
+    return out
+
+
+def without(sessions: Sequence[Session], excluded: Sequence[re.Pattern[str]]) -> list[Session]:
+    """The sessions of which no record matches; raises SeqVAEError where none is left."""
+    left = [
+        one
+        for one in sessions
+        if not any(pattern.search(record.text) for record in one.records for pattern in excluded)
+    ]
     if sessions and not left:
-        raise SeqVAEError(f"--exclude {' '.join(map(repr, patterns))}: leaves no session; choose a narrower pattern")
+        named = " ".join(f"'{pattern.pattern}'" for pattern in excluded)
+        raise SeqVAEError(f"--exclude {named}: leaves no session; choose a narrower pattern")
     return left

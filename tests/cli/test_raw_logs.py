@@ -62,7 +62,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     with gzip.open(folder / "b.log.gz", "wt") as file:
         file.write("\n".join([*lines[1000:], "Dec 10 06:00:00 box cron[1]: of no session"]))
     arguments = [folder / "a.log", folder / "b.log.gz", "--session", KEY, "-o", folder / "x.detector"]
-    [line] = done("detect", "learn", *arguments, "--minutes", 0.08, "--p-value", 0.02, "--json")
+    [line] = done("detect", "learn", *arguments, "--minutes", 0.2, "--p-value", 0.02, "--json")
     return folder / "x.detector", json.loads(line)
 
 
@@ -105,6 +105,52 @@ def test_strange_sessions_are_found_with_their_lines(learned: tuple[Path, dict[s
     shown = done("detect", "score", "new.log", "--detector", learned[0])
     at = next(i for i, line in enumerate(shown) if re.fullmatch(r"\S+ +anomalous +1001", line))
     assert any(line.strip() == f"new.log:{place}: {lines[place - 1]}" for line in shown[at + 1 : at + 5])
+
+
+def test_what_a_normal_session_has_there_is_named(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+    changed = {1001: ["open", "write", "melt down of {0} cores", "check", "close"]}
+    written(here / "new.log", log(range(1000, 1010), changed))
+    [melted] = [row for row in rows("new.log", "--detector", learned[0]) if row["session"] == "1001"]
+    [marked] = [line for line in melted["lines"] if "melt" in (line["text"] or "")]
+    first = marked["expected"][0]
+    assert first["message"] == "all is synced after <*> ms" and first["probability"] > 0.5, "it follows every write"
+    normal = [row for row in rows("new.log", "--detector", learned[0]) if not row["anomalous"]]
+    assert all(not line["expected"] for row in normal for line in row["lines"])
+    shown = done("detect", "score", "new.log", "--detector", learned[0], "--html", "new.html")
+    assert any(line.strip().startswith("expected here: 'all is synced after <*> ms'") for line in shown)
+    page = (here / "new.html").read_text()
+    assert "melt down of" in page and "all is synced after &lt;*&gt; ms" in page and page.count("<details") >= 1
+    assert ">10</b>sessions" in page
+
+
+def test_a_report_is_of_raw_logs(tiny_events: Path, here: Path) -> None:
+    written(here / "normal.txt", [session(number) for number in range(600, 900)])
+    done("detect", "fit", "@normal.txt", "-m", tiny_events, "-o", "x.detector")
+    said = seqvae("detect", "score", "@normal.txt", "--detector", "x.detector", "--html", "x.html")
+    assert said.exit_code == 2 and "--html is for raw logs" in said.stderr
+
+
+def test_learning_offers_a_key_lists_what_is_normal_and_leaves_out_the_excluded(here: Path) -> None:
+    written(here / "a.log", log(range(400)))
+    said = seqvae("detect", "learn", "a.log", "-o", "x.detector", "--minutes", 0.01, "--p-value", 0.5)
+    assert said.exit_code == 0
+    assert r"20 lines in a row are a session; --session 'app\[(\d+)' is in 100% of the lines" in said.stderr
+    read, wrote = "read <*> bytes", "wrote <*> bytes to disk <*>"
+    excluding = ("--session", KEY, "--minutes", 0.01, "--p-value", 0.5, "--exclude", "wrote")
+    told_lines = seqvae("detect", "learn", "a.log", "-o", "y.detector", *excluding).stderr.splitlines()
+    without = sum("write" not in session(number).split() for number in range(400))
+    assert f"{400 - without} of 400 sessions are excluded" in told_lines
+    kinds = [line for line in told_lines if line.startswith("taken for normal")]
+    assert kinds == [f"taken for normal: {without} sessions (100%): {'; '.join(kind_of_read(read))}"]
+    assert not any(wrote in line for line in kinds)
+    refused = seqvae("detect", "learn", "a.log", "-o", "z.detector", "--session", KEY, "--exclude", "app")
+    assert refused.exit_code == 1 and "--exclude 'app': leaves no session" in refused.stderr
+    assert "is no regular expression" in told(seqvae("detect", "learn", "a.log", "-o", "z.detector", "--exclude", "("))
+
+
+def kind_of_read(read: str) -> list[str]:
+    """The templates of a session that only reads, in their order."""
+    return ["opened file <*> for user <*>", read, "checksum <*> is right", "closed by <*>"]
 
 
 def test_another_source_gets_a_warning(
