@@ -1,9 +1,8 @@
-"""The ruler for arrangements: excerpts moved from style to style, beside real songs and a rule.
+"""Evaluation of arrangements: excerpts moved between styles, compared with real songs and with a rule.
 
-Scope: which excerpts are moved by what, figures of each, means with intervals over songs, and the table. A move is any
-callable that makes a piece of a piece, so that models and rules are measured alike. Out of scope: what the figures of
-one excerpt are (music/arrangement.py), the rule (evaluation/rule_baseline.py), and how a model moves. Definitions:
-docs/evaluation.md.
+Scope: choice of excerpts, figures of each, means with intervals over songs, and the table. A move is any callable from
+a piece to a piece, so that models and rules are measured alike. Out of scope: the statistics of one excerpt
+(music/arrangement.py), the rule (evaluation/rule_baseline.py), and how a model moves. Definitions: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 Move = Callable[[Piece, str, str, float], Piece]
-"""(piece, source, target, amount) to the piece moved, with the same bars."""
+"""(piece, source, target, amount) to the moved piece, with the same bars."""
 
 PAIRS = (("classical", "rock"), ("folk", "rock"), ("pop", "jazz"), ("rock", "jazz"), ("jazz", "classical"))
 AMOUNTS = (0.25, 0.5, 0.75, 1.0)
 BARS, BAR = 16, 4 * measures.BEAT
-FILLED = 12  # bars of an excerpt that hold a note, at least
-REAL = 100  # training songs of each style that ranges, judge and rule are taken from
-READ = 4  # times as many songs are read as are wanted: three of four may have no sixteen bars of 4/4
+FILLED = 12  # least number of bars of an excerpt that hold a note
+REAL = 100  # training songs per style for the ranges, the classifier and the rule
+READ = 4  # songs read per song wanted, because three of four may have no sixteen bars of 4/4
 JUDGED_BARS = 2
 DRAWS = 2000
 FOLDS = 5
@@ -51,9 +50,9 @@ BESIDE = (
     "top line there", "top line heard", "new notes", "30 to 70 % new", "bass agrees", "chroma kept", "notes kept",
 )  # fmt: skip
 FIGURES = (*ALONE, *BESIDE)
-KIT = ("kit repeated", "drum switches")  # told where the target has drums
+KIT = ("kit repeated", "drum switches")  # measured if the target style has drums
 DOSE = ("new notes", "target probability")  # expected to rise with the amount
-KEPT = ("chroma kept", "notes kept")  # beside the controls
+KEPT = ("chroma kept", "notes kept")  # compared with the controls
 
 
 # --- excerpts ---------------------------------------------------------------------------------------------------------
@@ -64,15 +63,15 @@ class Excerpts:
     """Sixteen bars of each song, by style."""
 
     real: dict[str, list[Piece]]
-    """Of training songs: what is taken for the style."""
+    """Excerpts of training songs, which define a style."""
     test: dict[str, list[Piece]]
-    """Of held-out songs: what is moved."""
+    """Excerpts of held-out songs, which are moved."""
 
 
 def excerpt(piece: Piece, rng: np.random.Generator) -> Piece | None:
-    """BARS bars of 4/4 in a row, FILLED of which hold a note, from a random place; None where there is no such place.
+    """BARS consecutive bars of 4/4, at least FILLED of them with notes, from a random place; None if there are none.
 
-    Onsets are from 0; a note that sounds beyond the end is not cut.
+    Onsets count from 0; a note that sounds beyond the end is not cut.
     """
     whole = np.diff(piece.bounds) == BAR
     filled = np.bincount(np.searchsorted(piece.bounds, piece.notes[:, midi.ONSET], "right") - 1, minlength=len(whole))
@@ -85,7 +84,7 @@ def excerpt(piece: Piece, rng: np.random.Generator) -> Piece | None:
     start, end = piece.bounds[(at := int(rng.choice(places)))], piece.bounds[at + BARS]
     notes, parts = piece.part(at, at + BARS)
     tempos, _, keys = midi.frame_rows(piece.frame)
-    # of what was said before the excerpt, the last counts
+    # the last event before the excerpt counts
     tempo, key = ({max(0, row[0] - int(start)): row[1:] for row in rows if row[0] < end} for rows in (tempos, keys))
     frame = midi.make_frame(
         ([(at, *row) for at, row in tempo.items()], [(0, 4, 4)], [(at, *row) for at, row in key.items()])
@@ -96,7 +95,7 @@ def excerpt(piece: Piece, rng: np.random.Generator) -> Piece | None:
 def excerpts(
     data: Path, styles: Sequence[str], songs: int, *, real: int = REAL, half: Half = "final", seed: int = 0
 ) -> Excerpts:
-    """At most `songs` held-out and `real` training songs of each style in `data`, one folder a style.
+    """Excerpts of at most `songs` held-out and `real` training songs per style in `data`, one folder per style.
 
     Raises SeqVAEError for a style without a song of either kind that has sixteen bars of 4/4.
     """
@@ -120,7 +119,7 @@ def excerpts(
 
 
 class Ruler:
-    """Ranges, judge and rules of the styles, from real training songs alone."""
+    """Statistic ranges, style classifier and rules of the styles, all from real training songs."""
 
     def __init__(self, real: Mapping[str, Sequence[Piece]], seed: int = 0) -> None:
         rows = {
@@ -137,16 +136,16 @@ class Ruler:
         self.judge = Judge(stretches, JUDGED_BARS, True, seed)
 
     def rule(self, piece: Piece, source: str, target: str, amount: float) -> Piece:
-        """The baseline `rule`, whatever the amount; see evaluation/rule_baseline.py."""
+        """The baseline `rule`, which ignores `amount`; see evaluation/rule_baseline.py."""
         return self.rules[target](piece)
 
     def swap(self, piece: Piece, source: str, target: str, amount: float) -> Piece:
-        """The baseline `programs swapped`, whatever the amount; see `measures.swap_programs`."""
+        """The baseline `programs swapped`, which ignores `amount`; see `measures.swap_programs`."""
         notes = measures.swap_programs(piece.notes, self.rankings[target])
         return Piece(notes, piece.bounds, piece.frame, piece.name)
 
     def measure(self, piece: Piece, target: str, original: Piece | None = None) -> Floats:
-        """FIGURES of a piece taken for an arrangement in the target style; nan for what is not to be measured."""
+        """FIGURES of a piece as an arrangement in the target style; nan for figures that do not apply."""
         notes, bounds = piece.notes, piece.bounds
         row = arrangement.statistics(notes, bounds)
         inside = self.ranges[target].inside(row)
@@ -167,12 +166,12 @@ class Ruler:
 
 
 def unmoved(piece: Piece, source: str, target: str, amount: float) -> Piece:
-    """The piece as it is: real songs of the source."""
+    """The piece unchanged: real songs of the source style."""
     return piece
 
 
 class Remembering(Codec):
-    """A codec that finds the latents of a piece once, however often it is moved."""
+    """A codec that encodes a piece once, however often it is moved."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,10 +186,10 @@ class Remembering(Codec):
 
 
 def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move, dict[str, Move]]:
-    """How a codec moves with its defaults, and the controls: the piece's harmony and bars with other latents.
+    """The move of a codec with its defaults, and controls with the piece's harmony and bars but other latents.
 
-    "another song" has the latents of the next test song of the source style, moved alike; "target mean" has the mean of
-    the target style, whatever the amount.
+    "another song" moves the latents of the next test song of the source style; "target mean" decodes the mean of the
+    target style, whatever the amount.
     """
     once = Remembering(**{field.name: getattr(codec, field.name) for field in fields(codec) if field.init})
     following = {id(piece): songs[i - 1] for songs in test.values() for i, piece in enumerate(songs)}
@@ -223,10 +222,10 @@ def arrangements(
     move: Move, controls: Mapping[str, Move], found: Excerpts, pairs: Sequence[tuple[str, str]] = PAIRS,
     amounts: Sequence[float] = AMOUNTS, seed: int = 0, report: Report = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """All figures of a move on held-out excerpts, beside real songs, baselines and controls.
+    """All figures of a move on held-out excerpts, with those of real songs, baselines and controls.
 
-    `found` has the styles of `pairs` (source, target). Every condition is measured on the same songs; a figure is of a
-    song first, and then a mean with a 95 % interval over songs (`summary`).
+    `found` has the styles of `pairs` (source, target). Every condition is measured on the same songs. A figure is
+    measured per song, then averaged over songs with a 95 % interval (`summary`).
     """
     ruler = Ruler(found.real, seed)
     songs = [(style, piece) for style in sorted(found.test) for piece in found.test[style]]
@@ -237,7 +236,7 @@ def arrangements(
         **{f"amount {amount:g}": (move, amount) for amount in amounts},
         **{name: (control, 1.0) for name, control in controls.items()},
     }  # fmt: skip
-    # (song, target, figure); NaN where a song is not moved to a target
+    # (song, target, figure); nan where a song is not moved to a target
     values = {c: np.full((len(songs), len(targets), len(FIGURES)), np.nan) for c in [*conditions, "target songs"]}
     for source, target in pairs:
         t = targets.index(target)
@@ -253,7 +252,7 @@ def arrangements(
     for x in values.values():
         for name in KIT:
             x[:, [not ruler.has_drums[target] for target in targets], FIGURES.index(name)] = np.nan
-    # as many times as its style is a target
+    # a target song counts as often as its style is a target
     weight = {"target songs": np.array([[sum(pair[1] == t for pair in pairs) for t in targets]] * len(songs), float)}
     result: dict[str, Any] = {
         "protocol": {
@@ -280,9 +279,9 @@ def arrangements(
 
 
 def summary(values: Floats, weights: Floats | None = None, seed: int = 0) -> list[float]:
-    """Mean over all that is not nan of `values (songs, targets)`, and a 95 % bootstrap interval that draws songs.
+    """Mean of `values (songs, targets)` without nan, and a 95 % bootstrap interval over songs: [mean, low, high].
 
-    A song counts as many times as it has values, or with the `weights (songs, targets)` of these; nan without values.
+    A song counts once per value, or with its `weights (songs, targets)`; nan without values.
     """
     known = ~np.isnan(values)
     weighed = known if weights is None else known * weights
@@ -297,7 +296,7 @@ def summary(values: Floats, weights: Floats | None = None, seed: int = 0) -> lis
 
 
 def _figures(values: Floats, weights: Floats | None = None) -> dict[str, list[float]]:
-    """`summary` of each of FIGURES of `values (songs, targets, FIGURES)`; those that no song has are left out."""
+    """`summary` of each of FIGURES in `values (songs, targets, FIGURES)`; figures without values are left out."""
     told = {name: _rounded(summary(values[..., k], weights)) for k, name in enumerate(FIGURES)}
     return {name: figure for name, figure in told.items() if not np.isnan(figure[0])}
 
@@ -307,14 +306,14 @@ def _rounded(figure: Sequence[float]) -> list[float]:
 
 
 def _accuracy(judge: Judge, songs: Sequence[tuple[str, Piece]]) -> list[float]:
-    """Share of held-out songs that the judge puts in their own style."""
+    """Share of held-out songs that the classifier assigns to their own style."""
     said = [judge.probability(piece.notes, piece.bounds) for _, piece in songs]
     right = [max(p, key=lambda s: p[s]) == style for p, (style, _) in zip(said, songs, strict=True)]
     return _rounded(measures.interval(np.array(right, float)))
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's rank correlation, equal values having the mean of their ranks; 0 where either does not vary."""
+    """Spearman's rank correlation, with the mean rank for ties; 0 if either variable is constant."""
     ranks = []
     for values in (np.asarray(x, float), np.asarray(y, float)):
         _, at, count = np.unique(values, return_inverse=True, return_counts=True)
@@ -325,7 +324,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def _dose(values: Mapping[str, Floats], named: Sequence[str], amounts: Sequence[float]) -> dict[str, list[float]]:
-    """`rank_correlation` of amounts and each of DOSE for every song; the song itself is amount 0."""
+    """`rank_correlation` of the amount and each of DOSE, per song; amount 0 is the song itself."""
     out = {}
     for name in DOSE:
         curves = np.stack([values[c][..., FIGURES.index(name)] for c in ("source songs", *named)], -1)
@@ -338,11 +337,11 @@ def _dose(values: Mapping[str, Floats], named: Sequence[str], amounts: Sequence[
 
 
 def separation(real: Floats, other: Floats, seed: int = 0) -> tuple[Floats, Floats]:
-    """How much a classifier takes each row for one of `other`: scores of `real (N, K)` and `other (M, K)`.
+    """Cross-validated classifier scores of `real (N, K)` and `other (M, K)`; high means `other`.
 
-    A logistic regression (C = 0.1, classes balanced) of statistics, standardised by the real rows, and of their
-    squares; a missing one is the real mean, and told in a column of its own. A row is scored by a fit that did not see
-    it, one of FOLDS.
+    A logistic regression (C = 0.1, balanced classes) on the statistics, standardised by the real rows, and on their
+    squares. A missing statistic is replaced by the real mean and marked in a column of its own. Each row is scored by
+    a fit on the other folds.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -365,10 +364,11 @@ def separation(real: Floats, other: Floats, seed: int = 0) -> tuple[Floats, Floa
 def _real_or_blend(
     ruler: Ruler, rows: Mapping[str, Floats], targets: Sequence[str], first: str, seed: int
 ) -> dict[str, list[float]]:
-    """Area under the ROC curve of `separation` from real training songs of the target, a mean over targets.
+    """Area under the ROC curve of `separation` from real training songs of the target, averaged over targets.
 
-    `rows (songs, targets, 13)` are by condition. .5 where nobody can tell them apart, 1 where everybody can. Intervals
-    are by drawing real songs and songs again; "A less B" is the `first` condition less another, on the same draws.
+    `rows` are statistics `(songs, targets, 13)` by condition. 0.5 means indistinguishable, 1 fully separable.
+    Intervals are from a bootstrap over real songs and test songs. "A less B" is the `first` condition minus another,
+    on the same draws.
     """
     rng = np.random.default_rng(seed)
     count = len(rows[first])
@@ -385,7 +385,7 @@ def _real_or_blend(
             own, other = separation(real, values[there, t], seed)
             above = (other[:, None] > own) + 0.5 * (other[:, None] == own)
             mine = drawn[:, there]
-            with np.errstate(invalid="ignore"):  # a draw may have none of these songs
+            with np.errstate(invalid="ignore"):  # a draw may have no song with this target
                 areas[name].append(((mine @ above) * again).sum(1) / (mine.sum(1) * again.sum(1)))
     with np.errstate(invalid="ignore"):
         known = {name: np.nansum(x, 0) / (~np.isnan(x)).sum(0) for name, x in areas.items() if x}
@@ -394,7 +394,7 @@ def _real_or_blend(
     return {name: _rounded([float(x[0]), *np.nanpercentile(x[1:], [2.5, 97.5])]) for name, x in known.items()}
 
 
-# --- for people -------------------------------------------------------------------------------------------------------
+# --- table ------------------------------------------------------------------------------------------------------------
 
 TABLE = (
     "band", "instruments", "kit repeated", "drum switches", "top line there", "top line heard",
@@ -404,7 +404,7 @@ TABLE = (
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The figures as text, for people and model cards (Markdown)."""
+    """The figures as a Markdown table, for reports and model cards."""
     seen, everything, differences = result["protocol"], result["all"], result["differences"]
     last = f"amount {seen['amounts'][-1]:g}"
     shown = [c for c in dict.fromkeys(("amount 0.5", last)) if c in everything]
@@ -449,7 +449,7 @@ def _rows(first: str, head: Sequence[str], body: Mapping[str, Sequence[str]]) ->
 
 
 def pairs_of(codec: Codec, every: bool = False) -> list[tuple[str, str]]:
-    """PAIRS where the codec has these styles and not `every` pair is wanted; else all of its styles, both ways."""
+    """PAIRS if the codec has these styles and not `every` pair is wanted; else all ordered pairs of its styles."""
     styles = sorted(set(codec.styles) - {"all"})
     usual = not every and {style for pair in PAIRS for style in pair} <= {*styles}
     return list(PAIRS) if usual else list(permutations(styles, 2))
@@ -459,11 +459,10 @@ def evaluate(
     codec: Codec, data: Path, *, songs: int = 16, pairs: Sequence[tuple[str, str]] | None = None,
     amounts: Sequence[float] = AMOUNTS, half: Half = "final", seed: int = 0, report: Report = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """`arrangements` of a codec with its defaults, on at most `songs` held-out songs of each style in `data`.
+    """`arrangements` of a codec with its defaults, on at most `songs` held-out songs per style in `data`.
 
-    Between the `pairs` (source, target), those of `pairs_of` by default.
-
-    Raises StyleError for a style that the codec has not, SeqVAEError for one without songs and for fewer than two.
+    Moves between the `pairs` (source, target), by default `pairs_of(codec)`. Raises StyleError for a style that the
+    codec does not have, SeqVAEError for a style without songs and for fewer than two styles.
     """
     pairs = pairs_of(codec) if pairs is None else pairs
     styles = sorted({style for pair in pairs for style in pair})

@@ -1,7 +1,7 @@
-"""How alike two sets of numbers or vectors are, and whether a difference is chance. Plain numpy.
+"""Similarity of two sets of numbers or vectors, and tests of differences. Plain numpy.
 
-Knows: overlap of densities, the Fréchet distance, random halves, a permutation test. Refuses to know: what the numbers
-are of. Formulas and papers: docs/evaluation.md.
+Scope: overlap of densities, the Fréchet distance, random halves, permutation tests. Out of scope: the measured
+quantities. Formulas and papers: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Figure = tuple[float, float, float]
-GRID = 1024  # points on which two densities are compared
-REACH = 4.0  # bandwidths that the grid goes beyond the outermost of both sets
+GRID = 1024  # points at which two densities are compared
+REACH = 4.0  # bandwidths by which the grid exceeds the range of both sets
 HALVES = 100
 FLIPS = 20000
 
 
 def overlapped_area(a: Floats, b: Floats) -> float:
-    """Integral of min(f, g): 1 for equal sets, 0 for sets apart (Yang and Lerch 2020).
+    """Integral of min(f, g): 1 for equal sets, 0 for disjoint sets (Yang and Lerch 2020); nan if a set is empty.
 
     f and g are Gaussian kernel densities with Scott's bandwidth, standard deviation times n^(-1/5), each of its own
-    set. Both are taken on one grid that reaches beyond either set, and sum to 1 on it. mgeval integrates between the
-    outermost points and so loses the tails, and its divergence takes the two densities on two grids, where
-    they cannot be compared. nan where a set is empty.
+    set. Both are evaluated on one grid that exceeds the range of both sets, and sum to 1 on it. mgeval integrates
+    between the extreme points and so loses the tails. Its divergence evaluates the two densities on two different
+    grids, which makes them incomparable.
     """
     if not len(a) or not len(b):
         return float("nan")
@@ -35,8 +35,8 @@ def overlapped_area(a: Floats, b: Floats) -> float:
 def overlaps(a: Floats, b: Floats, seed: int = 0) -> tuple[list[Figure], Figure]:
     """`overlapped_area` of each column of `a (N, K)` and `b (M, K)` with 95 % intervals, and of their mean.
 
-    Rows are pieces, nan where a piece has no such number. The intervals are by random halves of the pieces of both
-    sets (`spread`), the kernels staying as they are.
+    Rows are pieces, nan where a number is not defined. The intervals are from random halves of the pieces of both
+    sets (`spread`), with fixed kernels.
     """
     rng = np.random.default_rng(seed)
     in_a, in_b = (halves(len(one), HALVES, rng).astype(float) for one in (a, b))
@@ -56,14 +56,14 @@ def overlaps(a: Floats, b: Floats, seed: int = 0) -> tuple[list[Figure], Figure]
 
 
 def _mixed(chosen: Floats, kernels: Floats) -> Floats:
-    """The density of each choice of points, `(draws, GRID)`."""
+    """The density of each random choice of points, `(draws, GRID)`."""
     return np.asarray(chosen @ kernels / np.maximum(chosen.sum(1, keepdims=True), 1.0))
 
 
 def _kernels(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """The kernels of two sets on one grid: `(len(a), GRID)` and `(len(b), GRID)`, rows sum to 1."""
+    """The kernels of two sets on one grid, `(len(a), GRID)` and `(len(b), GRID)`; rows sum to 1."""
     both = np.concatenate([a, b])
-    least = 1e-3 * float(np.std(both)) + 1e-9  # a set of equal numbers is a narrow peak, not an error
+    least = 1e-3 * float(np.std(both)) + 1e-9  # makes a set of equal numbers a narrow peak
     widths = [max(least, float(np.std(x, ddof=1)) * len(x) ** -0.2 if len(x) > 1 else 0.0) for x in (a, b)]
     beyond = REACH * max(widths)
     grid = np.linspace(both.min() - beyond, both.max() + beyond, GRID)
@@ -82,9 +82,9 @@ def _overlap(f: Floats, g: Floats) -> float:
 def frechet_distance(x: Floats, y: Floats) -> float:
     """|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^1/2) of Gaussians fitted to rows `(N, D)` (Dowson and Landau 1982).
 
-    What Heusel et al. (2017) call FID, in a latent space instead of a network's layer. With X and Y less their means,
-    tr (S_x S_y)^1/2 is the sum of the singular values of X Y^T / sqrt(n_x n_y), so that no matrix is larger than rows
-    times rows. It shrinks with more rows: compare only figures of sets of equal size.
+    This is FID (Heusel et al. 2017) in a latent space instead of a network's layer. For X and Y with their means
+    removed, tr (S_x S_y)^1/2 is the sum of the singular values of X Y^T / sqrt(n_x n_y), so no matrix is larger than
+    rows by rows. The distance shrinks with the number of rows: compare only sets of equal size.
     """
     m, n = x.mean(0), y.mean(0)
     a, b = (x - m) / len(x) ** 0.5, (y - n) / len(y) ** 0.5
@@ -93,26 +93,26 @@ def frechet_distance(x: Floats, y: Floats) -> float:
 
 
 def halves(count: int, draws: int, rng: np.random.Generator) -> Bools:
-    """`(draws, count)`: a random half of `count` things in each row, one more than half of an odd number."""
+    """`(draws, count)`: a random half of `count` items per row, rounded up."""
     ranks = rng.random((draws, count)).argsort(1).argsort(1)
     return np.asarray(ranks < (count + 1) // 2)
 
 
 def spread(value: float, drawn: Floats, least: float = -np.inf, most: float = np.inf) -> Figure:
-    """(value, low, high): 95 %, 1.96 standard deviations of the figure over random halves, each way.
+    """(value, low, high): 95 % interval, 1.96 standard deviations of the figure over random halves either way.
 
-    A half without repetition differs from the whole as the whole does from its population (Politis and Romano 1994;
-    the half-sample jackknife). The bootstrap repeats points, which makes densities peak and distances grow.
+    A half without replacement differs from the whole as the whole does from its population (Politis and Romano 1994;
+    the half-sample jackknife). The bootstrap repeats points, which sharpens densities and enlarges distances.
     """
     width = 1.96 * float(np.std(drawn))
     return value, max(least, value - width), min(most, value + width)
 
 
 def flipped(differences: Floats, seed: int = 0, flips: int = FLIPS) -> float:
-    """p-value of a mean above 0 by permutation, one-sided: how often random signs reach it (Fisher 1935).
+    """One-sided p-value of a mean above 0 by a sign-flip permutation test (Fisher 1935); nan without songs.
 
-    `differences` are paired, one a song: by chance either of a pair could have been the better one. p = (1 + number of
-    the `flips` draws of signs whose mean is as large) / (flips + 1). nan without songs.
+    `differences` are paired, one per song: under the null hypothesis either of a pair is equally likely to be better.
+    p = (1 + number of the `flips` draws of signs whose mean is as large) / (flips + 1).
     """
     d = np.asarray(differences, float)
     if not len(d):
@@ -124,9 +124,9 @@ def flipped(differences: Floats, seed: int = 0, flips: int = FLIPS) -> float:
 
 
 def lead(scores: Floats) -> Floats:
-    """`(N,)`: the share of others that each row's own partner, on the diagonal of `scores (N, N)`, scores above.
+    """`(N,)`: the share of others over which each row prefers its own partner, the diagonal of `scores (N, N)`.
 
-    Ties count half: 1 where the own partner is first of all, 0.5 by chance; the mean is an area under the ROC curve.
+    Ties count half: 1 if the own partner is first of all, 0.5 by chance. The mean is an area under the ROC curve.
     """
     own = np.diagonal(scores)[:, None]
     below = (scores < own).sum(1) + ((scores == own).sum(1) - 1) / 2
@@ -134,9 +134,9 @@ def lead(scores: Floats) -> Floats:
 
 
 def matched(scores: Floats, seed: int = 0, shuffles: int = FLIPS) -> float:
-    """p-value that things fit their own partner better than chance: `scores (N, N)`, row i with partner j.
+    """p-value that row i of `scores (N, N)` fits its own partner, column i, better than chance.
 
-    The mean of the diagonal against that of random assignments of partners to rows. p as in `flipped`.
+    A permutation test of the mean of the diagonal against random assignments of partners to rows. p as in `flipped`.
     """
     rng = np.random.default_rng(seed)
     own = float(np.diagonal(scores).mean())

@@ -1,7 +1,7 @@
-"""What style a stretch of music is heard as: a classifier of notes, fitted on real music alone.
+"""Style classifier of notes, fitted on real music alone.
 
-Knows: which numbers it hears (`measures.features`) and how probabilities of stretches make one of a piece. Refuses to
-know: models, latents, and which songs it is given.
+Scope: features (`measures.features`), and averaging probabilities of stretches over a piece. Out of scope: models,
+latents, and the choice of songs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Ints = NDArray[np.int32]
 
 
 class Judge:
-    """A logistic regression over `measures.features` of stretches of `chunks` bars of real training songs."""
+    """A logistic regression on `measures.features` of stretches of `chunks` bars of real training songs."""
 
     def __init__(self, stretches: Sequence[tuple[str, Piece]], chunks: int, instruments: bool, seed: int) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -49,13 +49,13 @@ class Judge:
         return out
 
     def probability(self, notes: Ints, bounds: Ints) -> dict[str, float]:
-        """Probability of each style, averaged over the stretches; silence is every style alike."""
+        """Probability of each style, averaged over the stretches; uniform for silence."""
         heard = self._hear(notes, bounds)
         if not heard:
             return dict.fromkeys(self.styles, 1 / len(self.styles))
         return dict(zip(self.styles, self.model.predict_proba(np.array(heard)).mean(0), strict=True))
 
     def between(self, notes: Ints, bounds: Ints, one: str, other: str) -> float:
-        """Probability of one of two styles, where there are but these two."""
+        """Probability of style `one`, given that the style is `one` or `other`."""
         said = self.probability(notes, bounds)
         return said[one] / max(1e-12, said[one] + said[other])

@@ -1,8 +1,7 @@
-"""Songs to measure a music model on: which of a folder's were held out, and what the model makes of them.
+"""Test songs of a folder, and their latents and notes under a model.
 
-Knows: the two halves of the held-out songs (`dataset.half_of` of the title), stretches of songs, and decoding many side
-by side.
-Refuses to know: figures.
+Scope: the two halves of the held-out songs (`dataset.half_of` of the title), stretches of songs, batched encoding and
+decoding. Out of scope: figures.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ Report = Callable[[str], None]
 
 @dataclass
 class Song:
-    """A stretch of a held-out song, onsets from 0, and where it lies."""
+    """A stretch of a held-out song, with onsets from 0, and its posterior."""
 
     style: str
     piece: Piece
     z: Tensor
-    """`(S, D)`: refined posterior means."""
+    """Refined posterior means `(S, D)`."""
     logvar: Tensor
-    """`(S, D)`: log-variances of the same posteriors."""
+    """Log-variances `(S, D)` of the same posteriors."""
     kl: Floats
-    """`(S,)`: nats of each segment, which samples of the posterior cost."""
+    """KL divergence of each segment in nats, `(S,)`."""
     shift: int
-    """Semitones by which the tokenizer moved the pitches of the whole stretch before z was found."""
+    """Semitones by which the tokenizer transposed the whole stretch before encoding."""
     harmony: Floats
-    """`(S * C, B, 12)`: what sounds around each beat of each chunk, moved alike; see `Codec.blend`."""
+    """Chroma around each beat of each chunk, transposed alike, `(S * C, B, 12)`; see `Codec.blend`."""
 
     def front(self, segments: int, chunks: int) -> Song:
-        """The first segments of so many chunks."""
+        """The first `segments` segments of `chunks` chunks each."""
         count = segments * chunks
         return replace(
             self,
@@ -62,18 +61,18 @@ class Song:
 
 @dataclass
 class Songs:
-    """The songs of a folder by style."""
+    """The songs of a folder, by style."""
 
     train: dict[str, list[Piece]]
-    """Stretches of training songs, for judges and baselines."""
+    """Stretches of training songs, for classifiers and baselines."""
     test: dict[str, list[Piece]]
-    """Stretches of songs of one half of those that no model was trained on."""
+    """Stretches of held-out songs of one half; no model was trained on them."""
     trained: list[Path]
     """The files of all training songs."""
 
 
 def stretch(piece: Piece, chunks: int, rng: np.random.Generator) -> Piece | None:
-    """`chunks` chunks in a row of a piece from a random place; None where there are hardly notes."""
+    """`chunks` consecutive chunks of a piece from a random place; None if they hold fewer than four notes."""
     total = len(piece.bounds) - 1
     first = int(rng.integers(max(1, total - chunks + 1)))
     bounds = piece.bounds[first : first + chunks + 1]
@@ -92,11 +91,10 @@ def gather(
     data: Path, styles: Sequence[str], *, train: int, test: int, train_chunks: int, test_chunks: int,
     rng: np.random.Generator, half: Half = "final",
 ) -> Songs:  # fmt: skip
-    """At most `train` and `test` songs a style of `data` (one folder a style), a stretch of each.
+    """Stretches of at most `train` training and `test` test songs per style in `data`, one folder per style.
 
-    Test songs are of one `half` of the held-out tenth: "choose" for choices, "final" for figures.
-
-    Raises SeqVAEError where a style has no test song or no training song.
+    Test songs are of one `half` of the held-out tenth: "choose" for choices, "final" for figures. Raises SeqVAEError
+    for a style without a test song or without a training song.
     """
     files = collection.find([data])
     songs = Songs({style: [] for style in styles}, {style: [] for style in styles}, [])
@@ -107,12 +105,12 @@ def gather(
         style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
         mine = half_of(title)
         if style not in styles or mine not in (None, half) or title in tested:
-            continue  # of several versions of a test song one is enough
+            continue  # one version of a test song is enough
         held_out = mine == half
         if not held_out:
             songs.trained.append(files[i])
         taken = count.get((style, held_out), 0)
-        if taken < (2 * test if held_out else train):  # more than asked, for some cannot be read
+        if taken < (2 * test if held_out else train):  # twice as many, because some cannot be read
             count[style, held_out] = taken + 1
             wanted.append((files[i], style, held_out))
             if held_out:
@@ -129,7 +127,7 @@ def gather(
 
 
 def encode(codec: Codec, style: str, pieces: Sequence[Piece]) -> list[Song]:
-    """Songs as the model reads them before it decodes them again: refined."""
+    """Encode songs with refined posteriors."""
     split = [codec.segments(piece) for piece in pieces]
     found = codec.posteriors([segment for piece in split for segment in piece], refined=True)
     sizes = list(map(len, split))
@@ -141,15 +139,15 @@ def _song(codec: Codec, style: str, piece: Piece, posterior: Posterior) -> Song:
     harmony = codec.form.harmony(piece)
     assert harmony is not None
     assert isinstance(codec.tokenizer, MidiTokenizer)
-    silent = np.zeros((len(posterior.mean) * codec.chunks - len(harmony), *harmony.shape[1:]))  # the last one's filling
+    silent = np.zeros((len(posterior.mean) * codec.chunks - len(harmony), *harmony.shape[1:]))  # padding chunks
     kl, shift = posterior.kl().sum(1).double().numpy(), codec.tokenizer.shift(piece)
     return Song(style, piece, posterior.mean, posterior.logvar, kl, shift, np.concatenate([harmony, silent]))
 
 
 def decode(codec: Codec, songs: Sequence[Song], z: Sequence[Tensor], harmony: float = 0.0) -> list[Ints]:
-    """Notes `(N, 4)` that latents `(S, D)` decode to in the bars of each song, greedily, all songs side by side.
+    """Decode latents `(S, D)` of each song greedily to notes `(N, 4)` in its bars, all songs in one batch.
 
-    They lean to the songs' own `harmony` as in `Codec.blend`; 0 for what the latents say alone.
+    Chroma guidance towards each song's own harmony has the strength `harmony`, as in `Codec.blend`; 0 for none.
     """
     if not songs:
         return []
@@ -170,7 +168,7 @@ def spell(codec: Codec, chunks: Sequence[Ints], song: Song) -> Ints:
 
 
 def _limits(codec: Codec, piece: Piece, segments: int) -> Ints:
-    """Chunk lengths of a piece, the filling of its last segment included."""
+    """Chunk lengths of a piece in steps, with padding chunks in its last segment."""
     lengths = codec.form.limits(piece)
     assert lengths is not None
     return np.append(lengths, np.ones(segments * codec.chunks - len(lengths), np.int32)).astype(np.int32)

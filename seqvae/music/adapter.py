@@ -1,7 +1,7 @@
-"""The adapter of music: what the codec reads of a song, and the song it makes of decoded tokens.
+"""Music adapter of the codec: from a song to segments, and from decoded tokens to a song.
 
-Scope: the sources that make a piece, the length of its bars, its harmony and its band, a piece without notes, and a
-score from decoded bars. Out of scope: models, latent vectors, files on the command line.
+Scope: reading, lengths of bars, harmony and band of a piece, a piece without notes, and a score from decoded bars.
+Out of scope: models, latent vectors, files of the command line.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 
 
-STRAY = 0.04  # of the notes may stand beyond a shorter bar, and are left out: a new piece is not exact
+STRAY = 0.04  # share of the notes that may lie beyond a shorter bar and are then left out: sampled pieces are inexact
 
 
 class MusicForm:
-    """Music: tempo, metre, key and the loudness of each bar come from the original."""
+    """Adapter of music: tempo, metre, key and the loudness of each bar come from the original."""
 
     def __init__(self, tokenizer: MidiTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -49,7 +49,7 @@ class MusicForm:
         return self._empty(chunks, 4)
 
     def _empty(self, chunks: int, beats: int) -> Piece:
-        """Bars of so many quarters."""
+        """`chunks` bars of `beats` quarters each."""
         from seqvae.music import piece as midi
 
         frame = midi.make_frame(([(0, 60_000_000 // 110)], [(0, beats, 4)], []))
@@ -57,9 +57,9 @@ class MusicForm:
         return midi.Piece(np.zeros((0, 5), np.int32), bounds, frame)
 
     def frame(self, chunks: list[Ints]) -> Piece:
-        """As `blank`, but of 2/4 or 3/4 where hardly a note of decoded chunks stands beyond such a bar.
+        """As `blank`, but in 2/4 or 3/4 if hardly any note of the decoded chunks lies beyond such a bar.
 
-        A new piece says with its notes what metre it is in; in bars of 4/4 a waltz would wait for a beat in each.
+        The metre of a new piece follows from its notes; in bars of 4/4 a waltz would have a silent beat per bar.
         """
         from seqvae.music import piece as midi
 
@@ -69,7 +69,7 @@ class MusicForm:
         return self._empty(len(chunks), next((beats for beats, share in beyond.items() if share < STRAY), 4))
 
     def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
-        """As `tracks.named`: melody, drums and instruments; unasked the melody."""
+        """As `tracks.named`: melody, drums and instruments; None means the melody."""
         from seqvae.music import tracks
 
         return tracks.named(("melody",) if moved else ()) if names is None else tracks.named(names)
@@ -87,7 +87,7 @@ class MusicForm:
         return self.tokenizer.lean(harmony, strength)
 
     def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble:
-        """As `band.ensemble`; bars last as many whole beats as the latest onset of all bars needs."""
+        """As `band.ensemble`; the length of a bar in whole beats follows from the latest onset in any bar."""
         songs = []
         for chunks in pieces:
             notes, bounds = self._longest(chunks)
@@ -98,18 +98,18 @@ class MusicForm:
         return band.ensemble(songs)
 
     def _longest(self, chunks: list[Ints]) -> tuple[Ints, Ints]:
-        """Notes and bars of decoded chunks, every chunk as long as the longest."""
+        """Notes and bars of decoded chunks, all chunks as long as the longest."""
         bounds = np.arange(len(chunks) + 1, dtype=np.int32) * self.tokenizer.max_steps
         return self.tokenizer.decode_notes(chunks, bounds), bounds
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
-        """1 - note F1, and 1 - cosine of the pitch classes; every chunk as long as the longest."""
+        """1 - note F1 and 1 - cosine of the pitch classes, with all chunks as long as the longest."""
         x, y = (self._longest(chunks)[0] for chunks in (a, b))
         alike, other = measures.chroma_similarity(x, y), measures.chroma_similarity(y, x)
         return [1 - measures.note_f1(x, y), 0.0 if alike is None and other is None else 1 - (alike or 0.0)]
 
     def join(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
-        """A `symusic.Score`; instruments that are kept, or all of what is the same `again`, have their tracks."""
+        """A `symusic.Score`; kept instruments, or everything if unchanged (`again`), get their original tracks."""
         from seqvae.music import piece as midi
         from seqvae.music import tracks
 
@@ -120,7 +120,7 @@ class MusicForm:
         return midi.to_score(notes, like.frame, tracks=tracks.homes(notes, like, parts, line))
 
     def notes(self, chunks: list[Ints], like: Piece) -> Ints:
-        """Notes `(N, 5)` of decoded chunks, each bar as loud as it is in `like`."""
+        """Notes `(N, 5)` of decoded chunks; each bar has the loudness that it has in `like`."""
         from seqvae.music import piece as midi
 
         notes = self.tokenizer.decode_notes(chunks, like.bounds, self.tokenizer.shift(like))

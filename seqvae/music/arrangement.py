@@ -1,8 +1,8 @@
-"""Statistics of an arrangement: one excerpt alone, beside real songs of a style, and beside its original.
+"""Statistics of an arrangement: an excerpt alone, relative to real songs of a style, and relative to its original.
 
-Scope: notes `(N, >= 4)` and bars `(C + 1,)` as `midi.Piece` has them; a note belongs to the bar that it begins in, and
-drums are an instrument, program 128. Out of scope: models, files, which songs are measured, and means over songs
-(evaluation/arrangement.py). Plain numpy. Definitions for readers of figures: docs/evaluation.md.
+Scope: notes `(N, >= 4)` and bars `(C + 1,)` as in `Piece`; a note belongs to the bar in which it begins, and drums are
+an instrument, program 128. Out of scope: models, files, the choice of songs, and means over songs
+(evaluation/arrangement.py). Plain numpy. Definitions: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 NAN = float("nan")
 HALF_NEW = (0.3, 0.7)
-"""Shares of new notes between which a song counts as half-way."""
+"""Range of the share of new notes in which a song counts as half-way."""
 
 
 # --- one excerpt alone ------------------------------------------------------------------------------------------------
 
 
 def _bar(notes: Ints, bounds: Ints) -> NDArray[np.int64]:
-    """The number of the bar in which each note begins, `(N,)`."""
+    """Index of the bar in which each note begins, `(N,)`."""
     return np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
 
 
 def playing(notes: Ints, bounds: Ints) -> Bools:
-    """`(C, 129)`: whether an instrument begins a note in a bar."""
+    """Mask `(C, 129)`: whether an instrument begins a note in a bar."""
     found = np.zeros((len(bounds) - 1, DRUMS + 1), bool)
     bar = _bar(notes, bounds)
     inside = (bar >= 0) & (bar < len(found))
@@ -59,7 +59,7 @@ def instruments(notes: Ints, bounds: Ints) -> float:
 
 
 def instruments_a_bar(notes: Ints, bounds: Ints) -> float:
-    """Mean number of instruments in a bar, over the bars with notes; nan without notes."""
+    """Mean number of instruments per bar, over bars with notes; nan without notes."""
     by_bar = playing(notes, bounds).sum(1)
     return _mean(by_bar[by_bar > 0])
 
@@ -67,8 +67,8 @@ def instruments_a_bar(notes: Ints, bounds: Ints) -> float:
 def band(notes: Ints, bounds: Ints) -> float:
     """Jaccard index of the instruments of neighbouring two-bar windows.
 
-    Windows are bars 1 and 2, 3 and 4, and so on. The mean of |A & B| / |A | B| over neighbouring windows of which at
-    least one has notes; nan where there are none.
+    Windows are bars 1 and 2, 3 and 4, and so on. The mean of |A & B| / |A | B| over neighbouring windows, at least one
+    of which has notes; nan without notes.
     """
     bars = playing(notes, bounds)
     windows = [set(np.flatnonzero(bars[at : at + 2].any(0)).tolist()) for at in range(0, len(bars), 2)]
@@ -76,7 +76,7 @@ def band(notes: Ints, bounds: Ints) -> float:
 
 
 def presence(notes: Ints, bounds: Ints) -> float:
-    """Share of the bars that an instrument plays in, a mean over the instruments; nan without notes."""
+    """Share of bars in which an instrument plays, averaged over the instruments; nan without notes."""
     shares = playing(notes, bounds).mean(0)
     return _mean(shares[shares > 0])
 
@@ -87,29 +87,29 @@ def drum_bars(notes: Ints, bounds: Ints) -> float:
 
 
 def drum_switches(notes: Ints, bounds: Ints) -> float:
-    """Share of neighbouring bars of which one has drums and the other none; nan for a single bar."""
+    """Share of neighbouring bars where only one has drums; nan for a single bar."""
     return _mean(np.diff(playing(notes, bounds)[:, DRUMS].astype(int)) != 0)
 
 
 def kit_repeated(notes: Ints, bounds: Ints) -> float:
-    """Jaccard index of the drum hits of neighbouring bars, a hit being (step in the bar, pitch).
+    """Jaccard index of the drum hits of neighbouring bars; a hit is (step in the bar, pitch).
 
-    A mean over neighbouring bars of which at least one has drums: 0 where they begin or stop; nan without drums.
+    The mean over neighbouring bars, at least one of which has drums; 0 where drums begin or stop. nan without drums.
     """
     hits = _placed(notes[notes[:, PROGRAM] == DRUMS], bounds, [PITCH])
     return _mean([_jaccard(a, b) for a, b in pairwise(hits) if a | b])
 
 
 def onsets_repeated(notes: Ints, bounds: Ints) -> float:
-    """Jaccard index of the steps of neighbouring bars at which any note begins.
+    """Jaccard index of the onsets (steps in the bar) of neighbouring bars.
 
-    A mean over neighbouring bars of which at least one has notes; nan where there are none.
+    The mean over neighbouring bars, at least one of which has notes; nan without notes.
     """
     return _mean([_jaccard(a, b) for a, b in pairwise(_placed(notes, bounds, [])) if a | b])
 
 
 def _placed(notes: Ints, bounds: Ints, columns: Sequence[int]) -> list[set[Hashable]]:
-    """For each bar the set of (step in the bar, *columns) of its notes."""
+    """The set of (step in the bar, *columns) of the notes of each bar."""
     return [
         {(row[ONSET] - int(start), *(row[c] for c in columns)) for row in bar.tolist()}
         for bar, start in zip(measures.bars(notes, bounds), bounds, strict=False)
@@ -117,10 +117,10 @@ def _placed(notes: Ints, bounds: Ints, columns: Sequence[int]) -> list[set[Hasha
 
 
 def clashes(notes: Ints, bounds: Ints) -> float:
-    """Share of pairs of pitches that sound together a semitone apart, octaves between them not counted.
+    """Share of simultaneous pairs of pitches that are a semitone apart, regardless of octaves.
 
-    Pairs of different pitches that sound at a step where a pitched note begins, all such steps together; a pair clashes
-    where the higher pitch less the lower one is 1 modulo 12. 0 where no two pitches sound together, nan without notes.
+    Pairs of different pitches that sound at a step with a pitched onset, pooled over these steps. A pair clashes if
+    the higher pitch minus the lower is 1 modulo 12. 0 if no two pitches sound together, nan without pitched notes.
     """
     heard = pitched(notes)
     if not len(heard):
@@ -133,7 +133,7 @@ def clashes(notes: Ints, bounds: Ints) -> float:
 
 
 def sounding(notes: Ints, steps: Ints) -> Bools:
-    """`(len(steps), 128)`: whether a pitch sounds at a step, drums left out."""
+    """Mask `(len(steps), 128)`: whether a pitch sounds at a step; drums are left out."""
     heard = pitched(notes)
     out = np.zeros((len(steps), 128), bool)
     first = np.searchsorted(steps, heard[:, ONSET])
@@ -144,18 +144,18 @@ def sounding(notes: Ints, steps: Ints) -> Bools:
 
 
 def chroma_repeated(notes: Ints, bounds: Ints) -> float:
-    """`measures.chroma_similarity` of neighbouring bars, a mean over those of which both have pitched notes."""
+    """Mean `measures.chroma_similarity` of neighbouring bars that both have pitched notes; nan without such bars."""
     heard = measures.bars(pitched(notes), bounds)
     return _mean([measures.chroma_similarity(a, b) or 0.0 for a, b in pairwise(heard) if len(a) and len(b)])
 
 
 def low_pitch(notes: Ints, bounds: Ints) -> float:
-    """5th percentile of the pitches of notes, drums left out; nan without notes."""
+    """5th percentile of the pitches, without drums; nan without pitched notes."""
     return float(np.percentile(x, 5)) if len(x := pitched(notes)[:, PITCH]) else NAN
 
 
 def high_pitch(notes: Ints, bounds: Ints) -> float:
-    """95th percentile of the pitches of notes, drums left out; nan without notes."""
+    """95th percentile of the pitches, without drums; nan without pitched notes."""
     return float(np.percentile(x, 95)) if len(x := pitched(notes)[:, PITCH]) else NAN
 
 
@@ -174,31 +174,31 @@ STATISTICS: dict[str, Statistic] = {
     "5th percentile of pitch": low_pitch,
     "95th percentile of pitch": high_pitch,
 }
-"""The 13 statistics by which an arrangement is compared with real songs of a style."""
+"""The 13 statistics that compare an arrangement with real songs of a style."""
 
 
 def statistics(notes: Ints, bounds: Ints) -> Floats:
-    """`(13,)` in the order of STATISTICS; nan where there is nothing to measure."""
+    """The 13 statistics in the order of STATISTICS, `(13,)`; nan where a statistic is not defined."""
     return np.array([figure(notes, bounds) for figure in STATISTICS.values()])
 
 
-# --- beside real songs of a style -------------------------------------------------------------------------------------
+# --- relative to real songs of a style --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where the middle 80 % of real songs lie in each statistic."""
+    """Interval of the middle 80 % of real songs in each of K statistics."""
 
     low: Floats
-    """`(K,)`: 10th percentiles over the songs that have the statistic, infinity where fewer than 10 % have it."""
+    """10th percentiles `(K,)` over the songs in which the statistic is defined; infinity if fewer than 10 % are."""
     high: Floats
-    """`(K,)`: 90th percentiles, minus infinity likewise."""
+    """90th percentiles `(K,)`; minus infinity if fewer than 10 % are."""
     absent: Bools
-    """`(K,)`: whether at least 10 % of the songs do not have the statistic (nan)."""
+    """Mask `(K,)`: whether the statistic is nan in at least 10 % of the songs."""
 
     @classmethod
     def of(cls, rows: Floats) -> Range:
-        """The range of songs `(N, K)`."""
+        """The range of songs with statistics `(N, K)`."""
         missing = np.isnan(rows).mean(0)
         low, high = np.full(rows.shape[1], np.inf), np.full(rows.shape[1], -np.inf)
         known = missing <= 0.9
@@ -206,11 +206,11 @@ class Range:
         return cls(low, high, missing >= 0.1)
 
     def inside(self, row: Floats) -> Bools:
-        """`(K,)`: low <= statistic <= high; for a statistic that is nan, whether that is common in real songs too."""
+        """Mask `(K,)`: low <= statistic <= high; for nan, whether it is `absent` in real songs too."""
         return np.where(np.isnan(row), self.absent, (self.low <= row) & (row <= self.high))
 
 
-# --- beside its original ----------------------------------------------------------------------------------------------
+# --- relative to the original -----------------------------------------------------------------------------------------
 
 
 def _keys(notes: Ints) -> set[tuple[int, int]]:
@@ -219,24 +219,24 @@ def _keys(notes: Ints) -> set[tuple[int, int]]:
 
 
 def top_line_there(original: Ints, other: Ints, line: Ints | None = None) -> float:
-    """Share of the original's top line (`measures.skyline`) that has a note of its onset and pitch in the other.
+    """Share of the original's top line (`measures.skyline`) whose onset and pitch occur in the other piece.
 
-    On any instrument but drums; nan for an original without pitched notes. A `line` that is known as the original's
-    melody (`tracks.named_melody`) counts instead, here and below.
+    On any instrument except drums; nan for an original without pitched notes. If `line` is given, the original's named
+    melody (`tracks.named_melody`), it replaces the top line, here and below.
     """
     there = _keys(other)
     return _mean([key in there for key in _keys(measures.skyline(original) if line is None else line)])
 
 
 def top_line_heard(original: Ints, other: Ints, line: Ints | None = None) -> float:
-    """Share of what is heard as the original's top line that is heard as the other's.
+    """Share of the original's audible top line that is audible as the other piece's top line.
 
-    A note of the top line is heard as such where nothing higher sounds at its onset. Counted are those of the original;
-    found, where the other has a note of this onset and pitch and nothing higher sounds; nan without such notes. Of a
-    `line` all notes are counted.
+    A note of the top line is audible if nothing higher sounds at its onset. The share is over the original's audible
+    notes, or over all notes of `line`. A note counts as found if the other piece has its onset and pitch and nothing
+    higher sounds there. nan without such notes.
     """
     top = measures.skyline(original) if line is None else line
-    steps, pitch = top[:, ONSET], top[:, PITCH]  # each onset once, in order
+    steps, pitch = top[:, ONSET], top[:, PITCH]  # each onset once, sorted
     before, after = (_highest(notes, steps) == pitch for notes in (original, other))
     before |= line is not None
     found = _keys(other)
@@ -245,25 +245,25 @@ def top_line_heard(original: Ints, other: Ints, line: Ints | None = None) -> flo
 
 
 def _highest(notes: Ints, steps: Ints) -> NDArray[np.int64]:
-    """The highest pitch that sounds at each step, -1 for silence."""
+    """Highest sounding pitch at each step, `(len(steps),)`; -1 for silence."""
     sounds = sounding(notes, steps)
     return np.where(sounds.any(1), 127 - sounds[:, ::-1].argmax(1), -1)
 
 
 def new_notes(original: Ints, other: Ints) -> float:
-    """Share of the other's notes that the original has not, equal where onset, pitch and drums or not are.
+    """Share of the other piece's notes that the original does not have; compares onset, pitch and drums or not.
 
-    The same note on another instrument is not new. nan where the other has no notes.
+    The same note on another instrument is not new. nan if the other piece has no notes.
     """
     known, notes = ({(o, p, g == DRUMS) for o, _, p, g in x[:, :4].tolist()} for x in (original, other))
     return len(notes - known) / len(notes) if notes else NAN
 
 
 def bass_agreement(original: Ints, other: Ints, bounds: Ints) -> float:
-    """Share of half bars at which the lowest pitch that sounds has the original's pitch class.
+    """Share of half bars in which the lowest sounding pitch has the same pitch class as in the original.
 
-    At the beginning of each bar and, where it is longer, two beats later. Places where nothing sounds in the original
-    do not count; where nothing sounds in the other it does not agree. nan where no place counts.
+    Measured at the beginning of each bar and, in bars longer than two beats, two beats later. Places where the
+    original is silent do not count; where the other piece is silent it disagrees. nan without places that count.
     """
     starts = bounds[:-1]
     later = starts + 2 * measures.BEAT
@@ -276,10 +276,10 @@ def bass_agreement(original: Ints, other: Ints, bounds: Ints) -> float:
 
 
 def accompaniment(notes: Ints, original: Ints, line: Ints | None = None) -> Ints:
-    """The pitched notes that do not coincide with the original's tune in onset and pitch.
+    """The pitched notes that do not coincide in onset and pitch with the original's tune.
 
-    The tune is the original's top line, and the top line of the instrument that is most often highest: whatever a rule
-    copies when it keeps the melody; and a `line` that is known as it.
+    The tune is the original's top line, the top line of the instrument that is most often highest (a rule that keeps
+    the melody copies it), and `line` if given.
     """
     top = measures.skyline(original)
     programs, counts = np.unique(top[:, PROGRAM], return_counts=True)
@@ -291,13 +291,13 @@ def accompaniment(notes: Ints, original: Ints, line: Ints | None = None) -> Ints
 
 
 def chroma_kept(original: Ints, other: Ints, bounds: Ints, line: Ints | None = None) -> float:
-    """`measures.chroma_similarity` of the accompaniment, bar by bar; a mean over bars in which the original has one."""
+    """Mean `measures.chroma_similarity` of the accompaniment over the bars in which the original has one."""
     a, b = (measures.bars(accompaniment(notes, original, line), bounds) for notes in (original, other))
     values = [measures.chroma_similarity(x, y) for x, y in zip(a, b, strict=True)]
     return _mean([value for value in values if value is not None])
 
 
 def notes_kept(original: Ints, other: Ints, line: Ints | None = None) -> float:
-    """Share of the original's accompaniment that has a note of its onset and pitch in the other; nan without one."""
+    """Share of the original's accompaniment whose onset and pitch occur in the other; nan without accompaniment."""
     there = _keys(other)
     return _mean([key in there for key in _keys(accompaniment(original, original, line))])

@@ -1,7 +1,7 @@
-"""Attributes of music that a folder can be divided by: with and without drums, minor and major, dense and sparse.
+"""Attributes that divide a folder of music: with and without drums, minor and major, dense and sparse.
 
-Knows: what is measured of a piece, and which pieces have much of it and which little. Refuses to know: models, files,
-and what a difference of the two sets is good for (Larsen et al. 2016 add it to a latent vector: "glasses").
+Scope: measuring a piece, and choosing the pieces with a low and a high value. Out of scope: models, files, and use of
+the difference of the two sets (Larsen et al. 2016 add it to a latent vector: "glasses").
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Attribute:
-    """A number that pieces have, and the names of those with little and with much of it."""
+    """A number measured of a piece, with names for pieces with a low and with a high value."""
 
     value: Callable[[Piece], float]
     little: str
     much: str
     between: tuple[float, float] | None
-    """Up to the first is little, from the second on is much; None for the lowest and the highest third of a folder."""
+    """Low is at most the first, high at least the second; None for the lowest and highest third of a folder."""
 
 
 def drums(piece: Piece) -> float:
-    """The share of bars with drums among those with notes."""
+    """Share of bars with drums among bars with notes."""
     home = np.searchsorted(piece.bounds, piece.notes[:, ONSET], side="right")
     return len(np.unique(home[piece.notes[:, PROGRAM] == DRUMS])) / max(1, len(np.unique(home)))
 
@@ -42,7 +42,7 @@ def mode(piece: Piece) -> float:
 
 
 def density(piece: Piece) -> float:
-    """Notes a beat, drums included."""
+    """Notes per beat, with drums."""
     return len(piece.notes) / max(1.0, float(piece.bounds[-1] - piece.bounds[0]) / STEPS_PER_BEAT)
 
 
@@ -54,9 +54,9 @@ ATTRIBUTES = {
 
 
 def divide(attribute: Attribute, pieces: Sequence[Piece]) -> dict[str, list[Piece]]:
-    """The pieces with little of an attribute and those with much of it; what lies between is in neither.
+    """The pieces with a low and with a high value of an attribute; values in between are in neither.
 
-    Raises StyleError where one of the two would be empty.
+    Raises StyleError if one of the two would be empty.
     """
     values = np.array([attribute.value(piece) for piece in pieces])
     low, high = attribute.between or np.quantile(values if len(values) else [0.0], [1 / 3, 2 / 3]).tolist()

@@ -1,7 +1,7 @@
-"""The key of a piece, and what its bars sound like: where the scale of a piece lies among the twelve, and its harmony.
+"""The key of a piece, and chroma by beat.
 
-Knows notes `(N, >= 4)` as `midi.Piece` has them (onset, duration, pitch, program; 128 is drums). Refuses to know
-tokens, models and files. Plain numpy.
+Scope: notes `(N, >= 4)` as in `Piece` (onset, duration, pitch, program; 128 is drums). Out of scope: tokens, models,
+files. Plain numpy.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ Floats = NDArray[np.float64]
 _ONSET, _DURATION, _PITCH, _PROGRAM = range(4)
 _DRUMS = 128
 
-# How much each degree sounds in a piece in C major and in one in A minor (Albrecht and Shanahan 2013, table 1), both
-# from C: what the two have in common is the scale, and a piece that is taken for its relative is moved alike.
+# Key profiles of C major and A minor (Albrecht and Shanahan 2013, table 1), both starting from C. They share a scale,
+# so a piece that is taken for its relative key is transposed alike.
 _MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])
 _MINOR = np.roll([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052], 9)
 
 
 def pitch_classes(notes: Ints) -> Floats:
-    """`(12,)` steps sounded by each pitch class, drums left out."""
+    """Steps for which each pitch class sounds, `(12,)`, without drums."""
     pitched = notes[notes[:, _PROGRAM] != _DRUMS]
     return np.bincount(pitched[:, _PITCH] % 12, weights=pitched[:, _DURATION], minlength=12).astype(float)
 
 
 def home_shift(notes: Ints) -> int:
-    """Semitones, -6 to 6, that take a piece to C major or A minor: the smaller way, and one that keeps it in 0..127.
+    """Semitones, -6 to 6, that transpose a piece to C major or A minor within 0..127, by the smaller interval.
 
-    The key is that whose profile is nearest to the shares of the pitch classes (Albrecht and Shanahan 2013). 0 for a
-    piece without pitched notes, and for one that fits nowhere else.
+    The key is the one whose profile is nearest to the shares of the pitch classes (Albrecht and Shanahan 2013). 0 for
+    a piece without pitched notes, and for a piece that cannot be transposed within 0..127.
     """
     sounded = pitch_classes(notes)
     if not sounded.any():
@@ -44,9 +44,9 @@ def home_shift(notes: Ints) -> int:
 
 
 def minority(notes: Ints) -> float:
-    """How much nearer a piece's pitch classes are to the best minor key than to the best major one; 0 without any.
+    """Distance of the pitch classes to the best major key minus that to the best minor key; positive for minor.
 
-    The distances are those of `home_shift`, times 100.
+    Distances as in `home_shift`, times 100. 0 for a piece without pitched notes.
     """
     sounded = pitch_classes(notes)
     if not sounded.any():
@@ -59,10 +59,10 @@ def minority(notes: Ints) -> float:
 
 
 def harmony(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
-    """What sounds around each beat of each bar: shares of the pitch classes, `(C, beats, 12)`.
+    """Smoothed chroma of each beat of each bar, shares of the pitch classes `(C, beats, 12)`.
 
-    A beat of `beat` steps leads, then its bar, then the whole piece: half of what is said of a beat is what sounds in
-    it, most of the other half what sounds in its bar. All is 0 in a piece without pitched notes. `bounds (C + 1,)`.
+    The shares in a beat of `beat` steps weigh half, those in its bar most of the other half, and those in the whole
+    piece the rest. All 0 in a piece without pitched notes. `bounds (C + 1,)` in steps.
     """
     pitched = notes[notes[:, _PROGRAM] != _DRUMS]
     steps = int(bounds[-1])
@@ -71,7 +71,7 @@ def harmony(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
     change = np.zeros((steps + 1, 12))
     np.add.at(change, (begin, pitched[:, _PITCH] % 12), 1.0)
     np.add.at(change, (end, pitched[:, _PITCH] % 12), -1.0)
-    sounded = np.concatenate([np.zeros((1, 12)), change[:-1].cumsum(0)]).cumsum(0)  # (steps + 1, 12), up to each step
+    sounded = np.concatenate([np.zeros((1, 12)), change[:-1].cumsum(0)]).cumsum(0)  # (steps + 1, 12), cumulative
     cuts = np.minimum(bounds[:-1, None] + beat * np.arange(beats + 1), bounds[1:, None])
     by_beat = sounded[cuts[:, 1:]] - sounded[cuts[:, :-1]]
     by_bar = (sounded[bounds[1:]] - sounded[bounds[:-1]])[:, None]
@@ -83,17 +83,17 @@ _LEVELS = (0.5, 0.45, 0.05)
 
 
 def _shares(sounded: Floats) -> Floats:
-    """Of `(..., 12)`, adding up to 1 where anything sounds."""
+    """Normalise `(..., 12)` to a sum of 1, or leave 0 where nothing sounds."""
     total = sounded.sum(-1, keepdims=True)
     shares: Floats = sounded / np.where(total > 0, total, 1.0)
     return shares
 
 
 def lowest(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
-    """The pitch class of the lowest note of each beat of each bar: `(C, beats, 12)`, 1 for it and 0 for the others.
+    """One-hot pitch class of the lowest note of each beat of each bar, `(C, beats, 12)`.
 
-    The lowest that sounds at the beat, or else begins within it; where there is none, that of the beat before in the
-    bar, and all 0 where that has none either. `bounds (C + 1,)`.
+    The lowest note that sounds at the beat, else the lowest that begins within it, else that of the previous beat in
+    the bar, else all 0. `bounds (C + 1,)` in steps.
     """
     pitched = notes[notes[:, _PROGRAM] != _DRUMS]
     onset, pitch = pitched[:, _ONSET], pitched[:, _PITCH]

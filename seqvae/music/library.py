@@ -1,7 +1,7 @@
-"""Many files of music: finding them, reading them in parallel behind a cache, and telling which are the same song.
+"""Folders of music: finding files, reading them in parallel behind a cache, and song titles.
 
-Knows folders, worker processes, the cache on disk and how people name files of music. Refuses to know any format:
-`midi.read` does. A file that cannot be read, hangs or even ends the process that reads it costs that file alone.
+Scope: folders, worker processes, the cache on disk, and names of music files. Out of scope: file formats
+(`midi.read`). A file that cannot be read, hangs or crashes the process that reads it costs only that file.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from seqvae.music.piece import Piece
 default_cache = files.default_cache
 
 READER_VERSION = 4
-"""Raised when `midi.read` makes another piece of the same file: what older versions cached is then read again."""
-_MIDI_VERSION = 2  # raised for MIDI files alone, which are read in milliseconds
+"""Increase when `midi.read` changes its result for the same file; older cache entries are then read again."""
+_MIDI_VERSION = 2  # for MIDI files, which are read in milliseconds
 TIME_LIMIT = 60.0
-"""Seconds that one file may take; music21 can be busy with one score for many minutes."""
+"""Time limit of one file in seconds; music21 can take many minutes for one score."""
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
-    """Files of music: those named, and those in the named folders and below, each once.
+    """Music files: the given files, and those in the given folders and below, each once.
 
-    The arguments keep their order and the files of one folder are sorted. In folders only known suffixes count, and
-    hidden files do not; a file that is named is taken whatever its suffix, and so is a `corpus:` name.
+    The arguments keep their order, and the files of a folder are sorted. In folders only known suffixes count and
+    hidden files are skipped; a file given by name is taken with any suffix, and so is a `corpus:` name.
 
     Raises:
-        ReadError: a path that does not exist.
+        ReadError: a path does not exist.
     """
     found: dict[Path, None] = {}
     for source in paths:
@@ -62,7 +62,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def passed_over(paths: Iterable[str | Path]) -> str:
-    """In words, how many files of the named folders `find` leaves out by their suffix; empty if there are none."""
+    """A sentence with the number of files in the given folders that `find` skips by suffix; empty if there are none."""
     inside = (file for path in map(Path, paths) if path.is_dir() for file in _visible(path))
     counts = Counter(file.suffix.lower() for file in inside if file.suffix.lower() not in midi.SUFFIXES)
     kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common())
@@ -70,7 +70,7 @@ def passed_over(paths: Iterable[str | Path]) -> str:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below, without hidden ones."""
+    """The files in a folder and below, without hidden files."""
     for path in folder.rglob("*"):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file():
             yield path
@@ -84,24 +84,24 @@ def read_all(
     progress: bool = True,
     time_limit: float = TIME_LIMIT,
 ) -> Generator[tuple[Path, Piece | ReadError], None, None]:
-    """Every file of `paths` (as from `find`), in this order, as a piece or as the reason why it is none.
+    """Read every file of `paths` (as from `find`) in order; a failure is yielded as the error.
 
     Args:
-        paths: files and `corpus:` names; folders are errors here.
-        cache: folder that keeps what was read, by content of the file and version of the reader; made if missing.
-        workers: processes that read; the number of processors by default. They start with the first file that is not in
-            the cache, and end with the iteration.
-        progress: show a bar on a terminal, else a line on standard error now and then.
-        time_limit: seconds for one file, after which it is given up.
+        paths: files and `corpus:` names; a folder is an error.
+        cache: folder for read pieces, keyed by file content and reader version; created if missing.
+        workers: reading processes, by default the number of processors. They start with the first file that is not in
+            the cache and end with the iteration.
+        progress: show a bar on a terminal, otherwise an occasional line on standard error.
+        time_limit: seconds after which a file is given up.
 
     Yields:
-        (path, piece) or (path, ReadError); this never raises because of a file.
+        (path, piece) or (path, ReadError); a bad file never raises.
     """
     files = list(paths)
     count = max(1, min(workers or os.cpu_count() or 1, len(files)))
     crew = _Crew(time_limit)
     threads = ThreadPoolExecutor(count, thread_name_prefix="read")
-    ahead: deque[tuple[Path, Future[Piece | ReadError]]] = deque()  # bounded, as a caller may be slow
+    ahead: deque[tuple[Path, Future[Piece | ReadError]]] = deque()  # bounded, because the caller may be slow
     rest = map(Path, files)
     try:
         with _Progress(len(files), progress) as bar:
@@ -114,14 +114,14 @@ def read_all(
                 result = future.result()
                 bar.step(skipped=isinstance(result, ReadError))
                 yield path, result
-    finally:  # also when the caller stops half-way: nothing goes on reading behind its back
+    finally:  # also when the caller stops early, so that no reading goes on in the background
         threads.shutdown(wait=False, cancel_futures=True)
         crew.close()
         threads.shutdown()
 
 
 def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadError:
-    """One file from the cache, or from a worker and then into the cache; runs in a thread."""
+    """Read a file from the cache, or with a worker and then cache it; runs in a thread."""
     kept: Path | None = None
     if cache is not None:
         try:
@@ -129,15 +129,15 @@ def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadErr
             return unpack(kept.read_bytes(), _stem(path))
         except ReadError as error:
             return error
-        except (OSError, ValueError):  # not there, or damaged: read the file itself
+        except (OSError, ValueError):  # missing or damaged: read the file itself
             pass
     answer = crew.read(path)
     if isinstance(answer, ReadError):
         return answer
     if kept is not None:
-        with contextlib.suppress(OSError):  # a full disk or a read-only cache makes this slow, not wrong
+        with contextlib.suppress(OSError):  # a full disk or read-only cache only makes this slow
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(answer)  # half of one is damaged: it is read again, and written again
+            kept.write_bytes(answer)  # a partial write is damaged, so it is read and written again
     return unpack(answer, _stem(path))
 
 
@@ -146,7 +146,7 @@ def _stem(path: Path) -> str:
 
 
 def _digest(file: Path) -> str:
-    """What names the cached piece of `file`: its content, its kind and the version of the reader."""
+    """Cache key of `file`, from its content, its kind and the reader version."""
     suffix = file.suffix.lower()
     version = f"{READER_VERSION}.{_MIDI_VERSION}" if suffix in midi.MIDI_SUFFIXES else f"{READER_VERSION}"
     key = hashlib.blake2b(f"{version} {suffix} ".encode(), digest_size=16)
@@ -155,7 +155,7 @@ def _digest(file: Path) -> str:
 
 
 def pack(piece: Piece) -> bytes:
-    """A piece without its name as the content of an .npz file, all of it integers."""
+    """A piece without its name as the content of an .npz file of integers."""
     tempos, metres, keys = (np.array(rows, np.int64) for rows in midi.frame_rows(piece.frame))
     buffer = io.BytesIO()
     tracks: dict[str, Any] = {} if piece.tracks is None else track_events.arrays(piece.tracks)
@@ -164,22 +164,22 @@ def pack(piece: Piece) -> bytes:
 
 
 def unpack(content: bytes, name: str) -> Piece:
-    """What `pack` packed; ValueError if it did not."""
+    """Inverse of `pack`; raises ValueError for other content."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             frame = midi.make_frame(tuple(stored[rows].tolist() for rows in ("tempos", "metres", "keys")))
-            # what older versions have packed has no tracks
+            # files packed by older versions have no tracks
             tracks = track_events.from_arrays(stored, midi.TICKS_PER_BEAT) if "home" in stored else None
             return Piece(stored["notes"], stored["bounds"], frame, name, tracks)
-    except Exception as error:  # zipfile and numpy raise many kinds on damaged files
+    except Exception as error:  # zipfile and numpy raise many kinds of errors for damaged files
         raise ValueError("not a packed piece") from error
 
 
 class _Crew:
-    """One worker process for each thread that reads.
+    """One worker process for each reading thread.
 
-    A worker is this module in a fresh interpreter, spoken to through its pipes: a process pool would run the caller's
-    own script again in each worker, cannot give up on one file, and breaks as a whole when one process dies.
+    A worker is this module in a fresh interpreter, connected by pipes. A process pool would run the caller's script
+    again in each worker, cannot give up on one file, and fails as a whole when one process dies.
     """
 
     def __init__(self, time_limit: float) -> None:
@@ -189,7 +189,7 @@ class _Crew:
         self.closed = False
 
     def read(self, path: Path) -> bytes | ReadError:
-        """The packed piece in `path`, or why there is none."""
+        """The packed piece in `path`, or the error."""
         worker: subprocess.Popen[bytes] | None = getattr(self.own, "worker", None)
         if worker is None or worker.poll() is not None:
             worker = self.own.worker = self._start()
@@ -227,7 +227,7 @@ class _Crew:
         return worker
 
     def close(self) -> None:
-        """End every worker, whatever it does."""
+        """Kill every worker."""
         self.closed = True
         for worker in self.all:
             worker.kill()
@@ -239,7 +239,7 @@ class _Crew:
 
 
 def _ask(worker: subprocess.Popen[bytes], path: Path) -> bytes | ReadError:
-    """Send a path, wait for the answer; EOFError or OSError if the worker ends before."""
+    """Send a path and wait for the answer; raises EOFError or OSError if the worker dies first."""
     assert worker.stdin is not None
     assert worker.stdout is not None
     _send(worker.stdin, b"P", os.fsencode(path))
@@ -263,10 +263,10 @@ def _receive(pipe: IO[bytes]) -> tuple[bytes, bytes]:
 
 
 def _serve() -> None:
-    """What a worker does: read the file of every path that comes in, until no more come."""
-    gc.disable()  # a score is a million objects: cleaning up between files instead saves a quarter of the time
+    """Main loop of a worker: read the file of each incoming path until the pipe closes."""
+    gc.disable()  # a score is a million objects: collecting between files instead saves a quarter of the time
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    os.dup2(2, 1)  # prints of libraries must not mix with the answers
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             path = Path(os.fsdecode(_receive(sys.stdin.buffer)[1]))
@@ -274,7 +274,7 @@ def _serve() -> None:
                 _send(answers, b"P", pack(midi.read(path)))
             except ReadError as error:
                 _send(answers, b"E", f"{error.reason}\0{error.advice}".encode(errors="replace"))
-            except Exception as error:  # a bug of ours or of a library: it costs this file, not the folder
+            except Exception as error:  # a bug here or in a library costs only this file
                 reason = f"reading it failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
                 _send(answers, b"E", f"{reason}\0please report this file".encode(errors="replace"))
             if path.suffix.lower() not in midi.MIDI_SUFFIXES:
@@ -282,7 +282,7 @@ def _serve() -> None:
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a line at the end, and one every half minute before."""
+    """A bar on a terminal; elsewhere a line every half minute and one at the end."""
 
     def __init__(self, total: int, shown: bool) -> None:
         self.total, self.shown = total, shown
@@ -298,7 +298,7 @@ class _Progress:
         return self
 
     def step(self, *, skipped: bool) -> None:
-        """One file more."""
+        """Count one more file."""
         self.done += 1
         self.skipped += skipped
         if self.bar is not None:
@@ -315,7 +315,7 @@ class _Progress:
 
 _CATALOGUES = (
     re.compile(r"\b(bwv)\W*0*(\d+)"),
-    re.compile(r"\b(k)v?\W*(\d{1,3})"),  # Köchel has three digits; after these comes another number, its slash lost
+    re.compile(r"\b(k)v?\W*(\d{1,3})"),  # Köchel numbers have up to three digits; a number after a lost slash follows
     re.compile(r"\b(op)\W*0*(\d+)(?:\W*(n)o?\W*0*(\d+))?"),
 )
 # fmt: off
@@ -337,19 +337,19 @@ _VERSIONS = frozenset({
 
 
 def title(path: str | Path) -> str:
-    """What files of one song or work have in common, for a split that keeps a song on one side.
+    """Key that files of one song or work share, for a split that keeps each song on one side.
 
-    Names put anything after a song's title (arranger, artist, version) and anything after a work's number (movement,
-    repeats), so only what comes first counts: the catalogue number if there is one; else the name's first telling word,
-    after a musical form the next word or number too. A name in parts, ` - ` between them, begins with the artist.
-    Different songs may share a title, which a split can bear; `all-blues-dz`, `AllBlues` and `all-blues-miles-davis-bl`
-    do.
+    Names of files add anything after a song's title (arranger, artist, version) and after a work's number (movement,
+    repeats), so only the beginning counts: the catalogue number if there is one, else the first distinctive word,
+    with the next word or number after a musical form. A name in parts separated by ` - ` begins with the artist.
+    `all-blues-dz`, `AllBlues` and `all-blues-miles-davis-bl` share a title. Different songs may share one as well,
+    which does no harm to a split.
     """
     text = path if isinstance(path, str) else path.as_posix()
     name = re.split(r"[/\\:]", text)[-1].replace("'", "")
     name = re.sub(r"(?i)\.(midi?|kar|rmi|smf|mxl|musicxml|xml|krn|abc)$", "", name)
     if re.fullmatch(r"[A-Za-z]*(-[a-z])?\d+", name):
-        return name.lower()  # a number in a collection, `jigs104`, `reelsa-c12`, `001`
+        return name.lower()  # a number in a collection: `jigs104`, `reelsa-c12`, `001`
     for catalogue in _CATALOGUES:
         if found := catalogue.search(name.lower()):
             return "".join(part for part in found.groups() if part)
@@ -360,18 +360,18 @@ def title(path: str | Path) -> str:
     chosen: list[str] = []
     for word in telling:
         if re.fullmatch(r"[0-9a-f]{6,}", word) and not word.isalpha() and not word.isdigit():
-            continue  # a checksum in front of the name
-        word = re.sub(r"(?<=[a-z]{4})\d$", "", word)  # a version, `broadway2`
-        chosen.append(word[:7] if word.isalpha() else word)  # the first letters, for spelling differs further on
+            continue  # a checksum before the name
+        word = re.sub(r"(?<=[a-z]{4})\d$", "", word)  # a version: `broadway2`
+        chosen.append(word[:7] if word.isalpha() else word)  # only the first letters, because spellings differ later
         if word not in _FORMS:
             break
     return "-".join(chosen or words) or name.lower()
 
 
 def _song(name: str) -> str:
-    """The song in `artist - song`, `02 - artist - song - live` and the like; the whole of other names.
+    """The song in `artist - song`, `02 - artist - song - live` and similar names; other names unchanged.
 
-    Of `artist - work - movement` the work, and of `artist - album - song` the album: too coarse a title does no harm.
+    For `artist - work - movement` the work, and for `artist - album - song` the album; a coarser title does no harm.
     """
     parts = [part for part in re.split(r"\s+[-\u2013\u2014]\s+|_+[-\u2013\u2014]_+", name) if re.search(r"\w", part)]
     parts = [part for part in parts[:-1] if not re.fullmatch(r"\W*\d{1,3}\W*", part)] + parts[-1:]
@@ -379,7 +379,7 @@ def _song(name: str) -> str:
     if len(parts) > 1 and last & _VERSIONS and last <= _VERSIONS | _NO_TITLE:
         parts.pop()
     if not parts or _FORMS & set(re.findall(r"[a-z]+", parts[0].lower())):
-        return name  # `Sonata No. 3 - Allegro` has no artist
+        return name  # no artist: `Sonata No. 3 - Allegro`
     return parts[1] if len(parts) > 1 else parts[0]
 
 
@@ -389,7 +389,7 @@ def _song(name: str) -> str:
 def sources(
     data: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Piece]]:
-    """As `Modality.read_sources`: the style is a folder's name, the group a song's title."""
+    """As `Modality.read_sources`: the style is the name of a folder, the group the title of a song."""
     if said := passed_over(data):
         report(said)
     for path, piece in read_all(find(data), cache=default_cache()):
@@ -401,7 +401,7 @@ def sources(
 
 
 def _style(path: Path, roots: Sequence[Path]) -> str:
-    """The folder just below the root that holds `path`, or the root's own name where there is none between."""
+    """Name of the folder directly below the root that holds `path`, or the root's own name if there is none between."""
     for root in roots:
         if path.is_relative_to(root) and path != root:
             parts = path.relative_to(root).parts

@@ -1,7 +1,7 @@
-"""Figures of notes: what two stretches of music share, and what one sounds like. Plain numpy.
+"""Metrics of notes: similarity of two stretches of music, and features of one. Plain numpy.
 
-Knows: notes `(N, >= 4)` as `midi.Piece` has them (onset, duration, pitch, program; 128 is drums), 12 steps a beat.
-Refuses to know: models, latents, files, classifiers. Formulas and papers: docs/evaluation.md.
+Scope: notes `(N, >= 4)` as in `Piece` (onset, duration, pitch, program; 128 is drums), 12 steps per beat.
+Out of scope: models, latents, files, classifiers. Formulas and papers: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ ONSET, DURATION, PITCH, PROGRAM = range(4)
 DRUMS = 128
 BEAT = 12
 
-# kick, snare, closed hat, open hat, ride and crash, toms: General MIDI drum pitches
+# General MIDI drum pitches: kick, snare, closed hat, open hat, ride and crash, toms
 _DRUM_PARTS = ([35, 36], [37, 38, 39, 40], [42, 44], [46], [49, 51, 52, 53, 55, 57, 59], [41, 43, 45, 47, 48, 50])
 
 
 def note_f1(a: Ints, b: Ints) -> float:
-    """F1 of two sets of notes, equal where onset, pitch and program are; 1 where both are empty.
+    """F1 of two sets of notes, compared by onset, pitch and program; 1 if both are empty.
 
     2 |A & B| / (|A| + |B|), the harmonic mean of precision and recall.
     """
@@ -30,19 +30,19 @@ def note_f1(a: Ints, b: Ints) -> float:
 
 
 def _f1(a: Ints, b: Ints) -> float:
-    """F1 of the different rows of two tables; 1 where both are empty."""
+    """F1 of the distinct rows of two tables; 1 if both are empty."""
     x, y = set(map(tuple, a.tolist())), set(map(tuple, b.tolist()))
     return 2 * len(x & y) / (len(x) + len(y)) if x or y else 1.0
 
 
 def chroma(notes: Ints) -> Floats:
-    """`(12,)` steps sounded by each pitch class, drums left out."""
+    """Steps for which each pitch class sounds, `(12,)`, without drums."""
     pitched = notes[notes[:, PROGRAM] != DRUMS]
     return np.bincount(pitched[:, PITCH] % 12, weights=pitched[:, DURATION], minlength=12).astype(float)
 
 
 def chroma_similarity(a: Ints, b: Ints) -> float | None:
-    """Cosine of the chroma of two bars, time sounded and not notes counted as in `chroma_fidelity`.
+    """Cosine of the chroma of two bars, by time sounded; `chroma_fidelity` counts onsets.
 
     None if `a` has no pitched note, 0 if only `b` has none.
     """
@@ -50,7 +50,7 @@ def chroma_similarity(a: Ints, b: Ints) -> float | None:
 
 
 def groove_similarity(a: Ints, b: Ints, start: int, length: int) -> float:
-    """Grooving similarity of two bars (Wu and Yang 2020): 1 - mean over steps of XOR of "something begins here"."""
+    """Grooving similarity of two bars (Wu and Yang 2020): 1 - mean over steps of the XOR of their onset masks."""
     x, y = np.zeros(length, bool), np.zeros(length, bool)
     x[a[:, ONSET] - start] = True
     y[b[:, ONSET] - start] = True
@@ -58,20 +58,20 @@ def groove_similarity(a: Ints, b: Ints, start: int, length: int) -> float:
 
 
 def chroma_fidelity(a: Ints, b: Ints) -> float | None:
-    """Cosine of the numbers of onsets by pitch class in two bars, as FIGARO and MuseMorphose have it.
+    """Cosine of the onset counts by pitch class of two bars, as in FIGARO and MuseMorphose.
 
-    von Rütte et al. (2022), Wu and Yang (2023). `chroma_similarity` differs in that a long note counts more. None if
-    `a` has no pitched note, 0 if only `b` has none (FIGARO takes a flat histogram for either).
+    von Rütte et al. (2022), Wu and Yang (2023). In `chroma_similarity` a long note counts more. None if `a` has no
+    pitched note, 0 if only `b` has none (FIGARO uses a flat histogram for either).
     """
     x, y = (np.bincount(n[n[:, PROGRAM] != DRUMS, PITCH] % 12, minlength=12).astype(float) for n in (a, b))
     return _cosine(x, y)
 
 
 def groove_fidelity(a: Ints, b: Ints, start: int, length: int) -> float | None:
-    """Cosine of the numbers of onsets at each step of two bars, smoothed by 1, 4, 1 (FIGARO, von Rütte et al. 2022).
+    """Cosine of the onset counts by step of two bars, smoothed by 1, 4, 1 (FIGARO, von Rütte et al. 2022).
 
-    MuseMorphose (Wu and Yang 2023) takes 16 positions a bar and does not smooth; `groove_similarity` is Wu and Yang's
-    (2020) and tells only whether something begins. None if `a` is empty, 0 if only `b` is.
+    MuseMorphose (Wu and Yang 2023) has 16 positions per bar and no smoothing. `groove_similarity` (Wu and Yang 2020)
+    does not count the onsets at a step. None if `a` is empty, 0 if only `b` is.
     """
     x, y = (
         np.convolve(np.bincount(n[:, ONSET] - start, minlength=length), [1, 4, 1])[1:-1].astype(float) for n in (a, b)
@@ -80,14 +80,14 @@ def groove_fidelity(a: Ints, b: Ints, start: int, length: int) -> float | None:
 
 
 def _cosine(x: Floats, y: Floats) -> float | None:
-    """Cosine of what was and what is; None where there was nothing, 0 where nothing is left."""
+    """Cosine of `x` and `y`; None if `x` is zero, 0 if only `y` is."""
     if not x.any():
         return None
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))) if y.any() else 0.0
 
 
 def skyline(notes: Ints, highest: bool = True) -> Ints:
-    """The highest pitched note of each onset, or the lowest (Uitdenbogerd and Zobel 1998); drums left out."""
+    """The highest or lowest pitched note of each onset (skyline, Uitdenbogerd and Zobel 1998), without drums."""
     rows = notes[notes[:, PROGRAM] != DRUMS]
     rows = rows[np.lexsort((rows[:, PITCH] if highest else -rows[:, PITCH], rows[:, ONSET]))]
     last = np.append(np.diff(rows[:, ONSET]) != 0, True)[: len(rows)]
@@ -96,29 +96,29 @@ def skyline(notes: Ints, highest: bool = True) -> Ints:
 
 
 def line_f1(a: Ints, b: Ints, highest: bool = True) -> float | None:
-    """F1 of onset and pitch of the top line over all instruments, or of the bottom line: `skyline` of both.
+    """F1 of onset and pitch of the top or bottom line over all instruments (`skyline`).
 
-    Instruments do not count, for a blend changes them. None if `a` has no pitched note.
+    Instruments are not compared, because a blend changes them. None if `a` has no pitched note.
     """
     x, y = skyline(a, highest), skyline(b, highest)
     return _f1(x[:, [ONSET, PITCH]], y[:, [ONSET, PITCH]]) if len(x) else None
 
 
 def rhythm_f1(a: Ints, b: Ints) -> float:
-    """F1 of the steps at which anything begins; `groove_similarity` also counts the steps at which nothing does."""
+    """F1 of the onset steps; unlike `groove_similarity` it ignores steps without an onset in both."""
     return _f1(a[:, [ONSET]], b[:, [ONSET]])
 
 
 def line(notes: Ints, program: int, highest: bool) -> Ints:
-    """The top line of an instrument, or its bottom line."""
+    """The top or bottom line of an instrument."""
     return skyline(notes[notes[:, PROGRAM] == program], highest)
 
 
 def part_f1(original: Ints, other: Ints) -> dict[str, float | None]:
-    """`note_f1` of melody, bass and drums; None for a part that the original has not.
+    """`note_f1` of melody, bass and drums; None for a part that the original does not have.
 
-    The melody is the top line of the instrument that most often has the highest note of an onset in the original, the
-    bass the bottom line of that which most often has the lowest. One instrument alone may be both.
+    The melody is the top line of the instrument that most often has the highest note of an onset in the original. The
+    bass is the bottom line of the instrument that most often has the lowest. A single instrument may be both.
     """
     out: dict[str, float | None] = {}
     for name, highest in (("melody", True), ("bass", False)):
@@ -134,13 +134,13 @@ def part_f1(original: Ints, other: Ints) -> dict[str, float | None]:
 
 
 def bars(notes: Ints, bounds: Ints) -> list[Ints]:
-    """The notes that begin in each bar."""
+    """The notes that begin in each bar, a table per bar."""
     home = np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
     return [notes[home == c] for c in range(len(bounds) - 1)]
 
 
 def swap_programs(notes: Ints, ranking: Sequence[int]) -> Ints:
-    """The baseline that needs no model: the i-th most used instrument becomes the i-th of `ranking`; drums stay."""
+    """Baseline without a model: the i-th most used instrument becomes the i-th of `ranking`; drums are unchanged."""
     swapped = notes.copy()
     programs, counts = np.unique(notes[notes[:, PROGRAM] != DRUMS, PROGRAM], return_counts=True)
     for i, program in enumerate(programs[np.argsort(-counts, kind="stable")]):
@@ -149,7 +149,7 @@ def swap_programs(notes: Ints, ranking: Sequence[int]) -> Ints:
 
 
 def program_ranking(collections: Sequence[Ints]) -> list[int]:
-    """Programs without drums by the number of pieces that use them, most used first; piano where there is none."""
+    """Programs except drums, sorted by the number of pieces that use them; a piano if there are none."""
     used = np.zeros(128, int)
     for notes in collections:
         programs = np.unique(notes[:, PROGRAM])
@@ -158,9 +158,9 @@ def program_ranking(collections: Sequence[Ints]) -> list[int]:
 
 
 def features(notes: Ints, steps: int, instruments: bool = True) -> Floats:
-    """What a classifier hears in `steps` steps of music: shares, rates and means, about 100 numbers (65 blind).
+    """Classifier features of `steps` steps of music: shares, rates and means, about 100 (65 without instruments).
 
-    Without `instruments` nothing depends on programs or drums: rhythm, harmony, register and texture remain.
+    Without `instruments` no feature depends on programs or drums: rhythm, harmony, register and texture remain.
     """
     pitched = notes[notes[:, PROGRAM] != DRUMS]
     heard = notes if instruments else pitched
@@ -200,7 +200,7 @@ def features(notes: Ints, steps: int, instruments: bool = True) -> Floats:
 def interval(
     per_song: Floats, seed: int = 0, draws: int = 2000, figure: Callable[[Floats], Floats] = lambda x: x.mean(-1)
 ) -> tuple[float, float, float]:
-    """(mean over songs, low, high): a 95 % bootstrap interval that draws whole songs."""
+    """(mean over songs, low, high): 95 % bootstrap interval over songs."""
     x = np.asarray(per_song, float)
     if not len(x):
         return (float("nan"),) * 3

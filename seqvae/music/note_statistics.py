@@ -1,7 +1,7 @@
-"""What one stretch of music is like, in single numbers that other papers use too. Plain numpy.
+"""Statistics of one stretch of music, each a single number as in other papers. Plain numpy.
 
-Knows: notes `(N, >= 4)` as `midi.Piece` has them, and bars. Refuses to know: models, files, and how sets of such
-numbers are compared (evaluation/statistics.py). Formulas and papers: docs/evaluation.md.
+Scope: notes `(N, >= 4)` as in `Piece`, and bars. Out of scope: models, files, and comparison of sets of statistics
+(evaluation/statistics.py). Formulas and papers: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from seqvae.music.note_metrics import BEAT, DRUMS, DURATION, ONSET, PITCH, PROGR
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Statistic = Callable[[Ints, Ints], float]
-POSITIONS = 48  # of a bar at most
+POSITIONS = 48  # limit per bar
 
 
 def pitched(notes: Ints) -> Ints:
-    """The notes that are not drums."""
+    """The notes except drums."""
     found: Ints = notes[notes[:, PROGRAM] != DRUMS]
     return found
 
 
 def pitch_count(notes: Ints, bounds: Ints) -> float:
-    """How many different pitches there are (Yang and Lerch 2020)."""
+    """Number of different pitches (Yang and Lerch 2020)."""
     return float(len(np.unique(pitched(notes)[:, PITCH])))
 
 
 def note_count(notes: Ints, bounds: Ints) -> float:
-    """Notes a bar, drums among them (Yang and Lerch 2020)."""
+    """Notes per bar, with drums (Yang and Lerch 2020)."""
     return len(notes) / (len(bounds) - 1)
 
 
@@ -42,7 +42,7 @@ def pitch_range(notes: Ints, bounds: Ints) -> float:
 
 
 def pitch_interval(notes: Ints, bounds: Ints) -> float:
-    """Mean of |semitones| from the highest note of an onset to that of the next (Yang and Lerch 2020)."""
+    """Mean absolute interval in semitones between the highest notes of successive onsets (Yang and Lerch 2020)."""
     heard = pitched(notes)
     starts, at = np.unique(heard[:, ONSET], return_inverse=True)
     if len(starts) < 2:
@@ -53,19 +53,19 @@ def pitch_interval(notes: Ints, bounds: Ints) -> float:
 
 
 def inter_onset_interval(notes: Ints, bounds: Ints) -> float:
-    """Mean beats from one onset to the next, notes that begin together counted once (Yang and Lerch 2020)."""
+    """Mean beats between successive onsets; simultaneous notes count once (Yang and Lerch 2020)."""
     starts = np.unique(pitched(notes)[:, ONSET])
     return float(np.diff(starts).mean() / BEAT) if len(starts) > 1 else float("nan")
 
 
 def note_length(notes: Ints, bounds: Ints) -> float:
-    """Mean beats a note lasts: the mean of Yang and Lerch's (2020) histogram of lengths."""
+    """Mean duration of a note in beats: the mean of the note-length histogram of Yang and Lerch (2020)."""
     heard = pitched(notes)
     return float(heard[:, DURATION].mean() / BEAT) if len(heard) else float("nan")
 
 
 def polyphony(notes: Ints, bounds: Ints) -> float:
-    """Mean number of notes that sound, over the steps in which any does (Dong et al. 2020)."""
+    """Mean number of sounding notes, over the steps in which a note sounds (Dong et al. 2020)."""
     heard = pitched(notes)
     if not len(heard):
         return float("nan")
@@ -77,9 +77,10 @@ def polyphony(notes: Ints, bounds: Ints) -> float:
 
 
 def pitch_class_entropy(notes: Ints, bounds: Ints, window: int | None = None) -> float:
-    """H = -sum h log2 h in bits, h the share of onsets of each pitch class (Wu and Yang 2020).
+    """H = -sum h log2 h in bits, where h is the share of onsets of each pitch class (Wu and Yang 2020).
 
-    The mean over all windows of `window` bars that hold a note; without one, of the whole stretch. nan without notes.
+    The mean over all windows of `window` bars that hold a note; the whole stretch if `window` is None. nan without
+    notes.
     """
     heard = pitched(notes)
     count = len(bounds) - 1
@@ -98,9 +99,9 @@ def pitch_class_entropy(notes: Ints, bounds: Ints, window: int | None = None) ->
 
 
 def grooving_similarity(notes: Ints, bounds: Ints) -> float:
-    """How alike the bars of one piece are in where something begins (Wu and Yang 2020); nan for a single bar.
+    """Mean similarity of the onset patterns of all pairs of bars (Wu and Yang 2020); nan for a single bar.
 
-    GS = mean over all pairs of bars of 1 - (1 / Q) sum_i XOR(g_i, g'_i), with Q = 48 positions (they have 64).
+    GS = mean over pairs of bars of 1 - (1 / Q) sum_i XOR(g_i, g'_i), with Q = 48 positions (64 in the paper).
     """
     count = len(bounds) - 1
     if count < 2:
@@ -125,9 +126,9 @@ STATISTICS: dict[str, Statistic] = {
     "note length": note_length,
     "polyphony": polyphony,
 }
-"""The eight that samples and real music are compared by, each one number a stretch."""
+"""The eight statistics that compare samples with real music, one number per stretch each."""
 
 
 def statistics(notes: Ints, bounds: Ints) -> list[float]:
-    """The eight numbers of a stretch in the order of STATISTICS; nan where there is nothing to measure."""
+    """The eight statistics in the order of STATISTICS; nan where a statistic is not defined."""
     return [figure(notes, bounds) for figure in STATISTICS.values()]

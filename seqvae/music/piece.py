@@ -1,7 +1,7 @@
-"""Music in and out: whatever holds notes becomes a `Piece` on a grid of twelve steps a beat, and notes become a file.
+"""`Piece`: notes on a grid of twelve steps a beat, read from any music source and written as MIDI.
 
-Knows the limits of a piece, the grid and the bars on it, and how to write a file whole or not at all.
-Refuses to know folders, caches and song titles (`collection`), music21's streams (`notation`), tokens and models.
+Scope: size limits, the grid, bars, conversion to and from other libraries' scores, and atomic writes.
+Out of scope: folders, caches and song titles (music/library.py), music21 streams (music/readers.py), tokens, models.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ from seqvae.music import midi_bytes, track_events
 from seqvae.music.track_events import Tracks
 
 STEPS_PER_BEAT = 12
-"""Steps in a quarter note: thirds and quarters of a beat are whole."""
+"""Steps in a quarter note; 12 holds both thirds and quarters of a beat exactly."""
 MAX_CHUNK_STEPS = 48
-"""The longest chunk, one bar of 4/4; a longer bar is cut on its beats."""
+"""Length limit of a chunk in steps, one bar of 4/4; longer bars are split at beats."""
 DRUMS = 128
-"""The program of notes on a drum track; 0 to 127 are General MIDI's."""
+"""Program number of drum notes; 0 to 127 are the General MIDI programs."""
 ONSET, DURATION, PITCH, PROGRAM, VELOCITY = range(5)
 """Columns of `Piece.notes`."""
-_HOME = 5  # a sixth column, while notes are sorted: the track of a note
+_HOME = 5  # a sixth column during sorting: the track of each note
 TICKS_PER_BEAT = 480
-"""Ticks in a quarter note of a file that is written."""
+"""Ticks in a quarter note of written files."""
 
 MAX_NOTES = 1_000_000
-"""A piece with more notes is refused; the finale of Beethoven's Ninth has 42,000."""
+"""Limit of notes in a piece; the finale of Beethoven's Ninth has 42,000."""
 MAX_BYTES = 32 << 20
-"""A file that is larger, or an archive that would be, is not read: a million notes take less."""
+"""Size limit of a file, or of an archive's content, in bytes; a million notes take less."""
 MAX_BEATS = 100_000
-"""A piece with more quarter notes is refused."""
+"""Limit of quarter notes in a piece."""
 MAX_HOURS = 5.0
-"""A piece that sounds longer is refused: one file of a whole day is a recording session, not a piece."""
+"""Limit of a piece's duration in hours; a longer file is a recording session, not a piece."""
 
 WRITTEN_SUFFIXES = (".mid", ".midi")
-"""What MIDI files are called that are written."""
+"""Suffixes of written MIDI files."""
 MIDI_SUFFIXES = (*WRITTEN_SUFFIXES, ".kar", ".rmi", ".smf")
 SCORE_SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn", ".abc")
 SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
 CORPUS = "corpus:"
-"""A source that starts with this is a work of the corpus inside music21: `corpus:bach/bwv66.6`."""
+"""Prefix of a work in music21's corpus, as in `corpus:bach/bwv66.6`."""
 
-_SLOWEST, _FASTEST = 15_000_000, 60_000  # microseconds a quarter: 4 and 1000 beats a minute
+_SLOWEST, _FASTEST = 15_000_000, 60_000  # microseconds per quarter: 4 and 1000 beats per minute
 _ANOTHER_COPY = "get another copy of the file, or leave it out"
 
 Notes = NDArray[np.int32]
@@ -74,12 +74,12 @@ class Piece:
 
     Attributes:
         notes: (N, 5) int32, columns `ONSET` and `DURATION` (at least 1) in steps, `PITCH` 0..127, `PROGRAM` 0..128
-            (`DRUMS`), `VELOCITY` 1..127; sorted by onset, program, pitch, and no two alike in these three.
-        bounds: (C + 1,) int32, strictly rising from 0: chunk c lasts from step `bounds[c]` to `bounds[c + 1]`. Chunks
-            are bars, and bars longer than `MAX_CHUNK_STEPS` cut on beats. The last holds the last onset.
-        frame: tempos, time and key signatures at `STEPS_PER_BEAT` ticks a quarter, without tracks.
-        name: what to call the piece: the stem of its file.
-        tracks: the tracks of its file, where they are known.
+            (`DRUMS`), `VELOCITY` 1..127; sorted by onset, program and pitch, without duplicates in these three.
+        bounds: (C + 1,) int32, strictly rising from 0: chunk c lasts from step `bounds[c]` to `bounds[c + 1]`. A chunk
+            is a bar, or part of a bar longer than `MAX_CHUNK_STEPS`. The last chunk holds the last onset.
+        frame: tempos, time and key signatures at `STEPS_PER_BEAT` ticks per quarter note, without tracks.
+        name: the name of the piece, by default the stem of its file.
+        tracks: the tracks of its file, or None if unknown.
     """
 
     notes: Notes
@@ -89,7 +89,7 @@ class Piece:
     tracks: Tracks | None = None
 
     def part(self, first: int, last: int) -> tuple[Notes, Tracks | None]:
-        """The notes that begin in chunks `first` to `last - 1`, and their tracks, all times from the first one on."""
+        """Notes that begin in chunks `first` to `last - 1`, and their tracks; times count from the start of `first`."""
         start, end = self.bounds[[first, last]].tolist()
         rows = (self.notes[:, ONSET] >= start) & (self.notes[:, ONSET] < end)
         notes, scale = self.notes[rows], TICKS_PER_BEAT // STEPS_PER_BEAT
@@ -98,22 +98,22 @@ class Piece:
 
 
 Source = str | Path | bytes | ScoreTick | ScoreQuarter | ScoreSecond | Piece | Any
-"""Path, `corpus:` name, content of a MIDI or MusicXML file, symusic Score, PrettyMIDI, music21 stream or `Piece`."""
+"""Path, `corpus:` name, MIDI or MusicXML bytes, symusic Score, PrettyMIDI, music21 stream or `Piece`."""
 
 
 def read(source: Source, *, name: str = "") -> Piece:
-    """Any music as a piece.
+    """Read music from any source.
 
     Args:
         source: a path with one of `SUFFIXES`, a name in music21's corpus (`corpus:bach/bwv66.6`), the bytes of a MIDI
             or MusicXML file, a `symusic.Score`, a `pretty_midi.PrettyMIDI`, a music21 stream, or a `Piece`, which is
-            returned as it is.
-        name: the name of the piece, and of the source in messages; a file's own by default.
+            returned unchanged.
+        name: the name of the piece, and of the source in messages; by default the stem of the file.
 
     Raises:
-        ReadError: the source is missing, not music, damaged, without notes or beyond `MAX_NOTES`, `MAX_BEATS` or
-            `MAX_HOURS`. The message is one line that says what to do.
-        TypeError: the source is none of the kinds above.
+        ReadError: the source is missing, is not music, is damaged, has no notes, or exceeds `MAX_NOTES`, `MAX_BEATS`
+            or `MAX_HOURS`. The message is one line that says what to do.
+        TypeError: the source is of another type.
     """
     if isinstance(source, Piece):
         return source
@@ -134,13 +134,13 @@ def read(source: Source, *, name: str = "") -> Piece:
 
 
 def _library(source: object) -> str:
-    """Which of the libraries that are slow to import `source` comes from."""
+    """`pretty_midi` or `music21` if `source` is an object of that library, found without importing it; else empty."""
     homes = {kind.__module__.partition(".")[0] for kind in type(source).__mro__}
     return next((library for library in ("pretty_midi", "music21") if library in homes), "")
 
 
 def resolve(source: str | Path) -> Path:
-    """The file that `source` names, which may be a work in music21's corpus; ReadError if there is no such file."""
+    """The path of `source`, a file or a work in music21's corpus; raises ReadError if it does not exist."""
     text = source if isinstance(source, str) else source.as_posix()
     if text.startswith(CORPUS):
         from seqvae.music import readers as notation
@@ -196,7 +196,7 @@ def _read_content(content: bytes, label: str, name: str) -> Piece:
 
 
 def _check_size(size: int, label: str | Path) -> None:
-    """ReadError for more bytes than a piece can have."""
+    """Raise ReadError if `size` in bytes exceeds `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise ReadError(label, f"it has more than {MAX_BYTES >> 20} MB", "give one piece of music, not a recording")
 
@@ -235,7 +235,7 @@ def _from_stream(stream: Any, label: str | Path, name: str) -> Piece:
 
 
 def _guarded(label: str | Path, reason: str, call: Callable[[], T]) -> T:
-    """What a library makes of a stranger's data; ReadError, with `reason`, whatever the library raises."""
+    """The result of `call`; any exception of a library becomes a ReadError with `reason`."""
     try:
         return call()
     except ReadError:
@@ -245,14 +245,14 @@ def _guarded(label: str | Path, reason: str, call: Callable[[], T]) -> T:
 
 
 def _plain(error: Exception) -> str:
-    """What a library said, without its own prefix, short enough for one line."""
+    """The message of a library's exception, without its own prefix, cut to 120 characters."""
     text = str(error).removeprefix("MiniMidi: ").removesuffix(": iostream error").strip() or type(error).__name__
     text = " ".join(text.split())
     return text if len(text) <= 120 else text[:119] + "…"
 
 
 def _from_score(score: Any, label: str | Path, name: str) -> Piece:
-    """A symusic score in any unit of time: notes and frame rounded to the grid."""
+    """Convert a symusic score in any time unit: notes and frame are rounded to the grid."""
     ticks = _guarded(label, "its times are damaged", lambda: score.to("tick"))
     frame = _guarded(label, "its times are damaged", lambda: _clean_frame(ticks))
     events, homes = _guarded(
@@ -283,7 +283,7 @@ def _program(track: TrackTick) -> int:
 
 
 def _distinct(notes: NDArray[Any]) -> Notes:
-    """(N, 6) sorted by onset, program and pitch; of notes alike in these the longest stays, in the first track."""
+    """(N, 6) sorted by onset, program and pitch; of duplicates the longest note is kept, in the first track."""
     notes = notes[np.lexsort((-notes[:, DURATION], notes[:, PITCH], notes[:, PROGRAM], notes[:, ONSET]))]
     place = notes[:, [ONSET, PROGRAM, PITCH]]
     first = np.ones(len(notes), bool)
@@ -295,18 +295,18 @@ def _distinct(notes: NDArray[Any]) -> Notes:
 
 
 FrameRows = tuple[list[tuple[int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]]]
-"""Tempos (step, microseconds a quarter), metres (step, numerator, denominator), keys (step, sharps, 1 if minor)."""
+"""Tempos (step, microseconds per quarter), metres (step, numerator, denominator), keys (step, sharps, 1 if minor)."""
 
 
 def frame_rows(frame: ScoreTick) -> FrameRows:
-    """What a frame holds, as plain integers."""
+    """Tempos, metres and keys of a frame as integers."""
     tempos = [(t.time, t.mspq) for t in frame.tempos]
     metres = [(s.time, s.numerator, s.denominator) for s in frame.time_signatures]
     return tempos, metres, [(k.time, k.key, k.tonality) for k in frame.key_signatures]
 
 
 def make_frame(rows: FrameRows) -> ScoreTick:
-    """The frame that holds `rows`."""
+    """Inverse of `frame_rows`."""
     frame = ScoreTick(STEPS_PER_BEAT)
     tempos, metres, keys = rows
     for at, mspq in tempos:
@@ -319,36 +319,36 @@ def make_frame(rows: FrameRows) -> ScoreTick:
 
 
 def _clean_frame(score: ScoreTick) -> ScoreTick:
-    """Tempo, metre and keys of `score` on the grid, without what no reader could make sense of (0/4, 60 sharps)."""
+    """Tempos, metres and keys of `score` on the grid, without impossible values (0/4, 60 sharps)."""
     per_quarter = score.ticks_per_quarter
-    last = MAX_BEATS * per_quarter  # a stranger's times may be anything: none is computed with before it is bounded
+    last = MAX_BEATS * per_quarter  # times in a file can have any value: bound them before computing with them
 
     def on_grid(rows: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
         bounded = (row for row in rows if 0 <= row[0] <= last)
         return (((2 * STEPS_PER_BEAT * at + per_quarter) // (2 * per_quarter), *row) for at, *row in bounded)
 
     tempos, metres, keys = frame_rows(score)
-    # of two at the same step the last counts, as it does for whoever plays the file
+    # of two events at the same step the later one counts, as in MIDI players
     speeds = {at: (min(_SLOWEST, max(_FASTEST, mspq)),) for at, mspq in on_grid(tempos) if mspq > 0}
     bars = {at: (n, d) for at, n, d in on_grid(metres) if n > 0 and d in (1, 2, 4, 8, 16, 32, 64)}
     modes = {at: (sharps, minor) for at, sharps, minor in on_grid(keys) if abs(sharps) <= 7 and minor in (0, 1)}
-    # a metre said again starts a bar; a tempo or key said again, as in every repeat, says nothing
+    # a repeated metre starts a bar; a repeated tempo or key changes nothing and is left out
     return make_frame((_changes(speeds), [(at, *bars[at]) for at in sorted(bars)], _changes(modes)))
 
 
 def _changes(values: Mapping[int, tuple[int, ...]]) -> list[Any]:
-    """(step, *value) where the value differs from the one before, in order of steps."""
+    """(step, *value) wherever the value differs from the previous one, sorted by step."""
     rows = sorted(values.items())
     return [(at, *new) for (at, new), (_, old) in zip(rows, [(0, ()), *rows], strict=False) if new != old]
 
 
 def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path) -> None:
-    """ReadError if the piece is so long that something is wrong with it; `notes` times in steps."""
+    """Raise ReadError if the piece exceeds a limit, which suggests a damaged file; times of `notes` in steps."""
     advice = "cut it into pieces first"
     if len(notes) > MAX_NOTES:
         raise ReadError(label, f"it has {len(notes):,} notes, and {MAX_NOTES:,} is the most", advice)
     end = int((notes[:, ONSET] + notes[:, DURATION]).max())
-    if end > MAX_BEATS * STEPS_PER_BEAT or int(notes[:, :2].min()) < 0:  # symusic's clock wraps round below zero
+    if end > MAX_BEATS * STEPS_PER_BEAT or int(notes[:, :2].min()) < 0:  # symusic's times wrap around below zero
         raise ReadError(label, f"it is longer than {MAX_BEATS:,} quarter notes", advice)
     hours = _seconds(frame, end) / 3600
     if hours > MAX_HOURS:
@@ -356,16 +356,16 @@ def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path)
 
 
 def _seconds(frame: ScoreTick, end: int) -> float:
-    """How long `end` steps last with the tempos of `frame`; 120 beats a minute until the first one."""
+    """Duration of `end` steps in seconds; 120 beats per minute before the first tempo."""
     changes = [(0, 500_000), *(row for row in frame_rows(frame)[0] if row[0] < end), (end, 0)]
     return sum((b[0] - a[0]) * a[1] for a, b in pairwise(changes)) / STEPS_PER_BEAT / 1e6
 
 
 def chunk_bounds(signatures: Iterable[tuple[int, int, int]], end: int) -> NDArray[np.int32]:
-    """(C + 1,) int32 steps: bar lines of `signatures` [(step, numerator, denominator)], long bars cut, up to `end`.
+    """(C + 1,) int32 steps: bar lines of `signatures` [(step, numerator, denominator)], long bars split, up to `end`.
 
-    Before the first signature bars are 4/4. A signature inside a bar ends that bar. Bars whose length is no whole
-    number of steps have their lines rounded, and no error adds up.
+    Bars before the first signature are 4/4. A signature inside a bar ends that bar. If a bar is not a whole number of
+    steps long, its lines are rounded without accumulating error.
     """
     found = [np.zeros(1, np.int64)]
     changes = [(0, 4, 4), *sorted(signatures), (end, 4, 4)]
@@ -383,7 +383,7 @@ def chunk_bounds(signatures: Iterable[tuple[int, int, int]], end: int) -> NDArra
 
 
 def _cuts(numerator: int, denominator: int) -> list[int]:
-    """Where the chunks of a bar start: 0, and for bars over `MAX_CHUNK_STEPS` beats that part it nearly equally."""
+    """Starts of the chunks of a bar: 0, and for bars over `MAX_CHUNK_STEPS` the beats that split it most evenly."""
     length = max(1, 4 * STEPS_PER_BEAT * numerator // denominator)
     if length <= MAX_CHUNK_STEPS:
         return [0]
@@ -396,19 +396,19 @@ def _cuts(numerator: int, denominator: int) -> list[int]:
 def to_score(
     notes: Notes, frame: ScoreTick, *, velocity: int | None = None, tracks: Tracks | None = None
 ) -> ScoreTick:  # fmt: skip
-    """Notes as a score to listen to: one track a program, drums on a drum track, the frame's tempos, metre and keys.
+    """Convert notes to a score: one track per program, drums on a drum track, tempos, metres and keys from the frame.
 
-    A note that the next of its pitch and program would overlap is cut there, because readers differ on which of two
-    equal notes an end belongs to.
+    A note is cut where the next note of its pitch and program begins, because readers disagree on which of two
+    overlapping notes a note-off ends.
 
     Args:
         notes: (N, 5) as in `Piece`, in any order.
-        frame: a piece's, or any score without tracks.
-        velocity: 1..127 for every note instead of their own.
-        tracks: what tracks hold beside notes; notes that have no home there are in one track a program.
+        frame: the frame of a piece, or any score without tracks.
+        velocity: 1..127 for every note, instead of the notes' own.
+        tracks: events of the tracks beside notes; notes without a home there go to one track per program.
 
     Returns:
-        A score at `TICKS_PER_BEAT` ticks a quarter; its tracks have General MIDI names and are sorted by program.
+        A score at `TICKS_PER_BEAT` ticks per quarter; its tracks have General MIDI names and are sorted by program.
     """
     score = frame.resample(TICKS_PER_BEAT)
     scale = TICKS_PER_BEAT // STEPS_PER_BEAT
@@ -442,24 +442,24 @@ def to_score(
 @cache
 def general_midi() -> list[str]:
     """The 128 names of the General MIDI programs."""
-    from pretty_midi import program_to_instrument_name  # a fifth of a second, which reading alone need not wait for
+    from pretty_midi import program_to_instrument_name  # takes 0.2 s to import, which reading does not need
 
     return [program_to_instrument_name(program) for program in range(128)]
 
 
 def to_bytes(score: ScoreTick) -> bytes:
-    """The content of a MIDI file (type 1) with `score`."""
-    if not score.tracks:  # symusic sorts tempos and signatures into a track; without one they come out garbled
+    """The content of a MIDI file (type 1) for `score`."""
+    if not score.tracks:  # symusic writes tempos and signatures into a track; without any track they are garbled
         score = score.copy()
         score.tracks.append(TrackTick(""))
     return score.dumps_midi()
 
 
 def write(score: ScoreTick, path: str | Path) -> Path:
-    """Write a MIDI file whole or not at all, and return its path; a missing folder is made.
+    """Write a MIDI file atomically and return its path; missing folders are created.
 
     Raises:
-        SeqVAEError: the disk is full, the folder read-only or the like; nothing is left behind.
+        SeqVAEError: the file cannot be written (disk full, folder read-only); no partial file is left.
     """
     path = Path(path)
     try:
@@ -472,9 +472,9 @@ def write(score: ScoreTick, path: str | Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` in a file at once, so that nobody finds half of it; OSError if it cannot be, and no trace of it."""
+    """Write `content` to a file atomically; raises OSError on failure and leaves no partial file."""
     if path.exists() and not path.is_file() and not path.is_dir():
-        path.write_bytes(content)  # a device or a pipe takes bytes, and must not be replaced by a file
+        path.write_bytes(content)  # a device or pipe must not be replaced by a file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as part:
@@ -489,7 +489,7 @@ def to_pretty_midi(score: ScoreTick) -> Any:
 
 
 def to_music21(score: ScoreTick) -> Any:
-    """`score` as a `music21.stream.Score`: one part a track, exact times, no bars (`makeNotation()` makes them)."""
+    """`score` as a `music21.stream.Score`: one part per track, exact times, no bars (call `makeNotation()`)."""
     from seqvae.music import readers as notation
 
     return notation.from_symusic(score)

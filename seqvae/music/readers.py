@@ -1,11 +1,10 @@
-"""Scores that music21 can read or show: MusicXML, Humdrum and the corpus inside it, as a `symusic` score and back.
+"""MusicXML, Humdrum and music21's corpus as `symusic` scores, and scores as music21 streams.
 
-Knows music21: where a score keeps its repeats, ties, voices, transpositions and percussion, and how it names
-instruments. Refuses to know the grid, `Piece` and what becomes of a file that cannot be read (`midi` does): what
-music21 raises goes through as it is. music21's own MIDI export is not used, because it took minutes for some scores and
-refuses one in four with repeats; the notes are collected measure by measure instead.
+Scope: music21, with repeats, ties, voices, transpositions, percussion and names of instruments.
+Out of scope: the grid, `Piece`, and errors for users (music/piece.py); exceptions of music21 pass through unchanged.
 
-Importing this module imports music21, which takes half a second: `midi` does so only when it needs it.
+The notes are collected measure by measure. music21's own MIDI export takes minutes for some scores and refuses one in
+four with repeats. Importing this module imports music21, which takes half a second, so music/piece.py imports it late.
 """
 
 from __future__ import annotations
@@ -44,30 +43,30 @@ from seqvae.music.bars import (
     unfold,
 )
 
-m21: Any = music21  # typed in parts only: strict checking ends at this border
+m21: Any = music21  # only partly typed, so not checked strictly
 
 FORMATS = {".mxl": "musicxml", ".musicxml": "musicxml", ".xml": "musicxml", ".krn": "humdrum"}
-"""Suffixes read here, with music21's name of the format."""
+"""music21's format name for each suffix read here."""
 
 _SNARE = 38
-# General MIDI's drum for the usual lines and spaces of a drum kit's staff: music21 loses which instrument of a kit a
-# note belongs to.
+# General MIDI drum for the usual lines and spaces of a drum kit's staff, because music21 does not keep which
+# instrument of a kit plays a note.
 _KIT = {"D4": 44, "E4": 35, "F4": 36, "G4": 41, "A4": 43, "B4": 45, "C5": 38, "D5": 47, "E5": 48, "F5": 51, "G5": 42}
 _KIT |= {"A5": 49, "B5": 57}
 
 SECONDS = 60.0
-"""How long music21 may work on a score, twice: some go on without an end, as with a metre of 65536/8."""
+"""Time limit of music21 for parsing a score, and again for converting it; a metre of 65536/8 never ends."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class _LateError(BaseException):
-    """No `Exception`, of which music21 lets many pass."""
+    """Not an `Exception`, because music21 catches many of those."""
 
 
 def _limited(work: Callable[P, T]) -> Callable[P, T]:
-    """The same, but TimeoutError after SECONDS; music21 is Python throughout, so that it can be stopped anywhere."""
+    """`work` with TimeoutError after SECONDS; music21 is pure Python, so an exception can stop it anywhere."""
 
     @functools.wraps(work)
     def limited(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -90,7 +89,7 @@ def _limited(work: Callable[P, T]) -> Callable[P, T]:
         finally:
             timer.cancel()
             timer.join()
-            if coming:  # it has no use any more. To ask so in vain would leave Python looking for one at every step
+            if coming:  # withdraw the exception; doing so without one pending would make Python check at every step
                 stop(thread, None)
 
     return limited
@@ -98,10 +97,10 @@ def _limited(work: Callable[P, T]) -> Callable[P, T]:
 
 @_limited
 def parse(path: Path) -> Any:
-    """A file as a music21 stream; raises whatever music21 raises, and TimeoutError where that takes SECONDS."""
+    """Read a file as a music21 stream; raises music21's exceptions, and TimeoutError after SECONDS."""
     kind = FORMATS.get(path.suffix.lower())
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")  # what music21 can live with is no news to the user of a folder of scores
+        warnings.simplefilter("ignore")  # music21's warnings do not help the user of a folder of scores
         if kind == "musicxml":
             return _from_musicxml(path.read_bytes())
         reader = m21.converter.Converter()
@@ -115,7 +114,7 @@ def parse(path: Path) -> Any:
 
 @_limited
 def parse_bytes(data: bytes) -> Any:
-    """The content of a MusicXML file as a music21 stream; raises whatever music21 raises."""
+    """Read the content of a MusicXML file as a music21 stream; raises music21's exceptions."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         return _from_musicxml(data)
@@ -126,12 +125,12 @@ def _from_musicxml(data: bytes) -> Any:
     reader.xmlRoot = musicxml.plain(data)
     if reader.xmlRoot.tag != "score-partwise":
         raise ValueError(f"it is no score but <{reader.xmlRoot.tag}>")
-    reader.xmlRootToScore(reader.xmlRoot, reader.stream)  # without a stream it loses parts of two staves
+    reader.xmlRootToScore(reader.xmlRoot, reader.stream)  # without a stream it loses parts with two staves
     return reader.stream
 
 
 def unpacked_size(file: Path | bytes) -> int:
-    """Bytes of a compressed score when unpacked, as its table of contents has it, which unpacking holds to; else 0."""
+    """Bytes of a compressed score when unpacked, from its directory, which unpacking enforces; 0 if not compressed."""
     opened = io.BytesIO(file) if isinstance(file, bytes) else file
     if not zipfile.is_zipfile(opened):
         return 0
@@ -140,19 +139,19 @@ def unpacked_size(file: Path | bytes) -> int:
 
 
 def corpus_path(name: str) -> Path:
-    """Where music21 keeps the work `name` ("bach/bwv66.6") of its corpus; LookupError if there is none."""
+    """Path of the work `name` ("bach/bwv66.6") in music21's corpus; raises LookupError if there is none."""
     try:
         found: Any = m21.corpus.getWork(name)
-    except Exception as error:  # CorpusException, but also IndexError and others on odd names
+    except Exception as error:  # CorpusException, but also IndexError and others for odd names
         raise LookupError(name) from error
     return Path(found[0] if isinstance(found, list) else found)
 
 
 @dataclass(frozen=True)
 class _Timeline:
-    """When each measure sounds, repeats expanded: measure `order[k]` from quarter `starts[k]` for `lengths[k]`.
+    """Times of the measures with repeats expanded: measure `order[k]` from quarter `starts[k]` for `lengths[k]`.
 
-    A score without measures has an empty order: its parts sound as they stand.
+    A score without measures has an empty order, and its parts are read as they are.
     """
 
     order: list[int]
@@ -161,7 +160,7 @@ class _Timeline:
     end: Fraction
 
     def blocks(self, part: Any) -> Iterator[tuple[Fraction, Any]]:
-        """The stretches of `part` in the order they sound, each with the quarter at which it starts."""
+        """The measures of `part` in playing order, each with the quarter at which it starts."""
         measures = _measures(part)
         if not self.order or not measures:
             yield Fraction(0), part.flatten()
@@ -172,10 +171,10 @@ class _Timeline:
 
 @_limited
 def to_symusic(source: Any) -> ScoreTick:
-    """A music21 stream of any kind as a score at `TICKS` a quarter: one track a program, drums on 128's own track.
+    """Convert a music21 stream of any kind to a score at `TICKS` per quarter: one track per program, drums on one.
 
-    Repeats are expanded. Transposing instruments sound as heard,
-    ties become one note, grace notes and chord symbols are left out. The tunes of an `Opus` follow one another.
+    Repeats are expanded, transposing instruments are written at sounding pitch, and tied notes are joined. Grace notes
+    and chord symbols are left out. The tunes of an `Opus` follow one another.
     """
     score = ScoreTick(TICKS)
     tracks: dict[int, TrackTick] = {}
@@ -183,7 +182,7 @@ def to_symusic(source: Any) -> ScoreTick:
     for tune in source.scores if isinstance(source, m21.stream.Opus) else [source]:
         parts = list(tune.parts) if isinstance(tune, m21.stream.Score) else []
         parts = parts or [tune]
-        lead = max(parts, key=lambda part: len(_measures(part)))  # of equals the first
+        lead = max(parts, key=lambda part: len(_measures(part)))  # the first of equals
         timeline = _timeline(parts, lead)
         _add_frame(score, parts, lead, timeline, start)
         add_sounds(tracks, [sound for part in parts for sound in _sounds(part, timeline)], start)
@@ -193,7 +192,7 @@ def to_symusic(source: Any) -> ScoreTick:
 
 
 def _quarters(value: Any) -> Fraction:
-    """music21's offset or length: a float when it is a multiple of a power of two, else a Fraction."""
+    """An offset or length of music21 as a Fraction; music21 has floats for multiples of a power of two."""
     return Fraction(value)
 
 
@@ -218,7 +217,7 @@ def _timeline(parts: list[Any], lead: Any) -> _Timeline:
 
 
 def _measure_order(part: Any, measures: list[Any]) -> list[int]:
-    """Indices of `measures` in the order they sound: each movement with its repeats."""
+    """Indices of `measures` in playing order: each movement with its repeats."""
     marks = [_marks(measure) for measure in measures]
     for bracket in part.getElementsByClass(m21.spanner.RepeatBracket):
         members = {id(measure) for measure in bracket.getSpannedElements()}
@@ -232,7 +231,7 @@ def _measure_order(part: Any, measures: list[Any]) -> list[int]:
 
 
 def _marks(measure: Any) -> Marks:
-    """The repeats and jumps of `measure`; music21 names the places that a jump leaves for a coda "Coda" as well."""
+    """Repeats and jumps of `measure`; music21 uses "Coda" also for the place from which a jump leaves."""
     repeat = m21.repeat
     marks = Marks(forward=_is_repeat(measure.leftBarline) and measure.leftBarline.direction == "start")
     if _is_repeat(measure.rightBarline) and measure.rightBarline.direction == "end":
@@ -248,9 +247,9 @@ def _marks(measure: Any) -> Marks:
 
 
 def _movements(measures: list[Any]) -> Iterator[tuple[int, int]]:
-    """Index ranges of `measures` that a da capo stays inside.
+    """Index ranges of the movements in `measures`; a da capo stays inside its movement.
 
-    A movement ends where numbering starts again, and at a final barline unless that says "Fine": then a trio follows.
+    A movement ends where the numbering restarts, and at a final barline unless marked "Fine", after which a trio comes.
     """
     first, fine = 0, False
     for index, measure in enumerate(measures):
@@ -268,7 +267,7 @@ def _is_repeat(barline: Any) -> bool:
 
 
 def _add_frame(score: ScoreTick, parts: list[Any], lead: Any, timeline: _Timeline, start: Fraction) -> None:
-    """Metre of `lead`, and keys and tempos of the first part that has any, added to `score` from quarter `start`."""
+    """Add to `score`, from quarter `start`, the metre of `lead` and the keys and tempos of the first part with any."""
     for at, numerator, denominator in _metres(lead, timeline):
         score.time_signatures.append(TimeSignatureTick(to_ticks(start + at), numerator, denominator))
     for part in [lead, *parts]:
@@ -299,7 +298,7 @@ def _add_frame(score: ScoreTick, parts: list[Any], lead: Any, timeline: _Timelin
 
 
 def _metres(lead: Any, timeline: _Timeline) -> Iterator[tuple[Fraction, int, int]]:
-    """(quarter, numerator, denominator) where the metre changes; a pickup or a split bar is a metre of its own."""
+    """(quarter, numerator, denominator) at each change of metre; a pickup or split bar has a metre of its own."""
     if not timeline.order:
         for mark in lead.flatten().getElementsByClass(m21.meter.TimeSignature):
             yield _quarters(mark.offset), mark.numerator, mark.denominator
@@ -313,9 +312,9 @@ def _metres(lead: Any, timeline: _Timeline) -> Iterator[tuple[Fraction, int, int
 
 
 def _sounds(part: Any, timeline: _Timeline) -> Iterator[Sound]:
-    """Every note of `part` where it sounds."""
+    """Every note of `part` at the times at which it sounds."""
     voicing = _Voicing(part)
-    written: dict[int, list[Sound]] = {}  # a repeated measure is looked at once
+    written: dict[int, list[Sound]] = {}  # a repeated measure is read once
     for start, block in timeline.blocks(part):
         if id(block) not in written:
             written[id(block)] = list(voicing.notes(block))
@@ -323,20 +322,20 @@ def _sounds(part: Any, timeline: _Timeline) -> Iterator[Sound]:
 
 
 class _Voicing:
-    """Which program, and which transposition, the notes of a part have at the place reached so far."""
+    """Program and transposition of a part's notes, updated as the part is read."""
 
     def __init__(self, part: Any) -> None:
-        self.sounding = part.atSoundingPitch is not False  # "unknown" is what formats without transposition say
+        self.sounding = part.atSoundingPitch is not False  # "unknown" for formats without transposition
         self.program, self.semitones, self.drum = 0, 0, _SNARE
-        self.part, self.places = part, set[str]()  # of unpitched notes, once there is one
-        # Humdrum's names that music21 does not know ("*I:Violino 1") stay in the part as ":Violino 1"
+        self.part, self.places = part, set[str]()  # places: of unpitched notes, filled at the first of them
+        # names in Humdrum that music21 does not know ("*I:Violino 1") stay in the part as ":Violino 1"
         unknown = (mark.tandem for mark in part.getElementsByClass("MiscTandem"))
         named = next((text[1:] for text in unknown if text[:1] in (":", '"')), "")
         self.name = getattr(part, "partName", None) or named
         self.change(part.getInstrument(returnDefault=True))
 
     def change(self, player: Any) -> None:
-        """The notes that follow are played by `player`, a music21 instrument."""
+        """Set the instrument of the following notes to `player`, a music21 instrument."""
         if player.midiChannel == 9 or isinstance(player, m21.instrument.UnpitchedPercussion):
             self.program = DRUMS
         elif player.midiProgram is not None:
@@ -349,7 +348,7 @@ class _Voicing:
         self.semitones = 0 if interval is None else round(interval.semitones)
 
     def notes(self, block: Any) -> Iterator[Sound]:
-        """Every note in `block`, its voices included, starts counted from its beginning."""
+        """Every note in `block` and its voices; starts count from the beginning of the block."""
         for player in block.getElementsByClass(m21.instrument.Instrument):
             self.change(player)
         for voice in [block, *block.voices]:
@@ -365,7 +364,7 @@ class _Voicing:
                     yield Sound(shift + _quarters(item.offset), length, pitch, program, _velocity(member, item), kind)
 
     def pitch(self, member: Any) -> tuple[int, int]:
-        """MIDI pitch and program of one note; an unpitched one is a drum, whoever plays it."""
+        """MIDI pitch and program of a note; an unpitched note is a drum on any instrument."""
         own = musicxml.instrument(str(member.style.color)) if member.hasStyleInformation else None
         if own is not None and own[0] == "drum":
             return own[1], DRUMS
@@ -375,7 +374,7 @@ class _Voicing:
         return member.pitch.midi + (0 if program == DRUMS else self.semitones), program
 
     def _drum(self, member: Any) -> int:
-        """MIDI pitch of an unpitched note: its own, that of its place in a kit, or that of the part's instrument."""
+        """MIDI pitch of an unpitched note: its own, else its place's in a kit, else the part's instrument's."""
         own = getattr(member.storedInstrument, "percMapPitch", None)
         if own is not None:
             return int(own)
@@ -388,10 +387,10 @@ class _Voicing:
 
 @cache
 def _program_of(name: str) -> int:
-    """The General MIDI program of an instrument's name, "Violino 2" or "Soprano"; 0, a piano, when it says nothing."""
+    """General MIDI program of an instrument's name ("Violino 2", "Soprano"); 0, a piano, for an unknown name."""
     try:
         program = int(m21.instrument.fromString(name).midiProgram or 0)
-    except Exception:  # InstrumentException on unknown names, others on odd ones
+    except Exception:  # InstrumentException for unknown names, others for odd ones
         return 0
     return program % 128
 
@@ -404,9 +403,10 @@ def _velocity(member: Any, item: Any) -> int:
 
 
 def from_symusic(score: ScoreTick) -> Any:
-    """`score` as a music21 `stream.Score`: a flat part a track with its instrument; metre, keys, tempos in the first.
+    """`score` as a music21 `stream.Score`: one flat part per track with its instrument.
 
-    Times are exact fractions of a quarter, and nothing is quantized. Call `makeNotation()` on the result for bars.
+    The first part has metre, keys and tempos. Times are exact fractions of a quarter. The parts have no bars; call
+    `makeNotation()` for them.
     """
     quarter = score.ticks_per_quarter
     result = m21.stream.Score()
@@ -438,6 +438,6 @@ def from_symusic(score: ScoreTick) -> Any:
 
 def _player(program: int) -> Any:
     player = m21.instrument.instrumentFromMidiProgram(program)
-    player.midiProgram = program  # several programs share one music21 instrument
+    player.midiProgram = program  # several programs share a music21 instrument
     player.transposition = None
     return player

@@ -1,7 +1,7 @@
-"""Music to token ids and back: one bar a chunk, one spelling for each set of notes.
+"""Music tokenizer: one bar per chunk, exactly one token sequence for each set of notes.
 
-Knows: the music vocabulary, the order of tokens inside a bar, and the grammar that says which token may follow.
-Refuses to know: files (music/piece.py reads them) and torch. Everything here is numpy.
+Scope: the vocabulary of music, the order of tokens in a bar, and the grammar of allowed next tokens.
+Out of scope: files (music/piece.py) and torch; everything here is numpy.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from seqvae.protocols import EOS, PAD, Bools, Ints, Lean
 _PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
 _PHASE, _LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH, _LENGTH = range(5)
 _START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = range(6)
-# the phase after a token of each type; the first is that of special tokens, of which only EOS is ever reached
+# phase after a token of each type; first the special tokens, of which only EOS occurs
 _PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE], np.int32)
 
-STEPS_PER_BEAT = 12  # the grid of music/piece.py, which is not imported: it needs symusic, and training does not
-MOST_STEPS = 384  # of a chunk: tables of what may follow grow with the square
-_BASSES = np.arange(32, 40)  # General MIDI's family
-LEAST = 0.01  # what a pitch class that does not sound at all weighs
+STEPS_PER_BEAT = 12  # as in music/piece.py, which is not imported because it needs symusic and training does not
+MOST_STEPS = 384  # limit of a chunk's length: the grammar's tables grow with its square
+_BASSES = np.arange(32, 40)  # the bass programs of General MIDI
+LEAST = 0.01  # added to the share of a pitch class, so that a silent one keeps a finite log-weight
 Floats = NDArray[np.float64]
 
 
 class MidiTokenizer:
-    """A REMI-like stream (Huang and Yang 2020) over MidiTok's vocabulary, one chunk a bar, tracks one after another.
+    """A REMI-like token stream (Huang and Yang 2020) over MidiTok's vocabulary: a bar per chunk, track after track.
 
     A chunk is ``(Program (Position (Pitch Duration)+)+)* EOS`` with programs, positions and pitches rising strictly,
-    so that a set of notes has exactly one spelling. Drums (program 128) come last and have no durations. Velocities are
-    not kept. Notes are rows ``[onset, duration, pitch, program]`` with onsets counted from the start of the chunk.
+    so that a set of notes has exactly one token sequence. Drums (program 128) come last and have no durations.
+    Velocities are not kept. Notes are rows ``[onset, duration, pitch, program]`` in steps from the start of the chunk.
     """
 
     kind = "midi"
@@ -46,7 +46,7 @@ class MidiTokenizer:
     max_tokens = 1024  # several times the fullest bar
 
     def __init__(self, max_steps: int = 48, common_key: bool = False) -> None:
-        """Raises TokenizerError where `max_steps` is no number of whole beats from 48 to MOST_STEPS."""
+        """Raises TokenizerError unless `max_steps` is a whole number of beats from 48 to MOST_STEPS steps."""
         if max_steps % STEPS_PER_BEAT or not 4 * STEPS_PER_BEAT <= max_steps <= MOST_STEPS:
             raise TokenizerError(
                 f"tokenizer.max_steps: {max_steps} is not possible; choose a multiple of {STEPS_PER_BEAT} from "
@@ -74,16 +74,16 @@ class MidiTokenizer:
         ids = np.flatnonzero(self._type == _DURATION)
         self._durations, self._duration_ids = self._value[ids], ids.astype(np.int32)
         self.cue_sizes: tuple[int, ...] = (130, max_steps + 1, 129)
-        # a program is in the bar, a position in its program; notes stand under both, durations under the pitch too
+        # a program binds to the bar, a position to its program, a note to both, and a duration to the pitch as well
         scopes = {_PROGRAM: 0, _POSITION: 1, _PITCH: 3, _DRUM: 3, _DURATION: 3}
         self.scope = np.array([scopes.get(int(kind), 0) for kind in self._type], np.int32)
 
     @functools.cached_property
     def rising(self) -> tuple[Bools, Bools, Bools]:
-        """What may follow by the last value of its kind plus 2, in row 0 nothing: made once, looked up at every step.
+        """Tables of allowed next tokens, indexed by the last value of a kind plus 2; row 0 allows nothing.
 
-        Programs and the end `(130, V)`; positions before a chunk's end `(S + 1, S + 1, V)`; pitches, drums, durations
-        and padding `(4, 129, V)`, the last two whatever the pitch.
+        Programs and EOS `(130, V)`; positions before a chunk's end `(S + 1, S + 1, V)`; pitches, drums, durations and
+        padding `(4, 129, V)`, of which the last two do not depend on the pitch.
         """
         kind, value = self._type, self._value
 
@@ -101,30 +101,30 @@ class MidiTokenizer:
         return programs, positions, notes
 
     def _table(self, kind: int) -> Ints:
-        """Token id by value for one type of token."""
+        """Token ids of one type, indexed by value."""
         ids = np.flatnonzero(self._type == kind)
         table = np.zeros(int(self._value[ids].max()) + 1, np.int32)
         table[self._value[ids]] = ids
         return table
 
     def ids(self, kind: Literal["program", "position", "pitch", "drum"]) -> Ints:
-        """The tokens of one kind, in the order of their values from 0."""
+        """Token ids of one kind, in the order of their values from 0."""
         return self._id[{"program": _PROGRAM, "position": _POSITION, "pitch": _PITCH, "drum": _DRUM}[kind]]
 
     def encode_notes(self, notes: Ints, bounds: Ints) -> list[Ints]:
-        """Tokens of every chunk between `bounds (C + 1,)` steps; `notes (N, >= 4)` as in `midi.Piece`, any order."""
+        """Tokens of every chunk between `bounds (C + 1,)` in steps; `notes (N, >= 4)` as in `Piece`, in any order."""
         chunk = np.searchsorted(bounds, notes[:, 0], side="right") - 1
         inside = (chunk >= 0) & (chunk < len(bounds) - 1)
         notes, chunk = notes[inside], chunk[inside]
         position = notes[:, 0] - bounds[chunk]
-        order = np.lexsort((-notes[:, 1], notes[:, 2], position, notes[:, 3], chunk))  # of equals the longest is kept
+        order = np.lexsort((-notes[:, 1], notes[:, 2], position, notes[:, 3], chunk))  # of duplicates keep the longest
         chunk, position = chunk[order], position[order]
         duration, pitch, program = notes[order, 1], notes[order, 2], notes[order, 3]
         keys = np.stack([chunk, program, position, pitch], 1)
         changed = np.ones((len(keys), 4), bool)
         changed[1:] = np.logical_or.accumulate(keys[1:] != keys[:-1], axis=1)
         drum = program == 128
-        # four candidate tokens a note: program, position, pitch, duration; those that repeat are left out
+        # four candidate tokens per note: program, position, pitch, duration; repeated ones are left out
         nearest = np.abs(self._durations[None] - np.unique(duration)[:, None]).argmin(1)
         duration_id = (
             self._duration_ids[nearest[np.searchsorted(np.unique(duration), duration)]] if len(notes) else duration
@@ -146,9 +146,9 @@ class MidiTokenizer:
         return [flat[end - n - 1 : end] for end, n in zip(ends.tolist(), counts.tolist(), strict=True)]
 
     def decode_notes(self, chunks: Sequence[Ints], bounds: Ints, shift: int = 0) -> Ints:
-        """Notes `(N, 4)` of chunks that begin at `bounds[c]`; tokens that break the grammar are passed over.
+        """Notes `(N, 4)` of chunks that begin at `bounds[c]`; tokens that break the grammar are skipped.
 
-        Pitches are moved back by the `shift` that `encode` moved them by; what leaves 0..127 comes back by an octave.
+        Pitches are moved by `-shift` semitones, which undoes `encode`'s shift; those outside 0..127 by an octave more.
         """
         rows: list[list[int]] = []
         for start, length, tokens in zip(bounds, np.diff(bounds), chunks, strict=False):
@@ -169,28 +169,28 @@ class MidiTokenizer:
         return moved(np.array(rows, np.int32).reshape(-1, 4), -shift)
 
     def shift(self, piece: Any) -> int:
-        """Semitones by which `encode` moves the pitches of a `midi.Piece`: to the common key, or not at all."""
+        """Semitones by which `encode` transposes a `Piece` to the common key; 0 without a common key."""
         return home_shift(piece.notes) if self.common_key else 0
 
     def encode(self, piece: Any) -> list[Ints]:
-        """Token ids of every chunk of a `midi.Piece`, moved by `shift`."""
+        """Token ids of every chunk of a `Piece`, transposed by `shift`."""
         return self.encode_notes(moved(piece.notes, self.shift(piece)), piece.bounds)
 
     def harmony(self, piece: Any) -> Floats:
-        """What sounds around every beat of every chunk of a `midi.Piece`, moved as `encode` moves it: `(C, B, 12)`."""
+        """Chroma around every beat of every chunk of a `Piece`, transposed as in `encode`: `(C, B, 12)`."""
         notes = moved(piece.notes, self.shift(piece))
         return harmony(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
     def roots(self, piece: Any) -> Floats:
-        """The pitch class that is lowest at every beat of every chunk, moved likewise: `(C, B, 12)`."""
+        """One-hot lowest pitch class at every beat of every chunk, transposed as in `encode`: `(C, B, 12)`."""
         notes = moved(piece.notes, self.shift(piece))
         return lowest(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
     def lean(self, sounding: Floats, strength: float, roots: Floats | None = None, below: int = 0) -> Lean:
-        """For decoding: notes of rows whose harmony is `sounding (N, B, 12)` lean to its pitch classes.
+        """Log-weights for chroma guidance: decoded pitches of row n follow the harmony `sounding[n]`, `(N, B, 12)`.
 
-        A pitch weighs (share of its class + LEAST) ** strength; on a bass, where `roots (N, B, 12)` are given, the
-        share there, with twice the strength, and on other instruments what is lower than the pitch `below`.
+        The weight of a pitch is (share of its pitch class + LEAST) ** strength. If `roots (N, B, 12)` are given, they
+        replace the harmony, with twice the strength, on bass programs and on all pitches below `below`.
         """
         columns = np.flatnonzero(self._type == _PITCH).astype(np.int32)
         weights = (strength * np.log(sounding + LEAST)).astype(np.float32)
@@ -211,21 +211,21 @@ class MidiTokenizer:
         return lean
 
     def token_text(self, token: int) -> str:
-        """One token to be shown: its name in MidiTok's vocabulary, such as `Pitch_60`, or a special one by its own."""
+        """Name of a token for display: as in MidiTok's vocabulary (`Pitch_60`), or `<eos>` for a special token."""
         name = self._names[token]
         return name if self._type[token] else f"<{name.removesuffix('_None').lower()}>"
 
     def _states(self, tokens: Ints) -> Ints:
-        """The grammar's states `(..., T, 5)` before each token, without stepping through them."""
+        """States `(..., T, 5)` of the grammar before each token, computed without a loop over tokens."""
         kind, value = self._type[tokens], self._value[tokens]
         index = np.arange(tokens.shape[-1])
 
         def last(*kinds: int) -> NDArray[np.int64]:
-            """Step of the latest token of some kinds, -1 before the first."""
+            """Index of the latest token of some kinds at each step, -1 before the first."""
             return np.maximum.accumulate(np.where(np.isin(kind, kinds), index, -1), axis=-1)
 
         program, position, pitch = last(_PROGRAM), last(_POSITION), last(_PITCH, _DRUM)
-        # a position counts until the next program, a pitch until the next position or program
+        # a position is valid until the next program, a pitch until the next position or program
         valid = (program >= 0, position > program, pitch > np.maximum(program, position))
         after = np.empty((*tokens.shape, 5), np.int32)
         after[..., _PHASE] = _PHASES[kind]
@@ -240,20 +240,20 @@ class MidiTokenizer:
         return before
 
     def cues(self, tokens: Ints) -> Ints:
-        """Cues `(..., T, 3)`: program + 1, position + 1 and pitch + 1 before each token, 0 where there is none."""
+        """Cues `(..., T, 3)`: program + 1, position + 1 and pitch + 1 before each token, 0 for none."""
         return self.grammar().cues(self._states(tokens).reshape(-1, 5)).reshape(*tokens.shape, 3)
 
     def allowed(self, tokens: Ints) -> Bools:
-        """`(..., T, V)`: what the grammar allows at each step of `tokens (..., T)`, in chunks of full length."""
+        """Mask `(..., T, V)` of tokens that the grammar allows at each step of `tokens (..., T)`, in full chunks."""
         allowed = self.grammar().allowed(self._states(tokens).reshape(-1, 5))
         return allowed.reshape(*tokens.shape, self.vocab_size)
 
     def augment(self, chunks: Ints, amount: int) -> Ints:
-        """Transpose by `amount` semitones; drums stay; a chunk that would leave 0..127 moves an octave back, or not."""
+        """Transpose all but drums by `amount` semitones; a chunk that would leave 0..127 moves an octave, or stays."""
         pitched, value = self._type[chunks] == _PITCH, self._value[chunks]
         highest = np.where(pitched, value, 0).max(-1, keepdims=True)
         lowest = np.where(pitched, value, 127).min(-1, keepdims=True)
-        # all of a chunk or none of it: pitches must go on rising
+        # the whole chunk or none of it, because pitches must keep rising
         shift = amount - 12 * (highest + amount > 127) + 12 * (lowest + amount < 0)
         shift = np.where((highest + shift > 127) | (lowest + shift < 0), 0, shift)
         moved = chunks.copy()
@@ -261,7 +261,7 @@ class MidiTokenizer:
         return moved
 
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """Each segment `(B, C, T)` and about half of the tracks of another, of instruments that it has not itself."""
+        """Add to each segment `(B, C, T)` about half of another's tracks, of instruments that it does not have."""
         rows: list[list[Ints]] = []
         for mine, other in zip(tokens, others, strict=True):
             tracks = [self._tracks(chunk) for chunk in mine]
@@ -278,23 +278,23 @@ class MidiTokenizer:
         return out
 
     def _tracks(self, chunk: Ints) -> dict[int, Ints]:
-        """The tokens of each program of a chunk."""
+        """The tokens of a chunk by program."""
         chunk = chunk[self._type[chunk] > 0]
         starts = np.flatnonzero(self._type[chunk] == _PROGRAM)
         return {int(self._value[part[0]]): part for part in np.split(chunk, starts)[1:]}
 
     def grammar(self) -> MidiGrammar:
-        """The rules of decoding."""
+        """The grammar for constrained decoding."""
         return MidiGrammar(self)
 
     @classmethod
     def make(cls, config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> MidiTokenizer:
-        """As `modality.make`; nothing is learned from pieces."""
+        """As `modality.make`; nothing is learned from the pieces."""
         return cls(config.max_steps, config.common_key)
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> MidiTokenizer:
-        """The tokenizer with the settings that `save` wrote."""
+        """The tokenizer with the settings written by `save`."""
         return cls(**settings)
 
     def save(self, folder: Path) -> None:
@@ -305,10 +305,10 @@ class MidiTokenizer:
 
 
 def _vocabulary(max_steps: int) -> dict[str, int]:
-    """Token ids by name, in the order of MidiTok 3's REMI with programs and tokens for drums.
+    """Token ids by name, in the order of MidiTok 3's REMI with programs and drum tokens.
 
-    Durations are exact up to the length of a chunk, and to half beats up to sixteen beats: of the notes of real files
-    99.6 % are exact.
+    Durations are exact up to the length of a chunk and multiples of half a beat up to sixteen beats: 99.6 % of the
+    notes of real files are exact.
     """
     beats = max_steps // STEPS_PER_BEAT
     exact = [f"{beat}.{part}.{STEPS_PER_BEAT}" for beat in range(beats) for part in range(STEPS_PER_BEAT)]
@@ -317,7 +317,7 @@ def _vocabulary(max_steps: int) -> dict[str, int]:
         *(f"{name}_None" for name in ("PAD", "BOS", "EOS", "MASK", "Bar")),
         *(f"Pitch_{pitch}" for pitch in range(128)),
         *(f"Duration_{duration}" for duration in [*exact[1:], *halves, f"{max(beats, 16)}.0.2"]),
-        *(f"Position_{step}" for step in range(48)),  # MidiTok has those of four beats, and the rest comes last
+        *(f"Position_{step}" for step in range(48)),  # MidiTok's positions of four beats; further ones come last
         *(f"PitchDrum_{pitch}" for pitch in range(128)),
         *(f"Program_{program}" for program in [*range(128), -1]),
         *(f"Position_{step}" for step in range(48, max_steps)),
@@ -326,7 +326,7 @@ def _vocabulary(max_steps: int) -> dict[str, int]:
 
 
 def moved(notes: Ints, shift: int) -> Ints:
-    """Notes with all pitches but drums moved by `shift` semitones, those that leave 0..127 back by an octave."""
+    """Transpose notes, except drums, by `shift` semitones; pitches that leave 0..127 move by an octave."""
     if not shift:
         return notes
     out = notes.copy()
@@ -336,7 +336,7 @@ def moved(notes: Ints, shift: int) -> Ints:
 
 
 class MidiGrammar:
-    """Rules under which every decoded chunk is a set of notes inside its bar, spelled in the one right way."""
+    """Rules by which every decoded chunk is a set of notes inside its bar, in the one order of tokens."""
 
     def __init__(self, tokenizer: MidiTokenizer) -> None:
         self._type, self._value = tokenizer._type, tokenizer._value
@@ -351,10 +351,10 @@ class MidiGrammar:
         return state
 
     def allowed(self, state: Ints) -> Bools:
-        """`(N, V)`: programs, positions and pitches rise strictly; positions lie inside the chunk."""
+        """Mask `(N, V)`: programs, positions and pitches rise strictly; positions lie inside the chunk."""
         programs, positions, notes = self._tables
         phase, program, position, pitch, length = state.T
-        ended = phase == _AFTER_NOTE  # a note is complete: anything larger may follow, or the end
+        ended = phase == _AFTER_NOTE  # after a complete note: any larger value, or EOS
         ok: Bools = programs[np.where((phase == _START) | ended, program + 2, 0)]
         ok |= positions[
             np.where((phase == _AFTER_PROGRAM) | ended, position + 2, 0), np.minimum(length, self._max_steps)
@@ -379,6 +379,6 @@ class MidiGrammar:
         return state
 
     def cues(self, state: Ints) -> Ints:
-        """Cues `(N, 3)` as `MidiTokenizer.cues` has them."""
+        """Cues `(N, 3)` as in `MidiTokenizer.cues`."""
         pitch = np.where(state[:, _PHASE] == _AFTER_PITCH, state[:, _LAST_PITCH] + 1, 0)
         return np.stack([state[:, _LAST_PROGRAM] + 1, state[:, _LAST_POSITION] + 1, pitch], 1).astype(np.int32)

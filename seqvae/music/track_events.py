@@ -1,7 +1,7 @@
-"""Tracks of a file without their notes: names, drum kits, controllers, pitch bends and lyrics; and a file's markers.
+"""Tracks of a file without their notes: names, drum kits, controllers, pitch bends, lyrics, and the file's markers.
 
-Scope: symusic scores whose tracks have no notes, and which track is named as a melody. Out of scope: notes and the
-grid (music/piece.py), and which notes of a piece are kept (music/tracks.py).
+Scope: symusic scores whose tracks have no notes; track names that mark a melody.
+Out of scope: notes and the grid (music/piece.py), and the choice of notes that are kept (music/tracks.py).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from symusic.core import (
 )
 
 CHANNELS = 15
-"""Tracks that have a channel of their own in a MIDI file, beside drums."""
-_MANY = 5  # words of a name: more are a remark
-_BANKS = (0, 32)  # controllers that choose the sound of a program
+"""Channels of a MIDI file beside the drum channel: the limit of tracks with a channel of their own."""
+_MANY = 5  # words in a name: a longer name is a remark
+_BANKS = (0, 32)  # controllers that select the sound bank of a program
 
 # fmt: off
 _MELODY = frozenset({
@@ -35,7 +35,7 @@ _MELODY = frozenset({
     "leadvocals", "leadvox", "sing", "singer", "singing", "tune", "gesang", "singstimme", "canto", "cantante", "chant",
     "chanteur", "chanteuse", "voz", "voce", "voix", "zang", "мелодия", "вокал", "голос",
 })
-_OF_AN_INSTRUMENT = frozenset({"voice", "vox", "lead"})  # names of sounds have these words, too
+_OF_AN_INSTRUMENT = frozenset({"voice", "vox", "lead"})  # words that names of sounds contain too
 _INSTRUMENTS = frozenset({
     "synth", "synthesised", "synthesized", "syn", "square", "sawtooth", "saw", "calliope", "chiff", "charang", "fifths",
     "guitar", "guitars", "gtr", "gtrs", "git", "guit", "guita", "guitarra", "guitare", "gitarre", "banjo", "fiddle",
@@ -58,16 +58,16 @@ class Tracks:
     """The tracks of a piece.
 
     Attributes:
-        events: tracks without notes, those named as a melody first, and markers; `midi.TICKS_PER_BEAT` ticks a quarter.
-            A track of drums has its kit as its program.
-        home: (N,) int32, which of them each note of the piece belongs to; -1 for none.
+        events: tracks without notes, those named as a melody first, and markers; `midi.TICKS_PER_BEAT` ticks per
+            quarter note. The program of a drum track is its kit.
+        home: (N,) int32, index of the track of each note of the piece; -1 for none.
     """
 
     events: ScoreTick
     home: NDArray[np.int32]
 
     def part(self, rows: NDArray[Any], start: int, end: int) -> Tracks:
-        """The tracks of some notes, a mask `(N,)`, between two ticks; what is set before the first holds from there."""
+        """The tracks of the notes in a mask `(N,)` between two ticks; settings made before `start` carry over."""
         cut = ScoreTick(self.events.ticks_per_quarter)
         for track in self.events.tracks:
             bare = TrackTick(track.name, track.program, track.is_drum)
@@ -84,7 +84,7 @@ class Tracks:
 def _between(
     values: Mapping[str, NDArray[Any]], start: int, end: int, keys: NDArray[Any]
 ) -> list[NDArray[Any]]:  # fmt: skip
-    """Columns of events from `start` on and before `end`, and before `start` the last of each key, moved to 0."""
+    """Columns of events in [start, end); the last event of each key before `start` is moved to time 0."""
     time = values["time"]
     before = np.flatnonzero(time < start)
     last = len(before) - 1 - np.unique(keys[before][::-1], return_index=True)[1]
@@ -94,10 +94,10 @@ def _between(
 
 
 def read(score: ScoreTick, ticks: int, beats: int) -> tuple[ScoreTick, list[int]]:
-    """The `events` of a score at `ticks` a quarter, and the number there of each of its tracks, -1 without notes.
+    """The `events` of a score at `ticks` per quarter, and the index there of each of its tracks, -1 without notes.
 
-    What comes after so many beats is left out. Lyrics of a track without notes go to the one before, where that has the
-    same name (symusic reads those of a track into one of its own), else to the melody or the first track.
+    Events after `beats` beats are left out. Lyrics of a track without notes go to the previous track if that has the
+    same name (symusic reads the lyrics of a track into a track of their own), else to the melody or the first track.
     """
     per_quarter, last = score.ticks_per_quarter, beats * score.ticks_per_quarter
     tracks, out = list(score.tracks), ScoreTick(ticks)
@@ -138,9 +138,9 @@ def _texts(rows: list[tuple[int, str]]) -> TextMetaTickList:
 
 
 def is_melody(name: str) -> bool:
-    """Whether the name of a track says that it is the melody: `Lead Vocal`, and neither `backing vocals` nor `Lead 1`.
+    """Whether the name of a track marks it as the melody: `Lead Vocal`, but not `backing vocals` or `Lead 1`.
 
-    Names of sounds (`Voice Oohs`, `Lead 1 (square)`, `Lead Guitar`) and of songs do not say so.
+    Names of sounds (`Voice Oohs`, `Lead 1 (square)`, `Lead Guitar`) and of songs do not.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     plain = "".join(x for x in unicodedata.normalize("NFKD", spaced) if not unicodedata.combining(x))
@@ -152,7 +152,7 @@ def is_melody(name: str) -> bool:
 
 
 def dress(track: TrackTick, like: TrackTick) -> None:
-    """Give a `track` of notes the name, the kit, the controllers, bends and lyrics of another."""
+    """Copy name, kit, controllers, bends and lyrics of `like` to a `track` of notes."""
     if like.name.strip():
         track.name = like.name
     if track.is_drum and like.is_drum:
@@ -166,7 +166,7 @@ def dress(track: TrackTick, like: TrackTick) -> None:
 
 
 def joined(programs: NDArray[np.int32], home: NDArray[np.int32]) -> NDArray[np.int32]:
-    """`home (N,)` of notes: where instruments have more pairs of program and home than channels, one home a program."""
+    """`home (N,)` of notes, reduced to one home per program if (program, home) pairs outnumber the channels."""
     pairs = np.unique(np.stack([programs, home]), axis=1)
     if np.count_nonzero(pairs[0] < 128) <= CHANNELS:
         return home
@@ -181,7 +181,7 @@ def joined(programs: NDArray[np.int32], home: NDArray[np.int32]) -> NDArray[np.i
 
 
 def arrays(tracks: Tracks) -> dict[str, NDArray[Any]]:
-    """Tracks as arrays of integers, for `from_arrays`."""
+    """Tracks as integer arrays, for `from_arrays`."""
     names = [[track.name, track.program, bool(track.is_drum)] for track in tracks.events.tracks]
     lyrics = [[[x.time, x.text] for x in track.lyrics] for track in tracks.events.tracks]
     about = {"tracks": names, "lyrics": lyrics, "markers": [[x.time, x.text] for x in tracks.events.markers]}
@@ -199,7 +199,7 @@ def arrays(tracks: Tracks) -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(stored: Mapping[str, NDArray[Any]], ticks: int) -> Tracks:
-    """What `arrays` made."""
+    """Inverse of `arrays`."""
     about = json.loads(stored["about"].tobytes())
     controls, bends = (
         np.split(rows, np.searchsorted(rows[:, 0], np.arange(1, len(about["tracks"]))))

@@ -1,7 +1,7 @@
-"""Tracks: which notes of a piece are its melody, its drums or one instrument, and how some of them stay as they were.
+"""Tracks of a piece: its melody, drums and single instruments, and keeping some of them unchanged in a blend.
 
-Knows notes as `midi.Piece` has them, where an instrument is a program, and General MIDI's names. Refuses to know
-tokens, models and files, and what a track holds beside notes (music/track_events.py).
+Scope: notes as in `Piece`, where an instrument is a program, and General MIDI names.
+Out of scope: tokens, models, files, and the events of a track beside notes (music/track_events.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from seqvae.music.piece import DRUMS, DURATION, ONSET, PITCH, PROGRAM, Notes, Pi
 from seqvae.music.track_events import Tracks
 
 MELODY = -1
-"""Stands for the melody among programs."""
+"""Pseudo-program of the melody."""
 _SILENT = 128  # above every pitch
 
 
 def named(parts: Iterable[str | int]) -> frozenset[int]:
-    """`melody`, `drums`, General MIDI names and program numbers (0 to 127) as programs, `DRUMS` and `MELODY`.
+    """Programs of `melody`, `drums`, General MIDI names and numbers (0 to 127); with `MELODY` and `DRUMS`.
 
-    `none` alone is no part. Raises UsageError for another word, with the names that it is a part of.
+    `none` alone gives the empty set. Raises UsageError for an unknown name, with the names that contain it.
     """
     names = [str(part) for part in parts]
     return frozenset() if names == ["none"] else frozenset(map(_named, names))
@@ -49,9 +49,9 @@ def _named(part: str) -> int:
 
 
 def named_melody(piece: Piece) -> Notes | None:
-    """The top line of the track that is named as the melody (`track_events.is_melody`).
+    """The top line of the track whose name marks it as the melody (`track_events.is_melody`).
 
-    None where no such track has pitched notes in the piece, or several with different names have.
+    None if no such track has pitched notes in the piece, or if several such tracks with different names do.
     """
     if piece.tracks is None or not (mine := _melodies(piece, piece.tracks)):
         return None
@@ -60,7 +60,7 @@ def named_melody(piece: Piece) -> Notes | None:
 
 
 def _melodies(piece: Piece, tracks: Tracks) -> list[int]:
-    """The tracks of one name that is the melody's; none where several have such names."""
+    """Indices of the tracks named as the melody; empty if they have several different names."""
     names = [track.name for track in tracks.events.tracks]
     pitched = np.unique(tracks.home[piece.notes[:, PROGRAM] != DRUMS]).tolist()
     mine = [i for i in pitched if i >= 0 and track_events.is_melody(names[i])]
@@ -68,18 +68,18 @@ def _melodies(piece: Piece, tracks: Tracks) -> list[int]:
 
 
 def tune(piece: Piece) -> Notes:
-    """The melody that an arrangement keeps on top: the named one, else what is heard on top (`band.tune`)."""
+    """The melody that an arrangement keeps on top: the named one, else the top line that is heard (`band.tune`)."""
     line = named_melody(piece)
     return band.tune(piece.notes) if line is None else line
 
 
 def melody(piece: Piece) -> tuple[Notes, int]:
-    """The melody of a piece, and the program that plays it; without pitched notes there is none, and -1.
+    """The melody of a piece and the program that plays it; no notes and -1 for a piece without pitched notes.
 
-    That of a named track; of a piece without one the top line of the instrument that most often has the highest note of
-    an onset, as `measures.part_f1` has it. In 114 files with a track called melody, voice or lead, this finds that
-    track's onsets and pitches with an F1 of .45 (pop .54, jazz .47, rock .36); the highest note of all instruments, or
-    the highest instrument, does no better.
+    The melody is the named track's. In a piece without one it is the top line of the instrument that most often has
+    the highest note of an onset, as in `measures.part_f1`. On 114 files with a track named melody, voice or lead, this
+    finds the onsets and pitches of that track with F1 .45 (pop .54, jazz .47, rock .36). The highest note of all
+    instruments, and the highest instrument, do no better.
     """
     line = named_melody(piece)
     if line is not None:
@@ -94,12 +94,12 @@ def melody(piece: Piece) -> tuple[Notes, int]:
 
 
 def keep(new: Notes, piece: Piece, parts: frozenset[int]) -> Notes:
-    """`new` notes `(M, 5)` with some parts of the old ones, those of the `piece`, in the place of its own: `(K, 5)`.
+    """`new` notes `(M, 5)` in which some parts are replaced by those of the original `piece`: `(K, 5)`.
 
-    Of an instrument that is kept, and of drums, all old notes stand and none of the new ones does: if the old piece had
-    none, neither has the result. Of the melody the old notes stand. The top line of its instrument is left out of the
-    new notes, or the whole instrument where that played mostly the melody; and so is whatever is as high as the melody
-    while it sounds, on any instrument, so that it stays on top.
+    For a kept instrument, and for drums, the result has all original notes and no new ones, even if the original has
+    none. For the melody, the result has the original notes. The new notes lose the top line of the melody's
+    instrument, or the whole instrument if it mostly played the melody in the original. Notes of any instrument that
+    are as high as the melody while it sounds are removed as well, so that the melody stays on top.
     """
     old = piece.notes
     programs = sorted(parts - {MELODY})
@@ -112,7 +112,7 @@ def keep(new: Notes, piece: Piece, parts: frozenset[int]) -> Notes:
         return np.concatenate([stands, stays])
     ends = [int((notes[:, ONSET] + notes[:, DURATION]).max(initial=0)) for notes in (line, stays)]
     sounding = np.full(max(ends) + 1, _SILENT)
-    for onset, duration, pitch in line[:, : PITCH + 1].tolist():  # where two overlap, the later one is the melody
+    for onset, duration, pitch in line[:, : PITCH + 1].tolist():  # where two notes overlap, the later is the melody
         sounding[onset : onset + duration] = pitch
     lowest = np.array([sounding[a : a + d].min() for a, d in stays[:, [ONSET, DURATION]].tolist()], int)
     own = stays[:, PROGRAM] == program
@@ -125,15 +125,14 @@ def keep(new: Notes, piece: Piece, parts: frozenset[int]) -> Notes:
 
 
 def homes(notes: Notes, piece: Piece, parts: frozenset[int], line: Notes | None = None) -> Tracks | None:
-    """Which tracks of a piece have which `notes (M, 5)`; None where the piece has no tracks, or nothing is kept.
+    """Assign `notes (M, 5)` to the tracks of a piece; None if the piece has no tracks or no part is kept.
 
-    Notes of the piece's that belong to `parts` have the track that they have there, and so have those of the melody
-    `line` as it is played in `notes`, if its track is named. Other notes of an instrument among the parts are in the
-    track with most of its notes.
+    Notes of the piece that belong to `parts` keep their track, and so does the melody `line` as played in `notes`, if
+    its track is named. Other notes of a kept instrument go to the track with most of its notes.
     """
     if piece.tracks is None or not parts or not len(piece.notes):
         return None
-    own, keys, old = piece.tracks.home, _key(notes), _key(piece.notes)  # these are in order, as notes of a piece are
+    own, keys, old = piece.tracks.home, _key(notes), _key(piece.notes)  # `old` is sorted, as notes of a piece are
     place = np.minimum(np.searchsorted(old, keys), len(old) - 1)
     found = np.where(old[place] == keys, own[place], -1)
     for program in np.unique(notes[:, PROGRAM]).tolist():
@@ -148,6 +147,6 @@ def homes(notes: Notes, piece: Piece, parts: frozenset[int], line: Notes | None 
 
 
 def _key(notes: Notes) -> NDArray[np.int64]:
-    """A number for each note, which onset, program and pitch make."""
+    """One integer per note that encodes onset, program and pitch, `(N,)`."""
     onset, program, pitch = (notes[:, column].astype(np.int64) for column in (ONSET, PROGRAM, PITCH))
     return (onset * (DRUMS + 1) + program) * 128 + pitch
