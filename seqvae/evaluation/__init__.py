@@ -1,1 +1,1 @@
-"""The figures that model cards quote."""
+"""Evaluation of models: the figures in model cards."""

@@ -413,7 +413,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"Excerpts of {seen['bars']} bars, {'; '.join(seen['pairs'])}; held-out songs: "
         + ", ".join(f"{n} {style}" for style, n in seen["songs"].items())
-        + f". Means with 95 % intervals over songs. The judge is right on {_cell(seen['judge_accuracy'])} of them.",
+        + f". Means with 95 % intervals over songs. The style classifier has accuracy {_cell(seen['judge_accuracy'])}.",
         "",
     ]
 

@@ -1,7 +1,7 @@
-"""Where songs arrive that are moved from style to style, what is kept of them, and whether that is chance.
+"""Style and content of songs that are moved between styles, with baselines, controls, intervals and tests.
 
-Knows: the sweep of amounts, the baselines and controls, the intervals and tests. Refuses to know: which songs are held
-out, and how the judge hears. Figures are of a song first, and then over songs.
+Scope: the sweep of amounts, baselines and controls, intervals and tests. Out of scope: the choice of test songs, and
+the features of the style classifier. Figures are measured per song, then averaged over songs.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# kind of vector, how much of it, and how strongly the notes lean to the song's harmony; `own` is as without --from,
-# from the mean of the song's own segments; amount 0 is the reconstruction
+# kind of vector, its amount, and the strength of chroma guidance; `own` starts from the mean of the song's own
+# segments, as without --from; amount 0 is the reconstruction
 MOVES: dict[str, tuple[str, float, float]] = {
     **{f"amount {a:g}": ("style", a, HARMONY) for a in (0.5, 1.0)},
     **{f"own {a:g}": ("own", a, HARMONY) for a in (0.5, 1.0)},
@@ -40,18 +40,18 @@ CONDITIONS: dict[str, tuple[str, float, float]] = {
     **MOVES,
     "programs swapped": ("programs", 0.0, 0.0),
     **{f"random {a:g}": ("random", a, HARMONY) for a in (0.5, 1.0)},
-    # without the song: the same move of another song's latents, and the target's mean in place of all latents
+    # without the song: another song's latents moved alike, and the target's mean in place of all latents
     **{f"another song, {name}": (f"{kind} of another", a, lean) for name, (kind, a, lean) in MOVES.items()},
     "target mean": ("target", 1.0, HARMONY),
     "target mean, harmony 0": ("target", 1.0, 0.0),
 }
 KEPT = ("chroma", "groove", "melody", "bass", "rhythm", "chroma_fidelity", "groove_fidelity")
-CYCLE_SONGS, CYCLE_SEGMENTS = 8, 2  # of a style, and of a song: there and back needs a search for every blend
+CYCLE_SONGS, CYCLE_SEGMENTS = 8, 2  # per style and per song; few, because every blend is encoded with a search
 DRAWS = 2000
 
 
 def kept(original: Ints, other: Ints, bounds: Ints) -> dict[str, float]:
-    """Each figure of KEPT averaged over the bars of a song that have notes in the original; nan where none has."""
+    """Each figure of KEPT, averaged over the bars with notes in the original; nan where there are none."""
     found: dict[str, list[float]] = {name: [] for name in KEPT}
     pairs = zip(measures.bars(original, bounds), measures.bars(other, bounds), strict=True)
     for c, (a, b) in enumerate(pairs):
@@ -77,13 +77,13 @@ def blends(
     codec: Codec, songs: Sequence[Song], judges: Mapping[str, Judge], rankings: Mapping[str, Sequence[int]],
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Every test song toward every other style by every amount, beside baselines and controls."""
+    """Move every test song to every other style by every amount, with baselines and controls."""
     styles = sorted(rankings)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     another = [songs[i] for i in controls.others([song.style for song in songs], rng)]
     conditions = list(CONDITIONS)
     figures = [*judges, *KEPT]
-    # (song, target style, figure); NaN where the song already is of that style
+    # (song, target style, figure); nan where the song is already of that style
     rows = {c: np.full((len(songs), len(styles), len(figures)), np.nan) for c in conditions}
     for t, target in enumerate(styles):
         numbers = [i for i, song in enumerate(songs) if song.style != target]
@@ -112,11 +112,11 @@ def blends(
             for i, song, notes in zip(numbers, moved, decoded, strict=True):
                 said = [judge.probability(notes, song.piece.bounds)[target] for judge in judges.values()]
                 rows[condition][i, t] = [*said, *kept(song.piece.notes[:, :4], notes, song.piece.bounds).values()]
-        report(f"blended toward {target}")
+        report(f"blended to {target}")
     own = np.array([song.style for song in songs])
     out: dict[str, Any] = {"all": {}, "pairs": {}}
     for condition, values in rows.items():
-        # a song counts once: the mean over the styles it was moved to
+        # a song counts once: the mean over its target styles
         out["all"][condition] = _summary(_over_targets(values), figures)
         for source in styles:
             for t, target in enumerate(styles):
@@ -126,12 +126,12 @@ def blends(
     out |= _margins({c: x[..., 0] for c, x in rows.items()}, own, styles)
     out["beyond"] = _beyond({c: x[..., len(judges) :] for c, x in rows.items()})
     for name, differences in out["beyond"].items():
-        report(f"{name}: the song shows in {', '.join(controls.shown(differences)) or 'no figure'}")
+        report(f"{name}: figures above both controls: {', '.join(controls.shown(differences)) or 'none'}")
     return out
 
 
 def _beyond(kept_: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """By move and control, how much more each figure of `(songs, targets, KEPT)` has, paired over songs."""
+    """Paired differences over songs of each figure `(songs, targets, KEPT)`, by move and control."""
     by_song = {name: _over_targets(x) for name, x in kept_.items()}
     out: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in MOVES:
@@ -147,16 +147,16 @@ def _beyond(kept_: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, list[f
 
 
 def _over_targets(values: Floats) -> Floats:
-    """Mean over the styles that a song was moved to: `(songs, targets, ...)` to `(songs, ...)`; NaN where none is."""
+    """Mean over the target styles of a song: `(songs, targets, ...)` to `(songs, ...)`; nan without a target."""
     count = (~np.isnan(values)).sum(1)
     means: Floats = np.where(count > 0, np.nansum(values, 1) / np.maximum(count, 1), np.nan)
     return means
 
 
 def _margins(probability: Mapping[str, Floats], own: NDArray[np.str_], styles: Sequence[str]) -> dict[str, Any]:
-    """What the judge's probability `(songs, targets)` gains over baselines, with intervals and p-values over songs.
+    """Gain of the target probability `(songs, targets)` over baselines, with intervals and p-values over songs.
 
-    A p-value over both baselines is the larger of the two: both have to be beaten (Berger 1982).
+    The p-value over both baselines is the larger one, because both have to be beaten (Berger 1982).
     """
     margin: dict[str, Any] = {}
     chance: dict[str, Any] = {}
@@ -190,11 +190,11 @@ def _summary(values: Floats, figures: Sequence[str]) -> dict[str, list[float]]:
 def strength(
     codec: Codec, songs: Sequence[Song], judge: Judge, rng: np.random.Generator, report: Report, amount: float = 1.0
 ) -> dict[str, Any]:
-    """Transfer strength of Brunner et al. (2018) between every two styles, there and back through notes.
+    """Transfer strength (Brunner et al. 2018) between every two styles, there and back through notes.
 
-    S_A = mean over songs of A of ((P(A|x) - P(A|x')) + (P(A|x'') - P(A|x'))) / 2 with x the song, x' what it is moved
-    to B, and x'' that moved back; S = (S_A + S_B) / 2. P is the judge's probability of A where there are A and B alone.
-    x' is encoded anew, as notes that someone hands in. Of each style CYCLE_SONGS songs, CYCLE_SEGMENTS segments each.
+    S_A = mean over songs x of A of ((P(A|x) - P(A|x')) + (P(A|x'') - P(A|x'))) / 2, where x' is x moved to B and x'' is
+    x' moved back. S = (S_A + S_B) / 2. P is the classifier's probability of A, given A or B. x' is encoded from its
+    notes alone. Measured on CYCLE_SONGS songs per style, CYCLE_SEGMENTS segments each.
     """
     styles = sorted({song.style for song in songs})
     by_style = {s: [x.front(CYCLE_SEGMENTS, codec.chunks) for x in songs if x.style == s][:CYCLE_SONGS] for s in styles}
@@ -203,7 +203,7 @@ def strength(
         for target in styles:
             if source != target:
                 values[source, target] = _cycle(codec, by_style[source], target, judge, amount)
-        report(f"there and back from {source}")
+        report(f"transfer strength measured from {source}")
     pairs = [(a, b) for i, a in enumerate(styles) for b in styles[i + 1 :]]
     drawn = []
     for _ in range(DRAWS):
@@ -220,7 +220,7 @@ def strength(
 
 
 def _cycle(codec: Codec, songs: Sequence[Song], target: str, judge: Judge, amount: float) -> Floats:
-    """What each song of one style contributes to S_A, `(songs,)`."""
+    """The term of each song of one style in S_A, `(songs,)`."""
     source = songs[0].style
     vector = amount * (codec.styles[target].mean - codec.styles[source].mean)
     there = held_out.decode(codec, songs, [song.z + vector for song in songs], HARMONY)
@@ -241,5 +241,5 @@ def _cycle(codec: Codec, songs: Sequence[Song], target: str, judge: Judge, amoun
 
 
 def strength_of(before: float, moved: float, back: float) -> float:
-    """((P - P') + (P'' - P')) / 2: the source's probability before, after the move, and after the way back."""
+    """((P - P') + (P'' - P')) / 2: the source's probability before the move, after it, and after the way back."""
     return ((before - moved) + (back - moved)) / 2

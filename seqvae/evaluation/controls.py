@@ -1,8 +1,8 @@
-"""Controls of a move: the same move of another piece, no piece at all, and a random vector as long.
+"""Controls of a move: the same move of another piece, no piece at all, and a random vector of equal length.
 
-Knows: latent vectors and figures by piece. Refuses to know: how they are decoded, and what the figures are of. What a
-blend keeps says something of the piece only as far as it is more than the controls keep; what it gains, only as far as
-it is more than a random vector gains.
+Scope: latent vectors, and figures by piece. Out of scope: decoding, and the meaning of the figures. Content that a
+blend keeps comes from the piece only as far as it exceeds the controls. A gain in style comes from the style vector
+only as far as it exceeds the gain from a random vector.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Figure = tuple[float, float, float]
 
 
 def random_vectors(styles: Sequence[Style], lengths: Sequence[float], generator: torch.Generator) -> Tensor:
-    """`(N, D)`: directions from the covariance of all latents, each of one of `lengths (N,)`.
+    """Random directions from the covariance of all latents, scaled to `lengths (N,)`: `(N, D)`.
 
-    The covariance is that within the styles, a mean over them, and that of their means (the law of total variance, each
-    style weighing the same). A sphere would mostly point where no latent varies, which the decoder hardly hears.
+    The covariance is the mean within the styles plus that of the style means (law of total variance, with equal weights
+    of the styles). Directions from a sphere would mostly point where latents do not vary and the decoder ignores them.
     """
     count = len(lengths)
     means = torch.stack([style.mean for style in styles]).double()
@@ -38,7 +38,7 @@ def random_vectors(styles: Sequence[Style], lengths: Sequence[float], generator:
 
 
 def others(groups: Sequence[str], rng: np.random.Generator) -> list[int]:
-    """For each piece the number of another, of its own group where there is one; itself where it is alone."""
+    """For each piece the index of another one, of its group if possible; its own index if it is the only piece."""
     out = []
     for i, group in enumerate(groups):
         rest = [j for j in range(len(groups)) if j != i]
@@ -48,17 +48,17 @@ def others(groups: Sequence[str], rng: np.random.Generator) -> list[int]:
 
 
 def as_long(z: Tensor, segments: int) -> Tensor:
-    """`(segments, D)`: the rows of `z (S, D)` from the first on, begun again where they end."""
+    """The rows of `z (S, D)`, repeated or cut to `(segments, D)`."""
     return z[torch.arange(segments) % len(z)]
 
 
 def beyond(own: Floats, control: Floats) -> Figure:
-    """Mean and interval of the paired differences `(N,)`, NaN left out."""
+    """Mean and 95 % interval of the paired differences `(N,)`, without nan."""
     differences = own - control
     return measures.interval(differences[~np.isnan(differences)])
 
 
 def shown(differences: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
-    """The figures that show the piece: by control and figure, those above every control with the whole interval."""
+    """Names of figures that prove content of the piece: their whole interval is above zero for every control."""
     first, *rest = differences.values()
     return [name for name, x in first.items() if x[1] > 0 and all(other[name][1] > 0 for other in rest)]

@@ -1,8 +1,7 @@
-"""How like real music drawn pieces are, and whether they are copies.
+"""Similarity of sampled music to real music, and copies of training songs.
 
-Knows: the protocol: how many are drawn of which style, and what they and a floor are compared with. Refuses to know:
-the figures themselves (music/note_statistics.py, evaluation/statistics.py, evaluation/memorization.py), and which songs
-are held out.
+Scope: the protocol: the number of samples per style, and the sets that they are compared with. Out of scope: the
+figures (music/note_statistics.py, evaluation/statistics.py, evaluation/memorization.py), and the choice of test songs.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from seqvae.music.piece import MAX_CHUNK_STEPS, Piece, read
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
-TEMPERATURE = 0.9  # as `Codec.sample` has it
+TEMPERATURE = 0.9  # as in `Codec.sample`
 FRECHET_DRAWS = 30
 WITHIN = ("pitch-class entropy, 1 bar", "pitch-class entropy, 4 bars", "grooving similarity")
 
@@ -35,16 +34,16 @@ def samples(
     codec: Codec, held_out: Mapping[str, Sequence[Piece]], real: Mapping[str, Sequence[Piece]], trained: Sequence[Path],
     count: int, segments: int, seed: int, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Pieces drawn from the styles' Gaussians, in the held-out songs' shares of styles, beside held-out songs.
+    """Compare samples from the styles' Gaussians with held-out songs, in the same shares of styles.
 
-    `held_out` and `real` are stretches of test and of training songs, all of `segments` segments at most; `trained` the
-    files of all training songs. The floor of a comparison is as many real training songs in the same shares.
+    `held_out` and `real` are stretches of test and of training songs, of at most `segments` segments each; `trained`
+    are the files of all training songs. The floor of a comparison is an equal number of real training songs.
     """
     shares = shared(count, {style: len(pieces) for style, pieces in held_out.items()})
     drawn = [piece for style, n in shares.items() for piece in draw(codec, style, n, segments, seed)]
     others = [piece for pieces in held_out.values() for piece in pieces]
     floor = [piece for style, n in shares.items() for piece in real[style][:n]]
-    report(f"{len(drawn)} samples drawn, {len(others)} held-out songs beside them")
+    report(f"{len(drawn)} samples drawn, compared with {len(others)} held-out songs")
     out: dict[str, Any] = {
         "samples": len(drawn), "held_out": len(others), "training": len(floor), "shares": shares,
         "temperature": TEMPERATURE, "silent": float(np.mean([not len(piece.notes) for piece in drawn])),
@@ -64,7 +63,7 @@ def samples(
 
 
 def shared(count: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """`count` divided in the shares of `sizes`, by largest remainders."""
+    """Divide `count` in proportion to `sizes`, by largest remainders."""
     total = max(1, sum(sizes.values()))
     exact = {name: count * size / total for name, size in sizes.items()}
     out = {name: int(x) for name, x in exact.items()}
@@ -74,21 +73,21 @@ def shared(count: int, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def draw(codec: Codec, style: str, count: int, segments: int, seed: int) -> list[Piece]:
-    """New pieces of a style, each with all its bars, full or empty."""
+    """New pieces of a style; each keeps all its bars, also silent ones."""
     longest = np.array([0, MAX_CHUNK_STEPS], np.int32)
     pieces = []
     for score in codec.sample(count, style, TEMPERATURE, segments, seed) if count else []:
         notes, bounds = np.zeros((0, 5), np.int32), longest
-        with contextlib.suppress(ReadError):  # not a note in it
+        with contextlib.suppress(ReadError):  # a sample without notes
             found = read(score)
             notes, bounds = found.notes, found.bounds
-        bar = int(bounds[1] - bounds[0])  # of one metre
+        bar = int(bounds[1] - bounds[0])  # all bars have one metre
         pieces.append(Piece(notes, np.arange(segments * codec.chunks + 1, dtype=np.int32) * bar, score, style))
     return pieces
 
 
 def within(piece: Piece) -> tuple[float, float, float]:
-    """The figures of WITHIN (Wu and Yang 2020) of one stretch."""
+    """The figures of WITHIN (Wu and Yang 2020) of a stretch."""
     entropy = note_statistics.pitch_class_entropy
     return (
         entropy(piece.notes, piece.bounds, 1),
@@ -98,7 +97,7 @@ def within(piece: Piece) -> tuple[float, float, float]:
 
 
 def _overlaps(drawn: Sequence[Piece], floor: Sequence[Piece], others: Sequence[Piece], seed: int) -> dict[str, Any]:
-    """Overlapped area with held-out songs of samples and of training songs, for each of the eight and their mean."""
+    """Overlapped area of samples and of training songs with held-out songs, for eight statistics and their mean."""
     x, y, z = (
         np.array([note_statistics.statistics(piece.notes, piece.bounds) for piece in pieces])
         for pieces in (drawn, floor, others)
@@ -116,18 +115,18 @@ def _overlaps(drawn: Sequence[Piece], floor: Sequence[Piece], others: Sequence[P
 
 
 def _latents(codec: Codec, pieces: Sequence[Piece]) -> list[Floats]:
-    """Posterior means `(S, D)` of each piece, without refinement: where the encoder puts it."""
+    """Posterior means `(S, D)` of each piece from the encoder, without refinement."""
     split = [codec.segments(piece) for piece in pieces]
     means = codec.posteriors([segment for one in split for segment in one]).mean.double().numpy()
     return np.split(means, np.cumsum([len(one) for one in split])[:-1])
 
 
 def frechet(drawn: Sequence[Floats], others: Sequence[Floats], seed: int) -> dict[str, Any]:
-    """Fréchet distance from segments of held-out pieces, of drawn pieces and of other held-out ones, as many of each.
+    """Fréchet distance of sampled segments to held-out ones, and of held-out ones to other held-out ones.
 
-    The distance depends on the number of rows, so all three sets are random halves, drawn anew FRECHET_DRAWS times:
-    drawn pieces against one half of the held-out, and the other half against it. The intervals are 1.96 standard
-    deviations over the draws. The ratio is that of the means.
+    The distance depends on the number of rows, so all sets are random halves of equal size, drawn FRECHET_DRAWS times:
+    samples against one half of the held-out pieces, and the other half against the first. The intervals are 1.96
+    standard deviations over the draws. The ratio is that of the means.
     """
     rng = np.random.default_rng(seed)
     size = min(len(drawn), len(others)) // 2
@@ -148,10 +147,9 @@ def frechet(drawn: Sequence[Floats], others: Sequence[Floats], seed: int) -> dic
 def _copying(
     drawn: Sequence[Piece], others: Sequence[Piece], trained: Sequence[Path], seed: int, report: Report
 ) -> dict[str, Any]:
-    """Notes in the longest run that each sample shares with any training song, and the same of held-out songs.
+    """Notes in the longest run that each sample shares with any training song, and the same for held-out songs.
 
-    beyond: the share of samples whose run is longer than those of 95 % of the held-out songs; 5 % are no more copies
-    than real music is. relative: the run over the notes of the longest instrument.
+    beyond: share of samples whose run is longer than in 95 % of the held-out songs; 5 % is the rate of real music.
     """
     report(f"reading {len(trained)} training songs to look for copies")
     found = collection.read_all(trained, cache=collection.default_cache())

@@ -1,7 +1,7 @@
-"""Whether the way between two pieces is smooth: from each end the distance should only grow.
+"""Smoothness of the path between two pieces: along it, the distance from each end should only grow.
 
-Knows: the protocol, and three distances: latent, notes, chroma. Refuses to know: which songs, and how paths are laid
-(style/interpolation.py).
+Scope: the protocol, and three distances: latent, notes, chroma. Out of scope: the choice of songs, and the construction
+of paths (style/interpolation.py).
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ DISTANCES = ("latent", "notes", "chroma")
 
 
 def paths(codec: Codec, songs: Sequence[Song], pairs: int, rng: np.random.Generator, report: Report) -> dict[str, Any]:
-    """STEPS segments from the first segment of one song to that of another: as users get them, and by equal steps of z.
+    """Measure paths of STEPS segments between the first segments of two songs, from `Codec.walk` and from slerp.
 
-    `walk` is `Codec.walk`, which chooses its steps by these distances; `slerp` is the arc that it chooses from.
-    Each is decoded greedily and encoded again as any piece would be, without refinement. Distances are from what either
-    end is decoded to: `latent` between the posterior means, `notes` 1 - note F1, `chroma` 1 - cosine. monotone: the
-    share of pairs for which the distance from one end never falls and that from the other never rises on the way.
-    rising_steps: the share of single steps of which that holds. largest_step: the largest step of a distance over the
-    way it goes in all (1 / 6 is even, 1 a jump).
+    `walk` is `Codec.walk`, which chooses its steps by these distances on the arc; `slerp` has equal steps on the arc.
+    Every point is decoded greedily and encoded again without refinement. Distances are from the decoded ends: `latent`
+    between posterior means, `notes` 1 - note F1, `chroma` 1 - cosine. monotone: share of pairs where the distance from
+    one end never falls and that from the other never rises along the path. rising_steps: share of single steps with
+    this property. largest_step: the largest step of a distance over the distance of the ends (1 / 6 is even, 1 a jump).
     """
     full = [song for song in songs if len(song.piece.notes)]
     chosen = [rng.choice(len(full), 2, replace=False) for _ in range(pairs if len(full) > 1 else 0)]
@@ -46,8 +45,8 @@ def paths(codec: Codec, songs: Sequence[Song], pairs: int, rng: np.random.Genera
         return out
     a, b = (torch.stack([full[pair[end]].z[0] for pair in chosen]) for end in (0, 1))
     walks = [codec.walk(x[None], y[None], STEPS)[1] for x, y in zip(a, b, strict=True)]
-    z = interpolate.path(a, b, STEPS, "slerp").transpose(0, 1).flatten(0, 1)  # the steps of a pair in a row
-    # bars of full length for both: neither end's metre is the other's
+    z = interpolate.path(a, b, STEPS, "slerp").transpose(0, 1).flatten(0, 1)  # all steps of a pair in a row
+    # bars of full length for both ends, because they may have different metres
     limits = np.full(len(z) * codec.chunks, MAX_CHUNK_STEPS, np.int32)
     chunks = codec.write(z, limits, Sampling())
     arcs = [chunks[i : i + codec.chunks] for i in range(0, len(chunks), codec.chunks)]
@@ -78,7 +77,7 @@ def _notes(codec: Codec, segment: Sequence[Ints]) -> Ints:
 
 
 def distances(latents: Floats, notes: Sequence[Ints], end: int) -> dict[str, Floats]:
-    """Each distance of the points of a path, `latents (STEPS, D)` and their notes, from the point `end`: `(STEPS,)`."""
+    """Distances of the points of a path, `latents (STEPS, D)` and their notes, from the point `end`: `(STEPS,)`."""
 
     def apart(a: Ints, b: Ints) -> float:
         x, y = measures.chroma_similarity(a, b), measures.chroma_similarity(b, a)
@@ -92,9 +91,9 @@ def distances(latents: Floats, notes: Sequence[Ints], end: int) -> dict[str, Flo
 
 
 def walk(there: Floats, back: Floats) -> tuple[float, float, float]:
-    """(monotone, share of steps that rise, largest step) of distances from the first end and from the last, `(STEPS,)`.
+    """(monotone, share of rising steps, largest step) of the distances from the first and the last end, `(STEPS,)`.
 
-    Rounding is no fall: 1e-9. The largest step is nan where the ends are one.
+    A fall below 1e-9 is rounding. The largest step is nan if both ends are equal.
     """
     steps = np.concatenate([np.diff(there), -np.diff(back)])
     rises = steps >= -1e-9

@@ -1,12 +1,12 @@
-"""How much of a piece stands in other pieces note for note: the longest run that both have.
+"""Copies of training pieces: the longest run of notes that a piece shares with a collection.
 
-Knows: runs of notes as steps, and searching millions of them by hashes. Refuses to know: models, files, and which
-pieces are whose. Plain numpy.
+Scope: runs of notes as steps, and search among millions of them by hashes. Out of scope: models, files, and the origin
+of pieces. Plain numpy.
 
-A run is a stretch of one instrument's notes in the order in which they begin, low before high where together. It is
-told by its steps, (semitones, time) from each note to the next, so that a transposed copy is a copy. A run of k steps
-is k + 1 notes. All windows of k steps have a hash; whether any window of a piece is among those of a collection is
-asked for k = 1, 2, 4, ... and then by halving, since who shares k steps shares k - 1.
+A run is a sequence of one instrument's notes in the order of onset, then pitch. It is represented by its steps,
+(semitones, time) from each note to the next, so that a transposed copy is a copy. A run of k steps has k + 1 notes. All
+windows of k steps have a hash. The search tests for a shared window with k = 1, 2, 4, ... and then bisects, because a
+shared run of k steps contains a shared run of k - 1.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ Hashes = NDArray[np.uint64]
 Longs = NDArray[np.int64]
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # any odd number has an inverse modulo 2^64
 _INVERSE = np.uint64(pow(int(_BASE), -1, 2**64))
-_SIEVE = 24  # bits of a hash that sort out most of a collection before the search
+_SIEVE = 24  # bits of a hash that exclude most of a collection before the search
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The steps of many pieces in a row, ready for windows of any length to be hashed."""
+    """The concatenated steps of many pieces, prepared for hashing windows of any length."""
 
     prefix: Hashes
     """`(n + 1,)`: sum of value_j BASE^j over j < i, modulo 2^64."""
     powers: Hashes
     """`(n,)`: BASE^-i."""
     ends: Longs
-    """`(pieces,)`: where the steps of each piece end."""
+    """`(pieces,)`: end of the steps of each piece."""
 
     def windows(self, length: int, begin: int = 0, end: int | None = None) -> Hashes:
-        """Hash of each window of `length` steps that lies in steps `begin` to `end`; equal runs have equal ones."""
+        """Hash of each window of `length` steps inside steps `begin` to `end`; equal runs have equal hashes."""
         last = (len(self.powers) if end is None else end) - length + 1
         if last <= begin:
             return np.zeros(0, np.uint64)
@@ -59,7 +59,7 @@ def runs(pieces: Iterable[Ints], seed: int = 0) -> Runs:
 
 
 def _values(notes: Ints, rng: np.random.Generator) -> Hashes:
-    """A 64-bit value of each step, and one that never comes again where an instrument or the piece ends."""
+    """A 64-bit value of each step, and a unique random one at the end of each instrument and piece."""
     rows = notes[notes[:, PROGRAM] != DRUMS]
     if not len(rows):
         return np.zeros(0, np.uint64)
@@ -73,7 +73,7 @@ def _values(notes: Ints, rng: np.random.Generator) -> Hashes:
 
 
 def _mix(x: Hashes) -> Hashes:
-    """Small numbers spread over 64 bits (the finalizer of SplitMix64, Steele et al. 2014)."""
+    """Spread small numbers over 64 bits (the finalizer of SplitMix64, Steele et al. 2014)."""
     x = x + _BASE
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -90,12 +90,12 @@ def _powers(base: np.uint64, count: int) -> Hashes:
 def longest_shared(pieces: Sequence[Ints], collection: Runs) -> list[int]:
     """Notes in the longest run that each piece shares with any of a collection; 0 for a piece without a step.
 
-    Two runs that differ have one hash by a chance of 2^-64 a pair.
+    Two different runs have equal hashes with probability 2^-64 per pair.
     """
     mine = runs(pieces, seed=1)
     begins = np.append(0, mine.ends[:-1]).astype(np.int64)
     shared = np.zeros(len(pieces), np.int64)  # steps known to be shared
-    failed = mine.ends - begins  # steps known not to be: the last value of a piece is no step
+    failed = mine.ends - begins  # steps known not to be shared: the last value of a piece is not a step
     length = 1
     asked = failed > 1
     while asked.any():
@@ -111,7 +111,7 @@ def longest_shared(pieces: Sequence[Ints], collection: Runs) -> list[int]:
 def _ask(
     mine: Runs, begins: Longs, collection: Runs, numbers: Longs, lengths: Longs, shared: Longs, failed: Longs
 ) -> None:
-    """Find out whether pieces `numbers` share a run of `lengths` steps, and write it into `shared` or `failed`."""
+    """Test whether pieces `numbers` share a run of `lengths` steps, and write the result to `shared` or `failed`."""
     for length in np.unique(lengths).tolist():
         some = numbers[lengths == length]
         windows = [mine.windows(length, int(begins[i]), int(mine.ends[i])) for i in some]

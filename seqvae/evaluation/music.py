@@ -1,11 +1,10 @@
-"""Every figure that a model card quotes, measured on songs the model was not trained on.
+"""Evaluation of a music model: all figures of its model card, on held-out songs.
 
-Knows: the protocol: which songs, how long a stretch of each, in which order what is measured, and how it is told.
-Refuses to know: how anything is trained or drawn, and the parts, each in a file of its own: blends
-(evaluation/blend.py), reconstruction (evaluation/reconstruction.py), samples (evaluation/generation.py), interpolation
-(evaluation/interpolation.py). Songs are split by a hash of the title (`dataset.half_of`); the judge is fitted on real
-notes of the training songs alone, never on anything decoded, and figures are quoted on one half of the others, which is
-not for choosing. Formulas: docs/evaluation.md.
+Scope: the protocol (songs, length of stretches, order of measurements) and the report. Out of scope: training,
+sampling, and the parts: blends (evaluation/blend.py), reconstruction (evaluation/reconstruction.py), samples
+(evaluation/generation.py), interpolation (evaluation/interpolation.py). Songs are split by a hash of the title
+(`dataset.half_of`). The style classifier is fitted on real notes of training songs alone. Figures are measured on one
+half of the other songs; the other half is for choices. Formulas: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
 
 Report = Callable[[str], None]
-SAMPLE = {"kl_bits": "note_f1_sample", "kl_bits_encoder": "note_f1_encoder"}  # the figure that a KL is the rate of
-SEGMENTS = 4  # of each song that are blended, and of each sample; the first of the next
+SAMPLE = {"kl_bits": "note_f1_sample", "kl_bits_encoder": "note_f1_encoder"}  # figure whose rate is this KL
+SEGMENTS = 4  # first segments of each song that are blended, and segments of each sample
 LONG = 8  # segments of each song that are reconstructed, consecutive, from a place drawn once
-JUDGE_SONGS = 150  # training songs a style that the judge hears
-COMPARED = 10  # times `pieces` test songs a style at most that samples are compared with
+JUDGE_SONGS = 150  # training songs per style for the style classifier
+COMPARED = 10  # limit of test songs per style that samples are compared with, in multiples of `pieces`
 OLDER = (
     "These songs were measured before there were controls, and amounts, strengths and methods had been chosen on part "
-    "of them. Samples of the posterior were not decoded, so the KL is left out; so are chroma and groove of blends, "
-    "for which neither another song's latents nor the target's mean was measured. Vectors called random are from a "
-    "sphere, most of which the decoder hardly hears: gains over them, and p over both baselines, flatter."
+    "of them. Samples of the posterior were not decoded, so the KL is left out. Chroma and groove of blends are left "
+    "out, because neither another song's latents nor the target's mean was measured. Random vectors are from a sphere "
+    "and have little effect on the decoder, so the gains over them, and p over both baselines, are too favourable."
 )
 
 
@@ -54,18 +53,17 @@ def evaluate(
     split: Half = "final",
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
-    """All figures of a music model on the test songs of `data` (one folder a style).
+    """All figures of a music model on the test songs of `data` (one folder per style).
 
-    `pieces` bounds the test songs a style that are reconstructed and blended, `samples` is how many pieces are drawn,
-    `pairs` how many ways between songs are walked. Of the songs that no model was trained on one half is for figures,
-    and with `split` "choose" it is the other, for choices. Raises SeqVAEError where a style has no test song or no
-    training song.
+    `pieces` limits the test songs per style that are reconstructed and blended, `samples` is the number of samples,
+    `pairs` the number of paths between songs. `split` is the half of the held-out songs: "final" for figures, "choose"
+    for choices. Raises SeqVAEError for fewer than two styles, and for a style without a test song or training song.
     """
     rng = np.random.default_rng(seed)
     styles = sorted(set(codec.styles) - {"all"})
     if len(styles) < 2:
         raise SeqVAEError(
-            f"{codec.name or 'the model'}: it has fewer than two styles to judge between; train or fit them"
+            f"{codec.name or 'the model'}: it has fewer than two styles to compare; train or fit them"
         )
     short = SEGMENTS * codec.chunks
     found = held_out.gather(
@@ -76,7 +74,7 @@ def evaluate(
     judges = {name: Judge(real, codec.chunks, name == "judge", seed) for name in ("judge", "blind")}
     rankings = {style: measures.program_ranking([p.notes for p in found.train[style]]) for style in styles}
     measured = {style: found.test[style][:pieces] for style in styles}
-    report(f"{sum(map(len, measured.values()))} test songs, judges on {len(real)} training songs")
+    report(f"{sum(map(len, measured.values()))} test songs, style classifiers fitted on {len(real)} training songs")
     songs: list[Song] = []
     for style in styles:
         songs += held_out.encode(codec, style, measured[style])
@@ -85,7 +83,7 @@ def evaluate(
     result: dict[str, Any] = {
         "protocol": {"test_songs": {s: len(x) for s, x in measured.items()}, "split": split, "segments": LONG,
                      "seed": seed, "bars": LONG * codec.chunks, "blended_bars": short,
-                     "intervals": "95 %, songs drawn again", "decoding": "greedy, free"},
+                     "intervals": "95 %, bootstrap over songs", "decoding": "greedy, free"},
         "judge_accuracy": {name: _accuracy(judge, fronts) for name, judge in judges.items()},
     }  # fmt: skip
     result["reconstruction"] = evaluate_reconstruction.reconstruction(codec, songs, LONG, rng, report)
@@ -100,22 +98,22 @@ def evaluate(
 
 
 def _accuracy(judge: Judge, songs: Sequence[Song]) -> list[float]:
-    """Share of test songs whose real notes the judge puts in their own style, with interval."""
+    """Share of test songs whose real notes the classifier assigns to their own style, with interval."""
     said = [judge.probability(song.piece.notes, song.piece.bounds) for song in songs]
     right = np.array([max(p, key=lambda s: p[s]) == song.style for p, song in zip(said, songs, strict=True)], float)
     return list(measures.interval(right))
 
 
-# --- for people -------------------------------------------------------------------------------------------------------
+# --- report -----------------------------------------------------------------------------------------------------------
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The figures as text, for people and model cards (Markdown)."""
+    """The figures as Markdown tables, for reports and model cards."""
     blend, seen = result["blend"], result["protocol"]
     songs = ", ".join(f"{n} {style}" for style, n in seen["test_songs"].items())
     accuracy = {name: _cell(x) for name, x in result["judge_accuracy"].items()}
     said = result["reconstruction"]
-    # results of older versions have no controls: a figure that needs one is left out
+    # results of older versions have no controls; figures that need them are left out
     controlled = "target mean" in blend["all"]
     kept = [k for k in evaluate_blend.KEPT if controlled and all(k in row for row in blend["all"].values())]
     leaning = [c for c in blend["all"] if "harmony 0" not in c]
@@ -125,12 +123,12 @@ def table(result: Mapping[str, Any]) -> str:
         "",
         *([] if controlled else [OLDER, ""]),
         *_reconstruction_tables({k: v for k, v in said.items() if isinstance(v, dict)}),
-        f"The judge hears instruments and drums (accuracy on real test songs {accuracy['judge']}); the blind one "
-        f"neither ({accuracy['blind']}).",
+        f"The style classifier uses instruments and drums (accuracy on real test songs {accuracy['judge']}); the blind "
+        f"classifier uses neither ({accuracy['blind']}).",
         "",
         *_rows(
             "blend, all pairs",
-            ["judge's target probability", "of the blind judge", *(f"{k} kept" for k in map(_spaced, kept))],
+            ["target probability", "target probability, blind", *(f"{k} kept" for k in map(_spaced, kept))],
             {c: [_cell(r[k]) for k in ("judge", "blind", *kept)] for c, r in blend["all"].items()},
         ),
         *_beyond_tables(blend.get("beyond", {})),
@@ -143,7 +141,7 @@ def table(result: Mapping[str, Any]) -> str:
             {pair: [f"{by[c]['chroma'][0]:.2f}" for c in leaning] for pair, by in blend["pairs"].items() if controlled},
         ),
         *_rows(
-            "probability gained, by source style", list(next(iter(blend["margin"].values()))),
+            "gain of target probability, by source style", list(next(iter(blend["margin"].values()))),
             {name: [_cell(x) for x in by.values()] for name, by in blend["margin"].items()},
         ),
     ]  # fmt: skip
@@ -155,8 +153,8 @@ def table(result: Mapping[str, Any]) -> str:
         )  # fmt: skip
     if strength := result.get("strength"):
         lines += [
-            f"Transfer strength by {strength['amount']:g} there and back (Brunner et al. 2018; no random vector was "
-            f"moved so), all pairs: "
+            f"Transfer strength at amount {strength['amount']:g}, there and back (Brunner et al. 2018; without a "
+            f"random vector as control), all pairs: "
             f"{_cell(strength['all'])}; "
             + ", ".join(f"{pair} {_cell(x)}" for pair, x in strength["pairs"].items())
             + ".",
@@ -174,7 +172,7 @@ def _cell(x: Sequence[float], digits: int = 2) -> str:
 
 
 def _rows(first: str, columns: Iterable[str], body: Mapping[str, Sequence[str]], sideways: bool = False) -> list[str]:
-    """A table, or nothing where there is no row; `sideways` makes rows of the columns."""
+    """A table, empty without rows; `sideways` transposes it."""
     if not body:
         return []
     head = list(columns)
@@ -189,15 +187,15 @@ def _spaced(name: str) -> str:
 
 
 def _reconstruction_tables(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
-    """Point estimate and samples, each of these beside its KL; then what else comes back from the searched mean.
+    """Point estimate and samples, each sample with its KL; then other figures of the searched mean.
 
-    A KL stands nowhere without its sample, which results of older versions have not.
+    A KL is shown only with its sample, which results of older versions do not have.
     """
     parts = evaluate_reconstruction.PARTS
     columns = {
         "searched mean (a point estimate)": ("note_f1", 2),
         "sample of the searched posterior": ("note_f1_sample", 2),
-        "its KL, bits a segment": ("kl_bits", 0),
+        "its KL, bits per segment": ("kl_bits", 0),
         "sample of the encoder's posterior": ("note_f1_encoder", 2),
         "its KL, bits": ("kl_bits_encoder", 0),
     }
@@ -205,7 +203,7 @@ def _reconstruction_tables(rows: Mapping[str, Mapping[str, Sequence[float]]]) ->
         "note F1 of a segment": ("note_f1_segment", 2),
         **{part: (part, 2) for part in parts},
         "chroma": ("chroma", 2),
-        "of a random pair": ("random_chroma", 2),
+        "chroma of a random pair": ("random_chroma", 2),
         "groove": ("groove", 2),
         "groove of a random pair": ("random_groove", 2),
     }
@@ -222,11 +220,11 @@ def _reconstruction_tables(rows: Mapping[str, Mapping[str, Sequence[float]]]) ->
 
 
 def _beyond_tables(beyond: Mapping[str, Any]) -> list[str]:
-    """What a move keeps of the song more than its controls, and which figures show the song for that."""
+    """Content that a move keeps beyond its controls, and the figures that prove it."""
     if not beyond:
         return []
     body = {
-        f"{move}, beyond {'another song' if control == 'another song' else 'the target mean'}": [
+        f"{move}, minus {'another song' if control == 'another song' else 'the target mean'}": [
             _cell(x) for x in figures.values()
         ]
         for move, by_control in beyond.items()
@@ -234,9 +232,9 @@ def _beyond_tables(beyond: Mapping[str, Any]) -> list[str]:
     }
     shown = {move: [_spaced(name) for name in controls.shown(x)] for move, x in beyond.items()}
     return [
-        *_rows("kept beyond a control", map(_spaced, evaluate_blend.KEPT), body),
-        "The song is still there where a figure is above both controls, each with its whole interval: "
-        + "; ".join(f"{move}: {', '.join(names) or 'no figure'}" for move, names in shown.items())
+        *_rows("kept, minus a control", map(_spaced, evaluate_blend.KEPT), body),
+        "Figures of the song that are above both controls with the whole interval: "
+        + "; ".join(f"{move}: {', '.join(names) or 'none'}" for move, names in shown.items())
         + ".",
         "",
     ]
@@ -246,15 +244,15 @@ def _samples_table(drawn: Mapping[str, Any]) -> list[str]:
     area, copies, far = drawn["overlapped_area"], drawn["copying"], drawn["frechet"]
     inside = {name: [_cell(x) for x in drawn[name].values()] for name in evaluate_samples.WITHIN}
     return [
-        f"{drawn['samples']} samples at temperature {drawn['temperature']:g} beside {drawn['held_out']} held-out "
-        f"songs, in their shares of styles; {100 * drawn['silent']:.1f} % are silent.",
+        f"{drawn['samples']} samples at temperature {drawn['temperature']:g}, compared with {drawn['held_out']} "
+        f"held-out songs in the same shares of styles; {100 * drawn['silent']:.1f} % are silent.",
         "",
         *_rows(
             "overlapped area with held-out songs", ["samples", "training songs"],
             {name: [_cell(by["samples"]), _cell(by["training"])] for name, by in area.items()},
         ),
-        *_rows("of each piece", ["samples", "held-out songs"], inside),
-        f"Fréchet distance in the latent space, {far['pieces']} pieces each: samples {_cell(far['samples'], 0)}, other "
+        *_rows("mean over songs", ["samples", "held-out songs"], inside),
+        f"Fréchet distance in the latent space, {far['pieces']} songs each: samples {_cell(far['samples'], 0)}, other "
         f"held-out songs {_cell(far['held_out'], 0)}.",
         "",
         f"Longest run of notes shared with any of {copies['training_songs']} training songs, transposed or not: "
@@ -273,4 +271,4 @@ def _paths_table(between: Mapping[str, Any]) -> list[str]:
         if isinstance(by, dict)
         for name in evaluate_paths.DISTANCES
     }
-    return _rows(f"{between['pairs']} ways of {between['steps']} steps", [c.replace("_", " ") for c in columns], body)
+    return _rows(f"{between['pairs']} paths of {between['steps']} steps", [c.replace("_", " ") for c in columns], body)

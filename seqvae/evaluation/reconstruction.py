@@ -1,7 +1,7 @@
-"""What comes back of songs that nobody moved: from the searched mean, and from samples, which are what the KL pays for.
+"""Reconstruction of songs: from the searched mean, and from samples of the posterior, whose rate is the KL.
 
-Knows: the columns, and which figures a song has. Refuses to know: which songs are held out. A mean found by search and
-decoded without noise is a point estimate: no KL is its rate. Accuracy at a KL is that of draws from that posterior.
+Scope: the figures of a song. Out of scope: the choice of test songs. A searched mean decoded without noise is a point
+estimate, and no KL is its rate. The accuracy at a KL is that of samples from the posterior with this KL.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PARTS = ("melody", "bass", "drums")
 def reconstruction(
     codec: Codec, songs: Sequence[Song], full: int, rng: np.random.Generator, report: Report
 ) -> dict[str, Any]:
-    """What comes back at amount 0 for every style: notes, parts, chroma, groove; KL; what a random pair of bars shares.
+    """Figures of songs at amount 0 by style: notes, parts, chroma, groove, KL, and a random pair for reference.
 
-    Every segment is decoded from its own z and knows nothing of the one before. note_f1 and the parts are of the whole
-    stretch, joined, from the searched mean; note_f1_segment is a mean over segments. note_f1_sample is of one draw a
-    segment from the searched posterior, whose KL is kl_bits, and note_f1_encoder of one from the encoder's own, with
-    kl_bits_encoder. `full` is how many segments a whole stretch has.
+    Every segment is decoded from its own z without context. note_f1 and the parts are measured on the whole stretch
+    from the searched mean; note_f1_segment is a mean over segments. note_f1_sample is from one sample per segment of
+    the searched posterior, whose KL is kl_bits; note_f1_encoder is from one sample of the encoder's posterior, whose KL
+    is kl_bits_encoder. `full` is the number of segments of a whole stretch.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     encoded = _encoded(codec, songs)
@@ -86,7 +86,7 @@ def reconstruction(
 
 
 def _encoded(codec: Codec, songs: Sequence[Song]) -> list[Posterior]:
-    """The encoder's own posteriors `(S, D)` of each song, without a search."""
+    """The encoder's posteriors `(S, D)` of each song, without a search."""
     segments = [segment for song in songs for segment in codec.segments(song.piece)]
     found = codec.posteriors(segments)
     sizes = [len(song.z) for song in songs]
@@ -95,7 +95,7 @@ def _encoded(codec: Codec, songs: Sequence[Song]) -> list[Posterior]:
 
 
 def refit(piece: Piece, bounds: Ints) -> Ints:
-    """A piece's notes bar by bar inside other bounds: the stranger of a random pair."""
+    """The notes of a piece, bar by bar, inside other bounds; the second song of a random pair."""
     out = []
     for c, notes in enumerate(measures.bars(piece.notes, piece.bounds)[: len(bounds) - 1]):
         moved = notes[:, :4].copy()

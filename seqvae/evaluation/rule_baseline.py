@@ -1,7 +1,7 @@
-"""The baseline `rule`: an arrangement without a model, which a model has to be better than.
+"""The baseline `rule`: an arrangement without a model, for comparison with models.
 
-It is the song as it is, a drum loop of the target style in the place of its drums, and a bass on its lowest notes in
-the place of its bass. Knows pieces. Refuses to know models, files and figures.
+The song stays as it is, with a drum loop of the target style instead of its drums, and a bass on its lowest notes
+instead of its bass. Scope: pieces. Out of scope: models, files and figures.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from seqvae.music.note_metrics import BEAT, DRUMS, ONSET, PITCH, PROGRAM
 from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
-BASSES = range(32, 40)  # General MIDI's family
-LOWEST = 28  # E1, the bass guitar's lowest string
+BASSES = range(32, 40)  # the bass programs of General MIDI
+LOWEST = 28  # E1, the lowest string of a bass guitar
 LOUD = 80
 Loop = frozenset[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What the rule takes from real songs of the target style."""
+    """Drum loop and bass taken from real songs of the target style."""
 
     loop: Loop
-    """(step in the bar, pitch) of drum hits; empty where fewer than half of the songs have drums."""
+    """(step in the bar, pitch) of drum hits; empty if fewer than half of the songs have drums."""
     bass: int
-    """The bass (programs 32 to 39) of most songs; where fewer than half have one, what most often plays lowest."""
+    """The bass (programs 32 to 39) of most songs; if fewer than half have one, the most frequent lowest instrument."""
 
     @classmethod
     def of(cls, songs: Sequence[Piece]) -> Rule:
         """The rule of a style.
 
-        The loop is the bar that is most like the others (highest mean Jaccard index), each song giving the drum bar
-        that it has most often.
+        The candidates are the most frequent drum bar of each song. The loop is the candidate most similar to the others
+        (highest mean Jaccard index).
         """
         bars, basses, lowest = [], Counter[int](), Counter[int]()
         for song in songs:
@@ -55,7 +55,7 @@ class Rule:
         return cls(loop, max(counted, key=lambda program: (counted[program], -program), default=BASSES[1]))
 
     def __call__(self, song: Piece) -> Piece:
-        """The song arranged; bars are cut from the loop's end where they are shorter."""
+        """Arrange a song; in bars shorter than the loop its end is cut."""
         rows = [row for row in song.notes.tolist() if row[PROGRAM] != DRUMS and row[PROGRAM] not in BASSES]
         for start, end in zip(song.bounds[:-1].tolist(), song.bounds[1:].tolist(), strict=True):
             rows += [[start + step, 1, pitch, DRUMS, LOUD] for step, pitch in self.loop if start + step < end]

@@ -1,8 +1,7 @@
-"""What style vectors do: how much more of the target a judge hears in pieces that were held out, and what is kept.
+"""Effect of style vectors on held-out pieces: gain of target probability, and content that is kept.
 
-Knows: which pieces are held out, the control and the test. Refuses to know: how the judges hear
-(evaluation/style_classifier.py, evaluation/text_transfer.py), files, and what the figures are kept in
-(style/vectors.py).
+Scope: the choice of held-out pieces, the controls and the test. Out of scope: the classifiers
+(evaluation/style_classifier.py, evaluation/text_transfer.py), files, and storage of the figures (style/vectors.py).
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ from seqvae.style.vectors import Effect
 
 Floats = NDArray[np.float64]
 SONGS = 8
-SEGMENTS = 4  # of each song, consecutive
-JUDGE_SONGS = 150  # songs of each style that the judge hears, and
-JUDGE_LINES = 5000  # lines
+SEGMENTS = 4  # consecutive segments of each song
+JUDGE_SONGS = 150  # songs per style for the classifier
+JUDGE_LINES = 5000  # lines per style for the classifier
 
 
 def is_held_out(piece: Any) -> bool:
-    """Whether a song, by its title, or a line is for final figures: one in twenty, and never of what was trained on."""
+    """Whether a song (by its title) or a line is in the final half: one in twenty, never used for training."""
     return half_of(collection.title(piece.name) if isinstance(piece, Piece) else piece) == "final"
 
 
 class _Ear(Protocol):
-    """What differs between music and text."""
+    """The part that differs between music and text."""
 
     figures: tuple[str, ...]
-    """Names of what is kept."""
+    """Names of the figures of kept content."""
 
     def rows(self, z: Sequence[Tensor], target: str) -> Floats:
-        """`(N, 1 + figures)`: of latents of the pieces in turn, the target's probability and what is kept."""
+        """Target probability and kept content of the pieces' latents, `(N, 1 + figures)`."""
 
 
 def measure(
@@ -60,12 +59,12 @@ def measure(
     seed: int = 0,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Effect]]:
-    """The effect of the vector between every two of `pieces`' styles, first by the target and then by the source.
+    """The effect of the vector between every two styles of `pieces`, by target and then by source.
 
-    Of each style at most `songs` held-out pieces are moved, and a judge is fitted on others. Each piece is moved by
-    `amount` of the difference of means, as `Codec.blend` does with a source, and for control by a random vector of the
-    same length. What is kept stands beside the same of another piece's latents, and of the target's mean alone. Raises
-    StyleError for a style that the codec does not know, or of which nothing is held out or left.
+    At most `songs` held-out pieces per style are moved, and a classifier is fitted on the other pieces. Each piece is
+    moved by `amount` of the difference of means, as in `Codec.blend` with a source, and for control by a random vector
+    of equal length. The kept content is compared with that of another piece's latents and of the target's mean. Raises
+    StyleError for a style that the codec does not have, and for one without enough held-out or other pieces.
     """
     vectors = {name: codec.style(name).mean for name in pieces}
     rng = np.random.default_rng(seed)
@@ -77,8 +76,8 @@ def measure(
         heard[name] = [piece for piece in order if not is_held_out(piece)]
         if len(moved[name]) < 2 or not heard[name]:
             raise StyleError(
-                f"{name}: {len(moved[name])} of {len(given)} pieces are held out, and two at least are wanted; give "
-                "more, for a hash of its title decides about each, for one in twenty"
+                f"{name}: {len(moved[name])} of {len(given)} pieces are held out, and at least two are needed; give "
+                "more, because a hash of the title holds out one in twenty"
             )
     judge = _music(codec, heard, rng, seed) if codec.tokenizer.kind == "midi" else _lines(codec, heard, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -116,12 +115,12 @@ def measure(
 
 
 def _kept(ear: _Ear, rows: Floats) -> dict[str, tuple[float, float, float]]:
-    """What is kept, of `rows (N, 1 + figures)`."""
+    """Mean and interval of each figure of kept content in `rows (N, 1 + figures)`."""
     return {name: measures.interval(x[~np.isnan(x)]) for name, x in zip(ear.figures, rows.T[1:], strict=True)}
 
 
 def tell(effect: Effect) -> str:
-    """An effect in one line."""
+    """An effect as one line of text."""
 
     def cell(x: tuple[float, float, float]) -> str:
         return f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
@@ -132,7 +131,7 @@ def tell(effect: Effect) -> str:
         return f" ({of})" if of else " (no control measured)"
 
     kept = ", ".join(f"{name} kept {cell(x)}{beside(name)}" for name, x in effect.kept.items())
-    sphere = "" if effect.kept_of_another else " from a sphere"  # as long as there were no controls
+    sphere = "" if effect.kept_of_another else " from a sphere"  # in results without controls
     return (
         f"probability {effect.before[0]:.2f} -> {cell(effect.after)} at amount {effect.amount:g}, by a random "
         f"vector{sphere} {effect.control[0]:.2f}, p = {effect.p:.2g}; {kept}; {effect.songs} songs"
@@ -158,7 +157,7 @@ Sitting = Callable[[str, Sequence[Any]], tuple[list[Tensor], _Ear]]
 
 
 def _music(codec: Codec, heard: Mapping[str, Sequence[Piece]], rng: np.random.Generator, seed: int) -> Sitting:
-    """A judge of songs, who hears a stretch of each."""
+    """A classifier of songs, fitted on a stretch of each."""
     chunks = SEGMENTS * codec.chunks
 
     def stretches(pieces: Sequence[Piece]) -> list[Piece]:
@@ -188,6 +187,6 @@ class _Lines(_Ear):
 
 
 def _lines(codec: Codec, heard: Mapping[str, Sequence[str]], seed: int) -> Sitting:
-    """A judge of lines, who says yes or no: a mean over lines is a probability."""
+    """A classifier of lines with hard decisions; their mean over lines is a probability."""
     judge = evaluate_transfer.Judge({name: lines[:JUDGE_LINES] for name, lines in heard.items()}, seed)
     return lambda _, lines: (codec.encode(lines), _Lines(codec, judge, lines))

@@ -1,12 +1,11 @@
-"""Every figure that a model card of sentences quotes, measured on lines the model was not trained on.
+"""Evaluation of a text model: all figures of its model card, on held-out lines.
 
-Knows: the protocol: which lines, which amounts, which baselines, which intervals. Refuses to know: how anything is
-trained, and files. Language models are fitted on real training lines, but for the one whose perplexity is the figure,
-and figures are quoted on held-out lines.
+Scope: the protocol: lines, amounts, baselines, intervals. Out of scope: training, and files. Language models are fitted
+on real training lines, except the one that measures reverse perplexity; figures are measured on held-out lines.
 
-How words are counted: a perplexity is exp(total nats / total words), where the words of a line are what white space
-splits, and one more for its end, as in He et al. (2019) and Li et al. (2019). A model over pieces of words gives the
-probability of one splitting of each line, so its perplexity over words is an upper bound.
+Perplexity is exp(total nats / total words), where the words of a line are split at white space and its end counts as
+one more word, as in He et al. (2019) and Li et al. (2019). A model over subwords gives the probability of one
+segmentation of each line, so its perplexity over words is an upper bound.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ from seqvae.text import edit_distance
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 Pair = tuple[str, str]
-ELBO_DRAWS = 8  # of each posterior, over which log p(x|z) is averaged
+ELBO_DRAWS = 8  # samples of each posterior for the mean of log p(x|z)
 DRAWN_TOKENS = 4_000_000  # log-probabilities of tokens in memory at once
-MI_LINES = 4000  # posteriors that mutual information compares all with all; it cannot exceed the log of this
-STEPS = 7  # of an interpolation, both ends included
+MI_LINES = 4000  # posteriors compared pairwise for mutual information, which is at most the log of this number
+STEPS = 7  # steps of an interpolation, both ends included
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Held-out lines as the model takes them."""
+    """Held-out lines as segments."""
 
     lines: list[str]
     segments: list[list[Ints]]
-    """Of all lines in a row."""
+    """Segments of all lines, concatenated."""
     sizes: list[int]
-    """Segments of each line."""
+    """Number of segments of each line."""
 
     def by_line(self, values: Tensor) -> Floats:
         """Sums over the segments of each line: `(S,)` to `(N,)`."""
@@ -58,14 +57,14 @@ class Lines:
         return np.bincount(home, values.double().numpy(), minlength=len(self.sizes)).astype(float)
 
     def pick(self, chosen: Sequence[int]) -> Lines:
-        """Some of the lines."""
+        """A subset of the lines."""
         ends = np.cumsum(self.sizes)
         segments = [s for i in chosen for s in self.segments[ends[i] - self.sizes[i] : ends[i]]]
         return Lines([self.lines[i] for i in chosen], segments, [self.sizes[i] for i in chosen])
 
 
 def split(codec: Codec, lines: Sequence[str]) -> Lines:
-    """Lines as segments."""
+    """Split lines into segments."""
     segments = [codec.segments(line) for line in lines]
     return Lines(list(lines), [s for one in segments for s in one], [len(one) for one in segments])
 
@@ -87,20 +86,20 @@ def evaluate_text(
     amounts: Sequence[float] = AMOUNTS,
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
-    """All figures of a model of sentences on held-out `lines`; blank ones are left out.
+    """All figures of a text model on held-out `lines`; blank lines are left out.
 
-    `styles` are held-out lines by style, of which up to `transfer_lines` each are moved; `train` are training lines by
-    style, for the judges; `corpus` are training lines for the language models, all of `train` by default. `pairs` are
-    the ends of interpolations, 100 random pairs of `lines` by default. `opposites` are the styles to move between, both
-    ways, all pairs of `styles` by default. `samples` latents are drawn for importance weighting of `iw_lines` lines
-    (None for all), and `generated` sentences for the figures of samples.
+    `styles` are held-out lines by style; at most `transfer_lines` of each are moved. `train` are training lines by
+    style, for the classifiers. `corpus` are training lines for the language models, by default all of `train`. `pairs`
+    are the ends of interpolations, by default 100 random pairs of `lines`. `opposites` are the pairs of styles to move
+    between, both ways, by default all pairs of `styles`. `samples` latents are drawn for importance weighting of
+    `iw_lines` lines (None for all). `generated` is the number of sampled sentences.
 
-    What cannot be measured is named under "skipped", with the reason. A figure is [value, low, high] with a 95 %
-    bootstrap interval over sentences (over pairs, for interpolations). Raises SeqVAEError where there is no line.
+    "skipped" lists figures that cannot be measured, with the reason. A figure is [value, low, high] with a 95 %
+    bootstrap interval over sentences (over pairs for interpolations). Raises SeqVAEError without lines.
     """
     lines = [line for line in lines if line.strip()]
     if not lines:
-        raise SeqVAEError("no line to evaluate on; give a file with one held-out sentence a line")
+        raise SeqVAEError("no line to evaluate on; give a file with one held-out sentence per line")
     styles, train = styles or {}, train or {}
     corpus = list(corpus if corpus is not None else (line for members in train.values() for line in members))
     rng = np.random.default_rng(seed)
@@ -109,10 +108,10 @@ def evaluate_text(
     result: dict[str, Any] = {
         "protocol": {
             "lines": len(lines), "words": sum(map(text.count_words, lines)), "training_lines": len(corpus),
-            "seed": seed, "bleu": text.bleu_signature(), "decoding": "greedy, but for samples",
-            "words_counted": "split at white space, and one end a line", "intervals": "95 %, sentences drawn again",
+            "seed": seed, "bleu": text.bleu_signature(), "decoding": "greedy, except for samples",
+            "words_counted": "split at white space, and the end of each line", "intervals": "95 %, bootstrap over sentences",
             "language_model": "4-grams, interpolated Kneser-Ney, words seen once are <unk>",
-            "mutual_information": "mean of log q(z|x) - log mean over lines of q(z|x'), one draw a line, at least 0",
+            "mutual_information": "mean of log q(z|x) - log mean over lines of q(z|x'), one draw per line, at least 0",
         },
         "skipped": {},
     }  # fmt: skip
@@ -141,7 +140,7 @@ def evaluate_text(
 def _wanting(
     pair: set[str], codec: Codec, styles: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
 ) -> str:
-    """Why lines cannot be moved between two styles; empty where they can."""
+    """The reason why lines cannot be moved between two styles; empty if they can."""
     found = {
         "styles of the model": set(codec.styles),
         "labelled held-out lines": {name for name, lines in styles.items() if any(x.strip() for x in lines)},
@@ -152,7 +151,7 @@ def _wanting(
 
 
 def _some(lines: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
-    """At most so many lines, drawn without replacement, in their order."""
+    """At most `most` lines, drawn without replacement, in their order."""
     return [lines[i] for i in np.sort(rng.permutation(len(lines))[:most])]
 
 
@@ -161,7 +160,7 @@ def _mean(values: Sequence[float] | Floats) -> text.Figure:
 
 
 def _plain(value: Any) -> Any:
-    """Figures as JSON takes them: lists of four digits after the point, and None for what is not a number."""
+    """Figures for JSON: lists, numbers rounded to four digits after the point, and None for nan and infinity."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -177,7 +176,7 @@ def _plain(value: Any) -> Any:
 def _draws(
     codec: Codec, q: Posterior, held: Lines, draws: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Latents `z (L, S, D)` drawn from q and log p(x|z) `(L, S)` in nats, until there were `draws` of each segment."""
+    """Latents `z (L, S, D)` drawn from q and log p(x|z) `(L, S)` in nats, in blocks of L until `draws` are drawn."""
     longest = max(len(chunk) for segment in held.segments for chunk in segment)
     each = max(1, DRAWN_TOKENS // (len(held.segments) * len(held.segments[0]) * longest))
     for first in range(0, draws, each):
@@ -186,10 +185,10 @@ def _draws(
 
 
 def log_weights(codec: Codec, held: Lines, draws: int, generator: torch.Generator) -> Floats:
-    """log p(x|z) + log p(z) - log q(z|x) in nats for z drawn from q: `(draws, N)`, one column a line.
+    """log p(x|z) + log p(z) - log q(z|x) in nats for z drawn from q: `(draws, N)`, one column per line.
 
-    Their mean over draws is an ELBO, and the log of the mean of their exponentials the importance-weighted bound of
-    Burda et al. (2016), never below it. q is the encoder's own, unrefined, as in the literature.
+    The mean over draws is an ELBO. The log of the mean of the exponentials is the importance-weighted bound of Burda et
+    al. (2016), which is never below it. q is the encoder's posterior, unrefined, as in the literature.
     """
     q = codec.posteriors(held.segments, refined=False)
     rows: list[Floats] = []
@@ -202,7 +201,7 @@ def log_weights(codec: Codec, held: Lines, draws: int, generator: torch.Generato
 def _likelihood(
     codec: Codec, held: Lines, samples: int, iw_lines: int | None, rng: np.random.Generator, report: Report
 ) -> dict[str, Any]:
-    """NLL in nats a sentence and perplexity over words by both bounds; what z holds."""
+    """Negative log-likelihood in nats per sentence, perplexity over words by both bounds, and information in z."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     q = codec.posteriors(held.segments, refined=False)
     told = torch.stack([x.sum(0) for _, x in _draws(codec, q, held, ELBO_DRAWS, generator)]).sum(0) / ELBO_DRAWS
@@ -233,14 +232,14 @@ def _bound(lines: Sequence[str], log_prob: Floats) -> dict[str, Any]:
     return {"nll": _mean(-log_prob), "perplexity": perplexity, "lines": len(lines)}
 
 
-# --- there and back ---------------------------------------------------------------------------------------------------
+# --- reconstruction ---------------------------------------------------------------------------------------------------
 
 
 def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report: Report) -> dict[str, Any]:
     """BLEU and exact matches of lines decoded from means and from samples of the searched and the encoder's posterior.
 
-    A mean that is decoded without noise is a point estimate. The KL, in bits a line, is what the samples cost, and
-    stands beside them alone. A model that does not search has only the encoder's posterior.
+    A mean decoded without noise is a point estimate. The KL in bits per line is the rate of the samples and is reported
+    only with them. A model without a search has only the encoder's posterior.
     """
     out: dict[str, Any] = {}
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -261,13 +260,13 @@ def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report:
 def _samples(
     codec: Codec, lines: list[str], corpus: list[str], model: text.NGram, count: int, seed: int, report: Report
 ) -> dict[str, Any]:
-    """Forward perplexity (of samples, to real text) and reverse (of held-out text, to samples; Zhao et al. 2018).
+    """Forward perplexity (of samples, under real text) and reverse (of held-out text, under samples; Zhao et al. 2018).
 
-    Drawn at temperature 1 from the standard normal prior, and as `generate` does without a style: from what was fitted
-    to the training pieces, the mixture or else the Gaussian of all styles. All language models share one vocabulary,
-    for a smaller one would make any text likelier.
+    Samples are drawn at temperature 1 from the standard normal prior and from the distribution that `generate` uses
+    without a style: the mixture or else the Gaussian of all styles, fitted to the training lines. All language models
+    share one vocabulary, because a smaller one raises the probability of any text.
     """
-    count = min(count, len(corpus))  # as many of each: a language model of more lines knows more
+    count = min(count, len(corpus))  # equal numbers, because a language model fitted on more lines predicts better
     known, draws = set(corpus), Sampling(temperature=1.0, seed=seed)
     rng = np.random.default_rng(seed)
     z = torch.from_numpy(rng.standard_normal((count, codec.model.config.latent))).float()
@@ -280,7 +279,7 @@ def _samples(
     for name, written in sources.items():
         real = name.endswith("lines")
         out[name] = {
-            # the model was fitted on the training lines: what it says of them is no figure
+            # no forward figure for the training lines, because the model was fitted on them
             "forward": None
             if name == "training lines"
             else text.corpus_interval(model.statistics(written), text.perplexity_of),
@@ -300,14 +299,14 @@ def _reverse(written: list[str], lines: list[str], model: text.NGram) -> text.Fi
     return text.corpus_interval(learned.statistics(lines), text.perplexity_of)
 
 
-# --- between ----------------------------------------------------------------------------------------------------------
+# --- interpolation ----------------------------------------------------------------------------------------------------
 
 
 def _interpolations(
     codec: Codec, lines: list[str], pairs: Sequence[Pair] | None, model: text.NGram | None, rng: np.random.Generator,
     report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """STEPS sentences between each pair, by arc and by line: whether the ends are met and the way is smooth."""
+    """STEPS sentences between each pair, by slerp and by line: whether the ends are met and the path is smooth."""
     if pairs is None:
         order = rng.permutation(len(lines))[:200]
         pairs = [(lines[i], lines[j]) for i, j in zip(order[::2], order[1::2], strict=False)]
@@ -320,7 +319,7 @@ def _interpolations(
         for a, b in zip(latents[::2], latents[1::2], strict=True):
             longest = max(len(a), len(b))
             ends = [x[torch.arange(longest) % len(x)] for x in (a, b)]
-            # an end keeps its own number of segments, so that it can be met
+            # each end keeps its own number of segments, so that it can be met exactly
             points += [a, *interpolate.path(ends[0], ends[1], STEPS, kind)[1:-1], b]
         written = codec.decode(points)
         paths = [written[i : i + STEPS] for i in range(0, len(written), STEPS)]
@@ -338,12 +337,11 @@ def _interpolations(
 
 
 def walk(path: Sequence[str], a: str, b: str) -> dict[str, float]:
-    """What a path of sentences from `a` to `b` is like.
+    """Figures of a path of sentences from `a` to `b`.
 
-    ends_met: both ends are the sentences asked for. monotone: the edits from `a` never fall and those from `b` never
-    rise on the way. largest_step: the edits of the largest step between neighbours over those between the ends (1 / 6
-    is even, 1 a jump; nan where the ends are one sentence). neighbours_bleu: mean BLEU of neighbours. distinct: share
-    of different sentences.
+    ends_met: both ends are `a` and `b`. monotone: the edits from `a` never fall and those from `b` never rise along the
+    path. largest_step: the largest edits between neighbours over the edits between the ends (1 / 6 is even, 1 a jump;
+    nan for equal ends). neighbours_bleu: mean BLEU of neighbours. distinct: share of distinct sentences.
     """
     away, near = [edit_distance.edits(a, x) for x in path], [edit_distance.edits(b, x) for x in path]
     whole = edit_distance.edits(path[0], path[-1])
@@ -356,14 +354,14 @@ def walk(path: Sequence[str], a: str, b: str) -> dict[str, float]:
     }
 
 
-# --- for people -------------------------------------------------------------------------------------------------------
+# --- report -----------------------------------------------------------------------------------------------------------
 
 
 OLDER = {"released": "searched mean", "encoder": "encoder's mean"}  # names in results of older versions
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as text, for people and model cards (Markdown)."""
+    """The figures as Markdown tables, for reports and model cards."""
 
     def cell(x: Any, digits: int = 2) -> str:
         if x is None:
@@ -380,7 +378,7 @@ def table(result: dict[str, Any]) -> str:
         f"{seen['lines']} held-out lines, {seen['words']} words counting the end of each; 95 % intervals over lines.",
         "",
         *rows(
-            "bound", ["lines", "draws", "NLL, nats a sentence", "perplexity a word"],
+            "bound", ["lines", "draws", "NLL, nats per sentence", "perplexity per word"],
             {n: [f"{told[k]['lines']}", f"{told[k]['draws']}", *(cell(told[k][x]) for x in ("nll", "perplexity"))]
              for k, n in names.items()},
         ),
@@ -390,7 +388,7 @@ def table(result: dict[str, Any]) -> str:
         "",
         *rows(
             "decoded from (a mean is a point estimate)",
-            ["BLEU", "exact", "share of words to edit", "KL, bits a line"],
+            ["BLEU", "exact", "share of words to edit", "KL, bits per line"],
             {OLDER.get(n, n): [cell(r["bleu"], 1), *(cell(r[k]) for k in ("exact", "edit_distance")),
                                cell(r.get("kl_bits"), 0)]
              for n, r in result["reconstruction"].items()},
@@ -408,7 +406,7 @@ def table(result: dict[str, Any]) -> str:
         lines += rows("samples", columns, body)
     for pair, r in result.get("transfer", {}).items():
         lines += [
-            f"{pair}: the judge puts {cell(r['judge'])} of the real lines in their own style; their "
+            f"{pair}: the style classifier assigns {cell(r['judge'])} of the real lines to their own style; their "
             f"perplexity is {cell(r['perplexity'], 1)}.",
             "",
         ]
@@ -421,12 +419,12 @@ def table(result: dict[str, Any]) -> str:
             }
             lines += rows(f"{pair} by {method}, amount", ["accuracy", "self-BLEU", "perplexity"], body)
             anchors = (f"{cell(x, 1)} at {at} %" for at, x in by["bleu_at_accuracy"].items())
-            lines += [f"Self-BLEU by judged accuracy: {', '.join(anchors)}.", ""]
+            lines += [f"Self-BLEU at the classifier's accuracy: {', '.join(anchors)}.", ""]
         if beside := r.get("controls"):
             body = {k: [cell(v["accuracy"]), cell(v["bleu"], 1), cell(v["perplexity"], 1)] for k, v in beside.items()}
             lines += rows(f"{pair}, difference of means by 1", ["accuracy", "self-BLEU", "perplexity"], body)
             lines += [
-                "Self-BLEU more than that of "
+                "Gain of self-BLEU over "
                 + ", ".join(f"{k} {cell(v['beyond'], 1)}" for k, v in beside.items() if "beyond" in v)
                 + ".",
                 "",

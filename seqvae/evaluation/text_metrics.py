@@ -1,7 +1,7 @@
-"""Figures of sentences: what two of them share, and how well a language model expected one.
+"""Metrics of sentences: BLEU, and perplexity under an n-gram language model.
 
-Knows: lines of words split at white space, nats, resampling. Refuses to know: models, latents, files, classifiers, and
-any finer splitting into words than the lines come with.
+Scope: lines of words split at white space, nats, resampling. Out of scope: models, latents, files, classifiers, and
+tokenization other than at white space.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ END, UNKNOWN = "</s>", "<unk>"
 
 @cache
 def _scorer() -> BLEU:
-    # Lines are taken as they are split; `force` says that this is meant. Exponential smoothing, the default, only
-    # matters where a whole corpus shares no n-gram of some length.
+    # Lines are already tokenized, and `force` silences the warning about it. Exponential smoothing, the default,
+    # matters only if a whole corpus shares no n-gram of some order.
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize="none", force=True)
 
 
 def bleu_signature() -> str:
-    """How BLEU was counted, in sacrebleu's words (Post 2018)."""
+    """Signature of the BLEU settings in sacrebleu's format (Post 2018)."""
     scorer = _scorer()
-    scorer.corpus_score(["a"], [["a"]])  # a signature says the number of references, known after the first call
+    scorer.corpus_score(["a"], [["a"]])  # the signature has the number of references, known after the first call
     return str(scorer.get_signature())
 
 
 def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> Floats:
-    """`(N, 10)`: what BLEU sums over sentences: words written, words wanted, 4 counts of matches, 4 of n-grams."""
+    """Statistics that corpus BLEU sums, `(N, 10)`: words of hypothesis and reference, 4 match and 4 n-gram counts."""
     rows = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
-        # a corpus of one: the same counts as of a sentence, without the advice on smoothing that each sentence brings
+        # a corpus of one sentence has the same counts, without sacrebleu's warning about smoothing per sentence
         score = _scorer().corpus_score([hypothesis], [[reference]])
         rows.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
     return np.array(rows, float).reshape(-1, 2 + 2 * BLEU_ORDER)
@@ -58,8 +58,8 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> Flo
 def bleu_of(sums: Floats) -> Floats:
     """Corpus BLEU in percent (Papineni et al. 2002) of summed statistics `(..., 10)`: `(...)`.
 
-    100 min(1, e^(1 - wanted / written)) (prod_n matches_n / ngrams_n)^(1/4), where n-gram orders without a match are
-    smoothed as sacrebleu does: the k-th of them counts 2^-k matches (NIST; Chen and Cherry 2014, method 3).
+    100 min(1, e^(1 - reference / hypothesis words)) (prod_n matches_n / ngrams_n)^(1/4). N-gram orders without a match
+    are smoothed as in sacrebleu: the k-th of them counts 2^-k matches (NIST; Chen and Cherry 2014, method 3).
     """
     written, wanted = sums[..., 0], sums[..., 1]
     matches, totals = sums[..., 2 : 2 + BLEU_ORDER], sums[..., 2 + BLEU_ORDER :]
@@ -68,14 +68,14 @@ def bleu_of(sums: Floats) -> Floats:
         precision = np.where(matches > 0, matches, smooth) / totals
         brevity = np.minimum(1.0, np.exp(1 - wanted / written))
         score = 100 * brevity * np.exp(np.log(precision).mean(-1))
-    # too short for n-grams of every order, or no word in common: nothing to take a mean of
+    # 0 if too short for n-grams of every order, or without a common word
     return np.where((matches.sum(-1) > 0) & (totals > 0).all(-1), score, 0.0)
 
 
 def sentence_bleu(hypothesis: str, reference: str) -> float:
-    """BLEU of one sentence in percent, for neighbours on a path; 100 for equal ones, 0 without a common word.
+    """BLEU of one sentence in percent, for neighbours on a path; 100 for equal sentences, 0 without a common word.
 
-    Of n-grams up to the longest that the hypothesis has, up to four words; smoothed as `bleu_of`.
+    N-grams up to order 4, or up to the length of a shorter hypothesis; smoothed as in `bleu_of`.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -85,20 +85,20 @@ def sentence_bleu(hypothesis: str, reference: str) -> float:
     return float(scorer.sentence_score(hypothesis, [reference]).score)
 
 
-# --- a language model -------------------------------------------------------------------------------------------------
+# --- language model ---------------------------------------------------------------------------------------------------
 
 
 class NGram:
     """An n-gram language model over words, interpolated Kneser-Ney (Kneser and Ney 1995; Chen and Goodman 1999).
 
     p_n(w|h) = max(a(hw) - D_n, 0) / a(h.) + D_n N(h) / a(h.) p_(n-1)(w|h'), with h' the context without its first word,
-    a(h.) the sum of a(hw) over w, and N(h) the number of different words after h. a(g) counts g at the highest order,
-    and where g begins a line; below it is the number of different words before g. p_0 is uniform over the vocabulary.
-    The discount of each order is D = n1 / (n1 + 2 n2), of n1 n-grams with a = 1 and n2 with a = 2, and 0.75 where one
-    of them is 0.
+    a(h.) the sum of a(hw) over w, and N(h) the number of different words after h. a(g) is the count of g at the highest
+    order and for g that begins a line, otherwise the number of different words before g. p_0 is uniform over the
+    vocabulary. The discount of each order is D = n1 / (n1 + 2 n2), for n1 n-grams with a = 1 and n2 with a = 2, and
+    0.75 if n1 or n2 is 0.
 
-    The vocabulary is closed: words seen at least twice, the end of a line, and <unk>, for which every other word is
-    taken. Two models can be compared only over one vocabulary, so that of another may be given.
+    The vocabulary is closed: words seen at least twice, the end of a line, and <unk> for every other word. Two models
+    are comparable only over one vocabulary, so that of another model can be given.
     """
 
     def __init__(self, order: int = 4, vocabulary: Iterable[str] | None = None) -> None:
@@ -109,28 +109,28 @@ class NGram:
 
     @property
     def vocabulary(self) -> list[str]:
-        """All that has a probability, END and UNKNOWN among them."""
+        """All words with a probability, END and UNKNOWN included."""
         return list(self.words)
 
     def fit(self, lines: Sequence[str]) -> NGram:
-        """Count the n-grams of lines; returns itself. Raises ValueError where there is no line."""
+        """Count the n-grams of lines and return the model. Raises ValueError without lines."""
         if not len(lines):
-            raise ValueError("no line to fit a language model on; give it some")
+            raise ValueError("no line to fit a language model on; give at least one")
         if not self.words:
             counts: dict[str, int] = {}
             for word in chain.from_iterable(line.split() for line in lines):
                 counts[word] = counts.get(word, 0) + 1
             self.words = _numbered(word for word, count in counts.items() if count > 1)
         tokens, place = self._read(lines)
-        size = len(self.words) + 1  # with the start of a line, the last number, which is never predicted
-        # An n-gram is known by its row in the sorted table of its order: (row of all but its last word) * size + word.
-        # `row` is that of the n-gram that ends at each token, -1 where the line began later than that.
+        size = len(self.words) + 1  # the last number is the start of a line, which is never predicted
+        # The id of an n-gram is its row in the sorted table of its order: (row of all but its last word) * size + word.
+        # `row` is that of the n-gram that ends at each token, -1 if the line is shorter up to there.
         self._keys: list[Ints] = []
         self._terms: list[tuple[Floats, Floats]] = []
         row = tokens.copy()
-        starts: list[Ints] = []  # rows of the n-grams of each order that begin a line
+        starts: list[Ints] = []  # rows of the n-grams of each order at the beginning of a line
         counts_of: list[Ints] = [np.bincount(tokens, minlength=size)]
-        suffixes: list[Ints] = []  # row, one order below, of each n-gram without its first word
+        suffixes: list[Ints] = []  # row, one order lower, of each n-gram without its first word
         rows = [row]
         for n in range(2, self.order + 1):
             inside = np.flatnonzero(place >= n - 1)
@@ -153,33 +153,33 @@ class NGram:
                     before[starts[n - 2]] = a[starts[n - 2]]
                 a = before
             if n == 1:
-                a[size - 1] = 0  # the start of a line follows nothing
+                a[size - 1] = 0  # the start of a line has no predecessor
             contexts = np.zeros(len(a), np.int64) if n == 1 else self._keys[n - 2] // size
             many = 1 if n == 1 else len(counts_of[n - 2])
             total = np.bincount(contexts, a, minlength=many)
             kinds = np.bincount(contexts, a > 0, minlength=many)
             discount = _discount(a)
             with np.errstate(divide="ignore", invalid="ignore"):
-                # after a context that was never seen, the order below says it all
+                # after an unseen context the lower order has all the weight
                 told = np.where(total > 0, discount * kinds / total, 1.0)
                 self._terms.append((np.where(a > 0, np.maximum(a - discount, 0) / total[contexts], 0.0), told))
         return self
 
     def log_probs(self, lines: Sequence[str]) -> Floats:
-        """log p(line), its end included, in nats: `(N,)`."""
+        """log p(line) with its end, in nats: `(N,)`."""
         told, line = self._told(lines)
         return np.bincount(line, told, minlength=len(lines)).astype(float)
 
     def log_prob(self, line: str) -> float:
-        """log p(line), its end included, in nats."""
+        """log p(line) with its end, in nats."""
         return float(self.log_probs([line])[0])
 
     def word_log_probs(self, line: str) -> Floats:
-        """log p of each word of a line given those before it, and last of its end, in nats: `(words + 1,)`."""
+        """log p of each word of a line given the words before it, then of its end, in nats: `(words + 1,)`."""
         return self._told([line])[0]
 
     def _told(self, lines: Sequence[str]) -> tuple[Floats, Ints]:
-        """log p of every word and end of lines given what is before it in its line, and the line's number."""
+        """log p of every word and line end given the words before it in its line, and the index of its line."""
         tokens, place = self._read(lines)
         size, line = len(self.words) + 1, np.cumsum(place == 0) - 1
         alone, left = self._terms[0]
@@ -188,7 +188,7 @@ class NGram:
         for n in range(2, self.order + 1):
             keys, (share, left) = self._keys[n - 2], self._terms[n - 1]
             if not len(keys):
-                break  # no line was as long
+                break  # no training line was long enough
             inside = np.flatnonzero(place >= n - 1)
             context = row[inside - 1]
             wanted = context * size + tokens[inside]
@@ -197,24 +197,24 @@ class NGram:
             p[inside] = np.where(seen, share[found], 0.0) + np.where(context >= 0, left[context], 1.0) * p[inside]
             row = np.full(len(tokens), -1, np.int64)
             row[inside] = np.where(seen, found, -1)
-        told = place > 0  # nothing tells the start of a line
+        told = place > 0  # the start of a line is not predicted
         return np.log(p[told]), line[told]
 
     def perplexity(self, lines: Sequence[str]) -> float:
-        """exp(- sum log p(line) / sum words), where every line has one word more, its end."""
+        """exp(- sum log p(line) / sum words); the end of a line counts as a word."""
         return float(perplexity_of(self.statistics(lines).sum(0)))
 
     def statistics(self, lines: Sequence[str]) -> Floats:
-        """`(N, 2)`: nats and words of each line, of which `perplexity_of` the sum is a perplexity."""
+        """Nats and words of each line, `(N, 2)`; `perplexity_of` their sum is the perplexity."""
         return np.column_stack([-self.log_probs(lines), [count_words(line) for line in lines]])
 
     def unknown(self, lines: Sequence[str]) -> float:
-        """Share of the words of lines, ends not counted, that are not in the vocabulary."""
+        """Share of the words of lines, without ends, that are not in the vocabulary."""
         words = [word in self.words for line in lines for word in line.split()]
         return 1 - sum(words) / max(1, len(words))
 
     def _read(self, lines: Sequence[str]) -> tuple[Ints, Ints]:
-        """Word numbers of all lines in a row, a start before and an end after each, and their places in their line."""
+        """Word ids of all lines, concatenated, with start and end of each, and their positions in their line."""
         end, unknown, start = self.words[END], self.words[UNKNOWN], len(self.words)
         split = [line.split() for line in lines]
         get = self.words.get
@@ -233,7 +233,7 @@ def _discount(counts: Floats) -> float:
 
 
 def count_words(line: str) -> int:
-    """Words that a perplexity counts: what white space splits, and the end of the line."""
+    """Words of a line for perplexity: split at white space, plus the end of the line."""
     return len(line.split()) + 1
 
 
@@ -246,9 +246,9 @@ def perplexity_of(sums: Floats) -> Floats:
 
 
 def resampled(statistics: Floats, seed: int = 0, draws: int = 1000) -> Floats:
-    """Sums of statistics `(N, ...)` over N sentences drawn again with replacement (Koehn 2004): `(draws, ...)`.
+    """Sums of statistics `(N, ...)` over N sentences resampled with replacement (Koehn 2004): `(draws, ...)`.
 
-    What is drawn is how often each sentence comes up, in blocks: rows drawn one by one would not fit in memory.
+    Draws the count of each sentence, in blocks, because resampled rows would not fit in memory.
     """
     rng, n = np.random.default_rng(seed), len(statistics)
     flat = statistics.reshape(n, -1)
@@ -260,7 +260,7 @@ def resampled(statistics: Floats, seed: int = 0, draws: int = 1000) -> Floats:
 
 
 def with_interval(value: float, drawn: Floats) -> Figure:
-    """A value with the 2.5 and 97.5 percentiles of what it was in resampled corpora, nan left out."""
+    """A value with the 2.5 and 97.5 percentiles of its resampled values, without nan."""
     if np.isnan(drawn).all():
         return float(value), math.nan, math.nan
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
@@ -280,10 +280,10 @@ def share_of(sums: Floats) -> Floats:
 
 
 def crossing(accuracy: Floats, bleu: Floats, wanted: float) -> float:
-    """BLEU where a sweep first reaches an accuracy, on the line between the two amounts around it; else nan.
+    """BLEU where a sweep first reaches an accuracy, interpolated linearly between two amounts; nan if it never does.
 
-    `accuracy (A,)` and `bleu (A,)` follow the sweep from small amounts to large ones. Where the first is enough
-    already, it is the first BLEU.
+    `accuracy (A,)` and `bleu (A,)` are ordered from small to large amounts. If the first amount reaches the accuracy,
+    the result is the first BLEU.
     """
     reached = np.flatnonzero(accuracy >= wanted)
     if not len(reached):

@@ -1,7 +1,7 @@
-"""Sentences moved from style to style: how many a judge takes for the target's, and what is left of them.
+"""Sentences moved between styles: accuracy of the target style, and similarity to the original.
 
-Knows: the sweep of amounts, the judge, and how its figures are read at an accuracy. Refuses to know: how a model was
-trained, and files. The judge is fitted on real training lines alone, never on anything decoded.
+Scope: the sweep of amounts, the style classifier, and BLEU at a given accuracy. Out of scope: training, and files. The
+classifier is fitted on real training lines alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 AMOUNTS = (*np.arange(0, 3.25, 0.25).tolist(), 3.5, 4.0)
 ANCHORS = (73.6, 91.8)
-"""Judged accuracies, in percent, at which Shen et al. (2020) quote a self-BLEU: DAAE has 18.2 and 7.3."""
+"""Accuracies in percent at which Shen et al. (2020) report self-BLEU: 18.2 and 7.3 for DAAE."""
 
 
-# Statistics of one output of a transfer, and what their sums over sentences tell.
+# Columns of the statistics of one output, and the figure computed from their sum over sentences.
 FIGURES: dict[str, tuple[slice, Callable[[Floats], Floats]]] = {
     "accuracy": (slice(0, 2), text.share_of),
     "bleu": (slice(2, 12), text.bleu_of),
@@ -38,14 +38,14 @@ FIGURES: dict[str, tuple[slice, Callable[[Floats], Floats]]] = {
 
 
 class Judge:
-    """A logistic regression over weighted counts of one to three words, fitted on real lines of two styles."""
+    """Style classifier: logistic regression on TF-IDF of one to three words, fitted on real lines of two styles."""
 
     def __init__(self, real: Mapping[str, Sequence[str]], seed: int) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        # n-grams of characters made no difference on reviews that their intervals would show, and took thrice the time
+        # character n-grams took three times as long, without a significant difference on reviews
         counts = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
         choice = LogisticRegression(C=4.0, max_iter=300, class_weight="balanced", random_state=seed)
         self.model = make_pipeline(counts, choice)
@@ -53,7 +53,7 @@ class Judge:
         self.model.fit([line for line, _ in lines], [name for _, name in lines])
 
     def puts_in(self, lines: Sequence[str], targets: Sequence[str]) -> Floats:
-        """1 for each line that is put in its target, else 0, `(N,)`; an empty line has no style and gets 0."""
+        """1 for each line that is classified as its target, else 0, `(N,)`; an empty line gets 0."""
         said = self.model.predict(list(lines))
         return np.array([bool(x.strip()) and s == t for x, s, t in zip(lines, said, targets, strict=True)], float)
 
@@ -62,19 +62,19 @@ def transfer(
     codec: Codec, moved: dict[str, list[str]], judge: Judge, model: text.NGram, amounts: Sequence[float],
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Lines of two styles, each toward the other, by every amount and every method that style/vectors.py has.
+    """Move lines of two styles to the other style by every amount and every method of style/vectors.py.
 
-    Accuracy is the share that the judge puts in the target, BLEU is to the lines before the move, perplexity is the
-    language model's. "controls" has the difference of means by 1 beside another line moved alike, the mean of the
-    target alone, and a random vector as long. Where one setting is quoted ("chosen"), it has the best geometric mean
-    of accuracy and BLEU on one half of the lines, and its figures are those of the other half.
+    Accuracy is the share classified as the target, BLEU compares with the original lines, perplexity is from the
+    language model. "controls" compares the full difference of means with another line moved alike, the target's mean
+    alone, and a random vector of equal length. "chosen" is the setting with the best geometric mean of accuracy and
+    BLEU on one half of the lines, with its figures on the other half.
     """
     (a, of_a), (b, of_b) = moved.items()
     sources, targets = [a] * len(of_a) + [b] * len(of_b), [b] * len(of_a) + [a] * len(of_b)
     lines = [*of_a, *of_b]
     latents = codec.encode(lines)
     forth = np.array([s == a for s in sources])
-    first = np.zeros(len(lines), bool)  # the half on which a setting is chosen, as many of each direction
+    first = np.zeros(len(lines), bool)  # the half on which a setting is chosen, balanced in direction
     for side in (forth, ~forth):
         first[rng.permutation(np.flatnonzero(side))[: side.sum() // 2]] = True
     out: dict[str, Any] = {
@@ -128,8 +128,7 @@ def _controls(
 ) -> dict[str, dict[str, text.Figure]]:  # fmt: skip
     """FIGURES of lines moved by the difference of means, and of controls without the line or without the style.
 
-    "beyond" is how much more BLEU the moved lines have to themselves than a control without the line, paired over
-    sentences.
+    "beyond" is the BLEU of the moved lines minus that of a control, paired over sentences.
     """
     ways = [style.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
     another = [
@@ -158,7 +157,7 @@ def _controls(
 def _blended(
     latents: Sequence[Tensor], source: style.Style, target: style.Style, amount: float, method: style.Method
 ) -> Sequence[Tensor]:
-    """`(S, D)` of each line moved, all at once: a transport is found once and not for every line."""
+    """Moved latents `(S, D)` of each line, moved together so that a transport is computed once."""
     moved = style.blend(torch.cat(list(latents)), source, target, amount, method)
     return torch.split(moved, [len(z) for z in latents])
 
@@ -166,13 +165,13 @@ def _blended(
 def statistics(
     written: Sequence[str], lines: Sequence[str], targets: Sequence[str], judge: Judge, model: text.NGram
 ) -> Floats:
-    """`(N, 14)`: what FIGURES take of each output."""
+    """The statistics behind FIGURES of each output, `(N, 14)`."""
     hits = judge.puts_in(written, targets)
     return np.column_stack([hits, np.ones(len(hits)), text.bleu_statistics(written, lines), model.statistics(written)])
 
 
 def _figures(x: Floats) -> dict[str, text.Figure]:
-    """FIGURES of outputs `(N, 14)`, all over the same draws of sentences."""
+    """FIGURES of outputs `(N, 14)`, all over the same resamples of sentences."""
     if not len(x):
         return dict.fromkeys(FIGURES, (math.nan,) * 3)
     total, drawn = x.sum(0), text.resampled(x)
@@ -183,9 +182,9 @@ def _figures(x: Floats) -> dict[str, text.Figure]:
 
 
 def _anchored(sweep: Floats, percent: float) -> text.Figure | None:
-    """BLEU at a judged accuracy, of `sweep (N, A, 14)`; None where no amount reaches it.
+    """BLEU at a classifier accuracy in percent, of `sweep (N, A, 14)`; None if no amount reaches it.
 
-    The interval is over the draws of sentences in which the accuracy is reached.
+    The interval is over resamples in which the accuracy is reached.
     """
 
     def at(sums: Floats) -> float:

@@ -1,6 +1,6 @@
 """Tune books in ABC notation, as `symusic` scores.
 
-Knows the text of a book, its tunes, their headers, and how voices sound together. Out of scope: the content of fields
+Scope: the text of a book, its tunes, their headers, and simultaneous voices. Out of scope: the content of fields
 (`abc_fields`), notes (`abc_voice`), and the order of bars (`bars`).
 """
 
@@ -17,11 +17,11 @@ from seqvae.music import abc_fields, bars
 from seqvae.music.abc_voice import MOST_BARS, Bar, Voice
 
 _FIELD = re.compile(r"([A-Za-z+]):(?![|:])(.*)")
-_LONGEST_LINE = 100_000  # once macros are replaced
+_LONGEST_LINE = 100_000  # letters, after macros are replaced
 
 
 def decode(content: bytes) -> str:
-    """The text of a tune book, which may be UTF-8, UTF-16 with its mark, or Latin-1."""
+    """The text of a tune book in UTF-8, UTF-16 with a byte order mark, or Latin-1."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16", errors="replace")
     try:
@@ -31,9 +31,9 @@ def decode(content: bytes) -> str:
 
 
 def tunes(content: bytes) -> list[ScoreTick]:
-    """Each tune of a book as a score at `bars.TICKS` a quarter; tunes without notes are left out.
+    """Each tune of a book as a score at `bars.TICKS` per quarter; tunes without notes are left out.
 
-    Repeats are expanded, parts are in the order that the header says, voices sound together, one track a program.
+    Repeats are expanded, parts follow the order in the header, voices sound together, and each program has one track.
 
     Raises:
         ValueError: a number of five digits, or more than 100,000 bars.
@@ -42,7 +42,7 @@ def tunes(content: bytes) -> list[ScoreTick]:
 
 
 def to_symusic(content: bytes) -> ScoreTick:
-    """All tunes of a book as one score, one after another; ValueError as `tunes` raises it."""
+    """All tunes of a book as one score, one after another; raises ValueError as `tunes` does."""
     return _score(list(_read(content)))
 
 
@@ -64,7 +64,7 @@ def _read(content: bytes) -> Iterator[_Tune]:
 
 
 def _split(text: str) -> Iterator[list[str]]:
-    """The lines of each tune, with the fields that the book says for all of them in front; no words between tunes."""
+    """The lines of each tune after the fields that hold for the whole book; text between tunes is left out."""
     lines = re.sub(r"(?ms)^%%begin(\w+).*?(?:^%%end\1[^\n]*$|\Z)", "%", re.sub(r"\r\n?", "\n", text)).split("\n")
     numbered = any(line.startswith("X:") for line in lines)
     everywhere: list[str] = []
@@ -95,11 +95,11 @@ class _Tune:
         self.voices: dict[str, Voice] = {}
         self.tempo: float | None = None
         self.order: list[str] = []
-        self._start = Voice()  # what holds where a voice begins
+        self._start = Voice()  # initial state of a voice
         self._unit: Fraction | None = None
         self._tempo = ""
         self._declared: dict[str, list[tuple[str, str]]] = {"": []}  # fields of the header, by voice
-        self._name = ""  # of the voice that is being read or declared
+        self._name = ""  # the current voice
         self._body = False
         self._macros: dict[str, str] = {}
         keyless = not any(line.startswith("K:") for line in lines)
@@ -125,7 +125,7 @@ class _Tune:
         for name, text in self._macros.items():
             line = line.replace(name, text)
             if len(line) > _LONGEST_LINE:
-                raise ValueError("a macro that makes a line of more than 100,000 letters")
+                raise ValueError("a macro makes a line of more than 100,000 letters")
         rest = self._voice.read(line)
         while rest:
             letter, text, line = rest[0]
@@ -156,7 +156,7 @@ class _Tune:
             self._declared[self._name].append((letter, text))
 
     def _begin(self, key: str) -> None:
-        """The K: field, which ends the header."""
+        """Read the K: field, which ends the header."""
         start = self._start
         if self._unit is None:
             short = start.metre is not None and 4 * start.metre[0] < 3 * start.metre[1]
@@ -174,7 +174,7 @@ class _Tune:
         return self.voices[self._name]
 
     def _choose(self, name: str) -> None:
-        """Go on in the voice `name`, which begins as the header says, or as the first voice does before its notes."""
+        """Continue in the voice `name`; a new one starts from the header, or from the first voice before its notes."""
         if name not in self.voices:
             start = self._start
             if len(self.voices) == 1 and not any(bar.length for bar in self._voice.bars):
@@ -190,7 +190,7 @@ class _Tune:
         self._apply(self._voice, letter, text)
 
     def _apply(self, voice: Voice, letter: str, text: str) -> None:
-        """A field that holds for `voice` from here on."""
+        """Apply a field to `voice` from here on."""
         if letter in "KV":
             voice.shifts = voice.shifts | abc_fields.properties(text)
         if letter == "K":
@@ -215,14 +215,14 @@ class _Tune:
             _midi(voice, text.split()[1:])
 
     def add(self, score: ScoreTick, tracks: dict[int, TrackTick], start: Fraction) -> Fraction:
-        """Add the tune to `score` and `tracks` from quarter `start`; its length in quarters."""
+        """Add the tune to `score` and `tracks` from quarter `start`; returns its length in quarters."""
         voices = [_written(voice) for voice in self.voices.values()]
         lead = max(voices, key=lambda voice: (len(voice), any(bar.marks != bars.Marks() for bar in voice)))
         together = [voice for voice in voices if len(voice) == len(lead)]
         lengths = [max(bar.length for bar in column) for column in zip(*together, strict=True)]
         end = Fraction(0)
         for voice in voices:
-            same = len(voice) == len(lead)  # bar by bar beside the leading voice, and else as it goes by itself
+            same = len(voice) == len(lead)  # aligned bar by bar with the leading voice, otherwise independent
             order = self._order(lead if same else voice)
             now, sounds = Fraction(0), []
             for index in order:
@@ -240,7 +240,7 @@ class _Tune:
         return end
 
     def _order(self, voice: list[Bar]) -> list[int]:
-        """Indices of the bars of `voice` as they sound: its parts in the order of the header, each with its repeats."""
+        """Indices of the bars of `voice` in playing order: its parts as in the header, each with its repeats."""
         parts: dict[str, list[int]] = {}
         for index, bar in enumerate(voice):
             parts.setdefault(bar.part, []).append(index)
@@ -265,7 +265,7 @@ class _Tune:
             yield from ((now + at, speed) for at, speed in voice[index].tempos)
 
     def _add_frame(self, score: ScoreTick, lead: list[Bar], lengths: list[Fraction], start: Fraction) -> None:
-        """Metre and keys of the leading voice, added to `score` from quarter `start`."""
+        """Add metre and keys of the leading voice to `score` from quarter `start`."""
         places = list(self._places(lead, lengths, lead))
         for at, top, low in bars.metres((now, lengths[index], lead[index].metre) for now, index in places):
             score.time_signatures.append(TimeSignatureTick(bars.to_ticks(start + at), top, low))
@@ -276,12 +276,12 @@ class _Tune:
 
 
 def _written(voice: Voice) -> list[Bar]:
-    """The bars of a voice without an empty one at its end."""
+    """The bars of a voice, without an empty last bar."""
     return voice.bars if not voice.bars or voice.bars[-1].length else voice.bars[:-1]
 
 
 def _midi(voice: Voice, words: list[str]) -> None:
-    """A %%MIDI command: "program 40", "program 2 40", "channel 10", "transpose -2", "voice 1 instrument=41"."""
+    """Apply a %%MIDI command: "program 40", "program 2 40", "channel 10", "transpose -2", "voice 1 instrument=41"."""
     numbers = [int(word) for word in words[1:] if re.fullmatch(r"[+-]?\d{1,3}", word)]
     if not words:
         return

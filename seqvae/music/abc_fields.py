@@ -1,6 +1,6 @@
 """Fields of ABC notation as numbers: keys, metres, lengths, tempos, the order of parts, transpositions.
 
-Knows the standard 2.1 and the older habits of tune books. Out of scope: notes and bars (`abc`).
+Scope: the standard 2.1 and older conventions of tune books. Out of scope: notes and bars (`abc`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ ALTERATIONS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}
 
 _FIFTHS = "FCGDAEB"
 _MODES = {"maj": 0, "ion": 0, "mix": -1, "dor": -2, "m": -3, "min": -3, "aeo": -3, "phr": -4, "loc": -5, "lyd": 1}
-_WORDS = {  # quarters a minute, as abc2midi plays them
+_WORDS = {  # quarters per minute, as in abc2midi
     **{"larghissimo": 40, "lentissimo": 48, "largo": 56, "adagio": 59, "lento": 62, "larghetto": 66, "adagietto": 76},
     **{"andante": 88, "andantino": 96, "moderato": 104, "allegretto": 112, "allegro": 120, "vivace": 168, "vivo": 180},
     **{"presto": 192, "prestissimo": 240},
 }
-_LONGEST = 10_000  # parts, or any number
+_LONGEST = 10_000  # limit of parts, and of any number
 
 
 @dataclass(frozen=True)
 class Key:
-    """Sharps (flats below 0), 1 if minor, and the semitones by which each letter is altered."""
+    """Sharps (negative for flats), 1 if minor, and the alteration of each letter in semitones."""
 
     sharps: int = 0
     minor: int = 0
@@ -36,14 +36,14 @@ class Key:
 
 
 def number(text: str) -> int:
-    """A whole number; ValueError for five digits, of which no length, metre or tempo has use."""
+    """A whole number; raises ValueError for five digits, which no length, metre or tempo needs."""
     if len(text) > 4:
-        raise ValueError("a number of five digits where lengths, metres and tempos are")
+        raise ValueError("a number of five digits as length, metre or tempo")
     return int(text)
 
 
 def key(text: str) -> Key | None:
-    """The key of a K: field; None where the field says only a clef or other properties."""
+    """The key of a K: field; None if the field has only a clef or other properties."""
     words = re.sub(r"\w+=\S*|\"[^\"]*\"", " ", text)
     found = re.match(r"\s*(?:(?P<pipes>H[Pp])|(?P<none>none\b)|(?P<tonic>[A-G])(?P<sign>[#b]?)(?P<mode>.*))", words)
     if found is None:
@@ -75,7 +75,7 @@ def _explicit(text: str) -> dict[str, int]:
 
 
 def metre(text: str) -> Metre | None:
-    """The metre of an M: field; None for free metre, and for what no metre can be."""
+    """The metre of an M: field; None for free or impossible metre."""
     text = text.split('"')[0].strip()
     if text.startswith("C|"):
         return 2, 2
@@ -89,7 +89,7 @@ def metre(text: str) -> Metre | None:
 
 
 def fraction(text: str) -> Fraction | None:
-    """The length of an L: field in quarters, "1/8"; None where it says none."""
+    """The length of an L: field in quarters, "1/8"; None without a length."""
     found = re.match(r"\s*(\d+)\s*(?:/\s*(\d+))?", text)
     if found is None or number(found[2] or "1") == 0:
         return None
@@ -97,10 +97,10 @@ def fraction(text: str) -> Fraction | None:
 
 
 def tempo(text: str, unit: Fraction) -> float | None:
-    """Quarters a minute of a Q: field, `unit` quarters being the length of a note; None where it says none."""
+    """Quarters per minute of a Q: field, where a note lasts `unit` quarters; None without a tempo."""
     plain = re.sub(r'"[^"]*"', " ", text)
     left, sign, right = plain.partition("=")
-    speeds = re.findall(r"\d+", re.sub(r"\.\d+", "", right if sign else left))  # two say a range
+    speeds = re.findall(r"\d+", re.sub(r"\.\d+", "", right if sign else left))  # two numbers are a range
     if speeds and (sign or "/" not in left):
         lengths = re.findall(r"(\d+)\s*/\s*(\d+)", left) if sign else []
         beat = sum((Fraction(4 * number(top), max(1, number(low))) for top, low in lengths), Fraction(0))
@@ -113,7 +113,7 @@ def tempo(text: str, unit: Fraction) -> float | None:
 
 
 def part_order(text: str) -> list[str]:
-    """The parts of a P: field in the order in which they are played: "A(BC)2D" is A B C B C D."""
+    """The parts of a P: field in playing order: "A(BC)2D" is A B C B C D."""
     stack: list[list[str]] = [[]]
     last: list[str] = []
     for token in re.findall(r"[A-Za-z]|[()]|\d+", text):
@@ -134,9 +134,9 @@ def part_order(text: str) -> list[str]:
 
 
 def properties(text: str) -> dict[str, int]:
-    """Semitones by which a K: or V: field moves its notes, by the property that does so: clef, octave, transpose.
+    """Transposition in semitones by each property of a K: or V: field: clef, octave, transpose.
 
-    A clef moves nothing unless it has an octave sign ("treble-8").
+    A clef transposes only with an octave sign ("treble-8").
     """
     found: dict[str, int] = {}
     clef = re.search(r"(?:treble|alto|tenor|bass|perc)\d?([+-]8)?|clef=[A-Za-z]+\d?([+-]8)?", text)

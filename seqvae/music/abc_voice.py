@@ -1,7 +1,7 @@
 """A voice of a tune in ABC notation: its notes, rests and bar lines, bar by bar.
 
-Knows the music code of the standard 2.1 as abc2midi reads it. Out of scope: the content of fields (`abc_fields`), tunes
-and their voices together (`abc`), chord symbols, grace notes and lyrics, which are left out.
+Scope: the music code of the standard 2.1 as abc2midi reads it. Out of scope: the content of fields (`abc_fields`),
+tunes and simultaneous voices (`abc`), and chord symbols, grace notes and lyrics, which are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from seqvae.music import abc_fields, bars
 from seqvae.music.bars import Metre, Sound
 
 MOST_BARS = 100_000
-"""A voice with more bars is refused."""
+"""Limit of bars in a voice."""
 
 _LENGTH = r"(?:\d*/{0,6}\d*)"
 _NUMBERS = r"\d[\d,.\-]*"
@@ -37,7 +37,7 @@ _JUMP = re.compile(r"(?:D\.|da)(C\.?|S\.?|capo|segno)(?:al)?(fine|coda)?$", re.I
 
 @dataclass
 class Bar:
-    """A bar as it is written: notes with their offset in it, and the changes of key and tempo."""
+    """A bar as written: notes with their offset in it, and its changes of key and tempo."""
 
     metre: Metre | None
     part: str
@@ -50,53 +50,53 @@ class Bar:
 
 @dataclass
 class _Event:
-    """A note, chord or rest: its start in the bar, length, and the place and pitch of each of its sounds."""
+    """A note, chord or rest: start in the bar, length, and the staff place and pitch of each of its notes."""
 
     start: Fraction
     length: Fraction
-    first: int  # its first sound in the bar
+    first: int  # index of its first sound in the bar
     places: list[tuple[tuple[str, int], int]] = field(default_factory=list)
 
 
 @dataclass
 class Voice:
-    """A voice, and what holds at the place reached in it."""
+    """A voice, and the state of reading it."""
 
     key: abc_fields.Key = field(default_factory=abc_fields.Key)
     metre: Metre | None = (4, 4)
     unit: Fraction = Fraction(1, 2)
     program: int = 0
     velocity: int = bars.VELOCITY
-    shifts: dict[str, int] = field(default_factory=dict)  # semitones, by what says them
+    shifts: dict[str, int] = field(default_factory=dict)  # transpositions in semitones, by property
     part: str = ""
     bars: list[Bar] = field(default_factory=list)
 
-    _at: Fraction = Fraction(0)  # in the bar
-    _accidentals: dict[str, int] = field(default_factory=dict)  # by letter, for the bar and for every octave
+    _at: Fraction = Fraction(0)  # quarters from the start of the bar
+    _accidentals: dict[str, int] = field(default_factory=dict)  # by letter, for the bar and all octaves
     _endings: frozenset[int] = frozenset()
-    _ties: dict[tuple[str, int], int] = field(default_factory=dict)  # pitches that the event before holds on to
-    _held: dict[tuple[str, int], int] = field(default_factory=dict)  # the same of the event before that
+    _ties: dict[tuple[str, int], int] = field(default_factory=dict)  # pitches tied from the previous event
+    _held: dict[tuple[str, int], int] = field(default_factory=dict)  # pitches tied from the event before that
     _last: _Event | None = None
-    _chord: bool = False  # whether one is open
-    _chord_factor: Fraction = Fraction(1)  # by which tuplets and broken rhythm stretch it
+    _chord: bool = False  # whether a chord is open
+    _chord_factor: Fraction = Fraction(1)  # scale of the chord's length by tuplets and broken rhythm
     _broken: Fraction = Fraction(1)
     _ratio: Fraction = Fraction(1)
     _ratio_left: int = 0
 
     @property
     def bar(self) -> Bar:
-        """The bar that is being read."""
+        """The current bar."""
         if not self.bars:
             self.bars.append(Bar(self.metre, self.part))
         return self.bars[-1]
 
     @property
     def at(self) -> Fraction:
-        """The quarter reached in the bar."""
+        """The current position in the bar, in quarters."""
         return self._at
 
     def next_bar(self) -> Bar:
-        """A new bar, or the one that is being read where it is empty."""
+        """Begin a new bar, or keep the current one if it is empty."""
         self._accidentals, self._at, self._last = {}, Fraction(0), None
         if self.bar.length:
             if len(self.bars) >= MOST_BARS:
@@ -106,7 +106,7 @@ class Voice:
         return self.bar
 
     def read(self, line: str) -> list[tuple[str, str, str]]:
-        """Read `line` up to its first inline field; the field's letter, its text and the rest of the line, if any."""
+        """Read `line` up to its first inline field; returns the field's letter, its text and the rest, if any."""
         for token in _TOKEN.finditer(line):
             if token["field"]:
                 return [(token["field"], token["text"], line[token.end() :])]
@@ -156,7 +156,7 @@ class Voice:
             self._ending(ending)
 
     def _ending(self, numbers: str) -> None:
-        """The numbers of an ending that starts here: "1", "1,3", "1-3"; a text counts as none."""
+        """Begin an ending with these numbers: "1", "1,3", "1-3"; other text counts as none."""
         found: set[int] = set()
         for first, last in re.findall(r"(\d+)(?:-(\d+))?", numbers):
             found |= set(range(int(first[:2]), int((last or first)[:2]) + 1))
@@ -164,7 +164,7 @@ class Voice:
         self._endings = self.bar.marks.endings = frozenset(found)
 
     def _event(self, length: Fraction) -> _Event:
-        """The next note, chord or rest, of `length` units."""
+        """Begin the next note, chord or rest, of `length` units."""
         length *= self.unit * self._broken
         self._broken = Fraction(1)
         if self._ratio_left:
@@ -197,7 +197,7 @@ class Voice:
         pitch = 60 + 12 * octave + abc_fields.STEPS[letter] + altered
         pitch += 0 if self.program == bars.DRUMS else sum(self.shifts.values())
         stops = place in self._held and (sign is None or self._held[place] == pitch)
-        if stops:  # it is altered as the note that it goes on with, and so are no others of its bar
+        if stops:  # it has the accidental of the tied note, which holds for no other note of this bar
             pitch = self._held[place]
         event.places.append((place, pitch))
         quarters = length * self.unit if self._chord else event.length
@@ -205,7 +205,7 @@ class Voice:
         self.bar.sounds.append(Sound(event.start, quarters, pitch, self.program, self.velocity, tie))
 
     def _close(self, length: Fraction) -> None:
-        """The end of a chord, which lasts as long as its first note, times `length`."""
+        """End a chord, which lasts as long as its first note, times `length`."""
         if not self._chord or self._last is None:
             return
         self._chord = False
@@ -217,7 +217,7 @@ class Voice:
         self._forward(event.length)
 
     def _break(self, signs: str) -> None:
-        """A broken rhythm: the event before and the one after are longer and shorter, or the other way round."""
+        """Apply broken rhythm: ">" lengthens the previous event and shortens the next, "<" the reverse."""
         short = Fraction(1, 2 ** len(signs))
         before, self._broken = (2 - short, short) if signs[0] == ">" else (short, 2 - short)
         event, sounds = self._last, self.bar.sounds
@@ -232,7 +232,7 @@ class Voice:
         event.length *= before
 
     def _tie(self) -> None:
-        """Hold on to the event before, or to the note before where a chord is open."""
+        """Tie the previous event, or in an open chord the previous note."""
         event, sounds = self._last, self.bar.sounds
         if event is None or not event.places:
             return
@@ -249,7 +249,7 @@ class Voice:
         self._ratio, self._ratio_left = Fraction(beats, max(1, notes)), int(count or 0) or notes
 
     def _rests(self, count: int) -> None:
-        """`count` bars without a note."""
+        """Add `count` bars of rest."""
         length = Fraction(4 * self.metre[0], self.metre[1]) if self.metre is not None else Fraction(4)
         self._last, self._ties = None, {}
         for index in range(count):
@@ -258,7 +258,7 @@ class Voice:
             self._forward(length)
 
     def _mark(self, mark: str) -> None:
-        """A decoration that is heard: a dynamic, or a sign that says where the music goes on."""
+        """Apply a decoration that changes the sound: a dynamic, or a sign of a jump."""
         self.velocity = _DYNAMICS.get(mark, self.velocity)
         marks, name = self.bar.marks, mark.lower()
         jump = _JUMP.match(mark)

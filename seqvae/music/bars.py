@@ -1,7 +1,7 @@
-"""Bars of a score in the order in which they sound, the metre that each of them has, and the notes in them.
+"""Bars of a score in playing order, their metres and their notes.
 
-Knows repeats, endings, jumps (da capo, dal segno), ties, and which metre a bar of an unusual length has. Out of scope:
-how a format writes these marks (`notation` and `abc` read them).
+Scope: repeats, endings, jumps (da capo, dal segno), ties, and the metre of bars of unusual length. Out of scope: the
+marks of each file format (music/readers.py and music/abc.py read them).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import NamedTuple
 from symusic.core import NoteTick, ScoreTick, TrackTick
 
 TICKS = 10_080
-"""Ticks in a quarter note, in which thirds, fifths, sevenths and ninths are whole."""
-_LAST_TICK = 200_000 * TICKS  # more are no 32-bit integer
+"""Ticks in a quarter note; thirds, fifths, sevenths and ninths of it are whole."""
+_LAST_TICK = 200_000 * TICKS  # more do not fit a 32-bit integer
 DRUMS = 128
-"""The program of drums."""
+"""Program number of drums."""
 VELOCITY = 80
-"""Velocity of notes whose score does not say, mezzo-forte."""
+"""Velocity of notes without a dynamic: mezzo-forte."""
 TEMPO = 100.0
-"""Quarters a minute of scores that say none."""
+"""Quarters per minute of scores without a tempo."""
 SLOWEST, FASTEST = 4.0, 1000.0
-"""Quarters a minute that a MIDI file can say and a listener can follow."""
+"""Limits of the tempo in quarters per minute, for MIDI files and listeners."""
 
 Metre = tuple[int, int]
 """Numerator and denominator."""
@@ -31,15 +31,15 @@ Metre = tuple[int, int]
 
 @dataclass
 class Marks:
-    """The marks of one bar that say which bar sounds next.
+    """The marks of one bar that determine which bar follows.
 
     Attributes:
         forward: a repeat begins with this bar.
-        times: how often the stretch that ends with this bar is played; 0 if no repeat ends here.
-        endings: the times at which this bar is played, if it belongs to an ending.
-        signs: any of "segno" and "coda" (where a jump leads), "to coda" and "fine" (after this bar).
-        jump: after this bar, "capo" to the beginning, "segno" to the sign; else "".
-        until: where the music goes after the jump: "fine", "coda", or "" to its end.
+        times: how often the passage that ends with this bar is played; 0 if no repeat ends here.
+        endings: the numbers of the passes in which this bar is played, if it belongs to an ending.
+        signs: any of "segno" and "coda" (targets of a jump), "to coda" and "fine" (after this bar).
+        jump: after this bar, "capo" to the beginning or "segno" to the sign; else "".
+        until: where playing continues or ends after the jump: "fine", "coda", or "" for the end of the score.
     """
 
     forward: bool = False
@@ -51,10 +51,10 @@ class Marks:
 
 
 def unfold(bars: Sequence[Marks]) -> list[int]:
-    """Indices of `bars` as they sound; as written where the marks make it more than eight times as long.
+    """Indices of `bars` in playing order; in written order if the marks make it more than eight times as long.
 
-    A repeat without a beginning starts after the last repeat or ending. After a jump no repeat is taken, and the last
-    ending is played.
+    A repeat without a beginning starts after the last repeat or ending. After a jump repeats are not taken, and the
+    last ending is played.
     """
     order: list[int] = []
     start, turn, at = 0, 1, 0
@@ -92,7 +92,7 @@ def unfold(bars: Sequence[Marks]) -> list[int]:
 
 
 def _last_ending(bars: Sequence[Marks], at: int) -> int:
-    """The highest number of the endings beside one another that bar `at` is one of; 0 if none, or none leads back."""
+    """The highest number among the adjacent endings around bar `at`; 0 without an ending, or if none leads back."""
     if not bars[at].endings:
         return 0
     first, stop = at, at
@@ -105,10 +105,10 @@ def _last_ending(bars: Sequence[Marks], at: int) -> int:
 
 
 def metres(bars: Iterable[tuple[Fraction, Fraction, Metre | None]]) -> Iterator[tuple[Fraction, int, int]]:
-    """(quarter, numerator, denominator) where the metre changes; a pickup or a split bar is a metre of its own.
+    """(quarter, numerator, denominator) at each change of metre; a pickup or split bar has a metre of its own.
 
     Args:
-        bars: start and length of each bar in quarters, and the metre written at it or before it.
+        bars: start and length of each bar in quarters, and the last metre written at or before it.
     """
     last: Metre | None = None
     for start, length, metre in bars:
@@ -116,12 +116,12 @@ def metres(bars: Iterable[tuple[Fraction, Fraction, Metre | None]]) -> Iterator[
         sounding = as_metre(length, written)
         if (sounding or written) != last:
             yield start, *(sounding or written)
-        # where no metre says this length, the grid restarts at the next bar line
+        # if no metre has this length, the grid restarts at the next bar line
         last = sounding
 
 
 def as_metre(length: Fraction, written: Metre) -> Metre | None:
-    """The metre in which a bar has `length` quarters: the written one if it does; None if no usual one does."""
+    """The metre of a bar of `length` quarters, preferably the written one; None if no usual metre fits."""
     if length in (0, Fraction(4 * written[0], written[1])):
         return written
     for denominator in (4, 8, 16, 32):
@@ -132,7 +132,7 @@ def as_metre(length: Fraction, written: Metre) -> Metre | None:
 
 
 class Sound(NamedTuple):
-    """One note; times in quarters, `tie` "start", "stop", "continue" or ""."""
+    """One note; start and length in quarters, `tie` is "start", "stop", "continue" or ""."""
 
     start: Fraction
     length: Fraction
@@ -148,9 +148,9 @@ def to_ticks(quarters: Fraction) -> int:
 
 
 def joined(sounds: Iterable[Sound]) -> list[Sound]:
-    """`sounds` in order of their starts, tied notes of one pitch and program as one note."""
+    """`sounds` sorted by start, with tied notes of one pitch and program joined."""
     found: list[Sound] = []
-    held: dict[tuple[int, int, int], int] = {}  # program, pitch and end of a note that a tie keeps open: its index
+    held: dict[tuple[int, int, int], int] = {}  # (program, pitch, end) of a note with an open tie: its index
     for sound in sorted(sounds, key=lambda sound: sound.start):
         end = sound.start + sound.length
         index = None
@@ -167,7 +167,7 @@ def joined(sounds: Iterable[Sound]) -> list[Sound]:
 
 
 def add_sounds(tracks: dict[int, TrackTick], sounds: Iterable[Sound], start: Fraction) -> None:
-    """Notes of `sounds` from quarter `start`, added to the track of their program, those with MIDI's pitches.
+    """Add `sounds`, from quarter `start`, to the track of their program; pitches outside MIDI's range are left out.
 
     Raises ValueError for a note later than 200,000 quarters.
     """
@@ -184,6 +184,6 @@ def add_sounds(tracks: dict[int, TrackTick], sounds: Iterable[Sound], start: Fra
 
 
 def add_tracks(score: ScoreTick, tracks: dict[int, TrackTick]) -> None:
-    """`tracks` added to `score` in order of their programs."""
+    """Add `tracks` to `score`, sorted by program."""
     for program in sorted(tracks):
         score.tracks.append(tracks[program])

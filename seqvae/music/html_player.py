@@ -1,7 +1,7 @@
-"""A web page with music on it, in one file: player, piano rolls and the sound itself, without any request.
+"""A web page with player, piano rolls and sound in one file, without network requests.
 
-Knows the page (page.html) and what is put into it. Refuses to know where scores come from, and files. The piano roll is
-the studio's own (studio/static/roll.js), so that there is one.
+Scope: the page (page.html) and its content. Out of scope: the origin of scores, and files. The script of the piano roll
+is the studio's (studio/static/roll.js).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from seqvae.music.pianoroll import colours, in_seconds, programs
 from seqvae.music.piece import Piece
 
 MAX_MINUTES = 10.0
-"""Of sound in one page: some 64 kB a second."""
+"""Limit of sound in one page, about 64 kB per second."""
 
 _HERE = Path(__file__).parent
 
 
 def page(title: str, about: str, takes: Sequence[tuple[str, Any, Piece]]) -> str:
-    """A page (HTML) to hear and see music, of which one take is heard at a time.
+    """An HTML page to hear and see one or several takes of music, one at a time.
 
     Args:
         title: the heading.
         about: a line below it.
-        takes: a title, a score (symusic's) and a piece that has its bars.
+        takes: for each take its title, its symusic score, and a piece with the same bars.
 
     Raises:
-        SeqVAEError: there are more than `MAX_MINUTES` of sound, or as `sound.render`.
+        SeqVAEError: the sound exceeds `MAX_MINUTES`, or `sound.render` fails.
     """
     total = sum(sound.seconds(score) for _, score, _ in takes)
     if total > 60 * MAX_MINUTES:
@@ -55,7 +55,7 @@ def page(title: str, about: str, takes: Sequence[tuple[str, Any, Piece]]) -> str
     }
     script = (_HERE.parent / "studio" / "static" / "roll.js").read_text(encoding="utf-8")
     script = re.sub(r"^import .*$", "", script, flags=re.MULTILINE).replace("export ", "")
-    content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no name may end the script
+    content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # a name must not end the script
     empty = (_HERE / "page.html").read_text(encoding="utf-8")
     empty = empty.replace("<title></title>", f"<title>{html.escape(title)}</title>")
     empty = empty.replace("/* the piano roll */", script)

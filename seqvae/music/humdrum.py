@@ -1,7 +1,7 @@
-"""Humdrum files made plain for music21: spines that split become spines side by side, filled with rests.
+"""Humdrum files rewritten for music21: split spines become parallel spines filled with rests.
 
-music21 loses notes where a split spine splits again and where more than two are joined. Knows spine paths and the time
-of each line. Out of scope: all that a token says besides its length.
+music21 loses notes where a split spine splits again and where more than two spines are joined. Scope: spine paths and
+the time of each line. Out of scope: the content of a token except its length.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from fractions import Fraction
 _MOST_TOKENS = 10_000_000
 
 Column = tuple[int, int]
-"""Number of a spine, and which of its columns side by side."""
+"""Number of a spine, and of one of its parallel columns."""
 
 
 def plain(text: str) -> str:
-    """The same music without `*^` and `*v`; a file that splits nothing comes back as it is.
+    """The same music without `*^` and `*v`; a file without splits is returned unchanged.
 
-    Barlines and interpretations stand in each column of a spine, and rests where it is not split. Raises ValueError for
-    more than ten million tokens.
+    Each column of a spine has the barlines and interpretations, and rests where the spine is not split. Raises
+    ValueError for more than ten million tokens.
     """
     lines = text.splitlines()
     if not any("*^" in line.split("\t") for line in lines):
@@ -55,7 +55,7 @@ def _token(row: dict[Column, str], column: Column, kind: str, rest: str) -> str:
 
 
 def _rows(lines: list[str]) -> list[dict[Column, str]]:
-    """The tokens of each line by column; nothing for lines that are no columns."""
+    """The tokens of each line by column; empty for global comments and blank lines."""
     rows: list[dict[Column, str]] = []
     places: list[Column] = []
     spines = 0
@@ -74,7 +74,7 @@ def _rows(lines: list[str]) -> list[dict[Column, str]]:
 
 
 def _next(places: list[Column], tokens: list[str], spines: int) -> tuple[list[Column], int]:
-    """The columns of the line after one that splits, joins, adds or ends some."""
+    """The columns of the next line, after splits, joins, additions and ends in this one."""
     used, result = set(places), list[Column]()
     joining: Column | None = None
     exchanged: int | None = None
@@ -102,7 +102,7 @@ def _next(places: list[Column], tokens: list[str], spines: int) -> tuple[list[Co
 
 
 def _times(rows: list[dict[Column, str]]) -> list[tuple[Fraction, Fraction]]:
-    """When each line begins and ends, in whole notes."""
+    """Start and end of each line in whole notes."""
     times: list[tuple[Fraction, Fraction]] = []
     now = Fraction(0)
     ends: dict[Column, Fraction] = {}
@@ -126,7 +126,7 @@ def _length(token: str) -> Fraction:
     found = re.search(r"(\d{1,6})(?:%(\d{1,6}))?(\.{0,4})", token)
     if found is None or "q" in token.lower():
         return Fraction(0)
-    breve = set(found[1]) == {"0"}  # 00 is a long
+    breve = set(found[1]) == {"0"}  # 0 is a breve, 00 a long
     length = Fraction(2 ** len(found[1])) if breve else Fraction(int(found[2] or 1), int(found[1]))
     return length * (2 - Fraction(1, 2 ** len(found[3])))
 

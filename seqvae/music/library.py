@@ -315,7 +315,7 @@ class _Progress:
 
 _CATALOGUES = (
     re.compile(r"\b(bwv)\W*0*(\d+)"),
-    re.compile(r"\b(k)v?\W*(\d{1,3})"),  # Köchel numbers have up to three digits; a number after a lost slash follows
+    re.compile(r"\b(k)v?\W*(\d{1,3})"),  # at most three digits: more belong to another number whose slash is lost
     re.compile(r"\b(op)\W*0*(\d+)(?:\W*(n)o?\W*0*(\d+))?"),
 )
 # fmt: off

@@ -1,7 +1,7 @@
-"""The bytes of a MIDI file put in order before a library reads them.
+"""Repair of MIDI bytes before a library reads them.
 
-Covers what wraps a file (RIFF, MacBinary), chunks and their lengths, running status, messages that are not music, notes
-without an end and the patterns of type 2. Out of scope: notes on the grid, tempos and metres (music/piece.py).
+Scope: wrappers of a file (RIFF, MacBinary), chunks and their lengths, running status, messages other than music, notes
+without a note-off, and patterns of type 2. Out of scope: notes on the grid, tempos and metres (music/piece.py).
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from pathlib import Path
 from seqvae.errors import ReadError
 
 MAX_EVENTS = 4_000_000
-"""A track with more messages is refused: a million notes are two million."""
+"""Limit of messages in a track; a million notes are two million messages."""
 END_OF_TRACK = 4
-"""Bytes of the event that ends a track: a file without them, or without some of them, has all its music."""
+"""Bytes of the end-of-track event; a file that lacks only these bytes has all its music."""
 
 _ANOTHER_COPY = "get another copy of the file, or leave it out"
 _HEADER = b"MThd\x00\x00\x00"
 _WRAPPED = 4096
-"""Bytes before the header at most; RIFF may have more."""
+"""Limit of bytes before the header, except in RIFF files."""
 _LAST_TICK = (1 << 31) - 1
 _LONGEST_DELTA = (1 << 28) - 1
 _WIRE = {0xF1: 1, 0xF2: 2, 0xF3: 1}
-"""Data bytes of messages that belong on a cable and not in a file."""
+"""Data bytes of messages that are valid on a cable but not in a file."""
 
 Event = tuple[int, bytes]
-"""Ticks from the start of the track, and a message with its status."""
+"""Ticks from the start of the track, and a message with its status byte."""
 
 
 def tidy(content: bytes, label: str | Path, most_beats: int) -> bytes:
-    """The same music as a file that any reader understands: header and tracks alone, every status and note end said.
+    """Rewrite a file for any reader: only header and tracks, a status for every message, a note-off for every note.
 
-    Libraries believe lengths: one that points beyond the end can end the process. They see checked files alone.
-    A note that is never ended lasts until the next on its key, else to the end of its track. Patterns of type 2 follow
-    one another.
+    Libraries trust lengths in a file, and a length beyond its end can crash the process, so they get checked files
+    only. A note without a note-off lasts until the next note on its key, else to the end of its track. Patterns of
+    type 2 follow one another.
 
     Raises:
-        ReadError: `content` is no MIDI file, is cut short or damaged, or has a note after `most_beats` quarter notes.
+        ReadError: `content` is not a MIDI file, is cut short or damaged, or has a note after `most_beats` quarters.
     """
     content = _unwrapped(content, label)
     if len(content) < 14:
@@ -59,7 +59,7 @@ def tidy(content: bytes, label: str | Path, most_beats: int) -> bytes:
 
 
 def _unwrapped(content: bytes, label: str | Path) -> bytes:
-    """From the header on, without what another system has put before it."""
+    """The content from the MIDI header on, without the wrapper of another system."""
     if content[:4] == b"MThd":
         return content
     riff = content[:4] == b"RIFF" and content[8:12] == b"RMID"
@@ -70,10 +70,10 @@ def _unwrapped(content: bytes, label: str | Path) -> bytes:
 
 
 def _tracks(content: bytes, at: int, count: int, label: str | Path) -> list[bytes]:
-    """The events of `count` tracks at most, from the first chunk at `at` on."""
+    """The events of at most `count` tracks, from the first chunk at `at` on."""
     tracks: list[bytes] = []
     while len(tracks) < count and at + 8 <= len(content):
-        track = content[at : at + 4] == b"MTrk"  # the standard says to pass over chunks of other kinds
+        track = content[at : at + 4] == b"MTrk"  # the standard says to skip chunks of other kinds
         end = at + 8 + int.from_bytes(content[at + 4 : at + 8], "big")
         missing = end - len(content)
         if missing > (END_OF_TRACK if track else 0):
@@ -86,9 +86,9 @@ def _tracks(content: bytes, at: int, count: int, label: str | Path) -> list[byte
 
 
 def _events(track: bytes, label: str | Path) -> tuple[list[Event], int]:
-    """The messages of a track, and the tick of its end. Sysex and what is undefined in a file are left out.
+    """The messages of a track, and the tick of its end. Sysex and messages undefined in files are left out.
 
-    Running status goes on after sysex and meta events, as players let it. A message cut short at the end is left out.
+    Running status continues after sysex and meta events, as in players. A message cut short at the end is left out.
     """
     events: list[Event] = []
     at = time = status = 0
@@ -126,7 +126,7 @@ def _events(track: bytes, label: str | Path) -> tuple[list[Event], int]:
 
 
 def _text(message: bytes) -> bytes:
-    """A meta event without its status; of a text that is not in UTF-8, as in Latin-1, the same in UTF-8."""
+    """A meta event without its status byte; text that is not UTF-8 is read as Latin-1 and written as UTF-8."""
     length, at = _number(message, 1, "")
     try:
         text = message[at:].decode().encode()
@@ -143,7 +143,7 @@ def _text(message: bytes) -> bytes:
 
 
 def _after(track: bytes, at: int, label: str | Path) -> int:
-    """Where the data ends whose length stands at `at`."""
+    """End of the data whose length is stored at `at`."""
     length, at = _number(track, at, label)
     if at + length > len(track):
         raise _damaged(label, "a message goes on beyond the end of its track")
@@ -151,7 +151,7 @@ def _after(track: bytes, at: int, label: str | Path) -> int:
 
 
 def _number(track: bytes, at: int, label: str | Path) -> tuple[int, int]:
-    """The number of up to four bytes at `at`, seven bits in each, and where it ends; at the end of the track, 0."""
+    """The variable-length number at `at`, up to four bytes of seven bits, and its end; 0 at the end of the track."""
     value = 0
     for end in range(at, min(at + 4, len(track))):
         byte = track[end]
@@ -170,7 +170,7 @@ def _damaged(label: str | Path, reason: str) -> ReadError:
 def _bounded(
     events: list[Event], end: int, last: int, beats: int, label: str | Path
 ) -> tuple[list[Event], int]:  # fmt: skip
-    """Without what is no note and comes after the tick `last`; ReadError if notes do."""
+    """Drop events after the tick `last`; raises ReadError if there are notes among them."""
     if end <= last:
         return events, end
     if any(time > last and message[0] < 0xA0 for time, message in events):
@@ -179,7 +179,7 @@ def _bounded(
 
 
 def _ended(events: list[Event], end: int) -> list[Event]:
-    """With an end for every note. On keys where one is missing, a note ends where the next begins or any end stands."""
+    """Add missing note-offs: on keys that lack one, a note ends at the next note-on or note-off of the key."""
     sounding: dict[tuple[int, int], int] = {}
     loose: set[tuple[int, int]] = set()
     for _, message in events:
@@ -219,12 +219,12 @@ def _ended(events: list[Event], end: int) -> list[Event]:
 
 
 def _written(events: list[Event], end: int, start: int) -> bytes:
-    """A track that begins at the tick `start`."""
+    """The bytes of a track whose time starts at the tick `start`."""
     track, before = bytearray(), -start
     for time, message in [*events, (end, b"\xff\x2f\x00")]:
         delta, before = time - before, time
         while delta > _LONGEST_DELTA:
-            track += b"\xff\xff\xff\x7f\xff\x01\x00"  # an empty text on the way
+            track += b"\xff\xff\xff\x7f\xff\x01\x00"  # an empty text divides a delta that is too long
             delta -= _LONGEST_DELTA
         if delta > 0x7F:
             shifts = (21, 14, 7) if delta >> 21 else (14, 7) if delta >> 14 else (7,)

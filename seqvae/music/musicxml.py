@@ -1,8 +1,8 @@
-"""MusicXML made plain for music21: what its reader loses is said in ways that it keeps.
+"""MusicXML rewritten so that music21 reads it without loss.
 
-Knows the elements for which music21 has another reading than the standard: the order by time, transpositions, tempos in
-words, rests of a whole measure, gaps at the end of one, and instruments of single notes. Out of scope: notes as they
-sound, repeats and ties (`notation`).
+Scope: elements that music21 does not read as in the standard: measures in time order, transpositions, tempos in words,
+rests of a whole measure, gaps at the end of a measure, and instruments of single notes. Out of scope: sounding notes,
+repeats and ties (music/readers.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _MARK = re.compile(r"seqvae-(drum|program)-(\d+)")
 
 
 def plain(content: bytes) -> Element:
-    """The root of a score, which may be compressed and in any encoding, as music21 reads it without loss.
+    """The root of a score, compressed or not and in any encoding, in a form that music21 reads without loss.
 
-    Pitches and keys are those that sound. A note of a listed instrument has a colour that `instrument` reads.
+    Pitches and keys are at sounding pitch. A note with a listed instrument has a colour that `instrument` reads.
 
     Raises:
         ParseError, BadZipFile: the content is damaged.
-        ValueError: it holds no score, or one with a number that is none.
+        ValueError: there is no score in it, or an invalid number.
     """
     root = ElementTree.fromstring(_decoded(_unpacked(content)))
     for element in root.iter():
@@ -42,16 +42,16 @@ def plain(content: bytes) -> Element:
 
 
 def instrument(colour: str) -> tuple[str, int] | None:
-    """("drum", MIDI pitch) or ("program", number) that the colour of a note says; None if it says none.
+    """("drum", MIDI pitch) or ("program", number) encoded in the colour of a note; None for other colours.
 
-    music21 keeps a note's colour, and nothing of its instrument.
+    music21 keeps the colour of a note, but not its instrument.
     """
     found = _MARK.fullmatch(colour)
     return None if found is None else (found[1], int(found[2]))
 
 
 def _unpacked(content: bytes) -> bytes:
-    """The score in a compressed file: the one that its container names, or else the first."""
+    """The score in a compressed file: the one named by its container, else the first."""
     if content[:2] != b"PK":
         return content
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -67,7 +67,7 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def _decoded(content: bytes) -> bytes:
-    """The same as UTF-8 where it begins with the mark of UTF-16, whatever its declaration says."""
+    """Convert UTF-16 with a byte order mark to UTF-8, whatever the XML declaration says."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = content.decode("utf-16", errors="replace")
         return re.sub(r"^\s*<\?xml[^>]*\?>", "", text).encode()
@@ -75,7 +75,7 @@ def _decoded(content: bytes) -> bytes:
 
 
 def _order_by_parts(root: Element) -> None:
-    """Turn measures that hold parts into parts that hold measures."""
+    """Turn measures that contain parts into parts that contain measures."""
     parts: dict[str, Element] = {}
     for measure in root.findall("measure"):
         for part in measure.findall("part"):
@@ -90,7 +90,7 @@ def _order_by_parts(root: Element) -> None:
 
 
 def _instruments(part: Element) -> dict[str, str]:
-    """Marks of a part's instruments by id: the drum of each, and the program where there are several."""
+    """Colour marks of a part's instruments by id: the drum of each, and the program if there are several."""
     marks: dict[str, str] = {}
     programs: dict[str, str] = {}
     for each in part.findall("midi-instrument"):
@@ -108,12 +108,12 @@ def _whole(text: str | None) -> int:
 
 @dataclass
 class _Part:
-    """What holds at the place reached in a part; times in divisions."""
+    """Reading state in a part; times in divisions."""
 
     instruments: dict[str, str]
     transpositions: dict[str | None, tuple[int, int | None]] = field(default_factory=dict)  # by staff
     divisions: Fraction = Fraction(1)
-    quarters: Fraction = Fraction(4)  # in a measure
+    quarters: Fraction = Fraction(4)  # length of a measure
 
     def tidy(self, part: Element) -> None:
         for measure in part.findall("measure"):
@@ -162,7 +162,7 @@ class _Part:
     def _note(self, note: Element) -> None:
         rest, pitch, player = note.find("rest"), note.find("pitch"), note.find("instrument")
         if rest is not None and note.find("duration") is not None:
-            rest.attrib.pop("measure", None)  # music21 would have it fill a measure of the metre, and a pickup is none
+            rest.attrib.pop("measure", None)  # music21 would make it a whole measure, even in a pickup
         mark = self.instruments.get(player.get("id", "")) if player is not None else None
         note.attrib.pop("color", None)
         if mark is not None and rest is None:
@@ -173,13 +173,13 @@ class _Part:
 
 
 def _sounding_key(fifths: int, semitones: int, steps: int | None) -> int:
-    """The key that sounds where `fifths` is written; without steps the one with fewer accidentals."""
+    """The sounding key for the written `fifths`; without `steps` the spelling with fewer accidentals."""
     moved = fifths + (7 * semitones - 12 * steps if steps is not None else 7 * semitones)
     return moved if abs(moved) <= 7 and steps is not None else (moved + 5) % 12 - 5
 
 
 def _transpose(pitch: Element, semitones: int) -> None:
-    """Spell `pitch` anew; the fraction of a semitone stays."""
+    """Transpose and respell `pitch`; a fraction of a semitone is kept."""
     alter = float(pitch.findtext("alter") or 0)
     place = 12 * _whole(pitch.findtext("octave")) + STEPS.get((pitch.findtext("step") or "C").strip(), 0) + semitones
     place += round(alter)
@@ -192,7 +192,7 @@ def _transpose(pitch: Element, semitones: int) -> None:
 
 
 def _direction(direction: Element) -> None:
-    """Say a tempo as a number where it is said in words ("c. 108", "120-126"): as its sound has it, or their mean."""
+    """Replace a tempo in words ("c. 108", "120-126") by the number in its sound element, or by the mean."""
     sound = next((each.get("tempo") for each in direction.findall("sound") if each.get("tempo")), None)
     for mark in direction.findall("direction-type/metronome"):
         speed = mark.find("per-minute")
@@ -209,7 +209,7 @@ def _direction(direction: Element) -> None:
 
 
 def _fill(measure: Element, now: Fraction, length: Fraction) -> None:
-    """A rest of `length` from the beginning of `measure`, in a voice of its own, written after place `now`."""
+    """Add a rest of `length` from the beginning of `measure`, in a voice of its own, after position `now`."""
     for tag, duration in (("backup", now), ("note", length)):
         if not duration:
             continue

@@ -1,7 +1,7 @@
-"""A piano roll as plain numbers: when each bar and note begins, in seconds, as a page draws it beside its sound.
+"""A piano roll as plain numbers: times of bars and notes in seconds, and a colour for each instrument.
 
-Knows what a score and a piece hold, and which colour an instrument has in every picture: one that colour-blind people
-tell from the others. Refuses to know pages and pictures. What it gives can be written as JSON.
+Scope: the content of a score and a piece, and colours that colour-blind people can distinguish. Out of scope: pages and
+pictures. The result can be written as JSON.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from seqvae.music import piece as midi
 from seqvae.music.piece import DRUMS, PROGRAM, Piece
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#332288")
-"""Of Okabe and Ito (2008), without black and yellow; the last is of Tol (2021)."""
+"""Colours of Okabe and Ito (2008), without black and yellow; the last one is from Tol (2021)."""
 DRUM_COLOUR = "#555555"
 
 
 def colours(programs: Iterable[int], more: Iterable[int] = ()) -> dict[int, str]:
-    """A colour for each of the programs of notes: the first colour is of the program with most notes.
+    """A colour for each program of notes; the program with most notes has the first colour.
 
-    Programs of which only `more` has notes come after the others. Drums are grey, and last. Where there are more
-    programs than colours, a colour comes again, lighter.
+    Programs that occur only in `more` follow the others. Drums are grey and last. If there are more programs than
+    colours, the colours repeat in a lighter shade.
     """
     counted = [Counter(sorted(part)) for part in (programs, more)]
     pitched = dict.fromkeys(program for part in counted for program, _ in part.most_common() if program != DRUMS)
@@ -33,27 +33,27 @@ def colours(programs: Iterable[int], more: Iterable[int] = ()) -> dict[int, str]
 
 
 def shade(number: int) -> str:
-    """The colour of that number, from 0."""
+    """The colour with index `number`, from 0."""
     return _lighter(COLOURS[number % len(COLOURS)], number // len(COLOURS))
 
 
 def _lighter(colour: str, times: int) -> str:
-    """A colour mixed with white, so often."""
+    """A colour mixed with white `times` times."""
     channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(255 - (255 - value) * 0.55**times):02x}" for value in channels)
 
 
 def programs(score: Any) -> list[int]:
-    """The program of every note of a score (symusic's); `midi.DRUMS` for drums."""
+    """The program of every note of a symusic score; `midi.DRUMS` for drums."""
     return [DRUMS if track.is_drum else track.program for track in score.tracks for _ in range(len(track.notes))]
 
 
 def in_seconds(score: Any, frame: Piece, tints: Mapping[int, str] | None = None) -> dict[str, Any]:
-    """The roll of a score (symusic's) whose bars are those of `frame`.
+    """The piano roll of a symusic score whose bars are those of `frame`.
 
-    `bars` are the seconds at which each begins and the last one ends, `seconds` is when the last note ends; every track
-    has a `name`, a `program` (`midi.DRUMS` for drums), a `colour` and `notes` of (start, length, pitch, velocity).
-    Colours are those of `tints`; without them, instruments of the notes of `frame` have theirs.
+    `bars` are the start of each bar and the end of the last, and `seconds` is the end of the last note, in seconds.
+    Every track has a `name`, a `program` (`midi.DRUMS` for drums), a `colour` and `notes` of (start, length, pitch,
+    velocity). Colours are those of `tints`, by default `colours` of the notes of `frame` and of the score.
     """
     tints = tints or colours(frame.notes[:, PROGRAM].tolist(), programs(score))
     tracks = []
@@ -63,14 +63,14 @@ def in_seconds(score: Any, frame: Piece, tints: Mapping[int, str] | None = None)
         columns = (np.round(a["time"].astype(float), 4), np.round(a["duration"].astype(float), 4), a["pitch"])
         notes = [list(row) for row in zip(*(c.tolist() for c in (*columns, a["velocity"])), strict=True)]
         program = DRUMS if track.is_drum else track.program
-        colour = tints.get(program, DRUM_COLOUR)  # of a track without notes
+        colour = tints.get(program, DRUM_COLOUR)  # the default is for a track without notes
         tracks.append({"name": track.name, "program": program, "colour": colour, "notes": notes})
         end = max([end, *(note[0] + note[1] for note in notes)])
     return {"bars": clock(frame), "seconds": round(end, 4), "tracks": tracks}
 
 
 def clock(piece: Piece) -> list[float]:
-    """When each bar begins, and the last one ends, in seconds; 120 beats a minute until the first tempo."""
+    """Start of each bar and end of the last, in seconds; 120 beats per minute before the first tempo."""
     rows = [(0, 500_000), *(row for row in midi.frame_rows(piece.frame)[0])]
     at = np.array([row[0] for row in rows], float)
     speed = np.array([row[1] for row in rows], float) / midi.STEPS_PER_BEAT / 1e6

@@ -1,6 +1,6 @@
-"""Bars of a song with the conditions that the song model is given: length, harmony and melody of each bar.
+"""Bars of a song with the conditions of the song model: length, harmony and melody of each bar.
 
-Scope: numpy arrays from a `midi.Piece`, at inference and for training shards alike. Out of scope: torch and models.
+Scope: numpy arrays from a `Piece`, for inference and for training shards. Out of scope: torch and models.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ Ints = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
 CHROMA_LEVELS = 15
-"""The loudest pitch class of a beat; the others are shares of it, rounded."""
+"""Level of the loudest pitch class of a beat; the others are rounded shares of it."""
 
 
 @dataclass(frozen=True)
 class SongBars:
-    """A song by bars, its pitches moved to the common key where the tokenizer has one; C bars of B beats at most."""
+    """A song by bars, transposed to the common key if the tokenizer has one; C bars of at most B beats."""
 
     tokens: list[Ints]
     """Token ids of each bar, each ending in EOS."""
     lengths: Bytes
-    """`(C,)` steps of each bar."""
+    """Length of each bar in steps, `(C,)`."""
     chroma: Bytes
-    """`(C, B, 12)`: how long each pitch class sounds in each beat, the loudest one `CHROMA_LEVELS`."""
+    """How long each pitch class sounds in each beat, `(C, B, 12)`; the longest has the level `CHROMA_LEVELS`."""
     bass: Bytes
-    """`(C, B)`: pitch class + 1 of the lowest note of each beat, as `tonality.lowest` has it; 0 for none."""
+    """Pitch class + 1 of the lowest note of each beat as in `tonality.lowest`, `(C, B)`; 0 for none."""
     melody: Bytes
-    """`(C, S, 2)`: pitch + 1 and duration in steps of the melody note that begins at each step, 0 for none."""
+    """Pitch + 1 and duration in steps of the melody note that begins at each step, `(C, S, 2)`; 0 for none."""
     shift: int
-    """Semitones by which pitches were moved."""
+    """Semitones by which the song is transposed."""
 
 
 def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
-    """The bars of `piece` and their conditions. The melody is that of `tracks.melody`."""
+    """The bars of `piece` and their conditions; the melody is `tracks.melody`."""
     shift = tokenizer.shift(piece)
     notes = moved(piece.notes, shift)
     beats, roots = tokenizer.max_steps // STEPS_PER_BEAT, tokenizer.roots(piece)
@@ -55,13 +55,13 @@ def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
 
 
 def _beat_edges(bounds: Ints, beats: int) -> Ints:
-    """Steps `(C, B + 1)` at which the beats of each bar begin and end; beats beyond a short bar are empty."""
+    """Steps at which the beats of each bar begin and end, `(C, B + 1)`; beats beyond a short bar are empty."""
     edges: Ints = np.minimum(bounds[:-1, None] + STEPS_PER_BEAT * np.arange(beats + 1), bounds[1:, None])
     return edges
 
 
 def beat_chroma(notes: Notes, bounds: Ints, beats: int) -> Bytes:
-    """Pitch classes by beat, `(C, B, 12)`, as `SongBars.chroma` has them."""
+    """Pitch classes by beat, `(C, B, 12)`, as in `SongBars.chroma`."""
     steps = int(bounds[-1])
     pitched = notes[notes[:, PROGRAM] != DRUMS]
     begin = np.clip(pitched[:, ONSET], 0, steps)
@@ -79,7 +79,7 @@ def beat_chroma(notes: Notes, bounds: Ints, beats: int) -> Bytes:
 
 
 def melody_grid(line: Notes, bounds: Ints, steps: int) -> Bytes:
-    """Melody notes by bar and step, `(C, S, 2)`, as `SongBars.melody` has them."""
+    """Melody notes by bar and step, `(C, S, 2)`, as in `SongBars.melody`."""
     grid = np.zeros((len(bounds) - 1, steps, 2), np.uint8)
     bar = np.searchsorted(bounds, line[:, ONSET], side="right") - 1
     inside = (bar >= 0) & (bar < len(grid))

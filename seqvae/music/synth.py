@@ -1,10 +1,10 @@
-"""Music as sound: a score, played by a synthesizer, as the content of a WAV file.
+"""Sound of a score as the content of a WAV file.
 
-Knows: the synthesizer (rustysynth, by midirenderer) and its soundfont (TimGM6mb, which comes inside pretty_midi), how
-loud a file is to be and how long it may be. Refuses to know: where a score comes from, and files.
+Scope: the synthesizer (rustysynth, through midirenderer) and its soundfont (TimGM6mb, included in pretty_midi),
+loudness and the limit of duration. Out of scope: the origin of scores, and files.
 
-symusic's synthesizer is not used: with this soundfont a piano's A4 sounds at 1,656 Hz, most programs are as far off,
-and velocities change nothing (symusic 0.4.8 to 0.5.9).
+symusic's synthesizer is not used: with this soundfont it plays a piano's A4 at 1,656 Hz, most programs are as far off,
+and velocities have no effect (symusic 0.4.8 to 0.5.9).
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from seqvae.errors import SeqVAEError
 from seqvae.music import piece as midi
 
 RATE = 48_000
-"""Frames a second; of a `small` file half as many."""
+"""Frames per second; half as many in a `small` file."""
 TAIL = 1.0
 """Seconds after the last note, in which it fades."""
 MAX_MINUTES = 30.0
-"""A score that sounds longer is refused: its file would have more than 350 MB."""
+"""Duration limit of a score; a longer file would exceed 350 MB."""
 PEAK = 0.9
-"""The loudest sample, of the loudest that the format has."""
+"""Loudest sample as a share of full scale."""
 
-_CHANNELS = 15  # of MIDI's sixteen one is for drums
-_VOLUMES = (127, 50, 20)  # of the channels: quieter where the synthesizer would clip
-_MOST_GAIN = 64.0  # 36 dB: beyond, a file is noise of 16 bits
-_VOLUME = 7  # MIDI's control for it
-_USUAL = 100  # of a channel whose volume is not told, where others' is
-_REACH = 32  # taps each side of the filter before the rate is halved
+_CHANNELS = 15  # MIDI has sixteen, and one is for drums
+_VOLUMES = (127, 50, 20)  # of the channels: the next one is tried if the synthesizer clips
+_MOST_GAIN = 64.0  # 36 dB; beyond it 16-bit samples are mostly noise
+_VOLUME = 7  # MIDI controller of the volume
+_USUAL = 100  # volume of a channel without a volume controller, if other channels have one
+_REACH = 32  # filter taps on each side before downsampling
 
-# In a process of its own: the library keeps Python's lock while it plays, which would hold up a server, and what goes
-# wrong in it ends the process.
+# Runs in a process of its own: the library holds Python's interpreter lock while it plays, which would block a server, and
+# a failure in it ends the process.
 _PLAY = """
 import sys
 from pathlib import Path
@@ -59,18 +59,18 @@ sys.stdout.buffer.write(render_wave_from(Path(sys.argv[1]).read_bytes(), sys.std
 """
 
 Frames = NDArray[Any]
-"""`(N, 2)` or `(N,)` samples, integers or not."""
+"""Samples `(N, 2)` or `(N,)`, integers or floats."""
 
 
 def render(score: ScoreTick, *, small: bool = False) -> bytes:
-    """The content of a WAV file, 16 bits, `TAIL` seconds longer than the notes; the loudest sample is at `PEAK`.
+    """A 16-bit WAV file, `TAIL` seconds longer than the notes; the loudest sample is at `PEAK`.
 
     Args:
-        score: tracks and tempos, as `midi.to_score` makes them. One without notes is `TAIL` seconds of silence.
-        small: one channel at half the rate, a quarter of the bytes: for a web page.
+        score: tracks and tempos, as from `midi.to_score`. A score without notes is `TAIL` seconds of silence.
+        small: one channel at half the rate, a quarter of the bytes, for a web page.
 
     Raises:
-        SeqVAEError: it is longer than `MAX_MINUTES`, or there is no synthesizer on this machine.
+        SeqVAEError: the score exceeds `MAX_MINUTES`, or there is no synthesizer on this machine.
     """
     length = seconds(score)
     if length > 60 * MAX_MINUTES:
@@ -86,23 +86,23 @@ def render(score: ScoreTick, *, small: bool = False) -> bytes:
 
 
 def seconds(score: ScoreTick) -> float:
-    """How long the notes of a score last."""
+    """End of the last note of a score, in seconds."""
     clock: Any = score.to("second")
     return max((float(track.end()) for track in clock.tracks if len(track.notes)), default=0.0)
 
 
 def _played(score: ScoreTick, tracks: Sequence[TrackTick], volume: int, length: int) -> tuple[Frames, bool]:
-    """`length` frames of all tracks together, and whether the synthesizer clipped any."""
+    """`length` frames of all tracks mixed, and whether the synthesizer clipped any."""
     bare: ScoreTick = score.copy()
     bare.tracks = TrackTickList()
-    # the synthesizer stops at the last event: a marker is one that nobody hears
+    # the synthesizer stops at the last event, so add a silent one: a marker
     clock: Any = bare.to("second")
     clock.markers = TextMetaSecondList([TextMetaSecond(length / RATE, "")])
     bare.markers = clock.to("tick").markers
     told = any(control.number == _VOLUME for track in tracks for control in track.controls)
     total: Frames | None = None
     clipped = False
-    for first in range(0, len(tracks), _CHANNELS):  # so that every program has a channel of its own
+    for first in range(0, len(tracks), _CHANNELS):  # every track gets a channel of its own
         part: ScoreTick = bare.copy()
         for track in tracks[first : first + _CHANNELS]:
             part.tracks.append(track.copy())
@@ -119,10 +119,10 @@ def _played(score: ScoreTick, tracks: Sequence[TrackTick], volume: int, length: 
 
 
 def _synthesized(content: bytes) -> Frames:
-    """`(N, 2)` int16 frames of a MIDI file with notes."""
+    """Frames `(N, 2)` int16 of a MIDI file with notes."""
     if importlib.util.find_spec("midirenderer") is None:
         raise SeqVAEError("there is no synthesizer here, and sound needs one; `pip install midirenderer`")
-    home = importlib.util.find_spec("pretty_midi")  # importing it would take a fifth of a second
+    home = importlib.util.find_spec("pretty_midi")  # importing it would take 0.2 s
     assert home is not None and home.origin is not None
     soundfont = Path(home.origin).with_name("TimGM6mb.sf2")
     if not soundfont.exists():
@@ -138,7 +138,7 @@ def _synthesized(content: bytes) -> Frames:
 
 
 def _halved(frames: Frames) -> Frames:
-    """`(N / 2,)`: the mean of `(N, 2)` channels at half the rate, without what a lower rate would mirror."""
+    """The mean of the channels of `(N, 2)` at half the rate, low-pass filtered against aliasing, `(N / 2,)`."""
     at = np.arange(-_REACH, _REACH + 1)
     low = 0.45 * np.sinc(0.45 * at) * np.hamming(len(at))
     mono = frames.astype(np.float32).mean(1)
@@ -146,10 +146,10 @@ def _halved(frames: Frames) -> Frames:
 
 
 def _wav(frames: Frames, rate: int) -> bytes:
-    """A WAV file of frames `(N,)` or `(N, 2)`, as loud as it may be."""
+    """A WAV file of frames `(N,)` or `(N, 2)`, normalised to `PEAK`."""
     gain = min(_MOST_GAIN, PEAK * 32767 / max(1.0, float(np.abs(frames.max())), float(np.abs(frames.min()))))
     loud = np.empty(frames.shape, "<i2")
-    for at in range(0, len(frames), rate):  # a second at a time, which needs little memory
+    for at in range(0, len(frames), rate):  # a second at a time, to save memory
         loud[at : at + rate] = np.rint(frames[at : at + rate] * gain)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:

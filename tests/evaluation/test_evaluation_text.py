@@ -360,6 +360,6 @@ def test_the_same_seed_gives_the_same_figures(toy: Toy) -> None:
 def test_the_table_quotes_every_part(result: dict[str, Any], reports: list[str]) -> None:
     table = evaluate_text.table(result)
     for words in ("importance weighting", "mutual information", "searched sample", "another line", "slerp",
-                  "held-out lines", "by transport", "Self-BLEU by judged accuracy", "Chosen on one half"):  # fmt: skip
+                  "held-out lines", "by transport", "Self-BLEU at the classifier's accuracy", "Chosen on one half"):  # fmt: skip
         assert words in table
     assert any("self-BLEU" in line for line in reports)
