@@ -62,9 +62,7 @@ def evaluate(
     rng = np.random.default_rng(seed)
     styles = sorted(set(codec.styles) - {"all"})
     if len(styles) < 2:
-        raise SeqVAEError(
-            f"{codec.name or 'the model'}: it has fewer than two styles to compare; train or fit them"
-        )
+        raise SeqVAEError(f"{codec.name or 'the model'}: it has fewer than two styles to compare; train or fit them")
     short = SEGMENTS * codec.chunks
     found = held_out.gather(
         data, styles, train=JUDGE_SONGS, test=COMPARED * pieces, train_chunks=short, test_chunks=LONG * codec.chunks,

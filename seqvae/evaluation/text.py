@@ -109,7 +109,7 @@ def evaluate_text(
         "protocol": {
             "lines": len(lines), "words": sum(map(text.count_words, lines)), "training_lines": len(corpus),
             "seed": seed, "bleu": text.bleu_signature(), "decoding": "greedy, except for samples",
-            "words_counted": "split at white space, and the end of each line", "intervals": "95 %, bootstrap over sentences",
+            "words_counted": "split at white space, and the line's end", "intervals": "95 %, bootstrap over sentences",
             "language_model": "4-grams, interpolated Kneser-Ney, words seen once are <unk>",
             "mutual_information": "mean of log q(z|x) - log mean over lines of q(z|x'), one draw per line, at least 0",
         },

@@ -49,8 +49,8 @@ _VOLUME = 7  # MIDI controller of the volume
 _USUAL = 100  # volume of a channel without a volume controller, if other channels have one
 _REACH = 32  # filter taps on each side before downsampling
 
-# Runs in a process of its own: the library holds Python's interpreter lock while it plays, which would block a server, and
-# a failure in it ends the process.
+# Runs in a process of its own: the library holds Python's interpreter lock while it plays, which would block a server,
+# and a failure in it ends the process.
 _PLAY = """
 import sys
 from pathlib import Path

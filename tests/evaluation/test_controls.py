@@ -29,7 +29,7 @@ def test_random_vectors_are_as_long_as_asked_and_lie_where_latents_vary() -> Non
 
 
 def test_random_vectors_have_the_covariance_within_and_between_styles() -> None:
-    """Of a Gaussian of standard deviations a, b, made 1 long, the squares are on average a / (a + b), b / (a + b)."""
+    """For a Gaussian with deviations a, b scaled to length 1, the mean squares are a / (a + b), b / (a + b)."""
     # within: a mean of variances 2 and 6, 1 and 1; between: means at +-sqrt 5 on the first axis; together 4 + 5 and 1
     styles = [style([5**0.5, 0.0], [2.0, 1.0]), style([-(5**0.5), 0.0], [6.0, 1.0])]
     drawn = controls.random_vectors(styles, [1.0] * 20_000, torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def test_the_held_out_tenth_has_a_half_for_choosing_and_one_for_figures() -> Non
     assert all((half is None) == (split_of(title) == "train") for title, half in halves.items())
     counts = {half: sum(x == half for x in halves.values()) for half in get_args(Half)}
     assert counts == {half: pytest.approx(1000, abs=120) for half in ("choose", "final")}
-    # a hash of its own: either half has songs of the old test split and of the validation split
+    # a separate hash: both halves have songs of the old test split and of the validation split
     assert {(half, split_of(title)) for title, half in halves.items() if half} == {
         (half, split) for half in counts for split in ("test", "valid")
     }

@@ -1,4 +1,4 @@
-"""The ruler over songs: figures by hand, and that it tells moves apart whose worth is known."""
+"""Evaluation of arrangements: figures by hand, and moves of known quality that it has to distinguish."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_excerpt_is_sixteen_bars_of_four_four(make_piece: MakePiece) -> None:
 def test_what_differs_is_told_apart_and_what_does_not_is_not() -> None:
     rng = np.random.default_rng(0)
     real, same, moved = rng.normal(size=(60, 4)), rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
-    moved[:, 1] *= 0.01  # as real songs are in the mean, but always so: the square tells
+    moved[:, 1] *= 0.01  # equal to real songs in the mean, but without variance: the square reveals it
     some = np.where(np.arange(30)[:, None] % 2 == np.arange(4), np.nan, rng.normal(size=(30, 4)))
 
     def area(other: Any) -> float:
@@ -141,7 +141,7 @@ def test_what_becomes_a_real_song_has_its_figures(result: dict[str, Any]) -> Non
     assert full["new notes"] == pytest.approx([8 / 20] * 3), "8 of 20 notes of a bar"
     assert full["30 to 70 % new"] == [1, 1, 1]
     assert [full[name][0] for name in ("top line there", "top line heard", "notes kept")] == [1, 1, 1]
-    # below the tune root and third sound 24 steps a bar, and the bass adds 48 of the root
+    # below the tune root and third sound for 24 steps per bar, and the bass adds 48 steps of the root
     assert full["chroma kept"][0] == pytest.approx(
         (24 * 72 + 24 * 24) / (math.hypot(24, 24) * math.hypot(72, 24)), abs=1e-4
     )
@@ -179,7 +179,7 @@ def test_the_table_has_every_figure_once(result: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Songs of two styles of 16 bars: six for training, two of either half of the held-out ones."""
+    """Songs of two styles with 16 bars: six for training, two in either half of the held-out songs."""
     data = tmp_path_factory.mktemp("songs")
     for parity, name in enumerate(("even", "odd")):
         wanted = {None: 6, "choose": 2, "final": 2}
@@ -230,7 +230,7 @@ def test_a_codec_blends_as_its_users_do_and_controls_know_nothing_of_the_song(co
     move, controls = ruler.codec_moves(codec, {"odd": songs})
     blend = midi.read(codec.blend(songs[0], source="odd", target="even", amount=0.5))
     assert move(songs[0], "odd", "even", 0.5).notes.tolist() == blend.notes.tolist()
-    # the same bars, harmony and tune, decoded from the other song's latents, which come again when they end
+    # the same bars, harmony and tune, decoded from the other song's latents, which repeat at their end
     z = codec.encode([songs[1]])[0]
     goal = codec.goal("even", 1.0)
     assert goal is not None

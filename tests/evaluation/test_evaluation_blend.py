@@ -1,4 +1,4 @@
-"""What is kept of a song, transfer strength, and gains over baselines, against values computed by hand."""
+"""Kept content of a song, transfer strength, and gains over baselines, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_judge_of_two_styles_knows_no_third() -> None:
 
 def test_gains_are_of_a_song_and_both_baselines_have_to_be_beaten() -> None:
     own = np.array(["a"] * 12 + ["b"] * 12)
-    better = np.where(own[:, None] == np.array(["a", "b"]), np.nan, 0.9)  # (song, target): none toward its own style
+    better = np.where(own[:, None] == np.array(["a", "b"]), np.nan, 0.9)  # (song, target); nan for its own style
     half = np.where(np.isnan(better), np.nan, 0.5)
     names = ("amount 0.5", "amount 1", "own 0.5", "own 1")
     found = evaluate_blend._margins(
@@ -98,7 +98,7 @@ def test_the_front_of_a_song_keeps_what_belongs_to_the_whole(trained: Trained) -
 def test_decoding_leans_to_the_harmony_of_its_own_song(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
     songs = held_out.encode(codec, "odd", [groove(3), groove(8)])
-    z = [torch.zeros_like(song.z) for song in songs]  # says nothing of any song
+    z = [torch.zeros_like(song.z) for song in songs]  # independent of the song
     kept = {
         strength: [
             evaluate_blend.kept(song.piece.notes, notes, song.piece.bounds)["chroma"]

@@ -1,7 +1,6 @@
-"""Figures that two processes measure together are those of one, to the last digit.
+"""Figures measured by two processes equal those of one process, to the last digit.
 
-This file is also what the processes are started with: `torchrun tests/evaluation/test_evaluation_divided.py KIND
-CHECKPOINT DATA`.
+The processes run this file as well: `torchrun tests/evaluation/test_evaluation_divided.py KIND CHECKPOINT DATA`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from seqvae.evaluation import text as evaluate_text
 
 
 def smaller() -> dict[str, int]:
-    """Bounds under which little work is several batches."""
+    """Limits that make several batches of little work."""
     return {"BATCH_TOKENS": 256, "SCORE_NUMBERS": 1 << 15, "BATCH_CHUNKS": 8}
 
 
@@ -44,7 +43,7 @@ def figures(kind: str, codec: Codec, data: Path) -> dict[str, Any]:
 
 
 def work(kind: str, checkpoint: Path, data: Path) -> None:
-    """What a process does: all figures, and how many times its model decoded."""
+    """Work of one process: all figures, and how many times its model decoded."""
     for name, value in smaller().items():
         setattr(codec_, name, value)
     codec, calls = seqvae.load(checkpoint), 0

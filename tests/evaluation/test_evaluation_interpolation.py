@@ -1,4 +1,4 @@
-"""Ways between pieces: distances from the ends by hand, and what counts as smooth."""
+"""Paths between pieces: distances from the ends by hand, and smoothness."""
 
 from __future__ import annotations
 

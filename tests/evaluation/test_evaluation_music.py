@@ -1,4 +1,4 @@
-"""The protocol of a model card, on a small model and a made-up collection."""
+"""The protocol of a music model's card, on a small model and generated songs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STYLES = ("odd", "even")
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each of two styles, with songs to train on, and of both halves of those that are held out."""
+    """A folder for each of two styles, with training songs and held-out songs of both halves."""
     folder = tmp_path_factory.mktemp("songs")
     for parity, name in enumerate(("even", "odd")):
         found = {None: 0, "final": 0, "choose": 0}
@@ -69,7 +69,7 @@ def test_every_style_amount_and_baseline_is_there(result: dict[str, Any]) -> Non
     assert set(result["blend"]["all"]) == {*amounts, *moves, *controls}
     assert set(result["blend"]["beyond"]) == set(moves)
     assert set(result["blend"]["pairs"]) == {"odd to even", "even to odd"}
-    json.dumps(result)  # what --json prints
+    json.dumps(result)  # as printed by --json
 
 
 def test_figures_are_means_inside_their_intervals(result: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def test_figures_are_means_inside_their_intervals(result: dict[str, Any]) -> Non
 
 
 def test_parts_that_no_song_lacks_are_measured(result: dict[str, Any]) -> None:
-    # every made-up song has a piano on top, a bass below and drums; eight bars of it, half of what is asked for
+    # every generated song has a piano on top, a bass below and drums; eight bars, half of the requested length
     row = result["reconstruction"]["all"]
     assert all(0 <= row[part][0] <= 1 for part in ("melody", "bass", "drums", "note_f1_segment"))
     assert row["full_length"][0] == 0
@@ -103,9 +103,9 @@ def test_samples_come_in_the_shares_of_the_songs(result: dict[str, Any]) -> None
     assert drawn["shares"] == {"even": 3, "odd": 3}
     assert (drawn["samples"], drawn["held_out"], drawn["training"]) == (6, 6, 6)
     assert drawn["copying"]["training_songs"] == 16
-    # training songs of one kind repeat what all have; what a held-out song shares with them is long
+    # training songs of one kind repeat the same bars, so a held-out song shares long runs with them
     assert drawn["copying"]["held_out"][0] > 8
-    # real songs of one kind overlap more than what a model that has hardly learned draws
+    # real songs of one kind overlap more than samples of a barely trained model
     area = drawn["overlapped_area"]["mean"]
     assert area["training"][0] > area["samples"][0]
 
@@ -140,7 +140,7 @@ def test_a_margin_is_the_difference_of_the_probabilities(result: dict[str, Any])
 
 
 def test_the_judge_tells_straight_from_swung(result: dict[str, Any]) -> None:
-    # the two styles differ in where their chords fall, which both judges hear
+    # the two styles differ in the position of their chords, which both classifiers use
     assert result["judge_accuracy"]["judge"][0] == result["judge_accuracy"]["blind"][0] == 1
 
 

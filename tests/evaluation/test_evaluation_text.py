@@ -1,4 +1,4 @@
-"""The protocol for sentences, on a toy whose likelihood, styles and paths are known."""
+"""The protocol of a text model's card, on a toy model with known likelihood, styles and paths."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SLOTS = (
     ("here", "there"),
 )
 SLOPE = 8.0
-# where the encoder puts the two words of each slot: the second ones so that words change one after the other on a line
+# encoder output for the two words of each slot; the second ones differ, so that words change one by one along a line
 PLACES = torch.tensor([[1.0, -(0.4 + 0.3 * k)] for k in range(len(SLOTS))])
 
 
 class Toy:
-    """Six words, each one of two and told by the sign of one latent dimension: p(first | z) = 1 / (1 + e^(-SLOPE z)).
+    """Six words, each one of two and determined by one latent dimension: p(first | z) = 1 / (1 + e^(-SLOPE z)).
 
-    By symmetry every line has p(x) = 2^-6. The encoder by itself knows nothing of the last word; refinement does.
+    By symmetry every line has p(x) = 2^-6. The encoder alone ignores the last word; refinement recovers it.
     """
 
     def __init__(self, refine: int = 1) -> None:
@@ -58,7 +58,7 @@ class Toy:
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
         choices = torch.tensor(np.array([segment[0] for segment in segments])).long()
         mean = PLACES.expand(len(choices), -1, -1).gather(2, choices[..., None])[..., 0].clone()
-        logvar = torch.full_like(mean, math.log(0.7))  # wide enough for weights of finite variance
+        logvar = torch.full_like(mean, math.log(0.7))  # wide enough for weights with finite variance
         if not refined:
             mean[:, -1], logvar[:, -1] = 0.05, 0.0
         return Posterior(mean, logvar)
@@ -198,7 +198,7 @@ def test_a_sample_has_the_noise_that_its_kl_is_of(toy: Toy) -> None:
     lines = EVERY * 40
     held_lines = evaluate_text.split(cast(Codec, toy), lines)
     found = evaluate_text._reconstruction(cast(Codec, toy), held_lines, np.random.default_rng(0), lambda _: None)
-    # a word comes back where its sample keeps the sign of its place m: with probability Phi(|m| / sigma), sigma^2 = .7
+    # a word comes back if its sample keeps the sign of its place m: with probability Phi(|m| / sigma), sigma^2 = .7
     kept = [0.5 * (1 + math.erf(abs(m) / math.sqrt(2 * 0.7))) for m in PLACES.flatten().tolist()]
     words = [(a + b) / 2 for a, b in zip(kept[::2], kept[1::2], strict=True)]
     assert found["searched sample"]["exact"][0] == pytest.approx(math.prod(words), abs=0.03)
@@ -301,8 +301,8 @@ def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
 
 def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
     amounts = len(get_args(style.Method)) * len(evaluate_transfer.AMOUNTS)
-    # two ways of interpolating, four of reconstructing, two of sampling, every amount of each method, four of controls;
-    # and what other tests asked before
+    # two interpolations, four reconstructions, two kinds of samples, every amount of each method, four controls;
+    # and calls of earlier tests
     assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30
     assert ("decode", 12) in toy.calls, "both directions together"
     assert sum(what == "encode" for what, _ in toy.calls[: amounts + 10]) == 2
@@ -360,6 +360,6 @@ def test_the_same_seed_gives_the_same_figures(toy: Toy) -> None:
 def test_the_table_quotes_every_part(result: dict[str, Any], reports: list[str]) -> None:
     table = evaluate_text.table(result)
     for words in ("importance weighting", "mutual information", "searched sample", "another line", "slerp",
-                  "held-out lines", "by transport", "Self-BLEU at the classifier's accuracy", "Chosen on one half"):  # fmt: skip
+                  "held-out lines", "by transport", "Self-BLEU at the classifier's", "Chosen on one half"):  # fmt: skip
         assert words in table
     assert any("self-BLEU" in line for line in reports)

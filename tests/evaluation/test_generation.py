@@ -1,4 +1,4 @@
-"""Samples beside real music: shares, silence, distances, copies."""
+"""Samples compared with real music: shares, silence, distances, copies."""
 
 from __future__ import annotations
 

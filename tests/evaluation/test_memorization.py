@@ -1,4 +1,4 @@
-"""The longest run that a piece shares with a collection, against a search of all places."""
+"""The longest run that a piece shares with a collection, against an exhaustive search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Ints = NDArray[np.int32]
 
 
 def tune(rng: np.random.Generator, count: int, programs: int = 3) -> Ints:
-    """Random notes on few pitches and times, so that short runs are often shared."""
+    """Random notes with few pitches and times, so that short runs are often shared."""
     onset, pitch = np.sort(rng.integers(0, 4 * count, count)), rng.integers(40, 50, count)
     return np.stack([onset, np.full(count, 3), pitch, rng.integers(0, programs, count)], 1).astype(np.int32)
 
@@ -27,7 +27,7 @@ def steps(notes: Ints) -> list[list[tuple[int, ...]]]:
 
 
 def searched(piece: Ints, collection: list[Ints]) -> int:
-    """The same by looking at every place of every piece."""
+    """The same by exhaustive search."""
     best = 0
     for a in steps(piece):
         for b in (one for other in collection for one in steps(other)):
@@ -56,7 +56,7 @@ def test_eight_notes_of_a_tune_by_hand() -> None:
     moved = tune_ + np.array([480, 0, -7, 40], np.int32)  # later, lower, on another instrument
     assert copying.longest_shared([moved], copying.runs([tune_])) == [8]
     bent = moved.copy()
-    bent[5, 2] += 1  # the sixth note: the five before it stay a run
+    bent[5, 2] += 1  # the sixth note; the five before it remain a run
     assert copying.longest_shared([bent], copying.runs([tune_])) == [5]
     slower = moved.copy()
     slower[:, 0] *= 2

@@ -1,4 +1,4 @@
-"""Reconstruction in three columns: a mean without noise, and samples with the noise that their KL is of."""
+"""Reconstruction in three columns: a mean without noise, and samples with the noise of the posterior behind each KL."""
 
 from __future__ import annotations
 

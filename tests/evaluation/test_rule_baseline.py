@@ -1,4 +1,4 @@
-"""The baseline `rule`: what it takes from a style, and what it makes of a song."""
+"""The baseline `rule`: its loop and bass from a style, and its arrangement of a song."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_song_a_loop_and_a_bass(make_piece: MakePiece) -> None:
     )
     made = Rule(frozenset({(0, KICK), (36, SNARE)}), 33)(song)
     own = [[0, 12, 60, 0], [0, 36, 64, 0], [12, 12, 57, 40]]
-    # lowest at each beat: 40, of the bass that is left out, 57 and 64, brought into 28 to 39; then silence
+    # lowest at each beat: 40 of the removed bass, 57 and 64, moved into 28 to 39; then silence
     bass = [[0, 12, 28, 33], [12, 12, 33, 33], [24, 12, 28, 33]]
     drums = [[0, 1, KICK, DRUMS], [36, 1, SNARE, DRUMS], [48, 1, KICK, DRUMS]]
     assert sorted(made.notes[:, :4].tolist()) == sorted([*own, *bass, *drums])

@@ -1,4 +1,4 @@
-"""Overlaps, distances and p-values against values computed by hand, and laws that they obey."""
+"""Overlaps, distances and p-values against values computed by hand and against invariants."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_units_do_not_matter() -> None:
 def test_overlaps_of_columns_have_intervals_and_a_mean() -> None:
     a = np.column_stack([normal(60), normal(60, 3, 1)])
     b = np.column_stack([normal(70, 0, 2), normal(70, 0, 3)])
-    a[:5, 1] = np.nan  # pieces without that number
+    a[:5, 1] = np.nan  # pieces in which the number is not defined
     figures, (mean, low, high) = distributions.overlaps(a, b)
     assert [x[0] for x in figures] == [
         pytest.approx(distributions.overlapped_area(a[:, 0], b[:, 0])),
@@ -88,7 +88,7 @@ def test_halves_hold_half_and_differ(count: int) -> None:
 
 
 def test_the_spread_over_halves_is_the_error_of_a_mean() -> None:
-    """Of n numbers with deviation 1 the mean has a standard error of 1 / sqrt n; so have means of halves about it."""
+    """The mean of n numbers with deviation 1 has standard error 1 / sqrt n; means of halves have it about the mean."""
     x = normal(400)
     chosen = distributions.halves(400, 2000, np.random.default_rng(1))
     _, low, high = distributions.spread(float(x.mean()), (chosen @ x) / 200)
@@ -96,7 +96,7 @@ def test_the_spread_over_halves_is_the_error_of_a_mean() -> None:
 
 
 def test_p_of_signs_is_that_of_all_flips() -> None:
-    # of the 2^3 ways to sign (3, 2, 1), 1 reaches a sum of 6, and 2 one of 4
+    # of the 2^3 signs of (3, 2, 1), 1 has a sum of at least 6, and 2 a sum of at least 4
     assert distributions.flipped(np.array([3.0, 2.0, 1.0])) == pytest.approx(1 / 8, abs=0.01)
     assert distributions.flipped(np.array([3.0, 2.0, -1.0])) == pytest.approx(2 / 8, abs=0.01)
     assert distributions.flipped(np.zeros(4)) == 1
@@ -110,7 +110,7 @@ def test_p_of_signs_is_even_where_there_is_no_effect() -> None:
 
 
 def test_p_of_partners_is_that_of_all_assignments() -> None:
-    # own partner 1, others 0: of the 3! assignments only the right one has a mean of 1
+    # own partner 1, others 0: among the 3! assignments only the right one has mean 1
     assert distributions.matched(np.eye(3)) == pytest.approx(1 / 6, abs=0.01)
     assert distributions.matched(np.zeros((4, 4))) == 1
     assert distributions.matched(-np.eye(3)) == 1

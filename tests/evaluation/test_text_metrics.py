@@ -1,4 +1,4 @@
-"""Figures of sentences against values computed by hand, against sacrebleu, and against their definitions."""
+"""Metrics of sentences against values computed by hand, against sacrebleu, and against their definitions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_bleu_is_that_of_sacrebleu(pairs: list[tuple[str, str]]) -> None:
 
 
 def test_bleu_leaves_the_words_as_they_are_split() -> None:
-    # the usual tokenizer would split it's into two words, and a full stop from its word
+    # the default tokenizer would split "it's" into two words, and a full stop from its word
     assert text.bleu_statistics(["it's good."], ["it's good."])[0].tolist() == [2, 2, 2, 1, 0, 0, 2, 1, 0, 0]
     assert "tok:none" in text.bleu_signature()
     assert "smooth:exp" in text.bleu_signature()
@@ -43,7 +43,7 @@ def test_bleu_leaves_the_words_as_they_are_split() -> None:
 
 def test_sentence_bleu() -> None:
     assert text.sentence_bleu("back .", "back .") == 100, "shorter than four words"
-    # two of two words, one of one bigram, and a brevity of e^(1 - 3/2)
+    # two of two words, one of one bigram, and brevity e^(1 - 3/2)
     assert text.sentence_bleu("i will", "i will return") == pytest.approx(100 * math.exp(-0.5))
     assert text.sentence_bleu("a b", "c d") == text.sentence_bleu("", "c d") == 0
 
@@ -71,7 +71,7 @@ def test_edits_are_a_metric(a: str, b: str, c: str) -> None:
     assert edit_distance.edits(a, c) <= edit_distance.edits(a, b) + edit_distance.edits(b, c)
 
 
-# --- the language model -----------------------------------------------------------------------------------------------
+# --- language model ---------------------------------------------------------------------------------------------------
 
 
 def test_kneser_ney_by_hand() -> None:
@@ -81,14 +81,14 @@ def test_kneser_ney_by_hand() -> None:
     b, end = 7 / 45, 29 / 90
     expected = [6 / 7 + 1 / 7 * 7 / 45, 11 / 21 + 2 / 7 * b, 11 / 14 + 3 / 14 * end]
     assert np.exp(model.word_log_probs("a b")) == pytest.approx(expected)
-    # after a word that was never a context there is one order less; <unk> has its share of what is left
+    # after a word that never was a context the order is one lower; <unk> has its share of the remaining mass
     assert np.exp(model.word_log_probs("what b"))[1] == pytest.approx(b)
     assert np.exp(model.word_log_probs("what b"))[0] == pytest.approx(1 / 7 * 2 / 45)
     assert model.log_prob("a b") == pytest.approx(math.log(math.prod(expected)))
 
 
 def _defined(lines: Sequence[str], order: int, vocabulary: Sequence[str], line: Sequence[str], i: int) -> float:
-    """P(line[i] | the words before it) as the class's docstring defines it, with a loop over everything."""
+    """P(line[i] | the words before it) by the definition in the class's docstring, with a loop over everything."""
     read = [["<s>", *(w if w in vocabulary else "<unk>" for w in one.split()), "</s>"] for one in lines]
     counts: list[Counter[tuple[str, ...]]] = [
         Counter(tuple(one[k : k + n]) for one in read for k in range(len(one) - n + 1)) for n in range(1, order + 1)
@@ -191,7 +191,7 @@ def test_sentences_are_drawn_whole_and_alike_each_time() -> None:
     rows = np.arange(12.0).reshape(3, 2, 2)
     sums = text.resampled(rows, seed=4, draws=50)
     assert sums.shape == (50, 2, 2)
-    # the sum of three rows that differ by a constant tells how many of each there are in every column alike
+    # the rows differ by a constant, so all columns of a sum show the same counts
     assert (sums - sums[:, :1, :1] == rows[0] * 3).all()
     assert (sums == text.resampled(rows, seed=4, draws=50)).all()
     assert math.isnan(text.corpus_interval(np.zeros((0, 2)), text.share_of)[0])
@@ -203,5 +203,5 @@ def test_a_sweep_is_read_where_it_crosses_the_accuracy() -> None:
     assert text.crossing(accuracy, bleu, 80) == 20
     assert text.crossing(accuracy, bleu, 5) == 70, "reached before any move"
     assert math.isnan(text.crossing(accuracy, bleu, 96))
-    # the way back down is of no interest: the first crossing counts
+    # only the first crossing counts, not the way back down
     assert text.crossing(np.array([50.0, 90, 70, 90]), np.array([50.0, 30, 20, 5]), 70) == pytest.approx(40)

@@ -1,4 +1,4 @@
-"""Attributes: what they measure of pieces made by hand, and how a folder is divided."""
+"""Attributes of pieces made by hand, and division of a folder by them."""
 
 from __future__ import annotations
 

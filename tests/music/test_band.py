@@ -1,4 +1,4 @@
-"""One band a song: who plays in a style, the band between a song and a style, and the notes of an arrangement."""
+"""Bands: the instruments of a style, the band between a song and a style, and the notes of an arrangement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def notes(*rows: tuple[int, int, int, int]) -> Ints:
 
 
 def ensemble(programs: dict[int, float], size: float = 4, density: float = 20.0) -> Ensemble:
-    """Programs with the shares of bars that they play in."""
+    """Programs with the share of bars in which they play."""
     shares = np.zeros(DRUMS + 1)
     shares[list(programs)] = list(programs.values())
     return Ensemble(shares, np.zeros((48, 128)), np.full(3, size), np.full(3, density))
@@ -36,7 +36,7 @@ small_rows = st.lists(
 )
 
 
-# --- who plays --------------------------------------------------------------------------------------------------------
+# --- instruments ------------------------------------------------------------------------------------------------------
 
 
 def test_presence_is_over_bars_with_notes() -> None:

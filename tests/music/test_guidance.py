@@ -1,4 +1,4 @@
-"""What a band says of tokens: who may enter, who is due, and what the kit hits."""
+"""Weights that a band gives to tokens: instruments that may enter, instruments that are due, and drum hits."""
 
 from __future__ import annotations
 

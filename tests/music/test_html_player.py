@@ -1,4 +1,4 @@
-"""The page with music on it: one file that asks nobody for anything, and plays in a browser."""
+"""The web page with music: one file without network requests, which plays in a browser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def data_of(content: str) -> dict[str, Any]:
 
 
 class Elements(HTMLParser):
-    """Tags that are open, and all attributes seen."""
+    """Open tags, and all attributes so far."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A piece comes home to C major or A minor and back, whatever its key; its harmony is told beat by beat."""
+"""Transposition to C major or A minor and back from every key, and harmony by beat."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ C_MAJOR = [0, 2, 4, 5, 7, 9, 11, 12]
 
 
 def melody(pitches: list[int], program: int = 0) -> Ints:
-    """One note a beat."""
+    """One note per beat."""
     return np.array([[12 * i, 12, pitch, program, 80] for i, pitch in enumerate(pitches)], np.int32)
 
 
 def scale(tonic: int, steps: list[int]) -> Ints:
-    """A scale up, and the tonic and its fifth, which a piece sounds most."""
+    """A rising scale, with the tonic and its fifth repeated, as they dominate in a piece."""
     return melody([tonic + step for step in [*steps, 0, 7, 0, 4 if 4 in steps else 3, 0]])
 
 
@@ -59,7 +59,7 @@ def test_a_chorale_in_f_sharp_minor_goes_up_to_a_minor(bach: Piece) -> None:
 def test_tokens_in_a_common_key_are_those_of_every_transposition(bach: Piece) -> None:
     tokenizer = MidiTokenizer(common_key=True)
     expected = tokenizer.encode(bach)
-    for semitones in (-2, 2, 6):  # further, and home is nearer the other way, an octave off
+    for semitones in (-2, 2, 6):  # further away the shift goes the other way, to another octave
         moved = bach.notes.copy()
         moved[:, PITCH] += semitones
         other = replace(bach, notes=moved)
@@ -91,7 +91,7 @@ def test_harmony_of_a_beat_is_what_sounds_in_it_first_of_all() -> None:
     told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
     assert told.shape == (2, 4, 12)
     assert told.sum(-1) == pytest.approx(np.ones((2, 4)))
-    # half the beat's own, .45 of its bar (C and D alike), .05 of the piece (G# for half of it)
+    # .5 of the beat's own, .45 of its bar (C and D equally), .05 of the piece (G# in half of it)
     assert told[0, 0, [0, 2, 8]] == pytest.approx([0.5 + 0.225 + 0.0125, 0.225 + 0.0125, 0.025])
     assert told[0, 3, [0, 2]] == pytest.approx([0.225 + 0.0125, 0.5 + 0.225 + 0.0125])
     assert told[1, 2, 8] == pytest.approx(0.95 + 0.025)
@@ -126,7 +126,7 @@ def test_weights_follow_the_beat_that_is_written_and_the_strength(bach: Piece, t
     assert strong == pytest.approx(2 * weak)
     sixty = int(np.flatnonzero(columns == tokenizer.vocabulary["Pitch_60"])[0])
     assert weak[:, sixty] == pytest.approx(np.log(told[:, 2, 0] + 0.01), rel=1e-5)
-    assert len(columns) == 128  # pitches and no drums
+    assert len(columns) == 128  # pitches without drums
 
 
 def test_the_lowest_is_what_sounds_at_the_beat_or_else_begins_in_it() -> None:

@@ -1,6 +1,6 @@
-"""Scores and folders of music: what `notation` makes of each format, and what `collection` does with many files.
+"""Scores and folders of music: reading each format, and reading many files.
 
-Small scores stand here as the text of their format.
+Small scores are given as text in their format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from seqvae.errors import ReadError
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
 
-m21: Any = music21  # typed in parts only
+m21: Any = music21  # only partly typed
 CORPUS_PIECE = "corpus:bach/bwv66.6"
 
 
@@ -87,11 +87,11 @@ def test_musicxml(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"piece{suffix}"
     path.write_bytes(content)
     piece = midi.read(path if suffix.startswith(".") else content)
-    # pickup; bar 1 and the first ending; bar 1 and the second; sounding a tone lower; a tie within the repeat alone
+    # pickup; bar 1 and first ending; bar 1 and second ending; sounding a tone lower; a tie only inside the repeat
     clarinet = [(0, 12, 72), (12, 48, 74), (12, 36, 65), (84, 36, 74), (84, 36, 65), (120, 36, 72)]
     drum = [(12, 12, 36, midi.DRUMS), (84, 12, 36, midi.DRUMS)]
     assert sorted(rows(piece)) == sorted([(*note, 71) for note in clarinet] + drum)
-    assert midi.frame_rows(piece.frame) == ([(0, 666_667)], [(0, 1, 4), (12, 3, 4)], [(0, 0, 0)])  # the key that sounds
+    assert midi.frame_rows(piece.frame) == ([(0, 666_667)], [(0, 1, 4), (12, 3, 4)], [(0, 0, 0)])  # the sounding key
     assert piece.bounds.tolist() == [0, 12, 48, 84, 120, 156]
 
 
@@ -169,7 +169,7 @@ def test_a_da_capo_stays_in_its_movement() -> None:
     first = [measure(1, "C4"), measure(2, "D4")]
     minuet = [measure(1, "E4"), measure(2, "F4", repeat.Fine()), measure(3, "G4", repeat.DaCapoAlFine())]
     first[-1].rightBarline = bar.Barline("final")
-    minuet[1].rightBarline = bar.Barline("final")  # closes the minuet, not the movement: the trio follows
+    minuet[1].rightBarline = bar.Barline("final")  # ends the minuet, not the movement, because the trio follows
     piece = midi.read(stream.Part([*first, *minuet]))
     assert piece.notes[:, midi.PITCH].tolist() == [60, 62, 64, 65, 67, 64, 65]
 
@@ -184,7 +184,7 @@ TUNE = "X:1\nT:Tune\nM:3/4\nL:1/4\nK:G\nGBd|g3|]\n"
 
 
 def write_scale(path: Path, program: int = 0, length: int = 8) -> Path:
-    """A MIDI file with a scale, in a folder that is made."""
+    """Write a MIDI file with a scale; creates its folder."""
     notes = [(6 * step, 6, 60 + step, program, 80) for step in range(length)]
     frame = midi.make_frame(([(0, 500_000)], [(0, 3, 4)], [(0, -2, 1)]))
     return midi.write(midi.to_score(np.array(notes, np.int32), frame), path)
@@ -192,7 +192,7 @@ def write_scale(path: Path, program: int = 0, length: int = 8) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Music of three kinds, a file that is no music, and what does not count."""
+    """Music of three kinds, a file that is not music, and files that do not count."""
     root = tmp_path / "music"
     write_scale(root / "b.mid")
     write_scale(root / "a" / "deep.MIDI", program=5)

@@ -1,4 +1,4 @@
-"""Odd and damaged MIDI bytes: what is mended, and what is refused. The files are commented hex, as in test_piece.py."""
+"""Odd and damaged MIDI bytes: repair and refusal. The files are commented hex, as in test_piece.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from seqvae.music import piece as midi
 
 ONE: list[tuple[int, ...]] = [(0, 12, 60, 0)]
 TWO: list[tuple[int, ...]] = [(0, 12, 60, 0), (12, 12, 62, 0)]
-ON, OFF = "00 90 3C 50", "83 60 3C 00"  # then running status: 480 ticks later off
-SECOND = "00 3E 50  83 60 3E 00"  # D4 without a status
+ON, OFF = "00 90 3C 50", "83 60 3C 00"  # running status: note-off 480 ticks later
+SECOND = "00 3E 50  83 60 3E 00"  # D4 without a status byte
 PLAIN = file_of(NOTE + END)
 
 READ: dict[str, tuple[bytes, list[tuple[int, ...]]]] = {
@@ -113,7 +113,7 @@ def score_with_tempo(time: int, division: int) -> ScoreTick:
 
 
 def timeless() -> ScoreSecond:
-    """A score in seconds with a time that is no number."""
+    """A score in seconds with a time of nan."""
     score = score_with_tempo(0, 480).to("second")
     assert isinstance(score, ScoreSecond)
     score.tracks[0].notes[0].time = float("nan")

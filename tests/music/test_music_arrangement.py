@@ -36,8 +36,8 @@ SONG = rows(
         (arrangement.band, 1),  # piano, bass and drums in bars 1 and 2, and in bars 3 and 4
         (arrangement.presence, (3 / 4 + 2 / 4 + 2 / 4) / 3),
         (arrangement.drum_bars, 2 / 4),
-        (arrangement.drum_switches, 2 / 3),  # they begin in bar 2 and stop in bar 4
-        (arrangement.kit_repeated, (0 + 1 / 3 + 0) / 3),  # the kick of three hits; they begin and stop
+        (arrangement.drum_switches, 2 / 3),  # drums begin in bar 2 and stop in bar 4
+        (arrangement.kit_repeated, (0 + 1 / 3 + 0) / 3),  # the kick out of three hits; drums begin and stop
         (arrangement.onsets_repeated, (2 / 2 + 2 / 4 + 0 / 4) / 3),
         # pairs at onsets: 60 and 64 at 0; 71 and 72 at 120; 71 and 40 at 132: one of three is a semitone
         (arrangement.clashes, 1 / 3),
@@ -90,7 +90,7 @@ OLD = rows((0, 24, 72, FLUTE), (0, 24, 60, PIANO), (12, 12, 64, PIANO), (24, 24,
 
 
 def test_the_top_line_is_there_and_is_heard() -> None:
-    # the skyline is 72 at 0, 64 at 12 and 76 at 24; 64 is not heard as the top, 72 sounds above it
+    # the skyline is 72 at 0, 64 at 12 and 76 at 24; 64 is not audible as the top, because 72 sounds above it
     moved = rows((0, 12, 72, PIANO), (12, 36, 84, PIANO), (24, 12, 76, FLUTE), (0, 12, 60, PIANO))
     assert arrangement.top_line_there(OLD, moved) == pytest.approx(2 / 3)
     assert arrangement.top_line_heard(OLD, moved) == pytest.approx(1 / 2), "84 sounds above 76"
@@ -121,12 +121,12 @@ def test_the_bass_agrees_on_half_bars() -> None:
 
 def test_what_a_rule_copies_is_left_out_of_what_is_kept() -> None:
     bounds = np.array([0, 48], np.int32)
-    # the tune: 72 and 76 of the flute and 64, which is the highest that begins at 12
+    # the tune: 72 and 76 of the flute, and 64, the highest note that begins at 12
     assert arrangement.accompaniment(OLD, OLD).tolist() == [[0, 24, 60, PIANO], [24, 12, 48, BASS]]
     only_tune = rows((0, 24, 72, FLUTE), (24, 24, 76, FLUTE))
     assert arrangement.notes_kept(OLD, only_tune) == 0
     assert arrangement.chroma_kept(OLD, only_tune, bounds) == 0
-    # doubled on another instrument it is still the tune; of the two others one is kept
+    # doubled on another instrument it still is the tune; one of the two other notes is kept
     moved = rows((0, 12, 72, BASS), (0, 36, 60, BASS), (12, 12, 62, PIANO))
     assert arrangement.notes_kept(OLD, moved) == 1 / 2
     assert arrangement.chroma_kept(OLD, moved, bounds) == pytest.approx(36 / math.hypot(36, 12))

@@ -1,4 +1,4 @@
-"""A set of notes has one spelling, the grammar allows that spelling and no other, and cues say where a token stands."""
+"""Tokens of music: one sequence for each set of notes, a grammar that allows no other, and position cues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DURATIONS = [*range(1, 49), *range(54, 193, 6)]
 
 @st.composite
 def music(draw: st.DrawFn) -> tuple[Ints, Ints]:
-    """Notes (N, 4) in no order, no two alike in onset, pitch and program, and the bounds that hold them."""
+    """Notes (N, 4) in random order, distinct in onset, pitch and program, and bounds that hold them."""
     lengths = draw(st.lists(st.integers(1, 48), min_size=1, max_size=4))
     bounds = np.cumsum([draw(st.integers(0, 500)), *lengths]).astype(np.int32)
     place = st.tuples(
@@ -170,7 +170,7 @@ def test_the_grammar_allows_the_spelling_and_its_state_holds_the_cues(
 def test_cues_say_program_position_and_the_pitch_that_waits(tokenizer: MidiTokenizer) -> None:
     notes = np.array([[0, 24, 64, 5], [12, 6, 60, 5], [3, 1, 36, DRUMS]], np.int32)
     tokens = tokenizer.encode_notes(notes, np.array([0, 48]))[0]
-    # before: program position pitch duration position pitch duration program position drum EOS
+    # next token: program position pitch duration position pitch duration program position drum EOS
     expected = [
         [0, 0, 0], [6, 0, 0], [6, 1, 0], [6, 1, 65], [6, 1, 0], [6, 13, 0], [6, 13, 61], [6, 13, 0],
         [129, 0, 0], [129, 4, 0], [129, 4, 0],
@@ -189,7 +189,7 @@ def test_a_walk_through_allowed_tokens_is_the_spelling_of_its_notes(
     for step in range(60):
         allowed = grammar.allowed(state)
         assert allowed.any(1).all(), "every row can go on"
-        # the kinds of tokens are of very different number: choose the kind first, and end only now and then
+        # kinds of tokens differ in size: choose the kind first, and EOS rarely
         weight = allowed / np.maximum(1, (allowed @ _kinds(tokenizer)) @ _kinds(tokenizer).T)
         weight[:, EOS] *= 0.2 if step < 40 else 1e6
         chosen = np.array([rng.choice(len(w), p=w / w.sum()) for w in weight], np.int32)
@@ -205,7 +205,7 @@ def test_a_walk_through_allowed_tokens_is_the_spelling_of_its_notes(
 
 
 def _kinds(tokenizer: MidiTokenizer) -> NDArray[np.float64]:
-    """(V, kinds): 1 where a token is of a kind, by the first word of its name."""
+    """(V, kinds): 1 for tokens of a kind, by the first word of their name."""
     words = [name.partition("_")[0] for name in tokenizer.vocabulary]
     columns = sorted(set(words))
     table = np.zeros((tokenizer.vocab_size, len(columns)))
@@ -261,7 +261,7 @@ def test_up_and_down_again_is_the_same_away_from_the_edges(
     expected = notes.copy()
     expected[pitched, 2] += amount
     assert as_set(tokenizer.decode_notes(list(moved), bounds)) == as_set(expected)
-    # what was moved is spelled as if it had been written there
+    # transposed tokens equal the tokens of transposed notes
     assert moved.tolist() == padded(tokenizer.encode_notes(expected, bounds)).tolist()
 
 
@@ -295,7 +295,7 @@ def test_at_the_edges_the_pitch_class_is_kept(tokenizer: MidiTokenizer, pitch: i
 
 
 def kept(tokenizer: MidiTokenizer, piece: Piece) -> tuple[int, int, int, int]:
-    """Notes, notes whose onset, pitch and program come back; of those pitched, how many, and with their duration."""
+    """Counts of notes, notes whose onset, pitch and program come back, pitched notes, and those with equal duration."""
     again = tokenizer.decode_notes(tokenizer.encode(piece), piece.bounds)
     durations = {(onset, pitch, program): duration for onset, duration, pitch, program in again.tolist()}
     before = {(o, pitch, program): d for o, d, pitch, program, _ in piece.notes.tolist()}
@@ -365,7 +365,7 @@ def test_a_mix_is_all_of_one_and_whole_tracks_of_another(
     mine, theirs = (
         {(int(n[0] - b[0]) % 96, int(n[1]), int(n[2]), int(n[3])) for n in notes} for notes, b in (one, other)
     )
-    # durations are no part of what makes two notes one: keep one of each
+    # duplicates may differ in duration: keep one of each
     mine, theirs = ({(n[0], n[2], n[3]): n for n in sorted(notes)}.values() for notes in (mine, theirs))  # type: ignore[assignment]
     segments = [
         padded(tokenizer.encode_notes(np.array(sorted(notes), np.int32).reshape(-1, 4), bounds))

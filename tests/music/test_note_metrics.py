@@ -1,4 +1,4 @@
-"""Figures of notes against values computed by hand."""
+"""Metrics of notes against values computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ C, E, KICK = (0, 12, 60, 0), (0, 12, 64, 0), (0, 1, 36, 128)
     [
         (notes(C, E), notes(C, E), 1.0),
         (notes(C, E), notes(C), 2 / 3),
-        (notes(C), notes((0, 3, 60, 0)), 1.0),  # a duration is no part of it
+        (notes(C), notes((0, 3, 60, 0)), 1.0),  # the duration does not count
         (notes(C), notes((0, 12, 60, 1)), 0.0),
         (notes(C), notes((1, 12, 60, 0)), 0.0),
         (notes(C), notes(), 0.0),
@@ -105,7 +105,7 @@ def test_an_interval_holds_the_mean_and_narrows_with_songs() -> None:
     mean, low, high = measures.interval(many)
     assert mean == pytest.approx(many.mean())
     assert low < 3 < high
-    # the standard error of a thousand draws with deviation 1 is 0.032; an interval is 3.92 of them wide
+    # the standard error of a thousand draws with deviation 1 is 0.032, and an interval is 3.92 times as wide
     assert high - low == pytest.approx(3.92 / math.sqrt(1000), rel=0.15)
     wide = measures.interval(few)
     assert wide[2] - wide[1] > high - low
@@ -144,7 +144,7 @@ def test_parts_are_measured_apart() -> None:
         return (at, 12, pitch, 33)
 
     song = notes(flute(0, 80), flute(12, 82), (0, 12, 60, 0), bass(0, 36), bass(12, 38), KICK, (12, 1, 38, 128))
-    # one of two notes of the melody, and one that is not there; the bass whole; one of two drums; the piano is no part
+    # melody: one of two notes and a wrong one; the whole bass; one of two drums; the piano belongs to no part
     other = notes(flute(0, 80), flute(12, 83), bass(0, 36), bass(12, 38), (12, 1, 38, 128))
     assert measures.part_f1(song, other) == {
         "melody": pytest.approx(1 / 2),
@@ -158,7 +158,7 @@ def test_parts_are_measured_apart() -> None:
 
 def test_a_line_is_kept_by_onset_and_pitch_whoever_plays_it() -> None:
     song = np.array([[0, 12, 72, 0], [0, 12, 48, 32], [12, 12, 74, 0], [24, 12, 76, 0], [0, 6, 36, 128]], np.int32)
-    # the first note of the tune on another instrument, the second hidden below a higher one, the third as it was
+    # first note of the tune on another instrument, the second below a higher note, the third unchanged
     other = np.array([[0, 3, 72, 26], [12, 12, 74, 0], [12, 12, 79, 0], [24, 12, 76, 0], [36, 12, 60, 0]], np.int32)
     # top lines: 72, 74, 76 and 72, 79, 76, 60: two notes in common, of 3 and 4
     assert measures.line_f1(song, other) == pytest.approx(2 * 2 / (3 + 4))

@@ -1,4 +1,4 @@
-"""What `midi` reads, refuses and writes. MIDI files stand here as commented hex."""
+"""Reading, refusing and writing music. MIDI files are given as commented hex."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ WHOLE = hexa("""
 
 def test_a_file_becomes_a_piece_on_the_grid() -> None:
     piece = midi.read(WHOLE, name="three")
-    assert rows(piece) == THREE  # the drum is never ended: it lasts to the end of the track
+    assert rows(piece) == THREE  # the drum has no note-off and lasts to the end of the track
     assert piece.notes.dtype == np.int32
     assert piece.notes[:, midi.VELOCITY].tolist() == [80, 100, 80]
     assert piece.bounds.tolist() == [0, 48]
@@ -147,7 +147,7 @@ def test_damage_never_ends_in_anything_but_a_piece_or_a_read_error(data: st.Data
 
 
 def assert_lawful(piece: midi.Piece) -> None:
-    """What `Piece` promises."""
+    """Assert the invariants of `Piece`."""
     notes, bounds = piece.notes, piece.bounds
     assert notes.dtype == bounds.dtype == np.int32
     assert (notes[:, midi.ONSET] >= 0).all()
@@ -260,7 +260,7 @@ def test_chunks_cover_the_piece_and_never_grow_long(metres: list[tuple[int, int,
 
 
 def test_absurd_lengths_are_refused() -> None:
-    hours = 3600 * 2 * 480  # ticks at 120 beats a minute
+    hours = 3600 * 2 * 480  # ticks at 120 beats per minute
     midi.read(score_of((0, 480, 60), (4 * hours, 480, 60)))
     for score, reason in (
         (score_of((0, 480, 60), (10 * hours, 480, 60)), "it lasts 10.0 hours, and 5 is the most"),
@@ -305,7 +305,7 @@ def test_bad_files_are_refused_by_name(
 
 @st.composite
 def notes_without_overlap(draw: st.DrawFn) -> midi.Notes:
-    """(N, 5) notes of which no two of one program and pitch overlap."""
+    """(N, 5) notes without overlaps in one program and pitch."""
     found = []
     for program, pitch in draw(st.sets(st.tuples(st.integers(0, 128), st.integers(0, 127)), min_size=1, max_size=12)):
         step = draw(st.integers(0, 100))
@@ -338,7 +338,7 @@ def test_what_is_written_is_read_again(notes: midi.Notes, frame: ScoreTick) -> N
 
 
 def three_readers(path: Path) -> list[list[tuple[int, ...]]]:
-    """(onset, duration in steps, pitch, program) as symusic, pretty_midi and music21 find them in a file, sorted."""
+    """(onset, duration in steps, pitch, program) as read by symusic, pretty_midi and music21, sorted."""
     from music21 import converter
 
     one = midi.read(ScoreTick(path))

@@ -1,4 +1,4 @@
-"""ABC, MusicXML and Humdrum as they sound: one small input for each thing that is easily read wrong."""
+"""Sounding notes of ABC, MusicXML and Humdrum: one small input for each feature that is easily misread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sounds(piece: midi.Piece) -> list[tuple[int, int]]:
 
 
 def steps(*pitches: int, start: int = 0) -> list[tuple[int, int]]:
-    """Quarters one after another."""
+    """Successive quarter notes."""
     return [(start + 12 * index, pitch) for index, pitch in enumerate(pitches)]
 
 

@@ -1,4 +1,4 @@
-"""Sound: what is heard is what is written, at its pitch, in its time, and never clipped."""
+"""Synthesized sound: right pitch, right time, no clipping."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def score(*tracks: tuple[int, list[Note]], tempo: float = 120.0) -> ScoreTick:
 
 
 def heard(content: bytes) -> tuple[NDArray[np.float64], int]:
-    """Samples `(N, channels)` of a WAV file, 1 the loudest that it can have, and its rate."""
+    """Samples `(N, channels)` of a WAV file, in units of full scale, and its rate."""
     with wave.open(io.BytesIO(content)) as file:
         samples: NDArray[Any] = np.frombuffer(file.readframes(file.getnframes()), "<i2")
         return samples.reshape(-1, file.getnchannels()) / 32768, file.getframerate()
 
 
 def energy_at(samples: NDArray[np.float64], rate: int, pitch: float) -> float:
-    """The share of the energy within a quarter tone of a pitch and of its overtones, octaves below left out."""
+    """Share of the energy within a quarter tone of a pitch and of its overtones, regardless of octaves below."""
     spectrum = np.abs(np.fft.rfft(samples[:, 0] * np.hanning(len(samples)))) ** 2
     ratio = np.fft.rfftfreq(len(samples), 1 / rate)[1:] / (440 * 2 ** ((pitch - 69) / 12))
     near = np.abs(np.log2(ratio / np.maximum(np.round(ratio), 1))) < 1 / 24
@@ -83,7 +83,7 @@ def test_both_channels_are_there_and_small_has_one_at_half_the_rate() -> None:
 
 @pytest.mark.parametrize("small", [False, True])
 def test_the_loudest_sample_is_the_same_for_soft_and_loud_pieces(small: bool) -> None:
-    """The wall of sound is one that the synthesizer clips when its channels are as loud as they can be."""
+    """The dense piece makes the synthesizer clip at full channel volume."""
     wall = [(OVERDRIVEN, [(0, 960, 40 + pitch, 127) for pitch in range(40)])]
     for piece in (score((PIANO, [(0, 960, 60, 50)])), score(*wall)):
         samples, _ = heard(sound.render(piece, small=small))
@@ -97,7 +97,7 @@ def test_louder_notes_are_louder() -> None:
 
 
 def test_more_programs_than_channels_all_have_their_own_sound() -> None:
-    """The last of eighteen programs sounds like itself alone, and not like one that shares its channel."""
+    """The last of eighteen programs sounds as it does alone, so it shares no channel."""
     quiet = [(program, [(0, 120, 30, 1)]) for program in range(32, 49)]
     alone, rate = heard(sound.render(score((FLUTE, [(4800, 960, 81, 100)]))))
     among, _ = heard(sound.render(score(*quiet, (FLUTE, [(4800, 960, 81, 100)]))))

@@ -1,4 +1,4 @@
-"""Tracks of a file: which one is named as the melody, and that what they hold beside notes stays with kept notes."""
+"""Tracks of a file: names that mark the melody, and events that stay with kept notes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TICKS = midi.TICKS_PER_BEAT
 
 
 def track(name: str, program: int, notes: Sequence[Sequence[int]], drums: bool = False) -> TrackTick:
-    """A track of notes [beat, beats, pitch], with a volume and a place of its own."""
+    """A track of notes [beat, beats, pitch], with its own volume and pan."""
     made = TrackTick(name, program, drums)
     columns = np.array(notes, np.int32).reshape(-1, 3)
     time, length = (np.ascontiguousarray(columns[:, i]) * TICKS for i in (0, 1))
@@ -54,7 +54,7 @@ def song(voice: str = "Lead Vocal", bars: int = 8) -> ScoreTick:
 
 
 def told(score: Any) -> dict[str, tuple[Any, ...]]:
-    """What the tracks of a score hold beside their notes, by name."""
+    """Events of the tracks of a score beside notes, by name."""
     return {
         one.name: (
             one.program, one.is_drum, [(x.time, x.number, x.value) for x in one.controls],
@@ -169,7 +169,7 @@ def test_a_style_without_an_ensemble_keeps_it_too(small: Codec) -> None:
     assert told(score)["Lead Vocal"] == told(song())["Lead Vocal"]
 
 
-# --- what tokens do not hold ------------------------------------------------------------------------------------------
+# --- events that tokens do not hold -----------------------------------------------------------------------------------
 
 
 def test_at_amount_0_tracks_hold_what_they_held(small: Codec) -> None:

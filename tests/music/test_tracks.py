@@ -1,4 +1,4 @@
-"""Tracks: what the melody is, how parts are named, and that what is kept stays and is not doubled."""
+"""Tracks: the melody, names of parts, and kept parts that stay unchanged and are not doubled."""
 
 from __future__ import annotations
 
@@ -95,6 +95,6 @@ def test_a_score_of_what_is_kept_has_it_to_the_tick() -> None:
     old = np.concatenate([piano, flutes])
     new = np.concatenate(
         [piano + np.array([0, 0, 24, 0, 0]), beats]
-    )  # the piano would play above the flute, in its pitches
+    )  # the piano would play above the flute, on its pitches
     again = midi.read(midi.to_score(keep(new, piece_of(old), frozenset({MELODY})), midi.make_frame(([], [], []))))
     assert same(again.notes[again.notes[:, PROGRAM] == 73], flutes)
