@@ -1,1 +1,1 @@
-"""Music: readers, pieces on a grid, tokens, what notes say about a song, sound and pictures."""
+"""Music: readers, pieces on a grid, tokens, statistics of notes, sound and pictures."""

@@ -129,7 +129,7 @@ def part_order(text: str) -> list[str]:
             last = [token]
             stack[-1] += last
         if sum(len(each) for each in stack) > _LONGEST:
-            raise ValueError(f"more than {_LONGEST:,} parts to be played")
+            raise ValueError(f"more than {_LONGEST:,} parts in the order of playing")
     return reduce(lambda before, after: before + after, stack)
 
 

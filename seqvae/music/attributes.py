@@ -63,7 +63,7 @@ def divide(attribute: Attribute, pieces: Sequence[Piece]) -> dict[str, list[Piec
     little, much = values <= low, (values >= high) & (values > low)
     for name, chosen in ((attribute.little, little), (attribute.much, much)):
         if not chosen.any():
-            raise StyleError(f"none of {len(pieces)} pieces is {name}; name a folder with both kinds")
+            raise StyleError(f"none of {len(pieces)} songs is {name}; name a folder with both kinds")
     return {
         attribute.little: [piece for piece, chosen in zip(pieces, little, strict=True) if chosen],
         attribute.much: [piece for piece, chosen in zip(pieces, much, strict=True) if chosen],

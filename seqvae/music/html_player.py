@@ -39,7 +39,7 @@ def page(title: str, about: str, takes: Sequence[tuple[str, Any, Piece]]) -> str
     total = sum(sound.seconds(score) for _, score, _ in takes)
     if total > 60 * MAX_MINUTES:
         minutes = f"{total / 60:,.0f} minutes"
-        raise SeqVAEError(f"cannot put {minutes} of sound into one page: {MAX_MINUTES:g} is the most; use --wav")
+        raise SeqVAEError(f"cannot put {minutes} of sound into one page: the limit is {MAX_MINUTES:g}; use --wav")
     tints = colours(program for _, score, _ in takes for program in programs(score))
     data = {
         "title": title,

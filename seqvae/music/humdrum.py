@@ -33,7 +33,7 @@ def plain(text: str) -> str:
             widths[spine] = max(widths.get(spine, 0), column + 1)
     columns = [(spine, column) for spine in sorted(widths) for column in range(widths[spine])]
     if len(columns) * len(lines) > _MOST_TOKENS:
-        raise ValueError("spines that split into more columns than music has")
+        raise ValueError("spines split into too many columns")
     result: list[str] = []
     for line, row, (now, end) in zip(lines, rows, times, strict=True):
         if not row:

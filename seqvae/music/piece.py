@@ -346,13 +346,13 @@ def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path)
     """Raise ReadError if the piece exceeds a limit, which suggests a damaged file; times of `notes` in steps."""
     advice = "cut it into pieces first"
     if len(notes) > MAX_NOTES:
-        raise ReadError(label, f"it has {len(notes):,} notes, and {MAX_NOTES:,} is the most", advice)
+        raise ReadError(label, f"it has {len(notes):,} notes, and the limit is {MAX_NOTES:,}", advice)
     end = int((notes[:, ONSET] + notes[:, DURATION]).max())
     if end > MAX_BEATS * STEPS_PER_BEAT or int(notes[:, :2].min()) < 0:  # symusic's times wrap around below zero
         raise ReadError(label, f"it is longer than {MAX_BEATS:,} quarter notes", advice)
     hours = _seconds(frame, end) / 3600
     if hours > MAX_HOURS:
-        raise ReadError(label, f"it lasts {hours:.1f} hours, and {MAX_HOURS:g} is the most", advice)
+        raise ReadError(label, f"it lasts {hours:.1f} hours, and the limit is {MAX_HOURS:g}", advice)
 
 
 def _seconds(frame: ScoreTick, end: int) -> float:

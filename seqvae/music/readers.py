@@ -124,7 +124,7 @@ def _from_musicxml(data: bytes) -> Any:
     reader = m21.musicxml.xmlToM21.MusicXMLImporter()
     reader.xmlRoot = musicxml.plain(data)
     if reader.xmlRoot.tag != "score-partwise":
-        raise ValueError(f"it is no score but <{reader.xmlRoot.tag}>")
+        raise ValueError(f"its root element is not a score but <{reader.xmlRoot.tag}>")
     reader.xmlRootToScore(reader.xmlRoot, reader.stream)  # without a stream it loses parts with two staves
     return reader.stream
 

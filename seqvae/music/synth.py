@@ -75,7 +75,7 @@ def render(score: ScoreTick, *, small: bool = False) -> bytes:
     length = seconds(score)
     if length > 60 * MAX_MINUTES:
         minutes = f"{length / 60:,.0f} minutes"
-        raise SeqVAEError(f"cannot make sound of {minutes}: {MAX_MINUTES:g} is the most; cut the piece first")
+        raise SeqVAEError(f"cannot make sound of {minutes}: the limit is {MAX_MINUTES:g}; cut the song first")
     frames: Frames = np.zeros((round(RATE * (length + TAIL)), 2), np.int16)
     tracks = [track for track in score.tracks if len(track.notes)]
     for volume in _VOLUMES if tracks else ():
@@ -121,13 +121,13 @@ def _played(score: ScoreTick, tracks: Sequence[TrackTick], volume: int, length: 
 def _synthesized(content: bytes) -> Frames:
     """Frames `(N, 2)` int16 of a MIDI file with notes."""
     if importlib.util.find_spec("midirenderer") is None:
-        raise SeqVAEError("there is no synthesizer here, and sound needs one; `pip install midirenderer`")
+        raise SeqVAEError("sound needs a synthesizer, and none is installed; `pip install midirenderer`")
     home = importlib.util.find_spec("pretty_midi")  # importing it would take 0.2 s
     assert home is not None and home.origin is not None
     soundfont = Path(home.origin).with_name("TimGM6mb.sf2")
     if not soundfont.exists():
         raise SeqVAEError(
-            f"{soundfont}: the instruments' sounds are missing; `pip install --force-reinstall pretty-midi`"
+            f"{soundfont}: the soundfont is missing; `pip install --force-reinstall pretty-midi`"
         )
     played = subprocess.run([sys.executable, "-c", _PLAY, str(soundfont)], input=content, capture_output=True)
     if played.returncode:

@@ -374,7 +374,7 @@ def test_a_style_is_described_by_its_place(tiny_music: Path) -> None:
         (["blend", "text.mid", "--to", "wild"], "cannot read text.mid: it is not a MIDI file; give a MIDI file"),
         (["blend", "empty.mid", "--to", "wild"], "cannot read empty.mid: the file is empty"),
         (["blend", "silent.mid", "--to", "wild"], "cannot read silent.mid: there is not a single note in it"),
-        (["blend", "long.mid", "--to", "wild"], "cannot read long.mid: it lasts 10.0 hours, and 5 is the most"),
+        (["blend", "long.mid", "--to", "wild"], "cannot read long.mid: it lasts 10.0 hours, and the limit is 5"),
         (["blend", "gone.mid", "--to", "wild"], "cannot read gone.mid: there is no such file or folder; check"),
         (["blend", "a.mid", "gone.mid", "--to", "wild", "-o", "out"], "cannot read gone.mid: there is no such file"),
         (["blend", "song.wav", "--to", "wild"], "cannot read song.wav: '.wav' is not a kind of music file"),

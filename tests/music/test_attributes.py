@@ -47,9 +47,9 @@ def test_thirds_of_a_folder_are_sparse_and_dense(make_piece: MakePiece) -> None:
 
 
 def test_a_folder_of_one_kind_cannot_be_divided() -> None:
-    with pytest.raises(StyleError, match="none of 2 pieces is without-drums"):
+    with pytest.raises(StyleError, match="none of 2 songs is without-drums"):
         divide(ATTRIBUTES["drums"], [groove(0), groove(1)])
-    with pytest.raises(StyleError, match="none of 2 pieces is dense"):
+    with pytest.raises(StyleError, match="none of 2 songs is dense"):
         divide(ATTRIBUTES["density"], [groove(0), groove(0)])
-    with pytest.raises(StyleError, match="none of 0 pieces is sparse"):
+    with pytest.raises(StyleError, match="none of 0 songs is sparse"):
         divide(ATTRIBUTES["density"], [])

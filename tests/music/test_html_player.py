@@ -108,7 +108,7 @@ def test_a_name_is_text_and_nothing_else(name: str) -> None:
 
 def test_a_page_of_more_sound_than_a_browser_likes_is_refused() -> None:
     long = piece(int(30 * page.MAX_MINUTES + 10))
-    with pytest.raises(SeqVAEError, match=r"10 is the most; use --wav"):
+    with pytest.raises(SeqVAEError, match=r"the limit is 10; use --wav"):
         made(long, long)
 
 

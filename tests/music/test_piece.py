@@ -263,7 +263,7 @@ def test_absurd_lengths_are_refused() -> None:
     hours = 3600 * 2 * 480  # ticks at 120 beats per minute
     midi.read(score_of((0, 480, 60), (4 * hours, 480, 60)))
     for score, reason in (
-        (score_of((0, 480, 60), (10 * hours, 480, 60)), "it lasts 10.0 hours, and 5 is the most"),
+        (score_of((0, 480, 60), (10 * hours, 480, 60)), "it lasts 10.0 hours, and the limit is 5"),
         (score_of((0, 10 * hours, 60)), "it lasts 10.0 hours"),
         (score_of((0, 480, 60), (2**31 - 500, 480, 60)), "longer than 100,000 quarter notes"),
         (score_of((-480, 480, 60)), "longer than"),
@@ -274,7 +274,7 @@ def test_absurd_lengths_are_refused() -> None:
 
 def test_too_many_notes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(midi, "MAX_NOTES", 3)
-    with pytest.raises(ReadError, match="it has 4 notes, and 3 is the most"):
+    with pytest.raises(ReadError, match="it has 4 notes, and the limit is 3"):
         midi.read(score_of(*((0, 480, pitch) for pitch in range(4))))
 
 

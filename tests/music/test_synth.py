@@ -127,7 +127,7 @@ def test_the_same_score_sounds_the_same_and_is_left_as_it_was() -> None:
 
 def test_what_is_too_long_is_refused_before_it_is_played() -> None:
     ticks = int(480 * 2 * 60 * (sound.MAX_MINUTES + 1))
-    with pytest.raises(SeqVAEError, match=r"cannot make sound of 31 minutes: 30 is the most; cut the piece first"):
+    with pytest.raises(SeqVAEError, match=r"cannot make sound of 31 minutes: the limit is 30; cut the song first"):
         sound.render(score((PIANO, [(0, 480, 60, 90), (ticks - 480, 480, 60, 90)])))
 
 
