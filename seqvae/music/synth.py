@@ -126,9 +126,7 @@ def _synthesized(content: bytes) -> Frames:
     assert home is not None and home.origin is not None
     soundfont = Path(home.origin).with_name("TimGM6mb.sf2")
     if not soundfont.exists():
-        raise SeqVAEError(
-            f"{soundfont}: the soundfont is missing; `pip install --force-reinstall pretty-midi`"
-        )
+        raise SeqVAEError(f"{soundfont}: the soundfont is missing; `pip install --force-reinstall pretty-midi`")
     played = subprocess.run([sys.executable, "-c", _PLAY, str(soundfont)], input=content, capture_output=True)
     if played.returncode:
         reason = played.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {played.returncode}"]
