@@ -1,8 +1,8 @@
-"""Raw logs on the command line: learn a detector from one, and say of the sessions of another which are not normal.
+"""Raw logs on the command line: learn a detector from a log, and score the sessions of another.
 
-Knows arguments, and what is shown of a session: its p-value, the verdict, and the lines that gave it away. Refuses to
-know how a detector is made (anomaly/log_detector.py). Only typer is imported here, as in cli/app.py; cli/detect.py has
-the verbs.
+Scope: arguments, and the printed p-value, verdict and surprising lines of a session. Out of scope: fitting of a
+detector (anomaly/log_detector.py) and registration of the commands (cli/detect.py). Only typer is imported here, as in
+cli/app.py.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from seqvae.events.lines import LogReader, Record
     from seqvae.events.sessions import Session
 
-POINTED = 5  # records of a session that are shown, at most
-RARE = 0.1  # what is likelier is not shown, unless it is the least likely
-DIGITS = 4  # of log-probabilities, as in anomaly/explain.py
-BATCH = 256  # sessions at once
+POINTED = 5  # most records printed for a session
+RARE = 0.1  # records of a higher probability are not printed, except the least likely
+DIGITS = 4  # decimals of log-probabilities, as in anomaly/explain.py
+BATCH = 256  # sessions in a batch
 
 
 def learn(
@@ -42,48 +42,48 @@ def learn(
         list[str] | None,
         typer.Argument(
             metavar="LOG",
-            help="Raw logs of normal operation, .gz too; - for standard input, which is also read where there is none.",
+            help="Raw logs of normal operation, also .gz; - for standard input, the default.",
             show_default=False,
         ),
     ] = None,
     session: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Lines with the same in its first group are a session.", show_default=False),
+        typer.Option(metavar="REGEX", help="Lines with the same first group are a session.", show_default=False),
     ] = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="N|TIME", help="Instead: so many lines, or the lines of 30s, 5m or 1h.  [default: 20]"),
+        typer.Option(metavar="N|TIME", help="Instead: N lines, or the lines of 30s, 5m or 1h.  [default: 20]"),
     ] = None,
     header: Annotated[
         str,
         typer.Option(
-            "--format", metavar="FORMAT", help="What a line is made of, such as '<Date> <Time> <Content>'; else "
-            "recognised.", show_default=False,
+            "--format", metavar="FORMAT", help="Fields of a line, as in '<Date> <Time> <Content>'; recognised if not "
+            "given.", show_default=False,
         ),
     ] = "",
     field: Annotated[
         str | None, typer.Option(metavar="NAME", help="Lines are JSON, and this field is the message.")
     ] = None,
     p_value: Annotated[
-        float, typer.Option(callback=terminal.share, help="Share of new normal sessions to be called anomalous.")
+        float, typer.Option(callback=terminal.share, help="Share of new normal sessions called anomalous.")
     ] = 0.01,
     confidence: verdicts.Confidence = None,
     minutes: Annotated[
-        float, typer.Option(min=0.01, callback=terminal.finite, help="Time to train for.")
+        float, typer.Option(min=0.01, callback=terminal.finite, help="Training time.")
     ] = 1.0,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Learn a detector from raw logs. The folder goes to `seqvae detect score --detector`, with raw logs too.
+    """Learn a detector from raw logs. Use the folder with `seqvae detect score --detector`, also on raw logs.
 
-    Headers are split off, messages become templates, and lines become sessions. Half of the sessions are trained on,
-    and others calibrate the p-values; on the rest the rate of false alarms is counted.
+    Headers are split off, messages become templates, and lines become sessions. Half of the sessions train the model,
+    others calibrate the p-values, and the rest give the measured rate of false alarms.
     """
     from seqvae.events.lines import LogReader
     from seqvae.events.sessions import Grouping
 
     if session is not None and window is not None:
-        raise UsageError("--session and --window both divide the log; give one of them")
+        raise UsageError("--session and --window both define sessions; give one of them")
     grouping, reader = Grouping(session, window), LogReader(header, field)
     records = list(_records(inputs or [], reader))
     sessions = list(grouping.sessions(records))
@@ -101,12 +101,12 @@ def learn(
     if learned.wanted:
         surely = "" if confidence is None else f" with {confidence:g} confidence"
         report(
-            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which takes about "
-            f"{learned.wanted}; {learned.p_value:g} is the least that can be promised"
+            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which needs about "
+            f"{learned.wanted}; the smallest possible, {learned.p_value:g}, is used"
         )
     rate = learned.alarms / learned.checked
     tell(
-        f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} sessions kept apart "
+        f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} held-out sessions "
         f"{learned.alarms} ({rate:.1%}) are anomalous at p <= {learned.p_value:g}, "
         f"{verdicts.bounded(learned.bound, confidence)}; in {out}",
         {
@@ -122,19 +122,19 @@ def learn(
 
 
 def _nothing(_: str) -> None:
-    """Say nothing."""
+    """Discard a progress line."""
 
 
 def _none(key: str | None) -> str:
     if key is not None:
-        return f"no line has the session key '{key}'; try it on a line of the log"
-    return "there is no line with a word in it; give a log"
+        return f"no line matches the session key '{key}'; try it on a line of the log"
+    return "all lines are blank; give a log"
 
 
 def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
-    """The records of files and standard input; all are opened before the first is asked for."""
+    """Records of files and standard input; all are opened before the first is read."""
     if not inputs and (sys.stdin is None or sys.stdin.isatty()):
-        raise UsageError("missing argument 'LOG'; name a file with raw lines, or give them on standard input")
+        raise UsageError("missing argument 'LOG'; name a file of raw lines, or give them on standard input")
     names = [name if name == "-" else name.removeprefix("@") for name in inputs or ["-"]]
     opened = [text.read_lines(cast(BinaryIO, sys.stdin.buffer) if name == "-" else name) for name in names]
     return chain.from_iterable(reader.records(lines, name) for lines, name in zip(opened, names, strict=True))
@@ -146,9 +146,9 @@ def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
 def rows(
     inputs: Sequence[str], found: LogDetector, verdict: verdicts.Verdicts, as_json: bool, exact: bool
 ) -> Iterator[verdicts.Row]:
-    """Of each session of raw logs its verdict and name, and the lines that gave it away.
+    """Verdict, name and surprising lines of each session of raw logs.
 
-    Sessions of a window are answered as they come; those of a key when the log ends.
+    Sessions by window are scored as they come, sessions by key at the end of the log.
     """
     for index, (session, evidence) in enumerate(weighed(inputs, found, exact)):
         facts = {"index": index, "session": session.name, "records": len(session.records)}
@@ -157,8 +157,8 @@ def rows(
 
 
 def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> Iterator[tuple[Session, Evidence]]:
-    """The sessions of raw logs with their evidence; raises SeqVAEError where there is none."""
-    records = _records(inputs, found.reader())  # before a model is loaded: what is wrong is told at once
+    """Sessions of raw logs with their evidence; raises SeqVAEError where there is no session."""
+    records = _records(inputs, found.reader())  # before the model is loaded, so that errors come at once
     from seqvae.anomaly import log_detector
     from seqvae.cli import inputs as kinds
 
@@ -173,8 +173,8 @@ def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> Iterator[
         if new > log_detector.STRANGE * total and not warned:
             warned = True
             report(
-                f"warning: {new / total:.0%} of lines match no known template; is this the source that the detector "
-                "was learned from? If so, learn it again with these"
+                f"warning: {new / total:.0%} of lines match no known template; if they come from the source of the "
+                "detector, learn it again with them"
             )
         settings = found.settings
         evidences = log_detector.evidence(model, batch, found.templates, settings.samples, settings.seed)
@@ -185,7 +185,7 @@ def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> Iterator[
 
 
 def pointed(session: Session, evidence: Evidence) -> list[tuple[Record | None, float]]:
-    """The records that surprise most, in their order, each with its log-probability; None stands for the end."""
+    """The least likely records in their order, each with its log-probability in nats; None is the end of the session."""
     nats = evidence.log_prob.astype("float64").round(DIGITS)
     order = nats.argsort(kind="stable")[:POINTED].tolist()
     chosen = [i for i in order if i == order[0] or nats[i] < math.log(RARE)]
@@ -194,7 +194,7 @@ def pointed(session: Session, evidence: Evidence) -> list[tuple[Record | None, f
 
 
 def _json(session: Session, evidence: Evidence, found: LogDetector) -> str:
-    """The rest of a line of JSON, after its facts."""
+    """The rest of a JSON line, after its facts."""
     nats = evidence.log_prob.astype("float64").round(DIGITS).tolist()
     events = [*(found.templates.event(record.content) for record in session.records), "<eos>"]
     marked = [
@@ -208,7 +208,7 @@ def _json(session: Session, evidence: Evidence, found: LogDetector) -> str:
 
 
 def _shown(session: Session, evidence: Evidence) -> Iterator[str]:
-    """The name of a session, and the lines that give it away where it is anomalous."""
+    """The name of a session, then its surprising lines."""
     yield text.safe(session.name)
     for record, _ in pointed(session, evidence):
         if record is None:
