@@ -185,7 +185,7 @@ def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> Iterator[
 
 
 def pointed(session: Session, evidence: Evidence) -> list[tuple[Record | None, float]]:
-    """The least likely records in their order, each with its log-probability in nats; None is the end of the session."""
+    """The least likely records in their order, each with its log-probability in nats; None is the session's end."""
     nats = evidence.log_prob.astype("float64").round(DIGITS)
     order = nats.argsort(kind="stable")[:POINTED].tolist()
     chosen = [i for i in order if i == order[0] or nats[i] < math.log(RARE)]
