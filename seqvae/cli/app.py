@@ -1,8 +1,8 @@
-"""The command line: a verb is a function, thin over codec and style.
+"""The program `seqvae` and its main commands, each a thin function over the codec and the styles.
 
-Knows arguments, and what each verb makes of them. Refuses to know music and sentences (cli/inputs.py finds who does),
-models and figures, how errors are told (cli/console.py), and how models are made (cli/training.py). Only typer is
-imported here, and the rest inside the functions, so that `seqvae --help` answers at once.
+Scope: arguments, and the calls that each command makes. Out of scope: music and text (cli/inputs.py chooses the
+module), printing and errors (cli/console.py), training and evaluation (cli/training.py). Only typer is imported here,
+the rest inside the functions: `seqvae --help` must answer at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from seqvae.codec import Codec
     from seqvae.style.arranger import Goal
 
-# as style.Method, whose module imports torch; a test holds them together
+# a copy of style.Method, whose module imports torch; a test compares the two
 Method = Literal["mean", "discriminant", "transport"]
 
 app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
@@ -42,53 +42,53 @@ app.add_typer(workshop.app)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """The command `seqvae`, which ends the process."""
+    """Run the command `seqvae` and end the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file name may be any bytes, and is printed as it is
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name may hold any bytes
     try:
         sys.exit(app(args, prog_name="seqvae", standalone_mode=False))
     except typer.TyperException as error:
         line, context = error.format_message(), getattr(error, "ctx", None)
-        if "\n" not in line:  # else it is the whole help, which is what no arguments at all ask for
+        if "\n" not in line:  # several lines are the help, shown where there are no arguments
             command = context.command_path if context else "seqvae"
             line = f"seqvae: {line[:1].lower()}{line[1:].removesuffix('.')}; see `{command} --help`"
         print(line, file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-# --- options that several verbs have ----------------------------------------------------------------------------------
+# --- options of several commands --------------------------------------------------------------------------------------
 
 Out = Annotated[
     str | None,
     typer.Option(
-        "--out", "-o", metavar="PATH", help="File to write, or folder for several pieces of music; text else printed."
+        "--out", "-o", metavar="PATH", help="File to write; a folder for several songs. Without it, text is printed."
     ),
 ]
 Latents = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default=False)]
 Temperature = Annotated[
     float,
-    typer.Option(min=0, callback=terminal.finite, help="0 takes the likeliest token; higher is more adventurous."),
+    typer.Option(min=0, callback=terminal.finite, help="0 takes the most likely token; higher values vary more."),
 ]
 TopP = Annotated[
     float | None,
     typer.Option(
         callback=terminal.probability,
-        help="Draw among tokens that reach this probability.  [default: 0.95; or, of a style that knows sums of its "
-        "pieces, as those of music do, take the likeliest]",
+        help="Sample from the most likely tokens that together reach this probability.  [default: 0.95; the most "
+        "likely token for styles with stored examples, such as those of music]",
     ),
 ]
-TopK = Annotated[int, typer.Option(min=0, help="Draw among this many tokens; 0 for all.")]
+TopK = Annotated[int, typer.Option(min=0, help="Sample from this many of the most likely tokens; 0 for all.")]
 Beam = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Look for the likeliest tokens with this many candidates instead of drawing them; --temperature then "
-        "only widens what is drawn in the latent space. 0 for none.",
+        help="Beam search with this many candidates instead of sampling tokens; --temperature then scales the latent "
+        "vectors only. 0 for none.",
     ),
 ]
 
 
-# --- verbs ------------------------------------------------------------------------------------------------------------
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 
 @verb(
@@ -106,21 +106,21 @@ def blend(
     ],
     inputs: Inputs = None,
     sources: Annotated[
-        list[str] | None, typer.Option("--from", help="Style to start from; else the piece itself.")
+        list[str] | None, typer.Option("--from", help="Style to start from; without it, the input itself.")
     ] = None,
     amounts: Annotated[
         list[float] | None,
         typer.Option(
             "--amount",
             callback=terminal.all_finite,
-            help="How far: 0 stays, 0.5 is half-way, 1 all the way; any number.  [default: 0.5]",
+            help="How far to move: 0 stays, 0.5 is half-way, 1 is all the way; any number.  [default: 0.5]",
         ),
     ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Music: what stays as it was: melody, drums, or an instrument by its General MIDI name or program "
-            "(0 to 127); none for nothing.  [default: melody]"
+            help="Music: tracks to keep unchanged: melody, drums, or an instrument by its General MIDI name or program "
+            "(0 to 127); none for no track.  [default: melody]"
         ),
     ] = None,
     harmony: Annotated[
@@ -128,13 +128,14 @@ def blend(
         typer.Option(
             min=0,
             callback=lambda value: None if value is None else terminal.finite(value),
-            help="Music: how strongly new notes lean to what sounds in the original; 0 for not at all.  [default: 1.5]",
+            help="Music: how strongly new notes follow the harmony of the original; 0 for not at all.  [default: 1.5]",
         ),
     ] = None,
     method: Annotated[
         Method,
         typer.Option(
-            help="Add the difference of means, or of it as much as a piece lacks; or carry the spread over too."
+            help="mean adds the difference of means, discriminant the part of it that the input lacks, transport maps "
+            "the covariance too."
         ),
     ] = "mean",
     model: Model = "music",
@@ -148,10 +149,10 @@ def blend(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Move pieces from one style toward another.
+    """Move songs, sentences or sessions from one style toward another.
 
-    Several moves are added up: give --to once for each, and --from and --amount once, or once for each. An amount
-    written behind a style, as in --to rock=0.3 --to jazz=0.5, is multiplied by --amount where that is given too.
+    Several moves are added: give --to once for each, and --from and --amount once, or once for each. An amount after
+    a style, as in --to rock=0.3 --to jazz=0.5, is multiplied by --amount where both are given.
     """
     from seqvae.cli.inputs import also, kind_of, load
 
@@ -160,9 +161,9 @@ def blend(
         raise UsageError(f"--method {method} starts from a style: add --from")
     kind = kind_of(model)
     if keep and not kind.FILES:
-        raise UsageError(f"a line has no track '{keep[0]}' to keep; leave it out, it is for music")
+        raise UsageError(f"--keep {keep[0]}: text has no tracks; leave it out, it is for music")
     if harmony is not None and not kind.FILES:
-        raise UsageError(f"--harmony {harmony:g}: a line has none; leave it out, it is for music")
+        raise UsageError(f"--harmony {harmony:g}: text has no harmony; leave it out, it is for music")
     if keep:
         from seqvae.music import tracks
 
@@ -189,7 +190,7 @@ def blend(
 def _moves(
     targets: Sequence[str], sources: Sequence[str], amounts: Sequence[float]
 ) -> list[tuple[str | None, str, float]]:
-    """Source, target and amount of every move; UsageError where there are not as many of one as of another."""
+    """Source, target and amount of every move; UsageError where the counts of the options do not match."""
     if len(sources) not in (0, 1, len(targets)) or len(amounts) not in (0, 1, len(targets)):
         raise UsageError(
             f"{len(targets)} --to, {len(sources)} --from and {len(amounts)} --amount do not fit together; "
@@ -205,7 +206,7 @@ def _moves(
         try:
             own = terminal.finite(float(weight)) if weighed else None
         except ValueError:
-            raise UsageError(f"--to {target}: '{weight}' is no amount; write STYLE=AMOUNT, such as rock=0.3") from None
+            raise UsageError(f"--to {target}: '{weight}' is not a number; write STYLE=AMOUNT, as in rock=0.3") from None
         if own is None:
             moves.append((source, name, 0.5 if far is None else far))
         else:
@@ -218,10 +219,10 @@ def _change(
     temperature: float = 0.0, seed: int = 0, keep: Sequence[str] | None = (), harmony: float = 0.0,
     goal: Goal | None = None,
 ) -> None:  # fmt: skip
-    """Send every piece through the latent space, moved on the way.
+    """Encode every piece, apply `move` to its latent vectors, decode and write the result.
 
-    What is drawn follows from the number of its row, and not from the batches, but for roundings (`Codec.exact`): the
-    rows of all lines are numbered, and those of each file of music.
+    Random draws depend on the row number, not on the batch, apart from rounding (`Codec.exact`). Rows are numbered over
+    all lines of text, and anew in each file of music.
     """
     from seqvae.nn.sampling import Sampling
 
@@ -244,11 +245,11 @@ def _change(
 def generate(
     model: Model = "music",
     style: Annotated[
-        str | None, typer.Option(help="Style to draw from, or prior, what the model was drawn toward; else all styles.")
+        str | None, typer.Option(help="Style to draw from, or prior for the model's prior; without it, all styles.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pieces.")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of songs, sentences or sessions.")] = 1,
     segments: Annotated[
-        int | None, typer.Option(min=1, help="Segments in each piece.  [default: 4 of music, 1 of text]")
+        int | None, typer.Option(min=1, help="Segments in each of them.  [default: 4 for music, 1 for text]")
     ] = None,
     temperature: Temperature = 0.9,
     top_p: TopP = None,
@@ -263,7 +264,7 @@ def generate(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Make new pieces. The first ones have the seed given; --json tells the seed of each."""
+    """Generate new songs, sentences or sessions. The first batch has the seed given; --json prints the seed of each."""
     from seqvae.cli.inputs import also, kind_of, load
 
     kind = kind_of(model)
@@ -281,7 +282,7 @@ def generate(
             pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
             for item, piece in zip(batch, pieces, strict=True):
                 desk.write(item, piece, {"style": style, "segments": size, "seed": own})
-            # any seed, but numbers in a row of the sums that a style knows: they are drawn without replacement
+            # consecutive seeds draw the examples of a style without replacement
             own = draw.getrandbits(32) // row * row + (own + 1) % row
 
 
@@ -295,16 +296,16 @@ def interpolate(
     pieces: Annotated[
         list[str],
         typer.Argument(
-            metavar="A B [C D]", help="Piece to start from and piece to end with; four corners for --grid.",
+            metavar="A B [C D]", help="Song or sentence to start from, and one to end with; four corners for --grid.",
             show_default=False,
         ),
     ],
     out: Out = None,
-    steps: Annotated[int, typer.Option(min=2, help="Pieces, both ends included.")] = 7,
+    steps: Annotated[int, typer.Option(min=2, help="Number of outputs, both ends included.")] = 7,
     grid: Annotated[
-        int | None, typer.Option(min=2, help="Instead: rows and columns of a sheet with A and B on top, C and D below.")
+        int | None, typer.Option(min=2, help="Instead of steps: a square grid of this size, A B on top, C D below.")
     ] = None,
-    kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along the arc, or the straight line.")] = "slerp",
+    kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along an arc, or a straight line.")] = "slerp",
     model: Model = "music",
     wav: Wav = False,
     png: Png = False,
@@ -312,22 +313,22 @@ def interpolate(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Walk from one piece to another. The first output is A as the model says it, the last one B.
+    """Interpolate between two songs or sentences. The first output is A as the model decodes it, the last is B.
 
-    Steps are even for who hears them, and do not go back. With four pieces and --grid, rows come one after the other.
+    Steps are chosen to differ evenly in the output, and never go back. With --grid, rows follow one another.
     """
     from seqvae.cli.inputs import also, kind_of, load
 
     wanted = 2 if grid is None else 4
     if len(pieces) < wanted:
         raise UsageError(
-            f"missing argument '{'ABCD'[len(pieces)]}'; {wanted} pieces make a {'grid' if grid else 'way'}"
+            f"missing argument '{'ABCD'[len(pieces)]}'; {'a grid' if grid else 'an interpolation'} needs {wanted} inputs"
         )
     if len(pieces) > wanted:
-        raise UsageError(f"{len(pieces)} pieces; give two, or four and --grid")
+        raise UsageError(f"{len(pieces)} inputs; give two, or four with --grid")
     own = kind_of(model)
     if own.FILES and out is None:
-        raise UsageError("missing option '--out'; the steps are several files, which need -o FOLDER")
+        raise UsageError("missing option '--out'; the steps are several files; give -o FOLDER")
     given = [own.one(piece) for piece in pieces]
     places = range(steps if grid is None else grid)
     digits = max(2, len(str(len(places) - 1)))
@@ -352,7 +353,7 @@ def interpolate(
     if not own.FILES:
         for wish, at in zip(given, corners, strict=True):
             if results[at] != wish:
-                terminal.report(f"the model says '{results[at]}' for '{wish}'")
+                terminal.report(f"'{wish}' is decoded as '{results[at]}'")
 
 
 @verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
@@ -360,7 +361,7 @@ def reconstruct(
     inputs: Inputs = None, model: Model = "music", out: Out = None, wav: Wav = False, png: Png = False,
     html: Html = False, exact: Exact = False, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Send pieces through the latent space and back. Shows what the model keeps of them."""
+    """Encode and decode again, to show how much the model keeps."""
     from seqvae.cli.inputs import also, kind_of, load
 
     kind = kind_of(model)
@@ -376,10 +377,10 @@ def reconstruct(
 def encode(
     out: Latents, inputs: Inputs = None, model: Model = "music", exact: Exact = False, as_json: Json = False
 ) -> None:
-    """Write the latent vectors of pieces.
+    """Write latent vectors to a file.
 
-    Of music, each is a tensor (segments, dimensions) with the name of its file. Of text, `z` has the vectors of all
-    lines in a row, and `segments` how many of them each line has: one, or none for a line without a word.
+    For music, each file gives a tensor (segments, dimensions) under its name. For text, `z` holds the vectors of all
+    lines in order, and `segments` the number of vectors of each line: one, or none for a blank line.
     """
     from seqvae.cli.inputs import kind_of, load
 
@@ -416,7 +417,7 @@ def encode(
 def decode(
     latents: Annotated[Path, typer.Argument(metavar="LATENTS", help="File that `encode` wrote.", show_default=False)],
     model: Model = "music",
-    like: Annotated[str | None, typer.Option(help="Music: piece to take tempo, metre and key from.")] = None,
+    like: Annotated[str | None, typer.Option(help="Music: song to take tempo, metre and key from.")] = None,
     out: Out = None,
     wav: Wav = False,
     png: Png = False,
@@ -424,7 +425,7 @@ def decode(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Turn latent vectors back into pieces. Music has the names of its tensors, text comes in the order of lines."""
+    """Decode latent vectors. Songs are named after their tensors; text comes in the order of its lines."""
     from seqvae.cli.inputs import also, kind_of, load
 
     kind = kind_of(model)
@@ -436,11 +437,11 @@ def decode(
     with kind.new([name for name, _ in pieces], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, exact=exact)
         if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
-            raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} speaks {codec.tokenizer.kind}; choose -m")
+            raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} is for {codec.tokenizer.kind}; choose -m")
         most = None if frame is None else len(codec.segments(frame))
         for name, z in pieces:
             if most is not None and len(z) > most:
-                raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer piece")
+                raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer song")
         rest = iter(pieces)
         for batch in desk.batches():
             named = [(name, z.float()) for _, (name, z) in zip(batch, rest, strict=False)]
@@ -460,13 +461,13 @@ def studio(
         typer.Argument(metavar="MODEL", help="Checkpoint folders or Hub ids, besides the released models."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any other than this lets other machines in.")
+        str, typer.Option(help="Address to listen on; any address but the default may be reached by other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8321,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free port.")] = 8321,
 ) -> None:
-    """Serve a page to play with: blends to see and hear, walks between sentences, the map of styles, anomalies.
+    """Serve a web page: blends to see and hear, sentences, a map of styles, anomalies.
 
-    It works offline, and other programs may use its API; the page tells of it.
+    It works offline. Other programs may use its API, which the page documents.
     """
     from seqvae.studio import server
     from seqvae.studio.models import Models

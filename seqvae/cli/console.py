@@ -1,10 +1,9 @@
-"""What every command does at the terminal: it is registered, prints, and says what is wrong in one line.
+"""Registration of commands, shared options, output, and errors in one line.
 
-Knows typer, exit codes, the two ways to print (for people, and JSON), and the options that many commands have. Refuses
-to know what any command does. Only typer is imported here, and the rest inside the functions, so that `seqvae --help`
-answers at once.
+Scope: typer, exit codes, output as text or JSON. Out of scope: the work of any command. Only typer is imported here,
+the rest inside the functions: `seqvae --help` must answer at once.
 
-Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 141 when whoever read the output has left.
+Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 141 reader of the output gone.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ EXTRAS = {
 
 
 def group(text: str) -> typer.Typer:
-    """A group of commands with its line of help."""
+    """A group of commands with a line of help."""
     return typer.Typer(
         help=text,
         add_completion=False,
@@ -50,7 +49,7 @@ def group(text: str) -> typer.Typer:
 
 
 def verb(where: typer.Typer, *examples: str) -> Callable[[Verb], Verb]:
-    """Register a command under its function's name, with examples in its help and its errors told in one line."""
+    """Register a command under its function's name, with examples in its help and errors in one line."""
 
     def register(function: Verb) -> Verb:
         @functools.wraps(function)
@@ -69,26 +68,26 @@ def verb(where: typer.Typer, *examples: str) -> Callable[[Verb], Verb]:
 
 
 def finite(value: float) -> float:
-    """Refuse nan and inf, which are numbers to Python."""
+    """Accept a finite number; raises BadParameter for nan and inf."""
     if not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no amount; give a number such as 0.5")
+        raise typer.BadParameter(f"{value} is not finite; give a number such as 0.5")
     return value
 
 
 def all_finite(values: list[float] | None) -> list[float]:
-    """As `finite`, for an option that may be given several times."""
+    """`finite` for an option that may be given several times."""
     return [finite(value) for value in values or []]
 
 
 def share(value: float | None) -> float | None:
-    """Refuse what is no share: 0 and 1, which would call nothing anomalous, or everything, and nan."""
+    """Accept a share above 0 and below 1; raises BadParameter for others and nan."""
     if value is not None and not 0 < value < 1:
         raise typer.BadParameter(f"{value} is not between 0 and 1")
     return value
 
 
 def probability(value: float | None) -> float | None:
-    """Refuse what is no probability, and 0, which leaves nothing to draw; None is for no choice."""
+    """Accept a probability above 0 and up to 1, or None; raises BadParameter for others."""
     if value is not None and not 0 < value <= 1:
         raise typer.BadParameter(f"{value} is not above 0 and at most 1")
     return value
@@ -98,33 +97,33 @@ Inputs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="INPUT",
-        help="Music files, folders of them, or corpus:NAME; of text a sentence or session, @FILE with one a line, or - "
-        "for standard input, which is also read where there is no argument.",
+        help="Music: files, folders, or corpus:NAME. Text: a sentence or session, @FILE with one on each line, or - for "
+        "standard input, the default.",
         show_default=False,
     ),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="A released name, a checkpoint folder or a Hub id.")]
-Styles = Annotated[Path | None, typer.Option("--styles", help="Add the styles of a file that `style fit` wrote.")]
-Wav = Annotated[bool, typer.Option("--wav", help="Music: its sound too, beside each output.")]
-Png = Annotated[bool, typer.Option("--png", help="Music: a piano roll too, beside each output.")]
-Html = Annotated[bool, typer.Option("--html", help="Music: a page to hear and see it, beside each output.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Released name, checkpoint folder or Hub id.")]
+Styles = Annotated[Path | None, typer.Option("--styles", help="File of `style fit` whose styles are added.")]
+Wav = Annotated[bool, typer.Option("--wav", help="Music: also write the sound beside each output.")]
+Png = Annotated[bool, typer.Option("--png", help="Music: also write a piano roll beside each output.")]
+Html = Annotated[bool, typer.Option("--html", help="Music: also write a page with player and piano roll.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
 Exact = Annotated[
     bool,
     typer.Option(
-        "--exact", help="The same to the bit with any number of threads and whatever else is in the batch; slower."
+        "--exact", help="Identical results for any number of threads and any batch; slower."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on each line.")]
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
 def processes(files: bool, inputs: Sequence[str] | None) -> Ranks:
-    """This process and those that torchrun started with it, which divide the pieces among them.
+    """The processes that torchrun started, which divide the inputs among them.
 
-    Raises UsageError where they would have to share standard input.
+    Raises UsageError where several would read standard input.
     """
     from seqvae import parallel as distributed
 
@@ -138,21 +137,21 @@ def processes(files: bool, inputs: Sequence[str] | None) -> Ranks:
 
 
 def report(line: str) -> None:
-    """A line on standard error, above a progress bar if one is shown."""
+    """Print a line on standard error, above a progress bar."""
     from tqdm import tqdm
 
     tqdm.write(" ".join(line.splitlines()), file=sys.stderr)
 
 
 def tell(text: str, facts: Mapping[str, Any], as_json: bool) -> None:
-    """Output for people, or the same as one line of JSON."""
+    """Print text, or the facts as one line of JSON."""
     from tqdm import tqdm
 
     tqdm.write(json.dumps(facts) if as_json else text)
 
 
 def write(parts: Iterable[str]) -> None:
-    """One line of output, as its parts come: a long one need not be held whole."""
+    """Print one line part by part, so that a long line is never in memory as a whole."""
     from tqdm import tqdm
 
     with tqdm.external_write_mode(file=sys.stdout):
@@ -162,14 +161,14 @@ def write(parts: Iterable[str]) -> None:
 
 
 def marked(text: str) -> str:
-    """Text that is to stand out: red where standard output is a terminal with colours, else in brackets."""
+    """Highlighted text: red on a terminal with colours, in brackets elsewhere."""
     # see no-color.org
     plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return f"[{text}]" if plain else f"\x1b[1;31m{text}\x1b[0m"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A table with the keys on top, or one JSON object a row."""
+    """Print a table with the keys as its header, or one JSON object for each row."""
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -195,13 +194,13 @@ def _errors_in_one_line() -> Iterator[None]:
         end(str(error), error.exit_code)
     except KeyboardInterrupt:
         end("interrupted", 130)
-    except BrokenPipeError:  # `seqvae ... | head`: whoever read has left, and wants no word about it
+    except BrokenPipeError:  # `seqvae ... | head`: no message, as other commands do
         _flush_or_drop()
         raise typer.Exit(141) from None
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        end(f"{error.name} is not installed, and this needs it; `pip install 'seqvae[{EXTRAS[error.name]}]'`", 1)
+        end(f"this needs {error.name}, which is not installed; `pip install 'seqvae[{EXTRAS[error.name]}]'`", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = (error.strerror or str(error)).lower()
@@ -209,14 +208,14 @@ def _errors_in_one_line() -> Iterator[None]:
 
 
 def end(line: str, code: int) -> NoReturn:
-    """Say why, and exit."""
+    """Print the reason on standard error and exit."""
     _flush_or_drop()
     print(f"seqvae: {' '.join(line.splitlines())}", file=sys.stderr)
     raise typer.Exit(code) from None
 
 
 def _flush_or_drop() -> None:
-    """What is printed goes out now or never: Python would complain once more at its end."""
+    """Flush standard output, or discard it: Python would report the failure once more at exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,8 +1,8 @@
-"""Commands that tell what is not normal: calibrate a detector on normal pieces, and score others with it.
+"""The commands under `seqvae detect`: calibrate a detector on normal sessions, score others, recalibrate.
 
-Knows arguments, and what is shown of a piece: its p-value, the verdict, and where it is surprising. Refuses to know how
-evidence is found and weighed (anomaly/scores.py, anomaly/calibration.py), and scikit-learn, which anomaly/detector.py
-is for. Only typer is imported here, as in cli/app.py.
+Scope: arguments, and the printed p-value, verdict and surprising tokens. Out of scope: scores and calibration
+(anomaly/scores.py, anomaly/calibration.py) and scikit-learn (anomaly/detector.py). Only typer is imported here, as in
+cli/app.py.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from seqvae.cli.inputs import Kind
     from seqvae.protocols import Tokenizer
 
-app = terminal.group("Tell which pieces are not normal.")
+app = terminal.group("Find sessions, sentences and songs that are not normal.")
 
-# as calibration.Score, whose module imports torch; a test holds them together
+# a copy of calibration.Score, whose module imports torch; a test compares the two
 Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
 
-WHOLE = 40  # tokens of the longest piece that is shown from end to end
-AROUND = 3  # tokens shown on either side of one that is pointed at, of a longer piece
-PART = 4096  # tokens put into JSON at once: a session may have a million
+WHOLE = 40  # tokens of the longest piece printed in full
+AROUND = 3  # tokens printed on either side of a marked token in a longer piece
+PART = 4096  # tokens in one part of a JSON line: a session may have a million
 
 
 # --- fit --------------------------------------------------------------------------------------------------------------
@@ -58,8 +58,8 @@ def fit(
         list[str] | None,
         typer.Argument(
             metavar="INPUT",
-            help="Normal pieces that the model was not trained on: files of music, or folders of them; of text @FILE "
-            "with one a line, or - for standard input, which is also read where there is no argument.",
+            help="Normal data that the model was not trained on. Music: files or folders. Text: @FILE with one session "
+            "or sentence on each line, or - for standard input, the default.",
             show_default=False,
         ),
     ] = None,
@@ -67,38 +67,37 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Normal pieces to measure latent distances from, best those that the model was trained on; else a "
-            "third of the others.",
+            help="Normal data for latent distances, preferably the training data; without it, a third of INPUT.",
         ),
     ] = None,
     score: Annotated[
-        Score, typer.Option(help="What is compared: several figures of a piece combined, or one of them.")
+        Score, typer.Option(help="Anomaly score: several scores combined, or one of them.")
     ] = "combined",
     p_value: Annotated[
         float | None,
         typer.Option(
-            callback=terminal.share, help="Share of new normal pieces to be called anomalous.  [default: 0.01]"
+            callback=terminal.share, help="Share of new normal inputs called anomalous.  [default: 0.01]"
         ),
     ] = None,
     confidence: verdicts.Confidence = None,
     contamination: Annotated[
         float | None,
-        typer.Option(callback=terminal.share, help="Instead: share of the pieces given that is to be called so."),
+        typer.Option(callback=terminal.share, help="Instead of a p-value: share of INPUT called anomalous."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Draws from the posterior of each segment.")] = 16,
+    samples: Annotated[int, typer.Option(min=1, help="Samples from the posterior of each segment.")] = 16,
     model: Model = "music",
     seed: Seed = 0,
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Calibrate a detector on normal pieces. The folder goes to `seqvae detect score --detector`.
+    """Calibrate a detector on normal data. Use the folder with `seqvae detect score --detector`.
 
-    Lines without a word are passed over, as in training.
+    Blank lines are skipped, as in training.
     """
     if p_value is not None and contamination is not None:
-        raise UsageError("--p-value and --contamination both say what is anomalous; give one of them")
+        raise UsageError("--p-value and --contamination both set the threshold; give one of them")
     if confidence is not None and contamination is not None:
-        raise UsageError("--confidence is that of a p-value, and a --contamination has none; give one of them")
+        raise UsageError("--confidence is for a --p-value, not for --contamination; give one of them")
     wanted = 0.01 if p_value is None else p_value
     from seqvae.anomaly import calibration, conformal
     from seqvae.anomaly import scores as anomaly
@@ -124,7 +123,7 @@ def fit(
         enough = _enough(wanted, bool(latents), calibration.TAILS, confidence)
         surely = "" if confidence is None else f" with {confidence:g} confidence"
         raise SeqVAEError(
-            f"{given} normal pieces are too few for a p-value of {wanted:g}{surely}, which takes {enough}; give so "
+            f"{given} normal pieces are too few for a p-value of {wanted:g}{surely}, which needs {enough}; give as "
             f"many, or choose a --p-value of {conformal.least_share(len(found.normal), confidence):.2g} or more"
         )
     limit = None if contamination is not None else wanted
@@ -154,7 +153,7 @@ verb(
 
 
 def _normal(kind: Kind, inputs: Sequence[str]) -> Iterator[Any]:
-    """The pieces of files and folders, and lines of standard input; all are opened before the first is asked for."""
+    """Pieces of files, folders and standard input; all are opened before the first is read."""
     if kind.FILES or (inputs and "-" not in inputs):
         return kind.members(inputs)
     files = [given for given in inputs if given != "-"]
@@ -168,9 +167,9 @@ def _normal(kind: Kind, inputs: Sequence[str]) -> Iterator[Any]:
 
 
 def _enough(p_value: float, known: bool, tails: int, confidence: float | None = None) -> int:
-    """Pieces of which, however they divide by three, so many remain to compare with that a limit can be that low.
+    """Smallest number of normal pieces that allows a threshold at `p_value`, whatever its remainder modulo three.
 
-    A third goes to the tails, `tails` at most, and another to latents where none are `known`; see `calibration.fit`.
+    `calibration.fit` takes a third for the tails, at most `tails`, and another for latents unless they are `known`.
     """
     from seqvae.anomaly import conformal
 
@@ -200,11 +199,11 @@ def score(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="A model that carries a detector; beside --detector, where its model is now."
+            "--model", "-m", help="A model with a detector; with --detector, the present place of its model."
         ),
     ] = None,
     p_value: Annotated[
-        float | None, typer.Option(callback=terminal.share, help="Another limit than the one that was fitted.")
+        float | None, typer.Option(callback=terminal.share, help="Largest p-value of an anomaly, instead of the fitted one.")
     ] = None,
     confidence: verdicts.Confidence = None,
     fdr: verdicts.Fdr = None,
@@ -217,12 +216,12 @@ def score(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Say of each piece whether it is normal. Prints its p-value, and its tokens with the most surprising ones marked.
+    """Score sessions, sentences or songs. Prints the p-value, the verdict, and the tokens, surprising ones marked.
 
-    The p-value is the share of normal pieces that are as strange. With --json, `score` (low is anomalous), `log_prob`
-    (nats) and that of every token are told too, and `bound`, the share of normal pieces that is anomalous at most.
-    One line comes out for each line in, as soon as it can be answered; with --fdr and --worst-first when all are read.
-    With a detector of raw logs inputs are files of raw lines, and the lines that gave a session away are shown.
+    The p-value is the share of normal inputs that are as strange. --json adds `score` (low is anomalous), `log_prob`
+    (nats, in all and of each token), and `bound`, an upper bound on the share of normal inputs called anomalous.
+    Each input line gives one output line, as soon as it is scored; with --fdr and --worst-first after the last input.
+    A detector of raw logs takes files of raw lines, and prints the surprising lines of each anomalous session.
     """
     chosen = verdicts.Choices(p_value, confidence, random_ties, fdr, worst_first, as_json)
     if detector is not None and model is None and _is_raw(detector):
@@ -244,7 +243,7 @@ def score(
     unknown = _Unknown(codec.tokenizer, settings.model)
 
     def told(numbered: tuple[int, Sequence[Any]]) -> Iterator[verdicts.Row]:
-        """What is said of a batch whose first piece has a number."""
+        """Output rows of a numbered batch."""
         first, batch = numbered
         evidences = examine(codec, (item.piece for item in batch), settings.samples, settings.seed)
         for index, (item, evidence) in enumerate(zip(batch, evidences, strict=True), first):
@@ -264,7 +263,7 @@ def score(
 
 
 def _is_raw(detector: Path) -> bool:
-    """Whether `detect learn` wrote it."""
+    """Whether `detect learn` wrote this detector."""
     return (detector / "templates.json").is_file()
 
 
@@ -284,7 +283,7 @@ def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, 
 
 
 def _in_utf8() -> None:
-    """Have standard output take any text, one line for each in."""
+    """Write standard output in UTF-8 with newlines as they are."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n", errors="surrogateescape")
 
@@ -298,7 +297,7 @@ def _numbered(batches: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Sequence[
 
 
 class _Unknown:
-    """Warns once, on standard error, where most events have no token: raw lines are no event ids."""
+    """Warns once, on standard error, if most events have no token, as in raw lines."""
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
         self._model = Path(model).name
@@ -315,25 +314,25 @@ class _Unknown:
         if not self._quiet and 2 * self._new > self._all:
             self._quiet = True
             terminal.report(
-                f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, whose verdict means "
-                "little then; it wants event ids divided by spaces, and raw lines want `seqvae detect learn`"
+                f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, so its verdict means "
+                "little; give event ids separated by spaces, or use `seqvae detect learn` for raw lines"
             )
 
 
 def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, Settings]:
-    """The detector that is named, or the one that a model carries; raises UsageError or CheckpointError."""
+    """The named detector, or that of the model; raises UsageError or CheckpointError."""
     if detector is None:
         if model is None:
             raise UsageError(
                 "missing option '--detector'; name a folder that `seqvae detect fit` wrote, or with -m a model that "
-                "carries one"
+                "has a detector"
             )
         from seqvae.checkpoint import hub as released
 
         detector = released.find(model) / "detector"
         if not detector.is_dir():
             raise CheckpointError(
-                f"{model}: carries no detector; fit one to normal pieces with `seqvae detect fit NORMAL -m {model} "
+                f"{model}: has no detector; fit one to normal data with `seqvae detect fit NORMAL -m {model} "
                 "-o FOLDER`, and name it with --detector"
             )
     from seqvae.anomaly import calibration
@@ -344,12 +343,12 @@ def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, 
         if model is not None or str(error).startswith(str(detector)):
             raise
         raise CheckpointError(
-            f"{detector}: its model is not where it was; say with -m where it is ({error})"
+            f"{detector}: its model has moved; give its place with -m ({error})"
         ) from error
 
 
 def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
-    """A line of JSON after its facts, in parts: that of a long session would take more memory than all else."""
+    """The rest of a JSON line after its facts, in parts, as a long session would need much memory."""
     from seqvae.anomaly.explain import DIGITS
 
     total = round(float(evidence.log_prob.sum(dtype="float64")), DIGITS)
@@ -373,15 +372,15 @@ def update(
     detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder to recalibrate.", show_default=False)],
     inputs: Inputs = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Compare with these alone, as normal has changed.")
+        bool, typer.Option("--replace", help="Replace the old calibration, where normal has changed.")
     ] = False,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where its model is now.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Present place of its model.")] = None,
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Take new normal pieces into a detector's calibration. Nothing is trained: the model and its scores stay.
+    """Add new normal data to a detector's calibration. The model and its scores stay as they are.
 
-    New pieces are those that nothing was fitted on. A detector of raw logs takes raw logs.
+    Nothing may have been fitted on the new data. A detector of raw logs takes raw logs.
     """
     from seqvae.anomaly import calibration, conformal
     from seqvae.anomaly import scores as anomaly
@@ -400,15 +399,15 @@ def update(
         evidences = anomaly.examine(load(settings.model, exact=exact), pieces, settings.samples, settings.seed)
     scores = [found.scores(evidence)[found.score] for evidence in evidences]
     if not scores:
-        raise SeqVAEError("there is no piece to calibrate on; give normal ones")
+        raise SeqVAEError("there is nothing to calibrate on; give normal sessions, sentences or songs")
     test = conformal.ChangeTest(len(found.normal))
     changes = [test.add(found.p_value(score)) for score in scores] + [test.look()]
     changed = any(change is not None for change in changes)
     new, settings = calibration.recalibrated(found, settings, scores, ", ".join(inputs or ["-"]), alone=replace)
     if changed and not replace:
         terminal.report(
-            "warning: these are stranger than the normal ones before; where normal has changed, p-values hold for it "
-            "with --replace alone"
+            "warning: the new normal data are stranger than the old; where normal has changed, p-values are valid "
+            "only with --replace"
         )
     calibration.save(new, settings, where, called=detector.name if where != detector else None)
     bound = new.bound(settings.threshold, settings.p_value, settings.confidence)
@@ -424,13 +423,13 @@ def update(
     )
 
 
-# --- what is shown of a piece -----------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
-    """The tokens of a piece with the most surprising ones marked; of a long one only what stands around these.
+    """The tokens of a piece with the most surprising ones marked; of a long piece only the tokens around them.
 
-    The end of a chunk is left out unless it is marked: `<eos>`. Of music, each bar is told where its tokens begin.
+    The end of a chunk, `<eos>`, is left out unless it is marked. Tokens of music follow the number of their bar.
     """
     from seqvae.anomaly.explain import pointed, spelled
     from seqvae.protocols import EOS

@@ -1,7 +1,7 @@
-"""The commands under `seqvae plot`: pictures of pieces, of a model's styles and figures, and of training.
+"""The commands under `seqvae plot`: piano rolls, a map of styles, evaluation figures, training curves.
 
-Knows arguments, and which file a picture goes to. Refuses to know how anything is drawn (plot.py). Only typer is
-imported here, and the rest inside the functions, so that `seqvae --help` answers at once.
+Scope: arguments and output files. Out of scope: drawing (plot.py). Only typer is imported here, the rest inside the
+functions: `seqvae --help` must answer at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from seqvae.cli import console as terminal
 from seqvae.cli.console import Json, Model, Styles, tell, verb
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
 
-app = terminal.group("Draw pieces, a model's styles and figures, and training, as PNG files.")
+app = terminal.group("Draw songs, a model's styles and figures, and training curves as PNG files.")
 
 Picture = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="PNG file to write.", show_default=False)]
 
@@ -29,10 +29,10 @@ def roll(
         list[str], typer.Argument(metavar="PIECE", help="Music files, or corpus:NAME.", show_default=False)
     ],
     out: Picture,
-    stacked: Annotated[bool, typer.Option("--stacked", help="Below each other, and not side by side.")] = False,
+    stacked: Annotated[bool, typer.Option("--stacked", help="One below the other instead of side by side.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Draw piano rolls of pieces, coloured by instrument. Time, pitches and colours are the same in all of them."""
+    """Draw piano rolls of songs, coloured by instrument. All share their time axis, pitch range and colours."""
     _named(out)
     from seqvae import plot
     from seqvae.music import piece as midi
@@ -45,13 +45,13 @@ def roll(
 def map_(
     out: Picture,
     latents: Annotated[
-        Path | None, typer.Argument(metavar="LATENTS", help="File that `encode` wrote, whose pieces are shown too.")
+        Path | None, typer.Argument(metavar="LATENTS", help="File of `encode`, whose latent vectors are drawn too.")
     ] = None,
     model: Model = "music",
     styles: Styles = None,
     as_json: Json = False,
 ) -> None:
-    """Draw where the styles of a model lie. The plane is the one in which they are farthest apart."""
+    """Draw the styles of a model in the plane that separates them best (linear discriminant analysis)."""
     _named(out)
     from seqvae.cli.inputs import kind_of, load
 
@@ -75,7 +75,7 @@ def map_(
 
 @verb(app, "seqvae plot effect -m music -o effect.png")
 def effect(out: Picture, model: Model = "music", as_json: Json = False) -> None:
-    """Draw what a blend does against its amount, as `seqvae evaluate` measured it, with 95 % intervals."""
+    """Draw the effect of a blend by amount, as `seqvae evaluate` measured it, with 95 % intervals."""
     _named(out)
     from seqvae import plot
     from seqvae.checkpoint import folder as checkpoint
@@ -84,7 +84,7 @@ def effect(out: Picture, model: Model = "music", as_json: Json = False) -> None:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{model}: nothing was measured yet; run `seqvae evaluate` first") from None
+        raise CheckpointError(f"{model}: has no measurements yet; run `seqvae evaluate` first") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: is damaged ({error}); measure again with `seqvae evaluate`") from error
     _write(plot.effect(metrics), out, as_json)
@@ -98,7 +98,7 @@ def training(
     out: Picture,
     as_json: Json = False,
 ) -> None:
-    """Draw the training curves of runs: loss, KL, accuracy, and how well it decodes alone."""
+    """Draw training curves of runs: loss, KL, accuracy, and F1 of free-running decoding."""
     _named(out)
     from seqvae import plot
 
@@ -106,12 +106,12 @@ def training(
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
-    """What a run reported."""
+    """The log of a run, a row for each report."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         raise SeqVAEError(
-            f"{path.parent}: is no run, for it has no {path.name}; name a folder of `seqvae train`"
+            f"{path.parent}: is not a run, as it has no {path.name}; name a folder of `seqvae train`"
         ) from None
     except ValueError as error:
         raise SeqVAEError(f"{path}: is damaged ({error}); repair or remove that line") from error

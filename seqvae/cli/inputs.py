@@ -1,8 +1,8 @@
-"""What a command needs to know of one kind of piece, and which kind a model is for.
+"""Protocol of the modules for input and output, and loading of a model.
 
-Knows: the small protocol that cli/music_io.py (music, in files) and cli/text_io.py (sentences) share, so that every
-command is written once. Refuses to know what either does, and which kind has which (modality.py). A model's kind is
-told by its config.json, before torch is imported: wrong usage is answered at once.
+Scope: the protocol that cli/music_io.py (files of music) and cli/text_io.py (lines of text) share, so that each command
+is written once. Out of scope: their work, and the choice between them (modality.py). The kind of a model is read from
+its config.json before torch is imported, so that wrong usage is reported at once.
 """
 
 from __future__ import annotations
@@ -23,60 +23,60 @@ if TYPE_CHECKING:
 
 
 ALSO = ("wav", "png", "html")
-"""Endings of files that a command can put beside its output: sound, picture, page."""
+"""Suffixes of files that a command can write beside its output: sound, picture, page."""
 
 
 class Item(Protocol):
-    """One piece of a command, to be worked on or to be made."""
+    """One input of a command, or one output to generate."""
 
     @property
     def piece(self) -> Any:
-        """What was read."""
+        """The piece that was read."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What --json tells of it."""
+        """Entries of the output of --json."""
 
 
 class Desk(Protocol):
-    """The pieces of one command, and where their results go."""
+    """The inputs of one command and the destinations of its results."""
 
     def batches(self) -> Iterator[Sequence[Any]]:
-        """Items, as many at once as the kind allows; the results of some are written before the next are asked for."""
+        """Batches of items; the results of one batch are written before the next is read."""
 
     def write(self, item: Any, result: Any, facts: Mapping[str, Any]) -> None:
-        """Write the result of an item, with what else --json shall tell."""
+        """Write the result of an item, with further facts for --json."""
 
 
 class Kind(Protocol):
-    """A module for one kind of piece. All raise SeqVAEError in one line, and UsageError for what does not fit."""
+    """Module for one modality. All functions raise SeqVAEError, and UsageError for arguments that do not fit."""
 
     FILES: bool
-    """Whether outputs are files, or else lines of one stream."""
+    """Whether outputs are files; otherwise they are lines of one stream."""
     SEGMENTS: int
-    """Segments of a new piece."""
+    """Default number of segments of a generated piece."""
 
     def read(self, inputs: Sequence[str]) -> Iterator[Sequence[Any]]:
-        """Items that arguments name, in batches, for `pack`."""
+        """Items named by the arguments, in batches, for `pack`."""
 
     def given(
         self, inputs: Sequence[str], out: str | None, ending: str, as_json: bool, also: Collection[str] = ()
     ) -> AbstractContextManager[Desk]:
-        """Items that arguments name; the outputs are finished when the context is left without an error.
+        """Items named by the arguments; outputs are complete when the context is left without an error.
 
-        `also` are kinds of files that are wanted beside each output: `ALSO`.
+        `also` are suffixes from `ALSO` of further files for each output.
         """
 
     def new(
         self, names: Sequence[str], out: str | None, as_json: bool, also: Collection[str] = ()
     ) -> AbstractContextManager[Desk]:
-        """Items to be made."""
+        """Items to generate."""
 
     def one(self, given: str) -> Any:
-        """The one piece that an argument names."""
+        """The single piece named by an argument."""
 
     def frame(self, given: str) -> Any:
-        """The piece from which a decoded one takes what no latent vector holds."""
+        """The piece that supplies tempo, metre and key, which a latent vector does not hold."""
 
     def members(self, paths: Sequence[str]) -> Iterator[Any]:
         """All pieces in files and folders."""
@@ -84,26 +84,26 @@ class Kind(Protocol):
     def pack(
         self, inputs: Sequence[str], items: Sequence[Any], latents: Sequence[Tensor], out: Path
     ) -> tuple[dict[str, Tensor], Any, list[tuple[str, dict[str, Any]]]]:
-        """Tensors of a file of latents, where they are from, and what to tell of them."""
+        """Tensors of a file of latents, their sources, and lines to print with facts for --json."""
 
     def unpack(self, tensors: Mapping[str, Tensor], path: Path) -> list[tuple[str, Tensor]]:
-        """Names and latents `(S, D)` of the pieces in such a file, in order."""
+        """Names and latents `(S, D)` of the pieces in a file of latents, in order."""
 
 
 def kind_of(model: str) -> Kind:
-    """The module for a model's kind of piece; raises CheckpointError where there is no model."""
+    """The module for a model's modality; raises CheckpointError where there is no model."""
     module: Kind = commands(released.kind_of(released.find(model)))
     return module
 
 
 def also(*wanted: bool) -> list[str]:
-    """Those of ALSO that are wanted, given a truth value for each."""
+    """Entries of ALSO selected by one truth value each."""
     return [kind for kind, yes in zip(ALSO, wanted, strict=True) if yes]
 
 
 def load(model: str, styles: Path | None = None, exact: bool = False) -> Codec:
-    """The codec, on the GPU if there is one, with the styles of a file added."""
-    gc.disable()  # what is imported and loaded here stays: looking through it for garbage takes a sixth of the time
+    """Load a codec, on the GPU if there is one, and add the styles of a file."""
+    gc.disable()  # imported and loaded objects stay: collecting garbage among them takes a sixth of the time
     try:
         import torch
 

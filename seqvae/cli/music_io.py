@@ -1,8 +1,8 @@
-"""Files of music on the command line: which ones the arguments name, and where each output goes.
+"""Files of music on the command line: inputs from arguments, and the path of each output.
 
-Knows stems, folders and `-o`, that no output may overwrite an input or another output, and which files may lie beside
-one. Refuses to know models, and how sound, pictures and pages are made (music/synth.py, plot.py, music/html_player.py).
-cli/text_io.py is the same for kinds of pieces that come in lines.
+Scope: stems, folders, `-o`, protection against overwriting, and further files beside an output. Out of scope: models,
+and rendering of sound, pictures and pages (music/synth.py, plot.py, music/html_player.py). cli/text_io.py is its
+counterpart for lines of text.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
 FILES = True
 """Every output is a file."""
 SEGMENTS = 4
-"""Segments of a new piece."""
+"""Default number of segments of a generated song."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A piece to work on, or one to be made."""
+    """A song that was read, or one to generate."""
 
     piece: Piece | None
-    """What was read; None for one to be made."""
+    """The song; None for one to generate."""
     place: Path
-    """The file for its result; of pieces that are read alone, only the name."""
+    """Path of its result; from `read` only its name."""
     facts: dict[str, Any]
-    """What --json tells of it: the file that was read."""
+    """Entries of the output of --json: the input file."""
 
 
 class Desk:
-    """The files of one command, and where their results go."""
+    """The input files of one command and the destinations of its results."""
 
     def __init__(self, items: Iterator[Item], as_json: bool, also: Collection[str] = ()) -> None:
         self._items, self._as_json, self._also = items, as_json, also
 
     def batches(self) -> Iterator[list[Item]]:
-        """Pieces one by one: each is long, and its result must not depend on what else was asked for."""
+        """Songs one by one: each is long, and its result must not depend on other inputs."""
         return ([item] for item in self._items)
 
     def write(self, item: Item, result: Any, facts: Mapping[str, Any]) -> None:
-        """Write one piece, and its sound, picture and page where they are wanted, and tell where."""
+        """Write one song, and its sound, picture and page if requested; print the paths."""
         midi.write(result, item.place)
         written = {"output": str(item.place)}
         for kind in self._also:
@@ -66,7 +66,7 @@ class Desk:
 
 
 def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
-    """The files that arguments name, one by one, their names in `place`; raises as `named`."""
+    """The files named by the arguments, one by one, with their names in `place`; raises as `named`."""
     single, stems = alone(inputs), named(inputs)
     return ([item] for item in _items(stems, single))
 
@@ -75,7 +75,7 @@ def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
 def given(
     inputs: Sequence[str], out: str | None, ending: str, as_json: bool, also: Collection[str] = ()
 ) -> Iterator[Desk]:
-    """The files that arguments name, with the file for the result of each; raises as `outputs`."""
+    """The files named by the arguments, with the path of each result; raises as `outputs`."""
     places = outputs(inputs, out, ending)
     _ready(also, places.values())
     yield Desk(_items(places, alone(inputs)), as_json, also)
@@ -83,7 +83,7 @@ def given(
 
 @contextlib.contextmanager
 def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[str] = ()) -> Iterator[Desk]:
-    """New pieces with the file for each; raises as `fresh`."""
+    """Songs to generate with the path of each; raises as `fresh`."""
     places = fresh(names, out)
     _ready(also, places)
     with tqdm(places, unit="piece", disable=None if len(names) > 1 else True, leave=False) as bar:
@@ -91,16 +91,16 @@ def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[s
 
 
 def one(given: str) -> Piece:
-    """The piece that an argument names."""
+    """The song named by an argument."""
     return midi.read(given)
 
 
 frame = one
-"""The piece whose tempo, metre and key another is to have."""
+"""The song that supplies tempo, metre and key."""
 
 
 def members(paths: Sequence[str]) -> Iterator[Piece]:
-    """All pieces in files and folders; raises ReadError at once where one does not exist."""
+    """All songs in files and folders; raises ReadError at once where a path does not exist."""
     found = collection.find(paths)
     _tell_passed_over(paths)
     return (piece for _, piece in read_each(found, alone(paths)))
@@ -112,18 +112,17 @@ def _items(places: Mapping[Path, Path], single: bool) -> Iterator[Item]:
 
 
 def alone(inputs: Sequence[str]) -> bool:
-    """Whether one file is asked for, which must be readable, and whose output may have any name."""
+    """Whether the input is a single file, which must be readable and whose output may have any name."""
     if not inputs:
         raise UsageError("missing argument 'INPUT'; name a file of music, a folder of them, or corpus:NAME")
     return len(inputs) == 1 and not Path(inputs[0]).is_dir()
 
 
 def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
-    """Every file that the inputs name, and its stem: with the subfolder in which it lies in a folder that was given.
+    """Every input file and its stem, which includes the subfolder below a folder that was given.
 
     Of `song.mid` and `song.abc` the first in the order of `midi.SUFFIXES` is `song`, the other `song.abc`. Files below
-    `out` are left out, for they are outputs of an earlier call. Raises SeqVAEError where there is no file, or where two
-    have one name.
+    `out` are left out, as outputs of an earlier call. Raises SeqVAEError where there is no file, or two have one name.
     """
     found: dict[Path, Path] = {}
     for given in inputs:
@@ -136,7 +135,7 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
                 found.setdefault(source, within / stem)
     if not found:
         kinds = " ".join(midi.SUFFIXES)
-        raise SeqVAEError(f"{' '.join(inputs)}: there is no music in it; name a folder with files in {kinds}")
+        raise SeqVAEError(f"{' '.join(inputs)}: holds no music; name a folder with files in {kinds}")
     _tell_passed_over(inputs)
     first: dict[Path, Path] = {}
     order = [*midi.SUFFIXES, *(source.suffix.lower() for source in found)]
@@ -145,21 +144,21 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
         if name in first and source.name not in (first[name].name, name.name):
             name = found[source] = name.with_name(source.name)
         if (other := first.setdefault(name, source)) != source:
-            advice = "give the folder that holds both, rename one, or take them one at a time"
+            advice = "give the folder that holds both, rename one, or give them one at a time"
             raise SeqVAEError(f"{other} and {source}: both outputs would be called '{name}'; {advice}")
     return found
 
 
 def _tell_passed_over(inputs: Iterable[str]) -> None:
-    """Say on standard error what in the named folders is not taken for music."""
+    """Report on standard error the files in the named folders that are not music."""
     if said := collection.passed_over(inputs):
         report(said)
 
 
 def outputs(inputs: Sequence[str], out: str | None, ending: str) -> dict[Path, Path]:
-    """Every file that the inputs name, and the file its output goes to; without `out` it is `<stem>-<ending>.mid`.
+    """Every input file and the path of its output, `<stem>-<ending>.mid` without `out`.
 
-    Raises UsageError where `out` does not suit the inputs, and SeqVAEError where an input would be overwritten.
+    Raises UsageError where `out` does not fit the inputs, and SeqVAEError where an input would be overwritten.
     """
     single = alone(inputs)
     if out is None and not single:
@@ -179,14 +178,14 @@ def outputs(inputs: Sequence[str], out: str | None, ending: str) -> dict[Path, P
 
 
 def fresh(names: Sequence[str], out: str | None) -> list[Path]:
-    """Where pieces that come from no file go: into the folder `out`, or to that file if there is one piece."""
+    """Paths of generated songs: in the folder `out`, or the file `out` for a single song."""
     if out is not None and _is_file(out, len(names) == 1):
         return [Path(out)]
     return [Path(out or ".") / f"{name}.mid" for name in names]
 
 
 def _is_file(out: str, single: bool) -> bool:
-    """Whether `out` names the one file to write, and not a folder; UsageError if it can be neither."""
+    """Whether `out` is a file rather than a folder; raises UsageError where it can be neither."""
     path = Path(out)
     if path.is_dir() or out.endswith(("/", os.sep)):
         return False
@@ -194,7 +193,7 @@ def _is_file(out: str, single: bool) -> bool:
     music = path.suffix.lower() in written
     if not single:  # a folder, whatever dots its name has
         if music or path.exists():
-            raise UsageError(f"-o {out}: is a file, and several outputs need a folder")
+            raise UsageError(f"-o {out}: is a file, but several outputs need a folder")
         return False
     if music or (path.exists() and not path.is_file()):  # a device or a pipe may have any name
         return True
@@ -204,10 +203,10 @@ def _is_file(out: str, single: bool) -> bool:
 
 
 def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, Piece]]:
-    """Every piece with its source, under a progress bar that covers what the caller does with it.
+    """Every song with its source, under a progress bar that covers the caller's work too.
 
-    A `single` file must be readable; of several, those that are not are reported with the reason, and counted at the
-    end. Raises ReadError, or SeqVAEError where none could be read.
+    A `single` file must be readable. Of several, unreadable ones are reported with the reason and counted at the end.
+    Raises ReadError, or SeqVAEError where none could be read.
     """
     if single:
         [source] = sources
@@ -228,20 +227,20 @@ def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, P
         report(f"{skipped} of {len(sources)} files skipped")
 
 
-# --- what is put beside an output -------------------------------------------------------------------------------------
+# --- further files beside an output -----------------------------------------------------------------------------------
 
 
 def _ready(also: Collection[str], places: Iterable[Path]) -> None:
-    """Refuse what is wanted beside outputs before any work is done, where it cannot be made."""
+    """Check before any work that the further files can be written; raises UsageError."""
     for place in places if also else ():
         if place.suffix.lower() not in midi.WRITTEN_SUFFIXES:
-            raise UsageError(f"-o {place}: nothing can lie beside it, as {', '.join(f'--{x}' for x in also)} would")
+            raise UsageError(f"-o {place}: {', '.join(f'--{x}' for x in also)} needs an output in a .mid file")
     if "png" in also:
         from seqvae import plot  # noqa: F401  (raises where matplotlib is missing)
 
 
 def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> bytes:
-    """The sound, picture or page of a result; picture and page show the piece that it was made from beside it."""
+    """The sound, picture or page of a result; picture and page show the original beside it."""
     if kind == "wav":
         from seqvae.music import synth as sound
 
@@ -261,14 +260,14 @@ def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> by
 
 
 def _about(facts: Mapping[str, Any]) -> str:
-    """What was done to a piece, in words; empty where it was made from nothing."""
+    """The moves of a song in words; empty for a generated song."""
     moves = facts.get("moves", [facts] if "to" in facts else [])
     told = [f"{move['from'] or 'itself'} to {move['to']}, amount {move['amount']:.3g}" for move in moves]
     return " + ".join(told)
 
 
 def _drawn(result: Any, original: Piece | None) -> Piece:
-    """A result as a piece, even one without notes, which is as long as the original."""
+    """A result as a piece; a result without notes is as long as the original."""
     if result.note_num():
         return midi.read(result)
     bounds = midi.chunk_bounds([], 1) if original is None else original.bounds
@@ -281,9 +280,9 @@ def _drawn(result: Any, original: Piece | None) -> Piece:
 def pack(
     inputs: Sequence[str], items: Sequence[Item], latents: Sequence[Tensor], out: Path
 ) -> tuple[dict[str, Tensor], Any, list[tuple[str, dict[str, Any]]]]:
-    """How latents of pieces lie in a file: the tensors, where they are from, and what to tell of them.
+    """Tensors of a file of latents, their sources, and lines to print with facts for --json.
 
-    Each is a tensor `(S, D)` with the name of its file.
+    Each song is a tensor `(S, D)` under the name of its file.
     """
     tensors: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
@@ -297,8 +296,8 @@ def pack(
 
 
 def unpack(tensors: Mapping[str, Tensor], path: Path) -> list[tuple[str, Tensor]]:
-    """Latents `(S, D)` of every piece with its name; raises SeqVAEError for names that `pack` does not give."""
+    """Names and latents `(S, D)` of all songs; raises SeqVAEError for names that `pack` does not give."""
     names = sorted(tensors)
     if not names or any(".." in Path(name).parts or Path(name).is_absolute() for name in names):
-        raise SeqVAEError(f"{path}: its tensors are not named as pieces; write it with `seqvae encode`")
+        raise SeqVAEError(f"{path}: its tensors are not named after songs; write it with `seqvae encode`")
     return [(name, tensors[name]) for name in names]

@@ -1,8 +1,8 @@
-"""Raw logs on the command line: learn a detector from one, and say of the sessions of another which are not normal.
+"""Raw logs on the command line: learn a detector from a log, and score the sessions of another.
 
-Knows arguments, and what is shown of a session: its p-value, the verdict, and the lines that gave it away. Refuses to
-know how a detector is made (anomaly/log_detector.py). Only typer is imported here, as in cli/app.py; cli/detect.py has
-the verbs.
+Scope: arguments, and the printed p-value, verdict and surprising lines of a session. Out of scope: fitting of a
+detector (anomaly/log_detector.py) and registration of the commands (cli/detect.py). Only typer is imported here, as in
+cli/app.py.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ def learn(
         list[str] | None,
         typer.Argument(
             metavar="LOG",
-            help="Raw logs of normal operation, .gz too; - for standard input, which is also read where there is none.",
+            help="Raw logs of normal operation, also .gz; - for standard input, the default.",
             show_default=False,
         ),
     ] = None,
     session: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Lines with the same in its first group are a session.", show_default=False),
+        typer.Option(metavar="REGEX", help="Lines with the same first group are a session.", show_default=False),
     ] = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="N|TIME", help="Instead: so many lines, or the lines of 30s, 5m or 1h.  [default: 20]"),
+        typer.Option(metavar="N|TIME", help="Instead: N lines, or the lines of 30s, 5m or 1h.  [default: 20]"),
     ] = None,
     header: Annotated[
         str,
         typer.Option(
-            "--format", metavar="FORMAT", help="What a line is made of, such as '<Date> <Time> <Content>'; else "
-            "recognised.", show_default=False,
+            "--format", metavar="FORMAT", help="Fields of a line, as in '<Date> <Time> <Content>'; recognised if not "
+            "given.", show_default=False,
         ),
     ] = "",
     field: Annotated[
@@ -76,16 +76,16 @@ def learn(
         typer.Option(metavar="REGEX", help="Leave out sessions with a line that matches; may be given several times."),
     ] = None,
     p_value: Annotated[
-        float, typer.Option(callback=terminal.share, help="Share of new normal sessions to be called anomalous.")
+        float, typer.Option(callback=terminal.share, help="Share of new normal sessions called anomalous.")
     ] = 0.01,
     confidence: verdicts.Confidence = None,
     minutes: Annotated[
-        float, typer.Option(min=0.01, callback=terminal.finite, help="Time to train for.")
+        float, typer.Option(min=0.01, callback=terminal.finite, help="Training time.")
     ] = 1.0,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Learn a detector from raw logs. The folder goes to `seqvae detect score --detector`, with raw logs too.
+    """Learn a detector from raw logs. Use the folder with `seqvae detect score --detector`, also on raw logs.
 
     Headers are split off, messages become templates, and lines become sessions. Half of the sessions are trained on,
     and others calibrate the p-values; on the rest the rate of false alarms is counted. All sessions are taken for
@@ -127,8 +127,8 @@ def learn(
     if learned.wanted:
         surely = "" if confidence is None else f" with {confidence:g} confidence"
         report(
-            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which takes about "
-            f"{learned.wanted}; {learned.p_value:g} is the least that can be promised"
+            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which needs about "
+            f"{learned.wanted}; the smallest possible, {learned.p_value:g}, is used"
         )
     for kind_of in learned.kinds[:KINDS] if not as_json else []:
         if kind_of.sessions == 1:
@@ -138,7 +138,7 @@ def learn(
         report(f"taken for normal: {kind_of.sessions} sessions ({kind_of.sessions / learned.sessions:.0%}): {about}")
     rate = learned.alarms / learned.checked
     tell(
-        f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} sessions kept apart "
+        f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} held-out sessions "
         f"{learned.alarms} ({rate:.1%}) are anomalous at p <= {learned.p_value:g}, "
         f"{verdicts.bounded(learned.bound, confidence)}; in {out}",
         {
@@ -156,19 +156,19 @@ def learn(
 
 
 def _nothing(_: str) -> None:
-    """Say nothing."""
+    """Discard a progress line."""
 
 
 def _none(key: str | None) -> str:
     if key is not None:
-        return f"no line has the session key '{key}'; try it on a line of the log"
-    return "there is no line with a word in it; give a log"
+        return f"no line matches the session key '{key}'; try it on a line of the log"
+    return "all lines are blank; give a log"
 
 
 def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
-    """The records of files and standard input; all are opened before the first is asked for."""
+    """Records of files and standard input; all are opened before the first is read."""
     if not inputs and (sys.stdin is None or sys.stdin.isatty()):
-        raise UsageError("missing argument 'LOG'; name a file with raw lines, or give them on standard input")
+        raise UsageError("missing argument 'LOG'; name a file of raw lines, or give them on standard input")
     names = [name if name == "-" else name.removeprefix("@") for name in inputs or ["-"]]
     opened = [text.read_lines(cast(BinaryIO, sys.stdin.buffer) if name == "-" else name) for name in names]
     return chain.from_iterable(reader.records(lines, name) for lines, name in zip(opened, names, strict=True))
@@ -223,8 +223,8 @@ def _weighed(
         if new > log_detector.STRANGE * total and not warned:
             warned = True
             report(
-                f"warning: {new / total:.0%} of lines match no known template; is this the source that the detector "
-                "was learned from? If so, learn it again with these"
+                f"warning: {new / total:.0%} of lines match no known template; if they come from the source of the "
+                "detector, learn it again with them"
             )
         settings = found.settings
         evidences = log_detector.evidence(model, batch, found.templates, settings.samples, settings.seed)

@@ -1,8 +1,7 @@
-"""Commands for those who keep styles: fit them, measure what their vectors do, list and describe them.
+"""The commands under `seqvae style`: fit styles, measure the effect of their vectors, list and describe them.
 
-Knows arguments, where styles are written, and what is shown of them. Refuses to know how they are fitted
-(style/vectors.py) and measured (evaluation/style_effect.py), and how pieces are labelled (music/attributes.py). Only
-typer is imported here, as in cli/app.py.
+Scope: arguments, the files of styles, and printed output. Out of scope: fitting (style/vectors.py), measuring
+(evaluation/style_effect.py) and labels of music (music/attributes.py). Only typer is imported here, as in cli/app.py.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ if TYPE_CHECKING:
     from seqvae.cli.inputs import Kind
     from seqvae.style.vectors import Style
 
-app = terminal.group("Fit styles of your own, measure what they do, list and describe the ones there are.")
+app = terminal.group("Fit styles of your own, measure their effect, list and describe them.")
 
-# as attributes.ATTRIBUTES, whose module imports numpy; a test holds them together
+# a copy of attributes.ATTRIBUTES, whose module imports numpy; a test compares the two
 By = Literal["drums", "mode", "density"]
 Sets = Annotated[
     list[str],
     typer.Argument(
         metavar="NAME=PATH",
-        help="Files, or folders of them; of text, NAME=@FILE is understood too. With --by, PATH alone.",
+        help="Name of a style and its files or folders; for text also NAME=@FILE. With --by, PATH alone.",
     ),
 ]
 Attribute = Annotated[
     By | None,
     typer.Option(
         "--by",
-        help="Music: divide the pieces by what they are like, into with-drums and without-drums, minor and major, or "
-        "dense and sparse (the thirds with most and fewest notes a beat).",
+        help="Music: divide the songs by an attribute: with-drums and without-drums, minor and major, or dense and "
+        "sparse (the thirds with most and fewest notes per beat).",
     ),
 ]
-Add = Annotated[bool, typer.Option("--add", help="Write into the model's own folder instead.")]
+Add = Annotated[bool, typer.Option("--add", help="Write to the model's own folder instead.")]
 
 
 @verb(
@@ -56,16 +55,16 @@ def fit(
     add: Add = False,
     by: Attribute = None,
     hold_out: Annotated[
-        bool, typer.Option("--hold-out", help="Leave out the one in twenty that `style effect` measures on.")
+        bool, typer.Option("--hold-out", help="Leave out the test split, one in twenty, that `style effect` uses.")
     ] = False,
     model: Model = "music",
     as_json: Json = False,
 ) -> None:
-    """Fit styles to pieces of your own. A name may be given several times; use the file with --styles."""
+    """Fit styles to songs or sentences of your own. A name may be given several times. Use the file with --styles."""
     from seqvae.cli.inputs import kind_of, load
 
     if (out is None) is not add:
-        raise UsageError("say where the styles go: -o FILE, or --add for the model's own folder")
+        raise UsageError("missing output; give -o FILE, or --add for the model's own folder")
     found = _sets(kind_of(model), sets, by)
     codec = load(model)
     if hold_out:
@@ -83,10 +82,10 @@ def fit(
 
 
 def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[list[Any], str]]:
-    """Pieces of every style, and where they are from; UsageError for what does not name any."""
+    """Pieces of every style, and their source; raises UsageError for an argument that is not NAME=PATH."""
     if by is not None:
         if not kind.FILES:
-            raise UsageError(f"--by {by}: divides music; name the lines of each style, as in NAME=@FILE")
+            raise UsageError(f"--by {by}: is for music; name the lines of each style, as in NAME=@FILE")
         from seqvae.music.attributes import ATTRIBUTES, divide
 
         divided = divide(ATTRIBUTES[by], list(kind.members(sets)))
@@ -97,12 +96,12 @@ def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[lis
         if not name or not path or name in ("all", "prior"):
             raise UsageError(f"'{given}': write NAME=PATH, with any NAME but all and prior")
         paths.setdefault(name, []).append(path)
-    found = {name: kind.members(given) for name, given in paths.items()}  # all names are looked up before one is read
+    found = {name: kind.members(given) for name, given in paths.items()}  # all paths are checked before one is read
     return {name: (list(found[name]), ", ".join(given)) for name, given in paths.items()}
 
 
 def _write(styles: Mapping[str, Style], out: Path | None, model: str) -> Path:
-    """Put styles in a file, or beside those of the model's own folder."""
+    """Write styles to a file, or add them to the model's own folder; returns its path."""
     from seqvae.checkpoint import folder as checkpoint
     from seqvae.style import vectors as style
 
@@ -127,9 +126,9 @@ def _write(styles: Mapping[str, Style], out: Path | None, model: str) -> Path:
 def effect(
     sets: Sets,
     by: Attribute = None,
-    songs: Annotated[int, typer.Option(min=2, help="Pieces of each style to move.")] = 8,
+    songs: Annotated[int, typer.Option(min=2, help="Songs or lines of each style to move.")] = 8,
     amount: Annotated[
-        float, typer.Option(callback=terminal.finite, help="How much of the difference of two styles.")
+        float, typer.Option(callback=terminal.finite, help="How far to move: 1 is the difference of two styles.")
     ] = 1.0,
     styles: Styles = None,
     add: Add = False,
@@ -137,19 +136,19 @@ def effect(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure what the vector from each style to each other does, and keep it with the styles.
+    """Measure the effect of the vector from each style to each other one, and store it with the styles.
 
-    Pieces of the test split, one in twenty by a hash of the title, are moved, and a judge fitted on the others tells
-    how probable the target is. It is written into the file of --styles, or with --add into the model's folder, and
-    `style list` and `style show` tell of it. Fit with --hold-out, or what is moved has been part of the mean.
+    Songs or lines of the test split, one in twenty by a hash of the title, are moved, and a classifier fitted on the
+    others gives the probability of the target. The result is written to the file of --styles, or with --add to the
+    model's folder; `style list` and `style show` print it. Fit the styles with --hold-out, or they include the test split.
     """
     from seqvae.cli.inputs import kind_of, load
 
     if add and styles is not None:
-        raise UsageError("--add writes into the model's folder, and --styles into its file; give one of them")
+        raise UsageError("--add writes to the model's folder, and --styles to its file; give one of them")
     found = _sets(kind_of(model), sets, by)
     if len(found) < 2:
-        raise UsageError("an effect is that of a vector between two styles; name at least two")
+        raise UsageError("an effect is measured between two styles; name at least two")
     codec = load(model, styles)
     from seqvae.evaluation.style_effect import measure
     from seqvae.evaluation.style_effect import tell as line
@@ -174,7 +173,7 @@ def effect(
 
 @verb(app, "seqvae style list -m music --json")
 def list_(model: Model = "music", styles: Styles = None, as_json: Json = False) -> None:
-    """List the styles of a model. Where it was measured, with how probable a judge finds what is moved there."""
+    """List the styles of a model, with the measured effect of moves to them by a classifier."""
     from seqvae.cli.inputs import load
 
     known = {name: style for name, style in sorted(load(model, styles).styles.items()) if name != "all"}
@@ -188,12 +187,12 @@ def list_(model: Model = "music", styles: Styles = None, as_json: Json = False) 
 
 
 def _brief(style: Style) -> str:
-    """The effects of all vectors to a style in a few words: means over sources."""
+    """The effects of all vectors to a style, averaged over sources."""
     found = list(style.effects.values())
     if not found:
         return "not measured"
     before, after = (sum(x[0] for x in xs) / len(found) for xs in ([e.before for e in found], [e.after for e in found]))
-    # without the same of another piece beside it, a figure of what is kept measures nothing
+    # a figure of preserved content means nothing without its control, another song
     names = found[0].kept if all(e.kept_of_another for e in found) else ()
     kept = {name: sum(e.kept[name][0] for e in found) / len(found) for name in names}
     return ", ".join([f"{before:.2f} -> {after:.2f}", *(f"{name} {x:.2f}" for name, x in kept.items())])
@@ -206,7 +205,7 @@ def show(
     styles: Styles = None,
     as_json: Json = False,
 ) -> None:
-    """Describe one style: how wide it is, how far it lies from others, and what moving pieces there does."""
+    """Describe one style: its spread, its distance from others, and the measured effect of moves to it."""
     from seqvae.cli.inputs import load
 
     codec = load(model, styles)
@@ -221,11 +220,11 @@ def show(
     facts |= {"persistence": style.persistence, "distances": distances, "told_apart": apart}
     facts |= {"effects": {source: asdict(one) for source, one in style.effects.items()}}
     lines = [
-        f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
+        f"{name}: {style.count} songs or lines from {style.source or 'an unknown source'}",
         f"spread {spread:.3f}: root mean square distance of a segment from the mean",
         f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
         *(
-            f"{distances[n]:.3f} from the mean of {n}: {100 * apart[n]:.0f} % of segments are told apart"
+            f"{distances[n]:.3f} from the mean of {n}: {100 * apart[n]:.0f} % of segments can be distinguished"
             for n in others
         ),
     ]

@@ -1,10 +1,10 @@
-"""Lines on the command line: which sentences the arguments name, and one line out for each of them, in their order.
+"""Lines of text on the command line: inputs from arguments, and one output line for each, in the same order.
 
-Knows `@file`, `-`, standard input that is still being written, `-o`, and how the latents of many lines lie in one file.
-Refuses to know models and tokens. cli/music_io.py is the same for kinds of pieces that come in files of their own.
+Scope: `@file`, `-`, standard input while it is being written, `-o`, and the layout of a file of latents. Out of scope:
+models and tokens. cli/music_io.py is its counterpart for files of music.
 
-An argument is a sentence itself, `@file` a file with one piece a line, `-` standard input, which is also read where
-there is no argument. A line without a word has no content: it comes back empty, and has no latent vector.
+An argument is a sentence or session, `@file` a file with one on each line, `-` standard input, which is also read
+without arguments. A blank line gives a blank line, and has no latent vector.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 FILES = False
 """Outputs are lines of one stream."""
 SEGMENTS = 1
-"""Segments of a new piece: one latent vector covers a sentence."""
+"""Default number of segments of a generated line: one latent vector covers a sentence."""
 BATCH = 512
-"""Lines at once, where so many are there."""
+"""Most lines in a batch."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line to work on, or one to be made."""
+    """A line that was read, or one to generate."""
 
     piece: str
-    """The line that was read; "" for one without a word, and for one to be made."""
+    """The line; "" for a blank one and for one to generate."""
     facts: dict[str, Any]
-    """What --json tells of it: its number over all arguments, from 0, and the line itself."""
+    """Entries of the output of --json: the line, and its number over all arguments, from 0."""
 
 
-# --- in ---------------------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 
 def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
-    """The lines that arguments name, as many at once as are there already, under a progress bar if they lie in files.
+    """Lines named by the arguments, in batches of those already there, under a progress bar for files.
 
-    Raises, before the first is asked for, UsageError where nothing is given and ReadError for a file that cannot be
+    Raises, before the first line is read, UsageError where there is no input and ReadError for a file that cannot be
     opened.
     """
     batches = _batches(inputs)
@@ -64,20 +64,20 @@ def read(inputs: Sequence[str]) -> Iterator[list[Item]]:
 
 
 def one(given: str) -> str:
-    """The only line that an argument names; raises UsageError where there are others, or none."""
+    """The single line named by an argument; raises UsageError where there are several or none."""
     found = list(islice(chain.from_iterable(_batches([given])), 2))
     if len(found) != 1:
-        raise UsageError(f"{given}: holds {'several lines' if found else 'no line'}; one sentence is wanted here")
+        raise UsageError(f"{given}: holds {'several lines' if found else 'no line'}; give one sentence")
     return found[0]
 
 
 def frame(given: str) -> str:
-    """Refuse: all there is to a sentence is in its latent vector."""
-    raise UsageError(f"--like {given}: is for music; a sentence has no tempo and no metre to be kept")
+    """Raise UsageError: the latent vector of a sentence holds all of it."""
+    raise UsageError(f"--like {given}: is for music; a sentence has no tempo or metre")
 
 
 def members(paths: Sequence[str]) -> Iterator[str]:
-    """The lines with a word in them of files, and of all files of folders; the @ before a name may be left out."""
+    """Lines of files and folders, without blank ones; the @ before a name is optional."""
     opened = [text.read_lines(path) for path in text.find(given.removeprefix("@") for given in paths)]
     return _with_words(chain.from_iterable(opened))
 
@@ -92,9 +92,11 @@ def _files(inputs: Sequence[str]) -> list[Path]:
 
 
 def _batches(inputs: Sequence[str]) -> Iterator[list[str]]:
-    """The lines of all arguments in batches; every file is opened before the first is asked for."""
+    """Lines of all arguments in batches; every file is opened before the first line is read."""
     if not inputs and (sys.stdin is None or sys.stdin.isatty()):
-        raise UsageError("missing argument 'INPUT'; give a sentence, @FILE with one a line, or lines on standard input")
+        raise UsageError(
+            "missing argument 'INPUT'; give a sentence, @FILE with one on each line, or lines on standard input"
+        )
     streams: list[tuple[Iterator[str], Callable[[], bool]]] = []
     for given in inputs or ["-"]:
         if given == "-":
@@ -102,7 +104,7 @@ def _batches(inputs: Sequence[str]) -> Iterator[list[str]]:
             streams.append((text.read_lines(cast(BinaryIO, arriving)), arriving.ready))
         elif given.startswith("@"):
             streams.append((text.read_lines(given[1:]), _always))
-        else:  # bytes that are no UTF-8 are treated as those of a file
+        else:  # bytes that are not UTF-8 are read as in a file
             streams.append((iter([os.fsencode(given).decode(errors="replace")]), _always))
 
     def batches() -> Iterator[list[str]]:
@@ -124,7 +126,7 @@ def _always() -> bool:
 
 
 def _numbered(batches: Iterator[list[str]], sentences: int, files: Sequence[Path]) -> Iterator[list[Item]]:
-    """Batches with the number of each line, under a bar if there are `files` and a terminal."""
+    """Batches with line numbers, under a progress bar where there are `files` and a terminal."""
     shown = bool(files) and sys.stderr is not None and sys.stderr.isatty()
     total = sentences + sum(1 for file in files for _ in text.read_lines(file)) if shown else None
     index = 0
@@ -138,14 +140,14 @@ def _numbered(batches: Iterator[list[str]], sentences: int, files: Sequence[Path
 
 
 class _Arriving:
-    """The lines of a stream, in bytes, and whether the next one can be had without waiting for whoever writes it."""
+    """Lines of a stream as bytes, and whether the next one can be read without waiting."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._seen, self._ended = bytearray(), False
         try:
             self._file: int | None = stream.fileno()
-        except OSError:  # no file of the system: all of it is there
+        except OSError:  # an object in memory: all of it is there
             self._file = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -163,14 +165,14 @@ class _Arriving:
             yield line
 
     def ready(self) -> bool:
-        """Whether the next line is there already."""
+        """Whether the next line can be read without waiting."""
         if self._file is None:
             return True
         while not self._ended and b"\n" not in self._seen:
             try:
                 if not select.select([self._file], [], [], 0)[0]:
                     return False
-            except (OSError, ValueError):  # a system that cannot tell: take lines one by one
+            except (OSError, ValueError):  # select does not work on this stream: read lines one by one
                 return False
             self._read()
         return bool(self._seen)
@@ -182,14 +184,14 @@ class _Arriving:
         self._ended = not part
 
 
-# --- out --------------------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def given(
     inputs: Sequence[str], out: str | None, ending: str, as_json: bool, also: Collection[str] = ()
 ) -> Iterator[Desk]:
-    """The lines that arguments name, with their results going to `out`, else to standard output; `ending` is not used.
+    """Lines named by the arguments, with results written to `out` or standard output; `ending` is not used.
 
     Raises as `read`, and SeqVAEError where an input would be overwritten or `out` cannot be written.
     """
@@ -205,7 +207,7 @@ def given(
 
 @contextlib.contextmanager
 def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[str] = ()) -> Iterator[Desk]:
-    """As many new lines as there are names, which lines do not need."""
+    """Lines to generate, one for each name."""
     _nothing_else(also)
     with _output(out) as send:
         desk = Desk(_blank(len(names)), send, as_json)
@@ -214,9 +216,9 @@ def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[s
 
 
 def _nothing_else(also: Collection[str]) -> None:
-    """Lines have no other form: UsageError where one is wanted."""
+    """Raise UsageError for a requested sound, picture or page."""
     for kind in also:
-        raise UsageError(f"--{kind} is for music, and this model's pieces are lines; leave it out, or choose -m music")
+        raise UsageError(f"--{kind} is for music, and this model is for text; leave it out, or choose -m music")
 
 
 def _blank(count: int) -> Iterator[list[Item]]:
@@ -228,24 +230,24 @@ def _blank(count: int) -> Iterator[list[Item]]:
 
 
 class Desk:
-    """The lines of one command, and where their results go."""
+    """The input lines of one command and the destination of its results."""
 
     def __init__(self, batches: Iterator[list[Item]], send: Callable[[list[str]], None], as_json: bool) -> None:
         self._batches, self._send, self._as_json = batches, send, as_json
         self._done: list[str] = []
 
     def batches(self) -> Iterator[list[Item]]:
-        """Lines, as many at once as are there; the results of a batch go out before the next is asked for."""
+        """Batches of lines; the results of a batch are written before the next is read."""
         for batch in self._batches:
             yield batch
             self.flush()
 
     def write(self, item: Item, result: str, facts: Mapping[str, Any]) -> None:
-        """Take one result, in the order in which the lines came."""
+        """Add one result, in the order of the input lines."""
         self._done.append(json.dumps({**item.facts, "output": result, **facts}) if self._as_json else result)
 
     def flush(self) -> None:
-        """Send what was taken."""
+        """Write the results added so far."""
         if self._done:
             self._send(self._done)
             self._done = []
@@ -253,7 +255,7 @@ class Desk:
 
 @contextlib.contextmanager
 def _output(out: str | None) -> Iterator[Callable[[list[str]], None]]:
-    """What sends lines on their way, in UTF-8: to standard output, a device, or a file that is there when all is done.
+    """A function that writes lines in UTF-8 to standard output, a device, or a file, which appears when complete.
 
     Raises UsageError for a folder and SeqVAEError for a file that cannot be written.
     """
@@ -270,7 +272,7 @@ def _output(out: str | None) -> Iterator[Callable[[list[str]], None]]:
         if path.exists() and not path.is_file():  # a device or a pipe
             file: TextIO = path.open("w", encoding="utf-8", newline="\n")
         else:
-            path = path.resolve()  # a link stays one
+            path = path.resolve()  # write through a link
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
             part = Path(name)
@@ -292,7 +294,7 @@ def _output(out: str | None) -> Iterator[Callable[[list[str]], None]]:
             part.chmod(0o644)
             part.replace(path)
     finally:
-        with contextlib.suppress(OSError):  # what was refused is refused once more
+        with contextlib.suppress(OSError):  # a failed write fails again here
             file.close()
         if part is not None:
             part.unlink(missing_ok=True)
@@ -314,10 +316,10 @@ def _print(lines: list[str]) -> None:
 def pack(
     inputs: Sequence[str], items: Sequence[Item], latents: Sequence[Tensor], out: Path
 ) -> tuple[dict[str, Tensor], Any, list[tuple[str, dict[str, Any]]]]:
-    """How latents of lines lie in a file: the tensors, where they are from, and what to tell of them.
+    """Tensors of a file of latents, their sources, and lines to print with facts for --json.
 
-    `z (S, D)` holds the vectors of all lines in a row, and `segments (N,)` how many of them each line has: one, but for
-    lines without a word, which have none, and very long ones. A tensor for each of a million lines would not do.
+    `z (S, D)` holds the vectors of all lines in order, and `segments (N,)` the number of vectors of each line: one, but
+    none for a blank line and several for a very long one. A million lines would be too many tensors of their own.
     """
     import torch
 
@@ -329,9 +331,9 @@ def pack(
 
 
 def unpack(tensors: Mapping[str, Tensor], path: Path) -> list[tuple[str, Tensor]]:
-    """Latents `(S, D)` of every line with its number: from a file that `pack` made, or one with a tensor a line.
+    """Numbers and latents `(S, D)` of all lines, from a file of `pack` or one with a tensor for each line.
 
-    Tensors of other names are taken in the order of these names. Raises SeqVAEError where the parts do not fit.
+    Tensors of other names are in the order of their names. Raises SeqVAEError where `z` and `segments` do not match.
     """
     import torch
 
@@ -339,5 +341,5 @@ def unpack(tensors: Mapping[str, Tensor], path: Path) -> list[tuple[str, Tensor]
         return [(name, tensors[name]) for name in sorted(tensors)]
     z, sizes = tensors["z"], tensors["segments"].tolist()
     if tensors["segments"].ndim != 1 or min(sizes, default=0) < 0 or sum(sizes) != len(z):
-        raise SeqVAEError(f"{path}: z and segments do not belong together; write it again with `seqvae encode`")
+        raise SeqVAEError(f"{path}: z and segments do not match; write it again with `seqvae encode`")
     return [(str(i), part) for i, part in enumerate(torch.split(z, sizes))]

@@ -1,7 +1,7 @@
-"""Commands for those who make models: train one, learn a vocabulary, measure, and list what is released.
+"""Commands for models: train, learn a vocabulary, evaluate, export, and list the released ones.
 
-Knows arguments, and what each verb makes of them; cli/app.py adds these to its own. Refuses to know how a model learns
-and what a figure means (train/loop.py, evaluation/music.py, evaluation/text.py). Only typer is imported here, as in
+Scope: arguments, and the calls that each command makes; cli/app.py adds these commands to its own. Out of scope:
+training and evaluation (train/loop.py, evaluation/music.py, evaluation/text.py). Only typer is imported here, as in
 cli/app.py.
 """
 
@@ -23,12 +23,12 @@ from seqvae.errors import SeqVAEError, UsageError
 if TYPE_CHECKING:
     from seqvae.codec import Codec
 
-app = terminal.group("Make models.")
-tokenizer_app = terminal.group("Learn a vocabulary for text, and look at it.")
+app = terminal.group("Train, evaluate and export models.")
+tokenizer_app = terminal.group("Learn a vocabulary for text, and show its tokens.")
 app.add_typer(tokenizer_app, name="tokenizer")
 
 Algorithm = Literal["bpe", "unigram"]
-Half = Literal["choose", "final"]  # as dataset.Half; a test holds them together
+Half = Literal["choose", "final"]  # a copy of dataset.Half; a test compares the two
 
 
 @verb(
@@ -44,26 +44,26 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default=False)],
     tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Text: take this vocabulary instead of learning one.")
+        Path | None, typer.Option(metavar="DIR", help="Text: use this vocabulary instead of learning one.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Begin with the weights of this model, not at random.")
+        str | None, typer.Option(metavar="MODEL", help="Start from the weights of this model, not from random ones.")
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
             min=0.01, callback=lambda value: None if value is None else terminal.finite(value),
-            help="Train for so long, with a schedule to match, and not for the recipe's train.steps.",
+            help="Training time, with a schedule to match, instead of the recipe's train.steps.",
         ),
     ] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
 ) -> None:  # fmt: skip
-    """Train a model on pieces. Prints where the checkpoint is. Ctrl-C saves where it is, to go on with --resume.
+    """Train a model. Prints the path of the checkpoint. Ctrl-C saves the state; continue with --resume.
 
-    Of music, --data is a folder with a folder for each style in it; of text, each file with one sentence a line is a
-    style, and has its name. Or it is the folder `data` of an earlier run, or its address (s3://...).
+    For music, --data is a folder with a folder for each style. For text, each file, one sentence on each line, is a
+    style named after it. It can also be the folder `data` of an earlier run, or its address (s3://...).
     """
     from seqvae.config import load_recipe
 
@@ -76,7 +76,7 @@ def train(
         if start is not None and tokenizer is None and settings.tokenizer.kind != "midi":
             from seqvae.checkpoint import hub as released
 
-            tokenizer = released.find(start) / "tokenizer"  # weights are of one vocabulary
+            tokenizer = released.find(start) / "tokenizer"  # weights belong to one vocabulary
         best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, start=start, report=report)
     except KeyboardInterrupt as stop:
         command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
@@ -87,7 +87,7 @@ def train(
 
         if distributed.join().rank:
             raise typer.Exit(130) from None
-        terminal.end(f"{str(stop) or 'interrupted'}; go on with `{shlex.join(command)} --resume`", 130)
+        terminal.end(f"{str(stop) or 'interrupted'}; continue with `{shlex.join(command)} --resume`", 130)
     from seqvae import parallel as distributed
 
     if distributed.join().rank == 0:
@@ -99,23 +99,23 @@ def train(
 @verb(tokenizer_app, "seqvae tokenizer train --data reviews.txt --vocab-size 4000 -o tokenizers/mine")
 def train_(
     data: Annotated[
-        list[str], typer.Option("--data", metavar="FILE", help="Sentences, one a line.", show_default=False)
+        list[str], typer.Option("--data", metavar="FILE", help="Sentences, one on each line.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
-    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens at most; few lines make fewer.")] = 4000,
-    algorithm: Annotated[Algorithm, typer.Option(help="How pieces of words are found.")] = "bpe",
-    max_tokens: Annotated[int, typer.Option(min=5, help="Tokens of a segment at most; longer lines are cut.")] = 128,
+    vocab_size: Annotated[int, typer.Option(min=1, help="Most tokens; few lines give fewer.")] = 4000,
+    algorithm: Annotated[Algorithm, typer.Option(help="Algorithm that splits words into tokens.")] = "bpe",
+    max_tokens: Annotated[int, typer.Option(min=5, help="Most tokens in a segment; longer lines are divided.")] = 128,
     as_json: Json = False,
 ) -> None:
-    """Learn a vocabulary from lines. The folder goes to `seqvae train --tokenizer`.
+    """Learn a vocabulary from lines. Use the folder with `seqvae train --tokenizer`.
 
-    Of more than 128 MiB of lines it is learned from so many, drawn at random, as `seqvae train` does.
+    From more than 128 MiB of text, it learns from a random sample of that size, as `seqvae train` does.
     """
     from seqvae.cli import text_io as lines
 
     files = list(out.iterdir()) if out.is_dir() else []
     if out.exists() and (not out.is_dir() or {path.name for path in files} - {"tokenizer.json", "sentencepiece.model"}):
-        raise SeqVAEError(f"{out}: is there and is no folder of a tokenizer alone; choose another -o")
+        raise SeqVAEError(f"{out}: exists and is not the folder of a tokenizer; choose another -o")
     members = lines.members(data)
     from seqvae.checkpoint import folder as checkpoint
     from seqvae.data import prepare as shards
@@ -132,14 +132,14 @@ def train_(
 def encode(
     folder: Annotated[
         Path,
-        typer.Option("--tokenizer", "-t", metavar="DIR", help="A tokenizer, or a checkpoint.", show_default=False),
+        typer.Option("--tokenizer", "-t", metavar="DIR", help="Tokenizer or checkpoint.", show_default=False),
     ],
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT", help="A sentence, @FILE with one a line, or -.")
+        list[str] | None, typer.Argument(metavar="INPUT", help="A sentence, @FILE with one on each line, or -.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the tokens of sentences, a space in a token as an underscore."""
+    """Show the tokens of sentences, with spaces as underscores."""
     from seqvae.cli import text_io as lines
     from seqvae.modality import load_tokenizer
     from seqvae.text.tokenizer import SPACE, TextTokenizer
@@ -148,7 +148,7 @@ def encode(
         inside = folder / "tokenizer"
         tokenizer = load_tokenizer(inside if inside.is_dir() else folder)
         if not isinstance(tokenizer, TextTokenizer):
-            raise SeqVAEError(f"{folder}: spells {tokenizer.kind}, not sentences; choose another -t")
+            raise SeqVAEError(f"{folder}: is a tokenizer of {tokenizer.kind}, not of sentences; choose another -t")
         for batch in desk.batches():
             for item, chunks in zip(batch, tokenizer.encode_all([item.facts["input"] for item in batch]), strict=True):
                 ids = [int(token) for chunk in chunks for token in chunk[:-1]]
@@ -169,58 +169,60 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH",
-            help="Music: folder with a folder a style. Text: held-out lines as @FILE, those of a style as NAME=@FILE.",
+            help="Music: folder with a folder for each style. Text: held-out lines as @FILE, or NAME=@FILE for a style.",
             show_default=False,
         ),
     ],
     model: Model = "music",
     training: Annotated[
         list[str] | None,
-        typer.Option("--train", metavar="[NAME=]@FILE", help="Text: training lines, for judge and language model."),
+        typer.Option("--train", metavar="[NAME=]@FILE", help="Text: training lines for classifier and language model."),
     ] = None,
     opposites: Annotated[
         list[str] | None,
         typer.Option(
             "--between",
             metavar="A/B",
-            help="Text: styles to move between, both ways; else all. Arrangements: from A to B, or all; else five.",
+            help="Text: styles to move between, in both directions; default all. Arrangements: from A to B, or all; "
+            "default five pairs.",
         ),
     ] = None,
     pieces: Annotated[
-        int | None, typer.Option(min=1, help="Pieces of each style at most.  [default: 20 of music, 1000 of text]")
+        int | None,
+        typer.Option(min=1, help="Most songs or lines of each style.  [default: 20 songs, 1000 lines]"),
     ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Music: pieces drawn. Text: draws for importance weighting.  [default: 200 of music, 500 of text]",
+            help="Music: generated songs. Text: samples for importance weighting.  [default: 200 for music, 500 for text]",
         ),
     ] = None,
-    iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines for importance weighting; 0 for all.")] = 500,
+    iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines with importance weighting; 0 for all.")] = 500,
     split: Annotated[
-        Half, typer.Option(help="Music: the half of the held-out songs that is for choices, or for final figures.")
+        Half, typer.Option(help="Music: half of the held-out songs, for choices (choose) or final figures (final).")
     ] = "final",
     arrangement: Annotated[
         bool,
         typer.Option(
             "--arrangement",
-            help="Music: measure 16-bar blends beside real songs and a rule, and nothing else. 16 pieces by default.",
+            help="Music: only compare blends of 16 bars with real songs and a rule. 16 songs by default.",
         ),
     ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on held-out pieces. Tells what it keeps of them, and where blends arrive.
+    """Evaluate a model on held-out data: reconstruction, likelihood, style and content of blends.
 
-    Of text, the lines given without a name are those whose likelihood is told; else those of all styles. Under torchrun
-    the model's work is divided among the processes.
+    For text, the likelihood is that of the lines given without a name; without them, of the lines of all styles. Under
+    torchrun the model's work is divided among the processes.
     """
     from seqvae.checkpoint import hub as released
     from seqvae.cli.inputs import load
 
     if released.kind_of(released.find(model)) == "midi":
         if len(data) != 1:
-            raise UsageError(f"{len(data)} --data: songs are measured from one folder, with a folder a style")
+            raise UsageError(f"{len(data)} --data: for music give one folder, with a folder for each style")
         codec, say = _divided(load(model))
         if arrangement:
             from seqvae.evaluation import arrangement as ruler
@@ -240,7 +242,7 @@ def evaluate(
         _told(codec, evaluate.table(figures), figures, as_json)
         return
     if arrangement:
-        raise UsageError(f"--arrangement: is of music, and {model} is of another kind; leave it out")
+        raise UsageError(f"--arrangement: is for music, and {model} is not a model of music; leave it out")
     held, known = _by_name(data), _by_name(training or [])
     pairs = _pairs(opposites or [])
     from seqvae.evaluation import text as evaluate_text
@@ -264,7 +266,7 @@ def evaluate(
 
 
 def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
-    """Styles written as A/B; UsageError for another form."""
+    """Pairs of styles written as A/B; raises UsageError for any other form."""
     pairs = [(a, b) for a, slash, b in (text.partition("/") for text in given) if a and b and "/" not in b]
     if len(pairs) < len(given):
         raise UsageError(f"--between {' '.join(given)}: write two styles as A/B")
@@ -272,7 +274,7 @@ def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _divided(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
-    """A codec whose work all processes that torchrun started divide, and what reports, in the first of them alone."""
+    """A codec whose work is divided among the processes of torchrun, and a report function of the first process."""
     from seqvae import parallel as distributed
 
     codec.ranks = distributed.join()
@@ -280,14 +282,14 @@ def _divided(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
 
 
 def _told(codec: Codec, text: str, figures: dict[str, Any], as_json: bool) -> None:
-    """Figures that every process has come to, told once."""
+    """Print figures once, in the first of several processes."""
     if codec.ranks.rank == 0:
         tell(text, figures, as_json)
     codec.ranks.leave()
 
 
 def _by_name(given: Iterable[str]) -> dict[str, list[str]]:
-    """The lines with a word of every `NAME=@FILE`, and of `@FILE` and `FILE` under ""; raises ReadError."""
+    """Lines of every `NAME=@FILE`, and of `@FILE` and `FILE` under "", without blank ones; raises ReadError."""
     from seqvae.cli import text_io as lines
 
     paths: dict[str, list[str]] = {}
@@ -305,12 +307,12 @@ def export(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Write encoder and decoder as ONNX, for programs without torch. Tells how far they are from it.
+    """Write encoder and decoder as ONNX, for programs without torch. Prints their largest difference from torch.
 
     The folder holds encoder.onnx, start.onnx and step.onnx, the tokenizer and config.json; docs/export.md shows a
     program that encodes and decodes with them.
     """
-    # torch prints what its exporter thinks of recurrent encoders; it is checked whether they do what they should
+    # torch's exporter warns about recurrent encoders; export_model compares the graphs with torch
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from seqvae.export import SEGMENTS, export_model
 
@@ -318,7 +320,7 @@ def export(
     steps = kept.recipe.objective.refine
     if steps:
         report(
-            f"encoder.onnx gives the encoder's answer alone, without the search of {steps} steps that follows it here"
+            f"encoder.onnx gives the encoder's mean, without the {steps} refinement steps that follow it in seqvae"
         )
     megabytes = sum(path.stat().st_size for path in out.glob("*.onnx")) / 1e6
     facts = {"output": str(out), "megabytes": round(megabytes, 1), "segments": SEGMENTS, **dataclasses.asdict(found)}

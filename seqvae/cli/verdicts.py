@@ -1,7 +1,7 @@
-"""Verdicts on a run of pieces: p-values and limits, false discoveries in a batch, and whether normal has changed.
+"""Verdicts of `detect score`: thresholds, false discovery rate, and a test for a change of the normal data.
 
-Knows the options of `detect score` that are the same for every kind of piece, and how its lines are put together.
-Refuses to know how pieces are read and scored, and what is shown of one (cli/detect.py, cli/raw_logs.py).
+Scope: options of `detect score` for all modalities, and its output lines. Out of scope: reading, scoring and printing
+of single pieces (cli/detect.py, cli/raw_logs.py).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from seqvae.anomaly.conformal import Change, ChangeTest
 
 Row = tuple[dict[str, Any], Iterable[str]]
-"""Facts of a piece, and the rest of its line of JSON in parts; else its line and those shown where it is anomalous."""
+"""Facts of a piece, and the parts of its output: the rest of a JSON line, or a line and the lines of an anomaly."""
 
 Confidence = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
         callback=terminal.share,
-        help="Have the p-value bound false alarms with this confidence, such as 0.95, and not on the average.",
+        help="Bound the rate of false alarms with this confidence, such as 0.95, instead of on average.",
         show_default=False,
     ),
 ]
@@ -40,17 +40,17 @@ Fdr = Annotated[
     typer.Option(
         metavar="RATE",
         callback=terminal.share,
-        help="False discovery rate: of all pieces together, those are anomalous of which at most so many are normal.",
+        help="Call anomalies at this false discovery rate: the expected share of normal inputs among them.",
         show_default=False,
     ),
 ]
-RandomTies = Annotated[bool, typer.Option("--random-ties", help="Draw p-values that tie at random, by the seed.")]
-WorstFirst = Annotated[bool, typer.Option("--worst-first", help="Print the strangest first, when all are scored.")]
+RandomTies = Annotated[bool, typer.Option("--random-ties", help="Break ties of p-values at random, by the seed.")]
+WorstFirst = Annotated[bool, typer.Option("--worst-first", help="Sort by score, the strangest first.")]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What verdicts are asked for."""
+    """Options for verdicts."""
 
     p_value: float | None
     confidence: float | None
@@ -61,9 +61,9 @@ class Choices:
 
 
 class Verdicts:
-    """Makes lines of output of scores, and warns on standard error once normal has changed.
+    """Turns scores into output lines, and warns on standard error if the normal data seem to have changed.
 
-    Raises UsageError for options that do not go together, and SeqVAEError for a limit that no score can be below.
+    Raises UsageError for options that exclude each other, and SeqVAEError for a p-value too small for the calibration.
     """
 
     def __init__(self, found: Calibration, settings: Settings, chosen: Choices, detector: str) -> None:
@@ -87,7 +87,7 @@ class Verdicts:
         self._test: ChangeTest | None = conformal.ChangeTest(len(found.normal))
 
     def facts(self, index: int, score: float) -> dict[str, Any]:
-        """What is said of a piece with this score."""
+        """Verdict on a piece by its score, for --json."""
         from seqvae.anomaly import conformal
 
         if self._chosen.random_ties and self._limit is not None:
@@ -107,7 +107,7 @@ class Verdicts:
         return self._limit
 
     def lines(self, rows: Iterable[Row]) -> Iterator[Iterable[str]]:
-        """Lines of output, each in parts: as the rows come, or when all have come where they are compared."""
+        """Output lines in parts: one by one, or after the last row where all rows are compared."""
         compared = self._chosen.fdr is not None or self._chosen.worst_first
         for facts, rest in self._compared(self._watched(rows)) if compared else self._watched(rows):
             if self._chosen.as_json:
@@ -132,12 +132,12 @@ class Verdicts:
         self._test = None
         terminal.report(
             f"warning: {change.share:.0%} of {change.seen} are as strange as the strangest {change.level:.0%} of the "
-            "normal ones; normal may have changed. Where these are normal, recalibrate with `seqvae detect update "
+            "normal ones; normal may have changed. If these are normal, recalibrate with `seqvae detect update "
             f"{self._detector} INPUT --replace`"
         )
 
     def _compared(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """All rows with their `rank` by score, and whether they are a `discovery`; what is shown waits in a file."""
+        """All rows with their `rank` and `discovery`; their output waits in a temporary file."""
         from seqvae.anomaly import conformal
 
         sign = "" if self._chosen.as_json else "\n"
@@ -169,13 +169,13 @@ class Verdicts:
         least = conformal.least_discoveries(pieces, n, rate)
         if least > 1 and not self._chosen.random_ties:
             terminal.report(
-                f"no discovery at --fdr {rate:g}: with {n} normal pieces to compare with, at least {least} of {pieces} "
-                f"must be stranger than all of them; with {conformal.sample_size(rate / pieces)}, one"
+                f"no discovery at --fdr {rate:g}: with {n} normal pieces for calibration, at least {least} of {pieces} "
+                f"must be stranger than all of them; with {conformal.sample_size(rate / pieces)}, one is enough"
             )
 
 
 def bounded(bound: float, confidence: float | None) -> str:
-    """A bound on the rate of false alarms, in words."""
+    """An upper bound on the rate of false alarms, in words."""
     from seqvae.anomaly import conformal
 
     return f"with {confidence or conformal.CONFIDENCE:.4g} confidence at most {bound:.2%} of new normal ones"
