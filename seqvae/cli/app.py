@@ -322,7 +322,7 @@ def interpolate(
     wanted = 2 if grid is None else 4
     if len(pieces) < wanted:
         raise UsageError(
-            f"missing argument '{'ABCD'[len(pieces)]}'; {'a grid' if grid else 'an interpolation'} needs {wanted} inputs"
+            f"missing argument '{'ABCD'[len(pieces)]}'; {'a grid' if grid else 'the command'} needs {wanted} inputs"
         )
     if len(pieces) > wanted:
         raise UsageError(f"{len(pieces)} inputs; give two, or four with --grid")

@@ -97,8 +97,8 @@ Inputs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="INPUT",
-        help="Music: files, folders, or corpus:NAME. Text: a sentence or session, @FILE with one on each line, or - for "
-        "standard input, the default.",
+        help="Music: files, folders, or corpus:NAME. Text: a sentence or session, @FILE with one on each line, or - "
+        "for standard input, the default.",
         show_default=False,
     ),
 ]
@@ -110,9 +110,7 @@ Html = Annotated[bool, typer.Option("--html", help="Music: also write a page wit
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same output.")]
 Exact = Annotated[
     bool,
-    typer.Option(
-        "--exact", help="Identical results for any number of threads and any batch; slower."
-    ),
+    typer.Option("--exact", help="Identical results for any number of threads and any batch; slower."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on each line.")]
 

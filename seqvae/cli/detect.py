@@ -70,14 +70,10 @@ def fit(
             help="Normal data for latent distances, preferably the training data; without it, a third of INPUT.",
         ),
     ] = None,
-    score: Annotated[
-        Score, typer.Option(help="Anomaly score: several scores combined, or one of them.")
-    ] = "combined",
+    score: Annotated[Score, typer.Option(help="Anomaly score: several scores combined, or one of them.")] = "combined",
     p_value: Annotated[
         float | None,
-        typer.Option(
-            callback=terminal.share, help="Share of new normal inputs called anomalous.  [default: 0.01]"
-        ),
+        typer.Option(callback=terminal.share, help="Share of new normal inputs called anomalous.  [default: 0.01]"),
     ] = None,
     confidence: verdicts.Confidence = None,
     contamination: Annotated[
@@ -198,12 +194,11 @@ def score(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", help="A model with a detector; with --detector, the present place of its model."
-        ),
+        typer.Option("--model", "-m", help="A model with a detector; with --detector, the present place of its model."),
     ] = None,
     p_value: Annotated[
-        float | None, typer.Option(callback=terminal.share, help="Largest p-value of an anomaly, instead of the fitted one.")
+        float | None,
+        typer.Option(callback=terminal.share, help="Largest p-value of an anomaly, instead of the fitted one."),
     ] = None,
     confidence: verdicts.Confidence = None,
     fdr: verdicts.Fdr = None,
@@ -314,8 +309,8 @@ class _Unknown:
         if not self._quiet and 2 * self._new > self._all:
             self._quiet = True
             terminal.report(
-                f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, so its verdict means "
-                "little; give event ids separated by spaces, or use `seqvae detect learn` for raw lines"
+                f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, so its verdict "
+                "means little; give event ids separated by spaces, or use `seqvae detect learn` for raw lines"
             )
 
 
@@ -342,9 +337,7 @@ def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, 
     except CheckpointError as error:
         if model is not None or str(error).startswith(str(detector)):
             raise
-        raise CheckpointError(
-            f"{detector}: its model has moved; give its place with -m ({error})"
-        ) from error
+        raise CheckpointError(f"{detector}: its model has moved; give its place with -m ({error})") from error
 
 
 def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:

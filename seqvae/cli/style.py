@@ -140,7 +140,7 @@ def effect(
 
     Songs or lines of the test split, one in twenty by a hash of the title, are moved, and a classifier fitted on the
     others gives the probability of the target. The result is written to the file of --styles, or with --add to the
-    model's folder; `style list` and `style show` print it. Fit the styles with --hold-out, or they include the test split.
+    model's folder; `style list` and `style show` print it. Fit the styles with --hold-out, to leave the test split out.
     """
     from seqvae.cli.inputs import kind_of, load
 

@@ -169,7 +169,7 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH",
-            help="Music: folder with a folder for each style. Text: held-out lines as @FILE, or NAME=@FILE for a style.",
+            help="Music: folder with a folder for each style. Text: held-out lines as @FILE, of a style as NAME=@FILE.",
             show_default=False,
         ),
     ],
@@ -195,7 +195,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Music: generated songs. Text: samples for importance weighting.  [default: 200 for music, 500 for text]",
+            help="Music: generated songs. Text: samples for importance weighting.  [default: 200; 500 for text]",
         ),
     ] = None,
     iw_lines: Annotated[int, typer.Option(min=0, help="Text: lines with importance weighting; 0 for all.")] = 500,
@@ -319,9 +319,7 @@ def export(
     kept, found = export_model(model, out, SEGMENTS, seed)
     steps = kept.recipe.objective.refine
     if steps:
-        report(
-            f"encoder.onnx gives the encoder's mean, without the {steps} refinement steps that follow it in seqvae"
-        )
+        report(f"encoder.onnx gives the encoder's mean, without the {steps} refinement steps that follow it in seqvae")
     megabytes = sum(path.stat().st_size for path in out.glob("*.onnx")) / 1e6
     facts = {"output": str(out), "megabytes": round(megabytes, 1), "segments": SEGMENTS, **dataclasses.asdict(found)}
     far = f"{found.encoder:.0e} (encoder) and {found.decoder:.0e} (decoder)"

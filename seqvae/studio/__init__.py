@@ -1,4 +1,4 @@
-"""The local web page: music, sentences, the map of styles and anomalies, to be played with in a browser.
+"""The studio, a local web page for music, sentences, the map of styles and anomalies.
 
-server.py puts it together. The only package that knows the web framework; nothing imports it but the verb `studio`.
+server.py assembles it. No other package imports the web framework, and only the command `studio` imports this one.
 """

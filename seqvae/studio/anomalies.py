@@ -1,6 +1,6 @@
-"""Anomalies for the page: sessions in, p-values and the tokens that gave them away.
+"""Routes of anomalies: p-values of sessions and their most surprising tokens.
 
-Knows requests about lines. Refuses to know how evidence is found and weighed (anomaly/scores.py,
+Scope: requests with sessions or sentences. Out of scope: scores and calibration (anomaly/scores.py,
 anomaly/calibration.py).
 """
 
@@ -18,41 +18,41 @@ from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
 
-LINES = 500  # at once
-CHARACTERS = 200_000  # of all lines
-SHOWN = 400  # tokens of a session
-BATCH = 16  # sessions between two words about progress
+LINES = 500  # most lines in a request
+CHARACTERS = 200_000  # most characters in a request
+SHOWN = 400  # most tokens shown of a session
+BATCH = 16  # sessions between two reports of progress
 
 
 class Sessions(BaseModel):
-    """Sessions, or sentences, one a line."""
+    """Sessions or sentences, one on each line."""
 
     model: str = "hdfs"
     lines: list[Annotated[str, Field(max_length=20_000)]] = Field(min_length=1, max_length=LINES)
 
 
 class Token(BaseModel):
-    """A token as it is written."""
+    """A token."""
 
     text: str = Field(description="with the space before it")
-    log_prob: float = Field(description="how likely it is to the model, in nats")
+    log_prob: float = Field(description="log-probability in nats")
     marked: bool = Field(description="whether it is among the least likely of its session")
 
 
 class Verdict(BaseModel):
-    """What a detector says of one session."""
+    """Verdict of a detector on one session."""
 
     p_value: float = Field(description="share of normal sessions that are as strange")
     anomalous: bool
     score: float = Field(description="low is anomalous")
     tokens: list[Token] = Field(description=f"the first {SHOWN}")
-    length: int = Field(description="tokens in all")
+    length: int = Field(description="number of all tokens")
 
 
 class Verdicts(BaseModel):
-    """All sessions, in their order."""
+    """Verdicts on all sessions, in their order."""
 
-    p_value: float | None = Field(description="what is called anomalous has at most this; None for another rule")
+    p_value: float | None = Field(description="largest p-value of an anomaly; null for another rule")
     sessions: list[Verdict]
 
 
@@ -63,12 +63,12 @@ class Asked(BaseModel):
 
 
 def routes(desk: Desk, models: Models) -> APIRouter:
-    """What can be asked about anomalies."""
+    """Routes under /api/anomalies."""
     router = APIRouter(prefix="/api/anomalies", tags=["anomalies"])
 
     @router.post("", responses=shapes(Verdicts), response_class=Response)
     async def score(asked: Sessions) -> Response:
-        """Tell which sessions are not normal, and where."""
+        """Score sessions and mark their most surprising tokens."""
         models.find(asked.model, "text", "events")
         if sum(map(len, asked.lines)) > CHARACTERS:
             raise HTTPException(413, f"more than {CHARACTERS:,} characters; send fewer sessions at once")
@@ -109,7 +109,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
 
     @router.post("/examples", responses=shapes(list[str]), response_class=Response)
     async def examples(asked: Asked) -> Response:
-        """Sessions to try: some that the model draws, and one of them in another order."""
+        """Example sessions: four samples of the model, and the longest of them shuffled."""
         models.find(asked.model, "text", "events")
 
         def work(job: Job) -> Any:

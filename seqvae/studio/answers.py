@@ -1,6 +1,6 @@
-"""How work becomes an answer: at once where it is quick, else as a job to be asked for; errors in words.
+"""Responses: a result at once if it is quick, otherwise a job to poll; errors in one line.
 
-Knows HTTP on one side and jobs on the other. Refuses to know what is worked on.
+Scope: HTTP and jobs. Out of scope: the work itself.
 """
 
 from __future__ import annotations
@@ -21,75 +21,75 @@ from seqvae.errors import SeqVAEError
 from seqvae.studio.cache import Cache
 from seqvae.studio.jobs import AbandonedError, FullError, Job, State, Worker
 
-QUICK = 0.5  # seconds that an answer may take before it becomes a job
-WAIT = 2.0  # seconds that a question for a job waits at most
-JOBS = 256  # that are remembered
-TOGETHER = 16  # jobs for one model at a time: they take turns, and what they want decoded is decoded together
+QUICK = 0.5  # seconds before a response is a job
+WAIT = 2.0  # most seconds that a request for a job waits
+JOBS = 256  # most jobs kept
+TOGETHER = 16  # jobs of one model at a time: they take turns and share batches of decoding
 
 T = TypeVar("T")
 
 
 class Answer(BaseModel, Generic[T]):
-    """A piece of work: its result, or how far it is."""
+    """A job with its progress, or its result."""
 
-    job: str = Field(description="what to ask for at /api/jobs/{job}, until the state is done")
+    job: str = Field(description="id to poll at /api/jobs/{job} until the state is done")
     state: State
-    progress: float = Field(description="of what is being done now, from 0 to 1")
-    message: str = Field(description="what is being done now")
-    result: T | None = Field(None, description="when the state is done")
+    progress: float = Field(description="progress of the present step, from 0 to 1")
+    message: str = Field(description="the present step")
+    result: T | None = Field(None, description="present when the state is done")
 
 
 class Problem(BaseModel):
-    """What every refusal looks like."""
+    """Body of every error."""
 
     error: str = Field(description="what is wrong and what to do, in one line")
 
 
 WORDS = {
     404: "there is nothing at this address; see /api.html",
-    405: "this address takes no such request; see /api.html",
+    405: "this address does not accept this method; see /api.html",
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "something in the request is not so"},
-    403: {"model": Problem, "description": "asked by a page of another site"},
-    404: {"model": Problem, "description": "not there, or no longer"},
+    400: {"model": Problem, "description": "bad request"},
+    403: {"model": Problem, "description": "request from a page of another site"},
+    404: {"model": Problem, "description": "not found, or no longer kept"},
     413: {"model": Problem, "description": "too large"},
-    415: {"model": Problem, "description": "of a kind that is not taken here"},
+    415: {"model": Problem, "description": "unsupported content type"},
     422: {"model": Problem, "description": "a field is missing or out of its range"},
-    503: {"model": Problem, "description": "too much to do; Retry-After says when to ask again"},
+    503: {"model": Problem, "description": "too many jobs; Retry-After says when to try again"},
 }
 
 
 def shapes(result: Any) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI is told of a route whose work has this result."""
+    """OpenAPI responses of a route with this type of result."""
     shape = {"model": Answer[result]}
     return {200: {**shape, "description": "done"}, 202: {**shape, "description": "not yet"}, **PROBLEMS}
 
 
 class Desk:
-    """Where requests leave work, and ask for it."""
+    """Jobs of all requests, and their workers."""
 
     def __init__(self) -> None:
         self._workers: dict[str | None, Worker] = {}
         self._jobs: Cache[Job] = Cache(JOBS, Job.cancel)
 
     async def answer(self, work: Callable[[Job], Any], model: str | None = None) -> Response:
-        """Have work done when it is its turn at a model (or at reading), and answer then, or after QUICK seconds."""
+        """Queue work for a model (or for reading) and respond when it is done, or after QUICK seconds."""
         if model not in self._workers:
             self._workers[model] = Worker(f"seqvae-{model}" if model else "seqvae-reading", TOGETHER if model else 1)
         worker = self._workers[model]
         try:
             job = worker.submit(Job(lambda job: _json(work(job))))
         except FullError:
-            raise HTTPException(503, "too much to do already; try again soon", {"Retry-After": "5"}) from None
+            raise HTTPException(503, "too many jobs are waiting; try again soon", {"Retry-After": "5"}) from None
         self._jobs.put(job.id, job)
         return await self.look(job, QUICK)
 
     async def look(self, job: Job, seconds: float) -> Response:
-        """How far a job is, when it has ended or so many seconds have passed."""
+        """State of a job, as soon as it has ended or `seconds` have passed."""
         job.ask()
         waiting = asyncio.wrap_future(job.future)
-        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # told to whoever asks then
+        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # raised below
         await asyncio.wait([waiting], timeout=seconds)
         job.ask()
         ended = job.future.done()
@@ -97,51 +97,51 @@ class Desk:
             raise error
         message = job.message
         if job.state == "waiting" and (ahead := max(worker.ahead(job) for worker in self._workers.values())):
-            message = f"waiting for {ahead} before"
+            message = f"waiting, {ahead} jobs ahead"
         told = {"job": job.id, "state": job.state, "progress": round(job.progress, 3), "message": message}
         head = json.dumps(told)[:-1].encode()
         body = head + b', "result": ' + (job.future.result() if ended else b"null") + b"}"
         return Response(body, 200 if ended else 202, media_type="application/json")
 
     def find(self, name: str) -> Job:
-        """A job by its id; raises HTTPException where there is none."""
+        """A job by its id; raises HTTPException where it is unknown."""
         job = self._jobs.get(name)
         if job is None:
-            raise HTTPException(404, "no such job, or no longer; ask again for what it was to do")
+            raise HTTPException(404, "this job is unknown or no longer kept; send its request again")
         return job
 
     def close(self) -> None:
-        """Let all threads end."""
+        """End all threads."""
         for worker in self._workers.values():
             worker.close()
 
 
 def _json(result: Any) -> bytes:
-    """In the thread that worked: a long answer must not hold up the others."""
+    """Result as JSON, made in the worker's thread, as a long one would block other requests."""
     if isinstance(result, bytes):
         return result
     return json.dumps(result, allow_nan=False, separators=(",", ":")).encode()
 
 
 def routes(desk: Desk) -> APIRouter:
-    """What can be asked of any job."""
+    """Routes under /api/jobs."""
     router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
     @router.get("/{job}", responses=shapes(Any), response_class=Response)
     async def look(job: str, wait: Annotated[float, Query(ge=0, le=WAIT, description="seconds")] = 1.0) -> Response:
-        """How far a job is. Whoever does not ask for ten seconds has left, and the work is dropped."""
+        """State of a job. A job that is not polled for ten seconds is cancelled."""
         return await desk.look(desk.find(job), wait)
 
     @router.delete("/{job}", status_code=204, responses={404: PROBLEMS[404]})
     async def cancel(job: str) -> None:
-        """Drop a job."""
+        """Cancel a job."""
         desk.find(job).cancel()
 
     return router
 
 
 def errors_in_words(app: FastAPI) -> None:
-    """Every refusal is {"error": one line}."""
+    """Turn every error into {"error": one line}."""
 
     def told(status: int, reason: str, headers: Any = None) -> Response:
         line = " ".join(reason.split())
@@ -158,17 +158,17 @@ def errors_in_words(app: FastAPI) -> None:
 
     @app.exception_handler(AbandonedError)
     async def _(_: Request, error: AbandonedError) -> Response:
-        return told(410, "the job was cancelled; ask again for what it was to do")
+        return told(410, "the job was cancelled; send its request again")
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         if first["type"] == "json_invalid" or not where:
-            return told(422, "the body is no JSON object; see /api.html")
+            return told(422, "the body is not a JSON object; see /api.html")
         return told(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}; see /api.html")
 
     @app.exception_handler(Exception)
     async def _(_: Request, error: Exception) -> Response:
         logging.getLogger("seqvae.studio").error("a bug", exc_info=error)
-        return told(500, "something is broken in the studio itself; its terminal shows what")
+        return told(500, "internal error of the studio; see its terminal")

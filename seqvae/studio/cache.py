@@ -1,6 +1,6 @@
-"""What is kept for a while, so that nothing is computed twice and memory has a bound.
+"""A cache of bounded size that drops the least recently used values.
 
-Knows keys, sizes and which value was asked for last. Refuses to know what the values are.
+Scope: keys, sizes and the order of use. Out of scope: the values.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ V = TypeVar("V")
 
 
 class Cache(Generic[V]):
-    """Values of a bounded size together; what was asked for longest ago goes first. Safe among threads."""
+    """Values of bounded total size; the least recently used go first. Safe for threads."""
 
     def __init__(self, limit: int, forget: Callable[[V], None] = lambda _: None) -> None:
-        """`limit` bytes at most, or whatever `size` counts; `forget` is called with each value that goes."""
+        """`limit` is the largest total size, in the unit of `size`; `forget` is called with each dropped value."""
         self._limit, self._forget = limit, forget
         self._kept: OrderedDict[str, tuple[V, int]] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
     def get(self, key: str) -> V | None:
-        """The value, which is thereby the last to go; None where there is none, or none any more."""
+        """The value, now the most recently used; None where it is not kept."""
         with self._lock:
             found = self._kept.get(key)
             if found is None:
@@ -33,7 +33,7 @@ class Cache(Generic[V]):
             return found[0]
 
     def put(self, key: str, value: V, size: int = 1) -> V:
-        """Keep a value, and return it; one larger than all there is room for goes with the next."""
+        """Keep a value, and return it; a value larger than the limit is dropped with the next `put`."""
         with self._lock:
             if key in self._kept:
                 self._size -= self._kept.pop(key)[1]

@@ -1,7 +1,7 @@
-"""What every request must pass: the right host, no page of another site behind it, no more bytes than allowed.
+"""Checks of every request: host, origin, size and content type.
 
-Knows headers and sizes. Refuses to know what is asked. A page of another site can send requests to this machine, and a
-name of its own that points here (DNS rebinding) makes the answers readable to it; both are refused before all else.
+Scope: headers and sizes. Out of scope: routes. A page of another site can send requests to this machine, and a host
+name of its own that points here (DNS rebinding) makes the responses readable to it; both are rejected first.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LIMIT = 4 << 20  # bytes of a request
-SECONDS = 30.0  # until all of it must have come
+LIMIT = 4 << 20  # most bytes of a request
+SECONDS = 30.0  # time limit for receiving a request
 SAFE = {"GET", "HEAD", "OPTIONS"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -33,7 +33,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request gets no further."""
+    """Status and reason of a rejected request."""
 
     status: int
     reason: str
@@ -43,17 +43,17 @@ TOO_LARGE = Refusal(413, f"more than {LIMIT >> 20} MB; send less at once")
 
 
 class Guard:
-    """ASGI around the application."""
+    """ASGI middleware around the application."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = (), forms: Collection[str] = ()) -> None:
-        """`hosts` are names that this server may be called by, besides localhost and addresses in digits.
+        """`hosts` are accepted host names besides localhost and IP addresses.
 
-        `forms` are the paths that take multipart forms; all others that take anything take JSON.
+        `forms` are the paths that accept multipart forms; all other paths accept JSON.
         """
         self._app, self._hosts, self._forms = app, {"localhost", *(host.lower() for host in hosts)}, set(forms)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with the reason why not."""
+        """Pass a request on, or respond with the reason of its rejection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -62,7 +62,7 @@ class Guard:
         async def sending(message: Message) -> None:
             nonlocal started
             if body.refused and not started:
-                return  # what the application makes of half a body is of no interest
+                return  # drop the application's response to an incomplete body
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
@@ -80,15 +80,15 @@ class Guard:
             await _tell(send, refused)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
-        """Why a request gets no further, by its head."""
+        """Reason for rejecting a request by its headers, or None."""
         host, method = headers.get("host", ""), scope["method"]
         if not self._known(host):
             return Refusal(
-                400, f"this server is not called '{host[:80]}'; open it as localhost, or start it with --host"
+                400, f"'{host[:80]}' is not a name of this server; open it as localhost, or start it with --host"
             )
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         foreign = origin is not None and origin not in (f"http://{host}", f"https://{host}")
-        # a link from elsewhere may open the page; scripts and forms from elsewhere may do nothing
+        # a link of another site may open the page; its scripts and forms may do nothing
         link = method in SAFE and headers.get("sec-fetch-mode") == "navigate"
         if foreign or (site not in ("none", "same-origin") and not link):
             return Refusal(403, "pages of other sites may not use this server; open its own page")
@@ -98,7 +98,7 @@ class Guard:
         wanted = "multipart/form-data" if scope["path"] in self._forms else "application/json"
         given = headers.get("content-type", "").partition(";")[0].strip().lower()
         if (length != "0" or "transfer-encoding" in headers) and given != wanted:
-            return Refusal(415, f"'{given[:80]}' is not taken here; send {wanted}")
+            return Refusal(415, f"'{given[:80]}' is not accepted here; send {wanted}")
         return None
 
     def _known(self, host: str) -> bool:
@@ -109,14 +109,14 @@ class Guard:
         if name in self._hosts:
             return True
         try:
-            ipaddress.ip_address(name)  # whoever writes digits was not led here by a name
+            ipaddress.ip_address(name)  # an address in digits cannot be DNS rebinding
         except ValueError:
             return False
         return True
 
 
 class _Body:
-    """A body that comes; one that is larger than it said, or too slow, ends as if the client had left."""
+    """A request body; if it is too large or too slow, it ends as if the client had disconnected."""
 
     def __init__(self, receive: Receive) -> None:
         self.refused: Refusal | None = None
@@ -124,13 +124,13 @@ class _Body:
         self._until = asyncio.get_running_loop().time() + SECONDS
 
     async def receive(self) -> Message:
-        if self._whole:  # what comes now is only that the client has left
+        if self._whole:  # the only message left is the disconnect
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError:
-            self.refused = Refusal(408, f"the request took more than {SECONDS:g} s to come; send it again")
+            self.refused = Refusal(408, f"the request took more than {SECONDS:g} s to arrive; send it again")
             return {"type": "http.disconnect"}
         self._size += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
@@ -140,7 +140,7 @@ class _Body:
         return message
 
     async def drain(self) -> None:
-        """Throw away what still comes, within bounds: many a client reads no answer before it has sent everything."""
+        """Discard the rest of the body, within bounds: many clients read no response before they have sent all."""
         left = 16 * LIMIT
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._until):
@@ -155,7 +155,7 @@ async def _tell(send: Send, refused: Refusal) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # what is still to come of the request is not read
+        (b"connection", b"close"),  # the rest of the request is not read
         *((name.lower().encode(), value.encode()) for name, value in HEADERS.items()),
     ]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})

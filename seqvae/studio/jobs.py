@@ -1,9 +1,9 @@
-"""Work that takes a while: few threads, a queue with an end, progress, and no work for those who have left.
+"""Jobs: worker threads, a bounded queue, progress and cancellation.
 
-Knows jobs and whether somebody still waits for them. Refuses to know what is worked on, and HTTP.
+Scope: jobs and whether a client still polls them. Out of scope: the work itself, and HTTP.
 
-A job is wanted as long as somebody asks for it. Whoever closes the page stops asking: after `DOUBT` seconds others go
-first, and after `PATIENCE` the job counts as cancelled: it is passed over in the queue, and stops at its next `check`.
+A closed page stops polling. After `DOUBT` seconds without a poll other jobs go first; after `PATIENCE` seconds the job
+counts as cancelled: the queue skips it, and it stops at its next `check`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Literal
 
 State = Literal["waiting", "working", "done", "failed", "cancelled"]
 Work = Callable[["Job"], bytes]
-PATIENCE = 10.0  # seconds without a question before a job counts as left
-DOUBT = 4.0  # seconds without a question before others go first; more than a question lasts
-QUEUE = 100  # jobs that may wait
-ENDING = 5.0  # seconds that closing waits for jobs at hand
+PATIENCE = 10.0  # seconds without a poll before a job counts as cancelled
+DOUBT = 4.0  # seconds without a poll before other jobs go first; longer than a poll lasts
+QUEUE = 100  # most jobs waiting
+ENDING = 5.0  # seconds that `close` waits for running jobs
 
 
 class AbandonedError(Exception):
-    """Nobody waits for this work any more."""
+    """The job was cancelled, or no client polls it any more."""
 
 
 class FullError(Exception):
-    """So many jobs wait already that another one would wait too long."""
+    """The queue is full."""
 
 
 class Job:
-    """One piece of work. Its thread calls `check` and `tell`, and others look."""
+    """One job. Its thread calls `check` and `tell`; other threads read its state."""
 
     def __init__(self, work: Work) -> None:
         self.id = secrets.token_urlsafe(12)
@@ -47,34 +47,34 @@ class Job:
 
     @property
     def left(self) -> bool:
-        """Whether it was cancelled, or nobody has asked for it for PATIENCE seconds."""
+        """Whether it was cancelled, or not polled for PATIENCE seconds."""
         return self._cancelled or time.monotonic() - self.seen > PATIENCE
 
     @property
     def doubtful(self) -> bool:
-        """Whether nobody has asked for it for DOUBT seconds."""
+        """Whether it was not polled for DOUBT seconds."""
         return time.monotonic() - self.seen > DOUBT
 
     def check(self) -> None:
-        """Raise AbandonedError where nobody waits."""
+        """Raise AbandonedError if the job is cancelled or no longer polled."""
         if self.left:
             raise AbandonedError
 
     def tell(self, progress: float, message: str) -> None:
-        """Say how far the work is, from 0 to 1, and with what; raises as `check`."""
+        """Set the progress, from 0 to 1, and the present step; raises as `check`."""
         self.check()
         self.progress, self.message = progress, message
 
     def ask(self) -> None:
-        """Somebody waits."""
+        """Record a poll."""
         self.seen = time.monotonic()
 
     def cancel(self) -> None:
-        """Nobody waits; the work stops when it next checks."""
+        """Cancel; the work stops at its next `check`."""
         self._cancelled = True
 
     def run(self) -> None:
-        """Work, and keep the result or what went wrong in `future`."""
+        """Do the work, and put its result or exception into `future`."""
         try:
             self.check()
             self.state = "working"
@@ -82,7 +82,7 @@ class Job:
         except AbandonedError as error:
             self.state = "cancelled"
             self.future.set_exception(error)
-        except BaseException as error:  # whoever asked is told; the thread lives on
+        except BaseException as error:  # raised again for the client; the thread goes on
             self.state = "failed"
             self.future.set_exception(error)
         else:
@@ -91,7 +91,7 @@ class Job:
 
 
 class Worker:
-    """Threads that begin jobs in their order, those that somebody asks for first."""
+    """Threads that run jobs in order, with polled jobs first."""
 
     def __init__(self, name: str, threads: int = 1) -> None:
         self._waiting: deque[Job] = deque()
@@ -103,7 +103,7 @@ class Worker:
             thread.start()
 
     def submit(self, job: Job) -> Job:
-        """Put a job at the end of the queue; raises FullError where it is as long as it may be."""
+        """Put a job at the end of the queue; raises FullError where the queue is full."""
         with self._changed:
             if len(self._waiting) >= QUEUE:
                 self._drop()
@@ -114,12 +114,12 @@ class Worker:
         return job
 
     def ahead(self, job: Job) -> int:
-        """How many jobs wait before one."""
+        """Number of jobs waiting ahead of this one."""
         with self._changed:
             return self._waiting.index(job) if job in self._waiting else 0
 
     def close(self) -> None:
-        """Cancel all jobs, and let the threads end; a job at hand ends at its next check."""
+        """Cancel all jobs and end the threads; a running job ends at its next check."""
         with self._changed:
             self._closed = True
             for job in (*self._waiting, *self._begun):
@@ -130,7 +130,7 @@ class Worker:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _drop(self) -> None:
-        """Take jobs that nobody waits for out of the queue."""
+        """Remove abandoned jobs from the queue."""
         for job in [job for job in self._waiting if job.left]:
             self._waiting.remove(job)
             job.run()  # ends at once, as cancelled
@@ -142,7 +142,7 @@ class Worker:
                     self._changed.wait()
                 if not self._waiting:
                     return
-                job = min(self._waiting, key=lambda job: job.doubtful)  # the first of those
+                job = min(self._waiting, key=lambda job: job.doubtful)  # the first in the queue among equals
                 self._waiting.remove(job)
                 self._begun.add(job)
             job.run()

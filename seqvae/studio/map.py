@@ -1,6 +1,6 @@
-"""The map: the styles of a model in the plane that tells them apart best, and what lives at a point of it.
+"""Routes of the map: the styles of a model in the plane that separates them best, and decoding of its points.
 
-Knows requests about maps. Refuses to know planes (style/lda.py), and what is decoded there (codec.py).
+Scope: requests about maps. Out of scope: the plane (style/lda.py) and decoding (codec.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from seqvae.studio.models import Models, PatientCodec
 from seqvae.studio.music import Roll, Shelf, key_of
 from seqvae.style.lda import Plane, plane
 
-POINTS = 60  # drawn for each style, to be shown
+POINTS = 60  # samples of each style in the map
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -31,17 +31,17 @@ class Named(BaseModel):
 
 
 class Place(BaseModel):
-    """Where a style lies in the plane."""
+    """A style in the plane."""
 
     name: str
     mean: tuple[float, float]
     covariance: tuple[tuple[float, float], tuple[float, float]]
     colour: str = Field(description="#rrggbb, on white")
-    points: list[tuple[float, float]] = Field(description="drawn from its Gaussian")
+    points: list[tuple[float, float]] = Field(description="samples of its Gaussian")
 
 
 class Map(BaseModel):
-    """The styles of a model in the plane that tells them apart best."""
+    """The styles of a model in the plane that separates them best."""
 
     styles: list[Place]
 
@@ -52,20 +52,20 @@ class At(BaseModel):
     model: str = "music"
     x: float = Field(ge=-100, le=100)
     y: float = Field(ge=-100, le=100)
-    spread: float = Field(0.7, ge=0, le=1, description="0 is the mean of all that lie there, 1 as varied as they are")
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="another one is another piece at the same place")
+    spread: float = Field(0.7, ge=0, le=1, description="0 is the mean latent vector at this point, 1 a full sample")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="another seed gives another result at the same point")
 
 
 class Found(BaseModel):
-    """What lives at a point."""
+    """A decoded point of the map."""
 
-    shares: dict[str, float] = Field(description="how likely the point is to be of each style")
-    text: str | None = Field(None, description="of a model of lines")
-    roll: Roll | None = Field(None, description="of a model of music")
+    shares: dict[str, float] = Field(description="probability of each style at the point")
+    text: str | None = Field(None, description="for a model of text")
+    roll: Roll | None = Field(None, description="for a model of music")
 
 
 class Maps:
-    """The planes of models, found when first asked for."""
+    """The planes of models, computed at first use."""
 
     def __init__(self) -> None:
         self._planes: dict[str, Plane] = {}
@@ -73,14 +73,14 @@ class Maps:
     def of(self, model: str, codec: PatientCodec) -> Plane:
         """A model's plane."""
         if model not in self._planes:
-            codec.tell(0.0, "finding the plane that tells the styles apart")
+            codec.tell(0.0, "finding the plane that separates the styles")
             styles = {name: style for name, style in sorted(codec.styles.items()) if name != "all"}
             self._planes[model] = plane(styles or {"prior": codec.style("all")})
         return self._planes[model]
 
 
 def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
-    """What can be asked about maps."""
+    """Routes under /api/map."""
     router = APIRouter(prefix="/api/map", tags=["map"])
     maps = Maps()
 
@@ -106,7 +106,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
 
     @router.post("/decode", responses=shapes(Found), response_class=Response)
     async def decode(asked: At) -> Response:
-        """What lives at a point of the map: a sentence, or one segment of music."""
+        """Decode a point of the map to a sentence, a session, or one segment of music."""
         models.find(asked.model)
 
         def work(job: Job) -> Any:

@@ -1,8 +1,8 @@
-"""The models of the studio: which there are, loaded when first asked for, and kept.
+"""The models of the studio, loaded at first use and kept.
 
-Knows names, kinds, detectors, and a codec that remembers what it has encoded, tells how far it is, and decodes what
-several jobs want at the same time together. Refuses to know what is done with them, and HTTP. Each job has a codec of
-its own, and of each model one at a time encodes and one decodes: more would hinder each other and need memory each.
+Scope: names, modalities, detectors, and a codec that caches posteriors, reports progress, and decodes the requests of
+several jobs in one batch. Out of scope: routes and HTTP. Each job has its own codec; for each model one job at a time
+encodes and one decodes, as more would slow each other and need more memory.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from seqvae.protocols import Guide
 from seqvae.studio.cache import Cache
 
 Tell = Callable[[float, str], None]
-REMEMBERED = 64 << 20  # bytes of posteriors kept, each model
-SEGMENTS = 8  # encoded between two words about progress
-CHUNKS = 32  # decoded between two of them
+REMEMBERED = 64 << 20  # bytes of posteriors kept for each model
+SEGMENTS = 8  # segments encoded between two reports of progress
+CHUNKS = 32  # chunks decoded between two reports of progress
 
 
 @dataclass(eq=False)
 class Order:
-    """What a job wants to have written, as `Codec.write` is asked for it."""
+    """Arguments of a call of `Codec.write` by a job."""
 
     z: Tensor
     limits: Ints | None
@@ -46,10 +46,10 @@ class Order:
     harmony: Floats | None
     strength: float
     chunks: list[Ints] | None = None
-    """What was written."""
+    """The decoded chunks."""
 
     def joins(self, other: Order) -> bool:
-        """Whether both can be written at once with the same result; what is drawn follows from its row's number."""
+        """Whether one batch of both gives the same result; random draws depend on the row number."""
         return (
             self.sampling.temperature == 0
             and replace(self.sampling, first_row=0) == replace(other.sampling, first_row=0)
@@ -58,9 +58,9 @@ class Order:
 
 
 class PatientCodec(Codec):
-    """A codec that encodes no segment twice, tells how far it is, and stops when telling raises.
+    """A codec that caches posteriors, reports progress through `tell`, and stops when `tell` raises.
 
-    Copies of one share what they know, and what one of them decodes takes along what the others wait for.
+    Copies share the cache, and a copy that decodes includes the orders of the others in its batch.
     """
 
     tell: Tell
@@ -70,12 +70,12 @@ class PatientCodec(Codec):
     _decoding: threading.Lock
 
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
-        """As the codec's, with what is known already taken from memory."""
+        """As the codec's, with cached posteriors reused."""
         keys = [f"{refined} " + " ".join(chunk.tobytes().hex() for chunk in segment) for segment in segments]
         found = {key: known for key in keys if (known := self._known.get(key)) is not None}
         new = [(key, i) for key, i in {key: i for i, key in enumerate(keys)}.items() if key not in found]
         for at in range(0, len(new), SEGMENTS):
-            with self._encoding if refined else nullcontext():  # only to search for a latent takes long
+            with self._encoding if refined else nullcontext():  # only refinement takes long
                 self.tell(at / len(new), "encoding")
                 part = new[at : at + SEGMENTS]
                 found |= {key: known for key, _ in part if (known := self._known.get(key)) is not None}
@@ -95,7 +95,7 @@ class PatientCodec(Codec):
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
-        """As the codec's, part by part, and each part with what other jobs want at that time; alone with a guide."""
+        """As the codec's, part by part, each in one batch with the orders of other jobs; alone with a guide."""
         if guide is not None:
             self.tell(0.0, "decoding")
             with self._decoding:
@@ -118,7 +118,7 @@ class PatientCodec(Codec):
         return chunks
 
     def _written(self, mine: Order) -> list[Ints]:
-        """What is written of an order: by this thread, or by another that took it along."""
+        """Decoded chunks of an order, by this thread or by another in its batch."""
         self._orders.append(mine)
         with self._decoding:
             if mine.chunks is None:
@@ -144,7 +144,7 @@ def _loaded(folder: Path) -> Codec:
 
 
 def patient(codec: Codec) -> PatientCodec:
-    """The same codec, patient."""
+    """A PatientCodec with the fields of a codec."""
     made = PatientCodec(**{field.name: getattr(codec, field.name) for field in fields(Codec) if field.init})
     made.tell = lambda _progress, _message: None
     made._known, made._orders = Cache(REMEMBERED), []
@@ -154,23 +154,23 @@ def patient(codec: Codec) -> PatientCodec:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page is told of one model."""
+    """Description of one model for the page."""
 
     name: str
-    """What a request calls it."""
+    """Name in requests."""
     kind: str
     """midi, text or events."""
     styles: list[str]
-    """The styles that it knows."""
+    """Names of its styles."""
     detector: bool
-    """Whether it tells anomalies."""
+    """Whether it has a detector of anomalies."""
 
 
 class Models:
     """The released models, and the folders that were named when the studio was started."""
 
     def __init__(self, more: Sequence[str] = ()) -> None:
-        """Raises CheckpointError where a name of `more` (a folder or a Hub id) is no checkpoint."""
+        """Raises CheckpointError where a name of `more` (a folder or a Hub id) is not a checkpoint."""
         self._folders: dict[str, Path] = {str(name): released.find(name) for name in more}
         self._folders |= {path.name: path for path in released.released() if path.name not in self._folders}
         self.facts = [self._facts(name, folder) for name, folder in self._folders.items()]
@@ -184,7 +184,7 @@ class Models:
         return Facts(name, told.kind, told.styles, (folder / "detector").is_dir())
 
     def find(self, name: str, *kinds_wanted: str) -> Facts:
-        """What is known of a model; raises SeqVAEError for one that is not here, or is for something else."""
+        """Description of a model; raises SeqVAEError where it is unknown or of another modality."""
         found = next((one for one in self.facts if one.name == name), None)
         if found is None:
             known = ", ".join(self._folders)
@@ -194,7 +194,7 @@ class Models:
         return found
 
     def codec(self, name: str, tell: Tell) -> PatientCodec:
-        """The model for one job, which says to `tell` how far it is."""
+        """The codec of a model for one job, which reports progress through `tell`."""
         facts = self.find(name)
         with self._loading:
             if facts.name not in self._codecs:
@@ -207,7 +207,7 @@ class Models:
     def detector(self, name: str) -> tuple[Calibration, Settings]:
         """A model's detector; raises SeqVAEError where it has none."""
         if not self.find(name).detector:
-            raise SeqVAEError(f"the model '{name}' carries no detector; fit one with `seqvae detect fit`")
+            raise SeqVAEError(f"the model '{name}' has no detector; fit one with `seqvae detect fit`")
         with self._loading:
             if name not in self._detectors:
                 folder = self._folders[name]

@@ -1,6 +1,6 @@
-"""Music for the page: pieces in, blends, piano rolls as numbers, and files to keep and to hear.
+"""Routes of music: upload, blend, piano roll, MIDI and sound.
 
-Knows requests about music. Refuses to know formats (music/piece.py), sound (music/synth.py) and models' arithmetic
+Scope: requests about music. Out of scope: file formats (music/piece.py), sound (music/synth.py) and blending
 (codec.py).
 """
 
@@ -29,11 +29,11 @@ from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
 from seqvae.studio.reading import Reader
 
-BARS = 128  # of a piece, at most
-NOTES = 20_000  # in them, at most
-PIECES = 64 << 20  # bytes of pieces kept, and as many of what was made of them
-SOUND = 512 << 20  # bytes of sound kept on the disk
-MINUTES = 10  # of sound
+BARS = 128  # most bars of a song
+NOTES = 20_000  # most notes of a song
+PIECES = 64 << 20  # bytes of songs kept, and again of blends
+SOUND = 512 << 20  # bytes of sound kept on disk
+MINUTES = 10  # longest sound
 CORPUS = [
     "bach/bwv66.6",
     "bach/bwv269",
@@ -52,25 +52,25 @@ CORPUS = [
 ]
 
 Keep = Literal["melody", "drums"]
-Bars = Annotated[int, Field(ge=1, le=BARS, description="how many bars of it, from the start")]
+Bars = Annotated[int, Field(ge=1, le=BARS, description="number of bars from the start")]
 
 
 class Track(BaseModel):
-    """What one instrument plays."""
+    """The notes of one instrument."""
 
     name: str
     program: int = Field(description="of General MIDI, from 0; 128 for drums")
-    colour: str = Field(description="#rrggbb, on white; one that colour-blind people tell from the others")
+    colour: str = Field(description="#rrggbb, on white, from a palette for colour-blind people")
     notes: list[tuple[float, float, int, int]] = Field(description="start and length in seconds, pitch, velocity")
 
 
 class Roll(BaseModel):
     """A piano roll."""
 
-    id: str = Field(description="for /api/music/{id}.mid and .wav; of a piece also for /api/music/blend")
+    id: str = Field(description="for /api/music/{id}.mid and .wav; of a song also for /api/music/blend")
     name: str
-    bars: list[float] = Field(description="where each begins, and the last one ends, in seconds")
-    seconds: float = Field(description="until the last note has ended")
+    bars: list[float] = Field(description="start of each bar and end of the last one, in seconds")
+    seconds: float = Field(description="end of the last note, in seconds")
     tracks: list[Track]
 
 
@@ -82,11 +82,11 @@ class FromCorpus(BaseModel):
 
 
 class Blend(BaseModel):
-    """A piece, and where to move it."""
+    """A song and its move."""
 
     model: str = "music"
-    piece: str = Field(max_length=64, description="id of a piece")
-    source: str | None = Field(None, description="style to start from; else where the piece itself lies")
+    piece: str = Field(max_length=64, description="id of a song")
+    source: str | None = Field(None, description="style to start from; null for the song itself")
     target: str = Field(description="style to move toward")
     amount: float = Field(0.5, ge=0, le=1.5, description="0 stays, 0.5 is half-way, 1 all the way")
     keep: list[Keep] = Field(["melody"], max_length=2, description="tracks that stay as they are")
@@ -94,18 +94,18 @@ class Blend(BaseModel):
 
 @dataclass(frozen=True)
 class Made:
-    """A score that was read or made, to be downloaded and heard."""
+    """A song that was read, or a blend, for download and sound."""
 
     name: str
     score: Any
     """A symusic Score."""
     roll: dict[str, Any]
     piece: Piece | None = None
-    """What was read; None of what was made."""
+    """The song that was read; None for a blend."""
 
 
 class Shelf:
-    """The pieces and blends of all users, by what they are made of; the oldest go first."""
+    """The songs and blends of all users by a hash of their content; the least recently used go first."""
 
     def __init__(self) -> None:
         self._read: Cache[Piece] = Cache(PIECES)
@@ -113,10 +113,10 @@ class Shelf:
         self._folder = tempfile.TemporaryDirectory(prefix="seqvae-studio-")
         self._sound: Cache[Path] = Cache(SOUND, lambda path: path.unlink(missing_ok=True))
         self._reader = Reader()
-        self._one = anyio.CapacityLimiter(1)  # of all cores, sound takes one at most
+        self._one = anyio.CapacityLimiter(1)  # sound uses at most one core
 
     def read(self, source: bytes | str, name: str, bars: int, job: Job) -> dict[str, Any]:
-        """The roll of the first bars of a piece, which is read where it is not known; raises ReadError."""
+        """Piano roll of the first bars of a song, read if it is not cached; raises ReadError."""
         content = source if isinstance(source, bytes) else source.encode()
         key = key_of(name, content)
         piece = self._read.get(key)
@@ -130,24 +130,24 @@ class Shelf:
         return self.keep(key_of(key, str(len(piece.bounds))), title, score, piece, piece)
 
     def keep(self, key: str, name: str, score: Any, frame: Piece, piece: Piece | None = None) -> dict[str, Any]:
-        """Keep a score under a key; its roll."""
+        """Keep a score under a key; returns its piano roll."""
         roll = {"id": key, "name": name, **in_seconds(score, frame)}
         size = 2000 + 100 * sum(len(track["notes"]) for track in roll["tracks"])
         return self._made.put(key, Made(name, score, roll, piece), size).roll
 
     def known(self, key: str) -> Made | None:
-        """What is kept under a key."""
+        """The song or blend under a key, or None."""
         return self._made.get(key)
 
     def find(self, key: str) -> Made:
-        """The same; raises HTTPException where there is nothing."""
+        """The song or blend under a key; raises HTTPException where there is none."""
         found = self.known(key)
         if found is None:
-            raise HTTPException(404, "this piece is no longer here; open it again")
+            raise HTTPException(404, "this song is no longer kept; open it again")
         return found
 
     async def sound(self, key: str, mute: set[int], small: bool, request: Request) -> tuple[Path, str]:
-        """A WAV file of a score without some of its tracks, and what to call it; raises SeqVAEError."""
+        """A WAV file of a score without the muted tracks, and its name; raises SeqVAEError."""
         made = self.find(key)
         name = key_of(key, ",".join(map(str, sorted(mute))), str(small))
         if made.roll["seconds"] > 60 * MINUTES:
@@ -170,18 +170,18 @@ class Shelf:
         return self._sound.put(name, path, len(content))
 
     def close(self) -> None:
-        """End the process that reads, and remove the files."""
+        """End the reading process, and remove the files."""
         self._reader.close()
         self._folder.cleanup()
 
 
 def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
-    """What can be asked about music."""
+    """Routes under /api/music."""
     router = APIRouter(prefix="/api/music", tags=["music"])
 
     @router.get("/corpus", responses=PROBLEMS)
     async def corpus() -> list[str]:
-        """Some works of music21's corpus; any other one can be asked for by its name."""
+        """Some works of music21's corpus; others can be opened by name too."""
         return CORPUS
 
     @router.post("/corpus", responses=shapes(Roll), response_class=Response)
@@ -195,20 +195,20 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
         file: Annotated[UploadFile, File(description=f"a file of music: {' '.join(midi.SUFFIXES)}")],
         bars: Annotated[int, Form(ge=1, le=BARS)] = 16,
     ) -> Response:
-        """Open a file."""
+        """Open a file of music."""
         name = Path(file.filename or "piece").name[:120]
         if Path(name).suffix.lower() not in midi.SUFFIXES:
-            raise HTTPException(415, f"'{name}' is no kind of music file known here; send {' '.join(midi.SUFFIXES)}")
+            raise HTTPException(415, f"'{name}' is not a known format of music; send {' '.join(midi.SUFFIXES)}")
         content = await file.read()
         return await desk.answer(lambda job: shelf.read(content, name, bars, job))
 
     @router.post("/blend", responses=shapes(Roll), response_class=Response)
     async def blend(asked: Blend) -> Response:
-        """Move a piece from one style toward another. It is encoded once, and decoded for each amount."""
+        """Move a song from one style toward another. It is encoded once, and decoded for each amount."""
         facts = models.find(asked.model, "midi")
         made = shelf.find(asked.piece)
         if made.piece is None:
-            raise HTTPException(400, "this is a blend; give the id of a piece that was opened")
+            raise HTTPException(400, "this is a blend; give the id of a song that was opened")
         for style in filter(None, (asked.source, asked.target)):
             if style not in facts.styles:
                 raise HTTPException(400, f"{asked.model} has no style '{style}'; it has {', '.join(facts.styles)}")
@@ -219,7 +219,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
             if known := shelf.known(key):
                 return known.roll
             codec = models.codec(asked.model, job.tell)
-            # the melody alone is the default, which leaves a song that is not moved as it is decoded
+            # None is the codec's default, the melody, which is not copied where a song is not moved
             kept = None if asked.keep == ["melody"] else tuple(dict.fromkeys(asked.keep))
             score = codec.blend(piece, source=asked.source, target=asked.target, amount=asked.amount, keep=kept)
             return shelf.keep(key, f"{made.name}-{asked.target}-{asked.amount:g}", score, piece)
@@ -228,7 +228,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
 
     @router.get("/{key}.mid", response_class=Response, responses={200: {"content": {"audio/midi": {}}}, **PROBLEMS})
     async def as_midi(key: str) -> Response:
-        """A piece or a blend as a MIDI file."""
+        """A song or a blend as a MIDI file."""
         made = shelf.find(key)
         named = {"Content-Disposition": f'attachment; filename="{_safe(made.name)}.mid"'}
         return Response(midi.to_bytes(made.score), media_type="audio/midi", headers=named)
@@ -238,9 +238,9 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
         request: Request,
         key: str,
         mute: Annotated[list[Annotated[int, Field(ge=0, le=999)]] | None, Query(max_length=200)] = None,
-        small: Annotated[bool, Query(description="a quarter of the bytes, to be played at once")] = False,
+        small: Annotated[bool, Query(description="a quarter of the size, for playing at once")] = False,
     ) -> Response:
-        """The sound of a piece or a blend; `mute` are numbers of tracks, from 0, that are left out."""
+        """The sound of a song or a blend; `mute` are indices of tracks to leave out, from 0."""
         path, name = await shelf.sound(key, set(mute or []), small, request)
         return FileResponse(path, media_type="audio/wav", filename=name)
 
@@ -248,7 +248,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
 
 
 def key_of(*parts: str | bytes) -> str:
-    """A short name for what is made of these parts, the same each time."""
+    """A hash of these parts, for use as a key."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -257,19 +257,19 @@ def key_of(*parts: str | bytes) -> str:
 
 
 def _safe(name: str) -> str:
-    """A name for a file on anybody's machine."""
+    """A file name that is valid on every system."""
     return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")[:80] or "piece"
 
 
 def _first(piece: Piece, bars: int) -> Piece:
-    """The first bars of a piece, all notes cut at their end; raises HTTPException for no notes or too many."""
+    """The first bars of a song, notes cut at their end; raises HTTPException for no notes or too many."""
     if len(piece.bounds) - 1 > bars:
         end = int(piece.bounds[bars])
         notes, tracks = piece.part(0, bars)
         notes[:, midi.DURATION] = np.minimum(notes[:, midi.DURATION], end - notes[:, midi.ONSET])
         piece = Piece(notes, piece.bounds[: bars + 1], piece.frame, piece.name, tracks)
     if not len(piece.notes):
-        raise HTTPException(400, f"the first {bars} bars are silent; take more of them")
+        raise HTTPException(400, f"the first {bars} bars are silent; choose more bars")
     if len(piece.notes) > NOTES:
-        raise HTTPException(413, f"more than {NOTES:,} notes in the first {bars} bars; take fewer of them")
+        raise HTTPException(413, f"more than {NOTES:,} notes in the first {bars} bars; choose fewer bars")
     return piece

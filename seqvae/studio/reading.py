@@ -1,7 +1,7 @@
-"""Pieces of music from strangers: read in a process of its own, which is ended when it takes too long.
+"""Uploaded music, read in a separate process with a time limit.
 
-Knows that process. Refuses to know formats (music/piece.py does). A file may take a parser minutes, or end its process;
-here it costs its sender an error in words, and nobody else anything.
+Scope: that process. Out of scope: file formats (music/piece.py). A file may keep a parser busy for minutes or crash its
+process; here only its sender gets an error.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from seqvae.music import library as collection
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
 
-SECONDS = 20.0  # for one file; the first one waits for music21 as well
+SECONDS = 20.0  # time limit for one file; the first also imports music21
 
 
 class Reader:
-    """A process that reads one piece at a time; it starts with the first one."""
+    """A process that reads one file at a time, started at the first call."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
@@ -29,7 +29,7 @@ class Reader:
         self._pipe: Any = None
 
     def read(self, source: bytes | str, name: str, check: Callable[[], None] = lambda: None) -> Piece:
-        """As `midi.read`; `check` is called many times a second, and what it raises ends the reading."""
+        """As `midi.read`; `check` is called many times a second, and an exception from it ends the reading."""
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")  # a fork would take torch's threads' locks along
             self._pipe, theirs = context.Pipe()
@@ -42,11 +42,11 @@ class Reader:
             while not self._pipe.poll(0.05):
                 check()
                 if time.monotonic() > until:
-                    raise ReadError(name, f"it takes longer than {self._seconds:g} s", "give a shorter piece")
+                    raise ReadError(name, f"it takes longer than {self._seconds:g} s", "give a shorter song")
             found = self._pipe.recv()
         except (EOFError, OSError) as error:
             self.close()
-            raise ReadError(name, "it ended the process that read it", "get another copy of the file") from error
+            raise ReadError(name, "it crashed the process that read it", "get another copy of the file") from error
         except BaseException:
             self.close()
             raise
@@ -64,7 +64,7 @@ class Reader:
 
 
 def _serve(pipe: Connection) -> None:
-    """The other process: answer until nobody asks any more."""
+    """The reading process: answer until the pipe is closed."""
     while True:
         try:
             source, name = pipe.recv()

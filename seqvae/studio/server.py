@@ -1,6 +1,6 @@
-"""The studio as an application and as a server: routes, files of the page, and the socket that it listens on.
+"""The studio as an application and a server.
 
-Knows how the parts fit together. Refuses to know what any of them does.
+Scope: assembly of the routes, static files, and the socket. Out of scope: the routes themselves.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from seqvae.studio.guard import Guard
 from seqvae.studio.models import Models
 
 STATIC = Path(__file__).parent / "static"
-CONNECTIONS = 1000  # at once; more are told to come again
-ABOUT = """Blend, walk and sample music and sentences, and find anomalies. What takes long is answered with a job (202):
-ask for it at /api/jobs/{job} until its state is "done". Every refusal is {"error": "..."}, one line."""
+CONNECTIONS = 1000  # most at once; others get status 503
+ABOUT = """Blend, interpolate and sample music and sentences, and find anomalies. Long work returns a job (202):
+poll it at /api/jobs/{job} until its state is "done". Every error is {"error": "..."}, in one line."""
 
 
 class Model(BaseModel):
-    """A model that requests can name."""
+    """A model available to requests."""
 
     name: str
     kind: str
@@ -39,7 +39,7 @@ class Model(BaseModel):
 
 
 def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
-    """The page and the API; `hosts` are names that browsers may call this server by."""
+    """The page and the API; `hosts` are accepted host names."""
     desk, shelf = Desk(), music.Shelf()
 
     @contextlib.asynccontextmanager
@@ -48,13 +48,13 @@ def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
         desk.close()
         shelf.close()
 
-    # FastAPI's own pages of documentation load their scripts from elsewhere; ours is static/api.html
+    # FastAPI's own documentation pages load scripts from other sites; ours is static/api.html
     app = FastAPI(title="seqvae studio", description=ABOUT, docs_url=None, redoc_url=None, lifespan=life)
     answers.errors_in_words(app)
 
     @app.get("/api/models", tags=["models"], responses={403: PROBLEMS[403]})
     async def list_models() -> list[Model]:
-        """The models that requests can name."""
+        """The models available to requests."""
         return [Model(**asdict(facts)) for facts in models.facts]
 
     app.include_router(music.routes(desk, models, shelf))
@@ -72,7 +72,7 @@ def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The socket; raises SeqVAEError where it cannot be had."""
+    """A listening socket; raises SeqVAEError where it cannot be opened."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)

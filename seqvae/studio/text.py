@@ -1,6 +1,6 @@
-"""Sentences for the page: the way from one to another, and styles that add up.
+"""Routes of sentences: interpolation between two, and sums of style vectors.
 
-Knows requests about sentences. Refuses to know the arithmetic (style/vectors.py, style/interpolation.py) and tokens.
+Scope: requests about sentences. Out of scope: the arithmetic (style/vectors.py, style/interpolation.py) and tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Walk(BaseModel):
 
 
 class Step(BaseModel):
-    """A sentence on the way."""
+    """A sentence between the two."""
 
     amount: float
     text: str
@@ -37,13 +37,13 @@ class Step(BaseModel):
 class Move(BaseModel):
     """From one style toward another."""
 
-    source: str | None = Field(None, description="style to start from; else where the sentence itself lies")
+    source: str | None = Field(None, description="style to start from; null for the sentence itself")
     target: str
     amount: float = Field(ge=-3, le=3)
 
 
 class Moved(BaseModel):
-    """A sentence, and moves that are added up."""
+    """A sentence and moves, which are added."""
 
     model: str = "reviews"
     text: Sentence
@@ -51,19 +51,19 @@ class Moved(BaseModel):
 
 
 class Result(BaseModel):
-    """What came out."""
+    """The moved sentence."""
 
     text: str
-    unmoved: str = Field(description="the sentence as the model says it, without a move")
+    unmoved: str = Field(description="the sentence as decoded without a move")
 
 
 def routes(desk: Desk, models: Models) -> APIRouter:
-    """What can be asked about sentences."""
+    """Routes under /api/text."""
     router = APIRouter(prefix="/api/text", tags=["text"])
 
     @router.post("/steps", responses=shapes(list[Step]), response_class=Response)
     async def steps(asked: Walk) -> Response:
-        """Walk from one sentence to another; the ends are as the model says them."""
+        """Interpolate between two sentences; the ends are as the model decodes them."""
         models.find(asked.model, "text", "events")
 
         def work(job: Job) -> Any:
