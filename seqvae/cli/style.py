@@ -220,7 +220,7 @@ def show(
     facts |= {"persistence": style.persistence, "distances": distances, "told_apart": apart}
     facts |= {"effects": {source: asdict(one) for source, one in style.effects.items()}}
     lines = [
-        f"{name}: {style.count} songs or lines from {style.source or 'an unknown source'}",
+        f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
         f"spread {spread:.3f}: root mean square distance of a segment from the mean",
         f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
         *(

@@ -97,7 +97,7 @@ class Desk:
             raise error
         message = job.message
         if job.state == "waiting" and (ahead := max(worker.ahead(job) for worker in self._workers.values())):
-            message = f"waiting, {ahead} jobs ahead"
+            message = f"waiting, jobs ahead: {ahead}"
         told = {"job": job.id, "state": job.state, "progress": round(job.progress, 3), "message": message}
         head = json.dumps(told)[:-1].encode()
         body = head + b', "result": ' + (job.future.result() if ended else b"null") + b"}"

@@ -152,10 +152,10 @@ class Shelf:
         name = key_of(key, ",".join(map(str, sorted(mute))), str(small))
         if made.roll["seconds"] > 60 * MINUTES:
             raise HTTPException(413, f"longer than {MINUTES} minutes of sound; take fewer bars")
-        async with self._one:  # whoever waited for the same finds it there
+        async with self._one:  # a request that waited for the same sound finds it in the cache
             path = self._sound.get(name)
             if path is None and await request.is_disconnected():
-                raise HTTPException(410, "nobody waits for this sound any more")
+                raise HTTPException(410, "the request was closed")
             if path is None:
                 path = await anyio.to_thread.run_sync(self._render, name, made.score, mute, small)
         return path, f"{_safe(made.name)}.wav"

@@ -289,7 +289,7 @@ def test_interpolation_says_which_end_it_cannot_meet(tiny_text: Path, said: Said
     result = seqvae("interpolate", SENTENCES[0], "who knows", "-m", tiny_text, "--steps", 4)
     [other] = said(["who knows"])
     assert (result.exit_code, result.stdout.split("\n")[3]) == (0, other)
-    assert result.stderr == f"the model says '{other}' for 'who knows'\n"
+    assert result.stderr == f"'who knows' is decoded as '{other}'\n"
 
 
 def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, said: Said) -> None:
@@ -342,7 +342,7 @@ def test_a_style_tells_how_far_it_is_from_the_others(tiny_text: Path) -> None:
     assert set(apart) == {"bad", "past", "present"}
     assert all(0.5 <= share <= 1 for share in apart.values())
     assert apart["bad"] > max(apart["past"], apart["present"]), "good and bad share no sentence, good and past do"
-    assert "% of segments are told apart" in done("style", "show", "good", "-m", tiny_text)[-1]
+    assert "% of segments can be distinguished" in done("style", "show", "good", "-m", tiny_text)[-1]
 
 
 def test_styles_can_be_written_into_a_model_s_own_folder(tiny_text: Path, here: Path) -> None:
@@ -370,7 +370,7 @@ def test_styles_can_be_written_into_a_model_s_own_folder(tiny_text: Path, here: 
         (["encode", "@gone.txt", "-o", "z"], "cannot read gone.txt: "),
         (["decode", "music.safetensors"], "holds midi, and "),
         (["decode", "wide.safetensors"], "encode with the same model"),
-        (["decode", "short.safetensors"], "z and segments do not belong together"),
+        (["decode", "short.safetensors"], "z and segments do not match"),
         (["decode", "in.txt"], "cannot be read as safetensors"),
         (["style", "fit", "x=@gone.txt", "-o", "my.styles"], "cannot read gone.txt: "),
         (["style", "fit", "x=blank.txt", "-o", "my.styles"], "a style needs at least one piece"),
@@ -396,8 +396,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_text: Path, ar
         (["interpolate", "@in.txt", "b"], "@in.txt: holds several lines"),
         (["interpolate", "@blank.txt", "b", "--steps", "1"], "--steps"),
         (["interpolate", "b"], "missing argument 'B'"),
-        (["blend", "b", "--to", "good", "--keep", "melody"], "a line has no track 'melody' to keep"),
-        (["style", "fit", "@in.txt", "--by", "drums", "-o", "x"], "divides music"),
+        (["blend", "b", "--to", "good", "--keep", "melody"], "--keep melody: text has no tracks"),
+        (["style", "fit", "@in.txt", "--by", "drums", "-o", "x"], "--by drums: is for music"),
         (["decode", "wide.safetensors", "--like", "a.mid"], "--like a.mid: is for music"),
         (["style", "fit", "in.txt", "-o", "my.styles"], "write NAME=PATH"),
     ],

@@ -237,7 +237,7 @@ def test_files_of_one_stem_are_all_taken_and_the_rest_of_a_folder_counted(tiny_m
 
 def test_a_folder_with_nothing_readable_is_an_error(tiny_music: Path, here: Path) -> None:
     (here / "in").mkdir()
-    assert "no music in it" in told(seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out"))
+    assert "holds no music" in told(seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out"))
     (here / "in" / "a.mid").write_bytes(b"not MIDI")
     result = seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out")
     assert result.exit_code == 1
@@ -324,7 +324,7 @@ def test_encode_then_decode_is_reconstruct(tiny_music: Path, here: Path) -> None
 
 def test_decode_writes_nowhere_but_where_it_is_told(tiny_music: Path, here: Path) -> None:
     checkpoint.save_tensors({"../../evil": torch.zeros(1, 16)}, {}, here / "evil.safetensors")
-    assert "not named as pieces" in told(seqvae("decode", "evil.safetensors", "-m", tiny_music, "-o", "out"))
+    assert "not named after songs" in told(seqvae("decode", "evil.safetensors", "-m", tiny_music, "-o", "out"))
     checkpoint.save_tensors({"a": torch.zeros(2, 5)}, {}, here / "other.safetensors")
     assert "encode with the same model" in told(seqvae("decode", "other.safetensors", "-m", tiny_music, "-o", "out"))
     checkpoint.save_tensors({"a": torch.zeros(9, 16)}, {}, here / "long.safetensors")
@@ -410,8 +410,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_music: Path, a
     ("args", "word"),
     [
         (["blend", "a.mid", "--to", "wild", "--amount", "abc"], "'--amount': Input should be a valid number"),
-        (["blend", "a.mid", "--to", "wild", "--amount", "nan"], "nan is no amount"),
-        (["blend", "a.mid", "--to", "wild", "--amount", "-inf"], "-inf is no amount"),
+        (["blend", "a.mid", "--to", "wild", "--amount", "nan"], "nan is not finite"),
+        (["blend", "a.mid", "--to", "wild", "--amount", "-inf"], "-inf is not finite"),
         (["blend", "a.mid", "--to", "wild", "--temperature", "-1"], "--temperature"),
         (["blend", "a.mid", "--to", "wild", "--temperature", "nan"], "--temperature"),
         (["blend", "a.mid", "--to", "wild", "--seed", "-1"], "--seed"),
@@ -422,11 +422,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_music: Path, a
         (["blend", "a.mid", "--to", "wild", "--method", "discriminant"], "add --from"),
         (["blend", "a.mid", *["--to", "wild"] * 3, *["--from", "calm"] * 2], "3 --to, 2 --from and 0 --amount do"),
         (["blend", "a.mid", "--to", "wild", "--amount", "1", "--amount", "2"], "1 --to, 0 --from and 2 --amount do"),
-        (["blend", "a.mid", "--to", "wild", "--amount", "1", "--amount", "nan"], "nan is no amount"),
+        (["blend", "a.mid", "--to", "wild", "--amount", "1", "--amount", "nan"], "nan is not finite"),
         (["interpolate", "a.mid", "a.mid"], "missing option '--out'"),
-        (["interpolate", "a.mid", "a.mid", "a.mid", "-o", "out"], "give two, or four and --grid"),
+        (["interpolate", "a.mid", "a.mid", "a.mid", "-o", "out"], "give two, or four with --grid"),
         (["interpolate", "a.mid", "a.mid", "--grid", "3", "-o", "out"], "missing argument 'C'"),
-        (["blend", "a.mid", "--to", "wild=much"], "'much' is no amount"),
+        (["blend", "a.mid", "--to", "wild=much"], "'much' is not a number"),
         (["blend", "a.mid", "--to", "wild", "--keep", "theremin"], "no track 'theremin'"),
         (["style", "effect", "calm=a.mid"], "name at least two"),
         (["blend", "twins", "--to", "wild"], "need -o FOLDER"),

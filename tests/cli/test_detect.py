@@ -121,7 +121,7 @@ def test_false_alarms_are_bounded_with_confidence(folder: Path, tiny_events: Pat
     tight = rows("open", "--detector", "d", "--p-value", 0.3)[0]["bound"]
     assert row["bound"] < tight <= 0.3, "its confidence is kept"
     line = told(seqvae(*fit, "--p-value", 0.01, "--confidence", 0.95))
-    assert "too few for a p-value of 0.01 with 0.95 confidence, which takes 823;" in line
+    assert "too few for a p-value of 0.01 with 0.95 confidence, which needs 823;" in line
     line = told(seqvae("detect", "score", "open", "--detector", "d", "--p-value", 0.01, "--confidence", 0.95))
     assert "takes 299 normal pieces to compare with and there are 40, with which none is lower than 0.073" in line
 
@@ -162,7 +162,7 @@ def test_too_few_pieces_are_refused_with_the_number_it_takes(
     line = told(seqvae(*fit))
     assert "normal pieces are too few for a p-value of 0.1" in line
     assert files(here) == ["in.txt"]
-    [enough] = map(int, re.findall(r"which takes (\d+)", line))
+    [enough] = map(int, re.findall(r"which needs (\d+)", line))
     assert enough == (13 if known else 25)
     text_file(here / "in.txt", HELD_OUT[:enough])
     done(*fit)
@@ -311,7 +311,7 @@ def test_a_batch_too_large_for_discoveries_is_told(detector: Path, here: Path) -
     text_file(here / "in.txt", [*HELD_OUT[:30], STRANGE[0]])
     said = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
     least = conformal.least_discoveries(31, n, 0.01)
-    assert f"no discovery at --fdr 0.01: with {n} normal pieces to compare with, at least {least} of 31" in said.stderr
+    assert f"no discovery at --fdr 0.01: with {n} normal pieces for calibration, at least {least} of 31" in said.stderr
     assert said.stdout.count("anomalous") == 0
 
 
@@ -342,7 +342,7 @@ def test_a_change_of_normal_is_told_and_the_detector_recalibrated(detector: Path
     assert "`seqvae detect update d INPUT --replace`" in said.stderr
     assert said.stderr.count("warning") == 1
     warned = seqvae("detect", "update", "d", "@new.txt", "--json")
-    assert "with --replace alone" in warned.stderr
+    assert "only with --replace" in warned.stderr
     row = json.loads(warned.stdout)
     after, changed = calibration.load(here / "d")
     assert (row["pieces"], row["compared"]) == (120, len(before.normal) + 120) == (120, len(after.normal))
@@ -362,7 +362,7 @@ def test_too_few_pieces_leave_a_detector_as_it_was(detector: Path, here: Path) -
     line = told(seqvae("detect", "update", "d", "@few.txt", "--replace"))
     assert "a p-value of 0.05 takes 19 normal pieces to compare with and there are 18" in line
     text_file(here / "none.txt", [])
-    assert "there is no piece to calibrate on" in told(seqvae("detect", "update", "d", "@none.txt"))
+    assert "there is nothing to calibrate on" in told(seqvae("detect", "update", "d", "@none.txt"))
     assert np.array_equal(calibration.load(here / "d")[0].normal, calibration.load(detector)[0].normal)
 
 
@@ -439,7 +439,7 @@ def test_a_model_may_move_if_its_detector_is_told_where_it_is(
     before = rows(*HELD_OUT[:3], "--detector", "d")
     Path("model").rename("moved")
     line = told(seqvae("detect", "score", "x", "--detector", "d"))
-    assert "d: its model is not where it was; say with -m where it is" in line
+    assert "d: its model has moved; give its place with -m" in line
     assert str(here / "model") in line
     assert rows(*HELD_OUT[:3], "--detector", "d", "-m", "moved") == before
     assert "was fitted with another model" in told(seqvae("detect", "score", "x", "--detector", "d", "-m", tiny_text))
@@ -447,7 +447,7 @@ def test_a_model_may_move_if_its_detector_is_told_where_it_is(
 
 def test_a_model_may_carry_its_detector(folder: Path, tiny_events: Path, here: Path) -> None:
     shutil.copytree(tiny_events, "model")
-    assert "model: carries no detector; " in (line := told(seqvae("detect", "score", "x", "-m", "model")))
+    assert "model: has no detector; " in (line := told(seqvae("detect", "score", "x", "-m", "model")))
     assert "`seqvae detect fit NORMAL -m model -o FOLDER`" in line
     fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", "model", "-o", "model/detector", "--p-value", 0.1]
     done(*fit, "--samples", 2)

@@ -52,7 +52,7 @@ def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch:
     assert json.loads(line) == {"data": "songs", "pieces": 20, "samples": 200, "seed": 4, "split": "final"}
     [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--split", "choose", "--json")
     assert json.loads(line)["split"] == "choose"
-    assert "from one folder" in told(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
+    assert "give one folder" in told(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
 
 
 def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,8 +149,8 @@ def test_a_vocabulary_is_learned_from_lines_that_fit_into_memory(here: Path, mon
         (["train", "--data", "gone.txt", "-o", "new"], "cannot read gone.txt: "),
         (["train", "--data", "blank.txt", "-o", "new"], "there are no lines to learn a vocabulary from"),
         (["train", "--data", "a.txt", "--vocab-size", "100", "-o", "new"], "choose more"),
-        (["train", "--data", "a.txt", "-o", "."], ".: is there and is no folder of a tokenizer alone"),
-        (["train", "--data", "a.txt", "-o", "a.txt"], "a.txt: is there and is no folder of a tokenizer alone"),
+        (["train", "--data", "a.txt", "-o", "."], ".: exists and is not the folder of a tokenizer"),
+        (["train", "--data", "a.txt", "-o", "a.txt"], "a.txt: exists and is not the folder of a tokenizer"),
         (["encode", "a", "-t", "gone"], "no tokenizer can be read here"),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_vocabulary_that_cannot_be_is_one_line(here: Path, args: list[str], li
 
 def test_a_checkpoint_shows_its_tokens_too(tiny_text: Path, tiny_music: Path) -> None:
     assert done("tokenizer", "encode", "the food", "-t", tiny_text) == ["\u2581the \u2581food"]
-    assert "spells midi, not sentences" in told(seqvae("tokenizer", "encode", "the food", "-t", tiny_music))
+    assert "a tokenizer of midi, not of sentences" in told(seqvae("tokenizer", "encode", "the food", "-t", tiny_music))
 
 
 def test_train_on_files_of_sentences(here: Path) -> None:
@@ -224,7 +224,7 @@ def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
 def test_sentences_are_no_arrangements(tiny_text: Path, here: Path) -> None:
     text_file(here / "test.txt", SENTENCES[::7])
     line = told(seqvae("evaluate", "-m", tiny_text, "--data", "@test.txt", "--arrangement"), 2)
-    assert "--arrangement: is of music" in line
+    assert "--arrangement: is for music" in line
 
 
 def test_a_missing_extra_is_told_in_one_line(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,8 +185,8 @@ def test_a_blend_is_no_piece_to_blend(client: TestClient, names: dict[str, str],
 @pytest.mark.parametrize(
     ("name", "content", "status", "word"),
     [
-        ("song.txt", b"la la", 415, "no kind of music file"),
-        ("song", b"MThd", 415, "no kind of music file"),
+        ("song.txt", b"la la", 415, "not a known format of music"),
+        ("song", b"MThd", 415, "not a known format of music"),
         ("song.mid", b"", 400, "empty"),
         ("song.mid", b"not music at all", 400, "not a MIDI file"),
         ("song.musicxml", b"<score-partwise>", 400, "cannot read"),
@@ -208,7 +208,7 @@ def test_too_many_notes_and_too_long_sound_are_refused(
     assert "more than 10 notes" in refusal(wait(client, told), 413)
     monkeypatch.setattr(music, "MINUTES", 0)
     assert "fewer bars" in refusal(client.get(f"/api/music/{opened['id']}.wav"), 413)
-    assert "no longer here" in refusal(client.get("/api/music/nothing.wav"), 404)
+    assert "no longer kept" in refusal(client.get("/api/music/nothing.wav"), 404)
 
 
 # --- text, map, anomalies ---------------------------------------------------------------------------------------------
@@ -292,8 +292,8 @@ def test_too_many_sessions_are_refused(client: TestClient, names: dict[str, str]
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8321", "localhost.evil.example", "", "[", "a b"])
 def test_other_hosts_are_refused(client: TestClient, host: str) -> None:
-    assert "not called" in refusal(client.get("/api/models", headers={"Host": host}), 400)
-    assert "not called" in refusal(client.get("/", headers={"Host": host}), 400)
+    assert "not a name of this server" in refusal(client.get("/api/models", headers={"Host": host}), 400)
+    assert "not a name of this server" in refusal(client.get("/", headers={"Host": host}), 400)
 
 
 @pytest.mark.parametrize(
@@ -354,9 +354,9 @@ def test_a_body_without_end_is_refused(client: TestClient) -> None:
 
 def test_what_is_no_request_is_refused_in_words(client: TestClient) -> None:
     told = client.post("/api/text/steps", content=b"{", headers={"Content-Type": "application/json"})
-    assert "no JSON" in refusal(told, 422)
+    assert "not a JSON object" in refusal(told, 422)
     assert "nothing at this address" in refusal(client.get("/api/nothing"), 404)
-    assert "takes no such request" in refusal(client.delete("/api/models"), 405)
+    assert "does not accept this method" in refusal(client.delete("/api/models"), 405)
     assert "nothing at this address" in refusal(client.get("/../server.py"), 404)
 
 

@@ -115,7 +115,7 @@ def test_it_is_played_stopped_looped_and_muted(page: Any, names: dict[str, str],
     open_song(page, names, song(tmp_path / "tune.mid", 4))
     original = page.locator("[data-take=original]")
     original.get_by_role("radio").check()
-    place, head = page.get_by_label("Place in the piece"), original.locator(".head")
+    place, head = page.get_by_label("Position in the song"), original.locator(".head")
     page.get_by_role("button", name="Play", exact=True).click()
     page.get_by_role("button", name="Pause").wait_for()
     until = time.monotonic() + 20
@@ -161,7 +161,7 @@ def test_a_dropped_file_is_opened_and_a_wrong_one_is_refused_in_words(
     page.evaluate(drop, ["words.doc", list(b"abc")])
     problem = page.get_by_role("alert")
     problem.wait_for()
-    assert "no kind of music file" in problem.inner_text()
+    assert "not a known format of music" in problem.inner_text()
     page.evaluate(drop, ["dropped.mid", list(content)])
     page.locator("[data-take=blend]").wait_for()
     assert not problem.is_visible()
@@ -237,7 +237,7 @@ def test_the_map_is_decoded_by_mouse_and_by_keyboard(page: Any, names: dict[str,
         plane.press("Enter")
     first = told.value.request.post_data_json
     with page.expect_response("**/api/map/decode") as told:
-        page.get_by_role("button", name="Another one here").click()
+        page.get_by_role("button", name="Another sample here").click()
     again = told.value.request.post_data_json
     assert (first["x"], first["y"]) == (again["x"], again["y"]) and first["seed"] != again["seed"]
     page.select_option("#map-model", names["music"])

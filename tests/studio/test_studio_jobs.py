@@ -71,7 +71,7 @@ def test_long_work_tells_how_far_it_is_and_can_be_cancelled(narrow: TestClient, 
     second = slow().json()
     third = slow().json()
     assert (second["state"], second["message"]) == ("waiting", "")
-    assert (third["state"], third["message"]) == ("waiting", "waiting for 1 before")
+    assert (third["state"], third["message"]) == ("waiting", "waiting, jobs ahead: 1")
     assert narrow.delete(f"/api/jobs/{second['job']}").status_code == 204
     assert narrow.delete(f"/api/jobs/{first['job']}").status_code == 204
     assert narrow.delete(f"/api/jobs/{third['job']}").status_code == 204
@@ -112,7 +112,7 @@ def test_a_bug_is_told_in_words_and_the_next_request_is_served(
     asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
     with monkeypatch.context() as broken:
         broken.setattr("seqvae.studio.models.PatientCodec.interpolate", lambda *_: 1 / 0)
-        assert "broken in the studio" in refusal(client.post("/api/text/steps", json=asked), 500)
+        assert "internal error of the studio" in refusal(client.post("/api/text/steps", json=asked), 500)
     assert result(client, "/api/text/steps", asked)
 
 

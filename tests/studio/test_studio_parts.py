@@ -208,7 +208,7 @@ def test_another_process_reads_what_this_one_would(tmp_path: Path) -> None:
         process = reader._process
         os.kill(process.pid, signal.SIGSTOP)  # it cannot answer before it ends, as by a bug of a parser
         threading.Timer(0.2, os.kill, (process.pid, signal.SIGKILL)).start()
-        with pytest.raises(ReadError, match="ended the process"):
+        with pytest.raises(ReadError, match="crashed the process"):
             reader.read(content, "c")
         assert len(reader.read(content, "a").notes) == len(here.notes)  # another process has taken its place
     finally:

@@ -1,9 +1,9 @@
-// Anomalies: sessions, their p-values, and the tokens that gave them away.
+// Anomalies: sessions, their p-values, and their surprising tokens.
 
 import { $, droppable, make, options, run, say, trying } from "./api.js";
 
-const LARGEST = 1 << 20; // bytes of a file that is dropped
-const HARDLY = 8; // nats of surprise that have the full colour
+const LARGEST = 1 << 20; // most bytes of a dropped file
+const HARDLY = 8; // nats of surprise with the full colour
 
 const three = (value) => (value >= 0.001 ? value.toPrecision(3) : value.toExponential(1));
 
@@ -19,7 +19,7 @@ export function startAnomalies(models) {
   }
 
   function row(session, i) {
-    const more = session.length > session.tokens.length ? [` … ${session.length} tokens in all`] : [];
+    const more = session.length > session.tokens.length ? [` … ${session.length} tokens in total`] : [];
     return make("div", { class: `session ${session.anomalous ? "anomalous" : ""}`, role: "listitem" },
       make("span", { class: "verdict" }, session.anomalous ? "anomalous" : "normal"),
       make("span", { class: "p", title: `session ${i + 1}, score ${session.score.toFixed(3)}` }, `p ${three(session.p_value)}`),
@@ -38,7 +38,7 @@ export function startAnomalies(models) {
       place.hidden = false;
       place.replaceChildren(
         make("p", { class: "summary" }, said),
-        make("p", { class: "note key" }, "expected", make("i"), "surprising; of an anomalous session the five most surprising are underlined"),
+        make("p", { class: "note key" }, "expected", make("i"), "surprising; the five most surprising tokens of an anomalous session are underlined"),
         make("div", { role: "list", "aria-label": "Sessions" }, ...found.sessions.map(row)));
       say(said);
     });

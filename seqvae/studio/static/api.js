@@ -1,5 +1,5 @@
-// Asking the server: jobs that take a while, their progress, and errors in words. One job a slot: a new one in the same
-// slot takes the place of the one before, which is cancelled.
+// Requests to the server: jobs, their progress, and errors in one line. Each slot has one job: a new job in the same slot
+// cancels the one before.
 
 const slots = new Map(); // slot -> {controller, job}
 
@@ -7,7 +7,7 @@ export class Superseded extends Error {}
 
 async function answered(response) {
   if (response.status === 204) return null;
-  const body = await response.json().catch(() => ({ error: `the server said ${response.status}, and no more` }));
+  const body = await response.json().catch(() => ({ error: `the server responded with status ${response.status}` }));
   if (!response.ok) throw new Error(body.error);
   return body;
 }
@@ -36,7 +36,7 @@ export async function run(slot, path, body) {
     return told.result;
   } catch (error) {
     if (signal.aborted) throw new Superseded();
-    throw error instanceof TypeError ? new Error("the server does not answer; is it still running?") : error;
+    throw error instanceof TypeError ? new Error("the server does not respond; check that it is still running") : error;
   } finally {
     if (slots.get(slot) === mine) {
       slots.delete(slot);
@@ -60,7 +60,7 @@ function drop(one) {
 
 addEventListener("pagehide", () => slots.forEach(drop));
 
-// --- what is shown meanwhile ---------------------------------------------------------------------------------------
+// --- progress ------------------------------------------------------------------------------------------------------
 
 const work = document.querySelector("#work");
 const working = new Map();
@@ -83,7 +83,7 @@ function show(slot, told) {
   if (document.querySelector("#said").dataset.last !== what) say(what);
 }
 
-// For what takes long without being a job: shown after half a second, until what is returned is called.
+// Progress of long work that is not a job: shown after half a second, until the returned function is called.
 export function busy(slot, message, cancel) {
   const timer = setTimeout(() => {
     slots.set(slot, { controller: { abort: cancel }, job: null });
@@ -98,7 +98,7 @@ export function busy(slot, message, cancel) {
 
 work.querySelector("button").addEventListener("click", () => [...slots.keys()].forEach(stop));
 
-// For those who listen to the page.
+// Announce to screen readers.
 export function say(text) {
   const said = document.querySelector("#said");
   said.dataset.last = text;
@@ -112,7 +112,7 @@ export function complain(error) {
   place.hidden = false;
 }
 
-// Run what may fail, and say why in words.
+// Run an action, and show its error.
 export async function trying(action) {
   document.querySelector("#problem").hidden = true;
   try {
@@ -123,7 +123,7 @@ export async function trying(action) {
   }
 }
 
-// --- small things that every view needs ----------------------------------------------------------------------------
+// --- helpers of all views ------------------------------------------------------------------------------------------
 
 export const $ = (selector, inside = document) => inside.querySelector(selector);
 
@@ -144,7 +144,7 @@ export function options(select, names, chosen) {
   }));
 }
 
-// Calls that come quickly after another count once.
+// Debounce: calls in quick succession count once.
 export function calm(action, milliseconds = 250) {
   let timer;
   return (...args) => {
@@ -153,7 +153,7 @@ export function calm(action, milliseconds = 250) {
   };
 }
 
-// Let files be dropped on an element.
+// Accept dropped files on an element.
 export function droppable(element, take) {
   const over = (on) => element.classList.toggle("over", on);
   element.addEventListener("dragover", (event) => { event.preventDefault(); over(true); });

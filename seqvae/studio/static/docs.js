@@ -1,4 +1,4 @@
-// The API as a list, from what /openapi.json says of it.
+// The API as a list, from /openapi.json.
 
 const make = (tag, text, name) => {
   const element = document.createElement(tag);
@@ -26,8 +26,8 @@ function fields(list, title) {
   if (!list.length) return [];
   const table = make("dl");
   for (const [name, schema, needed, about] of list) {
-    const usual = schema?.default !== undefined && schema.default !== null ? `, ${JSON.stringify(schema.default)} if left out` : "";
-    table.append(make("dt", name), make("dd", [`${type(schema)}${usual}${needed ? ", needed" : ""}`, about].filter(Boolean).join(": ")));
+    const usual = schema?.default !== undefined && schema.default !== null ? `, ${JSON.stringify(schema.default)} by default` : "";
+    table.append(make("dt", name), make("dd", [`${type(schema)}${usual}${needed ? ", required" : ""}`, about].filter(Boolean).join(": ")));
   }
   return [make("p", title, "note"), table];
 }

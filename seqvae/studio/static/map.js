@@ -1,4 +1,4 @@
-// The map: where the styles of a model lie, and what lives at a point of it.
+// The map: the styles of a model, and the decoded point.
 
 import { $, calm, make, options, run, say, trying } from "./api.js";
 import { Player } from "./player.js";
@@ -12,18 +12,18 @@ function draw(tag, attributes) {
   return element;
 }
 
-// An ellipse that holds what lies within so many standard deviations, from a covariance in two dimensions.
+// The ellipse of a two-dimensional covariance at a number of standard deviations.
 function ellipse(style, width, scale) {
   const [[a, b], [, d]] = style.covariance;
   const middle = (a + d) / 2, away = Math.hypot((a - d) / 2, b);
   return {
     rx: width * scale * Math.sqrt(middle + away), ry: width * scale * Math.sqrt(Math.max(0, middle - away)),
-    angle: (-Math.atan2(2 * b, a - d) * 90) / Math.PI, // half of it, in degrees; y goes up in the plane, down in SVG
+    angle: (-Math.atan2(2 * b, a - d) * 90) / Math.PI, // in degrees; y points up in the plane, down in SVG
   };
 }
 
 export function startMap(models) {
-  let view = null; // {width, height, centre, scale, cross}: of the map that is shown
+  let view = null; // {width, height, centre, scale, cross} of the map on screen
   let at = null; // [x, y] in the plane
   let seed = 0;
   let player = null;
@@ -99,7 +99,7 @@ export function startMap(models) {
       const near = Object.entries(found.shares).sort((a, b) => b[1] - a[1]).filter(([, share]) => share >= 0.01);
       $("#map-where").textContent = `Here: ${near.map(([name, share]) => `${name} ${Math.round(100 * share)} %`).join(", ")}`;
       if (found.roll) {
-        player ??= new Player($("#map-result"), { here: "What lives here" });
+        player ??= new Player($("#map-result"), { here: "Decoded here" });
         player.show("here", found.roll);
       } else {
         const sentence = make("p", { class: "sentence" }, found.text || "(no words)");

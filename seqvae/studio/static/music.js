@@ -1,11 +1,11 @@
-// Music: a piece, where to move it, and original and blend to see and hear.
+// Music: a song, its move, and the original and the blend to see and hear.
 
 import { $, calm, droppable, get, make, options, run, say, trying } from "./api.js";
 import { Player } from "./player.js";
 
 export function startMusic(models) {
   let piece = null; // the roll of the original
-  let given = null; // what it was opened from, to be opened again with another length
+  let given = null; // its source, for opening it again with another length
   let player = null;
 
   const model = () => models.find((one) => one.name === $("#music-model").value);

@@ -1,5 +1,5 @@
-// One or several takes below each other, of which one is heard: play, stop, loop, place, muted tracks, downloads. The
-// server renders the sound; changing the take or a track goes on from the same place.
+// One or several takes below each other, one of them audible: play, stop, loop, position, muted tracks, downloads. The
+// server renders the sound; a change of take or track continues from the same position.
 
 import { busy, complain, make } from "./api.js";
 import { PianoRoll, tint } from "./roll.js";
@@ -19,7 +19,7 @@ export class Player {
       this.audio.loop = !this.audio.loop;
       this.loop.setAttribute("aria-pressed", this.audio.loop);
     } }, "Loop");
-    this.place = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, "aria-label": "Place in the piece" });
+    this.place = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, "aria-label": "Position in the song" });
     this.place.addEventListener("input", () => this.seek(Number(this.place.value)));
     this.clock = make("span", { class: "clock" }, "0:00 / 0:00");
     const stop = make("button", { type: "button", onclick: () => this.stop() }, "Stop");
@@ -28,7 +28,7 @@ export class Player {
     for (const [key, title] of Object.entries(names)) this.add(key, title, group, Object.keys(names).length === 1);
     place.append(this.element);
     this.heard = Object.keys(names).at(-1);
-    this.wanted = null; // where to go on, once the sound is there
+    this.wanted = null; // position to continue from, once the sound is loaded
     this.audio.addEventListener("loadedmetadata", () => {
       if (this.wanted !== null) this.audio.currentTime = Math.min(this.wanted, this.audio.duration);
       this.wanted = null;
@@ -53,7 +53,7 @@ export class Player {
     this.element.append(take.element);
   }
 
-  // A roll that the server gave.
+  // Show a roll from the server.
   show(key, roll) {
     const take = this.takes.get(key);
     const muted = new Set(take.roll?.tracks.filter((_, i) => take.muted.has(i)).map((track) => track.program));
@@ -74,7 +74,7 @@ export class Player {
     this.tick();
   }
 
-  // While another result is on its way, the old one is grey.
+  // Grey out the old result until the next one arrives.
   stale(key) {
     this.takes.get(key).element.classList.add("stale");
   }
@@ -109,7 +109,7 @@ export class Player {
     this.tick();
   }
 
-  // Let the sound be that of the take that is heard, from the place where it was.
+  // Load the sound of the audible take, and continue from the same position.
   source() {
     const take = this.takes.get(this.heard);
     take.choice.checked = true;

@@ -1,4 +1,4 @@
-// A piano roll on a canvas: one colour an instrument, bars as lines, and a play-head above it.
+// A piano roll on a canvas: a colour for each instrument, bars as lines, and a play-head above it.
 
 import { make } from "./api.js";
 
@@ -7,7 +7,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const KEYS = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];
 const BLACK = new Set([1, 3, 6, 8, 10]);
 
-// A colour of the server's palette; where the page is dark, the darker it is the more light it gets.
+// A colour of the server's palette; on a dark page, dark colours are lightened most.
 export const tint = (colour) => `light-dark(${colour}, oklch(from ${colour} calc(0.35 + 0.6 * l) c h))`;
 
 const key = (pitch) => `${KEYS[pitch % 12]}${Math.floor(pitch / 12) - 1}`;
@@ -27,7 +27,7 @@ export class PianoRoll {
     dark.addEventListener("change", () => this.draw());
   }
 
-  // `seconds` is the width: two rolls below each other have the same.
+  // `seconds` is the width, the same for rolls below each other.
   show(roll, title, seconds, muted) {
     Object.assign(this, { roll, seconds, muted });
     const pitches = roll.tracks.flatMap((track) => track.notes.map((note) => note[2]));
@@ -55,7 +55,7 @@ export class PianoRoll {
     const drums = this.roll.tracks.some((track) => track.program === DRUMS && track.notes.length);
     const pitches = pitched.map((note) => note[2]);
     const low = Math.min(48, ...pitches) - 1, high = Math.max(72, ...pitches) + 1;
-    const strip = drums ? Math.max(26, height * 0.17) : 0; // drums have no pitch: they get a strip of their own
+    const strip = drums ? Math.max(26, height * 0.17) : 0; // drums have no pitch: a strip of their own
     const row = (height - strip) / (high - low + 1);
     const x = (seconds) => (seconds / this.seconds) * width;
     pen.fillStyle = this.css("var(--black-key)");
@@ -63,7 +63,7 @@ export class PianoRoll {
       if (BLACK.has(((pitch % 12) + 12) % 12)) pen.fillRect(0, (high - pitch) * row, width, row);
     }
     pen.fillStyle = this.css("var(--bar)");
-    const every = Math.ceil(this.roll.bars.length / (width / 14)); // lines of bars not closer than 14 pixels
+    const every = Math.ceil(this.roll.bars.length / (width / 14)); // bar lines at least 14 pixels apart
     for (const [i, bar] of this.roll.bars.entries()) if (i % every === 0) pen.fillRect(x(bar), 0, 1, height);
     if (drums) pen.fillRect(0, height - strip, width, 1);
     for (const [i, track] of this.roll.tracks.entries()) {
@@ -85,7 +85,7 @@ export class PianoRoll {
     pen.globalAlpha = 1;
   }
 
-  // A colour of CSS as one that canvas understands: light-dark() is resolved in no other way.
+  // A CSS colour for the canvas, which does not resolve light-dark() itself.
   css(colour) {
     this.head.style.color = colour;
     return getComputedStyle(this.head).color;

@@ -1,4 +1,4 @@
-// The page: its tabs, and the models that all views choose from.
+// The page: its tabs, and the models for all views.
 
 import { $, get, trying } from "./api.js";
 import { startAnomalies } from "./anomalies.js";
@@ -7,7 +7,7 @@ import { startMusic } from "./music.js";
 import { startText } from "./text.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
-const opened = new Map(); // panel -> what to do when it is first shown
+const opened = new Map(); // panel -> function to call when it is first shown
 
 function open(tab, focus = false) {
   for (const other of tabs) {
@@ -34,7 +34,7 @@ for (const [i, tab] of tabs.entries()) {
   });
 }
 
-// What is dropped beside its place must not take the page away.
+// A file dropped outside its target must not replace the page.
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => event.preventDefault());
 

@@ -1,9 +1,9 @@
-// Sentences: the way between two, and styles that add up.
+// Sentences: interpolation between two, and sums of moves.
 
 import { $, calm, make, options, run, say, trying } from "./api.js";
 
 const STEPS = 9;
-const AXES = [["negative", "positive"], ["past", "present"]]; // pairs that make an axis, where a model has both
+const AXES = [["negative", "positive"], ["past", "present"]]; // pairs of opposite styles, where a model has both
 
 export function startText(models) {
   const model = () => models.find((one) => one.name === $("#text-model").value);
@@ -42,7 +42,7 @@ export function startText(models) {
   $("#walk").addEventListener("submit", (event) => { event.preventDefault(); walk(); });
   $("#walk-amount").addEventListener("input", (event) => point(Number(event.target.value)));
 
-  // --- styles that add up ---
+  // --- sums of moves ---
 
   async function move() {
     const text = $("#move-text").value;
