@@ -221,7 +221,7 @@ def test_it_says_that_a_search_is_left_out(tiny_events: Path, here: Path) -> Non
     objective = dataclasses.replace(kept.recipe.objective, refine=7)
     kept.recipe = dataclasses.replace(kept.recipe, objective=objective)
     checkpoint.save(kept, here / "searches")
-    assert "without the search of 7 steps" in seqvae("export", "-m", here / "searches", "-o", "out").stderr
+    assert "without the 7 refinement steps" in seqvae("export", "-m", here / "searches", "-o", "out").stderr
 
 
 def test_no_other_folder_is_replaced(tiny_events: Path, here: Path) -> None:

@@ -206,7 +206,7 @@ def score(
     worst_first: verdicts.WorstFirst = False,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Raw logs: write a report too, one page (HTML) with the marked lines."),
+        typer.Option(metavar="FILE", help="Raw logs: also write a report, one HTML page with the marked lines."),
     ] = None,
     exact: Exact = False,
     as_json: Json = False,
@@ -263,7 +263,7 @@ def _is_raw(detector: Path) -> bool:
 
 
 def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, exact: bool, html: Path | None) -> None:
-    """Verdicts on the sessions of raw logs, each as soon as it is known, and the report."""
+    """Print verdicts on the sessions of raw logs, each as soon as it is scored, and write the report."""
     from seqvae.anomaly import log_detector
 
     found = log_detector.load(detector)

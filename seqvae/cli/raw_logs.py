@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from seqvae.events.lines import LogReader, Record
     from seqvae.events.sessions import Session
 
-POINTED = 5  # records of a session that are shown, at most
-RARE = 0.1  # what is likelier is not shown, unless it is the least likely
-DIGITS = 4  # of log-probabilities, as in anomaly/explain.py
-BATCH = 256  # sessions at once
-KINDS = 8  # kinds of normal sessions that are listed, the most frequent first
-MESSAGES = 4  # messages of a kind that are listed
-EXPECTED = 3  # messages that are named where another was expected
-LEAST = 0.01  # probability of a message that is named
+POINTED = 5  # most records printed for a session
+RARE = 0.1  # records of a higher probability are not printed, except the least likely
+DIGITS = 4  # decimals of log-probabilities, as in anomaly/explain.py
+BATCH = 256  # sessions in a batch
+KINDS = 8  # most kinds of normal sessions printed, the most frequent first
+MESSAGES = 4  # most messages printed of a kind
+EXPECTED = 3  # most expected messages printed at a marked line
+LEAST = 0.01  # smallest probability of an expected message
 END = "the session ends"
 
 
@@ -87,16 +87,16 @@ def learn(
 ) -> None:  # fmt: skip
     """Learn a detector from raw logs. Use the folder with `seqvae detect score --detector`, also on raw logs.
 
-    Headers are split off, messages become templates, and lines become sessions. Half of the sessions are trained on,
-    and others calibrate the p-values; on the rest the rate of false alarms is counted. All sessions are taken for
-    normal: the most frequent kinds are listed, and --exclude strikes out those that are not.
+    Headers are split off, messages become templates, and lines become sessions. Half of the sessions train the model,
+    others calibrate the p-values, and the rest give the measured rate of false alarms. All sessions count as normal:
+    the most frequent kinds are printed, and --exclude leaves out those that are not.
     """
     from seqvae.events import session_keys
     from seqvae.events.lines import LogReader
     from seqvae.events.sessions import Grouping, matchers, without
 
     if session is not None and window is not None:
-        raise UsageError("--session and --window both divide the log; give one of them")
+        raise UsageError("--session and --window both define sessions; give one of them")
     grouping, reader, excluded = Grouping(session, window), LogReader(header, field), matchers(exclude or [])
     records = list(_records(inputs or [], reader))
     sessions = list(grouping.sessions(records))
@@ -181,9 +181,9 @@ def rows(
     inputs: Sequence[str], found: LogDetector, verdict: verdicts.Verdicts, as_json: bool, exact: bool,
     report: list[tuple[dict[str, Any], ScoredSession]] | None = None,
 ) -> Iterator[verdicts.Row]:  # fmt: skip
-    """Of each session of raw logs its verdict and name, and the lines that gave it away.
+    """Verdict, name and surprising lines of each session of raw logs.
 
-    Sessions of a window are answered as they come; those of a key when the log ends. A `report` gets every session.
+    Sessions by window are scored as they come, sessions by key at the end of the log. A `report` gets every session.
     """
     model, weighed_sessions = weighed(inputs, found, exact)
     texts = found.templates.texts()
@@ -200,7 +200,7 @@ def rows(
 
 def weighed(inputs: Sequence[str], found: LogDetector, exact: bool) -> tuple[Codec, Iterator[tuple[Session, Evidence]]]:
     """The model, and the sessions of raw logs with their evidence; raises SeqVAEError where there is no session."""
-    records = _records(inputs, found.reader())  # before a model is loaded: wrong input is answered at once
+    records = _records(inputs, found.reader())  # before the model is loaded, so that errors come at once
     from seqvae.cli import inputs as kinds
 
     model = kinds.load(found.settings.model, exact=exact)
@@ -236,7 +236,7 @@ def _weighed(
 
 @dataclass(frozen=True)
 class Marked:
-    """A place of a session that surprises."""
+    """A surprising place of a session."""
 
     place: int
     """Index of the record; the number of records for the end of the session."""
@@ -245,11 +245,11 @@ class Marked:
     log_prob: float
     """Nats."""
     expected: tuple[tuple[str, float], ...] = ()
-    """The likeliest messages there, each with its probability."""
+    """The most likely messages there, each with its probability."""
 
 
 def pointed(session: Session, evidence: Evidence) -> list[Marked]:
-    """The places that surprise most, in their order."""
+    """The most surprising places, in their order."""
     nats = evidence.log_prob.astype("float64").round(DIGITS)
     order = nats.argsort(kind="stable")[:POINTED].tolist()
     chosen = [i for i in order if i == order[0] or nats[i] < math.log(RARE)]
@@ -260,7 +260,7 @@ def pointed(session: Session, evidence: Evidence) -> list[Marked]:
 def explained(
     model: Codec, found: LogDetector, session: Session, marked: Sequence[Marked], texts: Mapping[str, str]
 ) -> list[Marked]:
-    """The same places with the messages that a normal session has there; `texts` are the templates by event."""
+    """The same places with the messages that the model expects there; `texts` are the templates by event."""
     from seqvae.anomaly import log_detector
     from seqvae.anomaly.expectation import expected
     from seqvae.protocols import EOS
@@ -281,7 +281,7 @@ def explained(
 
 
 def _json(session: Session, evidence: Evidence, found: LogDetector, marked: Sequence[Marked]) -> str:
-    """The rest of a line of JSON, after its facts."""
+    """The rest of a JSON line, after its facts."""
     nats = evidence.log_prob.astype("float64").round(DIGITS).tolist()
     events = [*(found.templates.event(record.content) for record in session.records), "<eos>"]
     lines = []
@@ -296,7 +296,7 @@ def _json(session: Session, evidence: Evidence, found: LogDetector, marked: Sequ
 
 
 def _shown(session: Session, marked: Sequence[Marked]) -> Iterator[str]:
-    """The name of a session, and the lines that give it away where it is anomalous."""
+    """The name of a session, then its surprising lines."""
     yield text.safe(session.name)
     for one in marked:
         record = one.record
@@ -310,7 +310,7 @@ def _shown(session: Session, marked: Sequence[Marked]) -> Iterator[str]:
 def _reported(
     facts: Mapping[str, Any], session: Session, evidence: Evidence, marked: Sequence[Marked] | None
 ) -> ScoredSession:
-    """A session for the HTML report, with its lines where places are `marked`."""
+    """A session for the HTML report, with its lines if places are `marked`."""
     from seqvae.anomaly.log_report import Line, ScoredSession
 
     records, lines = session.records, []

@@ -103,7 +103,7 @@ class Verdicts:
 
     @property
     def limit(self) -> float | None:
-        """The p-value up to which a piece is anomalous; None where the detector was fitted for a contamination."""
+        """The largest p-value of an anomaly; None where the detector was fitted for a contamination."""
         return self._limit
 
     def lines(self, rows: Iterable[Row]) -> Iterator[Iterable[str]]:
