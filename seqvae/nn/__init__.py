@@ -1,1 +1,1 @@
-"""The networks: tensors in, tensors out, and no word about music, sentences or logs."""
+"""The networks: tensors in, tensors out. Out of scope: music, sentences and logs."""

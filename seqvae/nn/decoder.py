@@ -1,8 +1,10 @@
-"""A latent vector and the tokens so far in, what is told of the next one out.
+"""The decoder: a latent vector and the tokens so far to logits of the next token.
 
-Knows: the conductor (z to one code a chunk, all at once), asking a code with a cue, and autoregression with a cache.
-Refuses to know: sampling, grammars, losses. A chunk sees its own code and its own tokens, so chunks decode in parallel
-and z cannot be ignored (the lesson of MusicVAE, Roberts et al. 2018).
+Scope: the conductor (z to one code a chunk), unbinding a code by position fields (cues), the autoregressive head with
+its cache. Out of scope: sampling, grammars, losses.
+
+A chunk sees its own code and its own tokens only. So chunks decode in parallel, and the decoder cannot ignore z (the
+lesson of MusicVAE, Roberts et al. 2018).
 """
 
 from __future__ import annotations
@@ -19,29 +21,29 @@ from seqvae.nn.layers import Binding, Cache, LockedDropout, Places, Residual, Tr
 
 @dataclass(frozen=True)
 class Outer:
-    """What is told of the tokens of an outer scope."""
+    """Additional logits for the tokens of an outer binding depth."""
 
     columns: Tensor
     """The tokens `(K,)`."""
     part: Tensor
-    """What is added to their logits `(U, K)`."""
+    """Added to their logits `(U, K)`."""
     index: Tensor | None
-    """The row of each place `(M,)`; None where each has its own."""
+    """The row of `part` for each position `(M,)`; None where each position has its own row."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the decoder says of M places, not yet spelled out over the vocabulary."""
+    """The decoder's output at M positions, before the projection to the vocabulary."""
 
     binding: Binding
     x: Tensor
-    """`(U, W)`: what is told."""
+    """Hidden vectors `(U, W)`."""
     index: Tensor | None
-    """Which of it each place is told `(M,)`; None where each is told its own."""
+    """The row of `x` for each position `(M,)`; None where each position has its own row."""
     outer: list[Outer]
 
     def logits(self) -> Tensor:
-        """`(M, V)`."""
+        """Logits `(M, V)`."""
         logits = self.binding.logits(self.x)
         logits = logits if self.index is None else logits[self.index]
         for outer in self.outer:
@@ -50,16 +52,16 @@ class Told:
         return logits
 
     def nats(self, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """-log p of `targets (M,)` summed, a scalar; and where each is the most likely `(M,)`.
+        """Cross-entropy of `targets (M,)` in nats, summed to a scalar; and whether each target is the argmax `(M,)`.
 
-        Probabilities are among the tokens that `closed (M, V)` leaves, or among all.
+        Probabilities are normalised over the tokens that `closed (M, V)` permits, or over all tokens.
         """
-        if self.index is not None and closed is None and not self.outer:  # one distribution serves many places
+        if self.index is not None and closed is None and not self.outer:  # positions share distributions
             told = self.binding.logits(self.x).float().log_softmax(-1)
             return -told[self.index, targets].sum(), told.argmax(-1)[self.index] == targets
         together: Tensor | None = None
         index = torch.zeros_like(targets)
-        for outer in self.outer:  # of each place the rows of one scope are a part of those of the scope before
+        for outer in self.outer:  # rows of one depth refine those of the depth before
             mine = torch.arange(len(targets), device=targets.device) if outer.index is None else outer.index
             before = torch.zeros(1, len(self.binding.bias), device=targets.device) if together is None else together
             parent = torch.zeros(len(outer.part), dtype=torch.long, device=targets.device).index_copy(0, mine, index)
@@ -69,7 +71,7 @@ class Told:
 
 
 class Decoder(nn.Module):
-    """Codes by a conductor; logits from an answer (code asked with the cue, no history) and a writer (history)."""
+    """Codes from a conductor; logits from a direct head (unbound code, no history) and an autoregressive head."""
 
     def __init__(self, config: ModelConfig, binding: Binding) -> None:
         super().__init__()
@@ -85,14 +87,14 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.bag_norm = nn.LayerNorm(config.width)
         self.dropout = LockedDropout(config.dropout)
-        # scopes short of the whole cue are asked on their own: (level, tokens of that scope)
+        # outer depths are unbound on their own: (depth, tokens of that depth)
         levels = [(k, (binding.scope == k).nonzero()[:, 0]) for k in range(len(fields))]
         self.levels = [(k, columns) for k, columns in levels if len(columns)]
         self.level_norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.levels)
 
     @property
     def batch_axis(self) -> int:
-        """Of the tensors in the cache."""
+        """Batch dimension of the tensors in the cache."""
         return self.writer.batch_axis
 
     def codes(self, z: Tensor) -> Tensor:
@@ -101,21 +103,21 @@ class Decoder(nn.Module):
         return out
 
     def start(self, code: Tensor) -> Cache:
-        """The cache before the first token of rows `code (N, W)`."""
+        """The cache before the first token, for `code (N, W)`."""
         return self.writer.start(code)
 
     def select(self, cache: Cache, rows: Tensor) -> Cache:
-        """The cache of some rows only, for leaving out rows that have ended."""
+        """The cache for the given rows only; used to drop rows that have ended."""
         return [part.index_select(self.batch_axis, rows) for part in cache]
 
     def forward(
         self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, places: Places | None = None
     ) -> tuple[Told, Told, Cache]:
-        """One or many steps of rows `code (N, W)`.
+        """One or many steps for `code (N, W)`.
 
-        `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` those of each step. Returns what
-        is told of each step, or of some `places`, what the code and the cue alone tell of it (no history), and the next
-        step's cache.
+        `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` the position fields of each step.
+        Returns the prediction at every step (or at `places`), the prediction of the direct head alone (no history), and
+        the cache for the next step.
         """
         places = places or self.places(inputs, cues)
         asked, outer = self._ask(code, places)
@@ -124,21 +126,21 @@ class Decoder(nn.Module):
         return everything, Told(self.binding, self.bag_norm(told), places.indices[-1], outer), cache
 
     def step(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Cache]:
-        """As `forward`, without what only training needs: what the code and the cue alone tell."""
+        """As `forward`, without the prediction of the direct head alone, which only training needs."""
         places = self.places(inputs, cues)
         asked, outer = self._ask(code, places)
         told = self.answer(asked) if self.binding.before is None else None
         return self._tell(code, inputs, places, cache, asked, told, outer)
 
     def places(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Places:
-        """Those of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)`, or all, for `forward`."""
+        """Positions of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)` is True, or all, for `forward`."""
         return Places.of(tokens, cues, self.binding.cue_sizes, weight)
 
     def _tell(
         self, code: Tensor, inputs: Tensor, places: Places, cache: Cache, asked: Tensor, told: Tensor | None,
         outer: list[Outer],
     ) -> tuple[Told, Cache]:  # fmt: skip
-        """What is told of each step, of the code `asked` and its answer `told`, and the next step's cache."""
+        """Predictions from the unbound code `asked` and its direct answer `told`, and the cache for the next step."""
         index, before = places.indices[-1], places.of_grid(inputs)
         if self.binding.before is not None:
             told, index = self.answer(take(asked, index) * self.binding.after(before)), None
@@ -155,7 +157,7 @@ class Decoder(nn.Module):
         return Told(self.binding, x, None, outer), cache
 
     def _ask(self, code: Tensor, places: Places) -> tuple[Tensor, list[Outer]]:
-        """The code asked with whole cues, `(U, W)`, and what it tells of each outer scope."""
+        """The code unbound by all position fields, `(U, W)`, and the logits of each outer depth."""
         asked, outer = code, []
         norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
         columns = dict(self.levels)
@@ -169,17 +171,17 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True)
 class Side:
-    """What a writer is told beside the tokens so far: the same at all places that ask the same."""
+    """Inputs of the autoregressive head besides the tokens, computed once for positions with equal fields."""
 
     answer: Tensor
-    """`(U, W)`."""
+    """The direct head's output `(U, W)`."""
     here: Tensor | None
-    """Embedded cues `(U, H)`."""
+    """Embedded position fields `(U, H)`."""
     index: Tensor | None
-    """Which of them each place is told, `(M,)`."""
+    """The row for each position `(M,)`; None where each position has its own row."""
 
     def enter(self, tokens: Tensor, layer: nn.Linear) -> Tensor:
-        """Embedded `tokens (M, W)` and this through a linear layer of both: `(M, H)`."""
+        """One linear layer over embedded `tokens (M, W)` and these inputs together: `(M, H)`."""
         answer = self.answer.to(tokens.dtype)
         if self.index is None:
             x: Tensor = layer(torch.cat([tokens, answer], -1))
@@ -191,9 +193,9 @@ class Side:
 
 
 class RecurrentWriter(nn.Module):
-    """LSTM whose first state is told by the code."""
+    """LSTM with an initial state computed from the code."""
 
-    batch_axis = 1  # of the tensors in the cache
+    batch_axis = 1  # batch dimension of the tensors in the cache
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -203,16 +205,16 @@ class RecurrentWriter(nn.Module):
         self.lstm = nn.LSTM(config.hidden, config.hidden, config.layers, batch_first=True)
         self.leave = nn.Linear(config.hidden, config.width)
         self.dropout = LockedDropout(config.dropout)
-        # where the code is asked by tokens alone, what it says as a whole is told at every step too
+        # with keys of the previous token, the code as a whole enters at every step too
         self.told = nn.Linear(config.width, config.hidden) if config.previous else None
 
     def start(self, code: Tensor) -> Cache:
-        """First hidden and cell states, each `(L, N, H)`."""
+        """Initial hidden and cell states, each `(L, N, H)`."""
         states = self.first(code).view(-1, 2, self.layers, self.lstm.hidden_size).permute(1, 2, 0, 3)
         return [states[0].tanh().contiguous(), states[1].contiguous()]
 
     def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
-        """Embedded `tokens (M, W)` at `places` to `(M, W)`, and the states after the last step."""
+        """Embedded `tokens (M, W)` at `places` to hidden vectors `(M, W)`, and the states after the last step."""
         x = side.enter(self.dropout(tokens, places.rows, len(code)), self.enter)
         if self.told is not None:
             x = x + take(self.told(code), places.rows)
@@ -224,16 +226,16 @@ class RecurrentWriter(nn.Module):
         return self.leave(self.dropout(out, places.rows, len(code))), cache
 
     def _step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """One step of the LSTM, `x (N, H)`: what `torch.lstm` lays out for many steps costs more than a single one."""
+        """One LSTM step, `x (N, H)`: the set-up that `torch.lstm` does for many steps costs more than the step."""
         hidden, cells = [], []
         for h, c, weights in zip(*cache, self.lstm.all_weights, strict=True):
             into, back, into_bias, back_bias = weights
             gates = functional.linear(x, into, into_bias + back_bias)
             gates = gates.addmm_(h.to(gates.dtype), back.to(gates.dtype).T).float()
-            # beyond these bounds nothing opens or closes further, but states come to be so small that a processor
-            # multiplies them many times slower
+            # beyond these bounds the gates are saturated, but states become denormal, which a processor multiplies
+            # many times slower
             enter, keep, new, leave = gates.clamp_(-40.0, 40.0).chunk(4, -1)
-            cells.append((keep.sigmoid_() * c).addcmul_(enter.sigmoid_(), new.tanh_()))  # fp32: sums of all steps
+            cells.append((keep.sigmoid_() * c).addcmul_(enter.sigmoid_(), new.tanh_()))  # fp32: sums over steps
             x = cells[-1].tanh().mul_(leave.sigmoid_()).to(x.dtype)
             hidden.append(x)
         return x, [torch.stack(hidden), torch.stack(cells)]
@@ -254,12 +256,12 @@ class TransformerWriter(nn.Module):
         self.leave = nn.Linear(config.hidden, config.width)
 
     def start(self, code: Tensor) -> Cache:
-        """No keys and values yet: an empty cache."""
+        """An empty cache: no keys and values yet."""
         del code
         return []
 
     def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
-        """As `RecurrentWriter.forward`; the cache holds keys and values `(N, heads, T, ...)` of every layer in turn."""
+        """As `RecurrentWriter.forward`; the cache holds keys and values `(N, heads, T, ...)`, layer by layer."""
         x = places.laid_out(side.enter(tokens, self.enter))
         after: Cache = []
         for i, (layer, told) in enumerate(zip(self.layers, self.told, strict=True)):

@@ -1,6 +1,7 @@
-"""Tokens in, posterior out.
+"""The encoder: tokens to a posterior.
 
-Knows: how a chunk is read and how chunks are joined. Refuses to know: what tokens stand for, losses, decoding.
+Scope: the vector of each chunk, and the posterior from the chunk vectors of a segment. Out of scope: the meaning of
+tokens, losses, decoding.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from seqvae.config import ModelConfig
 from seqvae.nn.layers import Places, Residual, TransformerLayer
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 
-FIRST_LOGVAR = -3.0  # a posterior that is sharp at first; a broad one would drown what the sums hold
+FIRST_LOGVAR = -3.0  # sharp at first: a broad posterior would drown the sum of bound tokens
 
 
 class Encoder(nn.Module):
-    """Reads every chunk by itself, sums it to one vector, and joins the vectors of a segment to q(z|x)."""
+    """Encodes every chunk on its own to one vector, and maps the chunk vectors of a segment to q(z|x)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.reader: nn.Module | None = None  # `set`: the sum over bound tokens is all
+        self.reader: nn.Module | None = None  # `set`: the sum of bound tokens alone
         if config.encoder == "recurrent":
             self.reader = RecurrentReader(config)
         elif config.encoder == "transformer":
@@ -34,7 +35,7 @@ class Encoder(nn.Module):
         nn.init.constant_(self.logvar.bias, FIRST_LOGVAR)
 
     def forward(self, x: Tensor, mask: Tensor) -> Posterior:
-        """Bound tokens `x (M, W)` that stand where `mask (B, C, T)`, to a posterior `(B, D)`."""
+        """Bound tokens `x (M, W)` at the positions where `mask (B, C, T)` is True, to a posterior `(B, D)`."""
         b, c, t = mask.shape
         mask = mask.view(b * c, t)
         places = Places.of(mask, mask, (), mask)

@@ -1,16 +1,15 @@
-"""Products of matrices of which a row comes out the same, whatever stands beside it, on one thread and on many.
+"""Matrix products whose rows do not depend on batch size or on the number of threads.
 
-Knows: how the processor's libraries divide a product. Refuses to know: models, pieces, and what is multiplied. It is
-used where exactness is asked for (`Codec.exact`), since Python then stands between torch and each of its operations.
+Scope: the order of summation in the CPU libraries of torch. Out of scope: models and data. `Codec.exact` uses it; there
+Python stands between torch and each of its operations, which costs time.
 
-Both libraries that torch has for a processor choose by the number of rows, and of threads, in which order they add up a
-long sum; and for few rows they take other code. A sum of 256 terms is added up in one order, and from 16 rows on the
-code is the same. So a product is taken here in parts of so many columns, each added onto the ones before (which takes
-no longer, and rounds bf16 once a part), and of fewer rows none is taken. Found by trying (rows 1 to 600, one thread and
-two, sums of 20 to 4,000 terms; not so for a matrix of one column) and held by tests/nn/test_kernels.py; no library
-promises it. What torch does to each row or number on its own needs nothing.
-
-Recurrent layers of torch keep to it as they are. Attention is not covered: its sums are as long as the longest row.
+Both CPU libraries of torch choose the order of summation by the number of rows and of threads, and use other kernels
+for few rows. A sum of 256 terms has one order, and from 16 rows on the kernel is the same. So a product is computed
+here in blocks of 256 columns, each added to the sum so far (which takes no longer, and rounds bf16 once a block), and
+with at least 16 rows. This was found by trying (rows 1 to 600, one thread and two, sums of 20 to 4,000 terms; it does
+not hold for a matrix of one column) and is held by tests/nn/test_kernels.py; no library promises it. Row-wise and
+elementwise operations of torch need no such care.
+Torch's recurrent layers satisfy this as they are. Attention is not covered: its sums are as long as the longest row.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-DEPTH = 256  # terms that are added up at once
-ROWS = 16  # below so many, another kernel multiplies
+DEPTH = 256  # terms summed by one call
+ROWS = 16  # fewer rows go to another kernel
 _mm, _addmm, _further = torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default
 
 
 def product(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
-    """`a (M, K) @ b (K, N)`, and `onto (M, N)` or `(N,)` added."""
+    """`a (M, K) @ b (K, N)`, plus `onto (M, N)` or `(N,)`."""
     rows, depth = a.shape
     if rows < ROWS:
         a = functional.pad(a, (0, 0, 0, ROWS - rows))
@@ -43,7 +42,7 @@ def product(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
 
 
 class Steady(TorchDispatchMode):
-    """While it is entered, products on a processor are those of `product`, slopes' own among them."""
+    """While active, matrix products on a CPU are those of `product`, in the backward pass too."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,7 +50,7 @@ class Steady(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """What torch calls in place of each operation."""
+        """Called by torch in place of each operation."""
         kwargs = kwargs or {}
         if func is _mm and args[0].is_cpu:
             return product(*args)
@@ -65,5 +64,5 @@ class Steady(TorchDispatchMode):
 
 
 def steady(exact: bool) -> AbstractContextManager[object]:
-    """`Steady` where `exact`, else torch as it is."""
+    """`Steady` if `exact`, else no change."""
     return Steady() if exact else nullcontext()

@@ -1,6 +1,6 @@
-"""Building blocks of the networks: cue keys, residual blocks, attention and recurrence with a cache.
+"""Building blocks of the networks: binding to positions, residual blocks, attention with a cache, fused cross-entropy.
 
-Knows: tensors and shapes. Refuses to know: what a token means, what a latent is, how anything is trained.
+Scope: tensors and shapes. Out of scope: the meaning of tokens, latents, training.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CLOSED = -1e9  # the logit of a token that may not come; finite, for a row of infinities has no gradient
+CLOSED = -1e9  # the logit of a disallowed token; finite: a row of infinities has no gradient
 WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""Values of ONEDNN_MAX_CPU_ISA that leave oneDNN no instruction for products of bf16."""
-FAINT = -70.0  # of what is e^70 times less likely no more is told: where exp gives next to 0 it takes ten times as long
-BOS = 1  # the id every tokenizer gives to the start
-Cache = list[Tensor]  # what a decoding step hands to the next: recurrent states, or keys and values so far
+"""Values of ONEDNN_MAX_CPU_ISA that leave oneDNN no instruction for bf16 products."""
+FAINT = -70.0  # logits are clamped here: exp of smaller values is ten times slower and adds nothing
+BOS = 1  # start of sequence, the same id in every tokenizer
+Cache = list[Tensor]  # passed from step to step: recurrent states, or keys and values so far
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where M tokens stand in N rows of T steps, and which of them a code is asked the same for: told once to all.
+    """Positions of M tokens in N rows of T steps, and their distinct position fields.
 
-    Asked with one field of the cues after the other, the rows of a code become ever more rows. An index of None takes
-    them as they are.
+    Positions of a row with equal fields share one unbound code, computed once. Fields apply one after the other, so the
+    number of rows grows from field to field. An index of None stands for the identity.
     """
 
     shape: tuple[int, int]
     """N and T."""
     at: Tensor | None
-    """The places among all N * T, `(M,)`, rising; None for all of them."""
+    """Flat indices of the positions among all N * T, `(M,)`, rising; None for all of them."""
     asked: list[tuple[Tensor | None, Tensor]]
-    """For each field of the cues, which of the rows asked so far go on, and the field's value for each, `(U,)`."""
+    """For each field, the parent row of each new row, and the field's value there, `(U,)`."""
     indices: list[Tensor | None]
-    """The row of each place, `(M,)`: of the code, and after each field."""
+    """The row of each position, `(M,)`: of the code, and after each field."""
 
     @staticmethod
     def of(tokens: Tensor, cues: Tensor, sizes: Sequence[int], weight: Tensor | None) -> Places:
-        """Those of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)`, those that are asked the same found.
+        """Positions of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)` is True, equal fields merged.
 
-        Without `weight` all of them, each asked for itself.
+        Without `weight`, all positions, each with a row of its own.
         """
         n, t = tokens.shape
         if weight is None:
@@ -55,7 +55,7 @@ class Places:
         at = weight.flatten().nonzero()[:, 0]
         rows = at // t
         fields = cues.flatten(0, 1)[at].unbind(-1)
-        if not sizes or torch.onnx.is_in_onnx_export():  # a graph has no sizes that follow from what tokens say
+        if not sizes or torch.onnx.is_in_onnx_export():  # sizes in a graph may not depend on the tokens
             asked = [(None if i else rows, value) for i, value in enumerate(fields)]
             return Places((n, t), at, asked, [rows, *(None,) * len(sizes)])
         key = rows
@@ -74,46 +74,47 @@ class Places:
 
     @property
     def rows(self) -> Tensor | None:
-        """The row that each place is in, `(M,)`."""
+        """The batch row of each position, `(M,)`."""
         return self.indices[0]
 
     def of_grid(self, x: Tensor) -> Tensor:
-        """What `x (N, T, ...)` has at these places: `(M, ...)`."""
+        """The values of `x (N, T, ...)` at these positions: `(M, ...)`."""
         flat = x.flatten(0, 1)
         return flat if self.at is None else flat.index_select(0, self.at)
 
     def laid_out(self, x: Tensor) -> Tensor:
-        """`x (M, W)` at these places, and zeros elsewhere: `(N, T, W)`."""
+        """`x (M, W)` at these positions, and zeros elsewhere: `(N, T, W)`."""
         n, t = self.shape
         if self.at is not None:
             x = x.new_zeros(n * t, x.shape[1]).index_copy(0, self.at, x)
         return x.view(n, t, -1)
 
     def sums(self, x: Tensor) -> Tensor:
-        """Sums of `x (M, W)` over each row, in units of 8: `(N, W)`.
+        """Sums of `x (M, W)` over each row, divided by 8: `(N, W)`.
 
-        The unit is the same for full and empty bars (8 is the root of a usual count of tokens). Divided by a bar's own
-        count, a kick drum in a full bar would weigh less than one in an empty bar, and adding the mean of a dense style
-        to a sparse piece would whisper it.
+        The divisor is the same for full and empty bars (8 is the root of a usual count of tokens). Divided by the
+        bar's own count, a kick drum in a full bar would weigh less than one in an empty bar, and adding the mean of a
+        dense style to a sparse song would add it too faintly.
         """
         return self.laid_out(x).sum(1) / 8
 
 
 class Binding(nn.Module):
-    """Tokens bound to their places by multiplication, and codes asked with a place.
+    """Tokens bound to their positions by multiplication, and codes unbound by a position.
 
-    A cue has fields from the general to the special, and each value of a field has a key. A token's embedding times the
-    keys of its place binds the two; a sum of bound vectors, asked with the same keys (multiplied by them), gives back
-    the tokens of that place. With keys of +1 and -1 this holds from the first random weights on (multiply-add-permute
-    memories, Gayler 1998; Plate 1995), which is why notes are copied through one latent vector long before a recurrence
-    would learn to. The scope of a token says how many fields its place has: a program is bound to nothing (it is in the
-    bar), a position to its program, a pitch to both, and so each can be asked for whatever came just before it.
+    A position has fields (cues) from the general to the special, and each value of a field has a key. A token's
+    embedding times the keys of its position binds the two. A sum of bound vectors, multiplied by the same keys, returns
+    the tokens of that position. With keys of +1 and -1 this holds from the first random weights on
+    (multiply-add-permute memories, Gayler 1998; Plate 1995), so notes are copied through one latent vector long before
+    a recurrence would learn to do it. The depth of a token (`scope`) is the number of fields it is bound to. In music a
+    program is bound to none (it is in the bar), a position to its program, a pitch to both. So each can be retrieved
+    whatever token came before it.
     """
 
     scope: Tensor
 
     def __init__(self, scope: Tensor, cue_sizes: Sequence[int], width: int, previous: bool = False) -> None:
-        """`scope (V,)`: fields of the cue that count for each token, 0..K; `previous` adds the token before it."""
+        """`scope (V,)`: number of fields each token is bound to, 0..K; `previous` binds to the token before, too."""
         super().__init__()
         self.cue_sizes = tuple(cue_sizes)
         self.embed = nn.Embedding(len(scope), width)
@@ -122,8 +123,8 @@ class Binding(nn.Module):
         self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
         self.bias = nn.Parameter(torch.zeros(len(scope)))
         if not cue_sizes:
-            # Thousands of words, most of them rare: from small beginnings they come to lie by meaning several times
-            # sooner, for what they are to be outweighs what they were by chance.
+            # A vocabulary of thousands of mostly rare words: from small initial values embeddings arrange by meaning
+            # several times sooner, because gradients soon outweigh the random start.
             with torch.no_grad():
                 self.embed.weight.mul_(0.25)
                 self.scale.mul_(2.0)
@@ -132,7 +133,7 @@ class Binding(nn.Module):
             assert isinstance(table, nn.Embedding)
             with torch.no_grad():
                 table.weight.copy_(torch.randint(0, 2, table.weight.shape) * 2.0 - 1.0)
-                table.weight[0] = 1.0  # a field that says nothing changes nothing; `key` lets no gradient move it
+                table.weight[0] = 1.0  # an absent field changes nothing; `key` gives this row no gradient
 
     def key(self, field: int, values: Tensor) -> Tensor:
         """Keys `(..., W)` of one field's `values (...)`."""
@@ -141,9 +142,9 @@ class Binding(nn.Module):
         return take(_cast(table.weight), values, frozen=True)
 
     def bind(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Tensor:
-        """`tokens (..., T)` at `cues (..., T, K)` to `(..., T, W)`.
+        """Bound vectors `(..., T, W)` of `tokens (..., T)` with `cues (..., T, K)`.
 
-        Where there is a `weight (..., T)`, the M places where it is True alone, to `(M, W)`.
+        With a `weight (..., T)`, those of the M positions where it is True: `(M, W)`.
         """
         if weight is None:
             return self.bind(tokens, cues, torch.ones_like(tokens, dtype=torch.bool)).view(*tokens.shape, -1)
@@ -162,7 +163,7 @@ class Binding(nn.Module):
         return x if self.before is None else x * self.after(places.of_grid(shifted(tokens).reshape(n, t)))
 
     def after(self, previous: Tensor) -> Tensor:
-        """Keys `(..., W)` of the place after each of `previous (...)`."""
+        """Keys `(..., W)` of the position after each of `previous (...)`."""
         assert self.before is not None
         return take(_cast(self.before.weight), previous)
 
@@ -171,7 +172,7 @@ class Binding(nn.Module):
         return take(_cast(self.embed.weight), tokens)
 
     def logits(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
-        """How much `x (..., W)` looks like each token, or each of some: `(..., V)`."""
+        """Similarity of `x (..., W)` to each token's embedding, or to those of `columns`: `(..., V)`."""
         weight: Tensor = self.embed.weight
         bias: Tensor = self.bias
         if columns is not None:
@@ -182,11 +183,11 @@ class Binding(nn.Module):
         self, x: Tensor, targets: Tensor, closed: Tensor | None = None, index: Tensor | None = None,
         outer: Tensor | None = None, outer_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """-log p of `targets (M,)` summed over places, a scalar, and which are most likely right `(M,)`.
+        """Cross-entropy of `targets (M,)` in nats, summed to a scalar, and whether each is the argmax `(M,)`.
 
-        Place m is told row `index[m]` of `x (U, W)`, or row m; to its logits row `outer_index[m]` of `outer (O, V)` is
-        added. Probabilities are among the tokens that `closed (M, V)` leaves. As `logits` and a cross-entropy, without
-        ever holding `(M, V)` numbers in fp32.
+        Position m has row `index[m]` of `x (U, W)`, or row m; row `outer_index[m]` of `outer (O, V)` is added to its
+        logits. Probabilities are normalised over the tokens that `closed (M, V)` permits. The result is that of
+        `logits` and a cross-entropy, without an fp32 tensor `(M, V)`.
         """
         x, weight = _cast(x), _cast(self.embed.weight * self.scale)
         outer = self.bias.unsqueeze(0) if outer is None else self.bias + outer
@@ -197,9 +198,9 @@ class Binding(nn.Module):
 
 
 class _Take(torch.autograd.Function):
-    """Rows of a table; slopes of rows that are taken often are summed in fp32, and those of row 0 left out if wanted.
+    """Rows of a table, with gradients summed in fp32, and optionally no gradient for row 0.
 
-    Sums in bf16 would stop to grow after some hundred terms, and the sorting of torch's own takes twice the time.
+    Sums in bf16 would stop growing after some hundred terms, and the sort in torch's own backward takes twice the time.
     """
 
     @staticmethod
@@ -212,7 +213,7 @@ class _Take(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         slope = slopes[0].reshape(-1, ctx.size[1])
-        if slope.is_cuda:  # thousands of additions to one row wait for each other there; those of a product do not
+        if slope.is_cuda:  # atomic additions to one row would serialise; a product does not
             hits = (index.reshape(-1, 1) == torch.arange(ctx.size[0], device=index.device)).to(slope.dtype)
             sums = (hits.T @ slope).float()
         else:
@@ -223,7 +224,7 @@ class _Take(torch.autograd.Function):
 
 
 def take(table: Tensor, index: Tensor | None, frozen: bool = False) -> Tensor:
-    """Rows `index (...)` of `table (U, W)`: `(..., W)`; None for the table as it is. `frozen`: row 0 has no slope."""
+    """Rows `index (...)` of `table (U, W)`: `(..., W)`; None returns the table. `frozen`: no gradient for row 0."""
     if index is None:
         return table
     if not (torch.is_grad_enabled() and table.requires_grad):
@@ -232,11 +233,11 @@ def take(table: Tensor, index: Tensor | None, frozen: bool = False) -> Tensor:
 
 
 class _Nats(torch.autograd.Function):
-    """Linear layer and cross-entropy, the softmax in blocks of rows that fit into a processor's cache.
+    """Linear layer and cross-entropy, with the softmax in blocks of rows that fit into a processor's cache.
 
-    A softmax over some hundreds or thousands of tokens is much of what a small model costs, and most of that is memory:
-    logits, probabilities and gradients of every place, each written and read again in fp32. Here a block's gradient is
-    taken while its probabilities are at hand, which a plain sum over places allows.
+    A softmax over hundreds or thousands of tokens is a large share of a small model's cost, and most of it is memory
+    traffic: logits, probabilities and gradients of every position, each written and read in fp32. Here a block's
+    gradient is computed while its probabilities are in cache, which a plain sum over positions allows.
     """
 
     @staticmethod
@@ -252,7 +253,7 @@ class _Nats(torch.autograd.Function):
         slope_x = torch.empty_like(x) if wanted_x else None
         slope_weight = torch.zeros(weight.shape, device=x.device) if wanted_weight else None
         slope_outer = torch.zeros(outer.shape, device=x.device) if wanted_outer else None
-        shared = slope_shared = None  # logits told once to all places that share a row
+        shared = slope_shared = None  # logits computed once for positions that share a row
         if index is not None:
             shared = x @ weight.T
             slope_shared = torch.zeros(shared.shape, device=x.device) if slopes_wanted else None
@@ -266,7 +267,7 @@ class _Nats(torch.autograd.Function):
                 mine = slice(rows.start - begin, rows.stop - begin)
                 logits = (told[mine] if index is None else told[index[rows]]).float()
                 logits += outer if outer_index is None else outer[outer_index[rows]]
-                if closed is not None:  # by a sum: to fill where there is a mask takes several times as long
+                if closed is not None:  # a sum, since masked_fill takes several times as long
                     logits.add_(closed[rows].view(torch.uint8).float(), alpha=CLOSED)
                 wanted = targets[rows, None]
                 likely, most = logits.gather(1, wanted), logits.amax(1, keepdim=True)
@@ -284,7 +285,7 @@ class _Nats(torch.autograd.Function):
                 if slope_shared is not None and index is not None:
                     slope_shared.index_add_(0, index[rows], p)
                 else:
-                    told[mine] = p  # the logits of these rows have been read
+                    told[mine] = p  # overwrites logits that are no longer needed
             if not slopes_wanted:
                 continue
             slope = told if slope_shared is None else slope_shared.to(x.dtype)
@@ -310,10 +311,10 @@ class _Nats(torch.autograd.Function):
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 in hardware; where it does not, autocast is slower than fp32.
+    """True if a device has instructions for bf16 products; without them autocast is slower than fp32.
 
-    On a CPU the products are oneDNN's, which uses no more than ONEDNN_MAX_CPU_ISA where that is set: with AVX2 on a
-    processor with AMX, a product of bf16 takes 65 times as long as one of fp32 (512 by 512, one thread).
+    On a CPU the products are oneDNN's, which obeys ONEDNN_MAX_CPU_ISA: with AVX2 on a processor with AMX, a product in
+    bf16 takes 65 times as long as one in fp32 (512 by 512, one thread).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -323,20 +324,20 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def _cast(weight: Tensor) -> Tensor:
-    """A table in autocast's type: looking up and multiplying half the bytes is most of the cost of binding."""
+    """A table in autocast's type: lookup and multiplication of half the bytes is most of the cost of binding."""
     device = weight.device.type
     return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
 
 
 def shifted(tokens: Tensor) -> Tensor:
-    """The token before each of `tokens (..., T)`: BOS, then every token but the last. What a decoder is told."""
+    """Decoder inputs: the token before each of `tokens (..., T)`, BOS first."""
     return torch.cat([torch.full_like(tokens[..., :1], BOS), tokens[..., :-1]], -1)
 
 
 class LockedDropout(nn.Module):
-    """Drops the same features at every step of a row, so that a recurrence has no noise to average out.
+    """Dropout with one mask for all steps of a row (Gal and Ghahramani 2016).
 
-    Gal and Ghahramani 2016. `x (N, T, W)`; a mask drawn for each step would be undone by what the steps have in common.
+    A recurrence would average out a mask drawn anew for each step.
     """
 
     def __init__(self, share: float) -> None:
@@ -344,7 +345,7 @@ class LockedDropout(nn.Module):
         self.share = share
 
     def forward(self, x: Tensor, rows: Tensor | None = None, count: int = 0) -> Tensor:
-        """`(N, T, W)` to `(N, T, W)`, or places `(M, W)` in `rows (M,)` of `count` alike; unchanged in evaluation."""
+        """`x (N, T, W)`, or `x (M, W)` in `rows (M,)` of `count`, to the same shape; unchanged in evaluation."""
         if not self.training or self.share == 0:
             return x
         size = (count,) if rows is not None else (x.shape[0], 1)
@@ -353,10 +354,10 @@ class LockedDropout(nn.Module):
 
 
 class Residual(nn.Module):
-    """A pre-norm feed-forward block with a residual connection, any leading shape, width to width."""
+    """Pre-norm feed-forward block with a residual connection, `(..., W)` to `(..., W)`."""
 
     def __init__(self, width: int, expansion: int = 2, hidden: int = 0) -> None:
-        """`hidden` numbers between the two layers, or `expansion` times the width."""
+        """`hidden` is the width between the two layers, by default `expansion` times `width`."""
         super().__init__()
         hidden = hidden or expansion * width
         self.norm = nn.LayerNorm(width)
@@ -364,7 +365,7 @@ class Residual(nn.Module):
         self.down = nn.Linear(hidden, width)
         nn.init.zeros_(self.down.bias)
         with torch.no_grad():
-            self.down.weight.mul_(0.1)  # nearly the identity at first, so that what was bound can be asked
+            self.down.weight.mul_(0.1)  # nearly the identity at first, so that bound tokens can be retrieved
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., W)` to `(..., W)`."""
@@ -384,7 +385,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """`x (N, T, W)`; `mask (N, 1 or T, S)` True where a key may be seen, None for causal; returns `(N, T, W)`."""
+        """`x (N, T, W)`; `mask (N, 1 or T, S)` True where a key is visible, None for causal; returns `(N, T, W)`."""
         n, t, width = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         past = 0 if cache is None else cache[0].shape[2]
@@ -401,14 +402,14 @@ class Attention(nn.Module):
         elif x.is_cuda:
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         else:
-            # plain products: on a CPU in bf16 the backward of the fused kernel is several times slower
+            # on a CPU in bf16 the backward of the fused kernel is several times slower than plain products
             weights = (q @ k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
             mixed = weights.masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype) @ v
         return self.out(mixed.transpose(1, 2).reshape(n, t, width)), [k, v]
 
 
 def _rotate(x: Tensor, past: int) -> Tensor:
-    """Rotary positions for `x (N, H, T, D)` whose first step is number `past`."""
+    """Rotary positions for `x (N, H, T, D)`, whose first step is number `past`."""
     half = x.shape[-1] // 2
     frequency = 10000.0 ** (-torch.arange(half, device=x.device) / half)
     angle = torch.arange(past, past + x.shape[2], device=x.device)[:, None] * frequency
@@ -418,7 +419,7 @@ def _rotate(x: Tensor, past: int) -> Tensor:
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and feed-forward."""
+    """Pre-norm self-attention and feed-forward."""
 
     def __init__(self, width: int, heads: int, dropout: float, hidden: int = 0, rotary: bool = True) -> None:
         """`hidden` as in `Residual`, 4 times the width by default."""

@@ -1,6 +1,6 @@
-"""The loss: reconstruction, weighted KL, and what keeps the posterior from collapsing.
+"""The loss: reconstruction and weighted KL in nats, annealing, free bits, and refinement of posterior means.
 
-Knows: the formulas of the design, section 6, in nats. Refuses to know: optimizers, data, files.
+Scope: the formulas. Out of scope: optimizers, data, files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from seqvae.nn.posterior import Posterior, floored_kl
 from seqvae.protocols import EOS, MASK, PAD
 
 REFINE_RATE, REFINE_DECAY = 0.1, 0.9
-REFINE_FLOOR = 0.05  # nats a unit: slopes far below are noise, and must not be blown up to full steps
+REFINE_FLOOR = 0.05  # nats a unit: much smaller gradients are noise, which Adam would scale up to full steps
 
 
 def beta_at(config: ObjectiveConfig, step: float) -> float:
@@ -41,7 +41,7 @@ def beta_at(config: ObjectiveConfig, step: float) -> float:
 
 
 def masked(tokens: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """`tokens` with a random `share` of those that are not PAD replaced by MASK."""
+    """`tokens` with a random `share` of the non-PAD tokens replaced by MASK."""
     if share <= 0:
         return tokens
     hit = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
@@ -52,19 +52,19 @@ def refine(
     model: SequenceVAE, tokens: Tensor, cues: Tensor, allowed: Tensor | None, posterior: Posterior,
     config: ObjectiveConfig, low: bool = False,
 ) -> Posterior:  # fmt: skip
-    """A posterior whose mean has been improved for its own `tokens (B, C, T)`.
+    """A posterior whose mean is optimized for its own `tokens (B, C, T)`.
 
-    Each of `config.refine` steps goes down the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2
-    (the part of the KL that knows the mean) by Adam, which takes every number on its own, so that neighbours in a batch
-    do not matter. Segments of which a token is then not the most likely one go on, up to `config.refine_most` steps and
-    without the price on their length, until it is. With `low`, the decoder computes in bf16.
+    Each of `config.refine` steps descends the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2
+    (the part of the KL that depends on the mean) by Adam, which scales every number on its own, so that results do not
+    depend on the rest of the batch. Segments with a token that is not yet the most likely one continue, without the
+    penalty on |z|, up to `config.refine_most` steps. With `low`, the decoder computes in bf16.
     """
     z = posterior.mean.clone()
     first, second = torch.zeros_like(z), torch.zeros_like(z)
-    rows = torch.arange(len(z), device=z.device)  # of the segments that go on
+    rows = torch.arange(len(z), device=z.device)  # segments that continue
 
     def asked() -> tuple[Tensor, Places, Tensor, Tensor | None]:
-        """What does not change from step to step."""
+        """The inputs that do not change from step to step."""
         weight = tokens != PAD
         closed = None if allowed is None else ~allowed[weight]
         return shifted(tokens), model.places(tokens, cues), tokens[weight], closed
@@ -99,27 +99,27 @@ def refine(
 
 
 def dropped(tokens: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """`tokens (..., T)` with a random `share` of those before EOS left out, what follows moved up, PAD at the end."""
+    """`tokens (..., T)` with a random `share` of those before EOS removed, the rest moved up, and PAD at the end."""
     if share <= 0:
         return tokens
     lost = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
     lost = (lost & (tokens != EOS)) | (tokens == PAD)
-    order = lost.to(torch.int8).argsort(dim=-1, stable=True)  # those that stay first, in their order
+    order = lost.to(torch.int8).argsort(dim=-1, stable=True)  # kept tokens first, in their order
     return tokens.masked_fill(lost, PAD).gather(-1, order)
 
 
 def objective_at(config: ObjectiveConfig, step: float) -> tuple[ObjectiveConfig, float]:
-    """The objective that holds at a step (1 is the first), and the step by its own count."""
+    """The objective in force at a step (the first is 1), and the step counted from the start of that phase."""
     if step <= config.pretrain_steps:
         return replace(config, autoencoder=True), step
     return config, step - config.pretrain_steps
 
 
 def charged_kl(kl: Tensor, config: ObjectiveConfig) -> Tensor:
-    """What beta multiplies, a scalar in nats a segment, from `kl (B, D)`.
+    """The KL term that beta multiplies, a scalar in nats a segment, from `kl (B, D)`.
 
-    K = sum_d max(mean over the batch of KL_d, free_bits); then max(K, free_bits_total), and |K - target_kl| where there
-    is a target. Floors are on batch averages, so that one segment may use a dimension that another leaves.
+    K = sum_d max(mean over the batch of KL_d, free_bits); then max(K, free_bits_total), and |K - target_kl| if there is
+    a target. Floors apply to batch averages, so that a dimension may serve some segments and not others.
     """
     total = floored_kl(kl, config.free_bits).clamp(min=config.free_bits_total)
     return (total - config.target_kl).abs() if config.target_kl > 0 else total
@@ -127,19 +127,19 @@ def charged_kl(kl: Tensor, config: ObjectiveConfig) -> Tensor:
 
 @dataclass(frozen=True)
 class Loss:
-    """The parts of one batch's loss; `total` is what is differentiated."""
+    """The parts of one batch's loss; `total` is differentiated."""
 
     total: Tensor
-    """Nats a token: the sum over the batch of all that is charged, divided by the number of tokens."""
+    """Nats a token: the loss summed over the batch, divided by the number of tokens."""
     reconstruction: float
     """-E log p(x|z), nats a segment."""
     kl: float
-    """KL(q(z|x) || p(z)), nats a segment, no floor."""
+    """KL(q(z|x) || p(z)), nats a segment, without floor."""
     beta: float
     accuracy: float
-    """Share of tokens told right given the true tokens before them."""
+    """Share of tokens that are the most likely one, given the true tokens before them."""
     kl_per_unit: Tensor
-    """`(D,)` nats."""
+    """Mean KL of each dimension, `(D,)` nats."""
 
 
 def loss(
@@ -152,17 +152,17 @@ def loss(
     allowed: Tensor | None = None,
     whole: Callable[[Tensor], Tensor] | None = None,
 ) -> Loss:
-    """One pass over `tokens (B, C, T)` with `cues (B, C, T, K)`.
+    """The loss of `tokens (B, C, T)` with `cues (B, C, T, K)`.
 
-    Probabilities are among the tokens that the grammar allows, `allowed (B, C, T, V)`, as they are in decoding, and
-    among all where it is None. So nothing has to be learned that the rules say already.
+    Probabilities are normalised over the tokens that the grammar allows, `allowed (B, C, T, V)`, as in decoding, or
+    over all tokens if it is None. So the model need not learn the grammar's rules.
 
-    Charged a segment: -log p(x|z) + beta K + bag * (-sum_t log p(x_t | z, cue_t)), K as in `charged_kl`.
-    In evaluation nothing is masked, and z is the posterior mean for the plain autoencoder, else one draw.
+    Loss of a segment: -log p(x|z) + beta K + bag * (-sum_t log p(x_t | z, cue_t)), with K from `charged_kl`.
+    In evaluation nothing is masked; z is the posterior mean for the plain autoencoder, else one draw.
 
-    Where `tokens` are a part of a batch, `whole` gives the mean KL `(D,)` of the batch from that of the part: floors
-    are on averages of the batch. The losses of the parts, each times its share of the tokens, then add up to that of
-    the batch, and so do their gradients.
+    Where `tokens` are a part of a batch, `whole` maps the mean KL `(D,)` of the part to that of the batch, since floors
+    apply to batch averages. The losses of the parts, each times its share of the tokens, then add up to the loss of the
+    batch, and so do their gradients.
     """
     config, step = objective_at(config, step)
     source = tokens
@@ -178,7 +178,7 @@ def loss(
     kl = output.posterior.kl()
     beta = beta_at(config, step)
     here = kl.detach().mean(0)
-    level = kl if whole is None else kl + (whole(here) - here)  # the part's slopes at the batch's average
+    level = kl if whole is None else kl + (whole(here) - here)  # the part's gradients at the batch's average
     charged = reconstruction + beta * len(tokens) * charged_kl(level, config)
     if config.bag > 0 and training:
         charged = charged + config.bag * output.bag.nats(targets, closed)[0]

@@ -1,8 +1,8 @@
-"""Sentences as one vector without a search: attention pooling into a posterior, a decoder that asks z at each layer.
+"""The encoder and decoder for sentences: attention pooling into a posterior, and z as a memory read at every layer.
 
-Knows: how a line of tokens without cues is read by a transformer and pooled by learned queries, and how a causal
-transformer asks a latent vector with all that it has at a place: position, the words so far. Refuses to know: music and
-other tokens with cues, segments of several chunks, losses, sampling.
+Scope: a transformer over tokens without position fields, pooled by learned queries; a causal transformer that reads z
+at each step by multiplication with its hidden state (position, words so far). Out of scope: tokens with position
+fields, segments of several chunks, losses, sampling. The encoder needs no search for z.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from seqvae.nn.decoder import Told
 from seqvae.nn.layers import Binding, Cache, Places, TransformerLayer
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 
-FIRST_LOGVAR = -3.0  # a posterior that is sharp at first
-QUERIES = 64  # of the pooling, each with its share of the values
-VALUES = 2  # numbers that are pooled, and that z is asked with, in widths
-LOUDNESS = 0.1  # of positions, beside embeddings that begin with 0.25
-FAINT = 0.1  # share of the usual first weights, of what is nearly the identity at first
-GAIN = 4.0  # of what the decoder retrieves at first, to be heard beside the word before
+FIRST_LOGVAR = -3.0  # sharp at first
+QUERIES = 64  # pooling queries; each pools an equal share of the value dimensions
+VALUES = 2  # dimensions of pooled values and of questions to z, in widths
+LOUDNESS = 0.1  # scale of positions; embeddings begin at 0.25
+FAINT = 0.1  # factor on initial weights of layers that start near the identity
+GAIN = 4.0  # factor on initial retrieval, to matter beside the previous word
 
 
 def positions(first: int, count: int, width: int, device: torch.device) -> Tensor:
     """cos(w_d t + p_d) for t from `first` on: `(count, width)`.
 
-    Frequencies w_d lie between 0 and pi, more of them low, and phases p_d all around: products of two of them are again
-    such, so that positions can be bound by multiplication (fractional power encoding, Plate 1995).
+    Frequencies w_d lie between 0 and pi, more of them low; phases p_d cover the circle. A product of two such cosines
+    is a sum of two more, so positions can be bound by multiplication (fractional power encoding, Plate 1995).
     """
     d = torch.arange(1, width + 1, dtype=torch.float64, device=device)
     frequency = math.pi * (d * (math.sqrt(5) - 1) / 2 % 1).square()
@@ -59,12 +59,12 @@ class PooledEncoder(nn.Module):
         nn.init.constant_(self.logvar.bias, FIRST_LOGVAR)
 
     def forward(self, x: Tensor, mask: Tensor) -> Posterior:
-        """Embedded tokens `x (M, W)` that stand where `mask (B, 1, T)`, to a posterior `(B, D)`."""
+        """Embedded tokens `x (M, W)` at the positions where `mask (B, 1, T)` is True, to a posterior `(B, D)`."""
         mask = mask.flatten(0, 1)
         return self.read(Places.of(mask, mask, (), mask).laid_out(x), mask)
 
     def read(self, x: Tensor, mask: Tensor) -> Posterior:
-        """The same of `x (B, T, W)` with a `mask (B, T)`; an empty row is pooled as its first place."""
+        """The same for `x (B, T, W)` with `mask (B, T)`; an empty row is pooled from its first position."""
         n, t, width = x.shape
         mask = mask | (torch.arange(t, device=x.device) == 0)
         x = x + LOUDNESS * positions(0, t, width, x.device).to(x.dtype)
@@ -73,7 +73,7 @@ class PooledEncoder(nn.Module):
         x = self.norm(x)
         weights = self.query(x).float().masked_fill(~mask[..., None], float("-inf")).softmax(1)
         value = self.value(x)
-        # where a word stands is bound to it, so that queries which read alike still tell an order
+        # values are bound to positions, so that queries with equal weights still encode word order
         value = value * positions(0, t, value.shape[-1], x.device).to(value.dtype)
         pooled = (weights.to(value.dtype)[..., None] * value.view(n, t, QUERIES, -1)).sum(1).flatten(1)
         pooled = self.pooled_norm(pooled)
@@ -81,7 +81,7 @@ class PooledEncoder(nn.Module):
 
 
 class Question(nn.Module):
-    """z asked by multiplication: what both agree on is the answer, a bilinear map of low rank."""
+    """Retrieval from z by elementwise product with a query: a bilinear map of low rank."""
 
     def __init__(self, width: int, latent: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Question(nn.Module):
             self.answer.weight.mul_(FAINT)
 
     def forward(self, x: Tensor, z: Tensor, keys: Tensor | None = None) -> Tensor:
-        """`x (N, T, W)` with what `z (N, D)` answers at each place added; `keys (T, V)` are asked with too."""
+        """`x (N, T, W)` plus values retrieved from `z (N, D)` at each step; `keys (T, V)` are added to the query."""
         asking = self.asking(self.norm(x))
         asking = asking if keys is None else asking + keys.to(asking.dtype)
         out: Tensor = x + self.answer(asking * self.asked(z).unsqueeze(1))
@@ -101,10 +101,10 @@ class Question(nn.Module):
 
 
 class MemoryDecoder(nn.Module):
-    """A causal transformer that asks z before every layer; the interface of `decoder.Decoder`."""
+    """A causal transformer that reads z before every layer; same interface as `decoder.Decoder`."""
 
-    batch_axis = 0  # of the tensors in the cache
-    levels = ()  # tokens without cues have no outer scopes
+    batch_axis = 0  # batch dimension of the tensors in the cache
+    levels = ()  # tokens without position fields have no outer depths
 
     def __init__(self, config: ModelConfig, binding: Binding) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class MemoryDecoder(nn.Module):
             question.asking.weight.mul_(FAINT)
 
     def begin_as(self, encoder: PooledEncoder) -> None:
-        """First weights that retrieve what the encoder has bound to a position, so that words are copied at once."""
+        """Initial weights that retrieve the words that the encoder bound to a position, so copying works at once."""
         question = self.questions[0]
         assert isinstance(question, Question)
         with torch.no_grad():
@@ -128,24 +128,24 @@ class MemoryDecoder(nn.Module):
             question.answer.weight.copy_(GAIN * encoder.value.weight.T)
 
     def codes(self, z: Tensor) -> Tensor:
-        """`z (B, D)` as it is, for the one chunk there is: `(B, 1, D)`."""
+        """`z (B, D)` unchanged, for the only chunk: `(B, 1, D)`."""
         return z.unsqueeze(1)
 
     def start(self, code: Tensor) -> Cache:
-        """No keys and values yet: an empty cache."""
+        """An empty cache: no keys and values yet."""
         del code
         return []
 
     def select(self, cache: Cache, rows: Tensor) -> Cache:
-        """The cache of some rows only, for leaving out rows that have ended."""
+        """The cache for the given rows only; used to drop rows that have ended."""
         return [part.index_select(0, rows) for part in cache]
 
     def forward(
         self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, places: Places | None = None
     ) -> tuple[Told, Told, Cache]:
-        """Rows `code (N, D)` and the tokens before each step, `inputs (N, T)`; as `Decoder.forward`.
+        """`code (N, D)` and the tokens before each step, `inputs (N, T)`; as `Decoder.forward`.
 
-        What the code tells without history is the first question's answer to a position alone.
+        The prediction without history is the first question's answer to a position alone.
         """
         places = places or self.places(inputs, cues)
         hidden, after = self.hidden(code, inputs, cache)
@@ -156,12 +156,12 @@ class MemoryDecoder(nn.Module):
         return next(told), next(told), after
 
     def step(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Cache]:
-        """As `forward`, with history alone."""
+        """As `forward`, without the prediction from the code alone."""
         hidden, after = self.hidden(code, inputs, cache)
         return Told(self.binding, hidden.flatten(0, 1), None, []), after
 
     def hidden(self, code: Tensor, inputs: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """What is told of each place, `(N, T, W)`, before it is spelled out over the vocabulary; and the next cache."""
+        """Hidden vectors `(N, T, W)` before the projection to the vocabulary, and the cache for the next step."""
         x = self.binding.tokens(inputs)
         past, steps = _past(cache), inputs.shape[1]
         x = x + self._positions(past, steps, inputs.device).to(x.dtype)
@@ -177,21 +177,21 @@ class MemoryDecoder(nn.Module):
         return Places.of(tokens, cues, (), weight)
 
     def _positions(self, past: int, steps: int, device: torch.device) -> Tensor:
-        """Of the next steps, to be read: `(T, W)`."""
+        """Scaled positions of the next steps: `(T, W)`."""
         return LOUDNESS * positions(past, steps, self.width, device)
 
     def _keys(self, past: int, steps: int, device: torch.device) -> Tensor:
-        """What the encoder has bound the words of the next steps to: `(T, V)`."""
+        """Positions that the encoder binds values to, for the next steps: `(T, V)`."""
         return positions(past, steps, VALUES * self.width, device)
 
 
 def _past(cache: Cache) -> int:
-    """Steps that a cache holds."""
+    """Number of steps in a cache."""
     return cache[0].shape[2] if cache else 0
 
 
 def _layer(config: ModelConfig) -> TransformerLayer:
-    """A layer whose positions are in what it reads."""
+    """A transformer layer without rotary positions (its input contains positions)."""
     layer = TransformerLayer(config.width, config.heads, config.dropout, config.hidden, rotary=False)
     with torch.no_grad():
         layer.attention.out.weight.mul_(FAINT)

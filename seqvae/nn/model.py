@@ -1,7 +1,7 @@
-"""SequenceVAE: encoder, latent and decoder composed.
+"""`SequenceVAE`: encoder, latent vector and decoder composed.
 
-Knows: the order in which the three are called, and how a step of decoding is handed to nn/sampling.py. Refuses to know:
-losses (nn/loss.py), what tokens mean, files.
+Scope: the calls from tokens to posterior, from z to predictions, and from z to tokens by nn/sampling.py. Out of scope:
+losses (nn/loss.py), the meaning of tokens, files.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from seqvae.protocols import PAD, Grammar, Lean
 
 @dataclass(frozen=True)
 class Output:
-    """What one pass over a batch gives."""
+    """The result of one forward pass over a batch."""
 
     told: Told
-    """Of each token but PAD, given z and the tokens before it in its chunk."""
+    """Predictions of each non-PAD token given z and the tokens before it in its chunk."""
     bag: Told
-    """Of each token but PAD, given z and its cue alone."""
+    """Predictions of each non-PAD token given z and its position fields alone."""
     posterior: Posterior
-    """`(B, D)` twice."""
+    """Mean and log-variance `(B, D)`."""
     z: Tensor
-    """`(B, D)`: the latent vector that was decoded."""
+    """The decoded latent vector `(B, D)`."""
 
 
 class SequenceVAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
 
     def __init__(self, config: ModelConfig, cue_sizes: tuple[int, ...], scope: Tensor) -> None:
-        """`cue_sizes` and `scope (V,)` are the tokenizer's; see `layers.Binding`."""
+        """`cue_sizes` and `scope (V,)` come from the tokenizer; see `layers.Binding`."""
         super().__init__()
         self.config, self.vocab_size, self.cue_sizes = config, len(scope), tuple(cue_sizes)
         binding = Binding(scope, self.cue_sizes, config.width, config.previous)
         self.encoder = PooledEncoder(config) if config.encoder == "pooled" else Encoder(config)
-        # in a tuple: it is no part of the model
+        # a tuple, so that torch does not register it as a submodule
         self._half: tuple[list[tuple[int, int]], Decoder | MemoryDecoder] | None = None
-        self.decoder: Decoder | MemoryDecoder  # the binding is shared: what one binds the other can ask
+        self.decoder: Decoder | MemoryDecoder  # shares the encoder's binding, so bound tokens can be retrieved
         self.decoder = MemoryDecoder(config, binding) if config.decoder == "memory" else Decoder(config, binding)
         if isinstance(self.encoder, Encoder) and isinstance(self.decoder, Decoder):
             with torch.no_grad():
@@ -59,16 +59,16 @@ class SequenceVAE(nn.Module):
             self.decoder.begin_as(self.encoder)
 
     def encode(self, tokens: Tensor, cues: Tensor, fade: float = 0.0) -> Posterior:
-        """`tokens (B, C, T)` with PAD at the end, `cues (B, C, T, K)`, to a posterior `(B, D)`.
+        """`tokens (B, C, T)` with PAD at the end and `cues (B, C, T, K)`, to a posterior `(B, D)`.
 
-        With `fade`, in every other segment the tokens under one value of the first cue field (of music, one instrument
-        in one bar) are weakened together by a random share up to it.
+        With `fade`, in every other segment the tokens that share a value of the first position field (in music, one
+        instrument in one bar) are weakened by a common random share of at most `fade`.
         """
         mask = tokens != PAD
         x = self.decoder.binding.bind(tokens, cues, mask)
         if fade > 0 and self.cue_sizes:
-            under = torch.cat([cues[..., 1:, 0], cues[..., -1:, 0]], -1)  # a program token is under itself
-            # the root makes large shares likelier than small ones: what is nearly clear teaches little
+            under = torch.cat([cues[..., 1:, 0], cues[..., -1:, 0]], -1)  # a token of depth 0 opens its own group
+            # the root favours large shares: tokens hardly weakened teach little
             shares = fade * torch.rand(*tokens.shape[:2], self.cue_sizes[0], device=x.device).sqrt().gather(-1, under)
             shares[1::2] = 0
             x = x * (1 - shares)[mask].unsqueeze(-1).to(x.dtype)
@@ -78,10 +78,9 @@ class SequenceVAE(nn.Module):
     def tell(
         self, z: Tensor, inputs: Tensor, cues: Tensor, places: Places | None = None, low: bool = False
     ) -> tuple[Told, Told]:
-        """What `z (B, D)` tells of each place, with and without history; `inputs (B, C, T)` are the tokens before.
+        """Predictions from `z (B, D)` with and without history; `inputs (B, C, T)` are the tokens before each step.
 
-        All places, or those that `places` found. With `low`, in bf16 throughout, with copies of the weights that are
-        kept: for a search for z alone.
+        At all positions, or at `places`. With `low`, in bf16 throughout, with cached bf16 weights: for a search of z.
         """
         b, c, t = inputs.shape
         decoder = self._halved() if low else self.decoder
@@ -90,12 +89,12 @@ class SequenceVAE(nn.Module):
         return told, bag
 
     def places(self, tokens: Tensor, cues: Tensor) -> Places:
-        """Where `tokens (B, C, T)` with `cues (B, C, T, K)` are not PAD, for `tell`."""
+        """Positions where `tokens (B, C, T)` with `cues (B, C, T, K)` are not PAD, for `tell`."""
         rows = tokens.flatten(0, 1)
         return self.decoder.places(rows, cues.flatten(0, 1), rows != PAD)
 
     def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher-forced logits and bag logits `(B, C, T, V)` for `inputs (B, C, T)`, the tokens shifted by one."""
+        """Teacher-forced logits with and without history, `(B, C, T, V)`; `inputs (B, C, T)` are shifted tokens."""
         told, bag = (told.logits().view(*inputs.shape, -1) for told in self.tell(z, inputs, cues))
         return told, bag
 
@@ -103,10 +102,10 @@ class SequenceVAE(nn.Module):
     def write(
         self, z: Tensor, grammar: Grammar, state: NDArray[np.int32], settings: Sampling, leans: Sequence[Lean] = ()
     ) -> list[list[NDArray[np.int32]]]:
-        """Decode `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
+        """Generate from `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
 
-        `state (B * C, S)` is where the grammar starts, one row a chunk. All chunks are decoded side by side; with
-        `settings.beam` above 1 each is searched for.
+        `state (B * C, S)` is the grammar's initial state, one row a chunk. All chunks are decoded side by side; with
+        `settings.beam` above 1, by beam search. `leans` shift logits during decoding, e.g. for chroma guidance.
         """
         draws = settings.temperature > 0 and settings.beam < 2
         decoder = self._halved() if draws and multiplies_bf16(z.device) else self.decoder
@@ -126,9 +125,9 @@ class SequenceVAE(nn.Module):
 
     @torch.no_grad()
     def outline(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Tokens of the outermost scope `(K,)` and their logits `(B * C, K)` by the codes of `z (B, D)` alone.
+        """Tokens of the outermost depth `(K,)` and their logits `(B * C, K)`, from the codes of `z (B, D)` alone.
 
-        Nothing is decoded for it. None for a model without scopes.
+        No token is decoded. None for a model without position fields.
         """
         if not isinstance(self.decoder, Decoder) or not self.decoder.levels:
             return None
@@ -138,7 +137,7 @@ class SequenceVAE(nn.Module):
         return columns.cpu(), logits.float().cpu()
 
     def _halved(self) -> Decoder | MemoryDecoder:
-        """The decoder with weights in bf16; kept, and made anew when a weight has changed."""
+        """The decoder with weights in bf16; cached until a weight changes."""
         weights = list(self.decoder.parameters())
         stamp = [(weight.data_ptr(), weight._version) for weight in weights]
         if self._half is None or self._half[0] != stamp:
@@ -149,7 +148,7 @@ class SequenceVAE(nn.Module):
     def forward(
         self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float = 0.0
     ) -> Output:
-        """One pass: `source` is what the encoder reads and `inputs` what the decoder is told (both perhaps masked)."""
+        """One pass: the encoder reads `source` and the decoder reads `inputs`; either may be masked."""
         posterior = self.encode(source, cues, fade)
         z = posterior.sample() if sample else posterior.mean
         told, bag = self.tell(z, inputs, cues, self.places(tokens, cues))

@@ -1,6 +1,6 @@
-"""The latent vector: a diagonal Gaussian posterior, a standard normal prior, and what lies between them.
+"""The latent distributions: a diagonal Gaussian posterior, a standard normal prior, and divergences between them.
 
-Knows: means, log-variances, nats. Refuses to know: tokens, networks, schedules.
+Scope: means, log-variances, nats. Out of scope: tokens, networks, schedules.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Posterior:
     logvar: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One draw a row by the reparameterisation of Kingma and Welling (2014): `(B, D)`."""
+        """One draw per row by reparameterisation (Kingma and Welling 2014): `(B, D)`."""
         device = self.mean.device if generator is None else generator.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device).to(self.mean.device)
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self) -> Tensor:
-        """KL(q(z|x) || N(0, I)) of every dimension, `(B, D)`, in nats."""
+        """KL(q(z|x) || N(0, I)) of each dimension, `(B, D)`, in nats."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -48,23 +48,23 @@ def _log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 def floored_kl(kl: Tensor, free_bits: float) -> Tensor:
     """sum_d max(mean over the batch of KL_d, free_bits), a scalar in nats (Kingma et al. 2016).
 
-    The floor is on the batch average, so that one segment may use a dimension that another leaves.
+    The floor applies to the batch average, so that a dimension may serve some segments and not others.
     """
     return kl.mean(0).clamp(min=free_bits).sum()
 
 
 def active_units(mean: Tensor, threshold: float = 0.01) -> int:
-    """Dimensions whose posterior mean varies over data `(N, D)` by more than `threshold` (Burda et al. 2016)."""
+    """Number of dimensions whose posterior mean `(N, D)` has variance above `threshold` (Burda et al. 2016)."""
     return int((mean.var(0) > threshold).sum()) if len(mean) > 1 else 0
 
 
 def mutual_information(posterior: Posterior, z: Tensor) -> float:
-    """I(x; z) under q in nats from N posteriors and one draw `z (N, D)` of each.
+    """I(x; z) under q in nats, from N posteriors and one draw `z (N, D)` from each.
 
-    mean_i [log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j)] (Hoffman and Johnson 2016; He et al. 2019). It cannot exceed
-    log N and is cut at 0, below which only sampling noise could take it.
+    mean_i [log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j)] (Hoffman and Johnson 2016; He et al. 2019). The estimate cannot
+    exceed log N and is clamped at 0, since only sampling noise makes it negative.
     """
-    # log q(z_i|x_j) of every pair, (N, N), by products of matrices: differences would take N x N x D numbers of memory
+    # log q(z_i|x_j) of every pair, (N, N), by matrix products: differences would need N x N x D numbers
     x, mean, logvar = z.double(), posterior.mean.double(), posterior.logvar.double()
     precision = (-logvar).exp()
     squares = x.square() @ precision.T - 2 * x @ (mean * precision).T + (mean.square() * precision).sum(1)

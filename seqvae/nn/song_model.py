@@ -1,6 +1,6 @@
 """The song model: a vector for a whole song, a vector for each bar, and harmony and melody as inputs.
 
-Scope: networks and their losses for bars of tokens, in torch. Out of scope: files, pieces, styles, optimizers.
+Scope: networks and their losses for bars of tokens, in torch. Out of scope: files, songs as notes, styles, optimizers.
 
 For a song with bars x_b, harmony h_b and melody m_b,
 
@@ -27,8 +27,8 @@ from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 from seqvae.protocols import PAD
 
 PROGRAM, POSITION, PITCH, DRUM, DURATION = range(1, 6)
-"""Types of tokens, as `MidiTokenizer` numbers them."""
-FIRST_LOGVAR = -3.0  # a posterior that is sharp at first; a broad one would drown what the sums hold
+"""Token types, as `MidiTokenizer` numbers them."""
+FIRST_LOGVAR = -3.0  # sharp at first: a broad posterior would drown the sum of bound tokens
 MEMORY = 2  # vectors of the code that the decoder attends to, beside its beats
 PRIOR_RANGE = (-7.0, 2.0)  # log-variances of the learned prior
 
@@ -48,13 +48,13 @@ class SongConfig:
     bar: int = 256
     """Dimensions of a bar vector."""
     bound: int = 512
-    """Width of bound tokens and of the code that is asked."""
+    """Width of bound tokens and of the code."""
     width: int = 256
     """Width of the transformers."""
     heads: int = 4
     """Attention heads."""
     queries: int = 4
-    """Vectors that a bar is pooled to."""
+    """Attention-pooled vectors of a bar."""
     encoder_layers: int = 3
     """Layers of the bar encoder."""
     decoder_layers: int = 4
@@ -67,7 +67,7 @@ class SongConfig:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a bar is given, N bars: lengths in steps, harmony and melody, and which of the two are present."""
+    """Inputs of N bars besides latents: lengths in steps, harmony and melody, and the presence of these two."""
 
     length: Tensor
     """`(N,)` steps."""
@@ -81,7 +81,7 @@ class Conditions:
     """`(N,)`: 1.0 where the melody is given."""
 
     def rows(self, index: Tensor) -> Conditions:
-        """Those of some bars."""
+        """The conditions of the bars `index`."""
         return Conditions(
             self.length[index], self.harmony[index], self.has_harmony[index], self.melody[index], self.has_melody[index]
         )
@@ -90,7 +90,7 @@ class Conditions:
 def place_fields(tokens: Tensor, kind: Tensor, value: Tensor) -> Tensor:
     """Position fields `(N, T, 3)` before each token of `tokens (N, T)`: program + 1, position + 1, pitch + 1, else 0.
 
-    As `MidiTokenizer.cues` has them; `kind (V,)` and `value (V,)` are the tokens' types and values.
+    They equal `MidiTokenizer.cues`; `kind (V,)` and `value (V,)` are the tokens' types and values.
     """
     kinds, values = kind[tokens], value[tokens]
     index = torch.arange(tokens.shape[1], device=tokens.device)
@@ -111,7 +111,7 @@ def place_fields(tokens: Tensor, kind: Tensor, value: Tensor) -> Tensor:
 
 
 def melody_tables(melody: Tensor) -> Tensor:
-    """What the melody does at each position field: `(N, S + 1, 3)` from `melody (N, S, 2)`.
+    """The melody at each position field: `(N, S + 1, 3)` from `melody (N, S, 2)`.
 
     For field value c (position c - 1 was the last one, 0 for none): the pitch + 1 that sounds at position c - 1, the
     position + 1 of the first onset from position c on, and the pitch + 1 of that onset; 0 where there is none.
@@ -137,7 +137,7 @@ def melody_tables(melody: Tensor) -> Tensor:
 
 
 class BarEncoder(nn.Module):
-    """A bar's tokens to a fixed number of features: bound to their places, a transformer, pooled by attention."""
+    """A bar's tokens to a feature vector: a transformer over bound tokens, pooled by attention."""
 
     def __init__(self, config: SongConfig) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class BarEncoder(nn.Module):
         self.size = config.bound + config.queries * config.width
 
     def forward(self, bound: Tensor, present: Tensor) -> Tensor:
-        """`bound (N, T, K)` and `present (N, T)` to `(N, K + Q W)`: the sum, in units of 8, and what is pooled."""
+        """`bound (N, T, K)`, `present (N, T)` to `(N, K + Q W)`: the sum divided by 8, and the pooled vectors."""
         total = (bound * present[..., None].to(bound.dtype)).sum(1) / 8
         x = self.enter(bound)
         mask = present[:, None, :]
@@ -163,7 +163,7 @@ class BarEncoder(nn.Module):
 
 
 class BarPrior(nn.Module):
-    """p(z_b | s, h_b, m_b, z_<b): a causal transformer over bars, given the vector before and the conditions."""
+    """p(z_b | s, h_b, m_b, z_<b): a causal transformer over bars, from earlier bar vectors and the conditions."""
 
     def __init__(self, config: SongConfig) -> None:
         super().__init__()
@@ -178,15 +178,15 @@ class BarPrior(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, condition: Tensor, z: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance `(R, C, D)` of each bar vector of R rows of C bars.
+        """Mean and log-variance `(R, C, D)` of the bar vectors of R rows of C bars.
 
-        `condition (R, C, ...)`; `z (R, C, D)` are the bar vectors, of which bar b is given those before it in rows
-        where `history (R,)` is 1.0, and none elsewhere.
+        `condition (R, C, ...)`; `z (R, C, D)` are the bar vectors. Bar b depends on the vectors before it in rows
+        where `history (R,)` is 1.0, and on none elsewhere.
         """
         before = torch.cat([self.first.expand(len(z), 1, -1), self.before(z[:, :-1])], 1)
         given = history[:, None, None].to(before.dtype)
         x = self.condition(condition) + given * before + (1 - given) * self.first
-        # without history each bar stands alone: it is given itself and nothing else
+        # without history each bar attends to itself alone
         c = z.shape[1]
         causal = torch.ones(c, c, dtype=torch.bool, device=z.device).tril()
         alone = torch.eye(c, dtype=torch.bool, device=z.device)
@@ -198,7 +198,7 @@ class BarPrior(nn.Module):
 
 
 class SongModel(nn.Module):
-    """Song vector, bar vectors, their prior, and the decoder; see the module for the equations."""
+    """Song vector, bar vectors, their prior, and the decoder; the module docstring has the equations."""
 
     kind: Tensor
     value: Tensor
@@ -209,7 +209,7 @@ class SongModel(nn.Module):
         self.config = c = config
         self.register_buffer("kind", kind.long(), persistent=False)
         self.register_buffer("value", value.long(), persistent=False)
-        depth = torch.tensor([0, 0, 1, 3, 3, 3])[kind.long()]  # position fields that say where a token of a type stands
+        depth = torch.tensor([0, 0, 1, 3, 3, 3])[kind.long()]  # number of position fields of each token type
         self.binding = Binding(depth, (130, c.steps + 1, 129), c.bound)
         self.encoder = BarEncoder(c)
         size = self.encoder.size
@@ -238,8 +238,8 @@ class SongModel(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.leave = nn.Linear(c.width, c.bound)
         self.depth = nn.Parameter(torch.ones(3))
-        # z begins as a projection of the sum of bound tokens, and the code as its transpose: notes can be asked for
-        # from the first step on
+        # z begins as a projection of the sum of bound tokens, and the code as its transpose, so that notes can be
+        # retrieved from the first step on
         nn.init.normal_(self.mean.weight, std=0.2 / size**0.5)
         nn.init.orthogonal_(self.mean.weight[:, : c.bound])
         with torch.no_grad():
@@ -256,7 +256,7 @@ class SongModel(nn.Module):
     # --- encoder ------------------------------------------------------------------------------------------------------
 
     def keys(self, fields: Tensor) -> Tensor:
-        """Keys of `fields (N, T, 3)` by depth, `(N, T, 2, K)`: of the program, and of program, position and pitch."""
+        """Keys of `fields (N, T, 3)` at two depths, `(N, T, 2, K)`: the program; program, position and pitch."""
         program, position, pitch = (self.binding.key(i, fields[..., i]) for i in range(3))
         return torch.stack([program, program * position * pitch], -2)
 
@@ -274,7 +274,7 @@ class SongModel(nn.Module):
         return Posterior(self.mean(features).float(), self.logvar(features).float().clamp(*LOGVAR_RANGE))
 
     def song_posterior(self, features: Tensor, counts: Tensor) -> Posterior:
-        """q(s | bars) for R songs: `features (R, C, F)`, of which bars with `counts (R, C)` above 0 are looked at."""
+        """q(s | bars) of R songs: `features (R, C, F)`, averaged over bars with `counts (R, C)` as weights."""
         weight = counts[..., None].to(features.dtype)
         pooled = (self.feature(features) * weight).sum(1) / weight.sum(1).clamp(min=1)
         return Posterior(self.song_mean(pooled).float(), self.song_logvar(pooled).float().clamp(*LOGVAR_RANGE))
@@ -295,7 +295,7 @@ class SongModel(nn.Module):
     # --- decoder ------------------------------------------------------------------------------------------------------
 
     def start(self, z: Tensor, song: Tensor, given: Conditions, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the decoder keeps of N bars: code `(N, K)`, prefix `(N, P, W)`, melody tables `(N, S + 1, 3)`."""
+        """Per-bar inputs of decoding: code `(N, K)`, prefix `(N, P, W)`, melody tables `(N, S + 1, 3)`."""
         code = self.code(torch.cat([z, song, condition.to(z.dtype)], -1))
         beats = self.beat(given.harmony.to(code.dtype)) + self.beat_place
         prefix = torch.cat([self.memory(code).view(len(z), MEMORY, -1), beats], 1)
@@ -304,7 +304,7 @@ class SongModel(nn.Module):
     def steps(
         self, inputs: Tensor, fields: Tensor, keys: Tensor, code: Tensor, harmony: Tensor, tables: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Inputs of the decoder `(N, T, W)` and what the code answers `(N, T, K)`.
+        """Transformer inputs `(N, T, W)` and the code unbound for the direct head `(N, T, K)`.
 
         `inputs (N, T)` are the tokens before, with position `fields (N, T, 3)` and their `keys (N, T, 2, K)`.
         """
@@ -320,12 +320,12 @@ class SongModel(nn.Module):
         return x, direct
 
     def outputs(self, x: Tensor, direct: Tensor) -> Tensor:
-        """Logits `(N, T, V)`: how much the sum of both heads looks like each token."""
+        """Logits `(N, T, V)`: similarity of the sum of both heads to each token's embedding."""
         logits: Tensor = self.binding.logits(self.leave(self.norm(x)) + direct)
         return logits
 
     def decode_logits(self, tokens: Tensor, inputs: Tensor, z: Tensor, song: Tensor, given: Conditions) -> Tensor:
-        """Teacher-forced logits `(N, T, V)` of bars `tokens (N, T)`, `inputs (N, T)` the tokens before, some masked."""
+        """Teacher-forced logits `(N, T, V)` of bars `tokens (N, T)`; `inputs (N, T)`: tokens before, some masked."""
         condition = self.condition(given)
         code, prefix, tables = self.start(z, song, given, condition)
         fields = place_fields(tokens, self.kind, self.value)
@@ -356,6 +356,6 @@ class SongModel(nn.Module):
 
 
 def gaussian_kl(posterior: Posterior, mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(m_q, v_q) || N(m, v)) of each dimension in nats, any leading shape."""
+    """KL(N(m_q, v_q) || N(m, v)) of each dimension in nats, for any leading shape."""
     squares = (posterior.mean - mean).square() + posterior.logvar.exp()
     return 0.5 * (squares * (-logvar).exp() - 1.0 + logvar - posterior.logvar)
