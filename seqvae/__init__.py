@@ -1,7 +1,7 @@
-"""Sequences through one latent vector and back: blend, walk and sample music, sentences and event logs.
+"""seqvae: a sequence VAE that blends, interpolates and samples music, sentences and event logs.
 
-Knows the public names and where they live. Refuses to load anything before it is asked for: `import seqvae` pulls in
-neither torch nor music21, so that `seqvae --help` answers at once.
+Scope: the public names, imported at first use. `import seqvae` loads neither torch nor music21, so that `seqvae --help`
+answers at once.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`python -m seqvae` is the command `seqvae`, and this is where both begin."""
+"""Entry point of the command `seqvae` and of `python -m seqvae`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """The command `seqvae`, which ends the process; an interrupt while its modules are imported is told in a line."""
+    """Run the command `seqvae` and exit; an interrupt during imports prints one line."""
     try:
         from seqvae.cli import app as cli
 

@@ -1,6 +1,6 @@
 """Old names of modules: `from seqvae.sampling import Sampling` still works, with a DeprecationWarning.
 
-Scope: names that documentation, notebooks and programs of users import. Out of scope: all else that was moved.
+Scope: names that documentation, notebooks and users' programs import. Out of scope: all other moved names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INSIDE = {
     "seqvae.style": "seqvae.style.vectors",
     "seqvae.train": "seqvae.train.loop",
 }
-"""Modules that are packages now, and where their functions are."""
+"""Modules that are packages now, and the modules that hold their functions."""
 
 
 def _warn(old: str, new: str) -> None:
@@ -42,7 +42,7 @@ def _warn(old: str, new: str) -> None:
 
 
 class _Aliases(MetaPathFinder, Loader):
-    """Imports the new module where an old one is asked for."""
+    """Imports the new module for an old name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -52,11 +52,11 @@ class _Aliases(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
         _warn(old, MOVED[old])
-        sys.modules[old] = import_module(MOVED[old])  # importlib returns what stands there now
+        sys.modules[old] = import_module(MOVED[old])  # importlib returns the entry of sys.modules
 
 
 def of_package(package: str) -> Callable[[str], object]:
-    """The `__getattr__` of a package that was a module: its old functions, from where they are now."""
+    """The `__getattr__` of a package that was a module: finds its functions in their new module."""
 
     def find(name: str) -> object:
         home = INSIDE[package]
@@ -70,6 +70,6 @@ def of_package(package: str) -> Callable[[str], object]:
 
 
 def install() -> None:
-    """Let the import system find the old names, in front of other finders."""
+    """Put the finder of old names in front of the import system's finders."""
     if not any(isinstance(finder, _Aliases) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Aliases())

@@ -1,6 +1,6 @@
-"""Codec: a tokenizer and a model together. Pieces to latent vectors, and back; what most users call.
+"""`Codec`: a tokenizer and a model. Pieces to latent vectors and back; the main interface for users.
 
-Scope: segments, batches, the frame of a decoded piece. Out of scope: training, figures, kinds of pieces (modality.py).
+Scope: segments, batches, assembly of decoded pieces. Out of scope: training, metrics, kinds of pieces (modality.py).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from seqvae.style.vectors import Style, draw
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 HARMONY = 1.5
-"""How strongly the notes of a blend lean to the original's harmony; see `Codec.blend`."""
-BATCH_TOKENS = 16384  # tokens encoded or scored at once: bounds memory, not results
+"""Default strength of harmony guidance in a blend; see `Codec.blend`."""
+BATCH_TOKENS = 16384  # tokens encoded or scored at once: limits memory and does not change results
 SCORE_NUMBERS = 1 << 22  # probabilities held at once when scoring: more would leave the processor's cache
 BATCH_CHUNKS = 512  # chunks decoded side by side
-CANDIDATES = 6  # points of a way decoded for each step that is taken; with 2, a tenth of the ways in music go back
+CANDIDATES = 6  # points decoded per step of an interpolation; with 2, a tenth of the paths in music go backward
 
 
 @dataclass
 class Codec:
-    """A released or trained model, ready to use; see `seqvae.load`."""
+    """A model ready for use; see `seqvae.load`."""
 
     tokenizer: Tokenizer
     model: Any
@@ -55,29 +55,29 @@ class Codec:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """How posteriors are refined; see `ObjectiveConfig.refine`."""
     mixture: Mixture | None = None
-    """Where the segments of all training pieces lie, to draw from."""
+    """A mixture fitted to the segments of all training pieces, for sampling."""
     ranks: Ranks = field(default_factory=Ranks)
-    """Processes that call the same functions with the same arguments, divide the work and all get all results."""
+    """Processes that call the same functions with the same arguments: each does a part, all get all results."""
     exact: bool = False
-    """The same to the bit in any batch and on any number of threads, more slowly; else in the same call alone."""
+    """True for results that are bit-identical in any batch and on any number of threads, at lower speed."""
     form: Form = field(init=False)
 
     def __post_init__(self) -> None:
         self.form = form_of(self.tokenizer)
-        self.model.eval().requires_grad_(False)  # latents are searched, weights are not
+        self.model.eval().requires_grad_(False)  # gradients are needed for latents, not for weights
         self.chunks: int = self.model.config.chunks
 
-    # --- there --------------------------------------------------------------------------------------------------------
+    # --- encoding -----------------------------------------------------------------------------------------------------
 
     def segments(self, piece: Any) -> list[list[Ints]]:
-        """Token ids of a piece by segment and chunk; the last segment is filled with empty chunks."""
+        """Token ids of a piece by segment and chunk; the last segment is padded with empty chunks."""
         chunks = self.tokenizer.encode(piece)
         chunks += [np.array([EOS], np.int32)] * (-len(chunks) % self.chunks)
         return [chunks[i : i + self.chunks] for i in range(0, len(chunks), self.chunks)]
 
     @torch.no_grad()
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
-        """Posterior `(S, D)` of segments, computed in batches of similar length; refined where it is to be decoded."""
+        """Posteriors `(S, D)` of segments, in batches of similar length; `refined` means are for decoding."""
         longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
@@ -93,11 +93,11 @@ class Codec:
         return Posterior(mean, logvar)
 
     def encode(self, pieces: Iterable[Any]) -> list[Tensor]:
-        """Posterior means, refined: one `(S, D)` a piece, S segments. Raises ReadError for one that cannot be read."""
+        """Refined posterior means: one `(S, D)` a piece of S segments. Raises ReadError for unreadable pieces."""
         return self.means([self.segments(self.form.read(piece)) for piece in pieces])
 
     def means(self, split: Sequence[Sequence[list[Ints]]], refined: bool = True) -> list[Tensor]:
-        """As `encode`, of the segments of each piece."""
+        """As `encode`, from the segments of each piece."""
         means = self.posteriors([segment for piece in split for segment in piece], refined).mean
         return list(torch.split(means, [len(piece) for piece in split]))
 
@@ -112,7 +112,7 @@ class Codec:
 
     @torch.no_grad()
     def token_log_prob(self, piece: Any, samples: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Log-probability of every token, a mean over draws: `(S, C, T)` in nats, 0 at padding; and the tokens."""
+        """Log-probability of every token, averaged over draws: `(S, C, T)` in nats, 0 at padding; and the tokens."""
         segments = self.segments(piece)
         posterior, generator = self.posteriors(segments), torch.Generator().manual_seed(seed)
         draws = torch.stack([posterior.sample(generator) for _ in range(samples)])
@@ -120,7 +120,7 @@ class Codec:
 
     @torch.no_grad()
     def told(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
-        """log p of every token of segments given `z (L, S, D)`, L vectors each: `(L, S, C, T)` in nats, 0 at PAD."""
+        """Log-probability of every token given L vectors a segment, `z (L, S, D)`: `(L, S, C, T)` in nats, 0 at PAD."""
         longest = np.array([max(map(len, segment)) for segment in segments])
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
@@ -146,15 +146,15 @@ class Codec:
         return total
 
     def _allowed(self, tokens: Tensor) -> Tensor | None:
-        """`(B, C, T, V)`: what the grammar allows at each step of `tokens (B, C, T)`; None for whatever there is."""
+        """`(B, C, T, V)`: the tokens that the grammar allows at each step of `tokens (B, C, T)`; None for all."""
         rules = self.tokenizer.allowed(tokens.cpu().numpy())
         return None if rules is None else torch.from_numpy(rules).to(tokens.device)
 
     def tensors(self, segments: Sequence[list[Ints]], even: bool = False) -> tuple[Tensor, Tensor]:
-        """Tokens `(B, C, T)` and cues `(B, C, T, K)` of segments, padded.
+        """Tokens `(B, C, T)` and position fields `(B, C, T, K)` of segments, padded.
 
-        With `even`, B and T are each one of few numbers, the last segment repeated: oneDNN keeps code, and the
-        allocator room, for every shape that ever was, which of a million lines are more than of a thousand.
+        With `even`, B and T are rounded up to few different sizes, by repeating the last segment: oneDNN caches code
+        and the allocator caches memory for every shape, and a million lines have more shapes than a thousand.
         """
         longest = max((len(chunk) for segment in segments for chunk in segment), default=1)
         if even:
@@ -168,20 +168,20 @@ class Codec:
         cues = self.tokenizer.cues(tokens)
         return torch.from_numpy(tokens).long().to(device), torch.from_numpy(cues).long().to(device)
 
-    # --- and back -----------------------------------------------------------------------------------------------------
+    # --- decoding -----------------------------------------------------------------------------------------------------
 
     def write(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
-        """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has one.
+        """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has lengths.
 
-        Notes lean to the `harmony (S * C, B, 12)` with a `strength` (`Form.lean`), or tokens as the `guide` says.
+        Notes are guided toward the `harmony (S * C, B, 12)` with a `strength` (`Form.lean`), tokens by `guide`.
         Raises SeqVAEError for a vector with NaN or infinity in it.
         """
         z = z.float()
         if not bool(z.isfinite().all()):
-            raise SeqVAEError("a latent vector that is no number cannot be decoded; move less far, or encode again")
+            raise SeqVAEError("a latent vector with NaN or infinity cannot be decoded; move less far, or encode again")
         grammar = self.tokenizer.grammar()
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.tokenizer.max_tokens))
         each = max(1, BATCH_CHUNKS // self.chunks)
@@ -207,10 +207,11 @@ class Codec:
         self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None,
         guide: Guide | None = None,
     ) -> list[Any]:  # fmt: skip
-        """Pieces from latent vectors: one a tensor `(S, D)`; a `symusic.Score` for music.
+        """Pieces from latent vectors, one for each tensor `(S, D)`; for music, `symusic.Score`.
 
-        `like` are pieces (any accepted source) whose frame is kept: tempo, metre and key of music; without, the metre
-        is what the notes say. `sampling` takes the most likely token each time by default; a `guide` as in `write`.
+        `like` are pieces (any accepted source) that give tempo, metre and key of music; without them the metre is
+        inferred from the notes. `sampling` by default takes the most likely tokens; `guide` as in `write`. Raises
+        CheckpointError for vectors of the wrong shape.
         """
         latent = self.model.config.latent
         for x in z:
@@ -233,7 +234,7 @@ class Codec:
     def _spelled(
         self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None
     ) -> list[list[Ints]]:
-        """Token ids of each chunk of each piece, of which `z (S, D)` are the latents, and as many as its frame has."""
+        """Token ids of the chunks of each piece with latents `z (S, D)`, as many chunks as its frame has."""
         limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
         chunks = self.write(torch.cat(list(z)), batches.joined(limits), sampling or Sampling(), guide=guide)
         out, at = [], 0
@@ -244,19 +245,19 @@ class Codec:
         return out
 
     def _filled(self, limits: Ints | None, segments: int) -> Ints | None:
-        """Chunk lengths for every chunk of `segments` segments: the filling of the last has length 1."""
+        """Lengths of all chunks of `segments` segments; padding chunks have length 1."""
         if limits is None:
             return None
         count = segments * self.chunks
         return np.append(limits[:count], np.ones(max(0, count - len(limits)), np.int32))
 
     def _size(self, piece: Any, chunks: int) -> int:
-        """How many of `chunks` decoded chunks belong to a piece, the filling left out."""
+        """Number of the `chunks` decoded chunks that belong to a piece, without padding."""
         limits = self.form.limits(piece)
         return chunks if limits is None else min(chunks, len(limits))
 
     def reconstruct(self, piece: Any) -> Any:
-        """A piece through the latent space and back, unmoved."""
+        """Encode and decode a piece without moving it."""
         return self.transform([piece], lambda z: z)[0]
 
     def blend(
@@ -271,26 +272,27 @@ class Codec:
         harmony: float = HARMONY,
         sampling: Sampling | None = None,
     ) -> Any:
-        """A piece moved from one style toward another: half-way at amount 0.5, all the way at 1.
+        """Move a piece from one style toward another: half-way at amount 0.5, all the way at 1.
 
-        Without `source` it starts from where the piece itself lies: the mean of its own segments. Several targets have
-        a weight each, `{"rock": 0.3, "jazz": 0.5}`, which add up: z + amount * sum_t w_t (mean_t - mean_s). `amount` is
-        0.5 for one target and 1 for weighted ones. Bars without notes stay so, and of music what `keep` names: melody,
-        drums, or instruments by General MIDI name or program (0 to 127); the melody by default, and nothing of `()`.
+        Without `source` the move starts at the mean of the piece's own segments. Several targets have weights,
+        `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). The default `amount` is 0.5 for one
+        target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay
+        unchanged: melody, drums, or instruments by General MIDI name or program (0 to 127); by default the melody, with
+        `()` none.
 
-        Music is arranged by one band where the target knows the ensembles of its songs; see style/arranger.py. New
-        notes lean to the `harmony` of the piece: where a note is written, a pitch weighs as much more as its pitch
-        class sounds around that beat in the original, to this power (a product of experts, Hinton 2002); 0 for not at
-        all.
+        If the target knows the ensembles of its songs, music is arranged for one band; see style/arranger.py. New notes
+        are guided toward the `harmony` of the song: a pitch's probability is multiplied by the strength of its pitch
+        class around that beat in the original, to the power `harmony` (a product of experts, Hinton 2002); 0 is no
+        guidance.
 
-        Raises StyleError for a style that is not there, ReadError for a piece that cannot be read, and UsageError for a
-        part that no piece of this kind has.
+        Raises StyleError for an unknown style, ReadError for a piece that cannot be read, and UsageError for a part
+        that this kind of piece does not have.
         """
         move = self.mover(target, source, amount, method)
         return self.transform([piece], move, sampling, keep, harmony, goal=self.goal(target, amount))[0]
 
     def goal(self, target: str | Style | Mapping[str, float], amount: float | None = None) -> Goal | None:
-        """What `blend` arranges for, for `transform`; see `arranger.goal`."""
+        """The ensemble goal of `blend`, for `transform`; see `arranger.goal`."""
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
             return arranger.goal([(self.style(name).ensemble, far * weight) for name, weight in target.items()])
@@ -303,7 +305,7 @@ class Codec:
         amount: float | None = None,
         method: style.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
-        """What `blend` does to the latent vectors `(S, D)` of one piece, for `transform`."""
+        """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
             return style.together([self.mover(name, source, far * weight, method) for name, weight in target.items()])
@@ -311,7 +313,7 @@ class Codec:
         goal = self.style(target)
         if source is None:
             return lambda z: style.blend(z, z.mean(0), goal, amount, method)
-        return style.mover(self.style(source), goal, amount, method)  # what it needs is found once for all pieces
+        return style.mover(self.style(source), goal, amount, method)  # its matrices are computed once for all pieces
 
     def transform(
         self,
@@ -324,12 +326,12 @@ class Codec:
         latents: Sequence[Tensor] | None = None,
         goal: Goal | None = None,
     ) -> list[Any]:
-        """Pieces whose latent vectors have been moved, in their order: encoded, moved one by one and decoded together.
+        """Encode pieces, move the latent vectors of each, decode all together; in their order.
 
-        `move` gets `(S, D)`, one row a segment of a piece that has content, and gives as many. Chunks without content
-        stay so, and the parts that `keep` names (None for the melody of what moves); `harmony` is as in `blend`. With a
-        `goal` what moves is arranged by one band. Where the `segments` and `latents (S, D)` of each piece are known
-        they can be given, and are not made again.
+        `move` maps `(S, D)` to `(S, D)`, with one row for each segment that has content. Chunks without content stay
+        empty, and the parts named in `keep` stay unchanged (None: the melody of pieces that move). `harmony` is as in
+        `blend`. With a `goal`, pieces that move are arranged for one band. Known `segments` and `latents (S, D)` of
+        each piece can be given to save computing them again.
         """
         read, sampling = [self.form.read(piece) for piece in pieces], sampling or Sampling()
         split = [list(one) for one in segments or map(self.segments, read)]
@@ -337,7 +339,7 @@ class Codec:
         wanted = [[one[i] for i in rows] for one, rows in zip(split, full, strict=True)]
         parted = self.means(wanted) if latents is None else [z[i] for z, i in zip(latents, full, strict=True)]
         moved = [move(part) if len(part) else part for part in parted]
-        # what does not move neither leans nor is arranged: it is the reconstruction
+        # an unmoved piece is its reconstruction, without guidance or arrangement
         turned = [not torch.equal(a, b) for a, b in zip(parted, moved, strict=True)]
         kept = [self.form.parts(keep, turn) for turn in turned]
         stretches = [
@@ -366,17 +368,17 @@ class Codec:
         return [made[i] for i in range(len(read))]
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
-        """`steps` pieces on the way from `a` to `b`, both ends included as the model reconstructs them.
+        """`steps` pieces from `a` to `b`; the ends are the model's reconstructions of both.
 
-        Segment k of one goes to segment k of the other, the shorter one repeated. The frame is that of the nearer end.
-        Steps are even for who hears them: see `walk`.
+        Segment k of one goes to segment k of the other; the shorter one is repeated. Tempo, metre and all else that is
+        not in tokens come from the nearer end. Steps are perceptually even; see `walk`.
         """
         ends, (za, zb), (first, last) = self._ends([a, b])
         chunks = self.walk(za, zb, steps, kind, ends)[1]
         return [first, *(self.form.join(one, ends[frame]) for one, frame in chunks[1:-1]), last]
 
     def _ends(self, pieces: Sequence[Any]) -> tuple[list[Any], list[Tensor], list[Any]]:
-        """Pieces as they are read, their latents, all of one length, and what the model says for them."""
+        """Pieces as read, their latents at equal length, and their reconstructions."""
         read = [self.form.read(piece) for piece in pieces]
         split = list(map(self.segments, read))
         latents = self.means(split)
@@ -385,11 +387,11 @@ class Codec:
     def walk(
         self, a: Tensor, b: Tensor, steps: int = 7, kind: str = "slerp", ends: Sequence[Any] = ()
     ) -> tuple[Tensor, list[tuple[list[Ints], int]]]:
-        """Latents `(steps, S, D)` from `a` to `b (S, D)`; and what each is decoded to, with the end whose frame it has.
+        """Latents `(steps, S, D)` from `a` to `b (S, D)`; and the decoded chunks of each, with its nearer end (0 or 1).
 
-        A decoder jumps at some places of a way and stands still at others. CANDIDATES points for each step are decoded,
-        and those taken that go evenly and never back by the distances of `Form.apart` and by that of the latent vectors
-        of what was decoded (`interpolation.even`).
+        Decoded content jumps at some points of a path and stands still at others. CANDIDATES points are decoded for
+        each step. Those are chosen whose distances from the ends change evenly and never in the wrong direction, by
+        `Form.apart` and by the latent vectors of the decoded chunks (`interpolation.even`).
         """
         way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
         nearer = [int(2 * i >= len(way)) for i in range(len(way))]
@@ -403,7 +405,7 @@ class Codec:
         def distances(end: int) -> Tensor:
             rows = []
             for one, z in zip(chunks, latents, strict=True):
-                x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments that both have
+                x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments common to both
                 rows.append([*self.form.apart(chunks[end], one), float((x - y).norm())])
             return torch.tensor(rows)
 
@@ -411,13 +413,13 @@ class Codec:
         return way[chosen], [(chunks[i], nearer[i]) for i in chosen]
 
     def grid(self, corners: Sequence[Any], size: int = 5, kind: str = "slerp") -> list[list[Any]]:
-        """`size` rows of `size` pieces between four: the first two are the top corners, the others the bottom ones.
+        """`size` rows of `size` pieces between four corners: top left, top right, bottom left, bottom right.
 
-        Corners are as the model reconstructs them; between them lies `interpolation.grid`. Segments and frames are as
-        in `interpolate`. Raises ValueError for another number of corners.
+        Corners are the model's reconstructions; between them, see `interpolation.grid`. Segments and frames are as in
+        `interpolate`. Raises ValueError for another number of corners.
         """
         if len(corners) != 4:
-            raise ValueError(f"a grid lies between four pieces, not {len(corners)}")
+            raise ValueError(f"a grid needs four corners, not {len(corners)}")
         read, z, again = self._ends(corners)
         sheet = interpolation.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
@@ -437,12 +439,12 @@ class Codec:
         seed: int = 0,
         sampling: Sampling | None = None,
     ) -> list[Any]:
-        """New pieces of `segments` segments each, drawn from a style's Gaussian; without one, from all there is.
+        """New pieces of `segments` segments each, drawn from a style, or without one from all training pieces.
 
-        That is the mixture over all training pieces where the model has one and a piece is one segment, else all styles
-        together, see `style.draw`. `style="prior"` draws from N(0, I). `temperature` scales the spread of the latent
-        draw, 0 decodes a style's mean, and the decoder's choices; where the style knows sums of pieces, the decoder
-        takes the likeliest. Music is played by one band where the style knows its ensembles.
+        Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else all
+        styles together; see `style.draw`. `style="prior"` draws from N(0, I). `temperature` scales the spread of the
+        latent draw (0 is a style's mean) and the decoder's draws; if the style has sums of pieces, the decoder takes
+        the most likely tokens. Music is played by one band if the style knows its ensembles.
         """
         generator, ensemble = torch.Generator().manual_seed(seed), None
         if style is None and self.mixture is not None and segments == 1:
@@ -465,12 +467,12 @@ class Codec:
     # --- styles -------------------------------------------------------------------------------------------------------
 
     def _prior(self) -> Style:
-        """The standard normal as a style."""
+        """The standard normal distribution as a style."""
         latent = self.model.config.latent
         return Style(torch.zeros(latent), torch.eye(latent), 0, "the prior N(0, I)")
 
     def style(self, name: str | Style) -> Style:
-        """A style by name; raises StyleError with the names there are."""
+        """A style by name; raises StyleError with the known names."""
         if isinstance(name, Style):
             return name
         if name not in self.styles:
@@ -481,7 +483,7 @@ class Codec:
         return self.styles[name]
 
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
-        """A style from pieces (any accepted sources); raises StyleError where none is left."""
+        """A style from pieces (any accepted sources); raises StyleError if there is none."""
         split = [self.segments(self.form.read(piece)) for piece in pieces]
         fitted = style.fit(self.means(split, False), source)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
@@ -489,12 +491,12 @@ class Codec:
 
 
 def from_checkpoint(kept: Checkpoint, name: str = "", exact: bool = False) -> Codec:
-    """The codec of a checkpoint in memory."""
+    """The codec of a loaded checkpoint."""
     styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
     mixed = mixture.unpack(kept.styles)
     return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixed, exact=exact)
 
 
 def load(name: str | Path, *, exact: bool = False) -> Codec:
-    """A codec by released name, folder or Hub id, perhaps `Codec.exact`; raises CheckpointError in one line."""
+    """A codec by released name, folder or Hub id; `exact` as in `Codec`. Raises CheckpointError in one line."""
     return from_checkpoint(checkpoint.load(name), str(name), exact)

@@ -1,7 +1,7 @@
-"""Every setting of seqvae: frozen dataclasses, a docstring under each field, read strictly from TOML and JSON.
+"""Settings: frozen dataclasses with a docstring under each field, read strictly from TOML and JSON.
 
-Knows: names, types, defaults and ranges, and how a file of either is read that may come from a stranger. Refuses to
-know: what the settings do.
+Scope: names, types, defaults and ranges of settings; reading of settings files that may be untrusted. Out of scope: the
+effect of settings.
 """
 
 from __future__ import annotations
@@ -21,36 +21,35 @@ from seqvae.errors import ConfigError
 
 T = TypeVar("T")
 
-# Numbers are never negative; these are never 0 either, and the others never above 1.
+# No number is negative. COUNTS are at least 1, SHARES at most 1.
 COUNTS = {
     "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads", "vocab_size", "max_tokens",
     "steps", "batch_tokens", "accumulate", "max_windows", "evaluate_every", "validation_segments", "save_every",
 }  # fmt: skip
-MOST = 64 << 20  # bytes of a file of settings; the longest of ours, a vocabulary of events, has some thousands
-GONE = {"steps_per_beat": 12}  # settings of earlier versions, with the one value that they still may have
+MOST = 64 << 20  # bytes of a settings file at most; the largest of ours, a vocabulary of events, has some thousands
+GONE = {"steps_per_beat": 12}  # settings of earlier versions, each with the only value still accepted
 SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How pieces become tokens."""
+    """From songs, sentences or sessions to tokens."""
 
     kind: str = "midi"
     """Kind of sequence: midi, text, events, or another that `modality.register` has added."""
     max_steps: int = 48
-    """Music: the longest chunk in steps, of which a beat has 12: whole beats, from 48 to 384. Longer bars are cut on
-    beats."""
+    """Music: longest chunk in steps (12 a beat): whole beats, from 48 to 384. Longer bars are split at beats."""
     common_key: bool = False
-    """Music: whether every piece is moved to C major or A minor to be encoded, and back when it is decoded, so that a
-    style is told in degrees of the scale and fits every key."""
+    """Music: transpose every song to C major or A minor before encoding, and back after decoding, so that a style is
+    described in scale degrees and fits every key."""
     algorithm: Literal["unigram", "bpe"] = "bpe"
-    """Text: how SentencePiece learns its pieces (Kudo 2018; Sennrich et al. 2016)."""
+    """Text: SentencePiece's training algorithm (unigram: Kudo 2018; BPE: Sennrich et al. 2016)."""
     vocab_size: int = 4000
-    """Text and events: tokens in the vocabulary at most; few lines make fewer."""
+    """Text and events: maximum number of tokens in the vocabulary; a small training set gives fewer."""
     max_tokens: int = 128
-    """Text and events: tokens of a segment at most; a longer line is cut at spaces, a longer session into windows."""
+    """Text and events: maximum tokens of a segment; a longer line is cut at spaces, a longer session into windows."""
     overlap: int = 0
-    """Events: how many a window repeats of the one before it, to be read and not to be counted again."""
+    """Events: number of events that a window repeats from the window before it, as context that is not scored again."""
 
 
 @dataclass(frozen=True)
@@ -64,68 +63,71 @@ class ModelConfig:
     width: int = 512
     """Width of token embeddings, keys and codes."""
     hidden: int = 256
-    """Width of recurrent and attention layers; of the feed-forward part of `pooled` and `memory`."""
+    """Width of recurrent and attention layers; with `pooled` and `memory`, of their feed-forward layers."""
     encoder: Literal["recurrent", "transformer", "set", "pooled"] = "set"
-    """What reads a chunk: a bidirectional LSTM, a transformer, a sum over tokens bound to their cues (Zaheer et al.
-    2017), or a transformer with attention pooling, for tokens without cues."""
+    """Encoder of a chunk: a bidirectional LSTM, a transformer, a sum over tokens bound to their positions (Zaheer et
+    al. 2017), or a transformer with attention pooling (for tokens without position fields)."""
     decoder: Literal["recurrent", "transformer", "memory"] = "recurrent"
-    """What writes a chunk; `memory` is a transformer that asks z at every layer, for tokens without cues."""
+    """Decoder of a chunk; `memory` is a transformer that reads z at every layer, for tokens without position fields."""
     previous: bool = False
-    """Bind each token to the one before it, so that the latent vector can be asked what follows a word: for kinds whose
-    tokens have no cues, such as sentences and logs."""
+    """Bind each token to the one before it, so that the successor of a word can be retrieved from the latent vector;
+    for tokens without position fields, as in sentences and logs."""
     layers: int = 1
-    """Recurrent or transformer layers in each of the two."""
+    """Recurrent or transformer layers, in the encoder and in the decoder."""
     heads: int = 8
-    """Attention heads of the transformer."""
+    """Attention heads of the transformers."""
     dropout: float = 0.0
-    """Share of activations dropped, inside the transformer layers or around the recurrence."""
+    """Dropout rate, inside the transformer layers or around the recurrence."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The loss and what keeps the posterior from collapsing."""
+    """The loss, and measures against posterior collapse."""
 
     autoencoder: bool = False
-    """True: z is the posterior mean and the KL is not charged, the plain autoencoder."""
+    """True for a plain autoencoder: z is the posterior mean and the loss has no KL term."""
     beta: float = 1.0
     """Final weight of the KL (Higgins et al. 2017)."""
     schedule: Literal["constant", "linear", "logistic", "cyclical"] = "linear"
-    """How beta rises: at once, in a line, a logistic curve (Bowman et al. 2016), or cycles (Fu et al. 2019)."""
+    """Schedule of beta: constant, linear, logistic (Bowman et al. 2016) or cyclical (Fu et al. 2019)."""
     anneal_steps: int = 2000
-    """Steps until beta is reached; for `cyclical`, the length of one cycle, of which the first half rises."""
+    """Steps until beta is reached; for `cyclical`, the length of a cycle, whose first half rises."""
     free_bits: float = 0.0
-    """Nats a dimension that the KL does not charge for, on the average of a batch (Kingma et al. 2016)."""
+    """Free bits: nats per dimension, on the average of a batch, that the KL term ignores (Kingma et al. 2016)."""
     free_bits_total: float = 0.0
-    """Nats a segment that the KL as a whole does not charge for, whichever dimensions hold them."""
+    """Nats per segment that the KL term as a whole ignores, in whichever dimensions."""
     target_kl: float = 0.0
-    """Nats a segment that the KL is held at, by charging its distance from there (Burgess et al. 2018); 0 for none."""
+    """Target of the KL in nats per segment; the loss has the distance from it (Burgess et al. 2018); 0 for none."""
     pretrain_steps: int = 0
-    """Steps as a plain autoencoder, after which the decoder starts afresh and the schedule begins: the encoder has
-    something to say before the decoder has learned to do without (Li et al. 2019)."""
+    """Steps as a plain autoencoder first. Then the decoder is initialised again and the schedule begins, so that the
+    encoder is informative before the decoder learns to do without it (Li et al. 2019)."""
     aggressive: int = 0
-    """Encoder updates at most before each update of all, as long as the mutual information of x and z still rises from
-    one validation to the next: the posterior no longer lags behind (He et al. 2019)."""
+    """Maximum encoder updates before each joint update, while the mutual information of x and z still rises from one
+    validation to the next, so that the posterior does not lag behind the decoder (He et al. 2019)."""
     word_dropout: float = 0.0
-    """Share of the decoder's input tokens that are masked, so that it must ask z (Bowman et al. 2016)."""
+    """Share of the decoder's input tokens that are masked, so that it must rely on z (Bowman et al. 2016)."""
     denoise: float = 0.0
-    """Share of the encoder's input tokens that are spoilt, so that near texts lie near each other (Shen et al.
-    2020)."""
+    """Share of the encoder's input tokens that are corrupted, so that similar sentences have similar latents (Shen et
+    al. 2020)."""
     denoise_by: Literal["mask", "drop"] = "mask"
-    """How: each masked in its place, or left out, which moves what follows. Tokens with cues can only be masked."""
+    """Corruption for `denoise`: mask tokens, or drop them, which shifts the rest. Tokens with position fields can only
+    be masked."""
     fade: float = 0.0
-    """What the encoder reads of one instrument in one bar (in general: under one value of the first cue field) is
-    weakened by a random share up to this, so that the decoder learns to hear what is faint: half of a style's mean then
-    sounds, where a code of full strengths alone would be a switch."""
+    """Weaken the encoder's input from one instrument in one bar (in general: tokens with one value of the first
+    position field) by a random share of at most this, so that the decoder learns to use weak inputs. Otherwise half of
+    a style's mean would not be heard: a code with full strengths alone works as a switch."""
     refine: int = 0
-    """Steps by which a posterior mean is improved for its own piece when that is to be decoded again: the encoder's
-    answer is where the search begins (semi-amortized inference, Kim et al. 2018). Training and styles do without."""
+    """Gradient steps that improve a posterior mean for its own input when that will be decoded again; the search starts
+    at the encoder's mean (semi-amortized inference, Kim et al. 2018). Training and styles use none."""
     refine_most: int = 0
-    """Steps at most for those that do not come back token by token yet: a sentence with one wrong word is another."""
+    """Maximum steps for segments that are not yet reconstructed token by token: a sentence with a wrong word is a
+    different sentence."""
     refine_beta: float = 0.1
-    """Weight of the KL in those steps. The shorter a vector that still says the piece, the more a difference of styles
-    moves it; too short, and any vector does."""
+    """Weight of the KL in those steps. The shorter a vector that still encodes the segment, the more a style vector
+    moves it; if it is too short, any vector moves it."""
     bag: float = 0.0
-    """Weight of the bag loss: each token told from the code and its cue alone, no history (after Zhao et al. 2017)."""
+    """Weight of the bag loss: each token predicted from the code and its position alone, without history (after Zhao et
+    al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -133,41 +135,41 @@ class TrainConfig:
     """The training loop."""
 
     steps: int = 20000
-    """Optimizer steps; where `minutes` are given, those that warm-up, annealing and validations are planned by."""
+    """Optimizer steps. With `minutes`, only for planning warm-up, annealing and validations."""
     minutes: float = 0.0
-    """Minutes of training, instead of `steps`; 0 for none. A run that has used a third of them has the learning rate
-    and the beta of a third of the steps."""
+    """Minutes of training instead of `steps`; 0 for none. After a third of the minutes, learning rate and beta are
+    those of a third of the steps."""
     batch_tokens: int = 4096
-    """Tokens in a batch, padding included: of one step, over all processes."""
+    """Tokens in the batch of one step, padding included, over all processes."""
     accumulate: int = 1
-    """Passes that each process computes its share of a batch in, one after the other, to need less memory at a time."""
+    """Consecutive passes in which each process computes its share of a batch, to need less memory."""
     shard: bool = False
-    """Of several processes, each keeps its shard of weights, gradients and optimizer (FSDP), and not all of them."""
+    """Shard weights, gradients and optimizer state over processes (FSDP) instead of a copy in each."""
     learning_rate: float = 1e-3
-    """Peak of AdamW's learning rate."""
+    """Peak learning rate of AdamW."""
     warmup_steps: int = 500
     """Steps over which the learning rate rises from 0."""
     final_rate: float = 0.05
-    """Learning rate at the last step as a share of the peak; a cosine leads there."""
+    """Learning rate at the last step as a share of the peak, reached by a cosine."""
     weight_decay: float = 0.01
-    """AdamW's decay of matrices; vectors are not decayed."""
+    """AdamW's weight decay, for matrices only."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     transpose: int = 0
-    """Music: transpose each training segment by a random number of semitones up to this many either way."""
+    """Music: transpose each training segment by a random number of semitones, at most this many up or down."""
     mix: float = 0.0
-    """Music: share of the training batches whose segments get tracks of other segments besides their own, so that the
-    latent space learns to add: what is heard together need never have been together in one song."""
+    """Music: share of training batches whose segments get additional tracks from other segments, so that addition in
+    the latent space works for combinations that no single song contains."""
     max_windows: int = 48
-    """Segments an epoch takes of one piece, so that long pieces do not drown short ones."""
+    """Maximum segments of one song per epoch, so that long songs do not dominate."""
     evaluate_every: int = 1000
     """Steps between validations."""
     validation_segments: int = 1024
-    """Segments of the validation split that are used each time."""
+    """Segments of the validation split used in each validation."""
     save_every: int = 500
     """Steps between saved training states."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast or not; `auto` takes bf16 where the processor multiplies it in hardware."""
+    """Precision: `auto` is bf16 autocast where the processor has instructions for it, else fp32."""
     compile: bool = False
     """Compile the model with torch.compile."""
     seed: int = 0
@@ -176,7 +178,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything needed to train one checkpoint again."""
+    """All settings for training one checkpoint."""
 
     name: str = "music"
     """Name of the checkpoint."""
@@ -191,12 +193,15 @@ class Recipe:
 
 
 def present(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those of earlier versions, where they have the one value that is left."""
+    """`values` without settings of earlier versions that have the only value still accepted."""
     return {name: value for name, value in values.items() if name not in GONE or value != GONE[name]}
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """Build a settings dataclass; an unknown name or a value of the wrong type is a ConfigError that names it."""
+    """Build a settings dataclass.
+
+    Raises ConfigError with the name and the choices for an unknown name or a value of the wrong type or out of range.
+    """
     hints = typing.get_type_hints(cls)
     values = present(values)
     unknown = sorted(set(values) - set(hints))
@@ -218,22 +223,22 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, types.UnionType):
         return None if value is None else _checked(typing.get_args(hint)[0], value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) <= sys.maxsize else math.inf  # some whole numbers are too large for one
+        value = float(value) if abs(value) <= sys.maxsize else math.inf  # some integers are too large for a float
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
     if hint in (int, float):
         name = where.rpartition(".")[2]
         low, high = (1 if name in COUNTS else 0), (1 if name in SHARES else sys.maxsize)
-        if not low <= value <= high:  # true of NaN too
+        if not low <= value <= high:  # also rejects NaN
             raise ConfigError(f"{where}: {value!r} is out of range; choose a number from {low} to {high}")
     return value
 
 
 def read(path: Path) -> Any:
-    """What a TOML (by its suffix) or JSON file holds.
+    """The content of a JSON or TOML file (TOML by its suffix).
 
-    Raises OSError for a file that cannot be read, and ValueError for one that is no plain file (a pipe or a device
-    would never end), is larger than MOST, or is no TOML or JSON, or so deep that nothing of ours has written it.
+    Raises OSError for a file that cannot be read. Raises ValueError for a file that is not a regular file (a pipe or a
+    device would never end), is larger than MOST, does not parse, or is nested too deeply.
     """
     if not path.is_file() and path.exists():
         raise ValueError("no plain file")
@@ -249,14 +254,14 @@ def read(path: Path) -> Any:
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """The plain dictionary that `from_dict` reads."""
+    """The dictionary form of settings, for `from_dict`."""
     return dataclasses.asdict(settings)
 
 
 def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recipe:
-    """A recipe by name (from seqvae/recipes) or by path (.toml or .json), with `section.name=value` changes on top.
+    """A recipe by name (from seqvae/recipes) or path (.toml or .json), with changes `section.name=value` applied.
 
-    Raises ConfigError with the name of what is wrong and the choices there are.
+    Raises ConfigError with the name of the wrong setting and the choices.
     """
     path = Path(source)
     if path.suffix not in (".toml", ".json"):
@@ -267,7 +272,7 @@ def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recip
         known = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.toml")))
         raise ConfigError(f"{source}: no such recipe; name a .toml file or one of {known}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); mend the line it names") from error
+        raise ConfigError(f"{path}: cannot be read ({error}); correct the line named there") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected tables of settings, found {values!r}")
     for change in changes:

@@ -1,7 +1,7 @@
-"""The errors a user may see, each one line: what, where, what to do.
+"""The errors that users see, each one line: what, where, what to do.
 
-Knows how such a line is put together. Refuses to know formats, models or files: whoever raises brings the facts.
-The command line prints these and exits with `exit_code`; any other exception is a bug of ours and keeps its traceback.
+Scope: the format of these lines. Out of scope: their facts, which come from the code that raises them. The command line
+prints these errors and exits with `exit_code`; any other exception is a bug in seqvae and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 from os import PathLike
 
 LENGTH = 600
-"""Letters of a message at most; what a stranger's file says of itself may be long."""
+"""Maximum characters of a message; text from an untrusted file may be long."""
 
 
 class SeqVAEError(Exception):
-    """Something the user can put right. The message says what is wrong, where, and what to do."""
+    """An error that the user can correct. The message says what is wrong, where, and what to do."""
 
     exit_code = 1
 
     def __str__(self) -> str:
-        """The message on one line, whatever the library that gave the reason put into it."""
+        """The message on one line, even where a library's message has several."""
         return _line(super().__str__())
 
 
 def _line(text: str) -> str:
-    """`text` on one line, without its middle where it is long: what is wrong comes first, and what to do last."""
+    """`text` on one line, shortened in the middle: the problem comes first, the remedy last."""
     line = " ".join(text.splitlines())
     return line if len(line) <= LENGTH else f"{line[: LENGTH // 2]} ... {line[-(LENGTH // 2 - 5) :]}"
 
 
 class ReadError(SeqVAEError):
-    """A piece that cannot be read. A folder skips it and counts it; on its own it ends the command."""
+    """A file, sentence or session that cannot be read. A folder skips it and counts it; alone it ends the command."""
 
     def __init__(self, path: str | PathLike[str], reason: str, advice: str) -> None:
-        # Pieces are read in several processes, and an exception is pickled as its class and `args`: keep all three.
+        # Files are read in several processes, and an exception is pickled as its class and `args`: keep all three.
         super().__init__(path, reason, advice)
         self.path = path
         self.reason = reason
@@ -44,21 +44,21 @@ class ReadError(SeqVAEError):
 
 
 class UsageError(SeqVAEError):
-    """A command whose arguments do not go together."""
+    """Arguments of a command that exclude each other."""
 
     exit_code = 2
 
 
 class ConfigError(SeqVAEError):
-    """A setting, recipe or argument with an unknown name or an impossible value."""
+    """A setting, recipe or argument with an unknown name or an invalid value."""
 
 
 class TokenizerError(SeqVAEError):
-    """A piece that the tokenizer has no tokens for, or tokens that are no piece."""
+    """Input that the tokenizer cannot encode, or tokens that it cannot decode."""
 
 
 class CheckpointError(SeqVAEError):
-    """A checkpoint that is missing, incomplete or made for something else."""
+    """A checkpoint that is missing, incomplete or of another kind."""
 
 
 class StyleError(SeqVAEError):

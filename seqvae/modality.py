@@ -1,9 +1,9 @@
 """The registry of modalities: music, sentences and event logs, one entry each.
 
-Scope: for each kind of sequence, the tokenizer, the adapter between a user's pieces and tokens, the files that training
-reads, and the module that gives commands their pieces. Codec, training, commands and studio ask here, so that a new
-kind is one more entry. Out of scope: how any kind does these things. An entry names objects as `module:attribute`,
-imported when they are first used: music does not wait for SentencePiece, and `seqvae --help` for neither.
+Scope: for each kind of sequence, the tokenizer, the adapter between a user's pieces and tokens, the reader of training
+files, and the module that reads arguments of commands. Codec, training, commands and studio use this registry, so a new
+kind is one more entry. Out of scope: how a kind does these things. An entry names objects as `module:attribute`, which
+are imported at first use: music does not load SentencePiece, and `seqvae --help` loads neither.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of sequence, by the names of the objects that know it."""
+    """One kind of sequence, by the names of its objects."""
 
     kind: str
     """Its name in recipes, `tokenizer.json` and latent files."""
     tokenizer: str
-    """A class with `make(config, pieces)`, `load(folder, **settings)` and the rest of `protocols.Tokenizer`."""
+    """A class with `make(config, pieces)`, `load(folder, **settings)` and the methods of `protocols.Tokenizer`."""
     adapter: str
-    """A class that is called with the tokenizer and has what `protocols.Form` says."""
+    """A class constructed from the tokenizer, with the methods of `protocols.Form`."""
     sources: str
-    """A function as `read_sources`, for training."""
+    """A function with the signature of `read_sources`, for training."""
     commands: str
-    """A module as `cli.inputs.Kind`: what arguments of commands name, and where their results go."""
+    """A module with the interface of `cli.inputs.Kind`: inputs of commands, and where their results go."""
 
     def read_sources(
         self, paths: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
     ) -> Iterator[tuple[str, str, Any]]:
-        """Style, group and piece of all that files and folders hold; what cannot be read is appended to `skipped`.
+        """Style, group and piece for everything in files and folders; unreadable files are appended to `skipped`.
 
-        Pieces of one group, such as copies of a song, are all trained on or all held out.
+        All pieces of one group, such as copies of a song, are in the training set, or all are held out.
         """
-        yield from _named(self.sources)(paths, skipped, report)  # shards are trained on where symusic is not
+        yield from _named(self.sources)(paths, skipped, report)  # training on shards works without symusic
 
 
 MODALITIES: dict[str, Modality] = {}
 
 
 def register(modality: Modality) -> None:
-    """Add a kind of sequence, or replace the one of that name."""
+    """Add a kind of sequence, or replace the one with that name."""
     MODALITIES[modality.kind] = modality
 
 
@@ -84,23 +84,23 @@ register(
 
 
 def modality(kind: str) -> Modality:
-    """The entry of a kind; raises ConfigError with those there are."""
+    """The entry of a kind; raises ConfigError with the known kinds."""
     if kind not in MODALITIES:
-        raise ConfigError(f"tokenizer.kind: '{kind}' is no kind of sequence; choose from {', '.join(MODALITIES)}")
+        raise ConfigError(f"tokenizer.kind: '{kind}' is not a kind of sequence; choose from {', '.join(MODALITIES)}")
     return MODALITIES[kind]
 
 
 def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokenizer:
-    """A fresh tokenizer; kinds that learn their vocabulary learn it from `pieces()`, the others do not call it.
+    """A new tokenizer; kinds with a learned vocabulary learn it from `pieces()`, others do not call it.
 
-    Raises TokenizerError where the pieces or the settings make no vocabulary, and ConfigError for an unknown kind.
+    Raises TokenizerError if no vocabulary can be made from the pieces and settings, ConfigError for an unknown kind.
     """
     made: Tokenizer = _named(modality(config.kind).tokenizer).make(config, pieces)
     return made
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `save` wrote to `folder`; raises CheckpointError where there is none that we know."""
+    """The tokenizer saved in `folder`; raises CheckpointError if there is none of a known kind."""
     path = folder / "tokenizer.json"
     try:
         settings = present(dict(read(path)))
@@ -116,17 +116,17 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def form_of(tokenizer: Tokenizer) -> Form:
-    """The adapter of a tokenizer's kind."""
+    """The adapter for a tokenizer's kind."""
     form: Form = _named(modality(tokenizer.kind).adapter)(tokenizer)
     return form
 
 
 def commands(kind: str) -> Any:
-    """The module that gives commands the pieces of a kind."""
+    """The module that reads arguments of commands for a kind."""
     return import_module(modality(kind).commands)
 
 
 def _named(name: str) -> Any:
-    """The object that `module:attribute` names."""
+    """The object named by `module:attribute`."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)

@@ -1,11 +1,12 @@
 """Protocols of a kind of sequence: tokenizer, grammar and adapter; and the ids of special tokens.
 
-Scope: what data, training, decoding and the codec ask of any kind. Out of scope: the kinds themselves (modality.py has
-them), files and torch. Everything here is numpy.
+Scope: the interface that data, training, decoding and the codec need from any kind. Out of scope: the kinds themselves
+(modality.py has them), files and torch. Everything here is numpy.
 
-A *cue* is what the tokens so far say about where the next token stands: for music the program, the position in the bar
-and the pitch that waits for its duration. Cues let the model bind a token to its place without recurrence, and let the
-decoder ask the latent code a question ("which pitches does program 33 play at step 24?"). Sentences have none.
+The position fields (*cues*) of a token describe its position, as known from the tokens before it: for music the
+program, the position in the bar and the pitch whose duration comes next. With them the model binds a token to its
+position without recurrence, and the decoder retrieves from the latent code the tokens at a position (the pitches of
+program 33 at step 24, say). Sentences have none.
 """
 
 from __future__ import annotations
@@ -24,127 +25,127 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 Lean = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
-"""For decoding: (numbers of rows (N,), their states (N, S)) -> some tokens (P,), and what each weighs, log (N, P).
+"""Guidance of decoding: (row numbers (N,), their states (N, S)) -> some tokens (P,) and their log-weights (N, P).
 
-Probability moves among these tokens alone: how likely they are together stays as the model has it.
+Probability moves among these tokens alone: their total probability stays that of the model.
 """
 Guide = Callable[[slice], list[Lean]]
-"""(some rows of all that are decoded, in their order) -> the leans of these rows, numbered from 0."""
+"""(a slice of all decoded rows, in order) -> the leans of these rows, numbered from 0."""
 
 PAD, BOS, EOS, MASK = range(4)  # the first ids of every vocabulary
 
 
 class Grammar(Protocol):
-    """Which tokens may follow, for a batch of N rows that are decoded side by side."""
+    """The tokens allowed at each step, for a batch of N rows that are decoded side by side."""
 
     def start(self, rows: int, lengths: Ints | None = None) -> Ints:
-        """States `(N, S)` before the first token; `lengths (N,)` limits each chunk where the kind has a length."""
+        """States `(N, S)` before the first token; `lengths (N,)` limits each chunk where the kind has lengths."""
 
     def allowed(self, state: Ints) -> Bools:
-        """`(N, V)`: True where a token may come next. Every row allows at least one."""
+        """`(N, V)`: True for tokens allowed next. Every row allows at least one."""
 
     def advance(self, state: Ints, tokens: Ints) -> Ints:
         """States `(N, S)` after `tokens (N,)`."""
 
     def cues(self, state: Ints) -> Ints:
-        """Cues `(N, K)` of the next token."""
+        """Position fields `(N, K)` of the next token."""
 
 
 class Tokenizer(Protocol):
-    """What data/dataset.py, codec.py and train/loop.py need of a tokenizer."""
+    """The interface of a tokenizer for data/dataset.py, codec.py and train/loop.py."""
 
     kind: str
     vocab_size: int
     cue_sizes: tuple[int, ...]
-    """Values of each field of a cue, from the general to the special; 0 always says nothing."""
+    """Number of values of each position field, from the general to the special; 0 always stands for absent."""
     max_tokens: int
-    """Tokens that a decoded chunk may have, EOS included."""
+    """Maximum tokens of a decoded chunk, EOS included."""
     overlap: int
-    """Tokens that a chunk repeats of the one before it; 0 but for windows of long sessions."""
+    """Tokens that a chunk repeats from the chunk before it; 0 except for windows of long sessions."""
     scope: Ints
-    """`(V,)`: how many fields of the cue say where a token stands, whatever the rest say."""
+    """`(V,)`: number of position fields that each token is bound to (its depth)."""
 
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every chunk of a piece, each ending in EOS."""
 
     def token_text(self, token: int) -> str:
-        """One token to be shown: what it stands for, a special one by its name, such as `<eos>`."""
+        """A token as text for display; a special token by its name, such as `<eos>`."""
 
     def cues(self, tokens: Ints) -> Ints:
-        """Cues `(..., T, K)` of every token of `tokens (..., T)`: the state just before it."""
+        """Position fields `(..., T, K)` of every token of `tokens (..., T)`, from the state just before it."""
 
     def allowed(self, tokens: Ints) -> Bools | None:
-        """`(..., T, V)`: what the grammar allows at each step of `tokens (..., T)`.
+        """`(..., T, V)`: the tokens that the grammar allows at each step of `tokens (..., T)`.
 
-        None where the rules leave next to nothing out: probabilities are then taken among all tokens.
+        None where the rules exclude next to nothing: probabilities are then normalised over all tokens.
         """
 
     def augment(self, chunks: Ints, amount: int) -> Ints:
-        """The same music or text said otherwise (a transposition); kinds without one return `chunks`."""
+        """An equivalent version of `chunks`, such as a transposition; kinds without one return `chunks`."""
 
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """Segments `(B, C, T)` with some of the parts of `others (B, C, T)`; kinds without parts return `tokens`."""
+        """Segments `(B, C, T)` with some tracks of `others (B, C, T)` added; kinds without tracks return `tokens`."""
 
     def grammar(self) -> Grammar:
         """The rules of decoding."""
 
     def save(self, folder: Path) -> None:
-        """Write what `load_tokenizer` needs."""
+        """Write the files that `load_tokenizer` reads."""
 
 
 class Form(Protocol):
-    """What the codec needs to know of one kind of piece."""
+    """The adapter between pieces of one kind and tokens, for the codec."""
 
     def read(self, source: Any) -> Any:
         """Any accepted source as a piece; raises ReadError in one line."""
 
     def limits(self, piece: Any) -> Ints | None:
-        """Length of each chunk where the grammar wants one, `(C,)`."""
+        """Length of each chunk, `(C,)`, where the grammar needs it; else None."""
 
     def blank(self, chunks: int) -> Any:
-        """A piece without content to decode into: what a new piece looks like."""
+        """An empty piece to decode into, for new pieces."""
 
     def frame(self, chunks: list[Ints]) -> Any:
-        """The piece without content that decoded chunks fit into best."""
+        """The empty piece that fits decoded chunks best."""
 
     def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
-        """The parts of a piece that can be kept as they are; raises UsageError for what is none.
+        """The parts of a piece that can be kept unchanged; raises UsageError for an unknown part.
 
-        None stands for what is kept unasked: nothing of a piece that has not `moved`.
+        None stands for the default parts: none if the piece was not `moved`.
         """
 
     def harmony(self, piece: Any) -> Floats | None:
-        """What sounds around each beat of each chunk, `(C, B, 12)`; None for a kind that does not sound."""
+        """Chroma around each beat of each chunk, `(C, B, 12)`; None for a kind without pitch."""
 
     def lean(self, harmony: Floats, strength: float) -> Lean | None:
-        """For decoding, what makes notes of rows lean to their `harmony (N, B, 12)`; see `Lean`."""
+        """Guidance of decoded notes toward the `harmony (N, B, 12)` of their rows; see `Lean`."""
 
     def ensemble(self, pieces: Iterable[list[Ints]]) -> Any:
-        """Who plays in pieces, given the tokens of their chunks: a `music.band.Ensemble`, or None of other kinds."""
+        """The ensemble of pieces, from the tokens of their chunks: a `music.band.Ensemble`; None for other kinds."""
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
-        """How unlike two decoded pieces are, by one or more distances from 0 to 1."""
+        """One or more distances between two decoded pieces, from 0 to 1."""
 
     def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
-        """The user's kind of object from decoded chunks, with everything tokens do not hold taken from `like`.
+        """The user's kind of object from decoded chunks, with all that tokens do not encode taken from `like`.
 
-        Some `parts` may be kept as they are in `like`. The chunks may be those of `like` itself `again`, not moved.
+        The parts `keep` are those of `like`, unchanged. `again`: the chunks reconstruct `like` itself, unmoved.
         """
 
 
 def spelling(tokenizer: Tokenizer) -> str:
-    """A digest of what every token stands for: the same for those that spell alike."""
+    """A digest of the text of every token: equal for tokenizers with equal vocabularies."""
     tokens = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
     return hashlib.sha256(json.dumps([tokenizer.kind, tokens]).encode()).hexdigest()
 
 
 class Uncued:
-    """What is the same for all kinds whose tokens have no cues, such as sentences and logs."""
+    """Shared methods of kinds whose tokens have no position fields, such as sentences and logs."""
 
     cue_sizes: tuple[int, ...] = ()
 
     def cues(self, tokens: Ints) -> Ints:
-        """Cues `(..., T, 0)`: none."""
+        """Position fields `(..., T, 0)`: none."""
         return np.zeros((*tokens.shape, 0), np.int32)
 
     def allowed(self, tokens: Ints) -> Bools | None:
@@ -152,9 +153,9 @@ class Uncued:
         return None
 
     def augment(self, chunks: Ints, amount: int) -> Ints:
-        """The same chunks: a line has no second spelling."""
+        """`chunks` unchanged: a line has no equivalent version."""
         return chunks
 
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """The same tokens: a line has no parts that sound together."""
+        """`tokens` unchanged: a line has no tracks."""
         return tokens

@@ -1,4 +1,4 @@
-"""Latent vectors of styles: fitted, moved, mixed and interpolated."""
+"""Styles in the latent space: fitting, moving, sampling, interpolation."""
 
 from seqvae._aliases import of_package
 

@@ -1,6 +1,6 @@
-"""Ways between latent vectors: lines, arcs, grids. Pure tensors.
+"""Paths between latent vectors: lines, arcs, grids.
 
-Knows: geometry. Refuses to know: models, pieces, styles.
+Scope: geometry of tensors. Out of scope: models, pieces, styles.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FALL = 1000.0  # what a distance that goes the wrong way costs: more than any unevenness
+FALL = 1000.0  # cost of a distance that goes the wrong way: above any unevenness
 
 
 def lerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
-    """The straight line: `(1 - amount) a + amount b`, shapes broadcast.
+    """The straight line `(1 - amount) a + amount b`; shapes broadcast.
 
     >>> lerp(torch.zeros(2), torch.ones(2), 0.25)
     tensor([0.2500, 0.2500])
@@ -23,12 +23,11 @@ def lerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
-    """The arc between `a` and `b (..., D)`, where length goes evenly from one's to the other's (Shoemake 1985).
+    """The arc between `a` and `b (..., D)`, with the length interpolated linearly (Shoemake 1985).
 
-    Points drawn from a normal in many dimensions lie near a sphere; a straight line between two leaves it (White 2016).
-    Directions turn along the great circle, and lengths go in a line, so the ends are `a` and `b` whatever their
-    lengths. Where the two point the same way or exactly opposite ways, or one is zero, there is no one arc, and the
-    line is taken.
+    Points drawn from a normal distribution in many dimensions lie near a sphere; a straight line between two leaves it
+    (White 2016). Directions follow the great circle and lengths a line, so the ends are `a` and `b` whatever their
+    lengths. For parallel or opposite directions, or a zero vector, the arc is not unique and the line is taken.
     """
     x, y = a.double(), b.double()
     length_a, length_b = x.norm(dim=-1, keepdim=True), y.norm(dim=-1, keepdim=True)
@@ -46,7 +45,7 @@ def slerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
 def path(a: Tensor, b: Tensor, steps: int, kind: str = "slerp") -> Tensor:
     """`steps` points from `a` to `b (..., D)`, both included: `(steps, ..., D)`; `kind` is slerp or line.
 
-    Raises ValueError for fewer than two steps, for they could not hold both ends, or for another kind.
+    Raises ValueError for fewer than two steps, which cannot include both ends, and for another kind.
 
     >>> path(torch.zeros(1), torch.ones(1), 3, "line").flatten()
     tensor([0.0000, 0.5000, 1.0000])
@@ -61,10 +60,10 @@ def path(a: Tensor, b: Tensor, steps: int, kind: str = "slerp") -> Tensor:
 
 
 def grid(corners: Tensor, rows: int, columns: int, kind: str = "slerp") -> Tensor:
-    """A sheet between four corners `(2, 2, ..., D)` (top row first): `(rows, columns, ..., D)`.
+    """A grid between four corners `(2, 2, ..., D)` (top row first): `(rows, columns, ..., D)`.
 
-    Down the left and the right side, and across from one to the other, as `path` goes. By lines that is the bilinear
-    surface, the same across first; by arcs it is so nearly.
+    The left and right sides are a `path` each, and each row is a `path` between them. With lines this is bilinear
+    interpolation, the same with columns first; with arcs nearly so.
     """
     left = path(corners[0, 0], corners[1, 0], rows, kind)
     right = path(corners[0, 1], corners[1, 1], rows, kind)
@@ -72,19 +71,19 @@ def grid(corners: Tensor, rows: int, columns: int, kind: str = "slerp") -> Tenso
 
 
 def aligned(z: Sequence[Tensor]) -> list[Tensor]:
-    """Latents `(S, D)` of several pieces, each repeated until it is as long as the longest."""
+    """Latents `(S, D)` of several pieces, each repeated to the length of the longest."""
     longest = max(map(len, z))
     return [x[torch.arange(longest) % len(x)] for x in z]
 
 
 def even(there: Tensor, back: Tensor, steps: int) -> list[int]:
-    """Which `steps` of P points to take on a way, so that what is heard goes evenly from one end to the other.
+    """The indices of `steps` points out of P, so that the decoded content changes evenly from one end to the other.
 
-    `there (P, K)` and `back (P, K)` are K distances of each point from the first and from the last. Both ends are
-    taken. Between them the distances there shall not fall nor those back rise, and the place there / (there + back)
-    shall go in equal steps: the choice of least cost, the squared unevenness and FALL times what goes the wrong way, by
-    dynamic programming over pairs of neighbours. A decoder jumps where the latent vector moves evenly; this is the
-    other way round. Raises ValueError for fewer points than steps.
+    `there (P, K)` and `back (P, K)` are K distances of each point from the first and from the last point. Both ends are
+    chosen. Along the choice, distances `there` should not fall, distances `back` should not rise, and the position
+    there / (there + back) should change in equal steps. The choice minimises the squared unevenness plus FALL times the
+    changes in the wrong direction, by dynamic programming over pairs of neighbours. So latent steps become uneven where
+    the decoder jumps. Raises ValueError for fewer points than steps.
 
     >>> there = torch.tensor([0.0, 0.1, 0.05, 0.5, 0.9, 1.0])[:, None]
     >>> even(there, 1 - there, 3)
@@ -92,7 +91,7 @@ def even(there: Tensor, back: Tensor, steps: int) -> list[int]:
     """
     points = len(there)
     if not 2 <= steps <= points:
-        raise ValueError(f"{steps} steps of {points} points; take at least 2, and no more than there are")
+        raise ValueError(f"{steps} steps of {points} points; take at least 2 steps, and no more than points")
     there, back = (x.double() / x.double().max(0).values.clamp(min=1e-12) for x in (there, back))
     place = (there / (there + back).clamp(min=1e-12)).mean(1)
     wrong = (there[:, None] - there[None]).clamp(min=0) + (back[None] - back[:, None]).clamp(min=0)  # from i to j

@@ -1,11 +1,11 @@
-"""The plane in which the styles of a model lie farthest apart, where they are in it, and what lives at a point of it.
+"""Linear discriminant analysis of styles: the plane that separates them best, and sampling at a point of it.
 
-Knows planes through Gaussians: pure tensors. Refuses to know what is decoded there, and how a plane is drawn.
+Scope: planes through Gaussians, as tensors. Out of scope: decoding, drawing the plane.
 
-For K styles the plane is Fisher's: the directions W (D, 2) with W^T S W = I, S the mean of the styles' covariances,
-along which the means spread most (Rao 1948). There are K - 1 of them; where that is less than two, the widest direction
-of S follows. A point u of the plane is the shadow of many z. What lives there is a draw from the Gaussian of the
-likeliest style k, given that its shadow is u: with C = W^T S_k W and e ~ N(0, S_k),
+For K styles the plane is Fisher's: the directions W (D, 2) with W^T S W = I, where S is the mean of the styles'
+covariances, along which the means spread most (Rao 1948). There are K - 1 of them; with fewer than two, the widest
+direction of S follows. Many z project to one point u of the plane. A draw at u comes from the Gaussian of the most
+likely style k, conditioned on the projection u: with C = W^T S_k W and e ~ N(0, S_k),
 
     z = m_k + S_k W C^-1 (u - W^T m_k) + spread (e - S_k W C^-1 W^T e).
 """
@@ -23,18 +23,18 @@ from seqvae.style.vectors import Style
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane through the styles of one model."""
+    """A plane through the styles of a model."""
 
     axes: Tensor
-    """`(D, 2)`: W above; the shadow of z is `z @ axes`."""
+    """W above, `(D, 2)`; the projection of z is `z @ axes`."""
     styles: dict[str, Style]
 
     def place(self, style: Style) -> tuple[Tensor, Tensor]:
-        """Mean `(2,)` and covariance `(2, 2)` of a style's shadow."""
+        """Mean `(2,)` and covariance `(2, 2)` of a style's projection."""
         return style.mean.double() @ self.axes, self.axes.T @ style.covariance.double() @ self.axes
 
     def shares(self, at: Tensor) -> dict[str, float]:
-        """How likely a point `(2,)` of the plane is to be of each style, all of them being as common."""
+        """Probability of each style at a point `(2,)` of the plane, with equal prior probabilities."""
         logs = []
         for style in self.styles.values():
             mean, spread = self.place(style)
@@ -44,7 +44,7 @@ class Plane:
         return dict(zip(self.styles, found, strict=True))
 
     def draw(self, at: Tensor, spread: float, seed: int) -> Tensor:
-        """A latent vector `(D,)` whose shadow is `at (2,)`."""
+        """A latent vector `(D,)` that projects to `at (2,)`."""
         shares = self.shares(at)
         style = self.styles[max(shares, key=shares.__getitem__)]
         mean, own = self.place(style)
@@ -56,7 +56,7 @@ class Plane:
 
 
 def plane(styles: Mapping[str, Style]) -> Plane:
-    """The plane that tells styles apart best."""
+    """The plane that separates styles best."""
     one = next(iter(styles.values()))
     within = torch.stack([style.covariance.double() for style in styles.values()]).mean(0)
     within = within + 1e-6 * within.diagonal().mean().clamp(min=1e-12) * torch.eye(len(one.mean))
@@ -66,5 +66,5 @@ def plane(styles: Mapping[str, Style]) -> Plane:
     found = torch.linalg.svd(apart, full_matrices=False).U[:, : min(2, len(styles) - 1)]
     wide = lower.T @ torch.linalg.eigh(within).eigenvectors.flip(-1)[:, :2]  # in whitened units, as `found`
     basis = torch.linalg.qr(torch.cat([found, wide], 1)).Q[:, :2]
-    basis = basis * torch.where(basis.sum(0) < 0, -1.0, 1.0)  # of two signs always the same
+    basis = basis * torch.where(basis.sum(0) < 0, -1.0, 1.0)  # fixes the sign
     return Plane(torch.linalg.solve_triangular(lower.T, basis, upper=True), dict(styles))

@@ -1,31 +1,31 @@
-"""A mixture of Gaussians over the latent space: where the segments of all pieces lie, to draw new ones from.
+"""A mixture of Gaussians fitted to the latents of all training segments, for sampling.
 
-Knows: fitting by expectation and maximisation, drawing, densities in nats. Refuses to know: how a segment was encoded
-or will be decoded, styles, files.
+Scope: fitting by expectation-maximisation, sampling, log-densities in nats. Out of scope: encoding, decoding, styles,
+files.
 
-What the encoder makes of all data, the aggregate posterior, is not the prior it was pulled toward and not one Gaussian
-either: draws from those fall between its groups (Ghosh et al. 2020, who fit a mixture after training for that reason).
-Here every group has its own mean, and its own widths along axes that all share, the principal axes of the whole. That
-is few enough numbers for hundreds of dimensions, it is quick (after one rotation there is no matrix larger than points
-times dimensions), and with one group it is the Gaussian of full covariance.
+The aggregate posterior (the distribution of encoded data) is neither the prior nor one Gaussian: draws from those fall
+between its clusters (Ghosh et al. 2020, who for that reason fit a mixture after training). Here every component has its
+own mean, and its own standard deviations along axes that all components share, the principal axes of the data. These
+are few enough parameters for hundreds of dimensions, fitting is quick (after one rotation no matrix is larger than
+points times dimensions), and with one component it is a Gaussian of full covariance.
 
-Mean log-density in nats of held-out draws from posteriors, with 16 groups fitted on 20,000 sentences (256 dimensions,
-a model of low beta) and 7,000 segments of music (1,024 dimensions), and the time that took on one core:
+Mean log-density in nats of held-out draws from posteriors, with 16 components fitted on 20,000 sentences (256
+dimensions, a model of low beta) and 7,000 segments of music (1,024 dimensions), and the time on one core:
 
 ====================================  =============  ==============
-one Gaussian, as a style is           −266.6         −1,755
+one Gaussian, as in a style           −266.6         −1,755
 a diagonal covariance each            −266.4    2 s  −1,680     1 s
-one full covariance that all share    −265.1    2 s  −1,781     2 s
+one shared full covariance            −265.1    2 s  −1,781     2 s
 a full covariance each, half shrunk   −264.8   40 s
 as here                               −263.9    4 s  −1,623    15 s
 ====================================  =============  ==============
 
-Where the encoder is held close to the prior there is less to tell: of sentences at 54 nats of KL, −181.3 by one
-Gaussian and −181.0 here.
+Where the encoder stays close to the prior the gain is small: for sentences at 54 nats of KL, −181.3 with one Gaussian
+and −181.0 here.
 
-scikit-learn's `GaussianMixture` knows the three kinds in the middle. It could climb for us between the rotation and the
-shrinkage, but the climb is a dozen lines, it starts worse (see `start`), it refuses fewer points than groups, and
-training would need one package more.
+scikit-learn's `GaussianMixture` has the three kinds in the middle. It could do the iterations between rotation and
+shrinkage, but these are a dozen lines, its start is worse (see `start`), it rejects fewer points than components, and
+training would need one more package.
 """
 
 from __future__ import annotations
@@ -40,44 +40,44 @@ from torch.nn import functional
 
 from seqvae.errors import StyleError
 
-FLOOR = 0.1  # of a group's width along an axis, in widths of the whole: no group shrinks to a point
-ROUNDS = 10  # of k-means before the start
-STEPS = 200  # of expectation and maximisation at most
-ENOUGH = 1e-3  # nats a point: climbing by less than this is the end
-NAME = "mixture."  # before each tensor in a file
+FLOOR = 0.1  # minimum standard deviation of a component along an axis, relative to all data
+ROUNDS = 10  # iterations of k-means for the start
+STEPS = 200  # maximum iterations of expectation-maximisation
+ENOUGH = 1e-3  # nats a point: convergence threshold
+NAME = "mixture."  # prefix of tensor names in a file
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """K groups in D dimensions. A draw is `means[k] + scale * (axes @ (spreads[k] * noise))`, k by `weights`."""
+    """K components in D dimensions; a draw is `means[k] + scale * (axes @ (spreads[k] * noise))`, k by `weights`."""
 
     weights: Tensor
-    """`(K,)`: the share of each group; they sum to 1."""
+    """`(K,)`: weights of the components; they sum to 1."""
     means: Tensor
     """`(K, D)`."""
     scale: Tensor
     """`(D,)`: standard deviation of all points in each dimension."""
     axes: Tensor
-    """`(D, D)`: directions in units of `scale`, one a column, orthonormal; the widest first."""
+    """`(D, D)`: orthonormal directions in units of `scale`, one a column, the widest first."""
     spreads: Tensor
-    """`(K, D)`: standard deviation of each group along each axis."""
+    """`(K, D)`: standard deviation of each component along each axis."""
 
 
 def fit(latents: Tensor, components: int = 16, seed: int = 0) -> Mixture:
-    """A mixture of at most `components` groups of `latents (N, D)`, the same for the same seed.
+    """Fit a mixture of at most `components` components to `latents (N, D)`; deterministic for a seed.
 
-    To have draws spread as the encoder's are, give draws from the posteriors: their means lie closer together. There
-    are no more groups than different points. Raises StyleError where there is no point.
+    For draws as wide as the encoder's, give draws from the posteriors: posterior means lie closer together. There are
+    no more components than distinct points. Raises StyleError if there is no point.
 
-    The groups climb to a peak of their likelihood. Along the principal axes of a sample variances are too unlike each
-    other, the more so the fewer points there are; in the end each group's are therefore moved toward their mean, by as
-    much as would be best for one Gaussian (OAS, Chen et al. 2010). That is the shrinkage of `style.fit` with a weight
-    told by the data: from 20,000 points in 256 dimensions a sixth, from 2,000 two thirds, worth 9 nats a point.
+    After EM, each component's variances are moved toward their mean, because sample variances along principal axes
+    differ too much, the more so with fewer points. The share is optimal for one Gaussian (OAS, Chen et al. 2010). This
+    is the shrinkage of `style.fit` with a weight estimated from data: from 20,000 points in 256 dimensions a sixth,
+    from 2,000 two thirds, worth 9 nats a point.
     """
     if components < 1:
         raise ValueError(f"components is {components}, it must be at least 1")
     if not len(latents):
-        raise StyleError("a mixture needs at least one piece that can be read; name other files")
+        raise StyleError("a mixture needs at least one input that can be read; name other files")
     points = latents.double()
     centre = points.mean(0)
     scale = points.std(0, correction=0)
@@ -99,10 +99,11 @@ Groups = tuple[Tensor, Tensor, Tensor]
 
 
 def start(points: Tensor, components: int, generator: torch.Generator) -> Tensor:
-    """To which group each of `points (N, D)` belongs at first: `(N, K)`, 0 or 1; columns widest first.
+    """Initial assignment of `points (N, D)` to components: `(N, K)`, 0 or 1; columns of `points` widest first.
 
-    By k-means++ (Arthur and Vassilvitskii 2007) in the first K - 1 dimensions, in which lies what tells K groups apart
-    (Ding and He 2004). In all of them noise does: of 1,024 dimensions the start is then outliers, and stays there.
+    By k-means++ (Arthur and Vassilvitskii 2007) in the first K - 1 dimensions, which contain the separation of K
+    clusters (Ding and He 2004). In all dimensions noise dominates: with 1,024 of them the initial components are
+    outliers, and EM does not leave them.
     """
     near = points[:, : max(1, components - 1)]
     chosen = [torch.randint(len(near), (1,), generator=generator)]
@@ -120,10 +121,10 @@ def start(points: Tensor, components: int, generator: torch.Generator) -> Tensor
 
 
 def climb(points: Tensor, belongs: Tensor, wide: Tensor) -> tuple[Groups, list[float]]:
-    """Expectation and maximisation (Dempster et al. 1977) from `belongs (N, K)`, until the likelihood stands still.
+    """Expectation-maximisation (Dempster et al. 1977) from `belongs (N, K)`, until the likelihood converges.
 
-    `wide (D,)` are the variances of all points. Returns the groups and the mean log-density of `points (N, D)` after
-    every step, in nats; it never falls, for a width at its floor is the likeliest of those allowed.
+    `wide (D,)` are the variances of all points. Returns the components and the mean log-density of `points (N, D)` in
+    nats after every iteration. It never falls, since a variance at its floor is the most likely one permitted.
     """
     reached: list[float] = []
     squares = points.square()
@@ -141,7 +142,7 @@ def climb(points: Tensor, belongs: Tensor, wide: Tensor) -> tuple[Groups, list[f
 
 
 def _log_density(points: Tensor, groups: Groups) -> Tensor:
-    """log (weight times density) of `points (..., D)` under each group: `(..., K)`, by products of matrices."""
+    """log (weight times density) of `points (..., D)` under each component: `(..., K)`, by matrix products."""
     weights, means, variances = groups
     precision = 1 / variances
     squares = points.square() @ precision.T - 2 * points @ (means * precision).T + (means.square() * precision).sum(1)
@@ -149,7 +150,7 @@ def _log_density(points: Tensor, groups: Groups) -> Tensor:
 
 
 def shrinkage(covariance: Tensor, count: int) -> float:
-    """How much of a covariance `(D, D)` of `count` points to move to its mean variance (Chen et al. 2010, eq. 23)."""
+    """Shrinkage of a covariance `(D, D)` of `count` points to its mean variance (Chen et al. 2010, eq. 23)."""
     size = len(covariance)
     spread, square = float(covariance.trace()) ** 2, float(covariance.square().sum())
     above = (1 - 2 / size) * square + spread
@@ -161,16 +162,16 @@ def log_prob(mixture: Mixture, z: Tensor) -> Tensor:
     """Log-density of `z (..., D)`: `(...)`, in nats."""
     scale, axes = mixture.scale.double(), mixture.axes.double()
     means = mixture.means.double()
-    centre = means.mean(0)  # squares of what is far from the origin would cancel
+    centre = means.mean(0)  # far from the origin, differences of squares would lose precision
     groups = mixture.weights.double(), (means - centre) / scale @ axes, mixture.spreads.double().square()
     density = _log_density((z.double() - centre) / scale @ axes, groups).logsumexp(-1) - scale.log().sum()
     return density.to(z.dtype)
 
 
 def draw(mixture: Mixture, count: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-    """`(count, D)`: as many points, each of a group drawn by its weight.
+    """`count` points `(count, D)`, each from a component drawn by its weight.
 
-    `temperature` scales how far a point lies from the mean of its group, 0 for the mean itself.
+    `temperature` scales the distance of a point from the mean of its component; 0 gives the mean.
     """
     if not count:
         return torch.zeros(0, mixture.means.shape[1])
@@ -181,16 +182,16 @@ def draw(mixture: Mixture, count: int, generator: torch.Generator, temperature: 
 
 
 def pack(mixture: Mixture) -> dict[str, Tensor]:
-    """Tensors as they lie beside the styles in styles.safetensors; the axes, which are most of it, in half precision.
+    """Tensors for styles.safetensors; the axes, most of the numbers, in half precision.
 
-    No name is one that `style.pack` gives, not even for a style called "mixture".
+    No name collides with those of `style.pack`, even for a style called "mixture".
     """
     tensors = {f"{NAME}{part.name}": getattr(mixture, part.name).float().clone() for part in fields(mixture)}
     return tensors | {f"{NAME}axes": mixture.axes.half()}
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> Mixture | None:
-    """The mixture that `pack` put among tensors, None where there is none; raises StyleError for half of one."""
+    """The mixture among the tensors of a file, None if there is none; raises StyleError for an incomplete one."""
     names = [part.name for part in fields(Mixture)]
     found = {name: tensors[NAME + name].float() for name in names if NAME + name in tensors}
     if not found:

@@ -1,7 +1,7 @@
-"""Pieces of music through the song model and back: encoded, moved as one band, decoded.
+"""Encoding, moving and decoding songs with the song model.
 
-Scope: `midi.Piece` to song and bar vectors, the move of a song vector with its bars, and notes again. Out of scope:
-how styles are fitted, files of music, training.
+Scope: `midi.Piece` to song and bar vectors, the move of a song vector together with its bars, decoding to notes. Out of
+scope: fitting of styles, music files, training.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from seqvae.protocols import PAD
 
 Ints = NDArray[np.int32]
 GROUP = 64
-"""Bars that are encoded side by side, of like lengths."""
+"""Bars encoded side by side, of similar lengths."""
 
 
 @dataclass(frozen=True)
 class Song:
-    """A piece as the model sees it: C bars."""
+    """A song of C bars with the model's inputs and posteriors."""
 
     piece: Piece
     bars: SongBars
@@ -45,7 +45,7 @@ class Song:
 
 
 class SongCodec:
-    """Tokenizer and song model."""
+    """A tokenizer and a song model."""
 
     def __init__(self, model: SongModel, tokenizer: MidiTokenizer) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
@@ -54,7 +54,7 @@ class SongCodec:
     def load(folder: Path) -> SongCodec:
         """The model in `folder`: `song.json` and its files of weights.
 
-        Raises OSError and ValueError where there is no such file, and CheckpointError for weights that are none.
+        Raises OSError and ValueError if there is no such file, and CheckpointError for invalid weights.
         """
         about = config.read(folder / "song.json")
         tokenizer = MidiTokenizer(max_steps=about["config"]["steps"], common_key=True)
@@ -77,7 +77,7 @@ class SongCodec:
     # --- encoding -----------------------------------------------------------------------------------------------------
 
     def conditions(self, bars: SongBars, harmony: bool = True, melody: bool = True) -> Conditions:
-        """Conditions of all bars; harmony or melody can be left out."""
+        """Conditions of all bars; harmony or melody can be omitted."""
         chroma = torch.from_numpy(bars.chroma).float() / CHROMA_LEVELS
         bass = torch.nn.functional.one_hot(torch.from_numpy(bars.bass).long(), 13)[..., 1:].float()
         count = len(bars.lengths)
@@ -93,7 +93,7 @@ class SongCodec:
 
     @torch.no_grad()
     def features(self, tokens: list[Ints]) -> Tensor:
-        """Features `(C, F)` of bars, encoded in groups of like lengths."""
+        """Features `(C, F)` of bars, encoded in groups of similar lengths."""
         order = np.argsort([len(bar) for bar in tokens], kind="stable")
         out = torch.zeros(len(tokens), self.model.encoder.size)
         for at in range(0, len(order), GROUP):
@@ -107,7 +107,7 @@ class SongCodec:
 
     @torch.no_grad()
     def encode(self, piece: midi.Source, harmony: bool = True, melody: bool = True) -> Song:
-        """A piece with its posteriors; the song vector is inferred from all bars that have notes."""
+        """A song with its posteriors; the song vector is inferred from all bars that have notes."""
         read = midi.read(piece)
         bars = song_bars(read, self.tokenizer)
         features = self.features(bars.tokens)
@@ -131,10 +131,10 @@ class SongCodec:
         return mean[:, 0], (0.5 * logvar[:, 0]).exp()
 
     def move(self, song: Song, to: Tensor, kept: float = 1.0) -> Tensor:
-        """Bar vectors `(C, D)` of a song whose song vector becomes `to (1, E)`.
+        """Bar vectors `(C, D)` of a song after its song vector changes to `to (1, E)`.
 
-        What a bar is beyond its prior's mean, in units of the prior's standard deviation, is the same before and after
-        (abduction, action, prediction: Pearl 2009): z' = m' + k v' (z - m) / v, with k = `kept` of it.
+        The residual of a bar from its prior's mean, in units of the prior's standard deviation, stays the same
+        (abduction, action, prediction: Pearl 2009): z' = m' + k v' (z - m) / v, with k = `kept`.
         """
         mean, spread = self.prior(song.song.mean, song.given)
         moved_mean, moved_spread = self.prior(to, song.given)
@@ -144,7 +144,7 @@ class SongCodec:
 
     @torch.no_grad()
     def write(self, z: Tensor, song: Tensor, given: Conditions, sampling: Sampling | None = None) -> list[Ints]:
-        """Token ids of each bar: `z (C, D)`, `song (1, E)`."""
+        """Token ids of each bar from `z (C, D)` and `song (1, E)`."""
         model, grammar = self.model, self.tokenizer.grammar()
         code, prefix, tables = model.start(z, song.expand(len(z), -1), given, model.condition(given))
         harmony, caches = given.harmony, model.prefill(prefix)

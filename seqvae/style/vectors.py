@@ -1,6 +1,6 @@
-"""Styles: named sets of pieces in the latent space, their means and covariances, and moving between them.
+"""Styles: named sets of pieces in the latent space, their means and covariances, and moves between them.
 
-Knows: the arithmetic of section 6 of the design. Refuses to know: how a piece was encoded or will be decoded.
+Scope: the arithmetic of styles. Out of scope: encoding and decoding.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from seqvae.music.band import Ensemble
 
 Method = Literal["mean", "discriminant", "transport"]
 SHRINKAGE = 0.1
-PAIRS = 96  # sums of two pieces that are kept of a style; older files have 24
-ROW = 4  # segments of each
-DIRECTIONS = 64  # principal directions in which they are kept
-FEW = 8  # pieces: with fewer, sums of them would be few too, and a Gaussian does
-FAR = 1e6  # an amount beyond it moves as far: no vector overflows
-SHARE = (0.2, 0.4)  # of a second sum in a draw
-RANK = 128  # directions of a covariance that are kept on disk
-MOST = 1 << 28  # numbers of all covariances that are unpacked from one file
+PAIRS = 96  # sums of two pieces stored in a style; older files have 24
+ROW = 4  # segments in each sum
+DIRECTIONS = 64  # principal directions in which sums are stored
+FEW = 8  # pieces: with fewer there are too few sums, and a Gaussian serves
+FAR = 1e6  # larger amounts are clamped, so that no vector overflows
+SHARE = (0.2, 0.4)  # share of a second sum in a draw
+RANK = 128  # directions of a covariance stored on disk
+MOST = 1 << 28  # maximum numbers in all covariances of one file
 
 
 Figure = tuple[float, float, float]
@@ -38,68 +38,68 @@ Figure = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Effect:
-    """What the vector from one style to another does to pieces it was not fitted on; see evaluation/style_effect.py."""
+    """The effect of a style vector on pieces it was not fitted on; see evaluation/style_effect.py."""
 
     amount: float
-    """How much of the vector."""
+    """Amount of the vector added."""
     songs: int
-    """Pieces of the source that were moved."""
+    """Number of moved pieces of the source style."""
     before: Figure
-    """Probability of the target that a judge hears in them unmoved, as the model says them."""
+    """Probability of the target style according to a style classifier, for reconstructions without a move."""
     after: Figure
-    """The same of the moved ones."""
+    """The same for the moved pieces."""
     control: Figure
-    """The same of those moved by a random vector of the same length."""
+    """The same for pieces moved by a random vector of the same length."""
     kept: dict[str, Figure]
-    """What is left of them, by the name of the figure: chroma and groove of music, BLEU of text."""
+    """Preservation of the original by metric: chroma and groove for music, BLEU for text."""
     p: float
-    """By chance alone `after` would be so far above `control`: a permutation test of signs over songs."""
+    """p-value of `after` above `control`: a permutation test of signs over songs."""
     kept_of_another: dict[str, Figure] = field(default_factory=dict)
-    """The same figures where another piece's latents are moved in place of a piece's own, and lean as it does."""
+    """The same metrics with another piece's latents moved in place of the own ones, with the same guidance."""
     kept_of_none: dict[str, Figure] = field(default_factory=dict)
-    """The same where the target's mean alone is decoded: what is above neither says nothing of the piece."""
+    """The same metrics with the target's mean alone: values below either control are no evidence of preservation."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """One style: where its pieces lie in the latent space."""
+    """One style: the distribution of its pieces in the latent space."""
 
     mean: Tensor
     """`(D,)`: the mean over pieces of each piece's mean, so that a long piece counts once."""
     covariance: Tensor
-    """`(D, D)`: of segments about `mean`, each piece weighing the same, shrunk toward its own diagonal."""
+    """`(D, D)`: of segments about `mean`, with equal weight for each piece, shrunk toward its diagonal."""
     count: int
-    """Pieces it was fitted on."""
+    """Number of pieces it was fitted on."""
     source: str = ""
-    """Where they came from."""
+    """Source of the pieces, as text."""
     persistence: float = 0.0
-    """Correlation of a segment's latent vector, less the mean, with the one before it in the same piece."""
+    """Correlation of a segment's latent vector, less the mean, with that of the segment before it in the same piece."""
     sums: Tensor | None = None
-    """`(K, S, D)`: where pairs of its pieces lie, less the mean, added and divided by the root of 2: S segments in a
-    row of each, in DIRECTIONS principal directions at most. No piece alone is among them, and none is in two of them.
-    None where most pieces are single segments, or there are few."""
+    """`(K, S, D)`: K sums of two pieces' latents less the mean, divided by the root of 2, with S segments each, in at
+    most DIRECTIONS principal directions. No single piece is among them, and no piece is in two sums. None if most
+    pieces are single segments, or there are few pieces."""
     ensemble: Ensemble | None = None
-    """Who plays in its songs; None for what is no music."""
+    """The ensembles of its songs; None for other kinds than music."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
-    """What the vector to this style does, by the name of the style that it starts from, where that was measured."""
+    """Measured effects of the vector to this style, by the name of the style that it starts from."""
 
     @cached_property
     def root(self) -> Tensor:
-        """Symmetric square root of the covariance in double precision, found once: it takes longer than a draw."""
+        """Symmetric square root of the covariance in double precision, cached because it takes longer than a draw."""
         return _root(self.covariance.double())
 
 
 def fit(latents: Sequence[Tensor], source: str = "") -> Style:
     """A style from the latent vectors `(S, D)` of each of its pieces.
 
-    The covariance of a few hundred segments in hundreds of dimensions is noisy, so SHRINKAGE of it is moved to its
-    diagonal (Ledoit and Wolf 2004, with a fixed weight). Raises StyleError where there is no piece.
+    The covariance of a few hundred segments in hundreds of dimensions is noisy, so it is shrunk toward its diagonal
+    with the weight SHRINKAGE (Ledoit and Wolf 2004, with a fixed weight). Raises StyleError if there is no piece.
     """
     pieces = [z.double() for z in latents if len(z)]
     if not pieces:
         raise StyleError("a style needs at least one piece that can be read; name other files")
     mean = torch.stack([z.mean(0) for z in pieces]).mean(0)
-    # one product over all segments, each weighing as its piece allows: a matrix a piece would not fit in memory
+    # one product over all segments, weighted by piece: a matrix for each piece would not fit in memory
     rows = torch.cat([(z - mean) / len(z) ** 0.5 for z in pieces])
     covariance = rows.T @ rows / len(pieces)
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().diag()
@@ -110,11 +110,11 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
 
 
 def pair(pieces: Sequence[Tensor], mean: Tensor, most: int = PAIRS, rank: int = DIRECTIONS) -> Tensor | None:
-    """`Style.sums` of pieces `(S, D)`: `most` at most, of pieces drawn at random without replacement.
+    """`Style.sums` of pieces `(S, D)`: at most `most` sums, of pieces drawn at random without replacement.
 
-    Pieces shorter than ROW segments begin again, single segments are left out. None where most are such, or fewer than
-    FEW pieces are left. K sums of 2 K pieces do not say what the pieces were: there are twice as many unknown vectors
-    as equations, and what lies outside of the principal directions is gone.
+    Pieces shorter than ROW segments are repeated, single segments are left out. None if most are single segments or
+    fewer than FEW pieces remain. K sums of 2 K pieces do not reveal the pieces: there are twice as many unknown vectors
+    as equations, and components outside the principal directions are lost.
     """
     longer = [z - mean for z in pieces if len(z) > 1]
     if len(longer) < max(FEW, len(pieces) / 2):
@@ -128,7 +128,7 @@ def pair(pieces: Sequence[Tensor], mean: Tensor, most: int = PAIRS, rank: int = 
 
 
 def principal(sums: Tensor, rank: int = DIRECTIONS) -> tuple[Tensor, Tensor]:
-    """Weights `(K, S, R)` and the orthonormal directions `(R, D)` that leave least of `sums (K, S, D)`: PCA about 0."""
+    """Weights `(K, S, R)` and orthonormal directions `(R, D)` that approximate `sums (K, S, D)` best: PCA about 0."""
     directions = torch.linalg.svd(sums.flatten(0, 1), full_matrices=False)[2][:rank]
     return sums @ directions.T, directions
 
@@ -146,12 +146,12 @@ def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, metho
 def mover(source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Callable[[Tensor], Tensor]:
     """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
 
-    mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each as far as it takes to get to
-    the same place (`advance`): what is half-way already moves half as much. transport: (1 - amount) z + amount T(z),
-    with T the optimal transport between the two Gaussians (`transport`). From a point there is no covariance to work
-    with, so all but the mean is refused with StyleError.
+    mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each row only as far as needed to
+    reach a common position (`advance`); a segment that is already half-way moves half as much. transport:
+    (1 - amount) z + amount T(z), with T the optimal transport between the two Gaussians (`transport`). A point has no
+    covariance: other methods than mean then raise StyleError.
     """
-    if math.isfinite(amount):  # what is no number is refused where it is decoded
+    if math.isfinite(amount):  # decoding rejects NaN and infinity
         amount = max(-FAR, min(FAR, amount))
     if method == "mean":
         shift = amount * vector(source, target)
@@ -165,9 +165,9 @@ def mover(source: Style | Tensor, target: Style, amount: float, method: Method =
 
 
 def together(movers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
-    """All moves at once: z + sum_i (move_i(z) - z), for each is a displacement from where `z (S, D)` lies.
+    """The sum of several moves: z + sum_i (move_i(z) - z).
 
-    Of mean differences with weights w_i that is z + sum_i w_i (mean_i - mean_s): a place between any number of styles.
+    For mean differences with weights w_i this is z + sum_i w_i (mean_i - mean_s): a point between several styles.
     """
     if len(movers) == 1:
         return movers[0]
@@ -175,17 +175,17 @@ def together(movers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor],
 
 
 def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
-    """How much of the difference of means takes each of `z (S, D)` to one place between the styles: `(S,)`, never < 0.
+    """Share of the difference of means that takes each row of `z (S, D)` to a common position: `(S,)`, at least 0.
 
-    The place of z is p = w.(z - mean_s) / w.(mean_t - mean_s) with w = S^-1 (mean_t - mean_s) and S the mean of the two
-    covariances: 0 at the source's mean and 1 at the target's, on the axis that tells them apart best (Fisher 1936).
-    Up to amount 1 z goes from p to (1 - amount) p + amount; beyond, all go to `amount`. What is farther stays.
+    The position of z is p = w.(z - mean_s) / w.(mean_t - mean_s) with w = S^-1 (mean_t - mean_s) and S the mean of the
+    two covariances: 0 at the source's mean and 1 at the target's, on the axis that separates them best (Fisher 1936).
+    Up to amount 1 z moves from p to (1 - amount) p + amount; above 1, to `amount`. Rows already beyond stay.
     """
     pooled = (source.covariance + target.covariance).double() / 2
     between = vector(source, target).double()
     pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
     w = torch.linalg.solve(pooled, between)
-    if not between @ w > 0:  # from a style to itself there is no way to go
+    if not between @ w > 0:  # the two styles are the same
         return torch.zeros(len(z), dtype=z.dtype)
     place = (z.double() - source.mean) @ w / (between @ w)
     goal = (1 - amount) * place + amount if amount <= 1 else torch.full_like(place, amount)
@@ -194,10 +194,10 @@ def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
 
 
 def separation(one: Style, other: Style) -> float:
-    """The share of segments that lie on their own style's side, on the axis that tells the two apart best: 0.5 to 1.
+    """Share of segments on their own style's side of the axis that separates two styles best: 0.5 to 1.
 
     Phi(d / 2) with d^2 = (mean_a - mean_b) S^-1 (mean_a - mean_b) and S the mean of the covariances: exact for two
-    Gaussians of one covariance, and so the size of what a vector between the two has to change.
+    Gaussians with equal covariance.
     """
     pooled = (one.covariance + other.covariance).double() / 2
     between = vector(one, other).double()
@@ -210,7 +210,7 @@ def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
     """T(z) = mean_t + A (z - mean_s), A = S_s^-1/2 (S_s^1/2 S_t S_s^1/2)^1/2 S_s^-1/2 (Knott and Smith 1984).
 
     The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I. Raises StyleError for a
-    source without any spread: no linear map makes a Gaussian of a point.
+    source without spread: no linear map makes a Gaussian of a point.
     """
     if not source.covariance.trace() > 0:
         raise StyleError("transport needs a style of more than one segment to start from; fit it on more pieces")
@@ -221,7 +221,7 @@ def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
 
 
 def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
-    """Symmetric square root, or its inverse, of a positive matrix."""
+    """Symmetric square root of a positive matrix, or its inverse."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     values = values.clamp(min=1e-10 * float(values.max().clamp(min=1e-10)))
     power = values.rsqrt() if inverse else values.sqrt()
@@ -232,17 +232,17 @@ def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
 def draw(
     style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0, number: int | None = None
 ) -> Tensor:
-    """Latent vectors `(segments, D)` of a new piece, from the mean as far as `temperature` says.
+    """Latent vectors `(segments, D)` of a new piece; `temperature` scales their distance from the mean.
 
-    Where a style has `sums`, one of them and a SHARE of another that is drawn with it, in the measure that leaves the
-    spread as it is: a draw is a mixture of four pieces, and what belongs together in time stays together. After ROW
-    segments it begins again with another companion. This is the exemplar prior (Norouzi et al. 2020) with sums in place
-    of pieces. The first sum is that of the `number`, so that numbers in a row draw without replacement; else any.
+    If a style has `sums`, a draw is one of them plus a SHARE of another, scaled so that the spread stays the same: a
+    mixture of four pieces that keeps the order of segments. After ROW segments it starts again with another second sum.
+    This is the exemplar prior (Norouzi et al. 2020) with sums in place of pieces. `number` selects the first sum, so
+    that consecutive numbers draw without replacement; None draws it at random.
 
-    Else from N(mean, temperature^2 covariance), each segment leaning on the one before: z_1 is drawn from the Gaussian,
-    then z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence, so that every segment has the
-    style's distribution and neighbours belong together as they do in its pieces. A Gaussian of many dimensions knows
-    little of which notes sound together; docs/experiments.md has both measured.
+    Otherwise from N(mean, temperature^2 covariance) with autocorrelated segments: z_1 is drawn from the Gaussian, then
+    z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence. So every segment has the style's
+    distribution and consecutive segments are as similar as in its pieces. A Gaussian in many dimensions models poorly
+    which notes sound together; docs/experiments.md has measurements of both.
     """
     if style.sums is not None:
         return style.mean + temperature * _accompanied(style.sums, segments, generator, number)
@@ -255,11 +255,11 @@ def draw(
 
 
 def _accompanied(sums: Tensor, segments: int, generator: torch.Generator, number: int | None) -> Tensor:
-    """`(segments, D)`: one of `sums (K, S, D)`, and with it another, a new one each time it begins again."""
+    """`(segments, D)`: one of `sums (K, S, D)` with a share of another, a new one at each repetition."""
     order = torch.randperm(len(sums), generator=generator).tolist()
     first = order[0] if number is None else number % len(sums)
     others = [i for i in order if i != first]
-    if number is not None:  # those of numbers far from this one, which are not drawn beside it
+    if number is not None:  # sums far from this number, so that neighbouring draws do not share them
         half, some = len(sums) // 2, max(1, len(sums) // 8)
         others = [i for i in others if abs((i - first) % len(sums) - half) <= some] or others
     low, high = SHARE
@@ -270,11 +270,10 @@ def _accompanied(sums: Tensor, segments: int, generator: torch.Generator, number
 
 
 def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and text as they lie in styles.safetensors.
+    """Tensors and text for styles.safetensors.
 
-    A covariance is kept as its `rank` largest directions and the variances that these leave: `F F^T + diag(v)`, as in
-    factor analysis. Its diagonal stays as it was, and it takes a tenth of the room. Sums are kept as `principal` has
-    them.
+    A covariance is stored as its `rank` largest directions and the remaining variances, `F F^T + diag(v)`, as in factor
+    analysis. This keeps the diagonal and takes a tenth of the space. Sums are stored as `principal` returns them.
     """
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
@@ -282,7 +281,7 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         values, vectors = torch.linalg.eigh(style.covariance.double())
         factors = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
         left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
-        mean = style.mean.float().clone()  # a file of tensors takes none twice, and a style may have two names
+        mean = style.mean.float().clone()  # a file may not hold a tensor twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         if style.sums is not None:
             weights, directions = principal(style.sums.double())
@@ -298,9 +297,10 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
 
 
 def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: int | None = None) -> dict[str, Style]:
-    """Styles from what `pack` gave; raises StyleError for what is missing, is no number, or has not so many dimensions.
+    """Styles from the result of `pack`.
 
-    A covariance is far larger than what is kept of it: how large is looked at before any is made.
+    Raises StyleError for missing tensors, NaN, or another number of dimensions. Sizes are checked before a covariance
+    is computed, since it is far larger than its stored form.
     """
     styles = {}
     sizes = [tensors[key].numel() for key in tensors if key.endswith(".mean")]
@@ -318,7 +318,7 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
             if factors.shape[:-1] != mean.shape or left.shape != mean.shape or mean.ndim != 1:
                 raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
             if not (all(part.isfinite().all() for part in (mean, factors, left)) and (left >= 0).all()):
-                raise StyleError(f"style '{name}': holds what is no number, or no variance; fit it again")
+                raise StyleError(f"style '{name}': holds NaN, infinity or a negative variance; fit it again")
             sums = _sums(name, tensors, len(mean))
             ensemble = _ensemble(name, tensors)
             covariance = factors @ factors.T + left.diag()
@@ -326,12 +326,12 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
             effects = {source: _effect(found) for source, found in facts.get("effects", {}).items()}
             styles[name] = Style(mean, covariance, *told, sums, ensemble, effects)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise StyleError(f"not a file of styles ({error}); write it with `seqvae style fit`") from error
+        raise StyleError(f"not a styles file ({error}); write one with `seqvae style fit`") from error
     return styles
 
 
 def _sums(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
-    """The sums of a style, None where there are none; raises StyleError for damaged ones."""
+    """The sums of a style, None if there are none; raises StyleError for damaged ones."""
     if f"{name}.coefficients" in tensors:
         weights, directions = tensors[f"{name}.coefficients"].float(), tensors[f"{name}.directions"].float()
         if directions.ndim != 2 or weights.shape[2:] != directions.shape[:1]:
@@ -339,32 +339,32 @@ def _sums(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor |
         if weights.shape[:2].numel() * directions.shape[1] > MOST:
             raise StyleError(f"style '{name}': its sums of pieces are too large; fit it again")
         sums = weights @ directions
-    elif f"{name}.sums" in tensors:  # older files keep them as they are
+    elif f"{name}.sums" in tensors:  # older files store them directly
         sums = tensors[f"{name}.sums"].float()
     else:
         return None
     if sums.ndim != 3 or len(sums) < 2 or not sums.shape[1] or sums.shape[2] != dimensions:
-        raise StyleError(f"style '{name}': its sums of pieces have another size than its mean; fit it again")
+        raise StyleError(f"style '{name}': its sums of pieces and its mean differ in size; fit it again")
     if not sums.isfinite().all():
-        raise StyleError(f"style '{name}': its sums of pieces hold what is no number; fit it again")
+        raise StyleError(f"style '{name}': its sums of pieces hold NaN or infinity; fit it again")
     return sums
 
 
 def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
-    """The ensemble of a style, None where there is none; raises StyleError for a damaged one."""
+    """The ensemble of a style, None if there is none; raises StyleError for a damaged one."""
     sizes = {"programs": (129,), "hits": (48, 128), "size": (3,), "notes": (3,)}
     found = {part: tensors[f"{name}.{part}"] for part in sizes if f"{name}.{part}" in tensors}
     if not found:
         return None
     if {part: tuple(x.shape) for part, x in found.items()} != sizes:
-        raise StyleError(f"style '{name}': its ensemble is not whole; fit it again")
+        raise StyleError(f"style '{name}': its ensemble is incomplete; fit it again")
     if not all(bool((x.isfinite() & (x >= 0)).all()) for x in found.values()):
-        raise StyleError(f"style '{name}': its ensemble holds what is no number; fit it again")
+        raise StyleError(f"style '{name}': its ensemble holds NaN, infinity or a negative number; fit it again")
     return Ensemble(**{part: x.double().numpy() for part, x in found.items()})
 
 
 def _effect(facts: Mapping[str, Any]) -> Effect:
-    """An effect from JSON, which knows no tuples."""
+    """An effect from JSON, with lists made tuples again."""
     figures = {name: tuple(facts[name]) for name in ("before", "after", "control")}
     names = [name for name in ("kept", "kept_of_another", "kept_of_none") if name in facts]
     kept = {of: {name: tuple(x) for name, x in facts[of].items()} for of in names}
@@ -377,7 +377,7 @@ def save(styles: Mapping[str, Style], path: Path) -> None:
 
 
 def load(path: Path, dimensions: int | None = None) -> dict[str, Style]:
-    """Read styles that `save` wrote; raises StyleError if they were fitted in a space of another size."""
+    """Read styles that `save` wrote; raises StyleError if they have another number of dimensions."""
     tensors, about = load_tensors(path)
     try:
         return unpack(tensors, about, dimensions)

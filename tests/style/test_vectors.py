@@ -406,8 +406,8 @@ def test_a_file_of_other_tensors_is_refused(tmp_path: Path) -> None:
     ({"rock.factors": noise(D, 2, 3)}, "differ in size"),
     ({"rock.variances": torch.ones(D + 1)}, "differ in size"),
     ({"rock.mean": noise(D, 2), "rock.factors": noise(D, 2, 3), "rock.variances": torch.ones(D, 2)}, "differ in size"),
-    ({"rock.mean": torch.full((D,), float("nan"))}, "what is no number"),
-    ({"rock.variances": -torch.ones(D)}, "no variance"),
+    ({"rock.mean": torch.full((D,), float("nan"))}, "NaN, infinity or a negative variance"),
+    ({"rock.variances": -torch.ones(D)}, "a negative variance"),
     ({"rock.sums": torch.zeros(3, 0, D)}, "sums of pieces"),
     ({"rock.coefficients": torch.zeros(3, 0, 2), "rock.directions": torch.zeros(2, D)}, "sums of pieces"),
 ])  # fmt: skip
