@@ -1,4 +1,4 @@
-"""Which pieces are not normal: scores, p-values, detectors."""
+"""Anomaly detection: scores, conformal p-values, detectors."""
 
 from seqvae._aliases import of_package
 

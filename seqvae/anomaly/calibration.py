@@ -1,15 +1,15 @@
-"""What normal pieces are like, and how unlike them another one is: scores on one scale, and p-values that hold.
+"""Calibration of anomaly scores on normal pieces: scores on one scale, and valid p-values.
 
-Knows: figures of evidence, where normal pieces lie in the latent space, split-conformal calibration, and the folder of
-a detector. Refuses to know: how evidence is found, scikit-learn (anomaly/detector.py), the command line.
+Scope: anomaly scores from evidence, normal latents, split-conformal calibration, the folder of a detector. Out of
+scope: computing evidence, scikit-learn (anomaly/detector.py), the command line.
 
-Three parts of the normal pieces are kept apart, none of which the model was trained on if it can be helped: latents to
-measure distances from, figures whose tails tell how surprising a figure is, and scores to compare a new score with. A
-new normal piece and those of the last part are then alike in all that happened to them, and so the chance that it gets
-p <= a is at most a, whatever the data, the model and the score (Vovk et al. 2005; Bates et al. 2023).
+The normal pieces are divided into three parts, none of which should be in the model's training set: latents from which
+distances are measured, scores whose tails are estimated, and scores to compare new ones with. A new normal piece and
+those of the last part are then exchangeable, so the probability of p <= a for a new normal piece is at most a, whatever
+the data, the model and the score (Vovk et al. 2005; Bates et al. 2023).
 
-A detector's folder holds `detector.json` and `calibration.safetensors`, and names its model, which stays where it is.
-A released checkpoint carries one, in `detector/`.
+A detector's folder holds `detector.json` and `calibration.safetensors`, and names its model, which stays in its place.
+A released checkpoint can contain a detector, in `detector/`.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from seqvae.style.mixture import shrinkage
 Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
 Doubles = NDArray[np.float64]
 COLUMNS: tuple[Score, ...] = ("probability", "error", "elbo", "importance", "worst", "familiar", "latent")
-COMBINED: tuple[Score, ...] = ("elbo", "worst", "latent")  # each sees what the others do not
-TAIL = 0.1  # share of the figures that are their tail
-TAILS = 250  # pieces whose figures tell the tails, at most
-RANK = 128  # directions of the latent space that distances are measured in, the widest
-LATENTS = 1 << 19  # numbers of latents kept, at most
-RUN = 64  # tokens in a row that `familiar` looks at
-DIGITS = 3  # of a figure: whoever is the same comes out the same to a few last digits, which must not decide anything
-MOST_SAMPLES = 1 << 16  # draws that a detector's folder may ask for
-LEAST = 6  # pieces to calibrate on
+COMBINED: tuple[Score, ...] = ("elbo", "worst", "latent")  # they detect different anomalies
+TAIL = 0.1  # lowest share of scores, fitted by a Pareto tail
+TAILS = 250  # maximum pieces for estimating the tails
+RANK = 128  # principal directions of the latent space used for distances
+LATENTS = 1 << 19  # maximum numbers in the stored latents
+RUN = 64  # length in tokens of the window of `familiar`
+DIGITS = 3  # decimals of a score: equal pieces may differ in the last digits, which must not matter
+MOST_SAMPLES = 1 << 16  # maximum draws that a detector's folder may request
+LEAST = 6  # minimum pieces for calibration
 
 
 def figures(evidence: Evidence) -> Doubles:
-    """`(6,)`: all COLUMNS but the last, in nats a token.
+    """`(6,)`: all COLUMNS except the last, in nats a token.
 
-    `worst` is of the least likely token, and `familiar` the mean of the likeliest RUN tokens in a row: it is low where
-    nothing in a long piece is as the model knows it.
+    `worst` is that of the least likely token. `familiar` is the largest mean over RUN consecutive tokens: it is low if
+    no part of a long piece resembles the training data.
     """
     told = evidence.log_prob.astype(np.float64)
     sums = np.concatenate([[0.0], np.cumsum(told)])
@@ -74,47 +74,47 @@ def figures(evidence: Evidence) -> Doubles:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What normal pieces are like."""
+    """The reference of normal pieces for scores and p-values."""
 
     score: Score
-    """Which score is compared."""
+    """The score that is compared."""
     centre: Tensor
-    """`(D,)`: the mean of the latents of normal segments."""
+    """`(D,)`: the mean of normal latents."""
     axes: Tensor
-    """`(D, R)`: what `z - centre` is multiplied by, so that normal latents vary by 1 in each of R directions."""
+    """`(D, R)`: whitening matrix; `(z - centre) @ axes` of normal latents has variance 1 in each of R directions."""
     latents: Tensor
-    """`(M, R)`: normal latents, less the centre and along the axes."""
+    """`(M, R)`: whitened normal latents."""
     tails: Doubles
-    """`(n, 7)`: the COLUMNS of normal pieces, each sorted."""
+    """`(n, 7)`: the COLUMNS of normal pieces, each column sorted."""
     normal: Doubles
-    """`(N,)`: scores of normal pieces, sorted; the only part that p-values are counted from."""
+    """`(N,)`: scores of normal pieces, sorted; p-values are computed from these alone."""
 
     _seen: WeakKeyDictionary[Evidence, dict[Score, float]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False
     )
-    """Scores of evidence that is still held: logs repeat themselves."""
+    """Cached scores of evidence that is still referenced, since logs repeat sessions."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_seen"}  # what is weak has no copy
+        return {name: value for name, value in self.__dict__.items() if name != "_seen"}  # weak references do not copy
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _seen=WeakKeyDictionary())
 
     def distance(self, means: NDArray[np.float32]) -> float:
-        """From the posterior means `(S, D)` to the nearest normal latent, the mean over segments.
+        """Distance from the posterior means `(S, D)` to the nearest normal latent, averaged over segments.
 
-        In standard deviations of normal latents (Mahalanobis). Where a model sums over tokens, no distance means that
-        their counts are those of a normal piece.
+        In standard deviations of normal latents (Mahalanobis). If the encoder sums over tokens, distance 0 means that
+        token counts are those of a normal piece.
         """
         z = ((torch.from_numpy(means) - self.centre).double() @ self.axes.double()).float()
         nearest = [_nearest(part, self.latents) for part in torch.split(z, 1024)]
         return round(float(torch.cat(nearest).mean()), DIGITS)
 
     def scores(self, evidence: Evidence) -> dict[Score, float]:
-        """Every score of a piece; low is anomalous.
+        """All scores of a piece; low is anomalous.
 
-        `combined` is minus the sum of how surprising each of COMBINED is: the log-probability that a normal piece has
-        figures as low, were they independent.
+        `combined` is minus the sum of the surprises of the COMBINED scores: the log-probability that a normal piece has
+        scores as low, if they were independent.
         """
         if evidence not in self._seen:
             self._seen[evidence] = self._scores(self._row(evidence))
@@ -129,7 +129,7 @@ class Calibration:
         return {"combined": -sum(surprise), **out}
 
     def p_value(self, score: float, uniform: float | None = None) -> float:
-        """(1 + number of normal pieces with a score as low) / (N + 1); with a uniform number ties are random.
+        """(1 + number of normal pieces with a score as low) / (N + 1); with `uniform` ties are broken at random.
 
         See `conformal.smoothed`.
         """
@@ -138,10 +138,10 @@ class Calibration:
         return (1 + int(np.searchsorted(self.normal, score, side="right"))) / (len(self.normal) + 1)
 
     def threshold(self, p_value: float, confidence: float | None = None) -> float:
-        """Scores below this have at most that p-value; minus infinity where no score can be so low.
+        """The score threshold for a p-value: lower scores have at most this p-value; -inf if no score can be so low.
 
-        At most a share `p_value` of new normal pieces is below it: on the average over calibrations, or with a
-        `confidence` in so many of them. It takes `conformal.sample_size` normal pieces.
+        At most a share `p_value` of new normal pieces is below it: on average over calibrations, or, with a
+        `confidence`, in that share of calibrations. It needs `conformal.sample_size` normal pieces.
         """
         rank = conformal.rank(p_value, len(self.normal), confidence)
         if rank < 1:
@@ -151,8 +151,8 @@ class Calibration:
     def bound(self, threshold: float, p_value: float | None, confidence: float | None = None) -> float:
         """Upper confidence bound on the share of new normal pieces below a threshold.
 
-        `p_value` and `confidence` are those that the threshold was found for; without a confidence the bound holds with
-        95 %. Without a p-value the rank is the largest that the threshold may have. See `conformal.bound`.
+        `p_value` and `confidence` are those of `threshold`; without a confidence the bound holds with 95 %. Without a
+        p-value, the rank is the largest that the threshold can have. See `conformal.bound`.
         """
         if p_value is None:
             below, to = (int(np.searchsorted(self.normal, threshold, side)) for side in ("left", "right"))
@@ -162,11 +162,11 @@ class Calibration:
         return conformal.bound(rank, len(self.normal), confidence or conformal.CONFIDENCE)
 
     def quantile(self, contamination: float) -> float:
-        """Scores below this are such a share of the normal pieces."""
+        """The threshold with a share `contamination` of the normal pieces below it."""
         return float(np.quantile(self.normal, contamination))
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a file."""
+        """The tensors of calibration.safetensors."""
         return {
             "centre": self.centre,
             "axes": self.axes,
@@ -177,15 +177,16 @@ class Calibration:
 
 
 def _nearest(z: Tensor, latents: Tensor) -> Tensor:
-    """Distance of each of `z (S, D)` to the nearest of `latents (M, D)`, by differences: equal ones are at 0."""
+    """Distance of each of `z (S, D)` to the nearest of `latents (M, D)`, by differences: equal points have 0."""
     return torch.cdist(z, latents, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
 
 
 def _surprise(column: Doubles, value: float) -> float:
-    """-log of the share of a sorted `column (n,)` of normal figures that are as low as `value`, in nats.
+    """-log of the share of a sorted `column (n,)` of normal scores that are as low as `value`, in nats.
 
-    Below the lowest tenth, k of n, it is k / n / (1 + (t - value) / m), with t the first figure above it and m the mean
-    of t - figure in it: a Pareto tail of shape 1, for what lies beyond everything seen may lie anywhere.
+    Below the lowest tenth, k of n scores, the share is k / n / (1 + (t - value) / m), with t the first score above the
+    tenth and m the mean of t - score within it: a Pareto tail of shape 1, since a value beyond all data may lie
+    anywhere.
     """
     n = len(column)
     k = max(1, round(TAIL * n))
@@ -201,11 +202,11 @@ def fit(
 ) -> Calibration:
     """Calibrate on the evidence of normal pieces that the model was not trained on.
 
-    Distances are measured from `known`, posterior means `(S, D)` of other normal pieces such as those it was trained
-    on; where there are none, from a third of the pieces given. Raises SeqVAEError for fewer than LEAST pieces.
+    Latent distances are measured from `known`, posterior means `(S, D)` of other normal pieces such as the training
+    set; without them, from a third of the given pieces. Raises SeqVAEError for fewer than LEAST pieces.
     """
     if score not in get_args(Score):
-        raise SeqVAEError(f"no score '{score}'; choose from {', '.join(get_args(Score))}")
+        raise SeqVAEError(f"unknown score '{score}'; choose from {', '.join(get_args(Score))}")
     given = [(figures(one), one.means) for one in evidence]
     if len(given) < LEAST:
         raise SeqVAEError(
@@ -225,14 +226,14 @@ def fit(
 
 
 def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre, axes and the different ones of `points (M, D)`, a random part of them where they are many."""
+    """Centre, axes and distinct points of `points (M, D)`; a random subset if there are many."""
     centre = points.mean(0)
     moved = (points - centre).double()
     covariance = moved.T @ moved / len(points)
-    share = shrinkage(covariance, len(points))  # few points do not fill all directions
+    share = shrinkage(covariance, len(points))  # few points do not span all directions
     spread, axes = torch.linalg.eigh(covariance)
     spread = (1 - share) * spread + share * spread.mean()
-    # points that are all alike differ by the encoder's rounding, which is no distance
+    # equal points differ only by the encoder's rounding, which must not count as distance
     widest = max(float(spread.max()), float(points.double().square().mean()), 1e-12)
     axes = (axes / spread.clamp(min=1e-6 * widest).sqrt()).float()[:, -RANK:].contiguous()
     different = torch.unique(((points - centre).double() @ axes.double()).float(), dim=0)
@@ -244,7 +245,7 @@ def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def from_tensors(score: Score, tensors: Mapping[str, Tensor]) -> Calibration:
-    """What `tensors` made; raises SeqVAEError where parts are missing or do not fit together."""
+    """The calibration from its `tensors`; raises SeqVAEError for missing or inconsistent parts."""
     try:
         centre, axes, latents = (tensors[name].float() for name in ("centre", "axes", "latents"))
         tails, normal = (tensors[name].double().numpy() for name in ("tails", "normal"))
@@ -264,32 +265,32 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a detector is besides its calibration."""
+    """The settings of a detector besides its calibration."""
 
     model: str
     """A released name, a Hub id, or the path of a checkpoint."""
     threshold: float
-    """A score below it is anomalous."""
+    """Scores below it are anomalous."""
     p_value: float | None
-    """What the threshold was found for; None where it is a share of the pieces (contamination)."""
+    """The p-value of the threshold; None if the threshold is a quantile of scores (contamination)."""
     samples: int
-    """Draws from the posterior."""
+    """Number of draws from the posterior."""
     seed: int
-    """Of the draws."""
+    """Seed of the draws."""
     about: str = ""
-    """The pieces it was fitted on, in words."""
+    """Description of the pieces it was fitted on."""
     confidence: float | None = None
-    """With which the rate of false alarms is at most `p_value`; None where it is so on the average."""
+    """Confidence with which the rate of false alarms is at most `p_value`; None if it holds on average."""
 
 
 def recalibrated(
     found: Calibration, settings: Settings, scores: Sequence[float], about: str, *, alone: bool = False
 ) -> tuple[Calibration, Settings]:
-    """With scores of new normal pieces beside the old ones, or `alone` in their place, and a new threshold.
+    """Add the scores of new normal pieces, or replace the old ones if `alone`, and compute a new threshold.
 
-    How scores are computed does not change, so that old and new ones compare. Beside the old ones, p-values hold if the
-    new pieces are from the same source; alone, they hold for the source of the new ones (split-conformal prediction
-    with the new calibration set). Raises SeqVAEError where these are too few.
+    Scores are computed as before, so old and new ones are comparable. Added, p-values are valid if the new pieces are
+    from the same source; alone, they are valid for the source of the new pieces (split-conformal prediction with the
+    new calibration set). Raises SeqVAEError for too few pieces.
     """
     new = replace(found, normal=np.sort(np.concatenate([np.zeros(0) if alone else found.normal, scores])))
     if settings.p_value is None:
@@ -303,36 +304,35 @@ def recalibrated(
 
 
 def too_few(compared: int, p_value: float, confidence: float | None) -> str:
-    """What to say where a threshold takes more normal pieces than there are to compare with."""
+    """The message for a threshold that needs more normal pieces than there are."""
     surely = "" if confidence is None else f" with {confidence:.4g} confidence"
     return (
-        f"a p-value of {p_value:g}{surely} takes {conformal.sample_size(p_value, confidence)} normal pieces to compare "
-        f"with and there are {compared}, with which none is lower than "
-        f"{conformal.least_share(compared, confidence):.2g}; choose so much, or calibrate on more"
+        f"a p-value of {p_value:g}{surely} needs {conformal.sample_size(p_value, confidence)} calibration "
+        f"scores and there are {compared}, for which the lowest is "
+        f"{conformal.least_share(compared, confidence):.2g}; choose that, or calibrate on more"
     )
 
 
 def refuse(folder: Path) -> None:
-    """Raise SeqVAEError for what is there and is no folder of a detector alone: it may be the model's."""
+    """Raise SeqVAEError for an existing path other than a detector's folder: it may be the model's."""
     files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if folder.exists() and (
         not folder.is_dir() or not folder.name or files - {"detector.json", "calibration.safetensors"}
     ):
-        raise SeqVAEError(f"{folder}: is there and is no folder of a detector alone; choose another -o")
+        raise SeqVAEError(f"{folder}: exists and is not the folder of a detector alone; choose another -o")
 
 
 def save(calibration: Calibration, settings: Settings, folder: Path, called: str | None = None) -> None:
-    """Write a detector's folder, replacing one that is there; raises SeqVAEError if it cannot be written.
+    """Write a detector's folder, replacing an existing one; raises SeqVAEError if it cannot be written.
 
-    The folder names its model as it is `called`, else as the settings do. A folder with anything else in it is refused;
-    see `refuse`.
+    The folder names its model as `called`, by default as the settings do. See `refuse` for a folder with other content.
     """
     refuse(folder)
     weights = _weights(settings.model)
     facts = {"format": FORMAT, "weights": weights, "score": calibration.score, **settings.__dict__}
     facts["model"] = called or settings.model
     if settings.confidence is None:
-        del facts["confidence"]  # readers before it knew of none
+        del facts["confidence"]  # earlier versions do not know it
     if not math.isfinite(settings.threshold):
         facts["threshold"] = None  # JSON has no infinity
 
@@ -344,9 +344,9 @@ def save(calibration: Calibration, settings: Settings, folder: Path, called: str
 
 
 def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]:
-    """Read a detector's folder; its model may be named, where it is not where it was.
+    """Read a detector's folder; `model` replaces the stored path of its model.
 
-    Raises CheckpointError in one line for a folder that is none, a model that is not found, or another model.
+    Raises CheckpointError in one line for an unreadable folder, a missing model, or a model with other weights.
     """
     refuse_pickle(folder)
     try:
@@ -367,7 +367,7 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
             settings = replace(settings, threshold=threshold)
         numbers = (settings.threshold, settings.p_value or 0.0, settings.samples, settings.seed)
         if not all(isinstance(number, int | float) for number in numbers):
-            raise ValueError(f"settings {numbers}, which are no numbers")
+            raise ValueError(f"settings {numbers} are not all numbers")
     except SeqVAEError as error:
         raise CheckpointError(f"{'' if str(error).startswith(str(folder)) else f'{folder}: '}{error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -380,13 +380,13 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
 
 
 def named(model: str | Path) -> str:
-    """How a detector names its model: a path in full, a released name or a Hub id as it is."""
+    """The name of a model in a detector: a full path, or a released name or Hub id unchanged."""
     folder = find(model)
     return str(model) if isinstance(model, str) and not Path(model).exists() else str(folder.resolve())
 
 
 def _weights(model: str) -> str:
-    """A fingerprint of a model's weights; raises CheckpointError where there are none."""
+    """SHA-256 of a model's weights; raises CheckpointError if they cannot be read."""
     path = find(model) / "model.safetensors"
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,10 +1,10 @@
-"""Conformal tests: bounds on false alarms, smoothed p-values, false discoveries in a batch, and a test for a change.
+"""Conformal tests: bounds on false alarms, smoothed p-values, false discoveries in a batch, and a change test.
 
-Knows ranks, p-values and the distributions of both. Refuses to know scores, detectors and their folders
+Scope: ranks, p-values and their distributions. Out of scope: scores, detectors and their folders
 (anomaly/calibration.py).
 
-All statements suppose that normal scores are exchangeable: those of the n calibration pieces and those of new normal
-pieces. A piece is called anomalous where its score is below the r-th smallest of the n; r is the *rank* of the limit.
+All results assume that normal scores are exchangeable: those of the n calibration pieces and those of new normal
+pieces. A piece is anomalous if its score is below the r-th smallest of the n; r is the *rank* of the threshold.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def binomial_tails(n: int, share: float) -> Doubles:
 
 
 def bound(rank: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """Upper confidence bound on the rate of false alarms of one calibration with a limit of this rank.
+    """Upper confidence bound on the rate of false alarms of one calibration with a threshold of this rank.
 
-    Given the calibration, the rate of false alarms is distributed as Beta(r, n + 1 - r) where scores are continuous
-    (Vovk 2012, Conditional validity of inductive conformal predictors), and is stochastically smaller where they tie.
-    The bound is the quantile of this distribution, for a rank that was chosen before the scores were seen. For r = 1 it
-    is 1 - (1 - confidence)^(1/n).
+    Given the calibration, the rate of false alarms is distributed as Beta(r, n + 1 - r) for continuous scores (Vovk
+    2012, Conditional validity of inductive conformal predictors), and is stochastically smaller with ties. The bound is
+    a quantile of this distribution, valid for a rank chosen before the scores were seen. For r = 1 it is
+    1 - (1 - confidence)^(1/n).
     """
     if rank < 1:
         return 0.0
@@ -62,32 +62,32 @@ def bound(rank: int, n: int, confidence: float = CONFIDENCE) -> float:
 
 
 def rank(share: float, n: int, confidence: float | None = None) -> int:
-    """The largest rank of a limit whose rate of false alarms is at most `share`; 0 where there is none.
+    """The largest rank of a threshold whose rate of false alarms is at most `share`; 0 if there is none.
 
-    On the average over calibrations it is floor(share (n + 1)) (Vovk, Gammerman and Shafer 2005). With a `confidence`,
-    it is the largest r with P(Binomial(n, share) >= r) >= confidence: then `bound` is at most `share` (Wilks 1941; Vovk
+    On average over calibrations it is floor(share (n + 1)) (Vovk, Gammerman and Shafer 2005). With a `confidence`, it
+    is the largest r with P(Binomial(n, share) >= r) >= confidence: then `bound` is at most `share` (Wilks 1941; Vovk
     2012).
     """
     if confidence is not None:
         return int((binomial_tails(n, share) >= confidence * (1 - _ROUNDING)).sum()) - 1
-    found = math.floor(share * (n + 1)) + 1  # a product is rounded
+    found = math.floor(share * (n + 1)) + 1  # one more, against rounding of the product
     while found / (n + 1) > share:
         found -= 1
     return found
 
 
 def sample_size(share: float, confidence: float | None = None) -> int:
-    """The least n that has a limit of such a rate of false alarms.
+    """The least n for which a threshold with this rate of false alarms exists.
 
-    On the average it is 1 / share - 1. With a confidence it is log(1 - confidence) / log(1 - share), since all of n
-    scores lie above the share with probability (1 - share)^n: 299 for 1 % with 95 %.
+    On average it is 1 / share - 1. With a confidence it is log(1 - confidence) / log(1 - share), since all n scores lie
+    above the quantile with probability (1 - share)^n: 299 for 1 % with 95 %.
     """
     exact = 1 / share - 1 if confidence is None else math.log1p(-confidence) / math.log1p(-share)
     return max(1, math.ceil(exact * (1 - _ROUNDING)))
 
 
 def least_share(n: int, confidence: float | None = None) -> float:
-    """The lowest rate of false alarms that n pieces allow, rounded up to two digits."""
+    """The lowest rate of false alarms possible with n pieces, rounded up to two digits."""
     value = 1 / (n + 1) if confidence is None else bound(1, n, confidence)
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     return math.ceil(value / step) * step
@@ -97,28 +97,29 @@ def least_share(n: int, confidence: float | None = None) -> float:
 
 
 def smoothed(normal: Doubles, score: float, uniform: float) -> float:
-    """(number below + u (1 + number equal)) / (n + 1), of sorted scores `normal (n,)` and u uniform on (0, 1].
+    """(number below + u (1 + number equal)) / (n + 1), for sorted scores `normal (n,)` and u uniform on (0, 1].
 
-    It is uniform on (0, 1] for a new normal piece, whether scores tie or not (Vovk, Gammerman and
-    Shafer 2005, Algorithmic learning in a random world, chapter 2).
+    For a new normal piece it is uniform on (0, 1], with or without ties (Vovk, Gammerman and Shafer 2005, Algorithmic
+    learning in a random world, chapter 2).
     """
     below, to = np.searchsorted(normal, score, "left"), np.searchsorted(normal, score, "right")
     return float(below + uniform * (1 + to - below)) / (len(normal) + 1)
 
 
 def uniform(seed: int, index: int) -> float:
-    """A number uniform on (0, 1]: the one of a piece, whatever is scored beside it."""
+    """A number uniform on (0, 1] for the piece `index`, independent of other pieces."""
     return 1 - float(np.random.default_rng([seed, index]).random())
 
 
 def discoveries(p_values: ArrayLike, rate: float) -> NDArray[np.bool_]:
-    """`(m,)`: which pieces are discoveries at this false discovery rate, by the procedure of Benjamini and Hochberg.
+    """`(m,)`: True for discoveries at this false discovery rate, by the procedure of Benjamini and Hochberg.
 
-    With k the largest number for which k p-values are at most rate k / m, it is these k (Benjamini and Hochberg 1995).
-    The expected share of normal pieces among the discoveries is at most `rate` for p-values that depend positively
-    (PRDS; Benjamini and Yekutieli 2001), as conformal p-values of one calibration do (Bates, Candès, Lei, Romano and
-    Sesia 2023, Testing for outliers with conformal p-values). Ties change nothing: given the values of the n + 1 normal
-    scores, the other p-values grow with the score of the new one. It is an average over calibrations and batches.
+    With k the largest number for which k p-values are at most rate k / m, these k are discoveries (Benjamini and
+    Hochberg 1995). The expected share of normal pieces among them is at most `rate` for p-values with positive
+    dependence (PRDS; Benjamini and Yekutieli 2001), as conformal p-values of one calibration have (Bates, Candès, Lei,
+    Romano and Sesia 2023, Testing for outliers with conformal p-values). Ties do not matter: given the values of the
+    n + 1 normal scores, the other p-values grow with the score of the new one. The rate holds on average over
+    calibrations and batches.
     """
     p = np.asarray(p_values, np.float64)
     allowed = rate * np.arange(1, len(p) + 1) / max(1, len(p)) * (1 + _ROUNDING)
@@ -128,28 +129,28 @@ def discoveries(p_values: ArrayLike, rate: float) -> NDArray[np.bool_]:
 
 
 def least_discoveries(m: int, n: int, rate: float) -> int:
-    """How many of m pieces must be stranger than all n normal ones before any can be a discovery."""
+    """Minimum number of the m pieces that must score below all n normal ones before any can be a discovery."""
     return max(1, math.ceil(m / (rate * (n + 1)) * (1 - _ROUNDING)))
 
 
-# --- has normal changed? ----------------------------------------------------------------------------------------------
+# --- change test ------------------------------------------------------------------------------------------------------
 
 ANOMALIES = 0.1
-"""Share of new pieces that may be anomalous, however strange, before normal is said to have changed."""
+"""Share of new pieces that may be anomalous, with any scores, without an alarm."""
 LEVELS = 0.1, 0.5
-"""Where p-values are counted: a new kind of normal piece shows at the first, a shift of all at the second."""
+"""Levels at which p-values are counted: the first detects a new kind of normal piece, the second a shift of all."""
 LOOK = 50
-"""New pieces before the first look; they double from one look to the next."""
+"""New pieces before the first look; the number doubles from look to look."""
 ALARM = 0.01
-"""Probability that an unchanged normal is said to have changed, over all looks."""
+"""Probability of an alarm over all looks if normal has not changed."""
 
 
 def change_p_value(count: int, m: int, rank: int, n: int, anomalies: int = 0) -> float:
     """P-value of "normal has not changed", where `count` of m new scores are below the r-th smallest of n.
 
     Among m - a new normal pieces the number below it is distributed as BetaBinomial(m - a; r, n + 1 - r), the negative
-    hypergeometric distribution, and is stochastically smaller where scores tie (a precedence test; Mathisen 1943,
-    Balakrishnan and Ng 2006). The a others can add a at most, so that the test holds for any a anomalies.
+    hypergeometric distribution, and is stochastically smaller with ties (a precedence test; Mathisen 1943, Balakrishnan
+    and Ng 2006). The a others add at most a, so the test is valid with any a anomalies.
     """
     if count <= anomalies:
         return 1.0
@@ -165,20 +166,20 @@ class Change:
     seen: int
     """New pieces so far."""
     share: float
-    """Of them, those that are as strange as the strangest `level` of the normal pieces."""
+    """Share of them that score as low as the lowest `level` of the normal pieces."""
     level: float
     p_value: float
 
 
 @dataclass
 class ChangeTest:
-    """Whether new pieces as a whole are stranger than the n calibration pieces were, with up to ANOMALIES apart.
+    """Tests whether new pieces score lower than the n calibration pieces, apart from a share ANOMALIES of them.
 
-    They are counted below each of LEVELS, at LOOK pieces, at twice as many and so on, and at their end. The i-th look
-    has a share 1 / (i (i + 1)) of ALARM, which adds up to ALARM, divided by the levels (Bonferroni). So an unchanged
-    normal is said to have changed with probability ALARM at most, if no more than a tenth of the pieces are anomalous
-    whenever it looks. Attacks of 5 % never add up to an alarm; a burst of anomalies above the tenth does, and is told
-    from a change only by who looks at them. New pieces that are less strange than the normal ones raise no alarm.
+    Scores are counted below each of LEVELS, after LOOK pieces, after twice as many and so on, and at the end. The i-th
+    look uses a share 1 / (i (i + 1)) of ALARM (these add up to ALARM), divided by the number of levels (Bonferroni). So
+    without a change the probability of an alarm is at most ALARM, if at every look no more than a tenth of the pieces
+    is anomalous. Attacks of 5 % never add up to an alarm. A burst of more than a tenth does, and only a person can
+    distinguish it from a change. New pieces that score higher than the normal ones raise no alarm.
     """
 
     n: int
@@ -187,7 +188,7 @@ class ChangeTest:
     _looks: int = 0
 
     def add(self, p_value: float) -> Change | None:
-        """One more new piece, by its p-value without random ties; what a look found, if it is time for one."""
+        """Add a new piece by its p-value without random ties; the result of a look, if one is due."""
         self.seen += 1
         for i, level in enumerate(LEVELS):
             self._counts[i] += p_value * (self.n + 1) <= self._rank(level) + 0.5
@@ -195,7 +196,7 @@ class ChangeTest:
         return self.look() if due else None
 
     def look(self) -> Change | None:
-        """Look now, such as at the end of the pieces, however many there are above LOOK."""
+        """Look now, for example at the end, at any number of pieces from LOOK on."""
         if self.seen < LOOK:
             return None
         self._looks += 1

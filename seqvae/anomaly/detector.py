@@ -1,8 +1,7 @@
-"""Detector: a model and what normal pieces are to it, as scikit-learn expects an outlier detector to be.
+"""`Detector`: a model and its calibration as a scikit-learn outlier detector.
 
-Knows: `fit`, `score_samples`, `decision_function`, `predict` and their conventions. Refuses to know: how evidence is
-found (anomaly/scores.py), what makes a p-value hold and how a detector is kept (anomaly/calibration.py), the command
-line.
+Scope: `fit`, `score_samples`, `decision_function`, `predict` and their conventions. Out of scope: computing evidence
+(anomaly/scores.py), calibration and storage (anomaly/calibration.py), the command line.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ Doubles = NDArray[np.float64]
 
 
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Says which pieces are not normal, at a rate of false alarms that was promised beforehand.
+    """Detects anomalous pieces with a guaranteed rate of false alarms.
 
-    The model has been trained before, on normal pieces; `fit` calibrates it on others. Pieces are whatever the model
-    takes: sentences or sessions, each a `str`, or music. Not a table: X is a sequence of pieces.
+    The model was trained before, on normal pieces; `fit` calibrates it on others. Pieces are the model's inputs:
+    sentences or sessions, each a `str`, or music. X is a sequence of pieces, not a table.
 
     >>> detector = Detector("hdfs").fit(normal_sessions)  # doctest: +SKIP
     >>> detector.predict(new_sessions)  # -1 is anomalous, 1 is not  # doctest: +SKIP
@@ -50,10 +49,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     ) -> None:
         """`model` is a released name, a folder or a Hub id; `statistic` one of `calibration.Score`.
 
-        With `contamination="auto"` a piece is anomalous if its p-value is at most `p_value`, so that at most this share
-        of new normal pieces is: on the average over calibrations, or with a `confidence`, such as 0.95, in so many of
-        them. Else the threshold is such that this share of the pieces that scores are compared with
-        lies below it. `exact` is that of `seqvae.load`.
+        With `contamination="auto"` a piece is anomalous if its p-value is at most `p_value`. At most this share of new
+        normal pieces is anomalous: on average over calibrations, or, with a `confidence` such as 0.95, in that share of
+        calibrations. Otherwise `contamination` is the share of the calibration scores below the threshold. `exact` is
+        that of `seqvae.load`.
         """
         self.model = model
         self.statistic = statistic
@@ -67,9 +66,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     def fit(self, X: Sequence[Any], y: Any = None, *, known: Sequence[Any] = ()) -> Self:
         """Calibrate on normal pieces that the model was not trained on; `y` is ignored.
 
-        `known` are pieces to measure latent distances from, best those that the model was trained on. Raises ReadError
-        for a piece that cannot be read, SeqVAEError for too few or for settings that cannot be, CheckpointError where
-        there is no such model.
+        `known` are pieces from which latent distances are measured, ideally the training set. Raises ReadError for a
+        piece that cannot be read, SeqVAEError for too few pieces or invalid settings, CheckpointError if there is no
+        such model.
         """
         del y
         share = self.p_value if self.contamination == "auto" else self.contamination
@@ -90,7 +89,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return self
 
     def update(self, X: Sequence[Any], *, replace: bool = False) -> Self:
-        """Take new normal pieces into the calibration, without training; with `replace` in place of the old ones.
+        """Add new normal pieces to the calibration, without training; with `replace`, instead of the old ones.
 
         See `calibration.recalibrated`.
         """
@@ -102,7 +101,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return self
 
     def bound(self) -> float:
-        """The share of new normal pieces that is called anomalous, at most, with `confidence` or else 95 %."""
+        """Upper bound on the rate of false alarms, with `confidence` or else 95 %."""
         check_is_fitted(self, "calibration_")
         if self.contamination == "auto":
             return self.calibration_.bound(self.offset_, self.p_value, self.confidence)
@@ -112,21 +111,21 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return anomaly.examine(self.codec_, _pieces(X), self.samples, self.seed)
 
     def score_samples(self, X: Sequence[Any]) -> Doubles:
-        """`(n,)`: the score of each piece, low is anomalous."""
+        """`(n,)`: the score of each piece; low is anomalous."""
         check_is_fitted(self, "calibration_")
         return np.array([self.calibration_.scores(one)[self.statistic] for one in self._evidence(X)], np.float64)
 
     def p_values(self, X: Sequence[Any], *, random_ties: bool = False) -> Doubles:
-        """`(n,)`: split-conformal p-values; of new normal pieces at most a share of p has one as low as p.
+        """`(n,)`: split-conformal p-values; at most a share p of new normal pieces has a p-value of p or less.
 
-        With `random_ties` it is exactly this share; see `conformal.smoothed`.
+        With `random_ties` the share is exactly p; see `conformal.smoothed`.
         """
         scores = self.score_samples(X).tolist()
         drawn = [conformal.uniform(self.seed, i) if random_ties else None for i in range(len(scores))]
         return np.array([self.calibration_.p_value(one, u) for one, u in zip(scores, drawn, strict=True)], np.float64)
 
     def discoveries(self, X: Sequence[Any], rate: float) -> NDArray[np.bool_]:
-        """`(n,)`: which pieces are anomalous at this false discovery rate; see `conformal.discoveries`."""
+        """`(n,)`: True for anomalous pieces at this false discovery rate; see `conformal.discoveries`."""
         return conformal.discoveries(self.p_values(X), rate)
 
     def decision_function(self, X: Sequence[Any]) -> Doubles:
@@ -150,7 +149,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     @classmethod
     def load(cls, folder: str | Path, model: str | Path | None = None, *, exact: bool = False) -> Detector:
-        """A fitted detector from its folder; raises CheckpointError where there is none, or its model is another."""
+        """A fitted detector from its folder; raises CheckpointError if it is missing or its model has other weights."""
         found, settings = calibration.load(Path(folder), None if model is None else str(model))
         share: float | Literal["auto"] = "auto"
         if settings.p_value is None:
@@ -181,6 +180,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 def _pieces(X: Sequence[Any]) -> Sequence[Any]:
     if isinstance(X, (str, bytes, Path)):
         raise SeqVAEError(f"{str(X)[:60]!r}: is one piece; give a list of pieces")
-    if getattr(X, "ndim", 1) != 1:  # to go through a data frame is to go through the names of its columns
+    if getattr(X, "ndim", 1) != 1:  # iterating over a data frame gives its column names
         raise SeqVAEError(f"a table of {X.ndim} dimensions; give a list of pieces, such as one column")  # type: ignore[attr-defined]
     return X

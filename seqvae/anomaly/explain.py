@@ -1,7 +1,7 @@
-"""Which tokens of a piece are surprising, and how they are written.
+"""The most surprising tokens of a piece, and their text.
 
-Scope: the least likely tokens of a piece's evidence, and the text of tokens at some places. Out of scope: whether the
-piece is anomalous, and the terminal or page that shows it.
+Scope: the least likely tokens in a piece's evidence, and the text of tokens at given positions. Out of scope: whether
+the piece is anomalous, and the terminal or page that displays it.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from seqvae.text.lines import safe
 from seqvae.text.tokenizer import TextTokenizer
 
 POINTED = 5
-"""Tokens of a piece that are marked."""
+"""Number of tokens that are marked."""
 DIGITS = 4
-"""Of log-probabilities: the last ones depend on the other pieces of the batch."""
+"""Decimals of log-probabilities: the last digits depend on the other pieces of the batch."""
 
 
 def pointed(evidence: Evidence) -> set[int]:
-    """The places of the tokens that surprise most."""
+    """The positions of the least likely tokens."""
     return set(evidence.log_prob.round(DIGITS).argsort(kind="stable")[:POINTED].tolist())
 
 
 def spelled(
     tokenizer: Tokenizer, ids: Sequence[int], places: Sequence[int], words: Sequence[str]
 ) -> Iterator[tuple[list[int], str]]:
-    """Tokens at some places, each with the space before it.
+    """The text of tokens at some positions, each with the space before it.
 
-    The bytes of a letter go together, and a space of its own with what follows. An event without a token is shown as it
-    stands in `words`.
+    The bytes of one letter are joined, and a separate space is joined with the token after it. An event without a token
+    is shown as in `words`.
     """
     if not isinstance(tokenizer, TextTokenizer):
         for i in places:

@@ -1,11 +1,11 @@
-"""A detector from the sessions of a raw log: templates, a small model and its calibration, learned in one go.
+"""A detector learned from the sessions of a raw log: templates, a small model and its calibration in one run.
 
-Knows: which sessions each of these is learned from, the folder that holds all three, and how sessions become evidence.
-Refuses to know: files of logs and headers (events/lines.py), the terminal (cli/raw_logs.py).
+Scope: the division of sessions, the folder with all three parts, and sessions to evidence. Out of scope: log files and
+headers (events/lines.py), the terminal (cli/raw_logs.py).
 
-Sessions are divided at random into three parts, each session by itself: equal ones may be in several, as often as they
-occur. On the first, templates are mined and the model is trained; on the second, p-values are calibrated; on the third,
-the rate of false alarms is counted. The folder is a checkpoint, with `templates.json` and the detector in it.
+Sessions are divided at random into three parts; equal sessions may be in several. From the first part, templates are
+mined and the model is trained; on the second, p-values are calibrated; on the third, false alarms are counted. The
+folder is a checkpoint that also holds `templates.json` and the detector.
 """
 
 from __future__ import annotations
@@ -43,38 +43,38 @@ RECIPE = "hdfs"  # for short sessions
 FILE = "templates.json"
 FORMAT = 1
 PARTS = 0.5, 0.35
-"""Shares of the sessions that are trained on and calibrated on; the others are counted on."""
+"""Shares of the sessions for training and for calibration; the rest is for counting false alarms."""
 LEAST = 20
-"""Sessions to learn from."""
+"""Minimum number of sessions."""
 KNOWN = 2000
-"""Sessions at most, of those that were trained on, that latent distances are measured from."""
+"""Maximum training sessions from which latent distances are measured."""
 SCORE: Score = "worst"
-"""Finds order faults, and events that are new, dropped or doubled, where the combined score is out-voted."""
+"""Detects wrong order and new, missing or repeated events that the combined score misses."""
 SAMPLES = 16  # draws from the posterior
 MOST_KINDS = 50
 """Kinds of normal sessions that are reported at most."""
 STRANGE = 0.2
-"""A source with a larger share of records without a template is not the one that was learned."""
+"""A source with a larger share of records without a template is not the source that was learned."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a detector was learned from, and what came of it."""
+    """The sessions a detector was learned from, and the results."""
 
     sessions: int
-    """All that were given."""
+    """All given sessions."""
     trained: int
     calibrated: int
     checked: int
-    """Sessions of each part."""
+    """Sessions in each part."""
     templates: int
-    """Mined from the sessions that were trained on."""
+    """Templates mined from the training sessions."""
     p_value: float
-    """A session below it is anomalous: what was asked for, or the least that so many sessions allow."""
+    """Sessions below it are anomalous: the requested p-value, or the lowest possible with these sessions."""
     alarms: int
     """Sessions of the last part that are called anomalous."""
     wanted: int
-    """Sessions that would allow the p-value that was asked for; 0 where these do."""
+    """Sessions needed for the requested p-value; 0 if there are enough."""
     bound: float
     """Upper confidence bound on the rate of false alarms; see `Calibration.bound`."""
     kinds: tuple[Kind, ...]
@@ -102,15 +102,15 @@ def learn(
     sessions: Sequence[Session], reader: LogReader, grouping: Grouping, folder: Path, *, p_value: float = 0.01,
     confidence: float | None = None, minutes: float = 1.0, seed: int = 0, report: Callable[[str], None] = print,
 ) -> Learned:  # fmt: skip
-    """Learn a detector from sessions that are taken for normal, and write its folder.
+    """Learn a detector from sessions that are assumed to be normal, and write its folder.
 
-    Raises SeqVAEError for fewer than LEAST sessions and for a folder that is there and holds something else.
+    Raises SeqVAEError for fewer than LEAST sessions and for an existing folder with other content.
     """
     refuse(folder)
     if len(sessions) < LEAST:
         raise SeqVAEError(
             f"{len(sessions)} sessions are too few to learn from; give {LEAST} or more, 500 or more for p-values of "
-            "0.01, or divide the log by another key or a shorter window"
+            "0.01, or group records by another key or a shorter window"
         )
     order = np.random.default_rng(seed).permutation(len(sessions)).tolist()
     first = round(PARTS[0] * len(order))
@@ -153,42 +153,42 @@ def learn(
 
 
 def _enough(p_value: float, confidence: float | None) -> int:
-    """Sessions of a log, such that those to compare with allow a p-value: see `calibration.fit`."""
+    """Number of sessions in a log that are enough to calibrate for a p-value; see `calibration.fit`."""
     compared = conformal.sample_size(p_value, confidence)
     held = min(math.ceil(1.5 * compared) + 1, compared + calibration.TAILS)
     return math.ceil(held / PARTS[1])
 
 
 def _as_written(sessions: Iterable[Session]) -> list[Any]:
-    """The records of sessions in the order of the log: templates depend on it."""
+    """The records of sessions in the order of the log, on which templates depend."""
     records = [record for session in sessions for record in session.records]
     return sorted(records, key=lambda record: (record.source, record.number))
 
 
 def piece(session: Session, templates: Templates) -> str:
-    """A session as the model reads it: the events of its records, with a space between them."""
+    """A session as text for the model: the events of its records, separated by spaces."""
     return " ".join(templates.event(record.content) for record in session.records)
 
 
 def evidence(
     model: Codec, sessions: Iterable[Session], templates: Templates, samples: int, seed: int
 ) -> Iterator[Evidence]:
-    """What a model says of sessions: its i-th token is the event of the i-th record, and the last is the end."""
+    """Evidence of sessions: token i is the event of record i, and the last token is the end."""
     return anomaly.examine(model, (piece(session, templates) for session in sessions), samples, seed)
 
 
 def refuse(folder: Path) -> None:
-    """Raise SeqVAEError for what is there and is no folder of such a detector."""
+    """Raise SeqVAEError for an existing path that is not such a detector or an empty folder."""
     if folder.exists() and not ((folder / FILE).is_file() or (folder.is_dir() and not any(folder.iterdir()))):
-        raise SeqVAEError(f"{folder}: is there and is no detector of raw logs; choose another -o")
+        raise SeqVAEError(f"{folder}: exists and is not a detector of raw logs; choose another -o")
 
 
-# --- a detector that was learned --------------------------------------------------------------------------------------
+# --- a learned detector -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LogDetector:
-    """Reads a log as it was read to learn from, and weighs its sessions."""
+    """A learned detector, with the settings for reading logs of the same kind."""
 
     header: str
     field: str | None
@@ -198,22 +198,22 @@ class LogDetector:
     settings: Settings
 
     def reader(self) -> LogReader:
-        """Of records, with the header that was learned."""
+        """A reader of records with the learned header."""
         return LogReader(self.header, self.field)
 
     def unknown(self, sessions: Iterable[Session]) -> tuple[int, int]:
-        """Records of sessions without a template, and all."""
+        """Number of records in sessions without a template, and number of all records."""
         found = [self.templates.event(record.content) for session in sessions for record in session.records]
         return found.count(NEW), len(found)
 
 
 def is_one(folder: Path) -> bool:
-    """Whether a folder is a detector of raw logs."""
+    """True if a folder holds a detector of raw logs."""
     return (folder / FILE).is_file()
 
 
 def load(folder: Path) -> LogDetector:
-    """Read a folder that `learn` wrote; raises CheckpointError in one line for one that cannot be read."""
+    """Read a folder that `learn` wrote; raises CheckpointError in one line if it cannot be read."""
     try:
         facts: dict[str, Any] = read(own(folder, FILE))
         if facts["format"] != FORMAT:

@@ -1,7 +1,7 @@
-"""What a model says of a piece: how likely each token is, and where the piece lies in the latent space.
+"""Evidence of a model about a piece: the log-probability of each token, and the piece's latents.
 
-Knows: the evidence for and against one piece, and how that of windows is joined. Refuses to know: how much evidence is
-enough to call a piece anomalous (anomaly/calibration.py), files, the terminal.
+Scope: the evidence of one piece, and joining that of windows. Out of scope: thresholds for anomalies
+(anomaly/calibration.py), files, the terminal.
 """
 
 from __future__ import annotations
@@ -21,39 +21,38 @@ from seqvae.nn.posterior import Posterior, log_prior
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
-WINDOWS = 2048  # segments examined at once: bounds memory, not results
+WINDOWS = 2048  # segments examined at once: limits memory and does not change results
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a model says of one piece of S segments and N tokens, in nats.
+    """Evidence about one piece of S segments and N tokens, in nats.
 
-    A token that a window repeats of the one before it is counted where it stood first.
+    A token that a window repeats from the window before it counts once, at its first occurrence.
     """
 
     tokens: Ints
-    """`(N,)`."""
+    """Token ids `(N,)`."""
     log_prob: Floats
     """`(N,)`: log-probability of each token, averaged over draws from the posterior (An and Cho 2015)."""
     error: Floats
-    """`(N,)`: its log-probability given the posterior mean, minus what an autoencoder's reconstruction error is."""
+    """`(N,)`: log-probability of each token given the posterior mean: minus an autoencoder's reconstruction error."""
     elbo: float
-    """Evidence lower bound: minus KL and plus the tokens' mean log-probabilities, over all segments."""
+    """Evidence lower bound over all segments: the tokens' mean log-probabilities minus the KL."""
     importance: float
     """Importance-weighted log-likelihood (Burda et al. 2016), over all segments."""
     read: int
-    """Tokens in all segments, those that windows repeat included: what the two above are sums over."""
+    """Tokens in all segments, including those that windows repeat; the two sums above are over these."""
     means: Floats
     """`(S, D)`: posterior means."""
 
 
 def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 0) -> Iterator[Evidence]:
-    """Evidence of every piece, in order and in bounded memory; that of a piece depends on nothing but the piece.
+    """Evidence of every piece, in order and in bounded memory, independent of the other pieces.
 
-    All segments get the same `samples` draws of noise, so that neither order nor neighbours matter, but to the last
-    digits where `codec.exact` is not set. Segments that are
-    equal are examined once, and pieces that are equal may get the same object. Raises ReadError for a piece that cannot
-    be read.
+    All segments get the same `samples` draws of noise, so order and neighbours do not matter, except for the last
+    digits if `codec.exact` is not set. Equal segments are examined once, and equal pieces may get the same object.
+    Raises ReadError for a piece that cannot be read.
     """
     noise = torch.randn(samples, codec.model.config.latent, generator=torch.Generator().manual_seed(seed))
     waiting: list[list[list[Ints]]] = []
@@ -68,7 +67,7 @@ def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 
 
 
 def latents(codec: Codec, pieces: Iterable[Any]) -> list[Tensor]:
-    """Posterior means `(S, D)` of every piece as the encoder gives them, which are those of `Evidence`.
+    """Posterior means `(S, D)` of every piece, unrefined as in `Evidence`.
 
     Raises ReadError for a piece that cannot be read.
     """
@@ -79,7 +78,7 @@ def latents(codec: Codec, pieces: Iterable[Any]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Told:
-    """What is known of one segment: of its chunks, token by token, and as a whole."""
+    """Evidence about one segment: by chunk and token, and as a whole."""
 
     log_prob: list[Floats]
     error: list[Floats]
@@ -89,7 +88,7 @@ class _Told:
 
 
 def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) -> Iterator[Evidence]:
-    """Evidence of pieces that have been cut into segments."""
+    """Evidence of pieces that are split into segments."""
     keys = [tuple(b"|".join(chunk.tobytes() for chunk in segment) for segment in piece) for piece in split]
     different: dict[bytes, list[Ints]] = {}
     for of, piece in zip(keys, split, strict=True):
@@ -123,11 +122,11 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
 
 
 def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> Iterator[_Told]:
-    """What the model says of segments, `noise (L, D)` for each."""
+    """Evidence of segments, with the same `noise (L, D)` for each."""
     posterior = codec.posteriors(segments)
     draws = posterior.mean + (0.5 * posterior.logvar).exp() * noise[:, None]
     told = codec.told(torch.cat([draws, posterior.mean[None]]), segments)
-    # summed in fp64, then rounded: how long the others of a batch are decides in which order numbers are added up
+    # summed in fp64, then rounded: the order of summation depends on lengths in the batch
     wide = Posterior(posterior.mean.double(), posterior.logvar.double())
     total = told[:-1].double().flatten(2).sum(-1)
     weight = log_prior(draws.double()) - wide.log_prob(draws.double())

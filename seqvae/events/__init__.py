@@ -1,1 +1,1 @@
-"""Event logs: raw lines, templates, sessions, and their tokens."""
+"""Event logs: raw lines, templates, sessions and tokens."""

@@ -1,7 +1,7 @@
-r"""Raw logs in: lines of files and streams as records, each with its header split from its content.
+r"""Reading of raw logs: lines of files and streams as records, with header and content separated.
 
-Knows: the headers that logs commonly have, formats as logparser writes them, JSON lines, records of several lines, time
-stamps. Refuses to know templates, sessions and models.
+Scope: common log headers, formats in logparser's notation, JSON lines, records of several lines, time stamps. Out of
+scope: templates, sessions and models.
 
 >>> reader = LogReader("<Time> <Level> <Content>")
 >>> [record.content for record in reader.records(["10:00:01 INFO disk full", "  at sda1"], "app.log")]
@@ -44,12 +44,12 @@ HEADERS: dict[str, str] = {
     "kernel": r"\[ *\d+\.\d+\] ",
     "epoch": r"(?:\S+ ){0,4}1\d{9}(?:\.\d+)? (?:\d+ )?",
 }
-"""What stands before the content, by its name; the earlier ones are the more particular."""
+"""Patterns of headers by name; earlier ones are more specific."""
 
 SAMPLE = 1000
-"""Lines from which the header is recognised."""
+"""Number of lines from which the header is recognised."""
 LEAST = 0.5
-"""Share of these that a header must fit."""
+"""Share of these lines that a header must match."""
 PLAIN = "plain"
 """The name for lines without a header."""
 
@@ -64,34 +64,34 @@ class Record:
     """One entry of a log."""
 
     source: str
-    """The file's name, or `-`."""
+    """The file's name, or `-` for standard input."""
     number: int
-    """Of its first line, from 1."""
+    """Number of its first line, from 1."""
     text: str
-    """Its lines as they stand, divided by newlines."""
+    """Its lines unchanged, joined by newlines."""
     content: str
     """The first line without its header."""
     header: str
-    """What stands before the content."""
+    """The part of the first line before the content."""
 
     @property
     def seconds(self) -> float | None:
-        """The time stamp in the header, since 1970; None where there is none.
+        """The header's time stamp in seconds since 1970; None if there is none.
 
-        A stamp without a year is of 1970, one without a date of its first of January, one without a zone of UTC.
+        A stamp without a year is taken in 1970, without a date on 1 January, without a zone in UTC.
         """
         return seconds(self.header)
 
 
 class LogReader:
-    """Reads records; the same settings read every log of a kind the same way.
+    """Reader of records; equal settings read all logs of a kind in the same way.
 
     Args:
-        header: A name in HEADERS, `plain`, a format such as `<Date> <Time> <Content>`, or "" to be recognised from the
+        header: A name in HEADERS, `plain`, a format such as `<Date> <Time> <Content>`, or "" to recognise it from the
             first lines.
-        field: The field that holds the content, where lines are JSON; parts of a nested one are divided by dots.
+        field: The field with the content, for JSON lines; a nested field is given with dots.
 
-    Raises SeqVAEError for a format without `<Content>` and for a name that is not known.
+    Raises SeqVAEError for a format without `<Content>` and for an unknown name.
     """
 
     def __init__(self, header: str = "", field: str | None = None) -> None:
@@ -99,10 +99,10 @@ class LogReader:
         self._split = _splitter(header) if header else None
 
     def records(self, lines: Iterable[str], source: str = "-") -> Iterator[Record]:
-        """The records of one source, each when the next one begins.
+        """The records of one source; a record is complete when the next one begins.
 
-        A line belongs to the record before it where it is indented, is part of a stack trace, or lacks the header.
-        Lines without a word are passed over. With `field`, each line is a record.
+        A line belongs to the record before it if it is indented, is part of a stack trace, or lacks the header. Blank
+        lines are skipped. With `field`, each line is a record.
         """
         lines = iter(lines)
         if self.field is not None:
@@ -129,7 +129,7 @@ class LogReader:
             yield _record(source, at, begun, split)
 
     def _fields(self, lines: Iterator[str], source: str) -> Iterator[Record]:
-        """Records of JSON lines; what is no JSON, or lacks the field, is content as a whole."""
+        """Records of JSON lines; a line that is not JSON or lacks the field is content as a whole."""
         assert self.field is not None
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -157,7 +157,7 @@ Split = Callable[[str], "tuple[int, int] | None"]
 
 
 def recognise(lines: Iterable[str]) -> str:
-    """The name of the header that fits most of some lines, the more particular of two; `plain` for less than half."""
+    """The name of the header that matches most lines, the more specific of equal ones; `plain` below half."""
     given = [line for line in lines if line.strip() and not line[0].isspace()]
     fits = {name: sum(map(bool, map(re.compile(pattern).match, given))) for name, pattern in HEADERS.items()}
     best = max(fits, key=lambda name: fits[name])
@@ -165,7 +165,7 @@ def recognise(lines: Iterable[str]) -> str:
 
 
 def _splitter(header: str) -> Split:
-    """What tells where the content of a line begins and ends; None for a line that does not begin a record."""
+    """A function from a line to the span of its content; None for a line that does not begin a record."""
     if header == PLAIN:
         return lambda line: None if _CONTINUED.match(line) else (0, len(line))
     if header in HEADERS:
@@ -191,7 +191,7 @@ def _splitter(header: str) -> Split:
 
 
 def _pattern(written: str) -> re.Pattern[str]:
-    """A format of logparser as a regular expression: `<Name>` is a field, and what stands between is as it stands."""
+    """A format of logparser as a regular expression: `<Name>` is a field, other text is literal."""
     parts = re.split(r"<(\w+)>", written)
     try:
         fields = [
@@ -222,7 +222,7 @@ _STAMPS = [
 
 
 def seconds(text: str) -> float | None:
-    """The first time stamp of a kind that is known, in seconds since 1970; None where there is none."""
+    """The first time stamp of a known format, in seconds since 1970; None if there is none."""
     for stamp in _STAMPS:
         found = stamp.search(text)
         if found is None:

@@ -1,6 +1,6 @@
-"""Sessions of a log: records that belong together, by a key in their text or by where they stand.
+"""Sessions of a log: records grouped by a key in their text or by windows.
 
-Knows: keys as regular expressions, windows of lines and of time. Refuses to know templates and models.
+Scope: keys as regular expressions, windows of lines and of time. Out of scope: templates and models.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from seqvae.errors import SeqVAEError
 from seqvae.events.lines import Record
 
 LINES = 20
-"""Records of a session where nothing else is said."""
+"""Records of a session by default."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Records that belong together, in the order in which they were written."""
+    """Records that belong together, in the order of the log."""
 
     name: str
-    """What the key found, or the place of its first line."""
+    """The key's match, or the position of the first line."""
     records: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """How records are divided into sessions.
+    """Settings for the division of records into sessions.
 
-    Raises SeqVAEError where both are given, for a key that is no regular expression with a group, and for a window that
-    is neither lines nor time.
+    Raises SeqVAEError if both are given, for a key that is not a regular expression with a group, and for an invalid
+    window.
     """
 
     key: str | None = None
-    """A regular expression; records whose text has the same in its first group are a session."""
+    """A regular expression; records whose first group matches the same text form a session."""
     window: str | None = None
-    """Lines (`20`) or time (`30s`, `5m`, `1h`) of a session; LINES where there is no key either."""
+    """Lines (`20`) or time (`30s`, `5m`, `1h`) of a session; LINES by default, if there is no key."""
 
     def __post_init__(self) -> None:
         if self.key is not None and self.window is not None:
-            raise SeqVAEError("a session key and a window both divide the log; give one of them")
+            raise SeqVAEError("a session key and a window exclude each other; give one of them")
         if self.key is not None:
             try:
                 groups = re.compile(self.key).groups
             except re.error as error:
-                raise SeqVAEError(f"session key '{self.key}': is no regular expression ({error}); mend it") from error
+                raise SeqVAEError(f"session key '{self.key}': is not a regular expression ({error}); fix it") from error
             if not groups:
-                raise SeqVAEError(f"session key '{self.key}': has no group; put what names a session into parentheses")
+                raise SeqVAEError(f"session key '{self.key}': has no group; put the session's name in parentheses")
         elif self.window is not None and not re.fullmatch(r"[1-9]\d{0,8}[smh]?", self.window):
             raise SeqVAEError(f"window '{self.window}': give lines, such as 20, or time, such as 30s, 5m or 1h")
 
@@ -59,13 +59,14 @@ class Grouping:
 
     @property
     def lasting(self) -> bool:
-        """Whether a session may go on as long as the log does, so that none is complete before its end."""
+        """True if a session may continue until the end of the log, so that none is complete before."""
         return self.key is not None
 
     def sessions(self, records: Iterable[Record]) -> Iterator[Session]:
-        """The sessions of records: those of a key at the end of all, in the order in which they began.
+        """The sessions of records; sessions by key come after all records, in the order of their first record.
 
-        Records without the key are in none. Raises SeqVAEError for a window of time where a record has no time stamp.
+        Records without the key are in no session. Raises SeqVAEError for a window of time and a record without a time
+        stamp.
         """
         if self.key is not None:
             return self._keyed(records)
@@ -89,7 +90,7 @@ def _begin(record: Record) -> Session:
 
 
 def _counted(records: Iterable[Record], most: int) -> Iterator[Session]:
-    """Sessions of `most` records of one source, the last of each source of fewer perhaps."""
+    """Sessions of `most` records of one source; the last session of a source may be shorter."""
     session: Session | None = None
     for record in records:
         if session is not None and session.records[0].source != record.source:
@@ -107,14 +108,14 @@ def _counted(records: Iterable[Record], most: int) -> Iterator[Session]:
 
 
 def _timed(records: Iterable[Record], most: float) -> Iterator[Session]:
-    """Sessions of the records in each `most` seconds of the clock; one ends where the time goes back, too."""
+    """Sessions of the records in each `most` seconds of the clock; a session also ends if the time goes back."""
     session: Session | None = None
     last = 0.0
     for record in records:
         now = record.seconds
         if now is None:
             where = f"{record.source}, line {record.number}"
-            raise SeqVAEError(f"{where}: has no time stamp that is known; give a window of lines, or a session key")
+            raise SeqVAEError(f"{where}: has no time stamp in a known format; give a window of lines, or a session key")
         if session is not None and now // most == last // most and session.records[0].source == record.source:
             session.records.append(record)
         else:

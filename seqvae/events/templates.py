@@ -1,10 +1,9 @@
-"""Templates of log messages: what stays the same where numbers, addresses, paths and ids change.
+"""Templates of log messages: the constant text around numbers, addresses, paths and ids.
 
-Knows: what is masked, and Drain (He et al. 2017), as the package drain3 has it. Refuses to know files, sessions and
-models.
+Scope: masking, and Drain (He et al. 2017) from the package drain3. Out of scope: files, sessions and models.
 
-Templates are mined from some messages, and are then fixed: a later message belongs to the template that Drain would
-have given it to, or to none. So what is new is seen as new, however often it comes.
+Templates are mined from some messages and then fixed: a later message has the template that Drain would choose for it,
+or none. So a new kind of message counts as new every time it occurs.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from drain3.drain import Drain, LogCluster
 from seqvae.errors import SeqVAEError
 
 WILDCARD = "<*>"
-"""Stands for what changes."""
+"""Stands for a variable part."""
 NEW = "<new>"
 """The event of a message without a template."""
 SIMILARITY = 0.5  # share of a template's words that a message must have
-DEPTH = 5  # of Drain's tree: templates of one length with the same first two words are compared
-_WORDS = DEPTH - 3  # that a place in the tree depends on
+DEPTH = 5  # depth of Drain's tree: templates of equal length and first two words are compared
+_WORDS = DEPTH - 3  # words that determine the position in the tree
 MASKS = {
     "url": r"\b[a-z][a-z0-9+.-]*://[^\s,\"'>\])]+",
     "uuid": r"(?<!\w)[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?!\w)",
@@ -34,7 +33,7 @@ MASKS = {
     "path": r"\b[A-Za-z]:\\[^\s\",]+|(?<![\w.<>)*-])/(?:[\w.@$%+~=:-]+/?)+",
     "number": r"(?<![A-Za-z0-9])[-+]?\d+(?:[.,:]\d+)*(?![A-Za-z0-9])",
 }
-"""What is masked, by its name; an earlier one is taken where two begin at one letter."""
+"""Patterns of masked parts by name; where two match at the same letter, the earlier one applies."""
 _MASKED = re.compile("|".join(MASKS.values()))
 
 
@@ -49,20 +48,20 @@ def mask(content: str) -> str:
 
 @lru_cache(1 << 16)
 def _word(word: str) -> str:
-    """A word masked: no mask goes over a space, and most words come again."""
+    """A masked word; cached, since no mask spans a space and most words recur."""
     return _MASKED.sub(WILDCARD, word)
 
 
 class Templates:
-    """Templates of messages, each an event: `E1`, `E2` and so on in the order in which they were seen."""
+    """Templates of messages; each is an event `E1`, `E2` and so on, in order of first occurrence."""
 
     def __init__(self) -> None:
         self._drain = Drain(depth=DEPTH, sim_th=SIMILARITY)
-        self._first: dict[int, list[str]] = {}  # of each template's first message: where it is in the tree
+        self._first: dict[int, list[str]] = {}  # first words of each template's first message: its position in the tree
 
     @classmethod
     def mine(cls, messages: Iterable[str]) -> Self:
-        """Find the templates of messages, in the order in which they were written."""
+        """Mine the templates of messages, in the order of the log."""
         made = cls()
         for message in messages:
             masked = mask(message)
@@ -75,7 +74,7 @@ class Templates:
         return len(self._first)
 
     def event(self, message: str) -> str:
-        """The event of a message: its template's, or NEW."""
+        """The event of a message: that of its template, or NEW."""
         drain = self._drain
         words = drain.get_content_as_tokens(mask(message))
         found = drain.tree_search(drain.root_node, words, drain.sim_th, False)
@@ -86,14 +85,14 @@ class Templates:
         return {f"E{cluster.cluster_id}": cluster.get_template() for cluster in self._clusters()}
 
     def counts(self) -> dict[str, int]:
-        """How many of the messages that were mined each event has."""
+        """Number of mined messages of each event."""
         return {f"E{cluster.cluster_id}": cluster.size for cluster in self._clusters()}
 
     def _clusters(self) -> list[LogCluster]:
         return list(self._drain.clusters)
 
     def state(self) -> list[dict[str, Any]]:
-        """For a file of JSON; `from_state` makes the same templates of it."""
+        """The state for a JSON file, from which `from_state` restores the templates."""
         return [
             {"template": one.get_template(), "first": self._first[one.cluster_id], "count": one.size}
             for one in self._clusters()
@@ -101,7 +100,7 @@ class Templates:
 
     @classmethod
     def from_state(cls, state: Any) -> Self:
-        """What `state` gave; raises SeqVAEError for what it did not give."""
+        """Templates from a `state`; raises SeqVAEError for an invalid one."""
         made = cls()
         drain = made._drain
         try:

@@ -1,11 +1,11 @@
-"""Event logs to token ids and back: one session a line, one token for each symbol, long sessions in windows.
+"""Tokenizer of event logs: one session a line, one token for each symbol, long sessions in windows.
 
-Knows: which symbols have a token, what a session is cut into, and how the parts go together again. Refuses to know:
-files (text/lines.py reads lines), models and torch. Everything here is numpy.
+Scope: the vocabulary of symbols, cutting sessions into windows, joining windows. Out of scope: files (text/lines.py
+reads lines), models and torch. Everything here is numpy.
 
-A session that is too long for one latent vector becomes overlapping windows. What a window repeats of the one before it
-is there to be read, not to be counted twice: joined, whether scores or symbols, each event is taken from the first
-window that holds it, where no fewer events stand before it. A window that is not the last of its session has no EOS.
+A session that is too long for one latent vector becomes overlapping windows. The part that a window repeats is context:
+when scores or symbols are joined, each event is taken from the first window that holds it, where it has the most events
+before it. Only the last window of a session ends in EOS.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ UNKNOWN = len(SPECIAL) - 1
 
 
 class EventTokenizer(Uncued):
-    """One token a symbol; symbols are what white space divides: event ids, numbers of system calls, codes.
+    """One token for each symbol; symbols are separated by white space: event ids, numbers of system calls, codes.
 
-    A piece is one line, a `str`. Symbols without a token of their own are `UNKNOWN`, which is learned as well: those
-    that were seen only once are taken for it.
+    A piece is one line, a `str`. Symbols without a token become `UNKNOWN`, whose embedding is trained on the symbols
+    that occur only once.
     """
 
     kind = "events"
 
     def __init__(self, symbols: Sequence[str], max_tokens: int = 128, overlap: int = 0) -> None:
-        """`symbols` in the order of their ids. A window has `max_tokens` tokens at most, and repeats `overlap`.
+        """`symbols` in the order of their ids; windows of at most `max_tokens` tokens that repeat `overlap` of them.
 
-        Raises TokenizerError for symbols that no line could hold and for windows that would not get ahead.
+        Raises TokenizerError for symbols with white space, and for windows that would not advance.
         """
         if type(max_tokens) is not int or type(overlap) is not int or not 0 <= overlap < max_tokens - 1:
             raise TokenizerError(f"windows of {max_tokens!r} tokens cannot repeat {overlap!r} of the one before")
@@ -47,9 +47,9 @@ class EventTokenizer(Uncued):
         self.symbols = list(symbols)
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, len(SPECIAL))}
         if len(self._ids) != len(self.symbols):
-            raise TokenizerError("a symbol stands twice in the vocabulary")
+            raise TokenizerError("a symbol occurs twice in the vocabulary")
         self.window, self.overlap = max_tokens, overlap
-        self.max_tokens = max_tokens + 1  # decoded: every window ends in EOS then, a full one too
+        self.max_tokens = max_tokens + 1  # decoded windows all end in EOS, full ones too
         self.vocab_size = len(SPECIAL) + len(self.symbols)
         self.scope: Ints = np.zeros(self.vocab_size, np.int32)
 
@@ -60,16 +60,16 @@ class EventTokenizer(Uncued):
 
     @classmethod
     def load(cls, folder: Path, **settings: Any) -> EventTokenizer:
-        """The tokenizer with the settings that `save` wrote."""
+        """The tokenizer with the settings written by `save`."""
         return cls(**settings)
 
     @classmethod
     def train(
         cls, lines: Iterable[str], vocab_size: int = 4000, max_tokens: int = 128, overlap: int = 0
     ) -> EventTokenizer:
-        """Take the most frequent symbols of lines, `vocab_size` tokens at most, special ones included.
+        """A tokenizer of the most frequent symbols in lines, at most `vocab_size` tokens including special ones.
 
-        Raises TokenizerError where no symbol is seen twice.
+        Raises TokenizerError if no symbol occurs twice.
         """
         counts: Counter[str] = Counter()
         for line in lines:
@@ -77,8 +77,8 @@ class EventTokenizer(Uncued):
         ranked = sorted((symbol for symbol, count in counts.items() if count > 1), key=lambda x: (-counts[x], x))
         if not ranked or vocab_size <= len(SPECIAL):
             raise TokenizerError(
-                f"no symbol for a vocabulary of {vocab_size}: none is seen twice, or there is no room beside the "
-                f"{len(SPECIAL)} special ones; give more sessions, one a line, their symbols divided by spaces"
+                f"no symbol for a vocabulary of {vocab_size}: none occurs twice, or there is no room beside the "
+                f"{len(SPECIAL)} special ones; give more sessions, one a line, with symbols separated by spaces"
             )
         return cls(ranked[: vocab_size - len(SPECIAL)], max_tokens, overlap)
 
@@ -101,7 +101,7 @@ class EventTokenizer(Uncued):
         return [self.encode(line) for line in lines]
 
     def decode_text(self, chunks: Sequence[Ints]) -> str:
-        """The session that windows spell, its symbols with one space between them."""
+        """The session of some windows, its symbols separated by single spaces."""
         out: list[str] = []
         for i, chunk in enumerate(chunks):
             ids: list[int] = np.asarray(chunk).tolist()
@@ -115,7 +115,7 @@ class EventTokenizer(Uncued):
         return " ".join(out)
 
     def token_text(self, token: int) -> str:
-        """One token to be shown: its symbol, or a special one by its name."""
+        """A token as text for display: its symbol, or the name of a special token."""
         return SPECIAL[token] if token < len(SPECIAL) else self.symbols[token - len(SPECIAL)]
 
     def grammar(self) -> EventGrammar:
@@ -124,11 +124,11 @@ class EventTokenizer(Uncued):
 
 
 class EventGrammar:
-    """Any known symbol may follow any other, until the end."""
+    """Grammar of sessions: any known symbol may follow any other, until the end."""
 
     def __init__(self, vocab_size: int) -> None:
         open_ = np.ones(vocab_size, np.bool_)
-        open_[[PAD, BOS, MASK, UNKNOWN]] = False  # what is not known cannot be written
+        open_[[PAD, BOS, MASK, UNKNOWN]] = False  # an unknown symbol has no text
         ended = np.zeros(vocab_size, np.bool_)
         ended[PAD] = True
         self._allowed = np.stack([open_, ended])
@@ -138,7 +138,7 @@ class EventGrammar:
         return np.zeros((rows, 1), np.int32)
 
     def allowed(self, state: Ints) -> Bools:
-        """`(N, V)`."""
+        """Allowed tokens `(N, V)`."""
         return self._allowed[state[:, 0]]
 
     def advance(self, state: Ints, tokens: Ints) -> Ints:
@@ -147,5 +147,5 @@ class EventGrammar:
         return ended
 
     def cues(self, state: Ints) -> Ints:
-        """Cues `(N, 0)`: none."""
+        """Position fields `(N, 0)`: none."""
         return np.zeros((len(state), 0), np.int32)

@@ -114,7 +114,7 @@ def test_recalibrated_beside_the_old_scores_or_alone(fitted: Calibration) -> Non
     new, alone = recalibrated(fitted, settings, scores, "new", alone=True)
     assert new.normal.tolist() == scores
     assert (alone.threshold, alone.about) == (-50, "new")
-    with pytest.raises(SeqVAEError, match="takes 59 normal pieces to compare with and there are 21, with"):
+    with pytest.raises(SeqVAEError, match="needs 59 calibration scores and there are 21, for which"):
         recalibrated(fitted, replace(settings, confidence=0.95), scores, "new", alone=True)
     share = Settings("m", fitted.quantile(0.25), None, 8, 3)
     assert recalibrated(fitted, share, scores, "", alone=True)[1].threshold == pytest.approx(-15.5, abs=1)

@@ -361,7 +361,7 @@ def test_a_confidence_bounds_false_alarms(fitted: Detector, tiny_events: Path, t
     sure.save(tmp_path / "it")
     again = Detector.load(tmp_path / "it", exact=True)
     assert (again.confidence, again.offset_, again.bound()) == (0.9, sure.offset_, sure.bound())
-    with pytest.raises(SeqVAEError, match="takes 299 normal pieces to compare with and there are 50"):
+    with pytest.raises(SeqVAEError, match="needs 299 calibration scores and there are 50"):
         clone(sure).set_params(p_value=0.01, confidence=0.95).fit(NORMAL)
     with pytest.raises(SeqVAEError, match="between 0 and 1"):
         clone(sure).set_params(confidence=1.0).fit(NORMAL)

@@ -123,7 +123,7 @@ def test_false_alarms_are_bounded_with_confidence(folder: Path, tiny_events: Pat
     line = told(seqvae(*fit, "--p-value", 0.01, "--confidence", 0.95))
     assert "too few for a p-value of 0.01 with 0.95 confidence, which needs 823;" in line
     line = told(seqvae("detect", "score", "open", "--detector", "d", "--p-value", 0.01, "--confidence", 0.95))
-    assert "takes 299 normal pieces to compare with and there are 40, with which none is lower than 0.073" in line
+    assert "needs 299 calibration scores and there are 40, for which the lowest is 0.073" in line
 
 
 def test_contamination_is_a_share_of_the_pieces_given(folder: Path, tiny_events: Path, here: Path) -> None:
@@ -360,7 +360,7 @@ def test_too_few_pieces_leave_a_detector_as_it_was(detector: Path, here: Path) -
     shutil.copytree(detector, "d")
     text_file(here / "few.txt", HELD_OUT[:18])
     line = told(seqvae("detect", "update", "d", "@few.txt", "--replace"))
-    assert "a p-value of 0.05 takes 19 normal pieces to compare with and there are 18" in line
+    assert "a p-value of 0.05 needs 19 calibration scores and there are 18" in line
     text_file(here / "none.txt", [])
     assert "there is nothing to calibrate on" in told(seqvae("detect", "update", "d", "@none.txt"))
     assert np.array_equal(calibration.load(here / "d")[0].normal, calibration.load(detector)[0].normal)
@@ -552,7 +552,7 @@ def test_tokens_of_music_have_names(tokenizer: MidiTokenizer) -> None:
         (["fit", "@few.txt", "-o", "d"], "3 normal pieces are too few to calibrate on"),
         (["fit", "@gone.txt", "-o", "d"], "cannot read gone.txt: "),
         (["fit", "@few.txt", "--known", "gone.txt", "-o", "d"], "cannot read gone.txt: "),
-        (["fit", "@few.txt", "-o", "mine"], "mine: is there and is no folder of a detector alone; choose another -o"),
+        (["fit", "@few.txt", "-o", "mine"], "mine: exists and is not the folder of a detector alone; choose another -o"),
         (["fit", "@few.txt", "-o", "."], "no folder of a detector alone"),
         (["fit", "@few.txt", "-o", "few.txt"], "no folder of a detector alone"),
         (["score", "@gone.txt", "--detector", "{detector}"], "cannot read gone.txt: "),

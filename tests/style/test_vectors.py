@@ -415,7 +415,7 @@ def test_tensors_that_do_not_fit_together_are_refused(wrong: dict[str, Tensor], 
     tensors, about = pack({"rock": random_style(0)})
     with pytest.raises(StyleError, match=f"style 'rock'.*{what}"):
         unpack(tensors | wrong, about)
-    with pytest.raises(StyleError, match="not a file of styles"):
+    with pytest.raises(StyleError, match="not a styles file"):
         unpack(tensors, {"jazz": about["rock"]})
 
 
