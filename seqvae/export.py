@@ -1,12 +1,12 @@
-"""A model as three ONNX graphs, for programs without torch, and the check that they say what torch says.
+"""Export of a model as three ONNX graphs, for programs without torch, and a comparison with torch.
 
-Knows: which parts of a model an encoder and one step of decoding need, how ONNX is told that their sizes vary, and the
-folder that is written. Refuses to know: what tokens mean, how a token is chosen (docs/export.md shows that in numpy).
+Scope: the parts of a model for encoding and for one step of decoding, their dynamic axes in ONNX, the exported folder.
+Out of scope: the meaning of tokens, sampling (docs/export.md shows it in numpy).
 
-`encoder` takes tokens and cues `(B, C, T)` and `(B, C, T, K)` to mean and logvar `(B, D)`; `start` takes z `(B, D)` to
-the codes of its chunks `(N, W)`, N = B C, and their first cache; `step` takes code, last tokens `(N,)`, cues of the
-next `(N, K)` and cache to logits `(N, V)` and the next cache. In all that goes from one to the next rows come first, so
-that those that have ended are left out alike, whatever the decoder keeps. Of a kind without cues no graph takes any.
+`encoder` maps tokens and cues `(B, C, T)` and `(B, C, T, K)` to mean and logvar `(B, D)`. `start` maps z `(B, D)` to
+the codes of its chunks `(N, W)`, N = B C, and their first cache. `step` maps code, last tokens `(N,)`, cues of the next
+token `(N, K)` and cache to logits `(N, V)` and the next cache. Rows are the first axis of every tensor between graphs,
+so that ended rows can be removed in the same way for every decoder. Kinds without cues have no such inputs.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from seqvae.nn.sampling import Sampling, decode
 from seqvae.protocols import EOS, PAD, Tokenizer
 
 Ints = NDArray[np.int32]
-OPSET = 17  # the first with layer normalisation as one operation; onnxruntime has read it since 1.12
-MOST = 1e-3  # by which a graph may differ from torch: rounding makes some 1e-5 of it, and any mistake more than 1
-SEGMENTS = 64  # that are checked
-LONGEST = 128  # tokens of a chunk that is checked, at most
-BESIDES = ("config.json", "README.md")  # of the checkpoint: its shape, and the licences of what it learned from
+OPSET = 17  # the first with a layer normalisation operator; supported by onnxruntime since 1.12
+MOST = 1e-3  # maximum difference from torch: rounding gives about 1e-5, a mistake more than 1
+SEGMENTS = 64  # segments in the comparison
+LONGEST = 128  # maximum tokens of a chunk in the comparison
+BESIDES = ("config.json", "README.md")  # copied from the checkpoint: settings, and licences of the training data
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ class Differences:
     """The largest difference between torch and onnxruntime over some segments."""
 
     encoder: float
-    """Of means and log-variances."""
+    """Maximum difference of means and log-variances."""
     decoder: float
-    """Of logits, token by token, each step from the cache of the step before."""
+    """Maximum difference of logits, token by token, each step from the cache of the step before."""
 
     @property
     def small(self) -> bool:
-        """Whether both are rounding; not so where one is no number."""
+        """True if both are at most MOST; False for NaN."""
         return self.encoder <= MOST and self.decoder <= MOST
 
 
 def export_model(
     name: str | Path, out: Path, segments: int = SEGMENTS, seed: int = 0
 ) -> tuple[Checkpoint, Differences]:
-    """Write a checkpoint's graphs, tokenizer and settings to the folder `out`, and say how well they were met.
+    """Write a checkpoint's graphs, tokenizer and settings to the folder `out`; returns their differences from torch.
 
-    They are checked on random `segments` before the folder takes its place. Raises CheckpointError where they differ
-    from torch, and SeqVAEError where `out` holds something else or a package is missing.
+    The graphs are compared on random `segments` before the folder is moved to `out`. Raises CheckpointError if they
+    differ from torch, and SeqVAEError if `out` has other content or a package is missing.
     """
     _need("onnx", "onnxruntime")
     source = find(name)
@@ -69,7 +69,7 @@ def export_model(
     parts = _parts(kept.model)
     ours = {*BESIDES, "tokenizer", *(f"{graph}.onnx" for graph in parts)}
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - ours):
-        raise SeqVAEError(f"{out}: is there and is no folder of an exported model alone; choose another -o")
+        raise SeqVAEError(f"{out}: exists and is not an exported model's folder; choose another -o")
     found = Differences(0.0, 0.0)
 
     def fill(folder: Path) -> None:
@@ -83,8 +83,8 @@ def export_model(
         found = compare(kept, folder, segments, seed)
         if not found.small:
             raise CheckpointError(
-                f"{name}: what was written for {out} differs from torch by {found.encoder:.1g} (encoder) and "
-                f"{found.decoder:.1g} (decoder), more than {MOST:g}, and was not kept; "
+                f"{name}: the graphs for {out} differ from torch by {found.encoder:.1g} (encoder) and "
+                f"{found.decoder:.1g} (decoder), more than {MOST:g}, and were not saved; "
                 "install other versions of torch and onnxruntime"
             )
 
@@ -93,7 +93,7 @@ def export_model(
 
 
 def _need(*packages: str) -> None:
-    """Import what only this module needs, or say how to get it."""
+    """Import optional packages; raises SeqVAEError with the command to install them."""
     for package in packages:
         try:
             importlib.import_module(package)
@@ -117,7 +117,7 @@ class _Encode(nn.Module):
 
 
 class _Start(nn.Module):
-    """Codes and first caches, rows first."""
+    """Codes and first caches, with rows as the first axis."""
 
     def __init__(self, model: SequenceVAE) -> None:
         super().__init__()
@@ -137,8 +137,8 @@ class _Step(nn.Module):
     def __init__(self, model: SequenceVAE) -> None:
         super().__init__()
         self.decoder, self.axis = model.decoder, model.decoder.batch_axis
-        # For each outer scope the column of every token, and for tokens of other scopes the column after the last:
-        # gathered and not added in place, for which the exporter wants sizes that never change.
+        # For each outer depth the column of every token, and for tokens of other depths the column after the last:
+        # gathered rather than added in place, which the exporter supports only for fixed sizes.
         self.columns: list[Tensor] = []
         for _, tokens in self.decoder.levels:
             column = torch.full((model.vocab_size,), len(tokens))
@@ -155,25 +155,25 @@ class _Step(nn.Module):
 
 
 def _grows(decoder: Decoder | MemoryDecoder) -> bool:
-    """Whether a cache holds keys and values, of one step more after each step."""
+    """True if a cache holds keys and values, which grow with each step."""
     return not (isinstance(decoder, Decoder) and isinstance(decoder.writer, RecurrentWriter))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What makes a graph."""
+    """The inputs of the exporter for one graph."""
 
     module: nn.Module
     example: tuple[Tensor, ...]
     inputs: dict[str, dict[int, str]]
-    """Names, in order, and of each the axes whose size is not the model's."""
+    """Names of inputs in order, with the dynamic axes of each."""
     outputs: dict[str, dict[int, str]]
 
 
 def _parts(model: SequenceVAE) -> dict[str, _Part]:
     """The graphs of a model, by name."""
     config, fields = model.config, len(model.cue_sizes)
-    # three segments of five tokens: sizes of one would be taken for sizes that are always one
+    # three segments of five tokens: a size of one would be exported as constant
     tokens = torch.full((3, config.chunks, 5), EOS, dtype=torch.int32)
     tokens[1:, :, 3:] = PAD
     cues = torch.zeros(*tokens.shape, fields, dtype=torch.int32)
@@ -182,7 +182,7 @@ def _parts(model: SequenceVAE) -> dict[str, _Part]:
         code, *cache = _Start(model)(z)
         first = (code, tokens[..., 0].flatten(), cues[..., 0, :].flatten(0, 1))
         step = _Step(model)
-        _, *cache = step(*first, *cache)  # a cache that holds something
+        _, *cache = step(*first, *cache)  # a cache that is not empty
     rows, segments, grows = {0: "rows"}, {0: "segments"}, _grows(model.decoder)
     places = {0: "segments", 2: "places"}
     before, after = (
@@ -201,15 +201,15 @@ def _parts(model: SequenceVAE) -> dict[str, _Part]:
 
 
 def _write(part: _Part, path: Path) -> None:
-    """One graph.
+    """Write one graph.
 
-    By the exporter that traces, and not the one over torch.export: of torch 2.13 that refuses the packed sequences of
-    the recurrent encoder, takes ten times as long and needs a package more. What it warns of is checked in `compare`.
+    With the tracing exporter, not the one based on torch.export: in torch 2.13 that rejects the packed sequences of the
+    recurrent encoder, takes ten times as long and needs another package. `compare` checks what the tracer warns of.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            part.module.eval(),  # it is set back to what it is now, and all that it is made of with it
+            part.module.eval(),  # the exporter restores the mode of all submodules to this
             part.example,
             path,
             input_names=list(part.inputs),
@@ -225,11 +225,11 @@ def _write(part: _Part, path: Path) -> None:
 
 @torch.no_grad()
 def compare(kept: Checkpoint, folder: Path, segments: int, seed: int = 0) -> Differences:
-    """How far graphs in `folder` are from torch on random segments, in batches of 1 to 16 and of all lengths."""
+    """Differences between graphs in `folder` and torch on random segments, in batches of 1 to 16, of all lengths."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # more than one only wait for each other in steps as small as these
+    options.intra_op_num_threads = 1  # in such small steps more threads only wait for each other
     encoder, start, step = (
         onnxruntime.InferenceSession(str(folder / f"{part}.onnx"), options, providers=["CPUExecutionProvider"])
         for part in ("encoder", "start", "step")
@@ -239,7 +239,7 @@ def compare(kept: Checkpoint, folder: Path, segments: int, seed: int = 0) -> Dif
 
     def note(part: str, wanted: NDArray[np.float32], got: NDArray[np.float32]) -> None:
         apart = np.abs(wanted - got).max(initial=0.0)
-        furthest[part] = float(np.maximum(furthest[part], apart))  # which keeps what is no number
+        furthest[part] = float(np.maximum(furthest[part], apart))  # np.maximum keeps NaN
 
     while segments > 0:
         rows = min(segments, int(rng.integers(1, 17)))
@@ -264,7 +264,7 @@ def compare(kept: Checkpoint, folder: Path, segments: int, seed: int = 0) -> Dif
 
 
 def _run(session: Any, **feed: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """A graph's outputs; inputs that it does without, as cues of a kind that has none, are left out."""
+    """A graph's outputs; unused inputs, such as cues of a kind without them, are omitted."""
     outputs: list[NDArray[np.float32]] = session.run(
         None, {given.name: feed[given.name] for given in session.get_inputs()}
     )
@@ -272,7 +272,7 @@ def _run(session: Any, **feed: NDArray[Any]) -> list[NDArray[np.float32]]:
 
 
 def random_tokens(tokenizer: Tokenizer, segments: int, chunks: int, rng: np.random.Generator) -> Ints:
-    """Segments `(B, C, T)` of tokens that the grammar allows, drawn evenly, of lengths drawn too, PAD at the end."""
+    """Random segments `(B, C, T)` of tokens that the grammar allows, of random lengths, padded with PAD."""
     longest = int(rng.integers(1, min(tokenizer.max_tokens, LONGEST) + 1))
 
     def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:

@@ -1,12 +1,12 @@
-"""Several processes that work as one: who is first, which rows are whose, sums over all, weights in shards.
+"""Several processes that work as one: ranks, shares of work, sums over processes, sharded weights.
 
-Knows torch.distributed, the variables that torchrun sets, and how a batch and its noise are divided so that many
-processes compute what one would. Refuses to know: models, losses, files.
+Scope: torch.distributed, torchrun's variables, and the division of a batch and its noise, so that many processes
+compute the result of one. Out of scope: models, losses, files.
 
-This is torch.distributed itself. accelerate (1.15) adds nothing that is needed, and does not fit: on processors it
-passes over FSDP without a word, and it leaves only whole modules out of FSDP, where the one number that FSDP cannot
-shard (`Binding.scale`) lives with the embeddings. Its averages, and those of DistributedDataParallel, are over
-processes; the parts of a batch have different numbers of tokens, and what is wanted is a sum.
+This uses torch.distributed directly. accelerate (1.15) adds nothing that is needed, and does not fit: on CPUs it
+silently skips FSDP, and it can exclude only whole modules from FSDP, but the one number that FSDP cannot shard
+(`Binding.scale`) is in the module of the embeddings. Its averages, and those of DistributedDataParallel, are over
+processes; the parts of a batch have different numbers of tokens, so a sum is needed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from seqvae.errors import ConfigError, SeqVAEError
 
 T = TypeVar("T")
 R = TypeVar("R")
-LARGE = 1 << 16  # numbers: to copy so many costs more than an exchange of their own
-# While the first process reads a collection; of a step, the usual half an hour says that a process hangs.
+LARGE = 1 << 16  # numbers: larger tensors are exchanged on their own, since a copy would cost more
+# Timeout while the first process reads a collection; in a step, the usual half an hour shows that a process hangs.
 PATIENCE = timedelta(days=1)
 
 
@@ -43,20 +43,20 @@ PATIENCE = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that work together, and which of them this is."""
+    """The group of processes, and the number of this one."""
 
     rank: int = 0
-    """Number 0 alone writes files and reports."""
+    """Only rank 0 writes files and reports."""
     count: int = 1
     turn: int = 0
-    """0 for the first of all, 1 for the first of another machine, 2 for the rest."""
+    """0 for the first process of all, 1 for the first on each other machine, 2 for the rest."""
     patient: dist.ProcessGroup | None = None
-    """All of them again, for what may take hours."""
+    """The same processes with a long timeout, for work that may take hours."""
 
     def by_turns(self, work: Callable[[], T]) -> T:
-        """`work` of the first process, then of the first of every other machine, then of the rest.
+        """`work` in the first process, then in the first of every other machine, then in the rest.
 
-        So what one makes or fetches, the next finds. Where the work of one fails, SeqVAEError is raised in all.
+        So later processes find files that earlier ones made. If `work` fails in one, SeqVAEError is raised in all.
         """
         if self.count == 1:
             return work()
@@ -77,7 +77,7 @@ class Ranks:
         return result
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, in all of them; where it fails, SeqVAEError is raised in all."""
+        """The result of `make` in the first process, in all processes; if it fails, SeqVAEError is raised in all."""
         if self.count == 1:
             return make()
         box = self.by_turns(lambda: [make()] if self.rank == 0 else [None])
@@ -86,9 +86,9 @@ class Ranks:
         return box[0]  # type: ignore[return-value]
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Put in place of every tensor its sum over all processes; all are of one type.
+        """Replace every tensor by its sum over all processes; all have the same type.
 
-        Large ones are exchanged where they lie, the others together in one copy.
+        Large tensors are exchanged in place, the others together in one copy.
         """
         if self.count == 1:
             return
@@ -96,7 +96,7 @@ class Ranks:
         rest = [tensor for tensor in tensors if not (tensor.numel() >= LARGE and tensor.is_contiguous())]
         flat = torch.cat([tensor.flatten() for tensor in rest]) if rest else torch.zeros(0)
         with _told():
-            # what is empty here is so in all processes
+            # a tensor is empty in all processes or in none
             under_way = [dist.all_reduce(tensor, async_op=True) for tensor in [*large, flat] if tensor.numel()]
             for exchange in under_way:
                 exchange.wait()
@@ -104,16 +104,16 @@ class Ranks:
             tensor.copy_(total.view_as(tensor))
 
     def copy(self, tensors: Iterable[Tensor]) -> None:
-        """Put in place of every tensor that of the first process."""
+        """Replace every tensor by that of the first process."""
         for tensor in tensors if self.count > 1 else ():
             with _told():
                 dist.broadcast(tensor.detach(), src=0)
 
     def in_rounds(self, items: Iterable[T], work: Callable[[T], Iterable[R]]) -> Iterator[R]:
-        """All that `work` makes of the items, in their order: in the first process, and nothing in the others.
+        """All results of `work` on the items, in order, in the first process; nothing in the others.
 
-        Every process goes through the same items and works on every `count`-th. What it makes goes to the first after
-        each round of `count` items, so that no more is held. Where the work of one fails, SeqVAEError is raised in all.
+        Every process iterates over the same items and works on every `count`-th. Results go to the first process after
+        each round of `count` items, which bounds memory. If `work` fails in one, SeqVAEError is raised in all.
         """
         if self.count == 1:
             for item in items:
@@ -141,11 +141,11 @@ class Ranks:
                 yield from share
 
     def mine(self, items: Iterable[T]) -> Iterator[T]:
-        """This process's share of what all of them go through: every `count`-th item."""
+        """This process's share of items: every `count`-th."""
         return islice(items, self.rank, None, self.count)
 
     def in_order(self, results: Sequence[T]) -> list[T]:
-        """What all made of their shares, in the first process and in the order of the items; nothing in the others."""
+        """The results of all processes' shares in the order of items, in the first process; nothing in the others."""
         if self.count == 1:
             return list(results)
         shares: list[list[T]] | None = [[]] * self.count if self.rank == 0 else None
@@ -154,7 +154,7 @@ class Ranks:
         return _merged(shares or [])
 
     def divided(self, items: Iterable[T], work: Callable[[T], R]) -> list[R]:
-        """What `work` makes of each item, in their order and in every process, each of which works on its share."""
+        """The result of `work` on each item, in order, in every process; each process works on its share."""
         made = [work(item) for item in self.mine(items)]
         if self.count == 1:
             return made
@@ -164,7 +164,7 @@ class Ranks:
         return _merged(shares)
 
     def leave(self) -> None:
-        """Wait for all, and part: the last thing to do, and only where nothing went wrong."""
+        """Wait for all processes and leave the group: the last call, only after success."""
         if self.count > 1:
             with _told():
                 dist.barrier(group=self.patient)
@@ -172,7 +172,7 @@ class Ranks:
 
 
 def _merged(shares: Sequence[Sequence[T]]) -> list[T]:
-    """The results of all items in their order, of which process r made those of item r and of every `count`-th then."""
+    """The results of all items in order, where process r has those of item r and every `count`-th after it."""
     none = object()
     rounds = zip_longest(*shares, fillvalue=none)
     return [result for one in rounds for result in one if result is not none]  # type: ignore[misc]
@@ -180,10 +180,10 @@ def _merged(shares: Sequence[Sequence[T]]) -> list[T]:
 
 @functools.cache
 def join() -> Ranks:
-    """This process's place among those that torchrun started; where it started one alone, or none, there is no group.
+    """This process's rank among those that torchrun started; a single process has no group.
 
-    Each process takes the GPU of its place on the machine. Raises SeqVAEError where there are too few, and where the
-    others cannot be found.
+    Each process uses the GPU with its local rank. Raises SeqVAEError if there are too few GPUs, or if the other
+    processes cannot be found.
     """
     count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if count == 1:
@@ -191,7 +191,7 @@ def join() -> Ranks:
     if torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise SeqVAEError(
-                f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start one a GPU"
+                f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start one process per GPU"
             )
         torch.cuda.set_device(local)
     try:
@@ -207,7 +207,7 @@ def join() -> Ranks:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Say in plain words that another process has gone; gloo and nccl raise nothing more special."""
+    """Raise SeqVAEError if another process has ended; gloo and nccl raise only RuntimeError."""
     try:
         yield
     except RuntimeError as error:
@@ -221,29 +221,29 @@ def _told() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a batch that are computed together: in one process, and at one time."""
+    """Rows of a batch that are computed together, in one process and one pass."""
 
     begin: int
     count: int
     of: int
-    """Rows of the whole batch."""
+    """Number of rows in the whole batch."""
     share: float
-    """Of the batch's tokens."""
+    """Share of the batch's tokens."""
 
     @property
     def rows(self) -> slice:
-        """What is computed: where there are no rows the first stands in, for all processes go through every step."""
+        """The computed rows; the first row replaces an empty part, since all processes take part in every step."""
         return slice(self.begin, self.begin + self.count) if self.count else slice(0, 1)
 
     def noise(self) -> contextlib.AbstractContextManager[object]:
-        """Within it, whatever is random about these rows is what it would be if the whole batch were computed."""
+        """A context in which the noise of these rows is the same as in a pass over the whole batch."""
         return contextlib.nullcontext() if self.count == self.of else _Noise(self)
 
 
 def divide(sizes: NDArray[np.int64], count: int) -> list[Part]:
-    """Rows of so many tokens in `count` runs of about as many tokens each.
+    """Divide rows with `sizes` tokens each into `count` runs of about equal tokens.
 
-    Each begins at an even row, so that noise that goes by pairs of rows keeps its pairs. A run may be empty.
+    Each run begins at an even row, so that noise drawn for pairs of rows keeps its pairs. A run may be empty.
     """
     ends = np.concatenate([[0], np.cumsum(sizes)])
     middle = np.interp(ends[-1] * np.arange(1, count) / count, ends, np.arange(len(ends)))
@@ -255,11 +255,11 @@ def divide(sizes: NDArray[np.int64], count: int) -> list[Part]:
 
 
 class _Noise(TorchFunctionMode):
-    """Draws for every row of the whole batch, and hands out those of a part.
+    """Draws noise for all rows of the batch, and returns that of a part.
 
-    So every process draws the same numbers, whichever rows it computes, and is left with the same state of its
-    generator: that of one process, which a run may be taken up with in any number of them. What is drawn is small
-    beside what is computed, but for the dropout of transformer layers.
+    So every process draws the same numbers, whichever rows it computes, and its generator ends in the same state: that
+    of a single process, from which a run can resume in any number of processes. The draws are cheap beside the
+    computation, except for dropout in transformer layers.
     """
 
     def __init__(self, part: Part) -> None:
@@ -279,7 +279,7 @@ class _Noise(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _mine(self, rows: int, draw: Callable[[int], Tensor]) -> Tensor:
-        """Of what is drawn for the whole batch, that of a part; a row of the batch may be several in a row here."""
+        """The part's rows of a draw for the whole batch; a row of the batch may be several consecutive rows here."""
         each, rest = divmod(rows, self.rows.stop - self.rows.start)
         assert rest == 0, "noise that does not go by rows of the batch cannot be divided"
         return draw(each * self.part.of)[each * self.rows.start : each * self.rows.stop]
@@ -289,15 +289,15 @@ class _Noise(TorchFunctionMode):
 
 
 def shard(model: nn.Module, blocks: type[nn.Module]) -> None:
-    """Give every process its shard of the weights, and so of gradients and of what an optimizer keeps (FSDP).
+    """Shard the weights over processes, and with them gradients and optimizer state (FSDP).
 
-    The weights of each of `blocks` are put together only while it works, the rest for the length of a step.
+    The weights of each of `blocks` are gathered only while it computes, the rest for a whole step.
     """
     try:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
-        # it warns of writing into what a module returns, which nothing here does
+        # it warns of in-place writes to a module's output, which do not occur here
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
         for module in model.modules():
@@ -305,27 +305,27 @@ def shard(model: nn.Module, blocks: type[nn.Module]) -> None:
                 fully_shard(module, mesh=mesh)
         fully_shard(model, mesh=mesh, ignored_params={p for p in model.parameters() if p.ndim == 0})
         for module in model.modules():
-            if isinstance(module, FSDPModule):  # the sum over processes, and not the average
+            if isinstance(module, FSDPModule):  # the sum over processes, not the average
                 module.set_force_sum_reduction_for_comms(True)
                 module.set_gradient_divide_factor(1.0)
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(
-            f"train.shard: torch {torch.__version__} cannot ({error}); install 2.13, or set false"
+            f"train.shard: torch {torch.__version__} does not support it ({error}); install 2.13, or set it to false"
         ) from error
 
 
 def sharded(tensor: Tensor) -> bool:
-    """Whether a process holds but its shard of a tensor."""
+    """True if a process holds only its shard of a tensor."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor in one piece; all processes must ask for it together."""
+    """The whole tensor; all processes must call this together."""
     return tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def like(tensor: Tensor, pattern: Tensor) -> Tensor:
-    """A copy of a `tensor` in one piece where `pattern` is, and in shards where that is."""
+    """A copy of the whole `tensor` on the device of `pattern`, sharded if `pattern` is."""
     if not sharded(pattern):
         return tensor.to(pattern.device, copy=True)
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -334,17 +334,17 @@ def like(tensor: Tensor, pattern: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(pattern.device), pattern.device_mesh, pattern.placements)
 
 
-CLOSE = 1e-5  # what torch adds to a norm before it divides by it, and more
+CLOSE = 1e-5  # above the epsilon that torch adds to a norm before dividing
 
 
 def clip(parameters: Iterable[Tensor], limit: float) -> float:
-    """Scale gradients down to a norm of `limit` at most, over all shards; returns the norm they had."""
+    """Scale gradients to a norm of at most `limit`, over all shards; returns the norm before."""
     found = [parameter for parameter in parameters if parameter.grad is not None]
     kinds = [kind for b in (False, True) if (kind := [p for p in found if sharded(p) == b])]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     size = float(norm)
-    if not size <= limit - CLOSE:  # else all would be multiplied by 1
+    if not size <= limit - CLOSE:  # else the factor would be 1
         for kind in kinds:
             nn.utils.clip_grads_with_norm_(kind, limit, norm)
     return size

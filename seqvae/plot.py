@@ -1,8 +1,8 @@
-"""Pictures: piano rolls, the map of a model's styles, effect against amount, training curves.
+"""Figures: piano rolls, the map of a model's styles, effect against amount, training curves.
 
-Knows matplotlib, and what a model's `metrics.json` and a run's `log.jsonl` hold. Refuses to know where pieces, models
-and figures come from, which colour an instrument has (music/pianoroll.py), and files. No state is kept: every function
-makes a figure of its own, and none opens a window.
+Scope: matplotlib, and the content of a model's `metrics.json` and a run's `log.jsonl`. Out of scope: the source of
+songs, models and metrics, instrument colours (music/pianoroll.py), files. There is no state: every function makes a new
+figure, and none opens a window.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 INK, SOFT, LINE, KEYS = "#22262b", "#62676f", "#d8d4cc", "#f4f2ed"
 DPI = 150
 NAMED = 12
-"""More points of a map than these have no names: they would hide each other."""
+"""Maps with more points have no names, which would overlap."""
 _BLACK_KEYS = (1, 3, 6, 8, 10)
-_HALF = 2 * np.log(2)  # squared radius, in standard deviations, that half of a Gaussian of two dimensions lies within
+_HALF = 2 * np.log(2)  # squared radius, in standard deviations, that contains half of a two-dimensional Gaussian
 
 
 def png(figure: Figure) -> bytes:
-    """The content of a PNG file."""
+    """A figure as the content of a PNG file."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    # there are few colours: a list of them makes files of a third
+    # few colours: a palette reduces files to a third
     Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
         small, format="png", optimize=True, dpi=(DPI, DPI)
     )
@@ -53,9 +53,9 @@ def png(figure: Figure) -> bytes:
 
 
 def roll(pieces: Sequence[tuple[str, Piece]], *, stacked: bool = False) -> Figure:
-    """Piano rolls of pieces with their titles, side by side, or stacked: time, pitches and colours are one scale.
+    """Piano rolls of songs with titles, side by side or stacked, with common scales of time, pitch and colour.
 
-    Drums have a lane of their own below the pitches, one row for each of their sounds.
+    Drums have a lane below the pitches, with one row for each sound.
     """
     notes = np.concatenate([piece.notes for _, piece in pieces])
     drums = sorted(set(notes[notes[:, PROGRAM] == DRUMS, PITCH].tolist()))
@@ -91,7 +91,7 @@ def roll(pieces: Sequence[tuple[str, Piece]], *, stacked: bool = False) -> Figur
 
 
 def _bar_lines(axes: Axes, piece: Piece, labelled: bool) -> None:
-    """Lines at the beginnings of bars, and numbers at some of them."""
+    """Draw lines at the starts of bars, with numbers at some of them."""
     bars = len(piece.bounds) - 1
     each = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 10**6) if bars <= 24 * n or n == 10**6)
     for bound in piece.bounds[::each]:
@@ -107,14 +107,14 @@ def _bar_lines(axes: Axes, piece: Piece, labelled: bool) -> None:
 
 
 def _pitches(axes: Axes, piece: Piece, tints: Mapping[int, str], low: int, high: int) -> None:
-    """All notes but those of drums, one collection a program, lower programs on top."""
+    """Draw all notes except drums, one collection a program, lower programs on top."""
     for pitch in range(low - 2, high + 3):
         if pitch % 12 in _BLACK_KEYS:
             axes.axhspan(pitch - 0.5, pitch + 0.5, color=KEYS, linewidth=0, zorder=0)
     programs = sorted(set(piece.notes[:, PROGRAM].tolist()) - {DRUMS}, reverse=True)
     for program in programs:
         part = piece.notes[piece.notes[:, PROGRAM] == program]
-        gap = np.minimum(0.6, 0.2 * part[:, DURATION])  # repeated notes are seen to be several
+        gap = np.minimum(0.6, 0.2 * part[:, DURATION])  # separates repeated notes
         boxes = _boxes(part[:, ONSET], part[:, ONSET] + part[:, DURATION] - gap, part[:, PITCH], 0.42)
         axes.add_collection(
             PolyCollection(boxes, facecolor=tints[program], edgecolor="none", alpha=0.9, zorder=2, gid=str(program))
@@ -125,7 +125,7 @@ def _pitches(axes: Axes, piece: Piece, tints: Mapping[int, str], low: int, high:
 
 
 def _drums(axes: Axes, piece: Piece, sounds: Sequence[int]) -> None:
-    """The beats of drums: where they begin, a row for each sound."""
+    """Draw the onsets of drums, one row for each sound."""
     part = piece.notes[piece.notes[:, PROGRAM] == DRUMS]
     rows = np.searchsorted(sounds, part[:, PITCH])
     boxes = _boxes(part[:, ONSET], part[:, ONSET] + 1.6, rows, 0.38)
@@ -135,7 +135,7 @@ def _drums(axes: Axes, piece: Piece, sounds: Sequence[int]) -> None:
 
 
 def _boxes(left: NDArray[Any], right: NDArray[Any], middle: NDArray[Any], half: float) -> Any:
-    """Rectangles `(N, 4, 2)`, for which matplotlib's types know no arrays."""
+    """Rectangles `(N, 4, 2)`; `Any`, since matplotlib's types have no arrays."""
     x = np.stack([left, right, right, left], 1).astype(float)
     y = np.stack([middle - half, middle - half, middle + half, middle + half], 1).astype(float)
     return np.stack([x, y], 2)
@@ -155,11 +155,11 @@ def _legend(figure: Figure, tints: Mapping[int, str]) -> None:
 
 
 def latent_map(plane: Plane, points: Mapping[str, Tensor] | None = None) -> Figure:
-    """Where styles lie in a plane: their means, the ellipse that half of their segments lie within, and pieces.
+    """Styles in a plane: their means, the ellipses that contain half of their segments, and points.
 
     Args:
-        plane: of a model's styles.
-        points: latent vectors `(S, D)` of pieces, whose means are shown; with their names where these are few.
+        plane: The plane of a model's styles.
+        points: Latent vectors `(S, D)` of pieces by name; their means are drawn, with names if there are few.
     """
     figure = Figure((7.2, 5.6), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
@@ -200,16 +200,15 @@ def _label(axes: Axes, at: NDArray[Any], text: str, bold: bool = False) -> None:
 
 
 def effect(metrics: Mapping[str, Any]) -> Figure:
-    """What a move does against its amount, as a model's `metrics.json` has it, with 95 % intervals as bands.
+    """Effect of a move against its amount, from a model's `metrics.json`, with 95 % intervals as bands.
 
-    Of music: the judge's probability of the target style, and how much of chroma, groove and melody is kept, beside
-    what another song's latents have of it. Of text: how many
-    sentences the judge puts in the target, and the BLEU to the sentences before. Raises SeqVAEError where none of these
-    was measured.
+    For music: the target style's probability by a style classifier, and the preserved chroma, groove and melody, beside
+    those with another song's latents. For text: the share of sentences classified as the target style, and BLEU against
+    the original sentences. Raises SeqVAEError if none of these was measured.
     """
     panels = _music_effect(metrics) if "blend" in metrics else _text_effect(metrics)
     if not panels:
-        raise SeqVAEError("the model's metrics.json holds no effect of amounts; measure it with `seqvae evaluate`")
+        raise SeqVAEError("the model's metrics.json has no results by amount; measure them with `seqvae evaluate`")
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure((4.6 * columns, 3.5 * rows), layout="constrained", facecolor="white")
@@ -242,7 +241,7 @@ def _music_effect(metrics: Mapping[str, Any]) -> dict[str, dict[str, Curve]]:
         found = {f"{name}{who}": [(a, *x[key]) for a, x in rows.items() if key in x] for name, key in keys.items()}
         return {name: curve for name, curve in found.items() if curve}
 
-    judges = {"a judge who hears instruments": "judge", "one who hears none": "blind"}
+    judges = {"classifier with instruments": "judge", "classifier without": "blind"}
     kept = {name: name for name in ("chroma", "groove", "melody")}
     another = curves(kept, "another song, amount ", ", another song's")
     return {
@@ -256,8 +255,8 @@ def _text_effect(metrics: Mapping[str, Any]) -> dict[str, dict[str, Curve]]:
     for pair, measured in metrics.get("transfer", {}).items():
         methods = {name: x["both"] for name, x in measured.get("methods", {}).items() if "both" in x}
         for title, key, unit in (
-            ("put in the target", "accuracy", 1.0),
-            ("BLEU to the sentence before", "bleu", 100.0),
+            ("classified as the target style", "accuracy", 1.0),
+            ("BLEU to the original sentence", "bleu", 100.0),
         ):
             curves = {
                 name: [(float(amount), *(value / unit for value in x[key])) for amount, x in by_amount.items()]
@@ -268,33 +267,33 @@ def _text_effect(metrics: Mapping[str, Any]) -> dict[str, dict[str, Curve]]:
     return panels
 
 
-# What a validation tells, and in which unit; see train/metrics.py.
+# Metrics of a validation and their units; see train/metrics.py.
 _TRAINING = {
     "loss": "loss, nats a segment",
     "kl_bits": "KL, bits a segment",
     "accuracy": "accuracy of the next token",
-    "free_running": "F1 of decoding alone",
+    "free_running": "F1 of free-running decoding",
 }
 
 
 def training(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Training curves of runs by name: the lines of each `log.jsonl`; validation is drawn strong, training faint.
+    """Training curves of runs by name, from the lines of each `log.jsonl`; validation is drawn strong, training faint.
 
-    Raises SeqVAEError for a run that has no line yet.
+    Raises SeqVAEError for a run without any line.
     """
     figure = Figure((9.2, 6.4), layout="constrained", facecolor="white")
     for number, (key, title) in enumerate(_TRAINING.items()):
         axes = figure.add_subplot(2, 2, number + 1)
         for i, (name, rows) in enumerate(runs.items()):
             if not rows:
-                raise SeqVAEError(f"{name}: its log.jsonl has no line yet; wait until the first is reported")
+                raise SeqVAEError(f"{name}: its log.jsonl has no line yet; wait for the first report")
             for kind, alpha, width in (("train", 0.35, 1.0), ("valid", 1.0, 2.0)):
                 known = _last_said(rows, kind, key)
                 if known:
                     label = name if kind == "valid" else None
                     axes.plot(*zip(*known, strict=True), color=shade(i), alpha=alpha, linewidth=width, label=label)
         values = [row[key] for rows in runs.values() for row in rows[len(rows) // 20 :] if key in row]
-        if key == "loss" and values:  # the first steps are far above all others
+        if key == "loss" and values:  # the loss of the first steps is far higher
             axes.set_ylim(0, 1.05 * max(values))
         axes.set_title(title, fontsize=11, color=INK, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -307,7 +306,7 @@ def training(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 
 def _last_said(rows: Sequence[Mapping[str, Any]], kind: str, key: str) -> list[tuple[float, float]]:
-    """Steps and values; a run that was resumed from an earlier step says some of them again."""
+    """Steps and values; later lines replace those of the same steps, which a resumed run repeats."""
     known: list[tuple[float, float]] = []
     for row in rows:
         if row.get("kind") == kind and key in row:

@@ -230,7 +230,7 @@ def test_no_other_folder_is_replaced(tiny_events: Path, here: Path) -> None:
     (here / "file").write_text("mine")
     for out in ("mine", "file", tiny_events):
         line = told(seqvae("export", "-m", tiny_events, "-o", out))
-        assert line == f"seqvae: {out}: is there and is no folder of an exported model alone; choose another -o"
+        assert line == f"seqvae: {out}: exists and is not an exported model's folder; choose another -o"
     assert files(here) == ["file", "mine/notes.txt"]
     assert (tiny_events / "model.safetensors").exists()
 

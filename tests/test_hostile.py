@@ -108,7 +108,7 @@ def test_a_file_that_was_altered_is_told(new: Path, file: str) -> None:
     content = bytearray((new / file).read_bytes())
     content[-4] ^= 1
     (new / file).write_bytes(content)
-    assert f"{file} is not what was saved there" in one_line(lambda: load(new))
+    assert f"{file} is not the file that was saved" in one_line(lambda: load(new))
 
 
 def test_a_file_with_a_sum_must_be_there(new: Path) -> None:

@@ -79,7 +79,7 @@ def test_events_are_learned_as_the_settings_say() -> None:
 
 @pytest.mark.parametrize("lines", [[], ["each symbol only once"]])
 def test_events_without_a_symbol_seen_twice_are_an_error(lines: list[str]) -> None:
-    with pytest.raises(TokenizerError, match="seen twice"):
+    with pytest.raises(TokenizerError, match="occurs twice"):
         make(TokenizerConfig(kind="events"), lambda: lines)
 
 

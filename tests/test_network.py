@@ -95,7 +95,7 @@ def watch(here: Path, tmp_path: Path) -> Watch:
 def test_the_watch_sees_who_asks(watch: Watch) -> None:
     """The Hub's client, for a name of the Hub: one line, and no answer without the network."""
     result = watch.run("models", "style list -m nobody/nothing")
-    assert "nobody/nothing: no such folder and not to be had from the Hub" in result.stderr
+    assert "nobody/nothing: no such folder, and not available from the Hub" in result.stderr
     assert watch.told("asked")
 
 

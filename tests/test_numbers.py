@@ -221,7 +221,7 @@ def test_shards_of_another_vocabulary_are_refused(folder: Path, tmp_path: Path) 
 def test_a_tokenizer_that_did_not_make_the_shards_is_refused(folder: Path, tmp_path: Path) -> None:
     other = TextTokenizer.train([line[::-1] for line in SENTENCES], 320, max_tokens=24)
     other.save(tmp_path / "other")
-    with pytest.raises(ConfigError, match="spells otherwise than the shards"):
+    with pytest.raises(ConfigError, match="is not the tokenizer of the shards"):
         shards.prepare(RECIPE, [folder / "all.txt"], folder / "data", tokenizer=tmp_path / "other")
     same = shards.prepare(RECIPE, [folder / "all.txt"], folder / "data", tokenizer=folder / "data" / "tokenizer")
     assert len(same[0]) == len(SENTENCES)
@@ -265,7 +265,7 @@ def test_a_state_with_something_missing_is_one_line(folder: Path, tmp_path: Path
     else:
         tensors[name] = torch.zeros(3, 5, 7)
     checkpoint.save_tensors(tensors, about, tmp_path / "state.safetensors")
-    with pytest.raises(ConfigError, match=r"state\.safetensors: is no state of this run"):
+    with pytest.raises(ConfigError, match=r"state\.safetensors: is not a state of this run"):
         go(folder, tmp_path, resume=True)
 
 

@@ -319,7 +319,7 @@ def refuse(folder: Path) -> None:
     if folder.exists() and (
         not folder.is_dir() or not folder.name or files - {"detector.json", "calibration.safetensors"}
     ):
-        raise SeqVAEError(f"{folder}: exists and is not the folder of a detector alone; choose another -o")
+        raise SeqVAEError(f"{folder}: exists and is not a detector's folder; choose another -o")
 
 
 def save(calibration: Calibration, settings: Settings, folder: Path, called: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A model's folder: written whole, loaded strictly, found by its released name or Hub id."""
+"""Checkpoint folders: atomic writing, strict loading, and lookup by released name or Hub id."""
 
 from seqvae._aliases import of_package
 

@@ -1,7 +1,7 @@
-"""Checkpoint folders: written whole or not at all, read without pickle.
+"""Checkpoint folders: written atomically, read without pickle.
 
-Knows: the files of a checkpoint (section 5 of the design). Here the data column and the model column meet. Refuses to
-know: training, decoding, what a style is for, and how a name becomes a folder (checkpoint/hub.py).
+Scope: the files of a checkpoint. Out of scope: training, decoding, the use of styles, and names of folders
+(checkpoint/hub.py).
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from seqvae.protocols import Tokenizer
 
 FORMAT = 1
 SUMMED = ("model.safetensors", "styles.safetensors", "tokenizer/tokenizer.json", "tokenizer/sentencepiece.model")
-"""Files whose SHA-256 config.json tells, where they are there; what people write in (README.md) has none."""
+"""Files whose SHA-256 is in config.json, if they exist; README.md has none, since people edit it."""
 FILES = (*SUMMED, "config.json", "metrics.json", "README.md")
-"""All that is read."""
+"""All files that are read."""
 WEIGHTS = {"F16", "BF16", "F32", "F64"}
-"""Types of numbers that weights may have."""
+"""Number types that weights may have."""
 
 
 @dataclass
 class Checkpoint:
-    """Everything a released folder holds."""
+    """The content of a checkpoint folder."""
 
     recipe: Recipe
     model: SequenceVAE
     tokenizer: Tokenizer
     styles: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors of styles.safetensors; style/vectors.py knows their names."""
+    """Tensors of styles.safetensors; style/vectors.py defines their names."""
     about_styles: dict[str, str] = field(default_factory=dict)
-    """Text metadata beside them: count and source of each style."""
+    """Text metadata in the same file: count and source of each style."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """What `seqvae evaluate` printed."""
+    """The output of `seqvae evaluate`."""
     card: str = ""
     """The model card, README.md."""
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a temporary folder beside `folder` and put it there: readers see the old folder or the new one, never half.
+    """Fill a temporary folder beside `folder` and move it there: readers see the old folder or the new, never a part.
 
-    Raises SeqVAEError in one line when the disk is full or may not be written.
+    Raises SeqVAEError in one line if it cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint folder, replacing one that is there; with the same weights, what else it holds stays."""
+    """Write a checkpoint folder, replacing an existing one; if the weights are the same, its other files are kept."""
 
     def fill(part: Path) -> None:
         model = checkpoint.model
@@ -89,7 +89,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         sums = {name: _sum(part / name) for name in SUMMED if (part / name).exists()}
         (part / "config.json").write_text(json.dumps(config | {"sha256": sums}, indent=1) + "\n")
         before = folder / "model.safetensors"
-        if before.is_file() and _sum(before) == sums["model.safetensors"]:  # a detector, pictures of the card
+        if before.is_file() and _sum(before) == sums["model.safetensors"]:  # a detector, pictures in the card
             ours = {Path(file).parts[0] for file in FILES}
             for other in folder.iterdir():
                 if other.name not in ours:
@@ -101,8 +101,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
 def load(name: str | Path) -> Checkpoint:
     """Read a checkpoint by name.
 
-    It may come from a stranger: no pickle is opened, and no file elsewhere; sizes are checked before memory is taken.
-    Raises CheckpointError in one line for whatever is missing, broken, altered or foreign.
+    It may be untrusted: no pickle and no file outside the folder is opened, and sizes are checked before memory is
+    allocated. Raises CheckpointError in one line if anything is missing, invalid, changed or of another kind.
     """
     folder = find(name)
     refuse_pickle(folder)
@@ -115,9 +115,9 @@ def load(name: str | Path) -> Checkpoint:
                 f"{folder}: format {config['format']}, this version reads {FORMAT}; install another seqvae"
             )
         recipe = from_dict(Recipe, config["recipe"], f"{folder}/config.json")
-        for file, told in config.get("sha256", {}).items():  # older ones tell none
+        for file, told in config.get("sha256", {}).items():  # older ones have none
             if _sum(own(folder, file)) != told:
-                raise CheckpointError(f"{folder}: {file} is not what was saved there; copy the whole folder again")
+                raise CheckpointError(f"{folder}: {file} is not the file that was saved; copy the whole folder again")
         tokenizer = load_tokenizer(folder / "tokenizer")
         if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.cue_sizes):
             raise CheckpointError(f"{folder}: tokenizer and model do not belong together; copy the whole folder again")
@@ -149,7 +149,7 @@ def load(name: str | Path) -> Checkpoint:
 
 
 def _halved(weights: Tensor) -> Tensor:
-    """Half precision: half the size, and no figure of a model card changes in its third digit. Beyond 65,504 as is."""
+    """Half precision: half the size, and no metric of a card changes in its third digit. Above 65,504 unchanged."""
     half = weights.half()
     return half if bool(half.isfinite().all()) else weights
 
@@ -161,10 +161,10 @@ def _sum(path: Path) -> str:
 
 
 def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """The weights of a model in single precision; ValueError where the model that `config` asks for has far more.
+    """The weights of a model in single precision; ValueError if `config` describes a far larger model.
 
-    Told by the header alone: every model has matrices of these sizes, whatever else it has, so that one which passes
-    takes a small multiple of the file at most. Whether all shapes are right is seen when they are loaded.
+    The check reads the header alone: every model has matrices of at least these sizes, so a model that passes takes at
+    most a small multiple of the file's size. Exact shapes are checked when weights are loaded.
     """
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
@@ -177,12 +177,12 @@ def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str,
         least = (config.width + config.latent * config.chunks + symbols) * config.width
         least += config.layers * config.hidden**2
         if least > held or config.layers > len(names):
-            raise ValueError(f"a model of {least:,} weights and more is asked for, and {held:,} are there")
+            raise ValueError(f"the settings need at least {least:,} weights, and the file has {held:,} of them")
         return {name: file.get_tensor(name).float() for name in names}
 
 
 def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
-    """A model with fresh weights that fits a tokenizer; raises ConfigError for sizes that do not go together."""
+    """A model with initial weights for a tokenizer; raises ConfigError for sizes that do not fit together."""
     try:
         return SequenceVAE(config, tokenizer.cue_sizes, torch.from_numpy(tokenizer.scope).long())
     except ValueError as error:
@@ -190,11 +190,11 @@ def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and text metadata of a .safetensors file; raises CheckpointError if it is none."""
+    """Tensors and text metadata of a .safetensors file; raises CheckpointError for any other file."""
     if path.is_file() or not path.exists():  # a pipe would never end
         refuse_pickle(path)
     else:
-        raise CheckpointError(f"{path}: is no file; name one in .safetensors")
+        raise CheckpointError(f"{path}: is not a file; name a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no dict)
@@ -203,9 +203,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -> None:
-    """Write a .safetensors file in one move; raises SeqVAEError in one line when it cannot be written."""
-    if path.exists() and not path.is_file():  # a folder, or a device, which a file must not replace
-        raise SeqVAEError(f"{path}: is there and is no file; choose another name")
+    """Write a .safetensors file atomically; raises SeqVAEError in one line if it cannot be written."""
+    if path.exists() and not path.is_file():  # a folder or device must not be replaced
+        raise SeqVAEError(f"{path}: exists and is not a file; choose another name")
     try:
         with files.whole(path, lasting=True) as part:
             _write({name: tensor.contiguous() for name, tensor in tensors.items()}, about, part)
@@ -214,7 +214,7 @@ def save_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: 
 
 
 def _write(tensors: dict[str, Tensor], about: Mapping[str, str], path: Path) -> None:
-    """A .safetensors file, byte for byte the same for the same content: the library puts its metadata in any order."""
+    """Write a .safetensors file with sorted metadata, so that equal content gives equal bytes."""
     save_file(tensors, path, metadata=dict(about))
     if about:
         with path.open("r+b") as file:

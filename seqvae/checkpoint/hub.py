@@ -1,7 +1,7 @@
-"""Checkpoints from outside: how a name becomes a folder, which are released, and what files tell without being loaded.
+"""Lookup of checkpoints: names to folders, the released models, and facts from files without loading them.
 
-Knows folders, the Hub, config.json and the header of a safetensors file. Refuses to know torch, which takes longer to
-import than `seqvae models` may take.
+Scope: folders, the Hub, config.json, headers of safetensors files. Out of scope: torch, whose import takes longer than
+`seqvae models` may take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from seqvae.errors import CheckpointError
 
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"}
 WANTED = ["*.json", "*.safetensors", "*.model", "*.md", "*.png"]
-"""What is fetched from the Hub: nothing else of a checkpoint is read."""
+"""Files that are downloaded from the Hub, all that a checkpoint can contain."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,30 @@ class Facts:
     """One released checkpoint, as `seqvae models` lists it."""
 
     name: str
-    """What -m takes."""
+    """Its name for the option -m."""
     kind: str
-    """Kind of sequence: midi, text."""
+    """Kind of sequence: midi, text, events."""
     megabytes: float
-    """Size of the whole folder."""
+    """Size of the whole folder in MB."""
     styles: list[str]
-    """Styles it knows, by name."""
+    """Names of its styles."""
 
 
 def released_folder() -> Path:
-    """Where released checkpoints lie: inside the installed package, or beside it in a clone."""
+    """The folder of released checkpoints: inside the installed package, or beside it in a clone."""
     inside = Path(__file__).parents[1] / "checkpoints"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "checkpoints"
 
 
 def released() -> list[Path]:
-    """Folders of released checkpoints, by name."""
+    """Folders of released checkpoints, sorted by name."""
     return sorted(path.parent for path in released_folder().glob("*/config.json"))
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a released name, a path, or a Hub id `owner/name` (fetched and kept by huggingface_hub).
+    """The folder of a released name, a path, or a Hub id `owner/name` (downloaded and cached by huggingface_hub).
 
-    A bare word is a released name first; `./word` and a `Path` are paths and nothing else.
+    A bare word is a released name first; `./word` and a `Path` are paths only. Raises CheckpointError.
     """
     bare = isinstance(name, str) and not {"/", os.sep} & set(name)
     for folder in (released_folder() / name, Path(name)) if bare else (Path(name),):
@@ -65,10 +65,10 @@ def find(name: str | Path) -> Path:
 
         try:
             return Path(snapshot_download(name, allow_patterns=WANTED))
-        except Exception as error:  # the Hub's client raises many kinds; each means that the name cannot be had
+        except Exception as error:  # the Hub's client raises many kinds of errors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"{name}: no such folder and not to be had from the Hub ({reason}); released: {known}"
+                f"{name}: no such folder, and not available from the Hub ({reason}); released: {known}"
             ) from error
     raise CheckpointError(
         f"{name}: no such checkpoint; name a folder, a Hub id (owner/name) or a released one: {known}"
@@ -76,7 +76,7 @@ def find(name: str | Path) -> Path:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise CheckpointError, with the reason, for a pickle, and for a folder with weights in nothing but one."""
+    """Raise CheckpointError, with the reason, for a pickle, or a folder that has its weights only in a pickle."""
     if path.is_dir():
         inside = [] if (path / "model.safetensors").exists() else sorted(path.iterdir())
         found = next((one for one in inside if one.suffix.lower() in PICKLES), None)
@@ -84,13 +84,13 @@ def refuse_pickle(path: Path) -> None:
         found = path if path.is_file() and (path.suffix.lower() in PICKLES or _is_pickle(path)) else None
     if found is not None:
         raise CheckpointError(
-            f"{found}: is a pickle, which may run any program when it is opened, and is never read here; "
-            "ask whoever made it for .safetensors and JSON"
+            f"{found}: is a pickle, which may run any program when it is opened, and is never read; "
+            "ask its author for .safetensors and JSON"
         )
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file begins as pickles do, or is the zip that `torch.save` makes around one."""
+    """True if a file begins like a pickle, or like the zip of `torch.save`."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -98,15 +98,15 @@ def _is_pickle(path: Path) -> bool:
         return False
     if head.startswith(b"PK\3\4"):
         return True
-    # the length that .safetensors begins with ends in zeros; so does the frame of a pickle, behind a byte of its own
+    # the length at the start of .safetensors ends in zeros; so does a pickle's frame, after its own opcode byte
     return head[:1] == b"\x80" and (head[2:3] == b"\x95" or not head.endswith(b"\0\0\0\0"))
 
 
 def own(folder: Path, name: str) -> Path:
-    """A file of a folder that may come from a stranger, whether it is there or not.
+    """The path of a file in a folder that may be untrusted, whether or not the file exists.
 
-    Raises CheckpointError for one that is elsewhere, by its name or by a link, and for what is no plain file. The Hub's
-    cache keeps files as links from `snapshots` into `blobs` beside it; no other link may lead out.
+    Raises CheckpointError for a path outside the folder, by its name or by a link, and for anything but a regular file.
+    The Hub's cache has links from `snapshots` into `blobs` beside it; no other link may lead outside.
     """
     home, path = folder.resolve(), folder / name
     homes = [home, *(parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots")]
@@ -115,12 +115,12 @@ def own(folder: Path, name: str) -> Path:
     except RuntimeError:  # a link to itself
         found = Path()
     if not any(found.is_relative_to(one) for one in homes) or (found.exists() and not found.is_file()):
-        raise CheckpointError(f"{path}: is no plain file within {folder}; copy the whole folder, without links")
+        raise CheckpointError(f"{path}: is not a regular file within {folder}; copy the whole folder, without links")
     return path
 
 
 def kind_of(folder: Path) -> str:
-    """The kind of sequence that a checkpoint is made for; raises CheckpointError where its settings are broken."""
+    """The kind of sequence of a checkpoint; raises CheckpointError if its settings are invalid."""
     try:
         return str(read(folder / "config.json")["recipe"]["tokenizer"]["kind"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -128,7 +128,7 @@ def kind_of(folder: Path) -> str:
 
 
 def facts(folder: Path) -> Facts:
-    """What a checkpoint's files tell of it; raises CheckpointError where they are broken."""
+    """Facts from a checkpoint's files; raises CheckpointError if they are invalid."""
     try:
         kind = kind_of(folder)
         styles = folder / "styles.safetensors"
@@ -144,7 +144,7 @@ def _broken(folder: Path, error: Exception) -> CheckpointError:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """The text in the header of a safetensors file: eight bytes with its length, then JSON."""
+    """The text metadata in the header of a safetensors file: eight bytes with its length, then JSON."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:

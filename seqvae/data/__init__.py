@@ -1,1 +1,1 @@
-"""From files to batches of tokens."""
+"""Data: from files to batches of tokens."""

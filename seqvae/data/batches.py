@@ -1,6 +1,6 @@
-"""Rows of unlike lengths cut into batches of few shapes, and what is said of several pieces in a row.
+"""Batches of rows with different lengths in few shapes, and concatenation of values per chunk.
 
-Scope: numbers of rows and their lengths. Out of scope: tokens and models.
+Scope: row numbers and lengths. Out of scope: tokens and models.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Number = TypeVar("Number", np.int32, np.float64)
 
 
 def even(count: int) -> int:
-    """The least number that is no smaller and has three binary digits before zeros: 1 to 8, 10, 12, 14, 16, 20, ..."""
+    """`count` rounded up to a number with at most three leading binary digits: 1 to 8, 10, 12, 14, 16, 20, ..."""
     step = 1 << max(0, count.bit_length() - 3)
     return -(-count // step) * step
 
 
 def batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
-    """Row numbers sorted by length and cut so that rows times longest, both evened, stays within `tokens`.
+    """Row numbers sorted by length and cut so that rows times longest, both rounded by `even`, is at most `tokens`.
 
-    There is at least one row in a batch.
+    A batch has at least one row.
     """
     batches: list[list[int]] = [[]]
     for i in np.argsort(lengths, kind="stable"):
@@ -34,6 +34,6 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
 
 
 def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
-    """What is said of the chunks of several pieces, in a row; None for a kind of which nothing is."""
+    """The values per chunk of several pieces, concatenated; None for a kind without such values."""
     parts = [part for part in limits if part is not None]
     return np.concatenate(parts) if parts else None

@@ -1,11 +1,10 @@
-"""Token shards on disk, memory-mapped: written once, read by window, split by song.
+"""Token shards on disk: written once, memory-mapped, read by segment, split by song.
 
-Knows: chunks of token ids, which piece and style each belongs to, batches by length, where in an epoch we are, and how
-shards come here from a storage elsewhere.
-Refuses to know: files of music or text, vocabularies, tensors of the model.
+Scope: chunks of token ids, the piece and style of each, batches by length, the position in an epoch, and downloads of
+shards from remote storage. Out of scope: files of music or text, vocabularies, the model's tensors.
 
-Memory is bounded by one shard, however many there are: one is written, mapped and put in order at a time. A shard is
-three arrays: its tokens, where its chunks end, and a record for each piece.
+Memory is bounded by one shard, however many there are: shards are written, mapped and sorted one at a time. A shard is
+three arrays: its tokens, the ends of its chunks, and a record for each piece.
 """
 
 from __future__ import annotations
@@ -35,31 +34,31 @@ Bools = NDArray[np.bool_]
 Split = Literal["train", "valid", "test"]
 Half = Literal["choose", "final"]
 
-SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a shard
-BLOCK = 4096  # pieces that are counted together, so that any piece of a split can be found among a billion
-# Of a piece: the number of its group (what is never divided between splits: a song's title), the number of its first
-# chunk within the shard, how many it has, and the number of its style.
+SHARD_TOKENS = 1 << 26  # tokens of a shard: 128 MiB of uint16
+BLOCK = 4096  # pieces counted together, so that a piece of a split can be found among a billion
+# The record of a piece: the number of its group (for songs, the title; groups are never divided between splits), the
+# number of its first chunk within the shard, its number of chunks, and the number of its style.
 PIECE = np.dtype([("group", "<u8"), ("first", "<u4"), ("chunks", "<u4"), ("style", "<u4")])
 
 
 def _number(group: str) -> int:
-    """A group's number, of 64 bits: from it follows the split."""
+    """A group's number of 64 bits, which determines its split."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big")
 
 
 def split_of(group: str, held_out: float = 0.1) -> Split:
     """The split of a group by a hash of its name; valid and test share `held_out`.
 
-    The same in every collection but the smallest, see `cuts`.
+    It is the same in every collection, except very small ones; see `cuts`.
     """
     x = _number(group) / 2**64
     return "test" if x < held_out / 2 else "valid" if x < held_out else "train"
 
 
 def half_of(group: str) -> Half | None:
-    """The half of the held-out tenth, valid and test, that a group is in by a second hash; None in training.
+    """The half of the held-out groups (valid and test) by a second hash; None for training groups.
 
-    On one half settings are chosen, on the other final figures are measured.
+    Settings are chosen on one half, final results are measured on the other.
     """
     if split_of(group) == "train":
         return None
@@ -67,21 +66,21 @@ def half_of(group: str) -> Half | None:
 
 
 CUTS = 0.05, 0.1
-"""Groups whose hash is below the first are in the test split, and those between the two in the validation split."""
+"""Groups with a hash below the first value are in the test split, between the two in the validation split."""
 
 
 def in_split(groups: Numbers, split: Split, cuts: tuple[float, float] = CUTS) -> Bools:
-    """Whether each of some groups, by their numbers, is in a split; as `split_of` says, where `cuts` are CUTS."""
+    """True for groups, given by number, that are in a split; as `split_of` if `cuts` are CUTS."""
     x = groups / 2.0**64
     low, high = cuts
     return {"test": x < low, "valid": (x >= low) & (x < high), "train": x >= high}[split]
 
 
 def cuts(groups: Numbers) -> tuple[float, float]:
-    """CUTS, moved as little as makes a training and a validation split of two groups and more.
+    """CUTS, changed as little as gives a training and a validation split for two or more groups.
 
-    The group nearest to an empty split comes into it: into that for training the one of the highest hash, into that for
-    validation the lowest of those for training if there are two, else the highest of those for the test.
+    The group nearest to an empty split moves into it. The training split gets the group with the highest hash; the
+    validation split gets the lowest of the training groups if there are two, else the highest of the test groups.
 
     >>> cuts(np.array([1 << 62, 3 << 62], np.uint64))
     (0.05, 0.75)
@@ -100,7 +99,7 @@ def cuts(groups: Numbers) -> tuple[float, float]:
 
 
 class ShardWriter:
-    """Appends pieces to shards in `folder`; nothing counts until `close` has written the index."""
+    """Appends pieces to shards in `folder`; the shards are valid only after `close` has written the index."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,11 +111,11 @@ class ShardWriter:
         self._clear()
 
     def _clear(self) -> None:
-        # bytes, as they will lie on disk: an object for each chunk would take many times as much
+        # bytes, as on disk: an object for each chunk would take many times the memory
         self._tokens, self._pieces, self._ends = bytearray(), bytearray(), array("q")
 
     def add(self, chunks: list[Ints], style: str, group: str) -> None:
-        """One piece: the token ids of its chunks, each ending in EOS."""
+        """Add a piece: the token ids of its chunks, each ending in EOS."""
         written = len(self._tokens) // 2
         if written + sum(map(len, chunks)) > SHARD_TOKENS and written:
             self._flush()
@@ -138,20 +137,20 @@ class ShardWriter:
         self._clear()
 
     def close(self) -> None:
-        """Write the last shard and the index, the index last and in one move."""
+        """Write the last shard and then the index, in one move."""
         self._flush()
-        # by the digest of its content a copy elsewhere is told from shards made anew
+        # the digest distinguishes a copy of these shards from newly made ones
         about = {"version": 2, **self.about, "shards": self._shard, "styles": list(self._styles)}
         index = {**about, "sha256": self._content.hexdigest()}
-        files.sync(self.folder)  # an index counts for all of it, after a power cut too
+        files.sync(self.folder)  # the index vouches for all files, even after a power cut
         with files.whole(self.folder / "index.json", lasting=True) as part:
             part.write_text(json.dumps(index))
 
 
 def fetched(url: str, cache: Path) -> Path:
-    """A local copy, below `cache`, of a folder of token shards at any address that fsspec knows; made once.
+    """A local copy, below `cache`, of a folder of token shards at any address that fsspec supports.
 
-    Its name follows from the address and from the index there, so that shards made anew are fetched anew. Raises
+    The copy is named after the address and the index there, so newly made shards are downloaded again. Raises
     ReadError.
     """
     url = url.rstrip("/")
@@ -168,14 +167,14 @@ def fetched(url: str, cache: Path) -> Path:
                     target = Path(part) / "data" / path.removeprefix(root).lstrip("/")
                     target.parent.mkdir(parents=True, exist_ok=True)
                     storage.get_file(path, str(target))
-                TokenData(Path(part) / "data")  # all of it is there, and not still on its way to the storage
-                with contextlib.suppress(OSError):  # another process was quicker
+                TokenData(Path(part) / "data")  # raises if the remote folder is incomplete
+                with contextlib.suppress(OSError):  # another process was faster
                     (Path(part) / "data").rename(folder)
         return folder
     except ImportError as error:
         advice = "`pip install 'seqvae[remote]'`, and the package for this storage that it names"
         raise ReadError(url, f"a package is missing ({error})", advice) from error
-    except Exception as error:  # every storage has errors of its own
+    except Exception as error:  # every storage has its own errors
         advice = "give the address of a copy of a run's folder `data`"
         raise ReadError(url, f"no token shards there ({error})", advice) from error
 
@@ -185,31 +184,31 @@ class Shard:
     """One shard, memory-mapped."""
 
     begin: int
-    """Number of its first piece in the collection."""
+    """Index of its first piece in the collection."""
     tokens: NDArray[np.uint16]
     ends: Longs
-    """Where each chunk ends in `tokens`."""
+    """End of each chunk in `tokens`."""
     pieces: NDArray[np.void]
-    """A record of each piece: PIECE."""
+    """Records of type PIECE."""
 
     def check(self, styles: int) -> int:
-        """How many pieces there are; raises ValueError where the three arrays do not belong together."""
+        """The number of pieces; raises ValueError if the three arrays do not fit together."""
         tokens, ends, pieces = self.tokens, self.ends, self.pieces
         if not (tokens.dtype == np.uint16 and ends.dtype == np.int64 and pieces.dtype == PIECE) or not (
             tokens.ndim == ends.ndim == pieces.ndim == 1
         ):
-            raise ValueError("arrays of other numbers than token shards have")
+            raise ValueError("arrays of the wrong type or shape")
         if len(ends) and not (ends[0] >= 0 and (ends[1:] >= ends[:-1]).all() and ends[-1] <= len(tokens)):
-            raise ValueError("chunks that end where there are no tokens")
+            raise ValueError("chunks that end beyond the tokens")
         last = pieces["first"].astype(np.int64) + pieces["chunks"]
         if len(pieces) and not (
             last.max() <= len(ends) and pieces["chunks"].min() > 0 and pieces["style"].max() < styles
         ):
-            raise ValueError("pieces of chunks or styles that are not there, or of none")
+            raise ValueError("pieces with missing chunks or styles")
         return len(pieces)
 
     def spans(self, pieces: Longs, firsts: Longs, chunks: int) -> tuple[Longs, Longs]:
-        """Where each chunk of segments begins, and its length: `(B, C)` each, 0 past a piece's end."""
+        """Start and length of each chunk of segments, `(B, C)` each; length 0 past the end of a piece."""
         at = firsts[:, None] + np.arange(chunks)
         local = pieces - self.begin
         ends = self.pieces["first"][local].astype(np.int64) + self.pieces["chunks"][local]
@@ -220,36 +219,36 @@ class Shard:
 
 
 class TokenData:
-    """A collection of token shards, of which one is mapped at a time."""
+    """A collection of token shards; one shard is mapped at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._old: list[NDArray[np.void]] | None = None
         try:
             if (folder / "index.json").exists() and not (folder / "index.json").is_file():
-                raise ValueError("index.json is no plain file")
+                raise ValueError("index.json is not a regular file")
             self.index = json.loads((folder / "index.json").read_text())
             if self.index["version"] not in (1, 2):
                 raise ValueError(f"version {self.index['version']}, and this seqvae reads 1 and 2")
             if self.index["version"] == 1:
                 self._read_old(self.index.pop("pieces"))
             self.styles: list[str] = self.index["styles"]
-            # of each shard the number of its first piece, and of all pieces
+            # index of each shard's first piece, and the number of all pieces
             self.begins: Longs = np.zeros(1, np.int64)
-            for number in range(self.index["shards"]):  # all are looked at: what is missing is to be told at once
+            for number in range(self.index["shards"]):  # checks all shards, to report missing files at once
                 pieces = self._map(number).check(len(self.styles))
                 self.begins = np.append(self.begins, self.begins[-1] + pieces)
             if not self.begins[-1]:
-                raise ValueError("there is no piece in them")
+                raise ValueError("they are empty")
             self._mapped = -1, self._map(0)
             self.cuts = self._cuts()
-        except Exception as error:  # NumPy has many ways to say that a file is none of its own
+        except Exception as error:  # NumPy raises many kinds of errors for invalid files
             raise ReadError(
                 folder, f"no token shards ({error})", "delete it, and run `seqvae train` with --data to make them"
             ) from error
 
     def _read_old(self, rows: list[dict[str, Any]]) -> None:
-        """The records of an index of version 1, which had them in JSON."""
+        """Read the records of an index of version 1, which has them in JSON."""
         names = {name: i for i, name in enumerate(dict.fromkeys(row["style"] for row in rows))}
         self.index["styles"] = list(names)
         pieces = np.array(
@@ -268,7 +267,7 @@ class TokenData:
         return Shard(int(self.begins[number]), tokens, ends, pieces)
 
     def _cuts(self) -> tuple[float, float]:
-        """As `cuts` of all groups, of which no more is read than it takes to find that no split is empty."""
+        """`cuts` of all groups; reads no more shards than needed to see that no split is empty."""
         groups: list[Numbers] = []
         for number in range(self.index["shards"]):
             groups.append(np.unique(self.shard(number).pieces["group"]))
@@ -277,11 +276,11 @@ class TokenData:
         return cuts(np.concatenate(groups))
 
     def __len__(self) -> int:
-        """Pieces."""
+        """Number of pieces."""
         return int(self.begins[-1])
 
     def in_split(self, groups: Numbers, split: Split) -> Bools:
-        """Whether each of some groups of this collection is in a split."""
+        """True for groups of this collection that are in a split."""
         return in_split(groups, split, self.cuts)
 
     def record(self, piece: int) -> np.void:
@@ -291,19 +290,19 @@ class TokenData:
         return record
 
     def shard(self, number: int) -> Shard:
-        """One shard; the last is kept, as pages of a file count as memory for as long as it is mapped."""
+        """A shard; the last one stays mapped, since pages of a file count as memory while it is mapped."""
         if self._mapped[0] != number:
             self._mapped = number, self._map(number)
         return self._mapped[1]
 
     def _shards(self, pieces: Longs) -> Iterator[tuple[Shard, Longs]]:
-        """The shards that hold some pieces, and the places of theirs in `pieces`."""
+        """The shards that hold some pieces, and the indices of these in `pieces`."""
         shards = np.searchsorted(self.begins, pieces, side="right") - 1
         for number in np.unique(shards).tolist():
             yield self.shard(number), np.flatnonzero(shards == number)
 
     def counts(self, pieces: Longs) -> Longs:
-        """Chunks of each piece."""
+        """Number of chunks of each piece."""
         counts: Longs = np.zeros(len(pieces), np.int64)
         for shard, places in self._shards(pieces):
             counts[places] = shard.pieces["chunks"][pieces[places] - shard.begin]
@@ -312,10 +311,10 @@ class TokenData:
     def windows(
         self, pieces: Longs, chunks: int, offsets: Longs | int = 0, max_tokens: int = sys.maxsize
     ) -> tuple[Longs, Longs, Longs]:
-        """The segments of some pieces, each from its own offset on, without the empty and the too long.
+        """The segments of some pieces, each from its own offset on, without empty and too long ones.
 
-        Gives the number of each one's piece, its first chunk (in the shard) and the tokens of its longest chunk; shard
-        by shard, in the order of `pieces` within one.
+        Returns the piece of each segment, its first chunk (in the shard) and the length of its longest chunk; shard by
+        shard, within a shard in the order of `pieces`.
         """
         offsets = np.broadcast_to(offsets, pieces.shape)
         found = [np.zeros((3, 0), np.int64)]
@@ -331,7 +330,7 @@ class TokenData:
         return piece, first, size
 
     def gather(self, pieces: Longs, firsts: Longs, chunks: int) -> Ints:
-        """Tokens `(B, C, T)` of segments, PAD at the end of chunks; past the end of a piece a chunk is just EOS."""
+        """Tokens `(B, C, T)` of segments, padded with PAD; chunks past the end of a piece are EOS alone."""
         parts = [(shard, at, *shard.spans(pieces[at], firsts[at], chunks)) for shard, at in self._shards(pieces)]
         steps = np.arange(max(1, *(int(lengths.max()) for *_, lengths in parts)))
         out = np.zeros((len(pieces), chunks, len(steps)), np.int32)
@@ -344,9 +343,9 @@ class TokenData:
 
 
 class Batches:
-    """Batches of segments of similar length, in an order that follows from (seed, epoch) alone: it can be resumed.
+    """Batches of segments of similar length, in an order determined by (seed, epoch), so that training can resume.
 
-    An epoch goes through the shards in a random order and draws its batches from one after another.
+    An epoch visits the shards in random order and draws its batches from one after the other.
     """
 
     def __init__(
@@ -361,24 +360,24 @@ class Batches:
     ) -> None:
         self.data, self.split, self.chunks, self.batch_tokens = data, split, chunks, batch_tokens
         self.max_windows, self.seed, self.max_tokens = max_windows, seed, max_tokens
-        # blocks of pieces: where each begins, and how many pieces of the split there are up to its end
+        # blocks of pieces: first piece, and number of the split's pieces up to the end of the block
         begins = [np.arange(begin, end, BLOCK) for begin, end in pairwise(data.begins.tolist())]
         self._begins: Longs = np.concatenate([np.zeros(0, np.int64), *begins])
         self._until: Longs = np.cumsum([len(self._within(begin, BLOCK)) for begin in self._begins.tolist()])
 
     def __len__(self) -> int:
-        """Pieces of the split."""
+        """Number of pieces in the split."""
         return int(self._until[-1]) if len(self._until) else 0
 
     def _within(self, begin: int, count: int) -> Longs:
-        """The pieces of the split among `count` from `begin` on, at most to the end of their shard."""
+        """The split's pieces among the `count` from `begin` on, at most to the end of their shard."""
         number = int(np.searchsorted(self.data.begins, begin, side="right")) - 1
         shard = self.data.shard(number)
         groups = shard.pieces["group"][begin - shard.begin : begin - shard.begin + count]
         return begin + np.flatnonzero(self.data.in_split(groups, self.split))
 
     def numbered(self, ranks: Longs) -> Longs:
-        """The pieces that have some numbers within the split."""
+        """The pieces with the given ranks within the split."""
         blocks = np.searchsorted(self._until, ranks, side="right").tolist()
         found = [
             self._within(int(self._begins[block]), BLOCK)[rank - (self._until[block - 1] if block else 0)]
@@ -394,9 +393,9 @@ class Batches:
             yield from self._batches(self._within(begin, end - begin), rng)
 
     def some(self, pieces: int) -> Iterator[tuple[Longs, Longs]]:
-        """Always the same batches of about so many pieces, drawn evenly from all shards; of one shard, all there are.
+        """The same batches at each call, of about `pieces` pieces spread evenly over all shards; all of a single shard.
 
-        Shards are as their files were: one alone may hold a single style.
+        Shards are in the order of the files, so one shard may hold a single style.
         """
         if self.data.index["shards"] == 1 or len(self) <= pieces:
             return self.epoch(0)
@@ -404,12 +403,12 @@ class Batches:
         return iter(self._batches(self.numbered(ranks), np.random.default_rng([self.seed, 0])))
 
     def _batches(self, pieces: Longs, rng: np.random.Generator) -> list[tuple[Longs, Longs]]:
-        """The batches of some pieces, shuffled."""
+        """Shuffled batches of some pieces."""
         if not len(pieces):
             return []
         offsets = rng.integers(np.minimum(self.chunks, self.data.counts(pieces)))
         rows, firsts, size = self.data.windows(pieces, self.chunks, offsets, self.max_tokens)
-        # of a piece with more than its share, a random part: rank its segments in a random order
+        # a random subset of the segments of a long piece: rank them in random order
         order = np.lexsort((rng.random(len(rows)), rows))
         sorted_rows = rows[order]
         rank = np.arange(len(order)) - np.searchsorted(sorted_rows, sorted_rows)
@@ -427,7 +426,7 @@ class Batches:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def strangers(self, count: int, rng: np.random.Generator) -> Ints:
-        """Segments `(count, C, T)` of pieces drawn at random, each piece as likely as every other."""
+        """Segments `(count, C, T)` of random pieces, with equal probability for each piece."""
         pieces = self.numbered(rng.integers(len(self), size=count))
         firsts = []
         for i in range(count):
@@ -439,9 +438,9 @@ class Batches:
         return self.resume(0, 0)
 
     def resume(self, epoch: int, position: int) -> Iterator[tuple[int, int, Ints]]:
-        """Endless (epoch, position of the next batch, tokens `(B, C, T)`), from a place in an epoch on.
+        """Endless (epoch, position of the next batch, tokens `(B, C, T)`), from a position in an epoch on.
 
-        Raises SeqVAEError where one epoch after another has no segment.
+        Raises SeqVAEError if epoch after epoch has no segment.
         """
         empty = 0
         while True:
@@ -450,7 +449,7 @@ class Batches:
                 if i > position:
                     yield epoch, i, self.data.gather(*batch, self.chunks)
             empty = 0 if i else empty + 1
-            if empty == 20:  # a few epochs of a tiny collection may be empty by the chance of their offsets
+            if empty == 20:  # with random offsets a few epochs of a tiny collection may be empty
                 raise SeqVAEError(
                     f"no segment with content and at most {self.max_tokens} tokens a chunk; add more pieces"
                 )

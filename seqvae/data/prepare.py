@@ -1,7 +1,7 @@
-"""From files to what is trained on: pieces read, spelled and written to token shards, once a run.
+"""Preparation of a run: files are read, tokenized and written to token shards, once.
 
-Knows: which files make pieces of which kind, what style and what group each belongs to, and where a run has its shards
-and its tokenizer from, and keeps them. Refuses to know: models, losses, how a file is read (modality.py).
+Scope: files of each kind, the style and group of each piece, the shards and tokenizer of a run. Out of scope: models,
+losses, the reading of files (modality.py).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from seqvae.modality import load_tokenizer, make, modality
 from seqvae.protocols import Tokenizer, spelling
 
 Report = Callable[[str], None]
-Source = tuple[str, str, Any]  # style, group and the piece itself
-SPELLED = 1024  # pieces spelled at a time: many lines at once are several times faster than one by one
-LEARNED = 1 << 27  # bytes of lines at most that a vocabulary of text is learned from: a million and more sentences
+Source = tuple[str, str, Any]  # style, group and piece
+SPELLED = 1024  # lines tokenized at once, several times faster than one by one
+LEARNED = 1 << 27  # maximum bytes of lines for learning a text vocabulary: over a million sentences
 
 
 def prepare(
     recipe: Recipe, data: Sequence[str | Path], folder: Path, *, tokenizer: Path | None = None, report: Report = print,
     make_them: bool = True, anew: bool = False,
 ) -> tuple[TokenData, Tokenizer, list[ReadError]]:  # fmt: skip
-    """The shards and the tokenizer of a run, made from `data` where they are not in `folder` yet; and what was skipped.
+    """The shards and the tokenizer of a run, made from `data` if `folder` does not have them; and the skipped files.
 
-    `data` are folders with one folder a style, or files; of text and logs, each file is a style. Or it is one folder of
-    shards made before, with the tokenizer in it, or such a folder's address (s3://...); then `folder` is not needed.
-    `tokenizer` is the folder of one that is there already; else a kind that learns its vocabulary learns it from
-    `data`. With `anew`, shards in `folder` are made again, those that are `data` excepted. Raises SeqVAEError where
-    nothing can be read, ConfigError where the shards were made otherwise, and ReadError where another process was to
-    make them, which is without `make_them`, and they cannot be seen.
+    `data` are folders with a subfolder for each style, or files; for text and logs each file is a style. Or `data` is
+    one folder of existing shards with their tokenizer, or the address of one (s3://...); then `folder` is not used.
+    `tokenizer` is the folder of an existing tokenizer; without it, a kind with a learned vocabulary learns it from
+    `data`. With `anew`, the shards in `folder` are made again, unless they are `data`. Raises SeqVAEError if nothing
+    can be read, ConfigError if the shards were made with another tokenizer, and ReadError if `make_them` is False and
+    the shards made by another process are not visible.
     """
     skipped: list[ReadError] = []
     paths = [Path(one) for one in data]
@@ -67,13 +67,13 @@ def prepare(
         spelled = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if recipe.tokenizer.kind == "text" else known)
     if tokenizer is not None and ready and kept.exists() and spelling(load_tokenizer(kept)) != spelling(spelled):
         raise ConfigError(
-            f"{tokenizer}: spells otherwise than the shards in {folder}; leave it out, or choose another --out"
+            f"{tokenizer}: is not the tokenizer of the shards in {folder}; leave it out, or choose another --out"
         )
     if spelled.kind != recipe.tokenizer.kind:
-        raise ConfigError(f"{tokenizer}: spells {spelled.kind}, and the recipe wants {recipe.tokenizer.kind}")
+        raise ConfigError(f"{tokenizer}: is for {spelled.kind}, and the recipe for {recipe.tokenizer.kind}")
     new = not folder.exists()
     try:
-        if made is None and not (ready and kept.exists()):  # what was left without an index counts for nothing
+        if made is None and not (ready and kept.exists()):  # files without an index are not valid
             spelled.save(kept)
         return tokenize(recipe, pieces(), spelled, folder), spelled, skipped
     except BaseException as error:
@@ -85,28 +85,28 @@ def prepare(
 
 
 def _made_before(data: Sequence[str | Path]) -> Path | None:
-    """The folder of token shards that `data` is, fetched if it is elsewhere; None where `data` are files to read."""
+    """The folder of existing token shards in `data`, downloaded if remote; None if `data` are files to read."""
     elsewhere = [one for one in data if isinstance(one, str) and "://" in one]
     if elsewhere and len(data) > 1:
-        raise ConfigError(f"--data {elsewhere[0]}: an address of token shards stands alone; leave out the others")
+        raise ConfigError(f"--data {elsewhere[0]}: an address of token shards excludes other --data; leave them out")
     if elsewhere:
         return fetched(elsewhere[0], files.default_cache())
     return Path(data[0]) if len(data) == 1 and (Path(data[0]) / "index.json").is_file() else None
 
 
 def evenly(lines: Iterable[str], most: int) -> list[str]:
-    """Lines of `most` bytes together at most, drawn at random, each as likely as every other; all of fewer.
+    """A random sample of lines, at most `most` bytes in all, with equal probability for each line.
 
-    To learn pieces from, which are all frequent: more lines of the same kind hardly change them, and the trainer keeps
-    in memory what it learns from. At random and not every n-th, as corpora may alternate between languages or speakers.
+    For learning a vocabulary, whose entries are all frequent: more lines of the same kind hardly change it, and the
+    trainer keeps its lines in memory. Random, not every n-th line, since corpora may alternate languages or speakers.
     """
-    rng = random.Random(0)  # the same lines, the same vocabulary
+    rng = random.Random(0)  # equal lines give equal vocabularies
     kept: list[tuple[float, str]] = []
     share, size = 1.0, 0
     for line in lines:
         if (drawn := rng.random()) < share:
             kept.append((drawn, line))
-            size += len(line) + 50  # what a line takes beside its letters
+            size += len(line) + 50  # memory of a line besides its letters
         while size > most and len(kept) > 1:
             share /= 2
             kept = [one for one in kept if one[0] < share]
@@ -115,7 +115,7 @@ def evenly(lines: Iterable[str], most: int) -> list[str]:
 
 
 def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, folder: Path) -> TokenData:
-    """Write (style, group, piece) to token shards in `folder`, unless they are there already."""
+    """Write (style, group, piece) to token shards in `folder`, unless they exist."""
     about = {"tokenizer": to_dict(recipe.tokenizer)}
     if (folder / "index.json").exists():
         data = TokenData(folder)
@@ -124,13 +124,13 @@ def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, fol
         return data
     writer = ShardWriter(folder, about)
     bar = iter(tqdm(pieces, unit="piece", disable=None, leave=False, desc="tokens"))
-    encode_all = getattr(tokenizer, "encode_all", None)  # what is spelled in lines has one
+    encode_all = getattr(tokenizer, "encode_all", None)  # tokenizers of lines have one
     while some := list(islice(bar, SPELLED if encode_all else 1)):
         items = [piece for *_, piece in some]
         spelled = encode_all(items) if encode_all else map(tokenizer.encode, items)
         for (label, group, _), chunks in zip(some, spelled, strict=True):
             writer.add(chunks, label, group)
     if not writer.pieces:
-        raise SeqVAEError(f"{folder.parent}: no piece could be read, nothing to train on; look at the reasons above")
+        raise SeqVAEError(f"{folder.parent}: no training data could be read; see the reasons above")
     writer.close()
     return TokenData(folder)

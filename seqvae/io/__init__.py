@@ -1,1 +1,1 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writing of files and folders."""

@@ -1,8 +1,7 @@
-"""Files and folders that are there whole or not at all, whenever whoever writes them is killed.
+"""Atomic writing of files and folders: they appear complete or not at all, even if the writing process is killed.
 
-Knows: how something is written beside its place and put there in one move, how what a killed process has left is told
-from what is still being written, and what a power cut must not take. Refuses to know: what is written, and how errors
-are told.
+Scope: temporary folders that are moved into place, locks that distinguish abandoned folders from active ones, and
+durability after a power cut. Out of scope: the content, and error messages.
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: what a killed process leaves there stays
+except ImportError:  # not on Windows, where files of a killed process remain
     fcntl = None  # type: ignore[assignment]
 
 
 def default_cache() -> Path:
-    """Where what was read or fetched is kept between runs: `seqvae` in the user's cache folder."""
+    """The cache between runs: the folder `seqvae` in the user's cache folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqvae"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # a user without a home folder
         return Path(tempfile.gettempdir()) / "seqvae"
 
 
 @contextlib.contextmanager
 def whole(place: Path, folder: bool = False, lasting: bool = False) -> Iterator[Path]:
-    """Where to write a file, or an empty folder to fill; unless an error comes it is put at `place`, in one move.
+    """The path of a temporary file, or empty folder, that is moved to `place` in one step unless an error occurs.
 
-    Readers find what was there or what is new, and never half of it; if it is `lasting`, after a power cut too. What
-    killed processes have left beside `place` is removed first. Raises OSError.
+    Readers see the old content or the new, never a part; if `lasting`, also after a power cut. Remains of killed
+    processes beside `place` are removed first. Raises OSError.
     """
-    place = place.resolve()  # a link stays one
+    place = place.resolve()  # a link is kept
     if folder and place.exists() and not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     _tidy(place)
     part, lock = _begin(place)
-    # a file too is written in a folder: a library may write beside it first, and leave that when it is killed
+    # files also get a folder: libraries may write temporary files beside them, and leave them if killed
     new = part if folder else part / place.name
     try:
         yield new
@@ -51,7 +50,7 @@ def whole(place: Path, folder: bool = False, lasting: bool = False) -> Iterator[
         for path in [new, *new.rglob("*")]:
             path.chmod(mode if path.is_dir() else mode & 0o666)
         if lasting:
-            sync(new)  # before the move: a disk may do the later of the two first
+            sync(new)  # before the move: a disk may reorder the two
         if not folder:
             new.replace(place)
         elif not place.exists():
@@ -68,21 +67,21 @@ def whole(place: Path, folder: bool = False, lasting: bool = False) -> Iterator[
         if lasting:
             _sync(place.parent)
     finally:
-        _remove(part)  # what was there before, or what was not finished
+        _remove(part)  # the old content, or an incomplete one
         if lock is not None:
             os.close(lock)
 
 
 def sync(place: Path) -> None:
-    """Have the disk itself hold a file, or a folder with all that is in it, before this returns. Raises OSError."""
+    """Flush a file, or a folder with all its content, to disk. Raises OSError."""
     for path in [*place.rglob("*"), place]:
         _sync(path)
 
 
 def _sync(path: Path) -> None:
-    """The same for one file, or for the names in one folder where the system can."""
+    """Flush one file, or the names in one folder if the system can."""
     folder = path.is_dir()
-    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():  # Windows opens no folder
+    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():  # Windows cannot open folders
         handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
         try:
             os.fsync(handle)
@@ -91,7 +90,7 @@ def _sync(path: Path) -> None:
 
 
 def _mode(part: Path) -> int:
-    """Who may read a new folder, as the user has set; the one that is written in is for its owner alone."""
+    """The mode of a new folder under the user's umask; the temporary folder is private."""
     probe = part / ".mode"
     probe.mkdir()
     mode = probe.stat().st_mode & 0o777
@@ -100,18 +99,18 @@ def _mode(part: Path) -> int:
 
 
 def _begin(place: Path) -> tuple[Path, int | None]:
-    """A new folder beside `place`, and the lock that says that it is being written in."""
+    """A new folder beside `place`, and the lock that marks it as active."""
     while True:
         part = Path(tempfile.mkdtemp(".part", f".{place.name}-", place.parent))
         lock = _lock(part, wait=True)
-        if part.exists():  # else another process took it for a killed one's, in the moment before it was locked
+        if part.exists():  # else another process removed it as abandoned before it was locked
             return part, lock
         if lock is not None:
             os.close(lock)
 
 
 def _lock(part: Path, wait: bool = False) -> int | None:
-    """A lock that goes with its process, however that ends; None where there are none, and where another has it."""
+    """A lock that the system releases when the process ends; None if there are no locks or another process has it."""
     if fcntl is None:
         return None
     handle = None
@@ -126,10 +125,10 @@ def _lock(part: Path, wait: bool = False) -> int | None:
 
 
 def _tidy(place: Path) -> None:
-    """Remove what killed processes have left beside `place`; put back what one has left in the middle of its moves."""
+    """Remove the remains of killed processes beside `place`; undo a replacement that one left half done."""
     name = f".{glob.escape(place.name)}-????????"
     for old in place.parent.glob(f"{name}.old"):
-        with contextlib.suppress(OSError):  # another process was quicker
+        with contextlib.suppress(OSError):  # another process was faster
             _remove(old) if place.exists() else old.rename(place)
     for part in place.parent.glob(f"{name}.part"):
         if (lock := _lock(part)) is not None:
@@ -138,12 +137,12 @@ def _tidy(place: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Whatever can be removed of it."""
+    """Remove as much of a folder as possible."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one move; False where the system or the disk cannot."""
+    """Exchange two folders in one step; False if the system or the disk cannot."""
     try:
         move = ctypes.CDLL(None).renameat2  # Linux
     except (OSError, AttributeError, TypeError):

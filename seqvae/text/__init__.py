@@ -1,1 +1,1 @@
-"""Sentences: lines of files, and their tokens."""
+"""Sentences: lines of text files, and their tokens."""

@@ -1,6 +1,6 @@
 """The adapter of lines, for sentences and for sessions of events.
 
-Scope: a line as the codec's piece, and the line that decoded tokens spell. Out of scope: models, latent vectors, files.
+Scope: a line as the codec's piece, and the line of decoded tokens. Out of scope: models, latent vectors, files.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ Floats = NDArray[np.float64]
 
 
 class Spelling(Protocol):
-    """The part of a tokenizer of lines that the adapter needs."""
+    """The method of a line tokenizer that the adapter uses."""
 
     def decode_text(self, chunks: Sequence[Ints]) -> str:
-        """The line that chunks spell."""
+        """The line of some chunks."""
 
 
 class LineForm:
-    """Sentences and sessions: all there is to say is in the tokens."""
+    """Adapter of sentences and sessions, which tokens represent completely."""
 
     def __init__(self, tokenizer: Spelling) -> None:
         self.tokenizer = tokenizer
 
     def read(self, source: Any) -> str:
-        """A line itself; raises ReadError for anything else, above all for a path, which is no line."""
+        """A line itself; raises ReadError for anything else, such as a path."""
         if not isinstance(source, str):
             kind = "a path" if isinstance(source, Path) else f"a {type(source).__name__}"
-            raise ReadError(str(source)[:80], f"{kind} is no line", "give each line as a str")
+            raise ReadError(str(source)[:80], f"{kind} is not a line", "give each line as a str")
         return source
 
     def limits(self, piece: str) -> None:
-        """A line may have any length."""
+        """None: a line may have any length."""
 
     def blank(self, chunks: int) -> str:
         """The empty line."""
         return ""
 
     def frame(self, chunks: list[Ints]) -> str:
-        """The empty line too."""
+        """The empty line."""
         return ""
 
     def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
-        """A line has no tracks: raises UsageError where one is named."""
+        """No parts: raises UsageError if one is named, since a line has no tracks."""
         if names:
             raise UsageError(f"a line has no track '{names[0]}' to keep; leave it out, it is for music")
         return frozenset()
 
     def harmony(self, piece: str) -> None:
-        """A line does not sound."""
+        """None: a line has no pitch."""
 
     def lean(self, harmony: Floats, strength: float) -> None:
-        """A line does not sound."""
+        """None: a line has no pitch."""
 
     def ensemble(self, pieces: Iterable[list[Ints]]) -> None:
-        """Nobody plays a line."""
+        """None: a line has no ensemble."""
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
-        """Words to put in, take out or change, as a share of the longer line."""
+        """Word edit distance as a share of the longer line."""
         return [edit_distance.edit_distance(*(self.tokenizer.decode_text(chunks) for chunks in (a, b)))]
 
     def join(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset(), again: bool = False) -> str:
-        """The line that the chunks spell."""
+        """The line of the chunks."""
         return self.tokenizer.decode_text(chunks)

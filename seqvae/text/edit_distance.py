@@ -15,5 +15,5 @@ def edits(a: str, b: str) -> int:
 
 
 def edit_distance(a: str, b: str) -> float:
-    """`edits` over the words of the longer line: 0 for equal lines, 1 where no word stays; 0 where both are empty."""
+    """`edits` divided by the words of the longer line: 0 for equal or empty lines, 1 if no word is kept."""
     return edits(a, b) / max(1, len(a.split()), len(b.split()))

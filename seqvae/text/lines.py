@@ -1,8 +1,8 @@
-r"""Sentences in: lines of a file or a stream, one piece a line, and what the name of a file says about them.
+r"""Reading of sentences: lines of a file or a stream, one sentence a line, and the style in a file's name.
 
-Knows: lines, their bytes and their ends. Refuses to know tokens, styles in the latent space, and what is done with a
-line. Only ``\n`` ends one, alone or after ``\r``: whatever else Unicode calls a line separator is part of the sentence,
-so that lines out are as many as lines in.
+Scope: lines, their bytes and line ends. Out of scope: tokens, latent vectors, and the use of lines. Only ``\n`` ends a
+line, alone or after ``\r``. Other line separators of Unicode are part of the sentence, so that there are as many lines
+of output as of input.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from seqvae.errors import ReadError
 
 _BOM = b"\xef\xbb\xbf"
 LONGEST = 16 << 20
-"""Bytes of a line at most: what unpacks to one that is longer is no text."""
-_ENDINGS = {"txt", "text", "gz"}  # parts of a file's name that say nothing about what is in it
+"""Maximum bytes of a line: a compressed file with a longer one is not text."""
+_ENDINGS = {"txt", "text", "gz"}  # parts of a file's name that do not name its style
 
 
 def read_lines(source: str | PathLike[str] | BinaryIO) -> Iterator[str]:
-    """The lines of a text file (`.gz` too) or of a binary stream, without their ends, each as soon as it is there.
+    """The lines of a text file (also `.gz`) or a binary stream, without line ends, each as soon as it is complete.
 
-    Bytes that are no UTF-8 become U+FFFD. Raises ReadError at once for a file that cannot be opened, and on the way for
-    one that breaks off or has a line of more than LONGEST bytes.
+    Invalid UTF-8 becomes U+FFFD. Raises ReadError at once for a file that cannot be opened, and while reading for a
+    truncated file or a line of more than LONGEST bytes.
     """
     if not isinstance(source, (str, PathLike)):
         return _lines(source, "the stream")
@@ -44,23 +44,23 @@ def read_lines(source: str | PathLike[str] | BinaryIO) -> Iterator[str]:
 
 
 def _closing(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The lines of a file that is ours to close."""
+    """The lines of a file, which is closed afterwards."""
     with file:
         if path.suffix.lower() == ".gz":
             with gzip.GzipFile(fileobj=file) as unpacked:
-                yield from _lines(unpacked, path)  # type: ignore[arg-type]  # a binary stream in all but its class
+                yield from _lines(unpacked, path)  # type: ignore[arg-type]  # a binary stream of another class
         else:
             yield from _lines(file, path)
 
 
 def _lines(stream: BinaryIO, name: str | PathLike[str]) -> Iterator[str]:
-    """The lines of a binary stream; `name` is for the error."""
+    """The lines of a binary stream; `name` is used in errors."""
     first = True
-    file = isinstance(stream, io.IOBase)  # what arrives bit by bit has lines of its own
+    file = isinstance(stream, io.IOBase)  # other streams iterate over lines themselves
     try:
         for line in iter(partial(stream.readline, LONGEST + 1), b"") if file else stream:
             if len(line) > LONGEST:
-                raise ReadError(name, f"a line of more than {LONGEST >> 20} MB", "divide it into lines, one piece each")
+                raise ReadError(name, f"a line of more than {LONGEST >> 20} MB", "split it, one sentence a line")
             if first:
                 line, first = line.removeprefix(_BOM), False
             if line.endswith(b"\n"):
@@ -71,7 +71,7 @@ def _lines(stream: BinaryIO, name: str | PathLike[str]) -> Iterator[str]:
 
 
 def find(paths: Iterable[str | PathLike[str]]) -> list[Path]:
-    """The files that are named, and all files of named folders, sorted; raises ReadError for a folder without any."""
+    """The named files, and all files in named folders, sorted; raises ReadError for an empty folder."""
     found: list[Path] = []
     for given in paths:
         path = Path(given)
@@ -83,7 +83,7 @@ def find(paths: Iterable[str | PathLike[str]]) -> list[Path]:
 
 
 def style_of(path: str | PathLike[str]) -> str:
-    """The style a file stands for: `negative.txt`, `train.negative` and `negative.txt.gz` are all `negative`."""
+    """The style of a file by its name: `negative.txt`, `train.negative` and `negative.txt.gz` are all `negative`."""
     name = PurePath(path).name
     parts = [part for part in name.split(".") if part]
     while len(parts) > 1 and parts[-1].lower() in _ENDINGS:
@@ -92,12 +92,12 @@ def style_of(path: str | PathLike[str]) -> str:
 
 
 def title(line: str) -> str:
-    """What decides the split of a line: its words in lower case, so that copies never fall into two splits."""
+    """The key for the split of a line: its words in lower case, so that all copies are in one split."""
     return " ".join(line.lower().split())
 
 
 def safe(text: str) -> str:
-    """Text with its ends of lines and signs of control spelled out: a log must not speak to the terminal."""
+    """Text with control characters and line ends escaped, so that a log cannot control the terminal."""
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
         for char in text
@@ -107,7 +107,7 @@ def safe(text: str) -> str:
 def sources(
     data: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
 ) -> Iterator[tuple[str, str, str]]:
-    """As `Modality.read_sources`: the style is a file's name, the group a line's `title`; no line is skipped."""
+    """As `Modality.read_sources`: the style is from a file's name, the group is a line's `title`; none is skipped."""
     for path in find(data):
         for number, line in enumerate(read_lines(path)):
             if not number and "\0" in line:

@@ -1,10 +1,10 @@
-"""Sentences to token ids and back: SentencePiece, held to losing nothing.
+"""Tokenizer of sentences: SentencePiece, lossless.
 
-Knows: how a vocabulary is learned from lines, how any line is spelled in it, and which bytes make UTF-8. Refuses to
-know: files of sentences (text/lines.py reads them), styles and torch. Everything here is numpy.
+Scope: learning a vocabulary from lines, encoding of any line, valid UTF-8 in decoding. Out of scope: files of sentences
+(text/lines.py reads them), styles and torch. Everything here is numpy.
 
-A line is spelled with one space before it, so that its first word has the piece that it has elsewhere; reading takes
-that space off again. Letters too rare for the vocabulary are spelled as their UTF-8 bytes, one token each.
+A line is encoded with a space before it, so that its first word has the same token as elsewhere; decoding removes that
+space. Letters too rare for the vocabulary are encoded as their UTF-8 bytes, one token each.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
 from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
 
-SPACE = "\u2581"  # SentencePiece's sign for a space; one that stands in a line must not be taken for a space
+SPACE = "\u2581"  # SentencePiece's symbol for a space; the same character in a line must not become a space
 MODEL = "sentencepiece.model"
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>")
 LEAST = len(SPECIAL) + 256 + 1  # every byte, and the space
-_SHORTEST = 5  # tokens of a chunk: the four bytes of one letter, and EOS
-_LONG = 1 << 19  # letters: a line with more is spelled in parts
-_PART = 1000  # letters: the trainer passes over lines of more than 4,192 bytes
-# Never part of a learned piece: signs that the trainer keeps for itself (it passes over lines that hold some of them),
-# and the ends of lines, which the grammar can then forbid without forbidding anything else.
+_SHORTEST = 5  # minimum tokens of a chunk: the four bytes of one letter, and EOS
+_LONG = 1 << 19  # letters: a longer line is encoded in parts
+_PART = 1000  # letters: the trainer skips lines of more than 4,192 bytes
+# Never part of a learned token: characters that the trainer reserves (it skips lines with some of them), and line ends,
+# which the grammar can then forbid without forbidding anything else.
 _APART = set("\u2581\u2585\u2047\0\t\n\r")
 
 
 class TextTokenizer(Uncued):
-    """Byte-pair or unigram pieces (Sennrich et al. 2016; Kudo 2018) with a fall back on bytes.
+    """Byte-pair or unigram tokens (Sennrich et al. 2016; Kudo 2018) with fallback to bytes.
 
-    A piece is one line, a `str`. Whatever Unicode it holds comes back: ``decode_text(encode(line)) == line``. It is one
-    chunk unless it has more than `max_tokens` tokens, EOS included; then it is cut, before a word where possible.
+    A piece is one line, a `str`. Encoding is lossless for all of Unicode: ``decode_text(encode(line)) == line``. A line
+    is one chunk, unless it has more than `max_tokens` tokens including EOS; then it is cut, before a word if possible.
     """
 
     kind = "text"
     overlap = 0
 
     def __init__(self, model: bytes, max_tokens: int = 128) -> None:
-        """`model` is what SentencePiece's trainer writes; raises TokenizerError for one that was not made by `train`.
+        """`model` is the output of SentencePiece's trainer; raises TokenizerError for one not made by `train`.
 
-        `max_tokens` is the most tokens a chunk may have, EOS included.
+        `max_tokens` is the maximum number of tokens of a chunk, EOS included.
         """
         if max_tokens < _SHORTEST:
-            raise TokenizerError(f"max_tokens {max_tokens} holds no letter of four bytes; choose {_SHORTEST} or more")
+            raise TokenizerError(f"max_tokens {max_tokens} does not fit four bytes of one letter; choose {_SHORTEST} or more")
         try:
-            if not model:  # SentencePiece takes nothing at all for a model that comes later
+            if not model:  # SentencePiece accepts an empty model, to be loaded later
                 raise RuntimeError("it is empty")
             self._pieces = spm.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise TokenizerError(f"{MODEL}: cannot be read ({error}); take it from its source again") from error
+            raise TokenizerError(f"{MODEL}: cannot be read ({error}); copy it again") from error
         self.model, self.max_tokens = model, max_tokens
         ids = list(range(self._pieces.get_piece_size()))
         names, spelled = self._pieces.id_to_piece(ids), self._pieces.is_byte(ids)
         bytes_ = {int(name[1:-1], 16): i for i, name, byte in zip(ids, names, spelled, strict=True) if byte}
         special = (self._pieces.pad_id(), self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if special != (PAD, BOS, EOS, MASK) or len(bytes_) != 256:
-            raise TokenizerError(f"{MODEL}: has other special tokens than ours, or no bytes; train it with seqvae")
+            raise TokenizerError(f"{MODEL}: has other special tokens, or no byte tokens; train it with seqvae")
         self.vocab_size = len(ids)
         self.scope: Ints = np.zeros(self.vocab_size, np.int32)
         self._byte_ids = [bytes_[value] for value in range(256)]
         self.byte_of: Ints = np.full(self.vocab_size, -1, np.int32)
-        """`(V,)`: the byte that a token is, -1 for those that are none."""
+        """`(V,)`: the byte of each token, -1 for tokens that are not a byte."""
         self.byte_of[self._byte_ids] = np.arange(256)
         self._surface = [name.replace(SPACE, " ").encode() for name in names]
         for value, i in bytes_.items():
@@ -90,10 +90,10 @@ class TextTokenizer(Uncued):
     def train(
         cls, lines: Iterable[str], vocab_size: int = 4000, algorithm: str = "bpe", max_tokens: int = 128
     ) -> TextTokenizer:
-        """Learn pieces from lines, in memory; the same lines give the same tokenizer.
+        """Learn a vocabulary from lines, in memory; equal lines give equal tokenizers.
 
-        `vocab_size` is the most tokens there will be: few lines have fewer pieces to offer. `algorithm` is `bpe` or
-        `unigram`. Raises TokenizerError where there are no lines, or fewer than 261 tokens to spell them with.
+        `vocab_size` is the maximum number of tokens: few lines give fewer. `algorithm` is `bpe` or `unigram`. Raises
+        TokenizerError if there are no lines, or if `vocab_size` is below 261.
         """
         if vocab_size < LEAST:
             raise TokenizerError(
@@ -104,14 +104,14 @@ class TextTokenizer(Uncued):
             raise TokenizerError("there are no lines to learn a vocabulary from; check the files that were given")
         letters = set().union(*parts) - {" "}
         rare = letters & _APART
-        room = (vocab_size - LEAST) // 2  # at most half of what is learned are single letters, and the rest are words
+        room = (vocab_size - LEAST) // 2  # at most half of the learned tokens are single letters
         if len(letters - rare) > room:
             counts: Counter[str] = Counter()
             for part in parts:
                 counts.update(part)
             rare |= set(sorted(letters - rare, key=lambda letter: (-counts[letter], letter))[room:])
         if rare:
-            # what stands between two of them is a line to the trainer, which would otherwise insist on each of them
+            # lines are split at rare letters, which the trainer would otherwise add to the vocabulary
             gap = re.compile(f"[{''.join(map(re.escape, sorted(rare)))}]+")
             parts = [between for part in parts for between in gap.split(part) if between]
         written = io.BytesIO()
@@ -121,18 +121,18 @@ class TextTokenizer(Uncued):
                 model_writer=written,
                 model_type=algorithm,
                 vocab_size=vocab_size,
-                hard_vocab_limit=False,  # few lines make few pieces
+                hard_vocab_limit=False,  # few lines give few tokens
                 byte_fallback=True,
                 character_coverage=1.0,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
-                add_dummy_prefix=False,  # the space before a line is ours: parts of a line must not get one
+                add_dummy_prefix=False,  # we add the space ourselves: parts of a line must not get one
                 split_by_unicode_script=False,
                 pad_id=PAD,
                 bos_id=BOS,
                 eos_id=EOS,
-                unk_id=MASK,  # where every byte is a token nothing is unknown
-                # The trainer takes lines apart at these names, and a corpus may well hold "<unk>" or "<eos>"
+                unk_id=MASK,  # with byte tokens nothing is unknown
+                # the trainer splits lines at these names, and a corpus may contain "<unk>" or "<eos>"
                 pad_piece=f"<pad{SPACE}>",
                 bos_piece=f"<bos{SPACE}>",
                 eos_piece=f"<eos{SPACE}>",
@@ -146,9 +146,9 @@ class TextTokenizer(Uncued):
 
     @classmethod
     def load(cls, folder: Path, max_tokens: int) -> TextTokenizer:
-        """What `save` wrote; raises OSError or TokenizerError where the model is missing or broken."""
+        """The tokenizer that `save` wrote; raises OSError or TokenizerError if the model is missing or invalid."""
         if type(max_tokens) is not int:
-            raise TokenizerError(f"max_tokens is {max_tokens!r}, no whole number")
+            raise TokenizerError(f"max_tokens is {max_tokens!r}, not an integer")
         return cls((folder / MODEL).read_bytes(), max_tokens)
 
     def save(self, folder: Path) -> None:
@@ -158,7 +158,7 @@ class TextTokenizer(Uncued):
         (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, "max_tokens": self.max_tokens}) + "\n")
 
     def encode(self, piece: Any) -> list[Ints]:
-        """Token ids of every chunk of a line, each ending in EOS; raises TokenizerError for half a character."""
+        """Token ids of every chunk of a line, each ending in EOS; raises TokenizerError for an unpaired surrogate."""
         return self.encode_all([piece])[0]
 
     def encode_all(self, lines: Sequence[str]) -> list[list[Ints]]:
@@ -168,41 +168,41 @@ class TextTokenizer(Uncued):
         return self._spelled([f" {line}" if line else "" for line in lines])
 
     def _in_parts(self, line: str) -> list[Ints]:
-        """A line of which all tokens at once, a hundred bytes each on the way, would fill the memory."""
+        """The chunks of a long line: encoded at once, at a hundred bytes a token, it could fill the memory."""
         return [chunk for part in _parts(line, _LONG) for chunk in self._spelled([part])[0]]
 
     def _spelled(self, whole: Sequence[str]) -> list[list[Ints]]:
-        """The chunks of lines that have their space before them, or of parts of one."""
+        """The chunks of lines with their space before them, or of parts of a line."""
         wanted = [_utf8(line) for line in whole]
         plain = iter(self._pieces.encode([line for line in whole if SPACE not in line], num_threads=1))
         out: list[list[Ints]] = []
         for line, spelled in zip(whole, wanted, strict=True):
             ids: list[int] = next(plain) if SPACE not in line else self._around_signs(line)
             if b"".join(map(self._surface.__getitem__, ids)) != spelled:
-                ids = [self._byte_ids[byte] for byte in spelled]  # never seen: but no line may come back changed
+                ids = [self._byte_ids[byte] for byte in spelled]  # never observed, but encoding must be lossless
             out.append(self._chunks(ids))
         return out
 
     def _around_signs(self, line: str) -> list[int]:
-        """Ids of a line in which SentencePiece's own sign for a space stands: that sign in bytes."""
+        """Ids of a line that contains SentencePiece's symbol for a space, with that symbol as bytes."""
         first, *rest = self._pieces.encode(line.split(SPACE), num_threads=1)
         sign = [self._byte_ids[byte] for byte in SPACE.encode()]
         return [*first, *(i for part in rest for i in (*sign, *part))]
 
     def _chunks(self, ids: list[int]) -> list[Ints]:
-        """The ids of a line cut into chunks of `max_tokens` at most, each with its EOS."""
+        """The ids of a line in chunks of at most `max_tokens`, each with its EOS."""
         if len(ids) < self.max_tokens:
             return [np.array([*ids, EOS], np.int32)]
         tokens = np.array(ids, np.int32)
         opens, inside = self._opens[tokens], self._inside[tokens]
-        # for every place the latest one up to it that is before a word, and that is between two characters
+        # for every index the latest one up to it before a word, and the latest one between two characters
         places = np.arange(len(tokens))
         words = np.maximum.accumulate(np.where(opens, places, 0))
         letters = np.maximum.accumulate(np.where(inside, 0, places))
         ends = [0]
         while len(tokens) - ends[-1] >= self.max_tokens:
             last = ends[-1] + self.max_tokens - 1
-            # before a word where there is one, else between two characters; bytes of one are four at most
+            # before a word if possible, else between two characters (of at most four bytes each)
             ends.append(int(words[last]) if words[last] > ends[-1] else int(letters[last]))
         out: list[Ints] = []
         for start, end in pairwise([*ends, len(tokens)]):
@@ -212,15 +212,15 @@ class TextTokenizer(Uncued):
         return out
 
     def decode_text(self, chunks: Sequence[Ints]) -> str:
-        """The line that chunks spell; bytes that are no UTF-8 become U+FFFD.
+        """The line of some chunks; invalid UTF-8 becomes U+FFFD.
 
-        What follows the EOS of a chunk is not read. Raises TokenizerError for ids outside of the vocabulary.
+        Tokens after the EOS of a chunk are ignored. Raises TokenizerError for ids outside the vocabulary.
         """
         spelled = b"".join(self._bytes(_until_the_end(chunk)) for chunk in chunks)
         return spelled.decode(errors="replace").removeprefix(" ")
 
     def _bytes(self, ids: list[int]) -> bytes:
-        """What tokens spell; raises TokenizerError for ids outside of the vocabulary."""
+        """The bytes of tokens; raises TokenizerError for ids outside the vocabulary."""
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise TokenizerError(
                 f"tokens outside of the vocabulary of {self.vocab_size}: {min(ids)} to {max(ids)}; "
@@ -229,7 +229,7 @@ class TextTokenizer(Uncued):
         return b"".join(map(self._surface.__getitem__, ids))
 
     def token_text(self, token: int) -> str:
-        """One token to be shown: what it spells, a byte as ``<0xNN>``, a special one by its name."""
+        """A token as text for display: its text, a byte as ``<0xNN>``, a special token by its name."""
         if token < len(SPECIAL):
             return SPECIAL[token]
         byte = int(self.byte_of[token])
@@ -241,19 +241,19 @@ class TextTokenizer(Uncued):
 
 
 def _utf8(line: str) -> bytes:
-    """The bytes of a line, or a TokenizerError that names the half of a surrogate pair in it."""
+    """The bytes of a line; raises TokenizerError with the position of an unpaired surrogate."""
     try:
         return line.encode()
     except UnicodeEncodeError as error:
         near = ascii(line[max(0, error.start - 10) : error.start + 10])
         raise TokenizerError(
-            f"half of a surrogate pair (U+{ord(line[error.start]):04X}) near {near} is no character; "
+            f"half of a surrogate pair (U+{ord(line[error.start]):04X}) near {near} is not a character; "
             "read the text with the encoding it was written in"
         ) from error
 
 
 def _parts(line: str, most: int = _PART) -> Iterator[str]:
-    """A line, a space before it, in parts of so many letters at most; cut before spaces if possible."""
+    """A line with a space before it, in parts of at most `most` letters, cut before spaces if possible."""
     _utf8(line)
     line = f" {line}"
     start = 0
@@ -273,10 +273,10 @@ def _until_the_end(chunk: Ints) -> list[int]:
 
 # --- grammar ----------------------------------------------------------------------------------------------------------
 
-# Where a row stands: between two characters, before the last bytes of one, at its end. Four leading bytes are followed
-# by a narrower range than the others, which keeps out overlong spellings, surrogates and what lies beyond U+10FFFF.
+# States: between two characters, before the last bytes of one, at the end. Four leading bytes are followed by a
+# narrower range than the others, which excludes overlong encodings, surrogates and code points beyond U+10FFFF.
 _BETWEEN, _ONE, _TWO, _THREE, _E0, _ED, _F0, _F4, _DONE = range(9)
-_FOLLOWING = {  # the bytes that may come in a state, and the state after them
+_FOLLOWING = {  # allowed bytes in each state, and the next state
     _ONE: (range(0x80, 0xC0), _BETWEEN),
     _TWO: (range(0x80, 0xC0), _ONE),
     _THREE: (range(0x80, 0xC0), _TWO),
@@ -290,7 +290,7 @@ _LEADING = (
     (range(0xC2, 0xE0), _ONE),
     (range(0xE0, 0xF0), _TWO),
     (range(0xF1, 0xF4), _THREE),
-    # after the ranges that hold them
+    # these override the ranges above
     ((0xE0,), _E0),
     ((0xED,), _ED),
     ((0xF0,), _F0),
@@ -299,7 +299,7 @@ _LEADING = (
 
 
 class TextGrammar:
-    """Rules under which every decoded line is Unicode and stays on one line; nothing else is ruled out."""
+    """Grammar of sentences: every decoded line is valid Unicode without line ends; nothing else is excluded."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         bytes_ = tokenizer.byte_of
@@ -308,7 +308,7 @@ class TextGrammar:
             after[list(values)] = state
         leads = bytes_ >= 0
         leads[leads] = after[bytes_[leads]] >= 0
-        # (9, V) tables, looked up by state: what may come, and the state that it leads to
+        # (9, V) tables by state: allowed tokens, and the next state
         self._allowed = np.zeros((9, tokenizer.vocab_size), np.bool_)
         self._next = np.full((9, tokenizer.vocab_size), _BETWEEN, np.int32)
         free = (bytes_ < 0) | leads
@@ -326,11 +326,11 @@ class TextGrammar:
         self._next[_DONE] = _DONE
 
     def start(self, rows: int, lengths: Ints | None = None) -> Ints:
-        """States `(N, 1)`; a sentence has no length that could be told beforehand."""
+        """Initial states `(N, 1)`; `lengths` is ignored, since the length of a sentence is not known beforehand."""
         return np.full((rows, 1), _BETWEEN, np.int32)
 
     def allowed(self, state: Ints) -> Bools:
-        """`(N, V)`: between two characters any token but a byte that cannot lead, then the bytes that are missing."""
+        """`(N, V)`: between characters all tokens except continuation bytes; within one, the bytes that continue it."""
         return self._allowed[state[:, 0]]
 
     def advance(self, state: Ints, tokens: Ints) -> Ints:
@@ -338,5 +338,5 @@ class TextGrammar:
         return self._next[state[:, 0], tokens][:, None]
 
     def cues(self, state: Ints) -> Ints:
-        """Cues `(N, 0)`: none."""
+        """Position fields `(N, 0)`: none."""
         return np.zeros((len(state), 0), np.int32)

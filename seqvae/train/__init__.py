@@ -1,4 +1,4 @@
-"""Training runs: the loop, one step, validation, and the styles of a finished checkpoint."""
+"""Training: the loop, one step, validation, and the styles of a finished checkpoint."""
 
 from seqvae._aliases import of_package
 

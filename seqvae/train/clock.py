@@ -1,7 +1,7 @@
-"""The time of a training run: how much is used and left, and whether somebody asks the run to end.
+"""Time budget of a training run, and requests to stop it.
 
-Knows: seconds, the signals that end a process, and how several processes agree on both. Refuses to know: steps of a
-model, files, what is done when the time is over (train/loop.py).
+Scope: seconds, the signals that end a process, agreement of several processes on both. Out of scope: steps of a model,
+files, the end of a run (train/loop.py).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import torch
 from seqvae.parallel import Ranks
 
 now = time.monotonic
-VALIDATING = 0.1  # of the time of a run with a budget at most, but for the last validation
+VALIDATING = 0.1  # maximum share of a time budget for validations, except the last
 
 
 class Clock:
-    """The seconds of a run: those of the first process, which all of them hear of at the same steps."""
+    """The seconds of a run by the first process's clock, shared with all processes at the same steps."""
 
     def __init__(self, minutes: float, used: float, ranks: Ranks, interrupted: Callable[[], bool]) -> None:
-        """`minutes` are the whole budget, 0 for none, of which `used` seconds have gone in earlier calls."""
+        """`minutes` is the whole budget, 0 for none; `used` seconds of it were spent by earlier calls."""
         self.budget, self.used, self.ranks = 60 * minutes, used, ranks
         self.interrupted = False
-        """Whether some process was asked to end."""
+        """True if some process was asked to stop."""
         self._interrupted, self._zero = interrupted, now() - used
         self._steps, self._first = 0, used
         self._last = 0.0  # seconds of the last step
-        self._reserve, self._rested = 0.0, 0.0  # seconds of the longest validation, and when the next may begin
+        self._reserve, self._rested = 0.0, 0.0  # seconds of the longest validation; earliest time of the next
 
     def read(self) -> float:
-        """Look at the time; gives the seconds since it was looked at before."""
+        """Read the clock; returns the seconds since the last reading."""
         before = self.used
         heard = torch.tensor([0.0 if self.ranks.rank else now() - self._zero, self._interrupted()], dtype=torch.float64)
         self.ranks.add([heard])
@@ -43,15 +43,15 @@ class Clock:
         return self.used - before
 
     def step(self) -> float:
-        """Note the end of a step; gives its seconds."""
+        """Record the end of a step; returns its seconds."""
         self._last = self.read()
         self._steps += 1
-        if self._steps == 1:  # the first prepares what the others find
+        if self._steps == 1:  # the first step includes preparation
             self._first = self.used
         return self._last
 
     def validated(self) -> float:
-        """Note the end of a validation; gives its seconds."""
+        """Record the end of a validation; returns its seconds."""
         seconds = self.read()
         self._reserve = max(self._reserve, seconds)
         self._rested = self.used + seconds * (1 / VALIDATING - 1)
@@ -59,25 +59,25 @@ class Clock:
 
     @property
     def share(self) -> float:
-        """Of the budget, the last validation left out, how much is used."""
+        """Used share of the budget, without the time for the last validation."""
         return min(1.0, self.used / max(self.budget - self._reserve, 1e-9))
 
     @property
     def over(self) -> bool:
-        """Whether another step, and the last validation, would not fit into the budget."""
+        """True if another step and the last validation would exceed the budget."""
         return self.budget > 0 and self.used + self._last + self._reserve > self.budget
 
     @property
     def may_validate(self) -> bool:
-        """Whether a validation on the way keeps to its part of a budget, and leaves time for the last one."""
+        """True if a validation now keeps within its share of the budget and leaves time for the last one."""
         return not self.budget or (
             self.used >= self._rested and self.used + self._last + 2 * self._reserve <= self.budget
         )
 
     def left(self, steps: int) -> str:
-        """How long the run still takes, in words: the rest of the budget, or the time of so many `steps` more.
+        """The remaining time as text: the rest of the budget, or the time of `steps` more steps.
 
-        A step is taken to last as long as those so far, but for the first of them, and the validations between.
+        A step is assumed to take as long as the steps so far without the first, validations between them included.
         """
         if self.budget:
             return span(self.budget - self.used)
@@ -85,7 +85,7 @@ class Clock:
 
 
 def span(seconds: float) -> str:
-    """A length of time in words.
+    """A duration as text.
 
     >>> span(42.1), span(200), span(9000)
     ('42 s', '3 min', '2 h 30 min')
@@ -98,9 +98,9 @@ def span(seconds: float) -> str:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Within it SIGINT and SIGTERM do not end the process but are noted, each once; gives what tells whether one came.
+    """A context in which SIGINT and SIGTERM are recorded instead of ending the process; yields a test for a signal.
 
-    Outside of the main thread no signal can be caught, and nothing is noted; nor is a signal that the process ignores.
+    Each signal is recorded once. Outside the main thread nothing is recorded, nor is a signal that the process ignores.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -111,7 +111,7 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _: object) -> None:
         came.append(number)
-        signal.signal(number, before[signal.Signals(number)])  # a second one ends the process at once
+        signal.signal(number, before[signal.Signals(number)])  # a second signal ends the process at once
 
     for number in before:
         signal.signal(number, note)

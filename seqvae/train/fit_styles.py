@@ -1,7 +1,7 @@
-"""The styles that a finished checkpoint comes with: those of the pieces that it was trained on.
+"""Styles of a finished checkpoint, fitted on its training pieces.
 
-Knows: which pieces and how many segments of each stand for a style, and when there are points enough for a mixture.
-Refuses to know: how a style is fitted (style/vectors.py, style/mixture.py), and how the model was trained.
+Scope: the choice of pieces and segments for each style, and of a mixture. Out of scope: fitting itself
+(style/vectors.py, style/mixture.py), and training.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from seqvae.style import vectors as style
 
 Report = Callable[[str], None]
 Floats = NDArray[np.float64]
-STYLE_PIECES = 20000  # of one style at most: its mean is known long before
-MIXTURE = 64  # groups of the mixture, where there are points enough: 16 and 256 drew sentences less like real ones
+STYLE_PIECES = 20000  # maximum pieces of a style; its mean converges with far fewer
+MIXTURE = 64  # components of the mixture with enough points; samples with 16 and 256 were less like real sentences
 STYLE_BATCH = 4096  # segments gathered at a time
 
 
 def pieces_of_styles(data: TokenData, rng: np.random.Generator, most: int = STYLE_PIECES) -> dict[str, Longs]:
-    """At most so many pieces of each style of the training split, drawn at random; in order, and shard by shard."""
-    kept: dict[int, tuple[Floats, Longs]] = {}  # those that drew the smallest numbers so far
+    """At most `most` random training pieces of each style, sorted; reads shard by shard."""
+    kept: dict[int, tuple[Floats, Longs]] = {}  # pieces with the smallest random numbers so far
     for number in range(data.index["shards"]):
         shard = data.shard(number)
         trained = np.flatnonzero(data.in_split(shard.pieces["group"], "train"))
@@ -47,19 +47,19 @@ def pieces_of_styles(data: TokenData, rng: np.random.Generator, most: int = STYL
 
 
 def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16, most: int = STYLE_PIECES) -> None:
-    """Fit every style of the training split, and `all` of them together, and write them into the checkpoint.
+    """Fit every style of the training split, and `all` of them together, and add them to the checkpoint.
 
-    At most `segments` segments in a row of each piece, from a random place, and of at most `most` pieces a style.
+    From each piece at most `segments` consecutive segments, from a random start; at most `most` pieces a style.
     """
     codec = load(folder)
     rng = np.random.default_rng(0)
     latents: dict[str, list[Tensor]] = {}
     ensembles: dict[str, Ensemble | None] = {}
-    draws: list[Tensor] = []  # of the posteriors: what the mixture is to be like, wider than their means
+    draws: list[Tensor] = []  # from the posteriors, for the mixture: wider than posterior means
     generator = torch.Generator().manual_seed(0)
     for name, chosen in sorted(pieces_of_styles(data, rng, most).items()):
         pieces, firsts, _ = data.windows(chosen, codec.chunks)
-        # of each piece some segments in a row: rank them within the piece, and begin at a place of its own
+        # consecutive segments of each piece: rank them within the piece, and start at random
         rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)
         count = np.searchsorted(pieces, pieces, side="right") - np.searchsorted(pieces, pieces)
         place = rng.random(len(chosen))[np.searchsorted(chosen, pieces)]
@@ -90,7 +90,7 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     styles["all"] = style.fit(everything, about.format("all styles", len(everything)))
     kept = checkpoint.load(folder)
     kept.styles, kept.about_styles = style.pack(styles)
-    if all(len(z) == 1 for z in everything):  # longer pieces are drawn segment after segment, each leaning on the last
+    if all(len(z) == 1 for z in everything):  # longer pieces are sampled segment by segment instead
         drawn = torch.cat(draws)
         kept.styles |= mixture.pack(mixture.fit(drawn, min(MIXTURE, max(1, len(drawn) // 300))))
     checkpoint.save(kept, folder)

@@ -1,11 +1,11 @@
-"""Training: one loop for every kind of sequence, from recipe and data to a checkpoint folder.
+"""The training loop, for every kind of sequence: from recipe and data to a checkpoint folder.
 
-Knows: the order of work, when to validate, save and stop, and what to report. Refuses to know: how a step is taken
-(train/trainer.py), how a piece becomes tokens (modality.py), what a user asks for (cli/app.py).
+Scope: the order of work, the times of validation, saving and stopping, and reports. Out of scope: a step
+(train/trainer.py), tokenization (modality.py), the command line (cli/app.py).
 
 A run's folder holds `data/` (token shards), `state.safetensors` (everything a resumed run needs, replaced in one move),
-`best/` (the checkpoint with the best validation loss) and `log.jsonl` (one line a report). An interrupted run has the
-checkpoint of its last step in `last/` as well, until it is finished.
+`best/` (the checkpoint with the best validation loss) and `log.jsonl` (one line a report). An interrupted run also has
+the checkpoint of its last step in `last/`, until it is finished.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from seqvae.train.trainer import Run, rate_at
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
-FIRST_WORD = 2.0  # seconds until a run that has no progress bar says how long it takes
-FEW_SONGS = 200  # of fewer, a model that begins with nothing learns little
-LAST_PIECES, LAST_SEGMENTS = 500, 4  # of a style at most, for an interrupted run: whoever interrupts does not wait long
+FIRST_WORD = 2.0  # seconds until a run without progress bar reports its expected time
+FEW_SONGS = 200  # with fewer songs, a model trained from random weights learns little
+LAST_PIECES, LAST_SEGMENTS = 500, 4  # maximum per style after an interrupt, so that the user does not wait long
 
 
 def keep_memory() -> None:
-    """Tell glibc to keep large blocks: giving back and faulting in every temporary tensor costs a tenth of the time."""
-    with contextlib.suppress(OSError, AttributeError):  # another system has another allocator, and no need
+    """Make glibc keep large blocks: freeing and faulting in every temporary tensor costs a tenth of the time."""
+    with contextlib.suppress(OSError, AttributeError):  # other systems have other allocators
         library = ctypes.CDLL("libc.so.6")
         library.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         library.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
@@ -52,13 +52,13 @@ def train(
     recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, *, resume: bool, report: Report,
     start: str | Path | None = None,
 ) -> Path:  # fmt: skip
-    """Train to `recipe.train.steps`, or for `recipe.train.minutes`, and return the folder of the best checkpoint.
+    """Train for `recipe.train.steps` or `recipe.train.minutes`, and return the folder of the best checkpoint.
 
-    A run that is not resumed begins with random weights, or with those of the checkpoint `start`. Of several processes,
-    the first alone writes there. On SIGINT or SIGTERM the step is finished, the state and the checkpoint `last` are
-    written, and KeyboardInterrupt is raised with a line that says where. Raises SeqVAEError when `folder` holds a run
-    and `resume` is False, when another run trains there, when there are no two pieces that differ, and when the loss is
-    no longer a number.
+    A run that is not resumed starts from random weights, or from those of the checkpoint `start`. Of several processes,
+    only the first writes files. On SIGINT or SIGTERM the current step is finished, the state and the checkpoint `last`
+    are written, and KeyboardInterrupt is raised with a line that names them. Raises SeqVAEError if `folder` holds a run
+    and `resume` is False, if another run trains there, if there are no two different pieces, and if the loss is NaN or
+    infinite.
     """
     with _held(folder):
         return _train(recipe, data, tokenizer, folder, resume, start, report)
@@ -66,7 +66,7 @@ def train(
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The lock of a run's folder, which the first of several processes holds for all."""
+    """Hold the lock of a run's folder; the first of several processes holds it for all."""
     with contextlib.ExitStack() as held:
 
         def hold() -> None:
@@ -81,7 +81,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder; it goes with the process, however that ends, and its file when all is well."""
+    """Hold the lock of a run's folder; the system releases it when the process ends, and its file is removed."""
     path = folder / "lock"
     with path.open("w") as file:
         with contextlib.suppress(ImportError):  # Windows has no such locks
@@ -89,7 +89,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # who held it has just removed it
+                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # its last holder has just removed it
                     raise BlockingIOError
             except OSError as error:
                 reason = "another process trains here; wait for it, or choose another --out"
@@ -97,12 +97,12 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # Windows removes no open file
+            with contextlib.suppress(OSError):  # Windows does not remove open files
                 path.unlink()
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """Those that have nothing in them, the innermost first."""
+    """Remove the folders that are empty, the innermost first."""
     with contextlib.suppress(OSError):
         for one in folders:
             one.rmdir()
@@ -127,7 +127,7 @@ def _train(
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
     elif recipe.tokenizer.kind == "midi" and len(data) < FEW_SONGS:
-        report(f"only {len(data)} songs: with `--start music --minutes 5` they change a model that knows thousands")
+        report(f"only {len(data)} songs: `--start music --minutes 5` fine-tunes a model of thousands of songs")
     run.cut_log()
     parameters = sum(p.numel() for p in run.model.parameters())
     where = run.device.type + (f" in {ranks.count} processes" if ranks.count > 1 else "")
@@ -142,7 +142,7 @@ def _train(
 
 
 def _loop(run: Run, clock: Clock, report: Report) -> None:
-    """Step after step until the run is finished; raises KeyboardInterrupt where it is to end before, all saved."""
+    """Run steps until the run is finished; raises KeyboardInterrupt after saving if it must stop early."""
     config, progress, folder = run.recipe.train, run.progress, run.folder
     timed = clock.budget > 0
     began, tokens_seen, told = clock.used, 0, False
@@ -153,7 +153,7 @@ def _loop(run: Run, clock: Clock, report: Report) -> None:
     )  # fmt: skip
     batches = run.batches.resume(progress.epoch, progress.position)
     last = progress.seconds >= clock.budget if timed else progress.step >= config.steps
-    if last and math.isinf(progress.best):  # no time or step is left to a run that has validated nothing yet
+    if last and math.isinf(progress.best):  # no time or step is left, but nothing was validated yet
         _validate(run, last, report)
         run.save_state()
     while not last:
@@ -188,7 +188,7 @@ def _loop(run: Run, clock: Clock, report: Report) -> None:
 
 
 def _tell(run: Run, per_second: float, left: str, bar: Any, report: Report) -> None:
-    """Log and tell the means of the steps since the last time, so many tokens a second."""
+    """Log and report means over the steps since the last report."""
     progress = run.progress
     reconstruction, kl, accuracy, beta = np.mean(progress.recent, 0).tolist()
     progress.recent.clear()
@@ -205,7 +205,7 @@ def _tell(run: Run, per_second: float, left: str, bar: Any, report: Report) -> N
 
 
 def _validate(run: Run, last: bool, report: Report) -> None:
-    """Validate, tell and log the figures, and keep the best checkpoint."""
+    """Validate, log and report the metrics, and save the best checkpoint."""
     recipe, progress = run.recipe, run.progress
     figures = run.validate()
     run.log("valid", {"step": progress.step, **figures})
@@ -226,16 +226,16 @@ def train_from(
     recipe: Recipe, data: Sequence[Path | str], folder: Path, *, tokenizer: Path | None = None, resume: bool = False,
     start: str | Path | None = None, report: Report = print,
 ) -> tuple[Path, list[ReadError]]:  # fmt: skip
-    """From files to a finished checkpoint: read, tokenize, train, fit the styles; what the command `train` does.
+    """From files to a finished checkpoint: read, tokenize, train, fit styles; the command `train`.
 
-    `data` and `tokenizer` as in `shards.prepare`, `start` as in `train`. Returns the checkpoint's folder and what could
-    not be read. A run that is taken up again does not read the files again; of several processes, the first reads them
-    for all. Raises SeqVAEError as `train` and `prepare` do.
+    `data` and `tokenizer` as in `shards.prepare`, `start` as in `train`. Returns the checkpoint's folder and the files
+    that could not be read. A resumed run does not read the files again; of several processes, the first reads them for
+    all. Raises SeqVAEError as `train` and `prepare` do.
     """
     ranks = distributed.join()
     with _held(folder):
         first = ranks.rank == 0
-        # shards of a call that came to no state may be of other files
+        # without a saved state, shards may come from other files
         anew = first and not resume and not (folder / "state.safetensors").exists()
         prepared, spelled, skipped = ranks.by_turns(
             lambda: shards.prepare(
@@ -245,7 +245,7 @@ def train_from(
         try:
             best = _train(recipe, prepared, spelled, folder, resume, start, report)
         except KeyboardInterrupt as stop:
-            if stop.args:  # all is saved
+            if stop.args:  # the state is saved
                 if ranks.rank == 0:
                     fit_styles(folder / "last", prepared, lambda _: None, LAST_SEGMENTS, LAST_PIECES)
                 ranks.leave()

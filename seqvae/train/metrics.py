@@ -1,7 +1,7 @@
-"""What is told of a model in training, from segments that it does not train on.
+"""Validation metrics on held-out segments.
 
-Knows: the figures, and which of them say that the posterior is collapsing. Refuses to know: where the segments come
-from, who encoded them, and what is done about it (train/loop.py).
+Scope: the metrics, and the detection of posterior collapse. Out of scope: the choice and encoding of segments, and the
+reaction to a collapse (train/loop.py).
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def told(
     posteriors: Sequence[tuple[Tensor, ...]],
     shown: Mapping[int, Ints],
 ) -> dict[str, float]:
-    """The figures of a validation, whatever the step.
+    """The metrics of a validation.
 
-    `averages` are reconstruction and KL in nats a segment, and accuracy; `posteriors` the means, log-variances and
-    draws `(B, D)` of batches in a row; `shown` some of the tokens `(B, C, T)`, by the number of the first of them.
+    `averages` are reconstruction and KL in nats a segment, and accuracy; `posteriors` are the means, log-variances and
+    draws `(B, D)` of consecutive batches; `shown` has some of the tokens `(B, C, T)` by the index of their first
+    segment.
     """
     reconstruction, kl, accuracy = averages
     mean, logvar, draws = map(torch.cat, zip(*posteriors, strict=True))
@@ -50,10 +51,10 @@ def told(
 
 
 def free_running(model: SequenceVAE, tokenizer: Tokenizer, tokens: Ints, z: Tensor) -> float:
-    """F1 between segments `tokens (B, C, T)` and what their `z (B, D)` decode to, greedily and alone.
+    """F1 between segments `tokens (B, C, T)` and the greedy decoding of their `z (B, D)`, without teacher forcing.
 
-    Counted over the pairs of a token and its cue, so that for music a note counts where program, position and pitch
-    are right, whatever was decoded before it.
+    It counts pairs of a token and its position fields. So for music a note counts if program, position and pitch are
+    right, whatever was decoded before it.
     """
     grammar = tokenizer.grammar()
     rows = tokens.reshape(-1, tokens.shape[-1])
@@ -72,9 +73,9 @@ def free_running(model: SequenceVAE, tokenizer: Tokenizer, tokens: Ints, z: Tens
 
 
 def collapsed(figures: dict[str, float], latent: int, alike: bool = False) -> str | None:
-    """A warning in words when the posterior says next to nothing, or None.
+    """A warning as text if the posterior carries next to no information, else None.
 
-    Over segments that are all `alike` no unit can be active, and the KL alone tells.
+    If all segments are equal (`alike`) no unit can be active, and only the KL is tested.
     """
     if figures["kl_bits"] > 1.0 and (alike or figures["active_units"] > 0.05 * latent):
         return None

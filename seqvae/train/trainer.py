@@ -1,8 +1,8 @@
-"""A training run: the model, its optimizer, where it is in the data, and one step of it.
+"""A training run: the model, its optimizer, the position in the data, and one step.
 
-Knows: the optimizer, the schedule of the learning rate, how a batch is divided, and what a resumed run needs. Refuses
-to know: when to validate, save and stop, and what to report (train/loop.py), how a piece becomes tokens (modality.py),
-and what the loss is (nn/loss.py).
+Scope: the optimizer, the learning rate schedule, the division of a batch, the state for resuming. Out of scope: the
+times of validation, saving and stopping, and reports (train/loop.py); tokenization (modality.py); the loss
+(nn/loss.py).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from seqvae.protocols import PAD, Tokenizer, spelling
 from seqvae.train.metrics import told
 
 Report = Callable[[str], None]
-LOWER = "the state saved last is as it was, resume with a lower train.learning_rate"
+LOWER = "the last saved state is unchanged, resume with a lower train.learning_rate"
 
 
 def rate_at(config: TrainConfig, step: float) -> float:
-    """Learning rate of a step (1 is the first): a line up over the warm-up, then half a cosine down to `final_rate`."""
+    """Learning rate of a step (the first is 1): linear warm-up, then half a cosine down to `final_rate`."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     done = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
@@ -47,21 +47,21 @@ def rate_at(config: TrainConfig, step: float) -> float:
 
 
 def half_precision(config: TrainConfig, device: torch.device) -> bool:
-    """Whether to train under bf16 autocast.
+    """True to train under bf16 autocast.
 
-    Raises ConfigError where `config` asks for bf16 and the device does not multiply it.
+    Raises ConfigError if `config` requires bf16 and the device has no instructions for it.
     """
     possible = multiplies_bf16(device)
     if config.precision == "bf16" and not possible:
         raise ConfigError(
-            "train.precision: bf16, for which the processor, or ONEDNN_MAX_CPU_ISA, leaves no instruction; "
+            "train.precision: bf16 needs instructions that the processor lacks or ONEDNN_MAX_CPU_ISA disables; "
             "set it to auto or fp32"
         )
     return possible and config.precision != "fp32"
 
 
 def _logged(line: str) -> float:
-    """The step that a line of the log tells of; infinite for half a line."""
+    """The step of a line of the log; infinity for an incomplete line."""
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, LookupError, TypeError):
@@ -70,31 +70,31 @@ def _logged(line: str) -> float:
 
 @dataclass
 class Progress:
-    """Where a run is; saved with its state."""
+    """Progress of a run; saved with its state."""
 
     step: int = 0
     place: float = 0.0
-    """Where it is in the schedule of the recipe, in steps: the step, or the used share of `train.minutes` of all."""
+    """Position in the recipe's schedule, in steps: the step, or the used share of `train.minutes` times all steps."""
     seconds: float = 0.0
-    """Of `train.minutes`, how much is used."""
+    """Used seconds of `train.minutes`."""
     epoch: int = 0
     position: int = 0
     best: float = math.inf
     information: float = 0.0
-    """Largest mutual information that a validation found, in nats."""
+    """Largest mutual information of a validation so far, in nats."""
     settled: bool = False
-    """It has stopped to rise, and the encoder is updated with the rest (He et al. 2019)."""
+    """True once it has stopped rising; then the encoder is updated with the rest only (He et al. 2019)."""
     recent: list[list[float]] = field(default_factory=list)
-    """Figures of the steps that no line of the log has told of yet."""
+    """Metrics of the steps since the last line of the log."""
 
 
 class Run:
-    """A training run in a folder: start it, resume it, step through it."""
+    """A training run in a folder: start, resume, step, validate."""
 
     def __init__(self, recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, report: Report) -> None:
         self.recipe, self.data, self.tokenizer, self.folder, self.report = recipe, data, tokenizer, folder, report
         if recipe.objective.denoise_by == "drop" and tokenizer.cue_sizes:
-            raise ConfigError("objective.denoise_by: a token that is left out would leave its cue behind; choose mask")
+            raise ConfigError("objective.denoise_by: tokens with position fields cannot be dropped; choose mask")
         self.ranks = distributed.join()
         if recipe.train.compile and self.ranks.count * recipe.train.accumulate > 1:
             raise ConfigError(
@@ -103,40 +103,40 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.train.seed)
         self.model: SequenceVAE = checkpoint.build(recipe.model, tokenizer).to(self.device)
-        self.ranks.copy(self.model.parameters())  # the same seed may make others on another processor
+        self.ranks.copy(self.model.parameters())  # the same seed may give other weights on another processor
         if recipe.train.shard and self.ranks.count > 1:
             distributed.shard(self.model, TransformerLayer)
-        # embeddings, keys and vectors are not decayed: a key that shrinks no longer undoes what it bound
+        # no decay of embeddings, keys and vectors: a key that shrinks no longer unbinds what it bound
         named = dict(self.model.named_parameters())
         matrices = [n for n, p in named.items() if p.ndim > 1 and "binding" not in n and "place" not in n]
         self.names = [matrices, [n for n in named if n not in set(matrices)]]
         groups = [
             {"params": kind, "weight_decay": decay}
             for names, decay in zip(self.names, (recipe.train.weight_decay, 0.0), strict=True)
-            for apart in (False, True)  # what is in shards is not updated along with what is not
+            for apart in (False, True)  # sharded and whole tensors need separate groups
             if (kind := [named[name] for name in names if sharded(named[name]) == apart])
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.train.learning_rate, betas=(0.9, 0.98), fused=True)
         self.bf16 = half_precision(recipe.train, self.device)
         self.progress = Progress()
         self.share = 0.0
-        """Of `train.minutes`, how much is used by the next step."""
+        """Used share of `train.minutes` at the next step."""
         self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
         self.held_out = self._held_out()
         self.alike = self._alike()
-        """Whether the segments of validation are copies of one."""
+        """True if all validation segments are equal."""
 
     def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
         return Batches(self.data, split, self.recipe.model.chunks, tokens, windows, self.recipe.train.seed)
 
     def _held_out(self) -> list[tuple[Longs, Longs]]:
-        """The batches that every validation is on: (pieces, first chunks) of segments.
+        """The batches of every validation: (pieces, first chunks) of segments.
 
-        Raises SeqVAEError where there is nothing to train on, or nothing to validate with.
+        Raises SeqVAEError if there is nothing to train on or nothing to validate on.
         """
         config = self.recipe.train
         held_out = self._batches("valid", 4 * config.batch_tokens, 8)
-        if not len(self.batches) or not len(held_out):  # of two groups each split has one, see dataset.cuts
+        if not len(self.batches) or not len(held_out):  # with two groups each split has one, see dataset.cuts
             raise SeqVAEError(
                 f"{self.folder}: there is only one piece, or copies of one, to train on and none to validate with "
                 f"(of {len(self.data)} read, none has another title or text); add another"
@@ -165,16 +165,16 @@ class Run:
     # --- state --------------------------------------------------------------------------------------------------------
 
     def _states(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter, and how the names of its optimizer's state begin."""
+        """Every parameter, with the prefix of its optimizer state's names."""
         named = dict(self.model.named_parameters())
         for i, names in enumerate(self.names):
             for j, name in enumerate(names):
                 yield f"optimizer.{i}.{j}.", named[name]
 
     def save_state(self) -> None:
-        """Everything a resumed run needs, in any number of processes; to the bit in as many.
+        """Save everything a resumed run needs, in any number of processes; resuming is bit-exact with the same number.
 
-        Raises SeqVAEError, and leaves the state that is there, when a weight is no number any more.
+        Raises SeqVAEError, and keeps the saved state, if a weight is NaN or infinite.
         """
         tensors: dict[str, Tensor] = {f"model.{k}": whole(v).cpu() for k, v in self.model.state_dict().items()}
         for prefix, parameter in self._states():
@@ -191,26 +191,26 @@ class Run:
         checkpoint.save_tensors(tensors, about, self.folder / "state.safetensors")
 
     def load_state(self) -> None:
-        """Go on where `save_state` left off; raises ConfigError if the model or the tokenizer has changed."""
-        # read once: the other machines need not see the folder
+        """Resume from the state of `save_state`; raises ConfigError if the model or the tokenizer has changed."""
+        # read by the first process: other machines need not see the folder
         path = self.folder / "state.safetensors"
         tensors, about = self.ranks.from_first(lambda: checkpoint.load_tensors(path))
         try:
             self._take(tensors, about)
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{path}: is no state of this run ({reason}); choose another --out") from error
+            raise ConfigError(f"{path}: is not a state of this run ({reason}); choose another --out") from error
 
     def _take(self, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-        """Weights, optimizer, generators and progress of a state."""
+        """Load weights, optimizer, random generators and progress from a state."""
         before = from_dict(Recipe, json.loads(about["recipe"]), "state")
-        same = about.get("spelling") in (None, spelling(self.tokenizer))  # None: of an earlier version
+        same = about.get("spelling") in (None, spelling(self.tokenizer))  # None: from an earlier version
         if (before.model, before.tokenizer) != (self.recipe.model, self.recipe.tokenizer) or not same:
             raise ConfigError(f"{self.folder}: was trained with another model or tokenizer; choose another --out")
         weights = self.model.state_dict()
         self.model.load_state_dict({k: like(tensors[f"model.{k}"], v) for k, v in weights.items()})
         for prefix, parameter in self._states():
-            # the step counter of fused AdamW lives on the parameter's device in fp32, in one piece
+            # fused AdamW needs its step counter whole, in fp32, on the parameter's device
             state = {
                 k[len(prefix) :]: like(v, parameter) if v.ndim else v.to(self.device, copy=True)
                 for k, v in tensors.items()
@@ -222,18 +222,18 @@ class Run:
         if self.device.type == "cuda" and "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
         progress = json.loads(about["progress"])
-        self.progress = Progress(**{"place": progress["step"], **progress})  # earlier versions knew steps alone
-        self.set_rate()  # an encoder that leads goes on at the rate of the last step
+        self.progress = Progress(**{"place": progress["step"], **progress})  # earlier versions have steps alone
+        self.set_rate()  # `lead` runs before the next step sets its rate
 
     def begin_from(self, name: str | Path) -> tuple[int, int]:
-        """Take the weights of a checkpoint where it has them in the same shape; how many fit, and how many there are.
+        """Load the weights of a checkpoint that have the same shape here; the numbers of loaded and of all weights.
 
-        So a longer segment, or another size of z, begins with all that does not depend on it. Raises ConfigError where
-        it spells otherwise.
+        So a longer segment or another size of z starts with all weights that do not depend on it. Raises ConfigError
+        for another tokenizer.
         """
         before = self.ranks.from_first(lambda: checkpoint.load(name))
         if spelling(before.tokenizer) != spelling(self.tokenizer):
-            raise ConfigError(f"{name}: spells its pieces otherwise; leave out --start, or take its tokenizer")
+            raise ConfigError(f"{name}: has another tokenizer; leave out --start, or use its tokenizer")
         known, fits = before.model.state_dict(), 0
         weights = {}
         for key, now in self.model.state_dict().items():
@@ -245,7 +245,7 @@ class Run:
         return fits, sum(tensor.numel() for tensor in weights.values())
 
     def whole_model(self) -> SequenceVAE:
-        """The model with all of its weights in this process: a copy where it holds a shard of them."""
+        """The model with all of its weights in this process: a copy if the process holds a shard of them."""
         if not any(map(sharded, self.model.parameters())):
             return self.model
         with self._fork():
@@ -254,18 +254,18 @@ class Run:
         return model
 
     def save(self, name: str) -> None:
-        """The checkpoint of this moment, as a folder `name` of the run's."""
+        """Save the current model as a checkpoint in the folder `name` of the run."""
         model = self.whole_model()
         if self.ranks.rank == 0:
             checkpoint.save(Checkpoint(self.recipe, model, self.tokenizer), self.folder / name)
 
     def _check_finite(self, tensors: Iterable[Tensor]) -> None:
-        """Raises SeqVAEError where a weight, or what the optimizer keeps of it, is no number any more."""
+        """Raise SeqVAEError if a weight or optimizer state is NaN or infinite."""
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-            raise SeqVAEError(f"step {self.progress.step}: there are weights that are no numbers any more; {LOWER}")
+            raise SeqVAEError(f"step {self.progress.step}: weights are NaN or infinite; {LOWER}")
 
     def cut_log(self) -> None:
-        """Take out of the run's log what was logged after the state that it goes on from: that comes again."""
+        """Remove lines from the run's log after the resumed state; they will be logged again."""
         path = self.folder / "log.jsonl"
         if self.ranks.rank or not path.exists():
             return
@@ -288,19 +288,19 @@ class Run:
     # --- work ---------------------------------------------------------------------------------------------------------
 
     def tensors(self, tokens: Ints) -> tuple[Tensor, Tensor]:
-        """`tokens (B, C, T)` and their cues `(B, C, T, K)` on the model's device."""
+        """`tokens (B, C, T)` and their position fields `(B, C, T, K)` on the model's device."""
         cues = self.tokenizer.cues(tokens)
         return torch.from_numpy(tokens).long().to(self.device), torch.from_numpy(cues).long().to(self.device)
 
     def _fork(self, wanted: bool = True) -> contextlib.AbstractContextManager[None]:
-        """What is drawn within it is as if it had not been, where `wanted`."""
+        """A context that restores the random generators afterwards, if `wanted`."""
         return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=wanted)
 
     def loss(
         self, tokens: Ints, training: bool, model: SequenceVAE | None = None,
         mean_kl: Callable[[Tensor], Tensor] | None = None,
     ) -> Loss:  # fmt: skip
-        """The loss of `tokens (B, C, T)` at this step; of a part of a batch, `mean_kl` as `whole` in objective.loss."""
+        """The loss of `tokens (B, C, T)` at this step; for a part of a batch, `mean_kl` is `whole` in nn/loss.py."""
         inputs, cues = self.tensors(tokens)
         rules = self.tokenizer.allowed(tokens)
         allowed = None if rules is None else torch.from_numpy(rules).to(self.device)
@@ -310,7 +310,7 @@ class Run:
     def part_loss(
         self, tokens: Ints, part: Part, mean_kl: Callable[[Tensor], Tensor] | None = None, again: bool = False
     ) -> Loss:
-        """The loss of a part of a batch `tokens (B, C, T)`; with `again`, what follows draws the same noise."""
+        """The loss of a part of a batch `tokens (B, C, T)`; with `again`, later passes draw the same noise."""
         with (
             self._fork(again),
             part.noise(),
@@ -319,9 +319,9 @@ class Run:
             return self.loss(tokens[part.rows], training=True, mean_kl=mean_kl)
 
     def gradient(self, tokens: Ints) -> Loss:
-        """Leave the gradient of a batch `tokens (B, C, T)` with every process, which computes its parts of it.
+        """Compute the gradient of a batch `tokens (B, C, T)` in every process, each from its own parts.
 
-        Returns the figures of the batch. All are, to rounding, those of one pass over it.
+        Returns the loss of the batch. Loss and gradients equal those of one pass over the batch, except for rounding.
         """
         self.optimizer.zero_grad(set_to_none=True)
         ranks, objective = self.ranks, self.recipe.objective
@@ -333,7 +333,7 @@ class Run:
         mine = list(ranks.mine(parts))
 
         def mean(kl: Sequence[Tensor]) -> Tensor:
-            """Of the whole batch, from those of the parts of each process."""
+            """The mean over the whole batch, from the means of each process's parts."""
             total = torch.stack([one * (part.count / len(tokens)) for part, one in zip(mine, kl, strict=True)]).sum(0)
             ranks.add([total])
             return total
@@ -341,7 +341,7 @@ class Run:
         mean_kl: Callable[[Tensor], Tensor] | None = None
         if objective.free_bits > 0 or objective.free_bits_total > 0 or objective.target_kl > 0:
             known: Tensor | None = None
-            if len(mine) > 1:  # none can go back before the mean of all is known: go through them once for that alone
+            if len(mine) > 1:  # backward needs the mean of all parts: a first pass computes it
                 with torch.no_grad():
                     known = mean([self.part_loss(tokens, part, again=True).kl_per_unit for part in mine])
 
@@ -355,24 +355,24 @@ class Run:
             total, rows = float(result.total.detach()), part.count / len(tokens)
             means = [total * part.share, result.reconstruction * rows, result.kl * rows, result.accuracy * part.share]
             figures += torch.cat([figures.new_tensor(means), result.kl_per_unit * rows])
-        # FSDP has added up what is in shards
+        # FSDP has already summed sharded gradients
         ranks.add([figures, *(p.grad for p in self.model.parameters() if p.grad is not None and not sharded(p))])
         reconstruction, kl, accuracy = figures[1:4].tolist()
         return Loss(figures[0], reconstruction, kl, result.beta, accuracy, figures[4:])
 
     def compile(self) -> None:
-        """Have the feed-forward and transformer blocks compiled, where `train.compile` asks for it.
+        """Compile the feed-forward and transformer blocks, if `train.compile` is set, for batches of any shape.
 
-        For batches of any shape. They are what gains: to compile the whole model takes many times as long, and finding
-        places, the LSTM and the softmax run as without.
+        These blocks gain from it: compiling the whole model takes many times as long, and the computation of places,
+        the LSTM and the softmax do not get faster.
         """
         if self.recipe.train.compile:
             for block in self.model.modules():
                 if isinstance(block, Residual | TransformerLayer):
-                    block.compile(dynamic=True, options={"fallback_random": True})  # the noise of the plain model
+                    block.compile(dynamic=True, options={"fallback_random": True})  # same noise as without
 
     def restart_decoder(self) -> None:
-        """Give the decoder fresh weights, but for the embeddings and keys that the encoder reads with."""
+        """Initialise the decoder again, except for the embeddings and keys that it shares with the encoder."""
         with self._fork():
             torch.manual_seed(self.recipe.train.seed + 1)
             fresh = dict(checkpoint.build(self.recipe.model, self.tokenizer).decoder.named_parameters())
@@ -383,12 +383,12 @@ class Run:
                 self.optimizer.state.pop(parameter, None)
 
     def set_rate(self) -> None:
-        """The learning rate of this step."""
+        """Set the learning rate of this step."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.recipe.train, self.progress.place)
 
     def lead(self) -> None:
-        """Bring the encoder up to the decoder before both move (He et al. 2019): up to `objective.aggressive` updates.
+        """Train the encoder alone before the joint step (He et al. 2019): up to `objective.aggressive` updates.
 
         It ends when ten updates have not lowered the loss of the ten before.
         """
@@ -401,7 +401,7 @@ class Run:
         for _ in range(objective.aggressive):
             result = self.gradient(self.batches.strangers(count, rng))
             for parameter in self.model.decoder.parameters():
-                parameter.grad = None  # the optimizer passes over what has none
+                parameter.grad = None  # the optimizer skips parameters without gradient
             norm = clip(self.model.encoder.parameters(), self.recipe.train.clip)
             self._check(result, norm, "segments drawn for the encoder to lead by")
             self.optimizer.step()
@@ -412,14 +412,14 @@ class Run:
                 before, losses = float(np.mean(losses)), []
 
     def step(self, tokens: Ints) -> Loss:
-        """One optimizer step; raises SeqVAEError, before any weight moves, when loss or gradient is not finite."""
+        """One optimizer step; raises SeqVAEError before any weight changes if loss or gradient is not finite."""
         config, progress = self.recipe.train, self.progress
         if (largest := int(tokens.max(initial=0))) >= self.tokenizer.vocab_size:
             raise SeqVAEError(
                 f"{self.folder}: its shards hold token {largest}, and the vocabulary has {self.tokenizer.vocab_size}; "
                 "make them again with this tokenizer, in another --out"
             )
-        # what is random about a batch follows from its place, so that a resumed run draws the same
+        # the randomness of a batch depends on its position alone, so that a resumed run repeats it
         rng = np.random.default_rng([config.seed, progress.epoch, progress.position])
         if rng.random() < config.mix:
             tokens = self.tokenizer.mix(tokens, self.batches.strangers(len(tokens), rng), rng)
@@ -443,7 +443,7 @@ class Run:
         return result
 
     def _check(self, result: Loss, norm: float, where: str = "") -> None:
-        """Raises SeqVAEError when a loss or its gradient's norm is not finite; names the batch, unless told `where`."""
+        """Raise SeqVAEError if a loss or its gradient's norm is not finite, naming the batch or `where`."""
         total, progress = float(result.total.detach()), self.progress
         if math.isfinite(total) and math.isfinite(norm):
             return
@@ -461,13 +461,13 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Figures on segments of the validation split, always the same ones; training's randomness is not touched.
+        """Metrics on the same validation segments each time; the random generators of training are not changed.
 
-        Each process measures its rows of every batch, and the first what needs them all.
+        Each process evaluates its rows of every batch, and the first process the metrics over all rows.
         """
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         mine: list[tuple[Tensor, ...]] = []  # means, log-variances and draws
-        shown: dict[int, Ints] = {}  # some tokens, and the number of the first of them
+        shown: dict[int, Ints] = {}  # some tokens, by the index of their first segment
         seen = 0
         model = self.whole_model().eval()
         self._check_finite(model.state_dict().values())

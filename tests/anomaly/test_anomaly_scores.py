@@ -253,7 +253,7 @@ def test_latents_are_those_of_the_evidence(events: Codec) -> None:
 
 def test_what_is_no_session_is_an_error_in_one_line(events: Codec) -> None:
     for call in (lambda x: list(examine(events, x)), lambda x: latents(events, x)):
-        with pytest.raises(ReadError, match="a path is no line") as caught:
+        with pytest.raises(ReadError, match="a path is not a line") as caught:
             call([NEW[0], Path("sessions.txt")])
         assert "\n" not in str(caught.value)
 

@@ -390,6 +390,6 @@ def test_an_unknown_score_is_an_error_that_names_the_others() -> None:
         raise AssertionError("asked for evidence")
         yield
 
-    with pytest.raises(SeqVAEError, match="no score 'best'") as caught:
+    with pytest.raises(SeqVAEError, match="unknown score 'best'") as caught:
         fit(never(), "best")  # type: ignore[arg-type]
     assert all(score in str(caught.value) for score in SCORES)

@@ -392,7 +392,7 @@ def test_only_one_process_makes_the_shards(tmp_path: Path, small_recipe: Recipe)
 
 
 def test_nothing_to_read_is_an_error_in_one_line(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
-    with pytest.raises(SeqVAEError, match="no piece could be read"):
+    with pytest.raises(SeqVAEError, match="no training data could be read"):
         shards.tokenize(Recipe(), [], tokenizer, tmp_path / "data")
     assert not (tmp_path / "data" / "index.json").exists()
 
