@@ -131,7 +131,7 @@ def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(
 
     monkeypatch.setattr(Run, "step", spoiled)
     for name, recipe in {"saved": RECIPE, "validated": changed(evaluate_every=3)}.items():
-        with pytest.raises(SeqVAEError, match="step 6: there are weights that are no numbers"):
+        with pytest.raises(SeqVAEError, match="step 6: weights are NaN or infinite"):
             go(folder, tmp_path / name, recipe)
         assert saved(tmp_path / name) == 4
     assert checkpoint.load(tmp_path / "saved" / "best")

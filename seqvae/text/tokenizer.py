@@ -53,7 +53,7 @@ class TextTokenizer(Uncued):
         `max_tokens` is the maximum number of tokens of a chunk, EOS included.
         """
         if max_tokens < _SHORTEST:
-            raise TokenizerError(f"max_tokens {max_tokens} does not fit four bytes of one letter; choose {_SHORTEST} or more")
+            raise TokenizerError(f"max_tokens {max_tokens} cannot hold a four-byte letter; choose {_SHORTEST} or more")
         try:
             if not model:  # SentencePiece accepts an empty model, to be loaded later
                 raise RuntimeError("it is empty")
