@@ -57,7 +57,7 @@ class Effect:
     kept_of_another: dict[str, Figure] = field(default_factory=dict)
     """The same metrics with another piece's latents moved in place of the own ones, with the same guidance."""
     kept_of_none: dict[str, Figure] = field(default_factory=dict)
-    """The same metrics with the target's mean alone: values below either control are no evidence of preservation."""
+    """The same metrics with the target's mean alone; values above neither control are no evidence of preservation."""
 
 
 @dataclass(frozen=True)

@@ -425,7 +425,7 @@ def test_settings_that_cannot_be_are_refused_when_it_is_fitted(tiny_events: Path
 
 
 def test_what_is_no_piece_or_no_model_is_an_error(fitted: Detector, tmp_path: Path) -> None:
-    with pytest.raises(ReadError, match="no line"):
+    with pytest.raises(ReadError, match="is not a line"):
         fitted.predict([NEW[0], 7])
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         Detector(tmp_path / "none").fit(NORMAL)

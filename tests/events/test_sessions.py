@@ -55,7 +55,7 @@ def test_windows_of_time_are_those_of_the_clock() -> None:
     ("key", "window", "why"),
     [
         ("(a)", "2", "give one of them"),
-        ("(a", None, "no regular expression"),
+        ("(a", None, "not a regular expression"),
         ("a", None, "has no group"),
         (None, "0", "give lines"),
         (None, "3 days", "give lines"),

@@ -145,7 +145,7 @@ def test_a_dimension_that_does_not_vary_stays(constant: int) -> None:
 
 
 def test_nothing_is_no_mixture() -> None:
-    with pytest.raises(StyleError, match="at least one piece"):
+    with pytest.raises(StyleError, match="at least one input"):
         fit(torch.zeros(0, D))
     with pytest.raises(ValueError, match="components is 0"):
         fit(torch.zeros(3, D), 0)
