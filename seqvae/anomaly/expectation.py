@@ -1,7 +1,7 @@
-"""Explanations of a verdict: the tokens that a model expects where a piece surprises.
+"""Explanation of anomalies: the tokens that a model expects at surprising positions.
 
-Scope: the most probable tokens at given places of one piece. Out of scope: which places surprise (scores.py), what a
-token stands for, and how anything is shown.
+Scope: the most probable tokens at given positions of one piece. Out of scope: the choice of positions (scores.py), the
+meaning of tokens, display.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from seqvae.nn.layers import shifted
 def expected(
     codec: Codec, piece: Any, places: Sequence[int], most: int = 3, samples: int = 16, seed: int = 0
 ) -> list[list[tuple[int, float]]]:
-    """The `most` likeliest tokens at each of some places of a piece, each with its probability, the likeliest first.
+    """The `most` most probable tokens at each of some positions of a piece, with probabilities, in falling order.
 
-    A place is an index into `Evidence.tokens`. Probabilities are given the tokens before, and averaged over `samples`
-    draws from the posterior, as those of `scores.examine` are. Raises ReadError for a piece that cannot be read.
+    A position is an index into `Evidence.tokens`. Probabilities are conditional on the tokens before, and averaged over
+    `samples` draws from the posterior as in `scores.examine`. Raises ReadError for a piece that cannot be read.
     """
     tokenizer = codec.tokenizer
     noise = torch.randn(samples, codec.model.config.latent, generator=torch.Generator().manual_seed(seed))
     wanted = {place: i for i, place in enumerate(places)}
     out: list[list[tuple[int, float]]] = [[] for _ in places]
-    at = 0  # of the first token of a chunk that has not been counted yet
+    at = 0  # index of the next chunk's first token in `Evidence.tokens`
     for number, segment in enumerate(codec.segments(codec.form.read(piece))):
         skip = [tokenizer.overlap if number or c else 0 for c in range(len(segment))]
         counts = [len(chunk) - first for chunk, first in zip(segment, skip, strict=True)]
@@ -46,7 +46,7 @@ def expected(
 
 
 def _probabilities(codec: Codec, segment: list[Any], noise: torch.Tensor) -> torch.Tensor:
-    """`(C, T, V)`: the probability of each token at each place of a segment, a mean over `noise (L, D)`."""
+    """`(C, T, V)`: the probability of each token at each position of a segment, averaged over `noise (L, D)`."""
     posterior = codec.posteriors([segment])
     tokens, fields = codec.tensors([segment])
     z = (posterior.mean + (0.5 * posterior.logvar).exp() * noise).to(tokens.device)

@@ -52,7 +52,7 @@ SCORE: Score = "worst"
 """Detects wrong order and new, missing or repeated events that the combined score misses."""
 SAMPLES = 16  # draws from the posterior
 MOST_KINDS = 50
-"""Kinds of normal sessions that are reported at most."""
+"""Maximum kinds of normal sessions in the report."""
 STRANGE = 0.2
 """A source with a larger share of records without a template is not the source that was learned."""
 
@@ -78,12 +78,12 @@ class Learned:
     bound: float
     """Upper confidence bound on the rate of false alarms; see `Calibration.bound`."""
     kinds: tuple[Kind, ...]
-    """The kinds of sessions that were taken for normal, the most frequent first; MOST_KINDS at most."""
+    """The kinds of sessions assumed to be normal, the most frequent first; at most MOST_KINDS."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Sessions with the same messages, in whatever number."""
+    """Sessions with the same set of messages, whatever their counts."""
 
     sessions: int
     messages: tuple[str, ...]

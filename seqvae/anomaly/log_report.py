@@ -1,7 +1,7 @@
-"""A report of a scored log as one HTML file: figures, a time line, a table of sessions, and the lines that surprise.
+"""A report of a scored log as one HTML file: key figures, a time line, a table of sessions, and surprising lines.
 
-Scope: the page, without script and without any request. Out of scope: scores and p-values (conformal.py), what was
-expected (expectation.py), files.
+Scope: the page, without scripts and without network requests. Out of scope: scores and p-values (conformal.py),
+expected tokens (expectation.py), files.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LINES = 60
-"""Lines of a session that are shown at most; of a longer one those around what surprises."""
+"""Maximum lines shown of a session; of a longer session, those around surprising lines."""
 AROUND = 4
-"""Lines shown on either side of one that surprises."""
+"""Lines shown before and after a surprising one."""
 SESSIONS = 500
-"""Sessions in the table at most, the strangest first."""
+"""Maximum sessions in the table, the most anomalous first."""
 DOTS = 5000
-"""Sessions on the time line at most, of the normal ones; all anomalous ones are on it."""
+"""Maximum normal sessions on the time line, which shows all anomalous ones."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Line:
     """Its file and number, such as `app.log:12`; empty for the end of the session."""
     text: str
     probability: float
-    """That of its event, given the ones before it."""
+    """Probability of its event, given the events before it."""
     marked: bool
-    """Whether it is one of those that gave the session away."""
+    """True for the most surprising lines of an anomalous session."""
     expected: Sequence[tuple[str, float]] = ()
-    """What is likelier there: messages with their probabilities."""
+    """Messages that are likelier at this position, with their probabilities."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class ScoredSession:
     p_value: float
     anomalous: bool
     seconds: float | None
-    """When it begins, since 1970; None where its log has no time stamps."""
+    """Start time in seconds since 1970; None if the log has no time stamps."""
     count: int
-    """Records in it."""
+    """Number of records."""
     lines: Sequence[Line] = ()
-    """Its records, where they are to be shown."""
+    """Its records, if they are shown."""
 
 
 def page(title: str, about: str, sessions: Sequence[ScoredSession], limit: float | None, fdr: float = 0.0) -> str:
@@ -82,14 +82,14 @@ def page(title: str, about: str, sessions: Sequence[ScoredSession], limit: float
 
 
 def _rule(limit: float | None, fdr: float) -> str:
-    """What makes a session anomalous."""
+    """The rule by which a session is anomalous."""
     if fdr:
         return f"anomalous at a false discovery rate of {fdr:g}"
     return "anomalous" if limit is None else f"anomalous at p ≤ {limit:g}"
 
 
 def _row(one: ScoredSession) -> str:
-    """A session: its verdict, and behind it the lines."""
+    """A session: its verdict, with its lines to unfold."""
     verdict = "anomalous" if one.anomalous else "normal"
     head = (
         f"<span class=p>{one.p_value:.3g}</span><span class={verdict}>{verdict}</span>"
@@ -104,7 +104,7 @@ def _row(one: ScoredSession) -> str:
 
 
 def _when(seconds: float | None) -> str:
-    """A comma and the time of day, with the date where there is one."""
+    """A comma and the time of day, with the date if it is known."""
     if seconds is None:
         return ""
     form = "%b %d %H:%M:%S" if seconds >= 86400 else "%H:%M:%S"
@@ -112,7 +112,7 @@ def _when(seconds: float | None) -> str:
 
 
 def _lines(lines: Sequence[Line]) -> str:
-    """A session's lines, those that surprise with their probability and what was expected instead."""
+    """A session's lines; surprising ones with their probability and the expected messages."""
     shown = set(range(len(lines)))
     if len(lines) > LINES:
         marks = [i for i, line in enumerate(lines) if line.marked]
@@ -141,7 +141,7 @@ def _line(line: Line) -> str:
 
 
 def _time_line(sessions: Sequence[ScoredSession], limit: float | None) -> str:
-    """A picture (SVG): each session at its time, as high as it is strange; in order where no time is known."""
+    """A picture (SVG): sessions over time, higher for lower p-values; in order if times are unknown."""
     if not sessions:
         return ""
     timed = all(one.seconds is not None for one in sessions)

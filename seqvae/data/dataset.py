@@ -239,7 +239,7 @@ class TokenData:
                 pieces = self._map(number).check(len(self.styles))
                 self.begins = np.append(self.begins, self.begins[-1] + pieces)
             if not self.begins[-1]:
-                raise ValueError("they are empty")
+                raise ValueError("the shards are empty")
             self._mapped = -1, self._map(0)
             self.cuts = self._cuts()
         except Exception as error:  # NumPy raises many kinds of errors for invalid files

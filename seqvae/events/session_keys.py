@@ -1,11 +1,11 @@
-"""Session keys that a log offers: identifiers that divide its records into sessions.
+"""Session keys suggested for a log: identifiers that divide its records into sessions.
 
-Scope: which regular expressions, with one group, find an identifier in most records, and what sessions they make.
-Out of scope: grouping itself (sessions.py), templates and models.
+Scope: regular expressions with one group that match an identifier in most records, and the sessions they give. Out of
+scope: grouping itself (sessions.py), templates and models.
 
-An identifier is a number, a hexadecimal id, a UUID or an address behind a constant name, as in `sshd[2423]`,
-`blk_-1608`, `[instance: 4f1a...]` or `user=ann`. A good key is found in nearly every record, has many values, and the
-records of one value lie closer together than those of two.
+An identifier is a number, a hexadecimal id, a UUID or an address after a constant name, as in `sshd[2423]`,
+`blk_-1608`, `[instance: 4f1a...]` or `user=ann`. A good key occurs in nearly every record, has many values, and the
+records of one value lie closer together than those of different values.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import numpy as np
 from seqvae.events.lines import Record
 
 SAMPLE = 20_000
-"""Records, from the first one on, that keys are looked for in."""
+"""Number of records, from the first one on, that are searched for keys."""
 COVERED = 0.5
-"""Share of the records that a key must be found in."""
+"""Minimum share of records with the key."""
 SESSIONS = 10
-"""Sessions that a key must make of the sample."""
+"""Minimum sessions in the sample."""
 LONG = 0.6
-"""Share of a key's records that must be in sessions of two records or more."""
+"""Minimum share of a key's records in sessions of two or more records."""
 LARGEST = 0.25
-"""Share of the records that the largest session may have: a key with one dominant value divides nothing."""
+"""Maximum share of records in the largest session: a key with one dominant value does not divide the log."""
 
 _VALUES = {
     r"([0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})": 4,
@@ -37,7 +37,7 @@ _VALUES = {
     r"(-?\d+)": 3,
     r"([\w.@-]+)": 1,
 }
-"""Patterns of a value, each with a weight: how surely such a value is an identifier."""
+"""Patterns of values, each with a weight for the certainty that such a value is an identifier."""
 _PLACES = re.compile(
     r"(?P<name>[A-Za-z][A-Za-z0-9_.-]*?(?:\[|[=:] ?|[_#/@-]|\())"
     r"(?P<value>[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|(?:\d{1,3}\.){3}\d{1,3}"
@@ -48,20 +48,20 @@ _PLACES = re.compile(
 
 @dataclass(frozen=True)
 class SessionKey:
-    """A regular expression that divides a log, and what it makes of a sample of its records."""
+    """A regular expression that divides a log, with statistics on a sample of its records."""
 
     pattern: str
-    """With one group, for `--session`."""
+    """A pattern with one group, for `--session`."""
     covered: float
-    """Share of the records that it is found in."""
+    """Share of records with the key."""
     sessions: int
-    """Different values of the group."""
+    """Number of different values of the group."""
     length: float
-    """Records of a session, the mean."""
+    """Mean number of records in a session."""
 
 
 def suggest(records: Sequence[Record], most: int = 3) -> list[SessionKey]:
-    r"""Keys that divide `records`, the best first; none where no identifier is found in most of them.
+    r"""Keys that divide `records`, the best first; an empty list if most records have no identifier.
 
     >>> from seqvae.events.lines import LogReader
     >>> lines = [f"app[{n}]: {word}" for n in range(40) for word in ("open", "read", "close")]
@@ -99,10 +99,10 @@ def suggest(records: Sequence[Record], most: int = 3) -> list[SessionKey]:
 
 
 def _nearness(places: np.ndarray, value: np.ndarray) -> float:
-    """How much closer than by chance the records of one value lie: from 0, no closer, to 1, side by side.
+    """How much closer than by chance the records of one value lie: from 0 (no closer) to 1 (adjacent).
 
-    The median distance between neighbouring records of one value, beside what it would be if each value's records were
-    spread over the whole log.
+    One minus the median distance between neighbouring records of one value, relative to the distance if each value's
+    records were spread over the whole log.
     """
     order = np.lexsort((places, value))
     places, value = places[order], value[order]

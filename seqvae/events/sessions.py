@@ -54,7 +54,7 @@ class Grouping:
 
     @property
     def lines(self) -> int:
-        """Records of a session where there is neither key nor time."""
+        """Number of records in a session without a key or a time window."""
         return int(self.window) if self.window is not None and self.window.isdigit() else LINES
 
     @property
@@ -128,18 +128,18 @@ def _timed(records: Iterable[Record], most: float) -> Iterator[Session]:
 
 
 def matchers(patterns: Sequence[str]) -> list[re.Pattern[str]]:
-    """Regular expressions of records to leave out; raises SeqVAEError for one that is none."""
+    """Regular expressions of records to exclude; raises SeqVAEError for an invalid one."""
     out = []
     for pattern in patterns:
         try:
             out.append(re.compile(pattern))
         except re.error as error:
-            raise SeqVAEError(f"--exclude '{pattern}': is no regular expression ({error}); mend it") from error
+            raise SeqVAEError(f"--exclude '{pattern}': is not a regular expression ({error}); fix it") from error
     return out
 
 
 def without(sessions: Sequence[Session], excluded: Sequence[re.Pattern[str]]) -> list[Session]:
-    """The sessions of which no record matches; raises SeqVAEError where none is left."""
+    """The sessions without any matching record; raises SeqVAEError if none is left."""
     left = [
         one
         for one in sessions
