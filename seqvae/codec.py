@@ -217,7 +217,7 @@ class Codec:
         for x in z:
             if x.ndim != 2 or x.shape[1] != latent:
                 raise CheckpointError(
-                    f"latents of shape {tuple(x.shape)}: this model wants (segments, {latent}); "
+                    f"latents of shape {tuple(x.shape)}: this model needs (segments, {latent}); "
                     "encode with the same model"
                 )
         if not z:

@@ -284,7 +284,7 @@ def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recip
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"--set {change}: '{section}' is no section of a recipe")
+                raise ConfigError(f"--set {change}: '{section}' is not a section of a recipe")
         try:
             table[leaf] = json.loads(value)
         except ValueError:

@@ -153,8 +153,8 @@ def test_the_last_change_counts(recipe_file: Path) -> None:
     ("width=3", "unknown setting 'width'"),
     ("model.width=wide", "expected int, found 'wide'"),
     ("model.width=0", "out of range"),
-    ("name.first=x", "'name' is no section"),
-    ("model.width.x=3", "'width' is no section"),
+    ("name.first=x", "'name' is not a section"),
+    ("model.width.x=3", "'width' is not a section"),
     ("model=3", "expected a table"),
     ("=3", "unknown setting ''"),
 ])  # fmt: skip

@@ -109,7 +109,7 @@ class MemoryDecoder(nn.Module):
     def __init__(self, config: ModelConfig, binding: Binding) -> None:
         super().__init__()
         if binding.cue_sizes or config.previous or config.chunks != 1:
-            raise ValueError("decoder 'memory' writes one chunk of tokens without cues, and binds none to those before")
+            raise ValueError("decoder 'memory' needs one chunk, tokens without position fields, and previous = false")
         self.binding, self.width = binding, config.width
         self.questions = nn.ModuleList(Question(config.width, config.latent) for _ in range(config.layers))
         self.layers = nn.ModuleList(_layer(config) for _ in range(config.layers))

@@ -39,7 +39,7 @@ def read_lines(source: str | PathLike[str] | BinaryIO) -> Iterator[str]:
     except IsADirectoryError as error:
         raise ReadError(path, "it is a folder", "name the files in it") from error
     except OSError as error:
-        raise ReadError(path, error.strerror or str(error), "check the name and the rights") from error
+        raise ReadError(path, error.strerror or str(error), "check the name and the permissions") from error
     return _closing(file, path)
 
 

@@ -112,5 +112,5 @@ def test_what_it_is_not_for_is_refused(words: TextTokenizer, change: dict[str, i
 
 
 def test_music_is_refused(tokenizer: MidiTokenizer) -> None:
-    with pytest.raises(ConfigError, match="without cues"):
+    with pytest.raises(ConfigError, match="without position fields"):
         checkpoint.build(CONFIG, tokenizer)
