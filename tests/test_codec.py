@@ -324,7 +324,7 @@ def test_a_grid_has_four_corners_and_the_frames_of_the_nearest(small: Codec, son
     assert [rows(score) for score in ends] == [rows(small.reconstruct(piece)) for piece in corners]
     assert frame(sheet[1][1]) == midi.frame_rows(song.frame)
     assert frame(sheet[1][2]) == midi.frame_rows(corners[1].frame)
-    with pytest.raises(ValueError, match="four pieces, not 3"):
+    with pytest.raises(ValueError, match="four corners, not 3"):
         small.grid(corners[:3])
 
 

@@ -171,14 +171,14 @@ def test_a_model_far_larger_than_its_weights_is_refused_before_it_is_made(
     told = json.loads((old / "config.json").read_text())
     told["recipe"]["model"] |= sizes
     change(old / "config.json", **told)
-    assert "weights and more is asked for" in one_line(lambda: load(old))
+    assert "the settings need at least" in one_line(lambda: load(old))
 
 
 def test_a_vocabulary_far_larger_than_its_weights_is_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was asked for"))
     change(old / "tokenizer" / "tokenizer.json", symbols=[str(i) for i in range(100_000)])
     change(old / "config.json", vocab_size=100_005)
-    assert "weights and more is asked for" in one_line(lambda: load(old))
+    assert "the settings need at least" in one_line(lambda: load(old))
 
 
 def test_weights_of_whole_numbers_are_refused(old: Path) -> None:

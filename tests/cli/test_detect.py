@@ -557,7 +557,7 @@ def test_tokens_of_music_have_names(tokenizer: MidiTokenizer) -> None:
         (["fit", "@few.txt", "-o", "few.txt"], "is not a detector's folder"),
         (["score", "@gone.txt", "--detector", "{detector}"], "cannot read gone.txt: "),
         (["score", "x", "--detector", "mine"], "mine: no detector can be read here"),
-        (["score", "x", "--detector", "{detector}", "--p-value", "0.0001"], "none is lower than 0.013"),
+        (["score", "x", "--detector", "{detector}", "--p-value", "0.0001"], "the lowest is 0.013"),
         (["score", "x", "-m", "./gone"], "gone"),
     ],
 )

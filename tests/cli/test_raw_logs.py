@@ -225,7 +225,7 @@ def test_what_goes_wrong_is_said_at_once(here: Path) -> None:
     assert "give one of them" in told(seqvae(*learn, "y", "--session", KEY, "--window", "20"), 2)
     assert "no line matches the session key" in told(seqvae(*learn, "y", "--session", "(nothing)"))
     assert "has no <Content>" in told(seqvae(*learn, "y", "--format", "<Date>"))
-    assert "is no detector of raw logs" in told_last(seqvae(*learn, "x.log", "--window", "2"))
+    assert "is not a detector of raw logs" in told_last(seqvae(*learn, "x.log", "--window", "2"))
     assert not (here / "y").exists()
 
 

@@ -90,7 +90,7 @@ def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "run/best\n"
     assert "skipped: cannot read songs/calm/bad.mid: the file is empty" in result.stderr
-    assert "only 40 songs: with `--start music" in result.stderr
+    assert "only 40 songs: `--start music" in result.stderr
     assert json.loads(Path("run/best/config.json").read_text())["recipe"]["train"]["seed"] == 3
     assert "--resume" in told_last(seqvae(*run, "--set=train.steps=4"))
     assert seqvae(*run, "--set=train.steps=4", "--seed", 3, "--resume").exit_code == 0

@@ -362,7 +362,7 @@ def test_shards_made_before_are_taken_as_they_are(
         assert (records(again), same.vocab_size, skipped) == (records(made), tokenizer.vocab_size, [])
         assert isinstance(again.shard(0).tokens.base, np.memmap)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="stands alone"):
+    with pytest.raises(ConfigError, match="excludes other --data"):
         shards.prepare(recipe, [url, tmp_path / "all.txt"], tmp_path / "run")
     with pytest.raises(ConfigError, match="another tokenizer"):
         shards.prepare(replace(recipe, tokenizer=TokenizerConfig(kind="text")), [url], tmp_path)
