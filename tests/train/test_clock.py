@@ -349,7 +349,7 @@ def test_a_second_interrupt_is_told_in_words(monkeypatch: pytest.MonkeyPatch) ->
     Path("normal.txt").write_text("".join(f"open read{i} close\n" for i in range(9)))
     result = seqvae("train", "hdfs", "--data", "normal.txt", "--out", "run", "--set=model.width=16")
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1].startswith("seqvae: interrupted; go on with `seqvae train hdfs ")
+    assert result.stderr.splitlines()[-1].startswith("seqvae: interrupted; continue with `seqvae train hdfs ")
 
 
 def test_an_interrupt_while_modules_are_imported_leaves_no_traceback() -> None:
