@@ -1,6 +1,6 @@
-"""What the site shows and nobody writes twice: the model cards, and the help of every command.
+"""Generated pages of the site: the model cards, and the help of every command.
 
-Knows: mkdocs' events, where cards lie, and how a command tells of itself. Refuses to know: what any of it says.
+Scope: mkdocs' events, paths of the cards, and the help of commands. Out of scope: the content of both.
 """
 
 from __future__ import annotations

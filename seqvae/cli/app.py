@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # a copy of style.Method, whose module imports torch; a test compares the two
 Method = Literal["mean", "discriminant", "transport"]
 
-app = terminal.group("Blend, walk and sample music, sentences and logs in the latent space of a sequence VAE.")
+app = terminal.group("Blend, interpolate and sample music, sentences and logs in the latent space of a sequence VAE.")
 app.add_typer(stylebook.app, name="style")
 app.add_typer(detect.app, name="detect")
 app.add_typer(draw.app, name="plot")

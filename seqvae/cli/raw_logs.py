@@ -80,7 +80,7 @@ def learn(
     ] = 0.01,
     confidence: verdicts.Confidence = None,
     minutes: Annotated[
-        float, typer.Option(min=0.01, callback=terminal.finite, help="Training time.")
+        float, typer.Option(min=0.01, callback=terminal.finite, help="Training time in minutes.")
     ] = 1.0,
     seed: Seed = 0,
     as_json: Json = False,

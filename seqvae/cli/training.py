@@ -53,7 +53,7 @@ def train(
         float | None,
         typer.Option(
             min=0.01, callback=lambda value: None if value is None else terminal.finite(value),
-            help="Training time, with a schedule to match, instead of the recipe's train.steps.",
+            help="Training time in minutes, with a schedule to match, instead of the recipe's train.steps.",
         ),
     ] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting.")] = None,

@@ -77,7 +77,7 @@ def test_long_work_tells_how_far_it_is_and_can_be_cancelled(narrow: TestClient, 
     assert narrow.delete(f"/api/jobs/{third['job']}").status_code == 204
     for job in (first, second, third):
         assert "was cancelled" in refusal(ended(narrow, job["job"]), 410)
-    assert "no such job" in refusal(narrow.get("/api/jobs/nothing"), 404)
+    assert "this job is unknown" in refusal(narrow.get("/api/jobs/nothing"), 404)
 
 
 def test_work_of_a_user_who_left_is_dropped(

@@ -334,7 +334,7 @@ def test_the_command_says_where_all_is_and_how_to_go_on(monkeypatch: pytest.Monk
     assert (result.exit_code, result.stdout) == (130, "")
     line = result.stderr.splitlines()[-1]
     assert line.startswith(
-        "seqvae: interrupted at step 2: the state is in run, a model of this step in run/last; go on"
+        "seqvae: interrupted at step 2: the state is in run, a model of this step in run/last; continue"
     )
     assert re.search(r"`seqvae train music --data=songs --out=run .*--set=train\.minutes=5\.0 --resume`$", line)
     done("blend", "songs/calm/song0.mid", "-m", "run/last", "--from", "calm", "--to", "wild", "-o", "b.mid")
@@ -349,7 +349,7 @@ def test_a_second_interrupt_is_told_in_words(monkeypatch: pytest.MonkeyPatch) ->
     Path("normal.txt").write_text("".join(f"open read{i} close\n" for i in range(9)))
     result = seqvae("train", "hdfs", "--data", "normal.txt", "--out", "run", "--set=model.width=16")
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1].startswith("seqvae: interrupted; go on with `seqvae train hdfs ")
+    assert result.stderr.splitlines()[-1].startswith("seqvae: interrupted; continue with `seqvae train hdfs ")
 
 
 def test_an_interrupt_while_modules_are_imported_leaves_no_traceback() -> None:
