@@ -32,7 +32,7 @@ from seqvae.style import arranger, interpolation, mixture
 from seqvae.style import vectors as style
 from seqvae.style.arranger import Goal, Stretch
 from seqvae.style.mixture import Mixture
-from seqvae.style.vectors import Style, draw
+from seqvae.style.vectors import Style, choose, draw, standard
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -439,37 +439,35 @@ class Codec:
         seed: int = 0,
         sampling: Sampling | None = None,
     ) -> list[Any]:
-        """New pieces of `segments` segments each, drawn from a style, or without one from all training pieces.
+        """New pieces of `segments` segments each, drawn from a style; see `style.draw`.
 
-        Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else all
-        styles together; see `style.draw`. `style="prior"` draws from N(0, I). `temperature` scales the spread of the
-        latent draw (0 is a style's mean) and the decoder's draws; if the style has sums of pieces, the decoder takes
-        the most likely tokens. Music is played by one band if the style knows its ensembles.
+        Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else a
+        style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from
+        N(0, I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if
+        the style has sums of pieces, the decoder takes the most likely tokens. Music is played by one band if the style
+        knows its ensembles.
         """
-        generator, ensemble = torch.Generator().manual_seed(seed), None
+        generator, styles = torch.Generator().manual_seed(seed), [standard(self.model.config.latent)] * count
         if style is None and self.mixture is not None and segments == 1:
             z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
         else:
-            where = self._prior() if style == "prior" else self.style(style if style is not None else "all")
-            z = [draw(where, segments, generator, temperature, seed + i) for i in range(count)]
-            ensemble = where.ensemble
-            if sampling is None and where.sums is not None:
-                sampling = Sampling()
+            if style is None:
+                styles = choose(self.styles, count, generator) or [self.style("all")] * count
+            elif style != "prior":
+                styles = [self.style(style)] * count
+            z = [draw(one, segments, generator, temperature, seed + i) for i, one in enumerate(styles)]
+        if sampling is None and all(one.sums is not None for one in styles):
+            sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
-        if ensemble is None:
+        if all(one.ensemble is None for one in styles):
             return self.decode(z, sampling=sampling)
         made = []
-        for i, x in enumerate(z):
-            mine = replace(sampling, first_row=i * segments * self.chunks)
-            made += self.decode([x], sampling=mine, guide=arranger.improvised(self, x, ensemble))
+        for i, (x, one) in enumerate(zip(z, styles, strict=True)):
+            guide = None if one.ensemble is None else arranger.improvised(self, x, one.ensemble)
+            made += self.decode([x], sampling=replace(sampling, first_row=i * segments * self.chunks), guide=guide)
         return made
 
     # --- styles -------------------------------------------------------------------------------------------------------
-
-    def _prior(self) -> Style:
-        """The standard normal distribution as a style."""
-        latent = self.model.config.latent
-        return Style(torch.zeros(latent), torch.eye(latent), 0, "the prior N(0, I)")
 
     def style(self, name: str | Style) -> Style:
         """A style by name; raises StyleError with the known names."""

@@ -229,6 +229,23 @@ def _root(matrix: Tensor, inverse: bool = False) -> Tensor:
     return root
 
 
+def standard(dimensions: int) -> Style:
+    """The prior N(0, I) as a style."""
+    return Style(torch.zeros(dimensions), torch.eye(dimensions), 0, "the prior N(0, I)")
+
+
+def choose(styles: Mapping[str, Style], count: int, generator: torch.Generator) -> list[Style]:
+    """A style for each of `count` new pieces, drawn in proportion to its pieces; none if no style knows its ensembles.
+
+    A band of one style plays as one; all styles together have no band.
+    """
+    known = [style for name, style in sorted(styles.items()) if name != "all" and style.ensemble is not None]
+    if not known:
+        return []
+    sizes = torch.tensor([float(style.count) for style in known])
+    return [known[i] for i in torch.multinomial(sizes, count, replacement=True, generator=generator).tolist()]
+
+
 def draw(
     style: Style, segments: int, generator: torch.Generator, temperature: float = 1.0, number: int | None = None
 ) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from seqvae.checkpoint.folder import save_tensors
 from seqvae.errors import CheckpointError, StyleError
+from seqvae.music.band import Ensemble
 from seqvae.style import vectors as style
-from seqvae.style.vectors import SHRINKAGE, Style, blend, draw, fit, pack, transport, unpack, vector
+from seqvae.style.vectors import SHRINKAGE, Style, blend, choose, draw, fit, pack, transport, unpack, vector
 
 seeds = st.integers(0, 2**31)
 amounts = st.floats(-1, 2)
@@ -563,3 +565,14 @@ def test_numbers_in_a_row_draw_without_replacement_and_with_random_weights(count
     assert torch.equal(drawn(3), drawn(3))
     assert not torch.allclose(drawn(3), drawn(3 + count)), "another round is another song"
     assert drawn(3).argmax() == drawn(3 + count).argmax()
+
+
+def test_a_new_piece_is_drawn_from_one_of_the_styles_that_know_their_ensembles() -> None:
+    nobody = Ensemble(np.zeros(129), np.zeros((48, 128)), np.zeros(3), np.zeros(3))
+    rng = torch.Generator().manual_seed(0)
+    plain = {name: fit([torch.randn(3, 4, generator=rng) for _ in range(n)]) for name, n in (("a", 30), ("b", 10))}
+    assert choose(plain, 5, rng) == [], "without ensembles all styles are drawn from together"
+    known = {name: replace(style, ensemble=nobody) for name, style in plain.items()}
+    drawn = choose({**known, "all": known["a"], "c": plain["a"]}, 400, rng)
+    assert {id(style) for style in drawn} == {id(known["a"]), id(known["b"])}
+    assert 260 <= sum(style is known["a"] for style in drawn) <= 340, "three times as many songs, three times as often"
