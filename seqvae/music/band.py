@@ -27,15 +27,20 @@ FAMILY = 8  # General MIDI's programs come in families of eight
 BASS = 4  # the family of basses
 A_FAMILY = 2  # instruments of one family at most
 KIN = 0.5  # of what is said of a family counts for each of its instruments
-DRUMS_STAY = 0.75
+DRUMS_STAY = 0.5
 MANY = 4.0  # times the share of a program among those that the decoder tells of: as if it played in all bars
 PERCENTILES = (10, 50, 90)
 FEW = 8  # songs with drums: of fewer the hits are not kept, for they would be those of single songs
 SOLO = 0.25  # of the tune, from which an instrument that is not the lead keeps what it has of it
 OFTEN, SELDOM = 0.4, 0.1  # of the bars with drums
-RARELY = 0.25  # of the bars with notes
+RARELY = 0.5  # of the bars with notes
 PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
 LOWEST = 28  # E1: no instrument of a band is pushed lower
+REGISTER = 18  # semitones of a bass line: an octave and a half
+HIGHEST_BASS = 50  # D3: no register of a bass line reaches beyond
+CHORDS = 48  # C3: no chord of an instrument that is no bass goes below where there is a bass
+FULL = 16.0  # notes in four beats that a band plays at least
+MORE = 0.18  # share of notes by which those that are new go beyond the amount, at most
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,12 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
         likely = np.sqrt(likely * np.minimum(1.0, MANY * told[:DRUMS]))
     score = (1 - near) * song[:DRUMS] + near * likely
     basses = np.arange(DRUMS) // FAMILY == BASS
+    wanted = likely if near >= 0.5 and (likely * basses).any() else score
     drums = bool(style.programs[DRUMS] >= 0.5 if near >= 0.5 else song[DRUMS] > 0)
     bass = bool((near >= 0.5 and families[BASS] >= 0.5) or (near <= 0.5 and (song[:DRUMS] * basses).any()))
     size = round((1 - near) * (song > 0).sum() + near * style.size[1])
     left = int(np.clip(size - drums, 1, MOST - drums))
-    chosen = [int((score * basses).argmax())] if bass and left > 1 and (score * basses).any() else []
+    chosen = [int((wanted * basses).argmax())] if bass and left > 1 and (wanted * basses).any() else []
     seats = len(chosen) + int((1 - near) * (left - len(chosen)) + 0.5)  # of the song's instruments
     alone = A_FAMILY if near == 1 else 1  # who enters beside the song's instruments is of another family
     for ranks, most, family in ((song[:DRUMS], seats, A_FAMILY), (likely, left, alone), (score, left, A_FAMILY)):
@@ -201,7 +207,7 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
         return notes
     share = max(0.0, most) / len(notes)
     step = notes[:, ONSET] - bounds[np.searchsorted(bounds, notes[:, ONSET], side="right") - 1]
-    level = 1 * (step % BEAT != 0) + (step % (BEAT // 2) != 0)
+    level = np.where(step % BEAT == 0, 0, np.where(np.isin(step % BEAT, (BEAT // 2, 2 * BEAT // 3)), 1, 2))
     stays = np.zeros(len(notes), bool)
     for program in np.unique(notes[:, PROGRAM]).tolist():
         mine = np.flatnonzero(notes[:, PROGRAM] == program)
@@ -280,37 +286,102 @@ def settled(notes: Ints, bounds: Ints) -> Ints:
     return found
 
 
+def patterned(part: Ints, bounds: Ints, due: Ints) -> Ints:
+    """One instrument's `part (N, 5)` in one rhythm: steps of the bar in OFTEN of its bars, and the steps `due (K,)`.
+
+    What begins elsewhere leaves; where nothing begins, what began last in the bar is repeated.
+    """
+    bar = np.searchsorted(bounds, part[:, ONSET], side="right") - 1
+    bars = np.unique(bar)
+    step, count = np.unique(np.unique(np.stack([part[:, ONSET] - bounds[bar], bar]), axis=1)[0], return_counts=True)
+    often = (bounds[bars][:, None] + step[count >= OFTEN * len(bars)])[:, :]
+    ends = bounds[bars + 1]
+    wanted = np.union1d(often[often < ends[:, None]], due[np.isin(np.searchsorted(bounds, due, side="right") - 1, bars)])
+    kept = part[np.isin(part[:, ONSET], wanted)]
+    onsets = np.unique(kept[:, ONSET])
+    found = [kept]
+    for at in np.setdiff1d(wanted, onsets).tolist():
+        last = np.searchsorted(onsets, at) - 1
+        if last >= 0 and onsets[last] >= bounds[np.searchsorted(bounds, at, side="right") - 1]:
+            again = kept[kept[:, ONSET] == onsets[last]]
+            again[:, ONSET] = at
+            found.append(again)
+    return np.concatenate(found)
+
+
+def held(part: Ints, bounds: Ints) -> Ints:
+    """One voice's `part (N, 5)` whose notes last until the next begins, or to the end of the bar."""
+    onsets = np.append(np.unique(part[:, ONSET]), bounds[-1])
+    ends = bounds[np.searchsorted(bounds, part[:, ONSET], side="right")]
+    following = onsets[np.searchsorted(onsets, part[:, ONSET], side="right")]
+    out = part.copy()
+    out[:, DURATION] = np.minimum(following, ends) - part[:, ONSET]
+    return out
+
+
+def bass_line(part: Ints, bounds: Ints, due: Ints) -> Ints:
+    """A bass `part (N, 5)` as one line: in one rhythm, one note at a time, without gaps, in one REGISTER."""
+    if not len(part):
+        return part
+    line = patterned(part, bounds, due)
+    line = held(line[np.lexsort((line[:, PITCH], line[:, ONSET]))], bounds)
+    line = line[np.unique(line[:, ONSET], return_index=True)[1]]
+    floors = range(LOWEST, HIGHEST_BASS - REGISTER + 2)
+    floor = max(floors, key=lambda low: np.count_nonzero((line[:, PITCH] >= low) & (line[:, PITCH] < low + REGISTER)))
+    last = -1
+    for row in line:
+        pitches = range(floor + (int(row[PITCH]) - floor) % 12, floor + REGISTER, 12)
+        last = min(pitches, key=lambda pitch: abs(pitch - (last if last >= 0 else int(row[PITCH]))))
+        row[PITCH] = last
+    return line
+
+
 def arranged(
     written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints,
-    whole: Sequence[int] = (),
+    whole: Sequence[int] = (), changes: Ints | None = None,
 ) -> Ints:  # fmt: skip
     """What the decoder has `written (N, 5)` below the `line (L, 5)` and beside the parts that stay `whole`.
 
-    Of what is written the bass stays whole; drums and the others are thinned to `most` notes a bar, though not below
-    `fresh` of all notes, and instruments of which less than PART would be left are left out.
+    The bass is a line with an onset at all `changes (K,)` of the harmony. Instruments that the song has not keep one
+    rhythm, with an onset at every change that begins a half bar. Drums and the others are thinned to `most` notes a
+    bar, though not below FULL or `fresh` of all notes, nor at these changes, and notes last until the next.
     """
+    due = bounds[:-1] if changes is None else changes
+    halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * BEAT) == 0]
     parts = song[np.isin(song[:, PROGRAM], list(whole))]
     free = np.isin(_place(parts), _place(line)) | (parts[:, PITCH] < LOWEST)
     parts = np.concatenate([parts[free], under(parts[~free], line)])  # a melody that is named may lie below the top
     stands = np.concatenate([line, parts[~np.isin(_key(parts), _key(line))]])
-    written = under(written, line)
-    new = written[~np.isin(_key(written), _key(stands)) & ~np.isin(written[:, PROGRAM], list(whole))]
-    room = most * sounding_bars(song, bounds) - len(stands)
+    new = under(written, line)
+    new = new[~np.isin(_key(new), _key(stands)) & ~np.isin(new[:, PROGRAM], list(whole))]
+    low, drums = new[:, PROGRAM] // FAMILY == BASS, new[:, PROGRAM] == DRUMS
+    bass, kit, rest = under(bass_line(new[low], bounds, due), line), grooved(new[drums], bounds), new[~low & ~drums]
+    if len(bass):
+        rest[:, PITCH] += 12 * np.maximum(0, -(-(CHORDS - rest[:, PITCH]) // 12))
+    rest = under(settled(rest, bounds), line)
+    for program in np.setdiff1d(rest[:, PROGRAM], song[:, PROGRAM]):
+        mine = rest[:, PROGRAM] == program
+        rest = np.concatenate([rest[~mine], patterned(rest[mine], bounds, halves)])
+    bars, share = sounding_bars(song, bounds), min(1.0, fresh)
+    room = max(most, FULL) * bars - len(stands)
     if fresh < 1:
         room = max(room, len(stands) * fresh / (1 - fresh))
-    low = new[:, PROGRAM] // FAMILY == BASS
-    bass, rest = new[low], settled(new[~low], bounds)
-    drums = rest[:, PROGRAM] == DRUMS
-    rest = np.concatenate([rest[~drums], grooved(rest[drums], bounds)])
+    if (song_share := 1 - share - MORE) > 0:
+        room = min(room, len(stands) * (1 - song_share) / song_share)
     room -= len(bass)
-    others = [p for p in programs if p in rest[:, PROGRAM] and p != DRUMS]
+    others = [p for p in programs if p in rest[:, PROGRAM]]
     order = sorted(others, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))
-    while len(order) > 1 and room < PART * len(rest):
+    while len(order) > 1 and room < PART * (len(rest) + len(kit)):
         rest = rest[rest[:, PROGRAM] != order.pop(0)]
-    notes = np.concatenate([stands, bass, thinned(rest, bounds, room)])
+    stays = np.isin(rest[:, ONSET], halves)
+    thin = thinned(np.concatenate([rest[~stays], kit]), bounds, room - np.count_nonzero(stays))
+    rest = np.concatenate([rest[stays], thin])
+    hand = np.where(rest[:, PROGRAM] == DRUMS, -1, 2 * rest[:, PROGRAM] + (rest[:, PITCH] >= CHORDS))
+    voices = [rest[hand == one] if one < 0 else held(rest[hand == one], bounds) for one in np.unique(hand)]
+    notes = np.concatenate([stands, bass, *voices])
     _, first = np.unique(_key(notes), return_index=True)
-    found: Ints = notes[np.sort(first)]
-    return found
+    found: Ints = under(notes[np.sort(first)][len(stands):], line)
+    return np.concatenate([stands, found])
 
 
 def _place(notes: Ints) -> NDArray[np.int64]:

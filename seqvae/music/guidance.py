@@ -47,6 +47,8 @@ class Plan:
     """The pitch around which a bass plays; None where it is left to the decoder."""
     low: int | None = None
     """Who plays the bass: one of `programs`; None where nobody has to."""
+    chords: Sequence[int] = ()
+    """Who plays chords: some of `programs`."""
 
 
 def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes: Bools | None = None) -> Lean:
@@ -78,9 +80,10 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
     register = np.zeros(128, np.float32)
     if plan.middle is not None:
         register -= REGISTER * np.maximum(0, np.abs(np.arange(128) - plan.middle) - REACH)
-    beats = np.zeros((2, len(full), steps), bool)  # at which a bass, and drums, begin something
+    beats = np.zeros((3, len(full), steps), bool)  # at which a bass, drums, and chords begin
     if changes is not None:
         beats[0, :, : changes.shape[1] * BEAT : BEAT] = changes & full[:, None]
+        beats[2, :, :: 2 * BEAT] = beats[0, :, :: 2 * BEAT]
     if plan.hits is not None:
         beats[1, :, : len(plan.hits) : BEAT] = (plan.hits[::BEAT].max(1) >= BEATS) & full[:, None]
     following = [_following(x) for x in beats]
@@ -96,7 +99,7 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
         if not carries:
             near &= beats[0][rows, np.maximum(position, 0)]
         weights[np.ix_(near, pitches)] += register
-        for some, after in zip((low, on), following, strict=True):
+        for some, after in zip((low, on, np.isin(program, plan.chords)), following, strict=True):
             due = after[rows[some], position[some] + 1]
             mine = weights[some]
             mine[:, positions] += np.where(places > due[:, None], np.float32(NEVER), np.float32(0))
