@@ -36,11 +36,13 @@ OFTEN, SELDOM = 0.4, 0.1  # of the bars with drums
 RARELY = 0.5  # of the bars with notes
 PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
 LOWEST = 28  # E1: no instrument of a band is pushed lower
-REGISTER = 18  # semitones of a bass line: an octave and a half
-HIGHEST_BASS = 50  # D3: no register of a bass line reaches beyond
-CHORDS = 48  # C3: no chord of an instrument that is no bass goes below where there is a bass
-FULL = 16.0  # notes in four beats that a band plays at least
+HIGHEST_BASS = 45  # A2, an octave and a half higher: no bass line goes beyond
+CHORDS = 48  # C3: whoever does not play the bass stays above
+FULL = 16.0  # notes in four beats that are written at least
 MORE = 0.18  # share of notes by which those that are new go beyond the amount, at most
+LINES = (*range(40, 44), *range(56, 80))  # play one note at a time: violin to contrabass, winds
+DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
+"""Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
         likely = np.sqrt(likely * np.minimum(1.0, MANY * told[:DRUMS]))
     score = (1 - near) * song[:DRUMS] + near * likely
     basses = np.arange(DRUMS) // FAMILY == BASS
+    if near < 1:
+        likely[list(LINES)] = 0  # who enters beside the song's instruments plays chords
     wanted = likely if near >= 0.5 and (likely * basses).any() else score
     drums = bool(style.programs[DRUMS] >= 0.5 if near >= 0.5 else song[DRUMS] > 0)
     bass = bool((near >= 0.5 and families[BASS] >= 0.5) or (near <= 0.5 and (song[:DRUMS] * basses).any()))
@@ -140,6 +144,11 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
             if program not in chosen and len(kin) < (1 if basses[program] else family):
                 chosen.append(program)
     return sorted(chosen) + [DRUMS] * bool(drums)
+
+
+def lowest_player(programs: Sequence[int]) -> int | None:
+    """Who plays the bass of a band: its bass, else the first of DEEP, else nobody."""
+    return next((p for p in (*range(FAMILY * BASS, FAMILY * (BASS + 1)), *DEEP) if p in programs), None)
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
@@ -320,19 +329,19 @@ def held(part: Ints, bounds: Ints) -> Ints:
 
 
 def bass_line(part: Ints, bounds: Ints, due: Ints) -> Ints:
-    """A bass `part (N, 5)` as one line: in one rhythm, one note at a time, without gaps, in one REGISTER."""
+    """A bass `part (N, 5)` as one line: in one rhythm, one note at a time, without gaps, from LOWEST to HIGHEST_BASS.
+
+    Each note is in the octave that is near to the note before, and low.
+    """
     if not len(part):
         return part
     line = patterned(part, bounds, due)
     line = held(line[np.lexsort((line[:, PITCH], line[:, ONSET]))], bounds)
     line = line[np.unique(line[:, ONSET], return_index=True)[1]]
-    floors = range(LOWEST, HIGHEST_BASS - REGISTER + 2)
-    floor = max(floors, key=lambda low: np.count_nonzero((line[:, PITCH] >= low) & (line[:, PITCH] < low + REGISTER)))
-    last = -1
+    last = LOWEST
     for row in line:
-        pitches = range(floor + (int(row[PITCH]) - floor) % 12, floor + REGISTER, 12)
-        last = min(pitches, key=lambda pitch: abs(pitch - (last if last >= 0 else int(row[PITCH]))))
-        row[PITCH] = last
+        pitches = range(LOWEST + (int(row[PITCH]) - LOWEST) % 12, HIGHEST_BASS + 1, 12)
+        row[PITCH] = last = min(pitches, key=lambda pitch: abs(pitch - last) + pitch / 2)
     return line
 
 
@@ -355,30 +364,31 @@ def arranged(
     new = under(written, line)
     new = new[~np.isin(_key(new), _key(stands)) & ~np.isin(new[:, PROGRAM], list(whole))]
     low, drums = new[:, PROGRAM] // FAMILY == BASS, new[:, PROGRAM] == DRUMS
-    bass, kit, rest = under(bass_line(new[low], bounds, due), line), grooved(new[drums], bounds), new[~low & ~drums]
-    if len(bass):
-        rest[:, PITCH] += 12 * np.maximum(0, -(-(CHORDS - rest[:, PITCH]) // 12))
+    bass, kit, rest = bass_line(new[low], bounds, due), grooved(new[drums], bounds), new[~low & ~drums]
+    above = rest[:, PROGRAM] != lowest_player(programs)
+    rest[above, PITCH] += 12 * np.maximum(0, -(-(CHORDS - rest[above, PITCH]) // 12))
     rest = under(settled(rest, bounds), line)
+    rest = rest[(rest[:, PROGRAM] == lowest_player(programs)) | (rest[:, PITCH] >= CHORDS)]
     for program in np.setdiff1d(rest[:, PROGRAM], song[:, PROGRAM]):
         mine = rest[:, PROGRAM] == program
         rest = np.concatenate([rest[~mine], patterned(rest[mine], bounds, halves)])
     bars, share = sounding_bars(song, bounds), min(1.0, fresh)
-    room = max(most, FULL) * bars - len(stands)
+    room = max(most * bars - len(stands), FULL * bars)
     if fresh < 1:
         room = max(room, len(stands) * fresh / (1 - fresh))
     if (song_share := 1 - share - MORE) > 0:
         room = min(room, len(stands) * (1 - song_share) / song_share)
-    room -= len(bass)
     others = [p for p in programs if p in rest[:, PROGRAM]]
     order = sorted(others, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))
-    while len(order) > 1 and room < PART * (len(rest) + len(kit)):
+    while len(order) > 1 and room < PART * (len(rest) + len(kit) + len(bass)):
         rest = rest[rest[:, PROGRAM] != order.pop(0)]
-    stays = np.isin(rest[:, ONSET], halves)
+    rest = np.concatenate([under(bass, line), rest])
+    stays = np.isin(rest[:, ONSET], halves) | ((rest[:, PROGRAM] // FAMILY == BASS) & np.isin(rest[:, ONSET], due))
     thin = thinned(np.concatenate([rest[~stays], kit]), bounds, room - np.count_nonzero(stays))
     rest = np.concatenate([rest[stays], thin])
     hand = np.where(rest[:, PROGRAM] == DRUMS, -1, 2 * rest[:, PROGRAM] + (rest[:, PITCH] >= CHORDS))
     voices = [rest[hand == one] if one < 0 else held(rest[hand == one], bounds) for one in np.unique(hand)]
-    notes = np.concatenate([stands, bass, *voices])
+    notes = np.concatenate([stands, *voices])
     _, first = np.unique(_key(notes), return_index=True)
     found: Ints = under(notes[np.sort(first)][len(stands):], line)
     return np.concatenate([stands, found])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from seqvae.music.band import LINES
 from seqvae.music.note_metrics import BEAT
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.protocols import EOS, Lean
@@ -30,6 +31,7 @@ USUAL = 0.5  # the share of a hit that weighs as much as an end
 BEATS = 0.25  # share of a hit from which the kit does not pass over a beat
 REGISTER = 1.0  # log weight a semitone of a bass note farther than REACH from where the bass plays
 REACH = 6  # semitones: of an octave each pitch class comes once
+CHORD = range(48, 60)  # C3 to B3, in which the lowest note of a chord lies; its highest is above
 BASSES = range(32, 40)  # General MIDI's family
 
 
@@ -87,6 +89,8 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
     if plan.hits is not None:
         beats[1, :, : len(plan.hits) : BEAT] = (plan.hits[::BEAT].max(1) >= BEATS) & full[:, None]
     following = [_following(x) for x in beats]
+    outside = np.setdiff1d(np.arange(128), CHORD)
+    polyphonic = [program for program in plan.chords if program not in LINES]
     pitches, places, carries = tokenizer.ids("pitch"), np.arange(steps), plan.low in BASSES
 
     def weigh(rows: Longs, state: Ints) -> tuple[Ints, Logs]:
@@ -99,6 +103,9 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
         if not carries:
             near &= beats[0][rows, np.maximum(position, 0)]
         weights[np.ix_(near, pitches)] += register
+        begins = np.isin(program, polyphonic) & beats[2][rows, np.maximum(position, 0)] & (position >= 0)
+        weights[np.ix_(begins & (state[:, 3] < 0), pitches[outside])] += NEVER
+        weights[np.ix_(begins & (state[:, 3] >= 0) & (state[:, 3] < CHORD.stop), [EOS, *programs, *positions])] += NEVER
         for some, after in zip((low, on, np.isin(program, plan.chords)), following, strict=True):
             due = after[rows[some], position[some] + 1]
             mine = weights[some]

@@ -38,8 +38,6 @@ ENOUGH = 0.6  # share of new notes among those written from which no song is mov
 TOLD = 0.1  # share of a program among those that the codes tell of, from which it plays in every bar
 MIDDLE = 38.0  # D2: around which a bass plays
 BELOW = 48  # C3: where there is no bass, what is lower on other instruments is the bass
-DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
-"""Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
 
 
 class Writer(Protocol):
@@ -238,8 +236,7 @@ def _plan(
 ) -> guidance.Plan:
     """A band of which drums, bass and those that the decoder tells of always play, the bass around a pitch."""
     kit = hits if measures.DRUMS in programs and hits.any() else None
-    low = next((p for p in programs if p // band.FAMILY == band.BASS), None)
-    deep = next((p for p in DEEP if p in programs), None) if low is None else low
+    deep = band.lowest_player(programs)
     new = [p for p in programs if p not in (measures.DRUMS, deep) and own is not None and not own[p]]
     due = [p for p in programs if p in (measures.DRUMS, deep, *new) or (told is not None and told[p] >= TOLD)]
     return guidance.Plan(programs, due or programs, kit, middle, deep, new)
