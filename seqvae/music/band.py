@@ -37,9 +37,11 @@ RARELY = 0.5  # of the bars with notes
 PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
 LOWEST = 28  # E1: no instrument of a band is pushed lower
 HIGHEST_BASS = 45  # A2, an octave and a half higher: no bass line goes beyond
+LOW = 0.75  # semitones of a step that a bass line takes to be a semitone lower
 CHORDS = 48  # C3: whoever does not play the bass stays above
 FULL = 16.0  # notes in four beats that are written at least
 MORE = 0.18  # share of notes by which those that are new go beyond the amount, at most
+BASSES = range(FAMILY * BASS, FAMILY * (BASS + 1))
 LINES = (*range(40, 44), *range(56, 80))  # play one note at a time: violin to contrabass, winds
 DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
 """Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
@@ -133,7 +135,8 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
     bass = bool((near >= 0.5 and families[BASS] >= 0.5) or (near <= 0.5 and (song[:DRUMS] * basses).any()))
     size = round((1 - near) * (song > 0).sum() + near * style.size[1])
     left = int(np.clip(size - drums, 1, MOST - drums))
-    chosen = [int((wanted * basses).argmax())] if bass and left > 1 and (wanted * basses).any() else []
+    below = basses if bass else np.isin(np.arange(DRUMS), DEEP) & (near == 1)
+    chosen = [int((wanted * below).argmax())] if left > 1 and (wanted * below).any() else []
     seats = len(chosen) + int((1 - near) * (left - len(chosen)) + 0.5)  # of the song's instruments
     alone = A_FAMILY if near == 1 else 1  # who enters beside the song's instruments is of another family
     for ranks, most, family in ((song[:DRUMS], seats, A_FAMILY), (likely, left, alone), (score, left, A_FAMILY)):
@@ -146,9 +149,15 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
     return sorted(chosen) + [DRUMS] * bool(drums)
 
 
+def accompanist(programs: Sequence[int], song: Floats, told: Floats | None = None) -> int | None:
+    """Who enters to play chords: of those that the `song (129,)` has not and that can, whom the decoder tells of most."""
+    able = [p for p in programs if not song[p] and p not in (*LINES, *BASSES, DRUMS, lowest_player(programs))]
+    return max(able, key=lambda p: 0.0 if told is None else told[p], default=None)
+
+
 def lowest_player(programs: Sequence[int]) -> int | None:
     """Who plays the bass of a band: its bass, else the first of DEEP, else nobody."""
-    return next((p for p in (*range(FAMILY * BASS, FAMILY * (BASS + 1)), *DEEP) if p in programs), None)
+    return next((p for p in (*BASSES, *DEEP) if p in programs), None)
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
@@ -318,13 +327,14 @@ def patterned(part: Ints, bounds: Ints, due: Ints) -> Ints:
     return np.concatenate(found)
 
 
-def held(part: Ints, bounds: Ints) -> Ints:
-    """One voice's `part (N, 5)` whose notes last until the next begins, or to the end of the bar."""
+def held(part: Ints, bounds: Ints, most: int = STEPS) -> Ints:
+    """One voice's `part (N, 5)` whose notes last until the next begins or the bar ends, but are lengthened to `most`."""
     onsets = np.append(np.unique(part[:, ONSET]), bounds[-1])
     ends = bounds[np.searchsorted(bounds, part[:, ONSET], side="right")]
     following = onsets[np.searchsorted(onsets, part[:, ONSET], side="right")]
     out = part.copy()
-    out[:, DURATION] = np.minimum(following, ends) - part[:, ONSET]
+    longest = np.maximum(part[:, DURATION], most)
+    out[:, DURATION] = np.minimum(np.minimum(following, ends) - part[:, ONSET], longest)
     return out
 
 
@@ -341,13 +351,13 @@ def bass_line(part: Ints, bounds: Ints, due: Ints) -> Ints:
     last = LOWEST
     for row in line:
         pitches = range(LOWEST + (int(row[PITCH]) - LOWEST) % 12, HIGHEST_BASS + 1, 12)
-        row[PITCH] = last = min(pitches, key=lambda pitch: abs(pitch - last) + pitch / 2)
+        row[PITCH] = last = min(pitches, key=lambda pitch: abs(pitch - last) + LOW * pitch)
     return line
 
 
 def arranged(
     written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints,
-    whole: Sequence[int] = (), changes: Ints | None = None,
+    whole: Sequence[int] = (), changes: Ints | None = None, chords: int | None = None,
 ) -> Ints:  # fmt: skip
     """What the decoder has `written (N, 5)` below the `line (L, 5)` and beside the parts that stay `whole`.
 
@@ -387,7 +397,10 @@ def arranged(
     thin = thinned(np.concatenate([rest[~stays], kit]), bounds, room - np.count_nonzero(stays))
     rest = np.concatenate([rest[stays], thin])
     hand = np.where(rest[:, PROGRAM] == DRUMS, -1, 2 * rest[:, PROGRAM] + (rest[:, PITCH] >= CHORDS))
-    voices = [rest[hand == one] if one < 0 else held(rest[hand == one], bounds) for one in np.unique(hand)]
+    sustains = (chords, lowest_player(programs))
+    voices = [rest[hand == -1]]
+    for one in np.unique(hand[hand >= 0]).tolist():
+        voices.append(held(rest[hand == one], bounds, STEPS if one // 2 in sustains else BEAT))
     notes = np.concatenate([stands, *voices])
     _, first = np.unique(_key(notes), return_index=True)
     found: Ints = under(notes[np.sort(first)][len(stands):], line)

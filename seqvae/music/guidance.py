@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music.band import LINES
 from seqvae.music.note_metrics import BEAT
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.protocols import EOS, Lean
@@ -49,8 +48,8 @@ class Plan:
     """The pitch around which a bass plays; None where it is left to the decoder."""
     low: int | None = None
     """Who plays the bass: one of `programs`; None where nobody has to."""
-    chords: Sequence[int] = ()
-    """Who plays chords: some of `programs`."""
+    chords: int | None = None
+    """Who plays chords: one of `programs`; None where nobody has to."""
 
 
 def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes: Bools | None = None) -> Lean:
@@ -90,7 +89,6 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
         beats[1, :, : len(plan.hits) : BEAT] = (plan.hits[::BEAT].max(1) >= BEATS) & full[:, None]
     following = [_following(x) for x in beats]
     outside = np.setdiff1d(np.arange(128), CHORD)
-    polyphonic = [program for program in plan.chords if program not in LINES]
     pitches, places, carries = tokenizer.ids("pitch"), np.arange(steps), plan.low in BASSES
 
     def weigh(rows: Longs, state: Ints) -> tuple[Ints, Logs]:
@@ -103,10 +101,11 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
         if not carries:
             near &= beats[0][rows, np.maximum(position, 0)]
         weights[np.ix_(near, pitches)] += register
-        begins = np.isin(program, polyphonic) & beats[2][rows, np.maximum(position, 0)] & (position >= 0)
+        chords = program == plan.chords
+        begins = chords & beats[2][rows, np.maximum(position, 0)] & (position >= 0)
         weights[np.ix_(begins & (state[:, 3] < 0), pitches[outside])] += NEVER
         weights[np.ix_(begins & (state[:, 3] >= 0) & (state[:, 3] < CHORD.stop), [EOS, *programs, *positions])] += NEVER
-        for some, after in zip((low, on, np.isin(program, plan.chords)), following, strict=True):
+        for some, after in zip((low, on, chords), following, strict=True):
             due = after[rows[some], position[some] + 1]
             mine = weights[some]
             mine[:, positions] += np.where(places > due[:, None], np.float32(NEVER), np.float32(0))

@@ -136,11 +136,12 @@ def arrange(
         told = told_programs(codec, there)
         programs = band.choose(own, goal.ensemble, near, told)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
-        guide = _guide(form, stretch, goal.ensemble, programs, whole, told, changed, harmony, own)
+        chords = band.accompanist(programs, own, told)
+        guide = _guide(form, stretch, goal.ensemble, programs, whole, told, changed, harmony, chords)
         chunks = codec.write(there, stretch.lengths, sampling, guide=guide)
         written = _written(form, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
-        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played, whole, changes)
+        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played, whole, changes, chords)
         notes = _left_alone(notes, piece, programs, changed)
         new = arrangement.new_notes(piece.notes, written) if len(written) else 0.0
         if new > most:
@@ -192,13 +193,13 @@ def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) 
 
 def _guide(
     form: MusicForm, stretch: Stretch, ensemble: Ensemble, programs: list[int], whole: list[int], told: Floats | None,
-    changed: Bools, harmony: float, own: Floats,
+    changed: Bools, harmony: float, chords: int | None,
 ) -> Guide:  # fmt: skip
     """What the song says of its bars to the instruments of the band that are not `whole`."""
     piece, tokenizer = stretch.piece, form.tokenizer
     bottom = measures.skyline(piece.notes, highest=False)
     entering = [program for program in programs if program not in whole]
-    plan = _plan(entering, ensemble.hits, told, _middle(bottom), own)
+    plan = _plan(entering, ensemble.hits, told, _middle(bottom), chords)
     without = not any(program // band.FAMILY == band.BASS for program in programs)
     if without and len(bottom) and np.bincount(bottom[:, measures.PROGRAM]).argmax() in whole:
         plan = replace(plan, low=None)
@@ -232,14 +233,13 @@ def _changes(roots: Floats, bounds: Ints) -> Ints:
 
 
 def _plan(
-    programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE, own: Floats | None = None
+    programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE, chords: int | None = None
 ) -> guidance.Plan:
     """A band of which drums, bass and those that the decoder tells of always play, the bass around a pitch."""
     kit = hits if measures.DRUMS in programs and hits.any() else None
     deep = band.lowest_player(programs)
-    new = [p for p in programs if p not in (measures.DRUMS, deep) and own is not None and not own[p]]
-    due = [p for p in programs if p in (measures.DRUMS, deep, *new) or (told is not None and told[p] >= TOLD)]
-    return guidance.Plan(programs, due or programs, kit, middle, deep, new)
+    due = [p for p in programs if p in (measures.DRUMS, deep, chords) or (told is not None and told[p] >= TOLD)]
+    return guidance.Plan(programs, due or programs, kit, middle, deep, chords)
 
 
 def _middle(bottom: Ints) -> float:
