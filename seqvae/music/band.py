@@ -130,13 +130,16 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
     basses = np.arange(DRUMS) // FAMILY == BASS
     if near < 1:
         likely[list(LINES)] = 0  # who enters beside the song's instruments plays chords
-    wanted = likely if near >= 0.5 and (likely * basses).any() else score
     drums = bool(style.programs[DRUMS] >= 0.5 if near >= 0.5 else song[DRUMS] > 0)
     bass = bool((near >= 0.5 and families[BASS] >= 0.5) or (near <= 0.5 and (song[:DRUMS] * basses).any()))
     size = round((1 - near) * (song > 0).sum() + near * style.size[1])
     left = int(np.clip(size - drums, 1, MOST - drums))
-    below = basses if bass else np.isin(np.arange(DRUMS), DEEP) & (near == 1)
-    chosen = [int((wanted * below).argmax())] if left > 1 and (wanted * below).any() else []
+    low = score * basses * bass
+    if near >= 0.5 and families[BASS] >= 0.5:
+        low = style.programs[:DRUMS] * basses
+    elif near == 1:
+        low = likely * np.isin(np.arange(DRUMS), DEEP)
+    chosen = [int(low.argmax())] if left > 1 and low.any() else []
     seats = len(chosen) + int((1 - near) * (left - len(chosen)) + 0.5)  # of the song's instruments
     alone = A_FAMILY if near == 1 else 1  # who enters beside the song's instruments is of another family
     for ranks, most, family in ((song[:DRUMS], seats, A_FAMILY), (likely, left, alone), (score, left, A_FAMILY)):
@@ -375,10 +378,10 @@ def arranged(
     new = new[~np.isin(_key(new), _key(stands)) & ~np.isin(new[:, PROGRAM], list(whole))]
     low, drums = new[:, PROGRAM] // FAMILY == BASS, new[:, PROGRAM] == DRUMS
     bass, kit, rest = bass_line(new[low], bounds, due), grooved(new[drums], bounds), new[~low & ~drums]
-    above = rest[:, PROGRAM] != lowest_player(programs)
+    deep = lowest_player(programs)
+    above = rest[:, PROGRAM] != deep
     rest[above, PITCH] += 12 * np.maximum(0, -(-(CHORDS - rest[above, PITCH]) // 12))
     rest = under(settled(rest, bounds), line)
-    rest = rest[(rest[:, PROGRAM] == lowest_player(programs)) | (rest[:, PITCH] >= CHORDS)]
     for program in np.setdiff1d(rest[:, PROGRAM], song[:, PROGRAM]):
         mine = rest[:, PROGRAM] == program
         rest = np.concatenate([rest[~mine], patterned(rest[mine], bounds, halves)])
@@ -397,14 +400,14 @@ def arranged(
     thin = thinned(np.concatenate([rest[~stays], kit]), bounds, room - np.count_nonzero(stays))
     rest = np.concatenate([rest[stays], thin])
     hand = np.where(rest[:, PROGRAM] == DRUMS, -1, 2 * rest[:, PROGRAM] + (rest[:, PITCH] >= CHORDS))
-    sustains = (chords, lowest_player(programs))
     voices = [rest[hand == -1]]
     for one in np.unique(hand[hand >= 0]).tolist():
-        voices.append(held(rest[hand == one], bounds, STEPS if one // 2 in sustains else BEAT))
+        voices.append(held(rest[hand == one], bounds, STEPS if one // 2 in (chords, deep) else BEAT))
     notes = np.concatenate([stands, *voices])
     _, first = np.unique(_key(notes), return_index=True)
-    found: Ints = under(notes[np.sort(first)][len(stands):], line)
-    return np.concatenate([stands, found])
+    found = under(notes[np.sort(first)][len(stands) :], line)
+    high = np.isin(found[:, PROGRAM], (DRUMS, -1 if deep is None else deep)) | (found[:, PITCH] >= CHORDS)
+    return np.concatenate([stands, found[high]])
 
 
 def _place(notes: Ints) -> NDArray[np.int64]:
