@@ -117,8 +117,9 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
 
     A share 1 - amount of them are what is most present in the song, the others what is most present in the style, where
     its songs and, if given, the decoder's shares of programs `told (129,)` count: a geometric mean. Drums and bass are
-    those of the nearer of the two; half-way there are the style's drums, and a bass where either has one. At most MOST,
-    A_FAMILY of a family and one bass.
+    those of the nearer of the two; half-way there are the style's drums, and a bass where either has one: the style's
+    where half of its bars have one. Short of 1 who enters plays chords; at 1 a band without bass has one of DEEP. At
+    most MOST, A_FAMILY of a family and one bass.
     """
     near = min(1.0, max(0.0, amount))
     families = np.add.reduceat(style.programs[:DRUMS], np.arange(0, DRUMS, FAMILY))
@@ -153,7 +154,7 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
 
 
 def accompanist(programs: Sequence[int], song: Floats, told: Floats | None = None) -> int | None:
-    """Who enters to play chords: of those that the `song (129,)` has not and that can, whom the decoder tells of most."""
+    """Who enters with chords: of those that can and that the `song (129,)` has not, whom the decoder tells of most."""
     able = [p for p in programs if not song[p] and p not in (*LINES, *BASSES, DRUMS, lowest_player(programs))]
     return max(able, key=lambda p: 0.0 if told is None else told[p], default=None)
 
@@ -314,24 +315,25 @@ def patterned(part: Ints, bounds: Ints, due: Ints) -> Ints:
     """
     bar = np.searchsorted(bounds, part[:, ONSET], side="right") - 1
     bars = np.unique(bar)
-    step, count = np.unique(np.unique(np.stack([part[:, ONSET] - bounds[bar], bar]), axis=1)[0], return_counts=True)
-    often = (bounds[bars][:, None] + step[count >= OFTEN * len(bars)])[:, :]
-    ends = bounds[bars + 1]
-    wanted = np.union1d(often[often < ends[:, None]], due[np.isin(np.searchsorted(bounds, due, side="right") - 1, bars)])
-    kept = part[np.isin(part[:, ONSET], wanted)]
-    onsets = np.unique(kept[:, ONSET])
-    found = [kept]
-    for at in np.setdiff1d(wanted, onsets).tolist():
-        last = np.searchsorted(onsets, at) - 1
-        if last >= 0 and onsets[last] >= bounds[np.searchsorted(bounds, at, side="right") - 1]:
-            again = kept[kept[:, ONSET] == onsets[last]]
+    onsets = np.unique(part[:, ONSET])
+    home = np.searchsorted(bounds, onsets, side="right") - 1
+    step, count = np.unique(onsets - bounds[home], return_counts=True)
+    often = bounds[bars][:, None] + step[count >= OFTEN * len(bars)]
+    due = due[np.isin(np.searchsorted(bounds, due, side="right") - 1, bars)]
+    wanted = np.union1d(often[often < bounds[bars + 1][:, None]], due)
+    found = [part[np.isin(part[:, ONSET], wanted)]]
+    begun = np.intersect1d(onsets, wanted)
+    for at in np.setdiff1d(wanted, begun).tolist():
+        last = np.searchsorted(begun, at) - 1
+        if last >= 0 and begun[last] >= bounds[np.searchsorted(bounds, at, side="right") - 1]:
+            again = part[part[:, ONSET] == begun[last]]
             again[:, ONSET] = at
             found.append(again)
     return np.concatenate(found)
 
 
 def held(part: Ints, bounds: Ints, most: int = STEPS) -> Ints:
-    """One voice's `part (N, 5)` whose notes last until the next begins or the bar ends, but are lengthened to `most`."""
+    """One voice's `part (N, 5)` with notes of `most` steps, or as they were, until the next or the bar's end."""
     onsets = np.append(np.unique(part[:, ONSET]), bounds[-1])
     ends = bounds[np.searchsorted(bounds, part[:, ONSET], side="right")]
     following = onsets[np.searchsorted(onsets, part[:, ONSET], side="right")]
@@ -349,8 +351,8 @@ def bass_line(part: Ints, bounds: Ints, due: Ints) -> Ints:
     if not len(part):
         return part
     line = patterned(part, bounds, due)
-    line = held(line[np.lexsort((line[:, PITCH], line[:, ONSET]))], bounds)
-    line = line[np.unique(line[:, ONSET], return_index=True)[1]]
+    line = line[np.lexsort((line[:, PITCH], line[:, ONSET]))]
+    line = held(line[np.unique(line[:, ONSET], return_index=True)[1]], bounds)
     last = LOWEST
     for row in line:
         pitches = range(LOWEST + (int(row[PITCH]) - LOWEST) % 12, HIGHEST_BASS + 1, 12)
@@ -365,8 +367,9 @@ def arranged(
     """What the decoder has `written (N, 5)` below the `line (L, 5)` and beside the parts that stay `whole`.
 
     The bass is a line with an onset at all `changes (K,)` of the harmony. Instruments that the song has not keep one
-    rhythm, with an onset at every change that begins a half bar. Drums and the others are thinned to `most` notes a
-    bar, though not below FULL or `fresh` of all notes, nor at these changes, and notes last until the next.
+    rhythm, with an onset at every change that begins a half bar. What is written between the changes is thinned to
+    `most` notes a bar, though not below FULL or `fresh` of all notes, nor beyond `fresh` and MORE. Notes of the bass
+    and of `chords` last until the next, those of others a beat at least.
     """
     due = bounds[:-1] if changes is None else changes
     halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * BEAT) == 0]

@@ -57,8 +57,9 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
 
     Instruments outside the band never enter, those in it weigh e^ENTER; what is due is neither passed over nor left out
     at the end. A drum hit weighs ((share + RARE) / (USUAL + RARE)) ** KIT. In rows that are full, drums do not pass
-    over a beat with a hit in BEATS of the bars, and the bass none at which the harmony `changes (N, B)`. A note of the
-    bass farther than REACH from `plan.middle` loses REGISTER a semitone; where another instrument plays the bass, that
+    over a beat with a hit in BEATS of the bars, the bass none at which the harmony `changes (N, B)`, and chords none of
+    these that begins a half bar: their lowest note there is one of CHORD, and the highest is above. A note of the bass
+    farther than REACH from `plan.middle` loses REGISTER a semitone; where another instrument plays the bass, that
     is its lowest note at each of these beats.
     """
     programs, positions, drums = (tokenizer.ids(kind) for kind in ("program", "position", "drum"))

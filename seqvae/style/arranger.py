@@ -141,7 +141,9 @@ def arrange(
         chunks = codec.write(there, stretch.lengths, sampling, guide=guide)
         written = _written(form, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
-        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played, whole, changes, chords)
+        notes = band.arranged(
+            written, piece.notes, piece.bounds, programs, density, near, played, whole, changes, chords
+        )
         notes = _left_alone(notes, piece, programs, changed)
         new = arrangement.new_notes(piece.notes, written) if len(written) else 0.0
         if new > most:
@@ -226,7 +228,7 @@ def _change(roots: Floats) -> Bools:
 
 
 def _changes(roots: Floats, bounds: Ints) -> Ints:
-    """The same in steps of the piece, `(K,)`."""
+    """The same beats in steps of the piece, `(K,)`."""
     bar, beat = np.nonzero(_change(roots))
     found: Ints = (bounds[bar] + measures.BEAT * beat).astype(np.int32)
     return found
@@ -235,7 +237,7 @@ def _changes(roots: Floats, bounds: Ints) -> Ints:
 def _plan(
     programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE, chords: int | None = None
 ) -> guidance.Plan:
-    """A band of which drums, bass and those that the decoder tells of always play, the bass around a pitch."""
+    """A band: drums, bass, `chords` and those that the decoder tells of always play, the bass around a pitch."""
     kit = hits if measures.DRUMS in programs and hits.any() else None
     deep = band.lowest_player(programs)
     due = [p for p in programs if p in (measures.DRUMS, deep, chords) or (told is not None and told[p] >= TOLD)]
