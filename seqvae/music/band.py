@@ -27,15 +27,24 @@ FAMILY = 8  # General MIDI's programs come in families of eight
 BASS = 4  # the family of basses
 A_FAMILY = 2  # instruments of one family at most
 KIN = 0.5  # of what is said of a family counts for each of its instruments
-DRUMS_STAY = 0.75
+DRUMS_STAY = 0.5
 MANY = 4.0  # times the share of a program among those that the decoder tells of: as if it played in all bars
 PERCENTILES = (10, 50, 90)
 FEW = 8  # songs with drums: of fewer the hits are not kept, for they would be those of single songs
 SOLO = 0.25  # of the tune, from which an instrument that is not the lead keeps what it has of it
 OFTEN, SELDOM = 0.4, 0.1  # of the bars with drums
-RARELY = 0.25  # of the bars with notes
+RARELY = 0.5  # of the bars with notes
 PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
 LOWEST = 28  # E1: no instrument of a band is pushed lower
+HIGHEST_BASS = 45  # A2, an octave and a half higher: no bass line goes beyond
+LOW = 0.75  # semitones of a step that a bass line takes to be a semitone lower
+CHORDS = 48  # C3: whoever does not play the bass stays above
+FULL = 16.0  # notes in four beats that are written at least
+MORE = 0.18  # share of notes by which those that are new go beyond the amount, at most
+BASSES = range(FAMILY * BASS, FAMILY * (BASS + 1))
+LINES = (*range(40, 44), *range(56, 80))  # play one note at a time: violin to contrabass, winds
+DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
+"""Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,9 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
 
     A share 1 - amount of them are what is most present in the song, the others what is most present in the style, where
     its songs and, if given, the decoder's shares of programs `told (129,)` count: a geometric mean. Drums and bass are
-    those of the nearer of the two; half-way there are the style's drums, and a bass where either has one. At most MOST,
-    A_FAMILY of a family and one bass.
+    those of the nearer of the two; half-way there are the style's drums, and a bass where either has one: the style's
+    where half of its bars have one. Short of 1 who enters plays chords; at 1 a band without bass has one of DEEP. At
+    most MOST, A_FAMILY of a family and one bass.
     """
     near = min(1.0, max(0.0, amount))
     families = np.add.reduceat(style.programs[:DRUMS], np.arange(0, DRUMS, FAMILY))
@@ -119,11 +129,18 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
         likely = np.sqrt(likely * np.minimum(1.0, MANY * told[:DRUMS]))
     score = (1 - near) * song[:DRUMS] + near * likely
     basses = np.arange(DRUMS) // FAMILY == BASS
+    if near < 1:
+        likely[list(LINES)] = 0  # who enters beside the song's instruments plays chords
     drums = bool(style.programs[DRUMS] >= 0.5 if near >= 0.5 else song[DRUMS] > 0)
     bass = bool((near >= 0.5 and families[BASS] >= 0.5) or (near <= 0.5 and (song[:DRUMS] * basses).any()))
     size = round((1 - near) * (song > 0).sum() + near * style.size[1])
     left = int(np.clip(size - drums, 1, MOST - drums))
-    chosen = [int((score * basses).argmax())] if bass and left > 1 and (score * basses).any() else []
+    low = score * basses * bass
+    if near >= 0.5 and families[BASS] >= 0.5:
+        low = style.programs[:DRUMS] * basses
+    elif near == 1:
+        low = likely * np.isin(np.arange(DRUMS), DEEP)
+    chosen = [int(low.argmax())] if left > 1 and low.any() else []
     seats = len(chosen) + int((1 - near) * (left - len(chosen)) + 0.5)  # of the song's instruments
     alone = A_FAMILY if near == 1 else 1  # who enters beside the song's instruments is of another family
     for ranks, most, family in ((song[:DRUMS], seats, A_FAMILY), (likely, left, alone), (score, left, A_FAMILY)):
@@ -134,6 +151,17 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
             if program not in chosen and len(kin) < (1 if basses[program] else family):
                 chosen.append(program)
     return sorted(chosen) + [DRUMS] * bool(drums)
+
+
+def accompanist(programs: Sequence[int], song: Floats, told: Floats | None = None) -> int | None:
+    """Who enters with chords: of those that can and that the `song (129,)` has not, whom the decoder tells of most."""
+    able = [p for p in programs if not song[p] and p not in (*LINES, *BASSES, DRUMS, lowest_player(programs))]
+    return max(able, key=lambda p: 0.0 if told is None else told[p], default=None)
+
+
+def lowest_player(programs: Sequence[int]) -> int | None:
+    """Who plays the bass of a band: its bass, else the first of DEEP, else nobody."""
+    return next((p for p in (*BASSES, *DEEP) if p in programs), None)
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
@@ -201,7 +229,7 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
         return notes
     share = max(0.0, most) / len(notes)
     step = notes[:, ONSET] - bounds[np.searchsorted(bounds, notes[:, ONSET], side="right") - 1]
-    level = 1 * (step % BEAT != 0) + (step % (BEAT // 2) != 0)
+    level = np.where(step % BEAT == 0, 0, np.where(np.isin(step % BEAT, (BEAT // 2, 2 * BEAT // 3)), 1, 2))
     stays = np.zeros(len(notes), bool)
     for program in np.unique(notes[:, PROGRAM]).tolist():
         mine = np.flatnonzero(notes[:, PROGRAM] == program)
@@ -280,37 +308,109 @@ def settled(notes: Ints, bounds: Ints) -> Ints:
     return found
 
 
+def patterned(part: Ints, bounds: Ints, due: Ints) -> Ints:
+    """One instrument's `part (N, 5)` in one rhythm: steps of the bar in OFTEN of its bars, and the steps `due (K,)`.
+
+    What begins elsewhere leaves; where nothing begins, what began last in the bar is repeated.
+    """
+    bar = np.searchsorted(bounds, part[:, ONSET], side="right") - 1
+    bars = np.unique(bar)
+    onsets = np.unique(part[:, ONSET])
+    home = np.searchsorted(bounds, onsets, side="right") - 1
+    step, count = np.unique(onsets - bounds[home], return_counts=True)
+    often = bounds[bars][:, None] + step[count >= OFTEN * len(bars)]
+    due = due[np.isin(np.searchsorted(bounds, due, side="right") - 1, bars)]
+    wanted = np.union1d(often[often < bounds[bars + 1][:, None]], due)
+    found = [part[np.isin(part[:, ONSET], wanted)]]
+    begun = np.intersect1d(onsets, wanted)
+    for at in np.setdiff1d(wanted, begun).tolist():
+        last = np.searchsorted(begun, at) - 1
+        if last >= 0 and begun[last] >= bounds[np.searchsorted(bounds, at, side="right") - 1]:
+            again = part[part[:, ONSET] == begun[last]]
+            again[:, ONSET] = at
+            found.append(again)
+    return np.concatenate(found)
+
+
+def held(part: Ints, bounds: Ints, most: int = STEPS) -> Ints:
+    """One voice's `part (N, 5)` with notes of `most` steps, or as they were, until the next or the bar's end."""
+    onsets = np.append(np.unique(part[:, ONSET]), bounds[-1])
+    ends = bounds[np.searchsorted(bounds, part[:, ONSET], side="right")]
+    following = onsets[np.searchsorted(onsets, part[:, ONSET], side="right")]
+    out = part.copy()
+    longest = np.maximum(part[:, DURATION], most)
+    out[:, DURATION] = np.minimum(np.minimum(following, ends) - part[:, ONSET], longest)
+    return out
+
+
+def bass_line(part: Ints, bounds: Ints, due: Ints) -> Ints:
+    """A bass `part (N, 5)` as one line: in one rhythm, one note at a time, without gaps, from LOWEST to HIGHEST_BASS.
+
+    Each note is in the octave that is near to the note before, and low.
+    """
+    if not len(part):
+        return part
+    line = patterned(part, bounds, due)
+    line = line[np.lexsort((line[:, PITCH], line[:, ONSET]))]
+    line = held(line[np.unique(line[:, ONSET], return_index=True)[1]], bounds)
+    last = LOWEST
+    for row in line:
+        pitches = range(LOWEST + (int(row[PITCH]) - LOWEST) % 12, HIGHEST_BASS + 1, 12)
+        row[PITCH] = last = min(pitches, key=lambda pitch: abs(pitch - last) + LOW * pitch)
+    return line
+
+
 def arranged(
     written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints,
-    whole: Sequence[int] = (),
+    whole: Sequence[int] = (), changes: Ints | None = None, chords: int | None = None,
 ) -> Ints:  # fmt: skip
     """What the decoder has `written (N, 5)` below the `line (L, 5)` and beside the parts that stay `whole`.
 
-    Of what is written the bass stays whole; drums and the others are thinned to `most` notes a bar, though not below
-    `fresh` of all notes, and instruments of which less than PART would be left are left out.
+    The bass is a line with an onset at all `changes (K,)` of the harmony. Instruments that the song has not keep one
+    rhythm, with an onset at every change that begins a half bar. What is written between the changes is thinned to
+    `most` notes a bar, though not below FULL or `fresh` of all notes, nor beyond `fresh` and MORE. Notes of the bass
+    and of `chords` last until the next, those of others a beat at least.
     """
+    due = bounds[:-1] if changes is None else changes
+    halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * BEAT) == 0]
     parts = song[np.isin(song[:, PROGRAM], list(whole))]
     free = np.isin(_place(parts), _place(line)) | (parts[:, PITCH] < LOWEST)
     parts = np.concatenate([parts[free], under(parts[~free], line)])  # a melody that is named may lie below the top
     stands = np.concatenate([line, parts[~np.isin(_key(parts), _key(line))]])
-    written = under(written, line)
-    new = written[~np.isin(_key(written), _key(stands)) & ~np.isin(written[:, PROGRAM], list(whole))]
-    room = most * sounding_bars(song, bounds) - len(stands)
+    new = under(written, line)
+    new = new[~np.isin(_key(new), _key(stands)) & ~np.isin(new[:, PROGRAM], list(whole))]
+    low, drums = new[:, PROGRAM] // FAMILY == BASS, new[:, PROGRAM] == DRUMS
+    bass, kit, rest = bass_line(new[low], bounds, due), grooved(new[drums], bounds), new[~low & ~drums]
+    deep = lowest_player(programs)
+    above = rest[:, PROGRAM] != deep
+    rest[above, PITCH] += 12 * np.maximum(0, -(-(CHORDS - rest[above, PITCH]) // 12))
+    rest = under(settled(rest, bounds), line)
+    for program in np.setdiff1d(rest[:, PROGRAM], song[:, PROGRAM]):
+        mine = rest[:, PROGRAM] == program
+        rest = np.concatenate([rest[~mine], patterned(rest[mine], bounds, halves)])
+    bars, share = sounding_bars(song, bounds), min(1.0, fresh)
+    room = max(most * bars - len(stands), FULL * bars)
     if fresh < 1:
         room = max(room, len(stands) * fresh / (1 - fresh))
-    low = new[:, PROGRAM] // FAMILY == BASS
-    bass, rest = new[low], settled(new[~low], bounds)
-    drums = rest[:, PROGRAM] == DRUMS
-    rest = np.concatenate([rest[~drums], grooved(rest[drums], bounds)])
-    room -= len(bass)
-    others = [p for p in programs if p in rest[:, PROGRAM] and p != DRUMS]
+    if (song_share := 1 - share - MORE) > 0:
+        room = min(room, len(stands) * (1 - song_share) / song_share)
+    others = [p for p in programs if p in rest[:, PROGRAM]]
     order = sorted(others, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))
-    while len(order) > 1 and room < PART * len(rest):
+    while len(order) > 1 and room < PART * (len(rest) + len(kit) + len(bass)):
         rest = rest[rest[:, PROGRAM] != order.pop(0)]
-    notes = np.concatenate([stands, bass, thinned(rest, bounds, room)])
+    rest = np.concatenate([under(bass, line), rest])
+    stays = np.isin(rest[:, ONSET], halves) | ((rest[:, PROGRAM] // FAMILY == BASS) & np.isin(rest[:, ONSET], due))
+    thin = thinned(np.concatenate([rest[~stays], kit]), bounds, room - np.count_nonzero(stays))
+    rest = np.concatenate([rest[stays], thin])
+    hand = np.where(rest[:, PROGRAM] == DRUMS, -1, 2 * rest[:, PROGRAM] + (rest[:, PITCH] >= CHORDS))
+    voices = [rest[hand == -1]]
+    for one in np.unique(hand[hand >= 0]).tolist():
+        voices.append(held(rest[hand == one], bounds, STEPS if one // 2 in (chords, deep) else BEAT))
+    notes = np.concatenate([stands, *voices])
     _, first = np.unique(_key(notes), return_index=True)
-    found: Ints = notes[np.sort(first)]
-    return found
+    found = under(notes[np.sort(first)][len(stands) :], line)
+    high = np.isin(found[:, PROGRAM], (DRUMS, -1 if deep is None else deep)) | (found[:, PITCH] >= CHORDS)
+    return np.concatenate([stands, found[high]])
 
 
 def _place(notes: Ints) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ USUAL = 0.5  # the share of a hit that weighs as much as an end
 BEATS = 0.25  # share of a hit from which the kit does not pass over a beat
 REGISTER = 1.0  # log weight a semitone of a bass note farther than REACH from where the bass plays
 REACH = 6  # semitones: of an octave each pitch class comes once
+CHORD = range(48, 60)  # C3 to B3, in which the lowest note of a chord lies; its highest is above
 BASSES = range(32, 40)  # General MIDI's family
 
 
@@ -47,6 +48,8 @@ class Plan:
     """The pitch around which a bass plays; None where it is left to the decoder."""
     low: int | None = None
     """Who plays the bass: one of `programs`; None where nobody has to."""
+    chords: int | None = None
+    """Who plays chords: one of `programs`; None where nobody has to."""
 
 
 def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes: Bools | None = None) -> Lean:
@@ -54,8 +57,9 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
 
     Instruments outside the band never enter, those in it weigh e^ENTER; what is due is neither passed over nor left out
     at the end. A drum hit weighs ((share + RARE) / (USUAL + RARE)) ** KIT. In rows that are full, drums do not pass
-    over a beat with a hit in BEATS of the bars, and the bass none at which the harmony `changes (N, B)`. A note of the
-    bass farther than REACH from `plan.middle` loses REGISTER a semitone; where another instrument plays the bass, that
+    over a beat with a hit in BEATS of the bars, the bass none at which the harmony `changes (N, B)`, and chords none of
+    these that begins a half bar: their lowest note there is one of CHORD, and the highest is above. A note of the bass
+    farther than REACH from `plan.middle` loses REGISTER a semitone; where another instrument plays the bass, that
     is its lowest note at each of these beats.
     """
     programs, positions, drums = (tokenizer.ids(kind) for kind in ("program", "position", "drum"))
@@ -78,12 +82,14 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
     register = np.zeros(128, np.float32)
     if plan.middle is not None:
         register -= REGISTER * np.maximum(0, np.abs(np.arange(128) - plan.middle) - REACH)
-    beats = np.zeros((2, len(full), steps), bool)  # at which a bass, and drums, begin something
+    beats = np.zeros((3, len(full), steps), bool)  # at which a bass, drums, and chords begin
     if changes is not None:
         beats[0, :, : changes.shape[1] * BEAT : BEAT] = changes & full[:, None]
+        beats[2, :, :: 2 * BEAT] = beats[0, :, :: 2 * BEAT]
     if plan.hits is not None:
         beats[1, :, : len(plan.hits) : BEAT] = (plan.hits[::BEAT].max(1) >= BEATS) & full[:, None]
     following = [_following(x) for x in beats]
+    outside = np.setdiff1d(np.arange(128), CHORD)
     pitches, places, carries = tokenizer.ids("pitch"), np.arange(steps), plan.low in BASSES
 
     def weigh(rows: Longs, state: Ints) -> tuple[Ints, Logs]:
@@ -96,7 +102,11 @@ def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes:
         if not carries:
             near &= beats[0][rows, np.maximum(position, 0)]
         weights[np.ix_(near, pitches)] += register
-        for some, after in zip((low, on), following, strict=True):
+        chords = program == plan.chords
+        begins = chords & beats[2][rows, np.maximum(position, 0)] & (position >= 0)
+        weights[np.ix_(begins & (state[:, 3] < 0), pitches[outside])] += NEVER
+        weights[np.ix_(begins & (state[:, 3] >= 0) & (state[:, 3] < CHORD.stop), [EOS, *programs, *positions])] += NEVER
+        for some, after in zip((low, on, chords), following, strict=True):
             due = after[rows[some], position[some] + 1]
             mine = weights[some]
             mine[:, positions] += np.where(places > due[:, None], np.float32(NEVER), np.float32(0))

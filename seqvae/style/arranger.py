@@ -38,8 +38,6 @@ ENOUGH = 0.6  # share of new notes among those written from which no song is mov
 TOLD = 0.1  # share of a program among those that the codes tell of, from which it plays in every bar
 MIDDLE = 38.0  # D2: around which a bass plays
 BELOW = 48  # C3: where there is no bass, what is lower on other instruments is the bass
-DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
-"""Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
 
 
 class Writer(Protocol):
@@ -131,17 +129,21 @@ def arrange(
     tune = tracks.tune(piece) if tracks.MELODY in parts else piece.notes[:0]
     own = band.presence(piece.notes, piece.bounds)
     density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
+    changes = _changes(form.roots(piece), piece.bounds)
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
         there = z + far / near * (moved - z)
         told = told_programs(codec, there)
         programs = band.choose(own, goal.ensemble, near, told)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
-        guide = _guide(form, stretch, goal.ensemble, programs, whole, told, changed, harmony)
+        chords = band.accompanist(programs, own, told)
+        guide = _guide(form, stretch, goal.ensemble, programs, whole, told, changed, harmony, chords)
         chunks = codec.write(there, stretch.lengths, sampling, guide=guide)
         written = _written(form, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
-        notes = band.arranged(written, piece.notes, piece.bounds, programs, density, near, played, whole)
+        notes = band.arranged(
+            written, piece.notes, piece.bounds, programs, density, near, played, whole, changes, chords
+        )
         notes = _left_alone(notes, piece, programs, changed)
         new = arrangement.new_notes(piece.notes, written) if len(written) else 0.0
         if new > most:
@@ -193,21 +195,20 @@ def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) 
 
 def _guide(
     form: MusicForm, stretch: Stretch, ensemble: Ensemble, programs: list[int], whole: list[int], told: Floats | None,
-    changed: Bools, harmony: float,
+    changed: Bools, harmony: float, chords: int | None,
 ) -> Guide:  # fmt: skip
     """What the song says of its bars to the instruments of the band that are not `whole`."""
     piece, tokenizer = stretch.piece, form.tokenizer
     bottom = measures.skyline(piece.notes, highest=False)
     entering = [program for program in programs if program not in whole]
-    plan = _plan(entering, ensemble.hits, told, _middle(bottom))
+    plan = _plan(entering, ensemble.hits, told, _middle(bottom), chords)
     without = not any(program // band.FAMILY == band.BASS for program in programs)
     if without and len(bottom) and np.bincount(bottom[:, measures.PROGRAM]).argmax() in whole:
         plan = replace(plan, low=None)
     below = BELOW if without and plan.low is not None else 0
     full = stretch.of(changed).astype(bool)
     sounding, roots = stretch.of(form.harmony(piece)), stretch.of(form.roots(piece))
-    changes: Bools = np.asarray(roots.any(-1))
-    changes[:, 1:] &= (np.diff(roots, axis=1) != 0).any(-1)
+    changes = _change(roots)
     roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
 
     def guide(rows: slice) -> list[Any]:
@@ -219,13 +220,28 @@ def _guide(
     return guide
 
 
-def _plan(programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE) -> guidance.Plan:
-    """A band of which drums, bass and those that the decoder tells of always play, the bass around a pitch."""
+def _change(roots: Floats) -> Bools:
+    """`(C, B)`: the beats at which the lowest pitch class `roots (C, B, 12)` changes, or a bar begins."""
+    changes: Bools = np.asarray(roots.any(-1))
+    changes[:, 1:] &= (np.diff(roots, axis=1) != 0).any(-1)
+    return changes
+
+
+def _changes(roots: Floats, bounds: Ints) -> Ints:
+    """The same beats in steps of the piece, `(K,)`."""
+    bar, beat = np.nonzero(_change(roots))
+    found: Ints = (bounds[bar] + measures.BEAT * beat).astype(np.int32)
+    return found
+
+
+def _plan(
+    programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE, chords: int | None = None
+) -> guidance.Plan:
+    """A band: drums, bass, `chords` and those that the decoder tells of always play, the bass around a pitch."""
     kit = hits if measures.DRUMS in programs and hits.any() else None
-    low = next((p for p in programs if p // band.FAMILY == band.BASS), None)
-    deep = next((p for p in DEEP if p in programs), None) if low is None else low
-    due = [p for p in programs if p in (measures.DRUMS, deep) or (told is not None and told[p] >= TOLD)]
-    return guidance.Plan(programs, due or programs, kit, middle, deep)
+    deep = band.lowest_player(programs)
+    due = [p for p in programs if p in (measures.DRUMS, deep, chords) or (told is not None and told[p] >= TOLD)]
+    return guidance.Plan(programs, due or programs, kit, middle, deep, chords)
 
 
 def _middle(bottom: Ints) -> float:

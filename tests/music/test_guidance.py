@@ -75,6 +75,22 @@ def test_a_bass_enters_where_the_harmony_changes_and_near_its_middle(tokenizer: 
     assert not piano[pitches].any()
 
 
+def test_chords_begin_with_the_half_bars_that_change(tokenizer: MidiTokenizer) -> None:
+    changes = np.array([[True, True, True, False]])
+    plan = Plan([25, 33], [25, 33], None, None, 33, 25)
+    lean = guidance.lean(tokenizer, plan, np.array([True]), changes)
+    positions, pitches = tokenizer.ids("position"), tokenizer.ids("pitch")
+    rows = np.array([[4, 25, 0, 64, 48], [2, 25, 0, -1, 48], [4, 25, 0, 50, 48], [2, 25, 6, -1, 48]], np.int32)
+    _, (after, first, low, later) = lean(np.zeros(4, np.int64), rows)
+    assert after[positions[24]] == 0
+    assert after[positions[25]] == guidance.NEVER, "the third beat comes first, the second need not"
+    assert first[pitches[50]] == 0
+    assert first[pitches[47]] == first[pitches[60]] == guidance.NEVER
+    assert low[positions[24]] == guidance.NEVER, "a chord is more than one note"
+    assert not low[pitches].any()
+    assert not later[pitches].any()
+
+
 def test_who_plays_the_bass_in_its_place_begins_low(tokenizer: MidiTokenizer) -> None:
     lean = guidance.lean(tokenizer, Plan([0], [0], None, 38.0, 0), np.array([True]), np.array([[True, *[False] * 3]]))
     pitches = tokenizer.ids("pitch")
