@@ -452,7 +452,7 @@ class Codec:
             z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
         else:
             if style is None:
-                styles = choose(self.styles, count, generator) or [self.style("all")] * count
+                styles = choose(self.styles, count, seed) or [self.style("all")] * count
             elif style != "prior":
                 styles = [self.style(style)] * count
             z = [draw(one, segments, generator, temperature, seed + i) for i, one in enumerate(styles)]

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -234,7 +235,7 @@ def standard(dimensions: int) -> Style:
     return Style(torch.zeros(dimensions), torch.eye(dimensions), 0, "the prior N(0, I)")
 
 
-def choose(styles: Mapping[str, Style], count: int, generator: torch.Generator) -> list[Style]:
+def choose(styles: Mapping[str, Style], count: int, seed: int = 0) -> list[Style]:
     """A style for each of `count` new pieces, drawn in proportion to its pieces; none if no style knows its ensembles.
 
     A band of one style plays as one; all styles together have no band.
@@ -242,8 +243,8 @@ def choose(styles: Mapping[str, Style], count: int, generator: torch.Generator) 
     known = [style for name, style in sorted(styles.items()) if name != "all" and style.ensemble is not None]
     if not known:
         return []
-    sizes = torch.tensor([float(style.count) for style in known])
-    return [known[i] for i in torch.multinomial(sizes, count, replacement=True, generator=generator).tolist()]
+    shares = np.array([style.count for style in known], np.float64)
+    return [known[np.random.default_rng((seed, i)).choice(len(known), p=shares / shares.sum())] for i in range(count)]
 
 
 def draw(

@@ -571,8 +571,8 @@ def test_a_new_piece_is_drawn_from_one_of_the_styles_that_know_their_ensembles()
     nobody = Ensemble(np.zeros(129), np.zeros((48, 128)), np.zeros(3), np.zeros(3))
     rng = torch.Generator().manual_seed(0)
     plain = {name: fit([torch.randn(3, 4, generator=rng) for _ in range(n)]) for name, n in (("a", 30), ("b", 10))}
-    assert choose(plain, 5, rng) == [], "without ensembles all styles are drawn from together"
+    assert choose(plain, 5) == [], "without ensembles all styles are drawn from together"
     known = {name: replace(style, ensemble=nobody) for name, style in plain.items()}
-    drawn = choose({**known, "all": known["a"], "c": plain["a"]}, 400, rng)
+    drawn = choose({**known, "all": known["a"], "c": plain["a"]}, 400)
     assert {id(style) for style in drawn} == {id(known["a"]), id(known["b"])}
     assert 260 <= sum(style is known["a"] for style in drawn) <= 340, "three times as many songs, three times as often"
