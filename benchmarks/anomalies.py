@@ -104,7 +104,7 @@ def pieces_of(codec: Codec, normal: list[Any], anomalous: list[Any]) -> Pieces:
     def key(piece: Any) -> Any:
         if isinstance(piece, str):
             return tuple(piece.split())  # not the tokens: what the model does not know are different words still
-        return b"|".join(chunk.tobytes() for segment in codec.segments(codec.form.read(piece)) for chunk in segment)
+        return b"|".join(chunk.tobytes() for segment in codec.segments(codec.adapter.read(piece)) for chunk in segment)
 
     def first(pieces: Sequence[Any]) -> Ints:
         seen: dict[Any, int] = {}

@@ -14,8 +14,8 @@ Controls: a random vector as long as d, drawn from the latents' covariance; the 
 the target's mean alone, for what is kept; instruments swapped without the model. The second table is read along each
 method's sweep: the judge's probability of the target where so much chroma is kept, on the line between two amounts.
 
-`attributes`: what `seqvae style fit --by` fits on training songs, added to held-out songs with little of the attribute;
-the attribute of what is decoded, its rise over amount 0, and a p-value that random signs rise as far.
+`attributes`: what `seqvae style fit --attribute` fits on training songs, added to held-out songs with little of the
+attribute; the attribute of what is decoded, its rise over amount 0, and a p-value that random signs rise as far.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.cli import inputs as kinds
-from seqvae.codec import HARMONY, Codec
+from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import half_of
 from seqvae.evaluation import blend as evaluate_blend
-from seqvae.evaluation import controls
+from seqvae.evaluation import controls, test_songs
 from seqvae.evaluation import statistics as distributions
-from seqvae.evaluation import test_songs as held_out
 from seqvae.evaluation import text_metrics as text
-from seqvae.evaluation.style_classifier import Judge
+from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import attributes
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
@@ -55,7 +54,7 @@ Move = Callable[[Tensor, float], Tensor]
 AMOUNTS = (0.25, 0.5, 0.75, 1.0, 1.5)
 CHROMA = (0.95, 0.9, 0.8, 0.7, 0.6)
 SEGMENTS = 4  # of each song
-JUDGE_SONGS, FIT_SONGS = 150, 400
+CLASSIFIER_SONGS, FIT_SONGS = 150, 400
 NAMES = ("judge", "chroma", "groove")
 
 
@@ -117,15 +116,15 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
     wanted = [tuple(pair.split(":")) for pair in pairs]
     names = sorted({name for pair in wanted for name in pair})
     chunks = SEGMENTS * codec.chunks
-    found = held_out.gather(
-        data, names, train=JUDGE_SONGS, test=songs, train_chunks=chunks, test_chunks=chunks, rng=rng, half="choose"
+    found = test_songs.gather(
+        data, names, train=CLASSIFIER_SONGS, test=songs, train_chunks=chunks, test_chunks=chunks, rng=rng, half="choose"
     )
-    judge = Judge([(name, piece) for name in names for piece in found.train[name]], codec.chunks, True, seed)
+    judge = StyleClassifier([(name, piece) for name in names for piece in found.train[name]], codec.chunks, True, seed)
     rankings = {name: measures.program_ranking([piece.notes for piece in found.train[name]]) for name in names}
-    encoded = {name: held_out.encode(codec, name, found.test[name][:songs]) for name in {pair[0] for pair in wanted}}
+    encoded = {name: test_songs.encode(codec, name, found.test[name][:songs]) for name in {pair[0] for pair in wanted}}
     rows: dict[tuple[str, float], list[list[float]]] = {}
 
-    def heard(key: tuple[str, float], mine: Sequence[held_out.Song], target: str, notes: Sequence[Ints]) -> None:
+    def heard(key: tuple[str, float], mine: Sequence[test_songs.Song], target: str, notes: Sequence[Ints]) -> None:
         for song, one in zip(mine, notes, strict=True):
             kept = evaluate_blend.kept(song.piece.notes[:, :4], one, song.piece.bounds)
             said = judge.probability(one, song.piece.bounds)[target]
@@ -138,13 +137,13 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
         for name, move in moves(codec.styles[source], codec.styles[target], every, generator).items():
             for amount in AMOUNTS:
                 z = [move(song.z, amount) for song in mine]
-                heard((name, amount), mine, target, held_out.decode(codec, mine, z, harmony))
+                heard((name, amount), mine, target, test_songs.decode(codec, mine, z, harmony))
                 if name in (*get_args(style.Method), "mean, own"):
                     z = [move(x, amount) for x in another]
-                    heard((f"{name}, another song", amount), mine, target, held_out.decode(codec, mine, z, harmony))
+                    heard((f"{name}, another song", amount), mine, target, test_songs.decode(codec, mine, z, harmony))
         z = [codec.styles[target].mean.expand(len(song.z), -1) for song in mine]
-        heard(("target mean alone", 1.0), mine, target, held_out.decode(codec, mine, z, harmony))
-        heard(("unmoved", 0.0), mine, target, held_out.decode(codec, mine, [song.z for song in mine], harmony))
+        heard(("target mean alone", 1.0), mine, target, test_songs.decode(codec, mine, z, harmony))
+        heard(("unmoved", 0.0), mine, target, test_songs.decode(codec, mine, [song.z for song in mine], harmony))
         swapped = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in mine]
         heard(("programs swapped", 0.0), mine, target, swapped)
     figures = {key: np.array(x) for key, x in rows.items()}
@@ -190,7 +189,7 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
 
     def read(files: Sequence[Path]) -> list[Piece]:
         found = collection.read_all(files, cache=collection.default_cache(), progress=False)
-        parts = [held_out.stretch(piece, chunks, rng) for _, piece in found if isinstance(piece, Piece)]
+        parts = [test_songs.stretch(piece, chunks, rng) for _, piece in found if isinstance(piece, Piece)]
         return [part for part in parts if part is not None]
 
     known, unknown = read(train), read(test)
@@ -200,7 +199,7 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
         few = {side: pieces[:FIT_SONGS] for side, pieces in divided.items()}
         fitted = {side: codec.fit_style(pieces) for side, pieces in few.items()}
         little = attributes.divide(attribute, unknown)[attribute.little][:songs]
-        own = held_out.encode(codec, attribute.little, little)
+        own = test_songs.encode(codec, attribute.little, little)
         way = style.vector(fitted[attribute.little], fitted[attribute.much])
         random = list(controls.random_vectors(list(fitted.values()), [float(way.norm())] * len(own), generator))
         mean = fitted[attribute.much].mean
@@ -218,7 +217,7 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
         still: Floats | None = None
         for label, z in moved.items():
             values, kept = [], []
-            decoded = held_out.decode(codec, own, z, harmony if label != "amount 0" else 0.0)
+            decoded = test_songs.decode(codec, own, z, harmony if label != "amount 0" else 0.0)
             for song, notes in zip(own, decoded, strict=True):
                 full = np.column_stack([notes, np.full(len(notes), 80, np.int32)])
                 values.append(attribute.value(Piece(full, song.piece.bounds, song.piece.frame)))
@@ -241,7 +240,7 @@ def main() -> None:
     parser.add_argument("--songs", type=int, default=8)
     parser.add_argument("--pairs", nargs="+", default=["classical:rock", "rock:jazz", "jazz:rock"])
     parser.add_argument("--only", nargs="+", default=list(attributes.ATTRIBUTES), choices=list(attributes.ATTRIBUTES))
-    parser.add_argument("--harmony", type=float, default=HARMONY)
+    parser.add_argument("--harmony", type=float, default=CHROMA_GUIDANCE)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig
 from seqvae.data.dataset import Longs, TokenData
-from seqvae.nn.decoder import Decoder, Outer
-from seqvae.nn.layers import Binding, Cache, Places, Residual, take
+from seqvae.nn.decoder import Decoder, OuterLogits
+from seqvae.nn.layers import Binding, Cache, Packing, Residual, take
 from seqvae.nn.loss import Loss
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import active_units
@@ -59,15 +59,15 @@ class ContextDecoder(Decoder):
         now, past = code.chunk(2, -1)
         return super().start(now + self.opening(past))
 
-    def _ask(self, code: Tensor, places: Places) -> tuple[Tensor, list[Outer]]:
+    def _unbind(self, code: Tensor, packing: Packing) -> tuple[Tensor, list[OuterLogits]]:
         (asked, past), outer = code.chunk(2, -1), []
         norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
         columns = dict(self.levels)
-        for k, (parent, values) in enumerate(places.asked):
+        for k, (parent, values) in enumerate(packing.tree):
             if k in columns:
                 both = asked + self.join(torch.cat([asked, past], -1))
                 part = self.binding.logits(norms[k](both), columns[k].to(code.device))
-                outer.append(Outer(columns[k], part, places.indices[k]))
+                outer.append(OuterLogits(columns[k], part, packing.indices[k]))
             key = self.binding.key(k, values)
             asked, past = take(asked, parent) * key, take(past, parent) * key
         return asked + self.join(torch.cat([asked, past], -1)), outer
@@ -76,8 +76,8 @@ class ContextDecoder(Decoder):
 class ContextVAE(SequenceVAE):
     """A SequenceVAE whose decoder is told `before (B, D)`, to be set before each pass."""
 
-    def __init__(self, config: ModelConfig, cue_sizes: tuple[int, ...], scope: Tensor) -> None:
-        super().__init__(config, cue_sizes, scope)
+    def __init__(self, config: ModelConfig, field_sizes: tuple[int, ...], binding_depth: Tensor) -> None:
+        super().__init__(config, field_sizes, binding_depth)
         self.decoder = ContextDecoder(config, self.decoder.binding)
         self.before: Tensor | None = None
         with torch.no_grad():
@@ -88,13 +88,13 @@ class ContextVAE(SequenceVAE):
         assert self.before is not None
         return torch.cat([z, self.before.to(z)], -1)
 
-    def tell(self, z: Tensor, *rest: Any, **named: Any) -> Any:
+    def decoder_outputs(self, z: Tensor, *rest: Any, **named: Any) -> Any:
         """As SequenceVAE, of `z (B, D)` after `before`."""
-        return super().tell(self._both(z), *rest, **named)
+        return super().decoder_outputs(self._both(z), *rest, **named)
 
-    def write(self, z: Tensor, *rest: Any, **named: Any) -> Any:
+    def generate(self, z: Tensor, *rest: Any, **named: Any) -> Any:
         """As SequenceVAE, of `z (B, D)` after `before`."""
-        return super().write(self._both(z), *rest, **named)
+        return super().generate(self._both(z), *rest, **named)
 
 
 # --- its training -----------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class ContextRun(Run):
         recipe, config = self.recipe, self.recipe.train
         rng = np.random.default_rng([config.seed, self.progress.epoch, self.progress.position])
         if rng.random() < config.mix:
-            tokens = self.tokenizer.mix(tokens, self.batches.strangers(len(tokens), rng), rng)
+            tokens = self.tokenizer.mix(tokens, self.batches.random_segments(len(tokens), rng), rng)
             now = self.divided(tokens)[1]
             tokens = tokens[: max(1, config.batch_tokens // (now.shape[1] * now.shape[2]))]
         self.recipe = replace(recipe, train=replace(config, mix=0.0))
@@ -163,7 +163,7 @@ class ContextRun(Run):
         model = self.model.eval()
         with self._fork():
             torch.manual_seed(0)
-            for rows, firsts in self.held_out.some(self.recipe.train.validation_segments):
+            for rows, firsts in self.validation.some(self.recipe.train.validation_segments):
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), 1)[0]
                 with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

@@ -55,7 +55,12 @@ class Endless:
     """A grammar in which nothing ends."""
 
     def __init__(self, inner: Grammar) -> None:
-        self.start, self.advance, self.cues, self._inner = inner.start, inner.advance, inner.cues, inner
+        self.start, self.advance, self.position_fields, self._inner = (
+            inner.start,
+            inner.advance,
+            inner.position_fields,
+            inner,
+        )
 
     def allowed(self, state: NDArray[np.int32]) -> NDArray[np.bool_]:
         """`(N, V)`."""
@@ -72,10 +77,12 @@ def ours() -> tuple[int, Write]:
 
     def write(method: str, rows: int, steps: int) -> tuple[int, int]:
         if not steps:
-            lengths = [len(row) for row in codec.write(z[:rows], None, METHODS[method])]
+            lengths = [len(row) for row in codec.generate_tokens(z[:rows], None, METHODS[method])]
             return sum(lengths), max(lengths)
         grammar = codec.tokenizer.grammar()
-        codec.model.write(z[:rows], Endless(grammar), grammar.start(rows), replace(METHODS[method], max_tokens=steps))
+        codec.model.generate(
+            z[:rows], Endless(grammar), grammar.start(rows), replace(METHODS[method], max_tokens=steps)
+        )
         return rows * steps, steps
 
     return sum(p.numel() for p in codec.model.parameters()), write
@@ -227,7 +234,7 @@ def music(options: argparse.Namespace) -> None:
     """Print the seconds of blends."""
     torch.set_num_threads(options.threads)
     codec = seqvae.load("music")
-    piece = codec.form.read(options.song)
+    piece = codec.adapter.read(options.song)
     end = piece.bounds[min(4, len(piece.bounds) - 1)]
     short = replace(piece, notes=piece.notes[piece.notes[:, 0] < end], bounds=piece.bounds[:5])
     print(f"{processor.described(options.threads)}, turns: {options.turns}")

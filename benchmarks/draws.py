@@ -35,7 +35,7 @@ from seqvae.data.dataset import half_of
 from seqvae.errors import ReadError
 from seqvae.evaluation import generation as evaluate_samples
 from seqvae.evaluation import statistics as distributions
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import test_songs
 from seqvae.music import arrangement
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
@@ -106,7 +106,7 @@ def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
     """Put sums into a checkpoint in place of its own; what is not about sums stays as it is."""
     kept = checkpoint.load(folder)
     for name, x in sums.items():
-        packed, _ = style.pack({name: replace(codec.styles[name], sums=x)})
+        packed, _ = style.pack({name: replace(codec.styles[name], exemplars=x)})
         kept.styles.pop(f"{name}.sums", None)
         kept.styles |= {key: packed[key] for key in (f"{name}.coefficients", f"{name}.directions")}
     checkpoint.save(kept, folder)
@@ -156,12 +156,12 @@ def main() -> None:
     codec = load(given.model)
     if given.pairs is not None:
         sums = renewed(codec, given.data, given.pairs, given.directions)
-        codec.styles |= {name: replace(codec.styles[name], sums=x) for name, x in sums.items()}
+        codec.styles |= {name: replace(codec.styles[name], exemplars=x) for name, x in sums.items()}
         if given.write:
             keep(sums, codec, checkpoint.find(given.model))
     names = sorted(set(codec.styles) - {"all"})
     bars = SEGMENTS * codec.chunks
-    found = held_out.gather(
+    found = test_songs.gather(
         given.data, names, train=REAL, test=given.draws, train_chunks=bars, test_chunks=bars,
         rng=np.random.default_rng(0), half=given.split,
     )  # fmt: skip

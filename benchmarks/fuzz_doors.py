@@ -248,7 +248,7 @@ def _checkpoint(content: bytes) -> None:
         made.posteriors([[np.array([2], np.int32)] * made.chunks])
         return
     for name in list(made.styles)[:2]:
-        made.mover(name, None, 0.5)
+        made.translate(name, None, 0.5)
     lines = made.decode(made.encode(["open read close"]))
     assert isinstance(lines[0], str)
     del torch
@@ -265,7 +265,7 @@ def _style(content: bytes) -> None:
         for source in found[:2]:
             z = torch.zeros(2, 4)
             try:
-                z = style.mover(source, found[-1], 0.5, method)(z)
+                z = style.translate(source, found[-1], 0.5, method)(z)
             except SeqVAEError:
                 continue
             assert z.shape == (2, 4)

@@ -40,11 +40,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae import codec as codecs
-from seqvae.codec import HARMONY, Codec
-from seqvae.evaluation import controls
+from seqvae.codec import CHROMA_GUIDANCE, Codec
+from seqvae.evaluation import controls, test_songs
 from seqvae.evaluation import statistics as distributions
-from seqvae.evaluation import test_songs as held_out
-from seqvae.evaluation.style_classifier import Judge
+from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
 from seqvae.style import vectors as style
@@ -52,7 +51,7 @@ from seqvae.style import vectors as style
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 AMOUNTS = (0.5, 1.0)
-LEANS = {"": HARMONY, ", harmony 0": 0.0}
+LEANS = {"": CHROMA_GUIDANCE, ", harmony 0": 0.0}
 MEASURES = ("chroma", "harmony", "latent")
 
 
@@ -142,11 +141,11 @@ class Bench:
         order = np.random.default_rng(seed).permutation(len(self.charts))
         self.fold = {self.charts[i]: int(k % folds) for k, i in enumerate(order)}
         self.fitted: list[dict[str, style.Style]] = []
-        self.judges: list[Judge] = []
+        self.judges: list[StyleClassifier] = []
         for k in range(folds):
             others = [r for r in renderings if self.fold[r.chart] != k]
             self.fitted.append({s: style.fit([r.z for r in others if r.style == s]) for s in self.styles})
-            self.judges.append(Judge([(r.style, r.piece) for r in others], codec.chunks, True, seed))
+            self.judges.append(StyleClassifier([(r.style, r.piece) for r in others], codec.chunks, True, seed))
 
     def targets(self, name: str) -> dict[str, list[Rendering]]:
         """The renderings of a style by chart."""
@@ -203,7 +202,7 @@ def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> 
     start = time.time()
     for source, groove in sources.items():
         chosen = {r.chart: r for r in bench.renderings if (r.style, r.groove) == (source, groove)}
-        songs = held_out.encode(codec, source, [chosen[chart].piece for chart in bench.charts])
+        songs = test_songs.encode(codec, source, [chosen[chart].piece for chart in bench.charts])
         frames = [song.piece for song in songs]
         numbers = controls.others([source] * len(songs), np.random.default_rng(0))
         another = [controls.as_long(songs[i].z, len(song.z)) for i, song in zip(numbers, songs, strict=True)]
@@ -213,7 +212,7 @@ def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> 
                 continue
             rows = out[f"{source} to {target}"] = {}
             rows["source itself"] = bench.measure(frames, [piece.notes[:, :4] for piece in frames], target)
-            rows["amount 0"] = bench.measure(frames, held_out.decode(codec, songs, [s.z for s in songs]), target)
+            rows["amount 0"] = bench.measure(frames, test_songs.decode(codec, songs, [s.z for s in songs]), target)
             for kind in ("other charts", "released"):
                 ends = bench.ends(source, target, kind, called)
                 for amount, (name, harmony) in product(AMOUNTS if ends else (), LEANS.items()):
@@ -224,7 +223,7 @@ def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> 
                         ", target mean": [end[1].expand(len(s.z), -1) for s, end in zip(songs, ends, strict=True)],
                     }
                     found = {
-                        of: bench.scores(frames, held_out.decode(codec, songs, z, harmony), target)
+                        of: bench.scores(frames, test_songs.decode(codec, songs, z, harmony), target)
                         for of, z in moves.items()
                     }
                     for of, (scores, said) in found.items():

@@ -34,7 +34,7 @@ from seqvae.data import dataset
 from seqvae.data.dataset import TokenData
 from seqvae.data.prepare import prepare
 from seqvae.evaluation import statistics as distributions
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import test_songs
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
@@ -57,7 +57,7 @@ CHOICES: dict[str, list[str]] = {
     "more noise on tokens": ["objective.word_dropout=0.5"],
     "denoising encoder": ["objective.denoise=0.1"],
     "no bag": ["objective.bag=0"],
-    "no fading of tracks": ["objective.fade=0"],
+    "no fading of tracks": ["objective.track_dropout=0"],
     "no mixing of tracks": ["train.mix=0"],
     "transposed by up to 5": ["train.transpose=5"],
     "tracks reversed": [],
@@ -94,7 +94,7 @@ def validation(data: Path, songs: int, chunks: int) -> list[Piece]:
             wanted[style].setdefault(title, files[i])
     paths = [path for style in sorted(wanted) for path in wanted[style].values()]
     found = [piece for _, piece in collection.read_all(paths, cache=collection.default_cache())]
-    cut = [held_out.stretch(piece, chunks, rng) for piece in found if isinstance(piece, Piece)]
+    cut = [test_songs.stretch(piece, chunks, rng) for piece in found if isinstance(piece, Piece)]
     return [piece for piece in cut if piece is not None]
 
 
@@ -106,10 +106,10 @@ def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
     for name, steps in (("rough", 0), ("refined", model.objective.refine)):
         model.objective = replace(model.objective, refine=steps)
         with torch.enable_grad():
-            encoded = held_out.encode(model, "", songs)
-        notes = held_out.decode(model, encoded, [song.z for song in encoded])
+            encoded = test_songs.encode(model, "", songs)
+        notes = test_songs.decode(model, encoded, [song.z for song in encoded])
         out[name] = [
-            measures.note_f1(held_out.spell(model, model.tokenizer.encode(song.piece), song), mine)
+            measures.note_f1(test_songs.spell(model, model.tokenizer.encode(song.piece), song), mine)
             for song, mine in zip(encoded, notes, strict=True)
         ]
         out[f"{name}_bits"] = [

@@ -34,7 +34,7 @@ from seqvae.codec import Codec
 from seqvae.config import Recipe
 from seqvae.data.dataset import TokenData
 from seqvae.data.prepare import prepare
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import test_songs
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
@@ -74,39 +74,39 @@ def befores(z: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
 
 def split(model: Codec, song: Piece) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens `(S, C, T)` of a song with their cues, and which segments sound, `(S, 1)`."""
-    tokens, cues = model.tensors(model.segments(song))
-    return tokens, cues, sounds(tokens.numpy().astype(np.int32))
+    tokens, fields = model.tensors(model.segments(song))
+    return tokens, fields, sounds(tokens.numpy().astype(np.int32))
 
 
-def encode(model: Codec, songs: Sequence[Piece]) -> list[held_out.Song]:
-    """As `held_out.encode`, one segment after the other, each after what was found of the one before."""
+def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
+    """As `test_songs.encode`, one segment after the other, each after what was found of the one before."""
     parts = [split(model, song) for song in songs]
     means: list[list[Tensor]] = [[] for _ in songs]
     kl: list[list[float]] = [[] for _ in songs]
     low = multiplies_bf16(torch.device("cpu"))
     for at in range(max(len(tokens) for tokens, _, _ in parts)):
         some = [i for i, (tokens, _, _) in enumerate(parts) if at < len(tokens)]
-        tokens, cues = model.tensors([model.segments(songs[i])[at] for i in some])
-        posterior = model.model.encode(tokens, cues)
+        tokens, fields = model.tensors([model.segments(songs[i])[at] for i in some])
+        posterior = model.model.encode(tokens, fields)
         last = [means[i][-1] * parts[i][2][at - 1] if at else torch.zeros(posterior.mean.shape[1]) for i in some]
         told(model, torch.stack(last))
         if model.objective.refine:
-            posterior = refine(model.model, tokens, cues, model._allowed(tokens), posterior, model.objective, low)
+            posterior = refine(model.model, tokens, fields, model._allowed(tokens), posterior, model.objective, low)
         for i, mean, nats in zip(some, posterior.mean, posterior.kl().sum(1).tolist(), strict=True):
             means[i].append(mean)
             kl[i].append(nats)
     found = []
     for song, z, nats_ in zip(songs, means, kl, strict=True):
         posterior = Posterior(torch.stack(z), torch.zeros(len(z), len(z[0])))
-        found.append(replace(held_out._song(model, "", song, posterior), kl=np.array(nats_)))
+        found.append(replace(test_songs._song(model, "", song, posterior), kl=np.array(nats_)))
     return found
 
 
-def decode(model: Codec, songs: Sequence[held_out.Song]) -> list[Ints]:
-    """As `held_out.decode`, each segment after the one before."""
+def decode(model: Codec, songs: Sequence[test_songs.Song]) -> list[Ints]:
+    """As `test_songs.decode`, each segment after the one before."""
     assert sum(len(song.z) for song in songs) <= codec.BATCH_CHUNKS // model.chunks, "what comes before is told once"
     told(model, befores([song.z for song in songs], [split(model, song.piece)[2] for song in songs]))
-    return held_out.decode(model, songs, [song.z for song in songs])
+    return test_songs.decode(model, songs, [song.z for song in songs])
 
 
 def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
         model.objective = replace(model.objective, refine=steps)
         encoded = encode(model, songs)
         out[name] = [
-            measures.note_f1(held_out.spell(model, model.tokenizer.encode(song.piece), song), mine)
+            measures.note_f1(test_songs.spell(model, model.tokenizer.encode(song.piece), song), mine)
             for song, mine in zip(encoded, decode(model, encoded), strict=True)
         ]
         out[f"{name}_bits"] = [
@@ -130,12 +130,12 @@ def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
     """As `search_tokens.nats`; told what comes before in the song itself, or in that which is so many songs on."""
     torch.manual_seed(0)
     parts = [split(model, song) for song in songs]
-    last = [befores([model.model.encode(tokens, cues).mean], [sounds]) for tokens, cues, sounds in parts]
+    last = [befores([model.model.encode(tokens, fields).mean], [sounds]) for tokens, fields, sounds in parts]
     out = []
-    for i, (song, (tokens, cues, _)) in enumerate(zip(songs, parts, strict=True)):
+    for i, (song, (tokens, fields, _)) in enumerate(zip(songs, parts, strict=True)):
         before = last[(i + other) % len(songs)]
         told(model, before[torch.arange(len(tokens)) % len(before)])
-        found = loss(model.model, tokens, cues, model.objective, 1 << 30, False, model._allowed(tokens))
+        found = loss(model.model, tokens, fields, model.objective, 1 << 30, False, model._allowed(tokens))
         out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 
@@ -193,14 +193,14 @@ def draws(model: Codec, fitted: Sequence[Style], way: str) -> list[tuple[Ints, I
         if way == "sums":
             z = [style.draw(one, SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         elif way == "Gaussian":
-            z = [style.draw(replace(one, sums=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
+            z = [style.draw(replace(one, exemplars=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         else:
             z = [torch.randn(SEGMENTS, size, generator=generator) for _ in range(DRAWN)]
         told(model, befores(z, [torch.ones(SEGMENTS, 1)] * DRAWN))
         sampling = Sampling(seed=number) if way == "sums" else Sampling(temperature=0.9, top_p=TOP_P, seed=number)
         bars = SEGMENTS * model.chunks
         bounds = (np.arange(bars + 1) * model.tokenizer.max_steps).astype(np.int32)
-        chunks = model.write(torch.cat(z), np.tile(np.diff(bounds), DRAWN), sampling)
+        chunks = model.generate_tokens(torch.cat(z), np.tile(np.diff(bounds), DRAWN), sampling)
         for i in range(DRAWN):
             out.append((model.tokenizer.decode_notes(chunks[i * bars : (i + 1) * bars], bounds), bounds))
     return out

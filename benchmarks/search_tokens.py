@@ -54,7 +54,7 @@ from seqvae.music.tokenizer import (
     MidiTokenizer,
 )  # fmt: skip
 from seqvae.nn import encoder
-from seqvae.nn.encoder import RecurrentReader
+from seqvae.nn.encoder import RecurrentEncoder
 from seqvae.nn.loss import loss
 from seqvae.protocols import EOS, PAD, Bools, Ints, Tokenizer
 
@@ -88,8 +88,8 @@ class MergedTokenizer(MidiTokenizer):
             names = [str(self._bpe.id_to_token(i)) for i in range(self._bpe.get_vocab_size())]
             self.parts = [[ord(letter) - FIRST for letter in name] for name in names]
             assert self.parts[:base] == [[i] for i in range(base)]
-        self.vocab_size, self.cue_sizes = len(self.parts), ()
-        self.scope = np.zeros(self.vocab_size, np.int32)
+        self.vocab_size, self.field_sizes = len(self.parts), ()
+        self.binding_depth = np.zeros(self.vocab_size, np.int32)
         self._counts = np.array([len(part) for part in self.parts])
         self._flat = np.concatenate(self.parts).astype(np.int32)
         self._starts = self._counts.cumsum() - self._counts
@@ -146,7 +146,7 @@ class MergedTokenizer(MidiTokenizer):
         """The names of its base tokens."""
         return " ".join(super(MergedTokenizer, self).token_text(part) for part in self.parts[token])
 
-    def cues(self, tokens: Ints) -> Ints:
+    def position_fields(self, tokens: Ints) -> Ints:
         """None: `(..., T, 0)`."""
         return np.zeros((*tokens.shape, 0), np.int32)
 
@@ -259,12 +259,12 @@ class MergedGrammar(MidiGrammar):
             state[:, column] = np.where(told == KEEP, state[:, column], told)
         return state
 
-    def cues(self, state: Ints) -> Ints:
+    def position_fields(self, state: Ints) -> Ints:
         """None: `(N, 0)`."""
         return np.zeros((len(state), 0), np.int32)
 
 
-class PaddedReader(RecurrentReader):
+class PaddedReader(RecurrentEncoder):
     """The package's BiLSTM with the same weights and answers, without packed sequences: several times as fast here."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -289,7 +289,7 @@ def known() -> Iterator[None]:
     with (
         mock.patch.object(checkpoint, "load_tokenizer", MergedTokenizer.load),
         mock.patch.object(shards, "load_tokenizer", MergedTokenizer.load),
-        mock.patch.object(encoder, "RecurrentReader", PaddedReader),
+        mock.patch.object(encoder, "RecurrentEncoder", PaddedReader),
     ):
         yield
 
@@ -313,7 +313,7 @@ def bars_seen(recipe: Recipe, data: TokenData, tokenizer: Tokenizer) -> int:
             break
         rng = np.random.default_rng([config.seed, epoch, position])
         if rng.random() < config.mix:
-            tokens = tokenizer.mix(tokens, batches.strangers(len(tokens), rng), rng)
+            tokens = tokenizer.mix(tokens, batches.random_segments(len(tokens), rng), rng)
             tokens = tokens[: max(1, config.batch_tokens // (tokens.shape[1] * tokens.shape[2]))]
         total += int(((tokens != PAD).sum(-1) > 1).sum())
     return total
@@ -325,8 +325,8 @@ def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
     torch.manual_seed(0)
     out = []
     for song in songs:
-        tokens, cues = model.tensors(model.segments(song))
-        told = loss(model.model, tokens, cues, model.objective, 1 << 30, False, model._allowed(tokens))
+        tokens, fields = model.tensors(model.segments(song))
+        told = loss(model.model, tokens, fields, model.objective, 1 << 30, False, model._allowed(tokens))
         out.append((told.reconstruction + told.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 

@@ -286,7 +286,7 @@ def main() -> None:
     buckets = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(lines) if len(one) == 1], device)
     checked = content["valid"][:EVALUATED]
     valid = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(checked) if len(one) == 1], device)
-    model = SequenceVAE(recipe.model, (), torch.from_numpy(tokenizer.scope).long()).to(device)
+    model = SequenceVAE(recipe.model, (), torch.from_numpy(tokenizer.binding_depth).long()).to(device)
     card = torch.cuda.get_device_name() if device.type == "cuda" else "processor"
     print(f"{asked.name}: {sum(w.numel() for w in model.parameters()) / 1e6:.2f} M parameters on {card}, "
           f"{sum(map(len, buckets)):,} lines, {sum(int((b != PAD).sum()) for b in buckets):,} tokens, "

@@ -20,14 +20,14 @@ from seqvae.checkpoint.folder import Checkpoint
 from seqvae.config import ObjectiveConfig
 from seqvae.data import batches
 from seqvae.errors import CheckpointError, SeqVAEError, StyleError
-from seqvae.modality import form_of
+from seqvae.modality import adapter_of
 from seqvae.nn.kernels import steady
-from seqvae.nn.layers import CLOSED, multiplies_bf16, shifted
+from seqvae.nn.layers import DISALLOWED, multiplies_bf16, shifted
 from seqvae.nn.loss import refine
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
-from seqvae.protocols import EOS, PAD, Form, Guide, Tokenizer
+from seqvae.protocols import EOS, PAD, Adapter, Guide, Tokenizer
 from seqvae.style import arranger, interpolation, mixture
 from seqvae.style import vectors as style
 from seqvae.style.arranger import Goal, Stretch
@@ -36,7 +36,7 @@ from seqvae.style.vectors import Style, choose, draw, standard
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-HARMONY = 1.5
+CHROMA_GUIDANCE = 1.5
 """Default strength of harmony guidance in a blend; see `Codec.blend`."""
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: limits memory and does not change results
 SCORE_NUMBERS = 1 << 22  # probabilities held at once when scoring: more would leave the processor's cache
@@ -60,10 +60,10 @@ class Codec:
     """Processes that call the same functions with the same arguments: each does a part, all get all results."""
     exact: bool = False
     """True for results that are bit-identical in any batch and on any number of threads, at lower speed."""
-    form: Form = field(init=False)
+    adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.form = form_of(self.tokenizer)
+        self.adapter = adapter_of(self.tokenizer)
         self.model.eval().requires_grad_(False)  # gradients are needed for latents, not for weights
         self.chunks: int = self.model.config.chunks
 
@@ -81,20 +81,20 @@ class Codec:
         longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
-        for rows in self.ranks.mine(batches.batches(longest, BATCH_TOKENS // self.chunks)):
-            tokens, cues = self.tensors([segments[i] for i in rows], even=not refined)
+        for rows in self.ranks.shard(batches.batches(longest, BATCH_TOKENS // self.chunks)):
+            tokens, fields = self.tensors([segments[i] for i in rows], even=not refined)
             with steady(self.exact):
-                posterior = self.model.encode(tokens, cues)
+                posterior = self.model.encode(tokens, fields)
                 if refined and self.objective.refine:
                     allowed, low = self._allowed(tokens), multiplies_bf16(tokens.device)
-                    posterior = refine(self.model, tokens, cues, allowed, posterior, self.objective, low)
+                    posterior = refine(self.model, tokens, fields, allowed, posterior, self.objective, low)
             mean[rows], logvar[rows] = posterior.mean[: len(rows)].cpu(), posterior.logvar[: len(rows)].cpu()
         self.ranks.add([mean, logvar])
         return Posterior(mean, logvar)
 
     def encode(self, pieces: Iterable[Any]) -> list[Tensor]:
         """Refined posterior means: one `(S, D)` a piece of S segments. Raises ReadError for unreadable pieces."""
-        return self.means([self.segments(self.form.read(piece)) for piece in pieces])
+        return self.means([self.segments(self.adapter.read(piece)) for piece in pieces])
 
     def means(self, split: Sequence[Sequence[list[Ints]]], refined: bool = True) -> list[Tensor]:
         """As `encode`, from the segments of each piece."""
@@ -108,7 +108,7 @@ class Codec:
         The log-probability of the tokens under the decoder, averaged over `samples` draws from the posterior and summed
         over segments.
         """
-        return [float(self.token_log_prob(self.form.read(piece), samples, seed)[0].sum()) for piece in pieces]
+        return [float(self.token_log_prob(self.adapter.read(piece), samples, seed)[0].sum()) for piece in pieces]
 
     @torch.no_grad()
     def token_log_prob(self, piece: Any, samples: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -116,32 +116,32 @@ class Codec:
         segments = self.segments(piece)
         posterior, generator = self.posteriors(segments), torch.Generator().manual_seed(seed)
         draws = torch.stack([posterior.sample(generator) for _ in range(samples)])
-        return self.told(draws, segments).mean(0), self.tensors(segments)[0].cpu()
+        return self.token_log_probs(draws, segments).mean(0), self.tensors(segments)[0].cpu()
 
     @torch.no_grad()
-    def told(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
+    def token_log_probs(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
         """Log-probability of every token given L vectors a segment, `z (L, S, D)`: `(L, S, C, T)` in nats, 0 at PAD."""
         longest = np.array([max(map(len, segment)) for segment in segments])
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
-        for rows in self.ranks.mine(batches.batches(longest, max(1, budget // self.chunks))):
-            tokens, cues = self.tensors([segments[i] for i in rows], even=True)
+        for rows in self.ranks.shard(batches.batches(longest, max(1, budget // self.chunks))):
+            tokens, fields = self.tensors([segments[i] for i in rows], even=True)
             allowed = self._allowed(tokens)
-            closed = None if allowed is None else ~allowed
+            disallowed = None if allowed is None else ~allowed
             each = max(1, budget // tokens.numel())  # vectors at once
             for at in range(0, len(z), each):
                 some = z[at : at + each, rows + rows[-1:] * (len(tokens) - len(rows))].to(tokens.device)
-                inputs, asked = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), cues))
+                inputs, repeated = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), fields))
                 low = torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device))
                 with steady(self.exact), low:
-                    logits = self.model.decode(some.flatten(0, 1), inputs, asked)[0].float()
+                    logits = self.model.decode_logits(some.flatten(0, 1), inputs, repeated)[0].float()
                 logits = logits.view(len(some), *tokens.shape, -1)
-                if closed is not None:
-                    logits.masked_fill_(closed, CLOSED)
+                if disallowed is not None:
+                    logits.masked_fill_(disallowed, DISALLOWED)
                 wanted = tokens.expand(len(some), *tokens.shape)[..., None]
-                told = logits.log_softmax(-1).gather(-1, wanted)[..., 0].masked_fill(tokens == PAD, 0.0)
+                log_p = logits.log_softmax(-1).gather(-1, wanted)[..., 0].masked_fill(tokens == PAD, 0.0)
                 width = int(longest[rows[-1]])
-                total[at : at + each, rows, :, :width] = told[:, : len(rows), :, :width].cpu()
+                total[at : at + each, rows, :, :width] = log_p[:, : len(rows), :, :width].cpu()
         self.ranks.add([total])
         return total
 
@@ -165,19 +165,19 @@ class Codec:
             for c, chunk in enumerate(segment):
                 tokens[i, c, : len(chunk)] = chunk
         device = next(self.model.parameters()).device
-        cues = self.tokenizer.cues(tokens)
-        return torch.from_numpy(tokens).long().to(device), torch.from_numpy(cues).long().to(device)
+        fields = self.tokenizer.position_fields(tokens)
+        return torch.from_numpy(tokens).long().to(device), torch.from_numpy(fields).long().to(device)
 
     # --- decoding -----------------------------------------------------------------------------------------------------
 
-    def write(
+    def generate_tokens(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
         """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has lengths.
 
-        Notes are guided toward the `harmony (S * C, B, 12)` with a `strength` (`Form.lean`), tokens by `guide`.
-        Raises SeqVAEError for a vector with NaN or infinity in it.
+        Notes are guided toward the `harmony (S * C, B, 12)` with a `strength` (`Adapter.chroma_guidance`), tokens by
+        `guide`. Raises SeqVAEError for a vector with NaN or infinity in it.
         """
         z = z.float()
         if not bool(z.isfinite().all()):
@@ -191,16 +191,16 @@ class Codec:
             rows = len(part) * self.chunks
             lengths = None if limits is None else limits[first * self.chunks :][:rows]
             sounding = None if harmony is None else harmony[first * self.chunks :][:rows]
-            lean = None if sounding is None else self.form.lean(sounding, strength)
-            leans = [] if lean is None else [lean]
+            guidance = None if sounding is None else self.adapter.chroma_guidance(sounding, strength)
+            guidances = [] if guidance is None else [guidance]
             if guide is not None:
-                leans += guide(slice(first * self.chunks, first * self.chunks + rows))
+                guidances += guide(slice(first * self.chunks, first * self.chunks + rows))
             numbered = replace(sampling, first_row=sampling.first_row + first * self.chunks)
             with steady(self.exact):
-                segments = self.model.write(part, grammar, grammar.start(rows, lengths), numbered, leans)
+                segments = self.model.generate(part, grammar, grammar.start(rows, lengths), numbered, guidances)
             return [chunk for segment in segments for chunk in segment]
 
-        parts = self.ranks.divided(range(0, len(z), each), written)
+        parts = self.ranks.map_sharded(range(0, len(z), each), written)
         return [chunk for part in parts for chunk in part]
 
     def decode(
@@ -210,8 +210,8 @@ class Codec:
         """Pieces from latent vectors, one for each tensor `(S, D)`; for music, `symusic.Score`.
 
         `like` are pieces (any accepted source) that give tempo, metre and key of music; without them the metre is
-        inferred from the notes. `sampling` by default takes the most likely tokens; `guide` as in `write`. Raises
-        CheckpointError for vectors of the wrong shape.
+        inferred from the notes. `sampling` by default takes the most likely tokens; `guide` as in `generate_tokens`.
+        Raises CheckpointError for vectors of the wrong shape.
         """
         latent = self.model.config.latent
         for x in z:
@@ -223,24 +223,24 @@ class Codec:
         if not z:
             return []
         if like is None:
-            frames = [self.form.blank(len(x) * self.chunks) for x in z]
+            templates = [self.adapter.blank(len(x) * self.chunks) for x in z]
         else:
-            frames = [self.form.read(x) for x in like]
-        chunks = self._spelled(z, frames, sampling or Sampling(), guide)
+            templates = [self.adapter.read(x) for x in like]
+        chunks = self._spelled(z, templates, sampling or Sampling(), guide)
         if like is None:
-            frames = [self.form.frame(one) for one in chunks]
-        return [self.form.join(one, frame) for one, frame in zip(chunks, frames, strict=True)]
+            templates = [self.adapter.template(one) for one in chunks]
+        return [self.adapter.assemble(one, template) for one, template in zip(chunks, templates, strict=True)]
 
     def _spelled(
-        self, z: Sequence[Tensor], frames: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None
+        self, z: Sequence[Tensor], like: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None
     ) -> list[list[Ints]]:
         """Token ids of the chunks of each piece with latents `z (S, D)`, as many chunks as its frame has."""
-        limits = [self._filled(self.form.limits(frame), len(x)) for x, frame in zip(z, frames, strict=True)]
-        chunks = self.write(torch.cat(list(z)), batches.joined(limits), sampling or Sampling(), guide=guide)
+        limits = [self._filled(self.adapter.limits(template), len(x)) for x, template in zip(z, like, strict=True)]
+        chunks = self.generate_tokens(torch.cat(list(z)), batches.joined(limits), sampling or Sampling(), guide=guide)
         out, at = [], 0
-        for x, frame in zip(z, frames, strict=True):
+        for x, template in zip(z, like, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
-            out.append(mine[: self._size(frame, len(mine))])
+            out.append(mine[: self._size(template, len(mine))])
             at += len(mine)
         return out
 
@@ -253,7 +253,7 @@ class Codec:
 
     def _size(self, piece: Any, chunks: int) -> int:
         """Number of the `chunks` decoded chunks that belong to a piece, without padding."""
-        limits = self.form.limits(piece)
+        limits = self.adapter.limits(piece)
         return chunks if limits is None else min(chunks, len(limits))
 
     def reconstruct(self, piece: Any) -> Any:
@@ -269,7 +269,7 @@ class Codec:
         amount: float | None = None,
         method: style.Method = "mean",
         keep: Sequence[str | int] | None = None,
-        harmony: float = HARMONY,
+        chroma_guidance: float = CHROMA_GUIDANCE,
         sampling: Sampling | None = None,
     ) -> Any:
         """Move a piece from one style toward another: half-way at amount 0.5, all the way at 1.
@@ -281,15 +281,15 @@ class Codec:
         `()` none.
 
         If the target knows the ensembles of its songs, music is arranged for one band; see style/arranger.py. New notes
-        are guided toward the `harmony` of the song: a pitch's probability is multiplied by the strength of its pitch
-        class around that beat in the original, to the power `harmony` (a product of experts, Hinton 2002); 0 is no
-        guidance.
+        are guided toward the `chroma_guidance` of the song: a pitch's probability is multiplied by the strength of its
+        pitch class around that beat in the original, to the power `chroma_guidance` (a product of experts, Hinton
+        2002); 0 is no guidance.
 
         Raises StyleError for an unknown style, ReadError for a piece that cannot be read, and UsageError for a part
         that this kind of piece does not have.
         """
-        move = self.mover(target, source, amount, method)
-        return self.transform([piece], move, sampling, keep, harmony, goal=self.goal(target, amount))[0]
+        move = self.translate(target, source, amount, method)
+        return self.transform([piece], move, sampling, keep, chroma_guidance, goal=self.goal(target, amount))[0]
 
     def goal(self, target: str | Style | Mapping[str, float], amount: float | None = None) -> Goal | None:
         """The ensemble goal of `blend`, for `transform`; see `arranger.goal`."""
@@ -298,7 +298,7 @@ class Codec:
             return arranger.goal([(self.style(name).ensemble, far * weight) for name, weight in target.items()])
         return arranger.goal([(self.style(target).ensemble, 0.5 if amount is None else amount)])
 
-    def mover(
+    def translate(
         self,
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
@@ -308,12 +308,12 @@ class Codec:
         """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
-            return style.together([self.mover(name, source, far * weight, method) for name, weight in target.items()])
+            return style.compose([self.translate(one, source, far * weight, method) for one, weight in target.items()])
         amount = 0.5 if amount is None else amount
         goal = self.style(target)
         if source is None:
             return lambda z: style.blend(z, z.mean(0), goal, amount, method)
-        return style.mover(self.style(source), goal, amount, method)  # its matrices are computed once for all pieces
+        return style.translate(self.style(source), goal, amount, method)  # computed once for all pieces
 
     def transform(
         self,
@@ -321,7 +321,7 @@ class Codec:
         move: Callable[[Tensor], Tensor],
         sampling: Sampling | None = None,
         keep: Sequence[str | int] | None = (),
-        harmony: float = 0.0,
+        chroma_guidance: float = 0.0,
         segments: Sequence[list[list[Ints]]] | None = None,
         latents: Sequence[Tensor] | None = None,
         goal: Goal | None = None,
@@ -329,11 +329,11 @@ class Codec:
         """Encode pieces, move the latent vectors of each, decode all together; in their order.
 
         `move` maps `(S, D)` to `(S, D)`, with one row for each segment that has content. Chunks without content stay
-        empty, and the parts named in `keep` stay unchanged (None: the melody of pieces that move). `harmony` is as in
-        `blend`. With a `goal`, pieces that move are arranged for one band. Known `segments` and `latents (S, D)` of
-        each piece can be given to save computing them again.
+        empty, and the parts named in `keep` stay unchanged (None: the melody of pieces that move). `chroma_guidance` is
+        as in `blend`. With a `goal`, pieces that move are arranged for one band. Known `segments` and `latents (S, D)`
+        of each piece can be given to save computing them again.
         """
-        read, sampling = [self.form.read(piece) for piece in pieces], sampling or Sampling()
+        read, sampling = [self.adapter.read(piece) for piece in pieces], sampling or Sampling()
         split = [list(one) for one in segments or map(self.segments, read)]
         full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
         wanted = [[one[i] for i in rows] for one, rows in zip(split, full, strict=True)]
@@ -341,9 +341,9 @@ class Codec:
         moved = [move(part) if len(part) else part for part in parted]
         # an unmoved piece is its reconstruction, without guidance or arrangement
         turned = [not torch.equal(a, b) for a, b in zip(parted, moved, strict=True)]
-        kept = [self.form.parts(keep, turn) for turn in turned]
+        kept = [self.adapter.parts(keep, turn) for turn in turned]
         stretches = [
-            Stretch(piece, rows, self.chunks, self._filled(self.form.limits(piece), len(one)))
+            Stretch(piece, rows, self.chunks, self._filled(self.adapter.limits(piece), len(one)))
             for piece, one, rows in zip(read, split, full, strict=True)
         ]
         made: dict[int, Any] = {}
@@ -351,20 +351,20 @@ class Codec:
         for i, stretch in enumerate(stretches):
             if goal is not None and turned[i]:
                 numbered = replace(sampling, first_row=row)
-                made[i] = arranger.arrange(self, stretch, parted[i], moved[i], goal, numbered, harmony, kept[i])
+                made[i] = arranger.arrange(self, stretch, parted[i], moved[i], goal, numbered, chroma_guidance, kept[i])
             row += len(stretch.bars)
         rest = [i for i in range(len(read)) if i not in made]
         if any(full[i] for i in rest):
-            lean = bool(harmony) and any(turned[i] for i in rest)
-            sounding = batches.joined([stretches[i].harmony(self.form, turned[i]) for i in rest]) if lean else None
+            guided = bool(chroma_guidance) and any(turned[i] for i in rest)
+            sounding = batches.joined([stretches[i].harmony(self.adapter, turned[i]) for i in rest]) if guided else None
             z, lengths = torch.cat([moved[i] for i in rest]), batches.joined([stretches[i].lengths for i in rest])
-            chunks = iter(self.write(z, lengths, sampling, sounding, harmony))
+            chunks = iter(self.generate_tokens(z, lengths, sampling, sounding, chroma_guidance))
             for i in rest:
                 for k in full[i]:
                     split[i][k] = [new if len(old) > 1 else old for old, new in zip(split[i][k], chunks, strict=False)]
         for i in rest:
             flat = [chunk for segment in split[i] for chunk in segment]
-            made[i] = self.form.join(flat[: self._size(read[i], len(flat))], read[i], kept[i], not turned[i])
+            made[i] = self.adapter.assemble(flat[: self._size(read[i], len(flat))], read[i], kept[i], not turned[i])
         return [made[i] for i in range(len(read))]
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
@@ -375,11 +375,11 @@ class Codec:
         """
         ends, (za, zb), (first, last) = self._ends([a, b])
         chunks = self.walk(za, zb, steps, kind, ends)[1]
-        return [first, *(self.form.join(one, ends[frame]) for one, frame in chunks[1:-1]), last]
+        return [first, *(self.adapter.assemble(one, ends[end]) for one, end in chunks[1:-1]), last]
 
     def _ends(self, pieces: Sequence[Any]) -> tuple[list[Any], list[Tensor], list[Any]]:
         """Pieces as read, their latents at equal length, and their reconstructions."""
-        read = [self.form.read(piece) for piece in pieces]
+        read = [self.adapter.read(piece) for piece in pieces]
         split = list(map(self.segments, read))
         latents = self.means(split)
         return read, interpolation.aligned(latents), self.transform(read, lambda z: z, segments=split, latents=latents)
@@ -391,13 +391,13 @@ class Codec:
 
         Decoded content jumps at some points of a path and stands still at others. CANDIDATES points are decoded for
         each step. Those are chosen whose distances from the ends change evenly and never in the wrong direction, by
-        `Form.apart` and by the latent vectors of the decoded chunks (`interpolation.even`).
+        `Adapter.apart` and by the latent vectors of the decoded chunks (`interpolation.even`).
         """
         way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
         nearer = [int(2 * i >= len(way)) for i in range(len(way))]
-        frames = [*ends] or [self.form.blank(len(a) * self.chunks)] * 2
-        sizes = [-(-self._size(frame, len(a) * self.chunks) // self.chunks) for frame in frames]
-        chunks = self._spelled([z[: sizes[e]] for z, e in zip(way, nearer, strict=True)], [frames[e] for e in nearer])
+        like = [*ends] or [self.adapter.blank(len(a) * self.chunks)] * 2
+        sizes = [-(-self._size(template, len(a) * self.chunks) // self.chunks) for template in like]
+        chunks = self._spelled([z[: sizes[e]] for z, e in zip(way, nearer, strict=True)], [like[e] for e in nearer])
         filled = [one + [np.array([EOS], np.int32)] * (-len(one) % self.chunks) for one in chunks]
         segments = [one[i : i + self.chunks] for one in filled for i in range(0, len(one), self.chunks)]
         latents = torch.split(self.posteriors(segments).mean, [len(one) // self.chunks for one in filled])
@@ -406,7 +406,7 @@ class Codec:
             rows = []
             for one, z in zip(chunks, latents, strict=True):
                 x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments common to both
-                rows.append([*self.form.apart(chunks[end], one), float((x - y).norm())])
+                rows.append([*self.adapter.apart(chunks[end], one), float((x - y).norm())])
             return torch.tensor(rows)
 
         chosen = interpolation.even(distances(0), distances(-1), steps)
@@ -423,9 +423,9 @@ class Codec:
         read, z, again = self._ends(corners)
         sheet = interpolation.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
-        frames = [read[corner] for corner in near]
-        kept = [-(-self._size(frame, len(z[0]) * self.chunks) // self.chunks) for frame in frames]
-        pieces = self.decode([x[:n] for x, n in zip(sheet, kept, strict=True)], like=frames)
+        templates = [read[corner] for corner in near]
+        kept = [-(-self._size(template, len(z[0]) * self.chunks) // self.chunks) for template in templates]
+        pieces = self.decode([x[:n] for x, n in zip(sheet, kept, strict=True)], like=templates)
         for piece, at in zip(again, (0, size - 1, size * (size - 1), size * size - 1), strict=True):
             pieces[at] = piece
         return [pieces[at : at + size] for at in range(0, size * size, size)]
@@ -456,7 +456,7 @@ class Codec:
             elif style != "prior":
                 styles = [self.style(style)] * count
             z = [draw(one, segments, generator, temperature, seed + i) for i, one in enumerate(styles)]
-        if sampling is None and all(one.sums is not None for one in styles):
+        if sampling is None and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
         if all(one.ensemble is None for one in styles):
@@ -482,10 +482,10 @@ class Codec:
 
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
         """A style from pieces (any accepted sources); raises StyleError if there is none."""
-        split = [self.segments(self.form.read(piece)) for piece in pieces]
+        split = [self.segments(self.adapter.read(piece)) for piece in pieces]
         fitted = style.fit(self.means(split, False), source)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
-        return replace(fitted, ensemble=self.form.ensemble(songs))
+        return replace(fitted, ensemble=self.adapter.ensemble(songs))
 
 
 def from_checkpoint(kept: Checkpoint, name: str = "", exact: bool = False) -> Codec:

@@ -28,7 +28,7 @@ COUNTS = {
 }  # fmt: skip
 MOST = 64 << 20  # bytes of a settings file at most; the largest of ours, a vocabulary of events, has some thousands
 GONE = {"steps_per_beat": 12}  # settings of earlier versions, each with the only value still accepted
-SHARES = {"dropout", "word_dropout", "denoise", "fade", "mix", "final_rate"}
+SHARES = {"dropout", "word_dropout", "denoise", "track_dropout", "mix", "final_rate"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class ObjectiveConfig:
     denoise_by: Literal["mask", "drop"] = "mask"
     """Corruption for `denoise`: mask tokens, or drop them, which shifts the rest. Tokens with position fields can only
     be masked."""
-    fade: float = 0.0
+    track_dropout: float = 0.0
     """Weaken the encoder's input from one instrument in one bar (in general: tokens with one value of the first
     position field) by a random share of at most this, so that the decoder learns to use weak inputs. Otherwise half of
     a style's mean would not be heard: a code with full strengths alone works as a switch."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from seqvae.checkpoint.folder import Checkpoint, find, load, write_folder
 from seqvae.errors import CheckpointError, SeqVAEError
-from seqvae.nn.decoder import Decoder, RecurrentWriter
+from seqvae.nn.decoder import Decoder, RecurrentHead
 from seqvae.nn.layers import shifted
 from seqvae.nn.memory import MemoryDecoder
 from seqvae.nn.model import SequenceVAE
@@ -156,7 +156,7 @@ class _Step(nn.Module):
 
 def _grows(decoder: Decoder | MemoryDecoder) -> bool:
     """True if a cache holds keys and values, which grow with each step."""
-    return not (isinstance(decoder, Decoder) and isinstance(decoder.writer, RecurrentWriter))
+    return not (isinstance(decoder, Decoder) and isinstance(decoder.autoregressive_head, RecurrentHead))
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class _Part:
 
 def _parts(model: SequenceVAE) -> dict[str, _Part]:
     """The graphs of a model, by name."""
-    config, fields = model.config, len(model.cue_sizes)
+    config, fields = model.config, len(model.field_sizes)
     # three segments of five tokens: a size of one would be exported as constant
     tokens = torch.full((3, config.chunks, 5), EOS, dtype=torch.int32)
     tokens[1:, :, 3:] = PAD
@@ -245,14 +245,14 @@ def compare(kept: Checkpoint, folder: Path, segments: int, seed: int = 0) -> Dif
         rows = min(segments, int(rng.integers(1, 17)))
         segments -= rows
         tokens = random_tokens(kept.tokenizer, rows, kept.model.config.chunks, rng)
-        cues = kept.tokenizer.cues(tokens)
+        cues = kept.tokenizer.position_fields(tokens)
         told, asked = torch.from_numpy(tokens).long(), torch.from_numpy(cues).long()
         posterior = kept.model.encode(told, asked)
         mean, logvar = _run(encoder, tokens=tokens, cues=cues)
         note("encoder", posterior.mean.numpy(), mean)
         note("encoder", posterior.logvar.numpy(), logvar)
         z, inputs = posterior.sample(torch.Generator().manual_seed(segments)), shifted(told)
-        wanted = kept.model.decode(z, inputs, asked)[0].flatten(0, 1).numpy()
+        wanted = kept.model.decode_logits(z, inputs, asked)[0].flatten(0, 1).numpy()
         code, *cache = _run(start, z=z.numpy())
         last, following = (part.flatten(0, 1).int().numpy() for part in (inputs, asked))
         counted = (tokens != PAD).reshape(len(last), -1)

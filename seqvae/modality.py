@@ -18,7 +18,7 @@ from seqvae.config import TokenizerConfig, present, read
 from seqvae.errors import CheckpointError, ConfigError, ReadError, TokenizerError
 
 if TYPE_CHECKING:
-    from seqvae.protocols import Form, Tokenizer
+    from seqvae.protocols import Adapter, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Modality:
     tokenizer: str
     """A class with `make(config, pieces)`, `load(folder, **settings)` and the methods of `protocols.Tokenizer`."""
     adapter: str
-    """A class constructed from the tokenizer, with the methods of `protocols.Form`."""
+    """A class constructed from the tokenizer, with the methods of `protocols.Adapter`."""
     sources: str
     """A function with the signature of `read_sources`, for training."""
     commands: str
@@ -58,7 +58,7 @@ register(
     Modality(
         kind="midi",
         tokenizer="seqvae.music.tokenizer:MidiTokenizer",
-        adapter="seqvae.music.adapter:MusicForm",
+        adapter="seqvae.music.adapter:MusicAdapter",
         sources="seqvae.music.library:sources",
         commands="seqvae.cli.music_io",
     )
@@ -67,7 +67,7 @@ register(
     Modality(
         kind="text",
         tokenizer="seqvae.text.tokenizer:TextTokenizer",
-        adapter="seqvae.text.adapter:LineForm",
+        adapter="seqvae.text.adapter:LineAdapter",
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
     )
@@ -76,7 +76,7 @@ register(
     Modality(
         kind="events",
         tokenizer="seqvae.events.tokenizer:EventTokenizer",
-        adapter="seqvae.text.adapter:LineForm",  # a session is a line as well
+        adapter="seqvae.text.adapter:LineAdapter",  # a session is a line as well
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
     )
@@ -115,10 +115,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     raise CheckpointError(f"{path}: unknown kind of tokenizer '{kind}'; this version knows {', '.join(MODALITIES)}")
 
 
-def form_of(tokenizer: Tokenizer) -> Form:
+def adapter_of(tokenizer: Tokenizer) -> Adapter:
     """The adapter for a tokenizer's kind."""
-    form: Form = _named(modality(tokenizer.kind).adapter)(tokenizer)
-    return form
+    adapter: Adapter = _named(modality(tokenizer.kind).adapter)(tokenizer)
+    return adapter
 
 
 def commands(kind: str) -> Any:

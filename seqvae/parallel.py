@@ -67,7 +67,7 @@ class Ranks:
                     result = work()
                 except Exception as error:
                     failure = error
-            with _told():
+            with _plain_errors():
                 heard: list[str | None] = [None] * self.count
                 dist.all_gather_object(heard, None if failure is None else str(failure), group=self.patient)
             if failure is not None:
@@ -76,12 +76,12 @@ class Ranks:
                 raise SeqVAEError(said[0])
         return result
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """The result of `make` in the first process, in all processes; if it fails, SeqVAEError is raised in all."""
         if self.count == 1:
             return make()
         box = self.by_turns(lambda: [make()] if self.rank == 0 else [None])
-        with _told():
+        with _plain_errors():
             dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
@@ -95,7 +95,7 @@ class Ranks:
         large = [tensor for tensor in tensors if tensor.numel() >= LARGE and tensor.is_contiguous()]
         rest = [tensor for tensor in tensors if not (tensor.numel() >= LARGE and tensor.is_contiguous())]
         flat = torch.cat([tensor.flatten() for tensor in rest]) if rest else torch.zeros(0)
-        with _told():
+        with _plain_errors():
             # a tensor is empty in all processes or in none
             under_way = [dist.all_reduce(tensor, async_op=True) for tensor in [*large, flat] if tensor.numel()]
             for exchange in under_way:
@@ -106,7 +106,7 @@ class Ranks:
     def copy(self, tensors: Iterable[Tensor]) -> None:
         """Replace every tensor by that of the first process."""
         for tensor in tensors if self.count > 1 else ():
-            with _told():
+            with _plain_errors():
                 dist.broadcast(tensor.detach(), src=0)
 
     def in_rounds(self, items: Iterable[T], work: Callable[[T], Iterable[R]]) -> Iterator[R]:
@@ -129,44 +129,44 @@ class Ranks:
                 failure = error
             heard: list[str | None] = [None] * self.count
             shares: list[list[R]] | None = [[]] * self.count if self.rank == 0 else None
-            with _told():
+            with _plain_errors():
                 dist.all_gather_object(heard, None if failure is None else str(failure), group=self.patient)
             if failure is not None:
                 raise failure
             if said := [line for line in heard if line is not None]:
                 raise SeqVAEError(said[0])
-            with _told():
+            with _plain_errors():
                 dist.gather_object(made, shares, group=self.patient)
             for share in shares or []:
                 yield from share
 
-    def mine(self, items: Iterable[T]) -> Iterator[T]:
+    def shard(self, items: Iterable[T]) -> Iterator[T]:
         """This process's share of items: every `count`-th."""
         return islice(items, self.rank, None, self.count)
 
-    def in_order(self, results: Sequence[T]) -> list[T]:
+    def gather(self, results: Sequence[T]) -> list[T]:
         """The results of all processes' shares in the order of items, in the first process; nothing in the others."""
         if self.count == 1:
             return list(results)
         shares: list[list[T]] | None = [[]] * self.count if self.rank == 0 else None
-        with _told():
+        with _plain_errors():
             dist.gather_object(list(results), shares, group=self.patient)
         return _merged(shares or [])
 
-    def divided(self, items: Iterable[T], work: Callable[[T], R]) -> list[R]:
+    def map_sharded(self, items: Iterable[T], work: Callable[[T], R]) -> list[R]:
         """The result of `work` on each item, in order, in every process; each process works on its share."""
-        made = [work(item) for item in self.mine(items)]
+        made = [work(item) for item in self.shard(items)]
         if self.count == 1:
             return made
         shares: list[list[R]] = [[]] * self.count
-        with _told():
+        with _plain_errors():
             dist.all_gather_object(shares, made, group=self.patient)
         return _merged(shares)
 
     def leave(self) -> None:
         """Wait for all processes and leave the group: the last call, only after success."""
         if self.count > 1:
-            with _told():
+            with _plain_errors():
                 dist.barrier(group=self.patient)
             dist.destroy_process_group()
 
@@ -206,7 +206,7 @@ def join() -> Ranks:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _plain_errors() -> Iterator[None]:
     """Raise SeqVAEError if another process has ended; gloo and nccl raise only RuntimeError."""
     try:
         yield

@@ -24,12 +24,12 @@ Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-Lean = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
+Guidance = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
 """Guidance of decoding: (row numbers (N,), their states (N, S)) -> some tokens (P,) and their log-weights (N, P).
 
 Probability moves among these tokens alone: their total probability stays that of the model.
 """
-Guide = Callable[[slice], list[Lean]]
+Guide = Callable[[slice], list[Guidance]]
 """(a slice of all decoded rows, in order) -> the leans of these rows, numbered from 0."""
 
 PAD, BOS, EOS, MASK = range(4)  # the first ids of every vocabulary
@@ -47,7 +47,7 @@ class Grammar(Protocol):
     def advance(self, state: Ints, tokens: Ints) -> Ints:
         """States `(N, S)` after `tokens (N,)`."""
 
-    def cues(self, state: Ints) -> Ints:
+    def position_fields(self, state: Ints) -> Ints:
         """Position fields `(N, K)` of the next token."""
 
 
@@ -56,13 +56,13 @@ class Tokenizer(Protocol):
 
     kind: str
     vocab_size: int
-    cue_sizes: tuple[int, ...]
+    field_sizes: tuple[int, ...]
     """Number of values of each position field, from the general to the special; 0 always stands for absent."""
     max_tokens: int
     """Maximum tokens of a decoded chunk, EOS included."""
     overlap: int
     """Tokens that a chunk repeats from the chunk before it; 0 except for windows of long sessions."""
-    scope: Ints
+    binding_depth: Ints
     """`(V,)`: number of position fields that each token is bound to (its depth)."""
 
     def encode(self, piece: Any) -> list[Ints]:
@@ -71,7 +71,7 @@ class Tokenizer(Protocol):
     def token_text(self, token: int) -> str:
         """A token as text for display; a special token by its name, such as `<eos>`."""
 
-    def cues(self, tokens: Ints) -> Ints:
+    def position_fields(self, tokens: Ints) -> Ints:
         """Position fields `(..., T, K)` of every token of `tokens (..., T)`, from the state just before it."""
 
     def allowed(self, tokens: Ints) -> Bools | None:
@@ -93,7 +93,7 @@ class Tokenizer(Protocol):
         """Write the files that `load_tokenizer` reads."""
 
 
-class Form(Protocol):
+class Adapter(Protocol):
     """The adapter between pieces of one kind and tokens, for the codec."""
 
     def read(self, source: Any) -> Any:
@@ -105,7 +105,7 @@ class Form(Protocol):
     def blank(self, chunks: int) -> Any:
         """An empty piece to decode into, for new pieces."""
 
-    def frame(self, chunks: list[Ints]) -> Any:
+    def template(self, chunks: list[Ints]) -> Any:
         """The empty piece that fits decoded chunks best."""
 
     def parts(self, names: Sequence[str | int] | None, moved: bool = True) -> frozenset[int]:
@@ -117,8 +117,8 @@ class Form(Protocol):
     def harmony(self, piece: Any) -> Floats | None:
         """Chroma around each beat of each chunk, `(C, B, 12)`; None for a kind without pitch."""
 
-    def lean(self, harmony: Floats, strength: float) -> Lean | None:
-        """Guidance of decoded notes toward the `harmony (N, B, 12)` of their rows; see `Lean`."""
+    def chroma_guidance(self, harmony: Floats, strength: float) -> Guidance | None:
+        """Guidance of decoded notes toward the `harmony (N, B, 12)` of their rows; see `Guidance`."""
 
     def ensemble(self, pieces: Iterable[list[Ints]]) -> Any:
         """The ensemble of pieces, from the tokens of their chunks: a `music.band.Ensemble`; None for other kinds."""
@@ -126,7 +126,7 @@ class Form(Protocol):
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
         """One or more distances between two decoded pieces, from 0 to 1."""
 
-    def join(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
+    def assemble(self, chunks: list[Ints], like: Any, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
         """The user's kind of object from decoded chunks, with all that tokens do not encode taken from `like`.
 
         The parts `keep` are those of `like`, unchanged. `again`: the chunks reconstruct `like` itself, unmoved.
@@ -139,12 +139,12 @@ def spelling(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps([tokenizer.kind, tokens]).encode()).hexdigest()
 
 
-class Uncued:
+class NoPositionFields:
     """Shared methods of kinds whose tokens have no position fields, such as sentences and logs."""
 
-    cue_sizes: tuple[int, ...] = ()
+    field_sizes: tuple[int, ...] = ()
 
-    def cues(self, tokens: Ints) -> Ints:
+    def position_fields(self, tokens: Ints) -> Ints:
         """Position fields `(..., T, 0)`: none."""
         return np.zeros((*tokens.shape, 0), np.int32)
 

@@ -117,8 +117,8 @@ def test_company_does_not_change_what_is_decoded(small: Codec, song: Piece, monk
         with monkeypatch.context() as patch:
             patch.setattr(codec, "BATCH_CHUNKS", 4)
             assert [rows(score) for score in exact.decode(latents, sampling=sampling)] == [rows(s) for s in together]
-        first = small.write(latents[0], None, sampling or Sampling())
-        part = small.write(latents[0][:2], None, sampling or Sampling())
+        first = small.generate_tokens(latents[0], None, sampling or Sampling())
+        part = small.generate_tokens(latents[0][:2], None, sampling or Sampling())
         assert [chunk.tolist() for chunk in part] == [chunk.tolist() for chunk in first[:4]]
 
 
@@ -197,13 +197,13 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
     piece = groove(2)
     z = small.encode([piece])[0]
     decoded: list[list[Tensor]] = []
-    write = small.write
+    write = small.generate_tokens
 
     def keep(self: Codec, z: torch.Tensor, *arguments: Any, **named: Any) -> Any:
         decoded[-1].append(z)
         return write(z, *arguments, **named)
 
-    monkeypatch.setattr(Codec, "write", keep)
+    monkeypatch.setattr(Codec, "generate_tokens", keep)
     odd, even = small.styles["odd"], small.styles["even"]
     moves: list[dict[str, Any]] = [
         {"target": "odd", "source": "even", "amount": 0.5},
@@ -296,12 +296,12 @@ def test_a_way_takes_points_of_the_path_that_do_not_go_back(small: Codec, kind: 
     assert sorted(set(places)) == places
     said = [chunks for chunks, _ in decoded]
     assert [[x.tolist() for x in one] for one in said] == [[x.tolist() for x in one] for one in small._spelled(
-        list(z), [small.form.blank(len(a) * small.chunks)] * 5)]  # fmt: skip
+        list(z), [small.adapter.blank(len(a) * small.chunks)] * 5)]  # fmt: skip
 
     def back(points: list[int]) -> float:
         """How far the distances from both ends go the wrong way in all."""
-        pieces = small._spelled(list(path[points]), [small.form.blank(len(a) * small.chunks)] * len(points))
-        there, left = (np.array([small.form.apart(pieces[end], one) for one in pieces]) for end in (0, -1))
+        pieces = small._spelled(list(path[points]), [small.adapter.blank(len(a) * small.chunks)] * len(points))
+        there, left = (np.array([small.adapter.apart(pieces[end], one) for one in pieces]) for end in (0, -1))
         return float(np.maximum(-np.diff(there, axis=0), 0).sum() + np.maximum(np.diff(left, axis=0), 0).sum())
 
     assert back(places) <= back([i * codec.CANDIDATES for i in range(5)]) + 1e-9
@@ -313,7 +313,7 @@ def test_the_pieces_of_a_way_are_those_of_the_walk(small: Codec) -> None:
     za, zb = small.encode([a, b])
     _, decoded = small.walk(za, zb, 3, ends=[a, b])
     chunks, end = decoded[1]
-    assert rows(pieces[1]) == rows(small.form.join(chunks, [a, b][end]))
+    assert rows(pieces[1]) == rows(small.adapter.assemble(chunks, [a, b][end]))
 
 
 def test_a_grid_has_four_corners_and_the_frames_of_the_nearest(small: Codec, song: Piece) -> None:
@@ -335,12 +335,12 @@ def test_weights_add_up_and_the_amount_scales_them(small: Codec) -> None:
     z = small.encode([groove(1)])[0]
     odd, even, source = (small.styles[name].mean for name in ("odd", "even", "all"))
     expected = z + 0.3 * (odd - source) + 0.5 * (even - source)
-    torch.testing.assert_close(small.mover({"odd": 0.3, "even": 0.5}, "all")(z), expected, rtol=1e-4, atol=1e-5)
-    doubled = small.mover({"odd": 0.6, "even": 1.0}, "all", amount=0.5)(z)
+    torch.testing.assert_close(small.translate({"odd": 0.3, "even": 0.5}, "all")(z), expected, rtol=1e-4, atol=1e-5)
+    doubled = small.translate({"odd": 0.6, "even": 1.0}, "all", amount=0.5)(z)
     torch.testing.assert_close(doubled, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(small.mover({"odd": 0.7})(z), small.mover("odd", amount=0.7)(z))
-    torch.testing.assert_close(small.mover({})(z), z)
-    own = small.mover({"odd": 0.3, "even": 0.5})(z)
+    torch.testing.assert_close(small.translate({"odd": 0.7})(z), small.translate("odd", amount=0.7)(z))
+    torch.testing.assert_close(small.translate({})(z), z)
+    own = small.translate({"odd": 0.3, "even": 0.5})(z)
     torch.testing.assert_close(own, z + 0.3 * (odd - z.mean(0)) + 0.5 * (even - z.mean(0)), rtol=1e-4, atol=1e-5)
 
 
@@ -370,7 +370,7 @@ def test_a_blend_is_arranged_by_one_band_with_the_tune_on_top(small: Codec) -> N
     assert goal.amount == pytest.approx(0.4)
     for amount in (0.5, 1.0):
         blend = midi.read(small.blend(piece, target="odd", source="even", amount=amount))
-        told = arranger.told_programs(small, small.encode([piece])[0])
+        told = arranger.program_shares(small, small.encode([piece])[0])
         assert told is not None
         assert told.sum() == pytest.approx(1, abs=1e-3)
         assert arrangement.top_line_heard(piece.notes, blend.notes) == 1
@@ -473,9 +473,9 @@ def test_tokens_of_sums_are_the_likeliest_unless_asked_for_otherwise(
     mean, covariance = torch.zeros(latent), torch.eye(latent)
     sums = torch.randn(3, 4, latent)
     for one, asked in (
-        (Style(mean, covariance, 9, sums=sums), None),
+        (Style(mean, covariance, 9, exemplars=sums), None),
         (Style(mean, covariance, 9), None),
-        (Style(mean, covariance, 9, sums=sums), Sampling(temperature=2.0)),
+        (Style(mean, covariance, 9, exemplars=sums), Sampling(temperature=2.0)),
     ):
         small.sample(2, one, 0.7, 4, 11, asked)
     assert [taken.temperature for taken in chosen] == [0, 0.7, 2.0]

@@ -55,7 +55,7 @@ def test_what_is_drawn_does_not_depend_on_the_number_of_threads(model: str, opti
 def test_what_is_moved_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     song = str(tmp_path / "song.mid")
     codec = seqvae.load("music")
-    codec.form.join(codec.tokenizer.encode(groove(1, 4)), groove(1, 4)).dump_midi(song)
+    codec.adapter.assemble(codec.tokenizer.encode(groove(1, 4)), groove(1, 4)).dump_midi(song)
     lines = str(tmp_path / "lines.txt")
     Path(lines).write_text("\n".join(SENTENCES))
     for name, *command in (
@@ -96,9 +96,9 @@ def test_a_latent_vector_does_not_depend_on_what_else_is_encoded(reviews: Codec)
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8)], ids=["likeliest", "drawn"])
 def test_what_is_decoded_does_not_depend_on_what_else_is(reviews: Codec, sampling: Sampling) -> None:
     z = torch.randn(40, reviews.model.config.latent, generator=torch.Generator().manual_seed(3))
-    together = reviews.write(z, None, sampling)
+    together = reviews.generate_tokens(z, None, sampling)
     for i in (0, 1, 17, 39):
-        alone = reviews.write(z[i : i + 1], None, replace(sampling, first_row=i))
+        alone = reviews.generate_tokens(z[i : i + 1], None, replace(sampling, first_row=i))
         assert [list(ids) for ids in alone] == [list(together[i])]
 
 

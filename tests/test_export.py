@@ -147,18 +147,18 @@ def test_the_graphs_take_what_the_page_says(kind: str, exported: Path) -> None:
 def test_the_program_of_the_page_writes_the_same_tokens(tiny: Path, exported: Path, sources: list[Any]) -> None:
     there, here = codec.load(tiny), program()(exported)
     for source in sources:
-        piece = there.form.read(source)
-        limits = there.form.limits(piece)
+        piece = there.adapter.read(source)
+        limits = there.adapter.limits(piece)
         mean, logvar = here.encode(piece)
         posterior = there.posteriors(there.segments(piece))
         np.testing.assert_allclose(mean, posterior.mean, atol=1e-4)
         np.testing.assert_allclose(logvar, posterior.logvar, atol=1e-4)
         lengths = None if limits is None else np.append(limits, np.ones(-len(limits) % there.chunks, np.int32))
         written = here.decode(mean, lengths)
-        wanted = there.write(torch.from_numpy(mean), lengths, Sampling())
+        wanted = there.generate_tokens(torch.from_numpy(mean), lengths, Sampling())
         assert [chunk.tolist() for chunk in written] == [chunk.tolist() for chunk in wanted]
         assert heard(there.decode([torch.from_numpy(mean)], like=[piece])[0]) == heard(
-            there.form.join(written if limits is None else written[: len(limits)], piece)
+            there.adapter.assemble(written if limits is None else written[: len(limits)], piece)
         )
 
 
@@ -176,7 +176,7 @@ def test_it_cuts_what_does_not_end_where_the_codec_does(tiny_music: Path, tiny_t
         z = torch.randn(3, there.model.config.latent, generator=torch.Generator().manual_seed(0))
         without = program()(here / f"{name}.onnx")
         without.tokenizer.max_tokens = 20
-        wanted = there.write(z, None, Sampling(max_tokens=20))
+        wanted = there.generate_tokens(z, None, Sampling(max_tokens=20))
         assert [x.tolist() for x in without.decode(z.numpy())] == [x.tolist() for x in wanted]
         assert 18 <= max(map(len, wanted)) <= 21
 
@@ -196,7 +196,7 @@ def test_it_needs_no_torch(kind: str, tiny: Path, exported: Path, sources: list[
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     there = codec.load(tiny)
-    mean = there.posteriors(there.segments(there.form.read(source))).mean
+    mean = there.posteriors(there.segments(there.adapter.read(source))).mean
     assert ran.stdout == f"{there.decode([mean], like=[source])[0]}\n"
 
 

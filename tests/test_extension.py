@@ -31,8 +31,8 @@ from seqvae.modality import MODALITIES, Modality, register
 from seqvae.nn import decoder, encoder
 from seqvae.nn import loss as objective
 from seqvae.nn import posterior as latent
-from seqvae.nn.layers import Places
-from seqvae.protocols import EOS, Ints, Uncued
+from seqvae.nn.layers import Packing
+from seqvae.protocols import EOS, Ints, NoPositionFields
 from seqvae.text.lines import title
 from seqvae.train import loop as train
 
@@ -57,7 +57,7 @@ def validations(run: Path) -> list[dict[str, Any]]:
 # --- a tokenizer ------------------------------------------------------------------------------------------------------
 
 
-class DnaTokenizer(Uncued):
+class DnaTokenizer(NoPositionFields):
     """A strand of DNA a line, a token a base, in segments of `max_tokens`."""
 
     kind = "dna"
@@ -67,7 +67,7 @@ class DnaTokenizer(Uncued):
     def __init__(self, max_tokens: int = 16) -> None:
         self.max_tokens = max_tokens
         self.vocab_size = 5 + len(self.bases)  # five special ones, as EventGrammar has them
-        self.scope: Ints = np.zeros(self.vocab_size, np.int32)
+        self.binding_depth: Ints = np.zeros(self.vocab_size, np.int32)
 
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every segment, each ending in EOS."""
@@ -107,7 +107,7 @@ def dna() -> Iterator[Modality]:
     entry = Modality(
         kind="dna",
         tokenizer=f"{__name__}:DnaTokenizer",
-        adapter="seqvae.text.adapter:LineForm",
+        adapter="seqvae.text.adapter:LineAdapter",
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
     )
@@ -167,13 +167,13 @@ def lines(tmp_path: Path) -> Path:
 
 
 def test_a_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "RecurrentReader", ConvolutionReader)
+    monkeypatch.setattr(encoder, "RecurrentEncoder", ConvolutionReader)
     recipe = replace(RECIPE, model=replace(RECIPE.model, encoder="recurrent"))
     best, _ = train.train_from(recipe, [lines], tmp_path / "run", report=lambda _: None)
     first, *_, last = validations(tmp_path / "run")
     assert last["loss"] < 0.8 * first["loss"]
     model = codec.load(best).model
-    assert isinstance(model.encoder.reader, ConvolutionReader)
+    assert isinstance(model.encoder.token_encoder, ConvolutionReader)
     # the law that every backbone has to keep: what is padded does not change what is read
     tokens = torch.tensor([[[9, 8, 7, EOS]]])
     padded = torch.cat([tokens, torch.zeros_like(tokens)], -1)
@@ -198,29 +198,29 @@ class GatedWriter(nn.Module):
         return [self.first(code).tanh()[None]]
 
     def forward(
-        self, tokens: Tensor, side: decoder.Side, code: Tensor, cache: list[Tensor], places: Places
+        self, tokens: Tensor, side: decoder.HeadInput, code: Tensor, cache: list[Tensor], packing: Packing
     ) -> tuple[Tensor, list[Tensor]]:
-        """Embedded `tokens (M, W)` at `places` to `(M, W)`, and the state after the last step."""
-        out, state = self.units(places.laid_out(side.enter(tokens, self.enter)), cache[0])
-        return self.leave(places.of_grid(out)), [state]
+        """Embedded `tokens (M, W)` at `packing` to `(M, W)`, and the state after the last step."""
+        out, state = self.units(packing.unpack(side.enter(tokens, self.enter)), cache[0])
+        return self.leave(packing.pack(out)), [state]
 
 
 def test_a_backbone_that_writes(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "RecurrentWriter", GatedWriter)
+    monkeypatch.setattr(decoder, "RecurrentHead", GatedWriter)
     best, _ = train.train_from(RECIPE, [lines], tmp_path / "run", report=lambda _: None)
     first, *_, last = validations(tmp_path / "run")
     assert last["loss"] < 0.8 * first["loss"]
     model = codec.load(best).model
-    assert isinstance(model.decoder.writer, GatedWriter)
+    assert isinstance(model.decoder.autoregressive_head, GatedWriter)
     # the laws: one step after the other, with rows left out on the way, gives what many at once give
     code = model.decoder.codes(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)))[:, 0]
-    inputs, cues = torch.tensor([[1, 9, 8, 7], [1, 5, 6, 7]]), torch.zeros(2, 4, 0, dtype=torch.long)
-    at_once = model.decoder(code, inputs, cues, model.decoder.start(code))[0].logits().view(2, 4, -1)
+    inputs, fields = torch.tensor([[1, 9, 8, 7], [1, 5, 6, 7]]), torch.zeros(2, 4, 0, dtype=torch.long)
+    at_once = model.decoder(code, inputs, fields, model.decoder.start(code))[0].logits().view(2, 4, -1)
     rows, cache = torch.tensor([0, 1]), model.decoder.start(code)
     for t in range(4):
         if t == 2:
             rows, cache = rows[1:], model.decoder.select(cache, torch.tensor([1]))
-        told, cache = model.decoder.step(code[rows], inputs[rows, t : t + 1], cues[rows, t : t + 1], cache)
+        told, cache = model.decoder.step(code[rows], inputs[rows, t : t + 1], fields[rows, t : t + 1], cache)
         assert torch.allclose(told.logits(), at_once[rows, t], atol=1e-4)
 
 
@@ -238,7 +238,7 @@ def test_the_page_names_what_there_is() -> None:
     writers = re.findall(r"`(start|forward)\(([\w, ]+)\)`", page)
     assert [method for method, _ in writers] == ["start", "forward"]
     for method, arguments in writers:
-        for writer in (decoder.RecurrentWriter, decoder.TransformerWriter, GatedWriter):
+        for writer in (decoder.RecurrentHead, decoder.TransformerHead, GatedWriter):
             assert list(inspect.signature(getattr(writer, method)).parameters)[1:] == arguments.split(", ")
     assert checked == 3
 

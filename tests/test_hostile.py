@@ -228,7 +228,7 @@ def test_a_style_without_any_spread_moves_nothing_but_breaks_nothing(tmp_path: P
     path = styles_file(tmp_path / "a.styles", torch.zeros(4), torch.zeros(4, 1), torch.zeros(4))
     point = style.load(path)["a"]
     z = torch.ones(2, 4)
-    assert torch.equal(style.mover(point, point, 0.5, "discriminant")(z), z)
+    assert torch.equal(style.translate(point, point, 0.5, "discriminant")(z), z)
 
 
 def test_a_checkpoint_whose_styles_are_of_another_space_is_refused(old: Path) -> None:

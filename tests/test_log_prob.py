@@ -37,15 +37,15 @@ def test_log_probabilities_are_nats_of_the_tokens(
     for piece in (song, groove(1)):
         segments = small.segments(piece)
         config = ObjectiveConfig(autoencoder=True)
-        tokens, cues = small.tensors(segments)
+        tokens, fields = small.tensors(segments)
         allowed = torch.from_numpy(small.tokenizer.allowed(tokens.numpy().astype(np.int32)))
-        expected = loss(small.model, tokens, cues, config, 1, False, allowed).reconstruction
+        expected = loss(small.model, tokens, fields, config, 1, False, allowed).reconstruction
         scored = small.log_prob([piece], samples=2)[0]
         if half:
             # A logit is a sum that is rounded to 8 bits, and so are the numbers it is a sum of: each token is off by up
             # to 2^-8 of the largest logit. Roundings go up and down, so that the sum over tokens grows by its root.
-            mean = small.model.encode(tokens, cues).mean
-            logits = small.model.decode(mean, shifted(tokens), cues)[0]
+            mean = small.model.encode(tokens, fields).mean
+            logits = small.model.decode_logits(mean, shifted(tokens), fields)[0]
             off = 2**-8 * float(logits.abs().max()) * math.sqrt(int((tokens > 0).sum()))
             assert scored == pytest.approx(-expected * len(segments), abs=off)
         else:
@@ -83,7 +83,7 @@ def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch)
         lengths = rng.integers(1, 30, (count, small.chunks))
         segments = [[rng.integers(3, 100, n).astype(np.int32) for n in row] for row in lengths]
         posterior = small.posteriors(segments)
-        return posterior, small.told(posterior.mean[None], segments)
+        return posterior, small.token_log_probs(posterior.mean[None], segments)
 
     for count in range(1, 120, 2):
         scored(count)

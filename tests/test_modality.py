@@ -30,18 +30,18 @@ def text() -> Tokenizer:
 def test_every_kind_is_made_and_has_the_common_parts(kind: str) -> None:
     made = make(TokenizerConfig(kind=kind, vocab_size=300), lambda: LINES)
     assert made.kind == kind
-    assert made.scope.shape == (made.vocab_size,)
+    assert made.binding_depth.shape == (made.vocab_size,)
     assert 0 <= made.overlap < made.max_tokens
     assert [made.token_text(token) for token in (PAD, BOS, EOS, MASK)] == ["<pad>", "<bos>", "<eos>", "<mask>"]
     assert len({made.token_text(token) for token in range(made.vocab_size)}) == made.vocab_size
     tokens = np.full((2, 3, 5), 2, np.int32)
-    assert made.cues(tokens).shape == (2, 3, 5, len(made.cue_sizes))
+    assert made.position_fields(tokens).shape == (2, 3, 5, len(made.field_sizes))
     allowed = made.allowed(tokens)
     assert allowed is None or allowed.shape == (2, 3, 5, made.vocab_size)
     grammar = made.grammar()
     state = grammar.start(4)
     assert grammar.allowed(state).shape == (4, made.vocab_size)
-    assert grammar.cues(state).shape == (4, len(made.cue_sizes))
+    assert grammar.position_fields(state).shape == (4, len(made.field_sizes))
     assert grammar.advance(state, np.full(4, 2, np.int32)).shape == state.shape
 
 
@@ -93,7 +93,7 @@ def test_music_that_is_saved_is_loaded(tokenizer: MidiTokenizer, tmp_path: Path)
     again = load_tokenizer(tmp_path / "tokenizer")
     assert isinstance(again, MidiTokenizer)
     assert again.vocabulary == tokenizer.vocabulary
-    assert again.cue_sizes == tokenizer.cue_sizes
+    assert again.field_sizes == tokenizer.field_sizes
 
 
 def test_text_that_is_saved_is_loaded(text: Tokenizer, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ FLOOR = 1.05  # nats: about what each unit's KL is in these steps, so that parts
 # Between them all that is random, all that is averaged over a batch, and every kind of layer.
 MUSIC = Recipe(
     model=ModelConfig(chunks=2, latent=16, width=32, hidden=32, dropout=0.1),
-    objective=ObjectiveConfig(beta=0.1, anneal_steps=50, word_dropout=0.2, denoise=0.1, fade=0.9, bag=0.5),
+    objective=ObjectiveConfig(beta=0.1, anneal_steps=50, word_dropout=0.2, denoise=0.1, track_dropout=0.9, bag=0.5),
     train=replace(TRAIN, mix=0.5, transpose=2),
 )
 TEXT = Recipe(
@@ -124,11 +124,11 @@ def work(folder: Path) -> None:
     ranks = distributed.join()
     found: dict[str, Any] = {"rank": ranks.rank, "turn": ranks.turn}
     for count in (7, 1, 0):
-        found[f"in order {count}"] = ranks.in_order([i * i for i in ranks.mine(range(count))])
+        found[f"in order {count}"] = ranks.gather([i * i for i in ranks.shard(range(count))])
     tensors = [torch.full((2, 3), 1.0 + ranks.rank), torch.tensor(2.0)]
     ranks.add(tensors)
     found["sums"] = [tensor.tolist() for tensor in tensors]
-    found["from first"] = ranks.from_first(lambda: f"made by {ranks.rank}")
+    found["from first"] = ranks.broadcast(lambda: f"made by {ranks.rank}")
     seen = folder / "seen"
 
     def first_makes() -> bool:
@@ -227,9 +227,9 @@ def test_the_noise_of_a_part_is_that_of_its_rows(begin: int, count: int) -> None
 def test_alone_there_is_nobody_to_ask() -> None:
     ranks = distributed.join()
     assert ranks == Ranks()
-    assert list(ranks.mine("abc")) == ["a", "b", "c"]
-    assert ranks.in_order([3, 1]) == [3, 1]
-    assert ranks.from_first(lambda: 5) == ranks.by_turns(lambda: 5) == 5
+    assert list(ranks.shard("abc")) == ["a", "b", "c"]
+    assert ranks.gather([3, 1]) == [3, 1]
+    assert ranks.broadcast(lambda: 5) == ranks.by_turns(lambda: 5) == 5
     tensor = torch.ones(2)
     ranks.add([tensor])
     ranks.copy([tensor])

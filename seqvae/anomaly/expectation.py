@@ -29,7 +29,7 @@ def expected(
     wanted = {place: i for i, place in enumerate(places)}
     out: list[list[tuple[int, float]]] = [[] for _ in places]
     at = 0  # index of the next chunk's first token in `Evidence.tokens`
-    for number, segment in enumerate(codec.segments(codec.form.read(piece))):
+    for number, segment in enumerate(codec.segments(codec.adapter.read(piece))):
         skip = [tokenizer.overlap if number or c else 0 for c in range(len(segment))]
         counts = [len(chunk) - first for chunk, first in zip(segment, skip, strict=True)]
         if not any(at <= place < at + sum(counts) for place in places):

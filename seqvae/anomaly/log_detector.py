@@ -39,7 +39,7 @@ from seqvae.events.templates import NEW, Templates
 from seqvae.modality import make
 from seqvae.train.loop import train
 
-RECIPE = "hdfs"  # for short sessions
+RECIPE = "logs-short"  # for short sessions
 FILE = "templates.json"
 FORMAT = 1
 PARTS = 0.5, 0.35

@@ -58,7 +58,7 @@ def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 
     waiting: list[list[list[Ints]]] = []
     count = 0
     for piece in pieces:
-        waiting.append(codec.segments(codec.form.read(piece)))
+        waiting.append(codec.segments(codec.adapter.read(piece)))
         count += len(waiting[-1])
         if count >= WINDOWS:
             yield from _examined(codec, waiting, noise)
@@ -71,13 +71,13 @@ def latents(codec: Codec, pieces: Iterable[Any]) -> list[Tensor]:
 
     Raises ReadError for a piece that cannot be read.
     """
-    split = [codec.segments(codec.form.read(piece)) for piece in pieces]
+    split = [codec.segments(codec.adapter.read(piece)) for piece in pieces]
     means = codec.posteriors([segment for piece in split for segment in piece]).mean
     return list(torch.split(means, [len(piece) for piece in split]))
 
 
 @dataclass(frozen=True)
-class _Told:
+class _SegmentScores:
     """Evidence about one segment: by chunk and token, and as a whole."""
 
     log_prob: list[Floats]
@@ -93,7 +93,7 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
     different: dict[bytes, list[Ints]] = {}
     for of, piece in zip(keys, split, strict=True):
         different.update(zip(of, piece, strict=True))
-    found: dict[bytes, _Told] = {}
+    found: dict[bytes, _SegmentScores] = {}
     for at in range(0, len(different), WINDOWS):
         block = list(different)[at : at + WINDOWS]
         found.update(zip(block, _segments(codec, [different[key] for key in block], noise), strict=True))
@@ -121,11 +121,11 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
         yield ready[of]
 
 
-def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> Iterator[_Told]:
+def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> Iterator[_SegmentScores]:
     """Evidence of segments, with the same `noise (L, D)` for each."""
     posterior = codec.posteriors(segments)
     draws = posterior.mean + (0.5 * posterior.logvar).exp() * noise[:, None]
-    told = codec.told(torch.cat([draws, posterior.mean[None]]), segments)
+    told = codec.token_log_probs(torch.cat([draws, posterior.mean[None]]), segments)
     # summed in fp64, then rounded: the order of summation depends on lengths in the batch
     wide = Posterior(posterior.mean.double(), posterior.logvar.double())
     total = told[:-1].double().flatten(2).sum(-1)
@@ -135,7 +135,7 @@ def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> It
     average, error, means = told[:-1].double().mean(0).float().numpy(), told[-1].numpy(), posterior.mean.numpy()
     for i, segment in enumerate(segments):
         lengths = [len(chunk) for chunk in segment]
-        yield _Told(
+        yield _SegmentScores(
             [average[i, c, :length] for c, length in enumerate(lengths)],
             [error[i, c, :length] for c, length in enumerate(lengths)],
             elbo[i],

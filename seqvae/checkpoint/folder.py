@@ -76,7 +76,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "format": FORMAT,
             "recipe": to_dict(checkpoint.recipe),
             "vocab_size": model.vocab_size,
-            "cue_sizes": list(model.cue_sizes),
+            "cue_sizes": list(model.field_sizes),
         }
         weights = {name: _halved(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()}
         _write(weights, {"format": "pt"}, part / "model.safetensors")
@@ -119,7 +119,7 @@ def load(name: str | Path) -> Checkpoint:
             if _sum(own(folder, file)) != told:
                 raise CheckpointError(f"{folder}: {file} is not the file that was saved; copy the whole folder again")
         tokenizer = load_tokenizer(folder / "tokenizer")
-        if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.cue_sizes):
+        if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.field_sizes):
             raise CheckpointError(f"{folder}: tokenizer and model do not belong together; copy the whole folder again")
         weights = _weights(folder / "model.safetensors", recipe.model, tokenizer)
         model = build(recipe.model, tokenizer)
@@ -173,7 +173,7 @@ def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str,
         if not types <= WEIGHTS:
             raise ValueError(f"weights of type {', '.join(sorted(types - WEIGHTS))}")
         held = sum(math.prod(part.get_shape()) for part in parts.values())
-        symbols = tokenizer.vocab_size + sum(tokenizer.cue_sizes)
+        symbols = tokenizer.vocab_size + sum(tokenizer.field_sizes)
         least = (config.width + config.latent * config.chunks + symbols) * config.width
         least += config.layers * config.hidden**2
         if least > held or config.layers > len(names):
@@ -184,7 +184,7 @@ def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str,
 def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
     """A model with initial weights for a tokenizer; raises ConfigError for sizes that do not fit together."""
     try:
-        return SequenceVAE(config, tokenizer.cue_sizes, torch.from_numpy(tokenizer.scope).long())
+        return SequenceVAE(config, tokenizer.field_sizes, torch.from_numpy(tokenizer.binding_depth).long())
     except ValueError as error:
         raise ConfigError(f"model: {error}; choose other sizes") from error
 

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from seqvae.cli import console as terminal
-from seqvae.cli import detect, draw
-from seqvae.cli import style as stylebook
-from seqvae.cli import training as workshop
+from seqvae.cli import console, detect, draw, training
+from seqvae.cli import style as style_commands
 from seqvae.cli.console import Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
 from seqvae.errors import SeqVAEError, UsageError
 
@@ -34,11 +32,11 @@ if TYPE_CHECKING:
 # a copy of style.Method, whose module imports torch; a test compares the two
 Method = Literal["mean", "discriminant", "transport"]
 
-app = terminal.group("Blend, interpolate and sample music, sentences and logs in the latent space of a sequence VAE.")
-app.add_typer(stylebook.app, name="style")
+app = console.group("Blend, interpolate and sample music, sentences and logs in the latent space of a sequence VAE.")
+app.add_typer(style_commands.app, name="style")
 app.add_typer(detect.app, name="detect")
 app.add_typer(draw.app, name="plot")
-app.add_typer(workshop.app)
+app.add_typer(training.app)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -67,12 +65,12 @@ Out = Annotated[
 Latents = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default=False)]
 Temperature = Annotated[
     float,
-    typer.Option(min=0, callback=terminal.finite, help="0 takes the most likely token; higher values vary more."),
+    typer.Option(min=0, callback=console.finite, help="0 takes the most likely token; higher values vary more."),
 ]
 TopP = Annotated[
     float | None,
     typer.Option(
-        callback=terminal.probability,
+        callback=console.probability,
         help="Sample from the most likely tokens that together reach this probability.  [default: 0.95; the most "
         "likely token for styles with stored examples, such as those of music]",
     ),
@@ -112,7 +110,7 @@ def blend(
         list[float] | None,
         typer.Option(
             "--amount",
-            callback=terminal.all_finite,
+            callback=console.all_finite,
             help="How far to move: 0 stays, 0.5 is half-way, 1 is all the way; any number.  [default: 0.5]",
         ),
     ] = None,
@@ -123,11 +121,11 @@ def blend(
             "(0 to 127); none for no track.  [default: melody]"
         ),
     ] = None,
-    harmony: Annotated[
+    chroma_guidance: Annotated[
         float | None,
         typer.Option(
             min=0,
-            callback=lambda value: None if value is None else terminal.finite(value),
+            callback=lambda value: None if value is None else console.finite(value),
             help="Music: how strongly new notes follow the harmony of the original; 0 for not at all.  [default: 1.5]",
         ),
     ] = None,
@@ -162,8 +160,8 @@ def blend(
     kind = kind_of(model)
     if keep and not kind.FILES:
         raise UsageError(f"--keep {keep[0]}: text has no tracks; leave it out, it is for music")
-    if harmony is not None and not kind.FILES:
-        raise UsageError(f"--harmony {harmony:g}: text has no harmony; leave it out, it is for music")
+    if chroma_guidance is not None and not kind.FILES:
+        raise UsageError(f"--chroma-guidance {chroma_guidance:g}: text has no harmony; leave it out, it is for music")
     if keep:
         from seqvae.music import tracks
 
@@ -172,19 +170,19 @@ def blend(
         inputs or [], out, "-".join(target for _, target, _ in moves), as_json, also(wav, png, html)
     ) as desk:
         codec = load(model, styles, exact)
-        from seqvae.codec import HARMONY
-        from seqvae.style.vectors import together
+        from seqvae.codec import CHROMA_GUIDANCE
+        from seqvae.style.vectors import compose
 
-        move = together([codec.mover(target, source, amount, method) for source, target, amount in moves])
+        move = compose([codec.translate(target, source, amount, method) for source, target, amount in moves])
         rows = [{"from": source, "to": target, "amount": amount} for source, target, amount in moves]
         facts: dict[str, Any] = {**rows[0]} if len(rows) == 1 else {"moves": rows}
         facts |= {"keep": keep} if keep else {}
-        lean = HARMONY if harmony is None else harmony
+        strength = CHROMA_GUIDANCE if chroma_guidance is None else chroma_guidance
         weights: dict[str, float] = {}
         for _, target, amount in moves:
             weights[target] = weights.get(target, 0.0) + amount
         goal = codec.goal(weights)
-        _change(kind, desk, codec, move, facts, temperature, seed, keep, lean, goal)
+        _change(kind, desk, codec, move, facts, temperature, seed, keep, strength, goal)
 
 
 def _moves(
@@ -204,7 +202,7 @@ def _moves(
     for source, target, far in zip(starts, targets, given, strict=True):
         name, weighed, weight = target.partition("=")
         try:
-            own = terminal.finite(float(weight)) if weighed else None
+            own = console.finite(float(weight)) if weighed else None
         except ValueError:
             raise UsageError(f"--to {target}: '{weight}' is not a number; write STYLE=AMOUNT, as in rock=0.3") from None
         if own is None:
@@ -216,7 +214,7 @@ def _moves(
 
 def _change(
     kind: Kind, desk: Desk, codec: Codec, move: Callable[[Tensor], Tensor], facts: dict[str, Any],
-    temperature: float = 0.0, seed: int = 0, keep: Sequence[str] | None = (), harmony: float = 0.0,
+    temperature: float = 0.0, seed: int = 0, keep: Sequence[str] | None = (), chroma_guidance: float = 0.0,
     goal: Goal | None = None,
 ) -> None:  # fmt: skip
     """Encode every piece, apply `move` to its latent vectors, decode and write the result.
@@ -231,7 +229,7 @@ def _change(
         pieces = [item.piece for item in batch]
         split = [codec.segments(piece) for piece in pieces]
         sampling = Sampling(temperature=temperature, seed=seed, first_row=row)
-        results = codec.transform(pieces, move, sampling, keep, harmony, split, goal=goal)
+        results = codec.transform(pieces, move, sampling, keep, chroma_guidance, split, goal=goal)
         for item, result, segments in zip(batch, results, split, strict=True):
             desk.write(item, result, {"segments": len(segments), **facts})
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
@@ -277,7 +275,7 @@ def generate(
         chosen = top_p is not None or top_k or beam
         sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
         draw, own, known = random.Random(seed), seed, codec.styles.get(style or "all")
-        row = len(known.sums) if known is not None and known.sums is not None else 1
+        row = len(known.exemplars) if known is not None and known.exemplars is not None else 1
         for batch in desk.batches():
             pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
             for item, piece in zip(batch, pieces, strict=True):
@@ -353,7 +351,7 @@ def interpolate(
     if not own.FILES:
         for wish, at in zip(given, corners, strict=True):
             if results[at] != wish:
-                terminal.report(f"'{wish}' is decoded as '{results[at]}'")
+                console.report(f"'{wish}' is decoded as '{results[at]}'")
 
 
 @verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
@@ -386,7 +384,7 @@ def encode(
 
     kind = kind_of(model)
     batches = kind.read(inputs or [])
-    ranks = terminal.processes(kind.FILES, inputs)
+    ranks = console.processes(kind.FILES, inputs)
     codec = load(model, exact=exact)
     from seqvae.checkpoint import folder as checkpoint
 
@@ -429,7 +427,7 @@ def decode(
     from seqvae.cli.inputs import also, kind_of, load
 
     kind = kind_of(model)
-    frame = None if like is None else kind.frame(like)
+    template = None if like is None else kind.template(like)
     from seqvae.checkpoint import folder as checkpoint
 
     tensors, about = checkpoint.load_tensors(latents)
@@ -438,14 +436,14 @@ def decode(
         codec = load(model, exact=exact)
         if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
             raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} is for {codec.tokenizer.kind}; choose -m")
-        most = None if frame is None else len(codec.segments(frame))
+        most = None if template is None else len(codec.segments(template))
         for name, z in pieces:
             if most is not None and len(z) > most:
                 raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer song")
         rest = iter(pieces)
         for batch in desk.batches():
             named = [(name, z.float()) for _, (name, z) in zip(batch, rest, strict=False)]
-            frames = None if frame is None else [frame] * len(batch)
+            frames = None if template is None else [template] * len(batch)
             results = codec.decode([z for _, z in named], like=frames)
             for item, (name, z), piece in zip(batch, named, results, strict=True):
                 desk.write(item, piece, {"name": name, "segments": len(z)})

@@ -123,9 +123,9 @@ def processes(files: bool, inputs: Sequence[str] | None) -> Ranks:
 
     Raises UsageError where several would read standard input.
     """
-    from seqvae import parallel as distributed
+    from seqvae import parallel
 
-    ranks = distributed.join()
+    ranks = parallel.join()
     if ranks.count > 1 and not files and (not inputs or "-" in inputs):
         raise UsageError("standard input cannot be divided among several processes; give @FILE")
     return ranks

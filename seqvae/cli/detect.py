@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seqvae.cli import console as terminal
+from seqvae.cli import console, verdicts
 from seqvae.cli import raw_logs as raw
-from seqvae.cli import verdicts
 from seqvae.cli.console import Exact, Inputs, Json, Model, Seed, tell, verb
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
 from seqvae.text.lines import safe
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from seqvae.cli.inputs import Kind
     from seqvae.protocols import Tokenizer
 
-app = terminal.group("Find sessions, sentences and songs that are not normal.")
+app = console.group("Find sessions, sentences and songs that are not normal.")
 
 # a copy of calibration.Score, whose module imports torch; a test compares the two
 Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
@@ -48,7 +47,7 @@ PART = 4096  # tokens in one part of a JSON line: a session may have a million
 @verb(
     app,
     "seqvae detect fit @normal.txt -m runs/hdfs/best -o hdfs.detector",
-    "seqvae detect fit @normal.txt -m runs/hdfs/best -o hdfs.detector --known @train.txt --p-value 0.001",
+    "seqvae detect fit @normal.txt -m runs/hdfs/best -o hdfs.detector --reference @train.txt --p-value 0.001",
     "seqvae detect fit @normal.txt -m runs/hdfs/best -o hdfs.detector --p-value 0.01 --confidence 0.95",
     "seqvae detect fit songs/ -m music -o songs.detector --contamination 0.05",
 )
@@ -63,7 +62,7 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    known: Annotated[
+    reference: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATH",
@@ -73,12 +72,12 @@ def fit(
     score: Annotated[Score, typer.Option(help="Anomaly score: several scores combined, or one of them.")] = "combined",
     p_value: Annotated[
         float | None,
-        typer.Option(callback=terminal.share, help="Share of new normal inputs called anomalous.  [default: 0.01]"),
+        typer.Option(callback=console.share, help="Share of new normal inputs called anomalous.  [default: 0.01]"),
     ] = None,
     confidence: verdicts.Confidence = None,
     contamination: Annotated[
         float | None,
-        typer.Option(callback=terminal.share, help="Instead of a p-value: share of INPUT called anomalous."),
+        typer.Option(callback=console.share, help="Instead of a p-value: share of INPUT called anomalous."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples from the posterior of each segment.")] = 16,
     model: Model = "music",
@@ -102,7 +101,7 @@ def fit(
     calibration.refuse(out)
     kind = kind_of(model)
     pieces = _normal(kind, inputs or [])
-    near = kind.members(known) if known else None
+    near = kind.members(reference) if reference else None
     codec = load(model, exact=exact)
     given = 0
 
@@ -198,7 +197,7 @@ def score(
     ] = None,
     p_value: Annotated[
         float | None,
-        typer.Option(callback=terminal.share, help="Largest p-value of an anomaly, instead of the fitted one."),
+        typer.Option(callback=console.share, help="Largest p-value of an anomaly, instead of the fitted one."),
     ] = None,
     confidence: verdicts.Confidence = None,
     fdr: verdicts.Fdr = None,
@@ -230,7 +229,7 @@ def score(
 
     kind = kind_of(settings.model)
     batches = kind.read(inputs or [])
-    ranks = terminal.processes(kind.FILES, inputs)
+    ranks = console.processes(kind.FILES, inputs)
     codec = load(settings.model, exact=exact)
     from seqvae.anomaly.scores import examine
 
@@ -252,7 +251,7 @@ def score(
                 yield facts, [name + _shown(codec.tokenizer, item.piece, evidence)]
 
     for line in verdict.lines(ranks.in_rounds(_numbered(batches), told)):
-        terminal.write(line)
+        console.write(line)
         sys.stdout.flush()
     ranks.leave()
 
@@ -271,7 +270,7 @@ def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, 
     _in_utf8()
     sessions: list[tuple[dict[str, Any], ScoredSession]] | None = None if html is None else []
     for line in verdict.lines(raw.rows(inputs, found, verdict, chosen.as_json, exact, sessions)):
-        terminal.write(line)
+        console.write(line)
         sys.stdout.flush()
     if html is not None and sessions is not None:
         raw.write_report(html, inputs, detector, sessions, verdict.limit, chosen.fdr)
@@ -308,7 +307,7 @@ class _Unknown:
         self._all += int((evidence.tokens != EOS).sum())
         if not self._quiet and 2 * self._new > self._all:
             self._quiet = True
-            terminal.report(
+            console.report(
                 f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, so its verdict "
                 "means little; give event ids separated by spaces, or use `seqvae detect learn` for raw lines"
             )
@@ -322,9 +321,9 @@ def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, 
                 "missing option '--detector'; name a folder that `seqvae detect fit` wrote, or with -m a model that "
                 "has a detector"
             )
-        from seqvae.checkpoint import hub as released
+        from seqvae.checkpoint import hub
 
-        detector = released.find(model) / "detector"
+        detector = hub.find(model) / "detector"
         if not detector.is_dir():
             raise CheckpointError(
                 f"{model}: has no detector; fit one to normal data with `seqvae detect fit NORMAL -m {model} "
@@ -398,7 +397,7 @@ def update(
     changed = any(change is not None for change in changes)
     new, settings = calibration.recalibrated(found, settings, scores, ", ".join(inputs or ["-"]), alone=replace)
     if changed and not replace:
-        terminal.report(
+        console.report(
             "warning: the new normal data are stranger than the old; where normal has changed, p-values are valid "
             "only with --replace"
         )
@@ -449,7 +448,7 @@ def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
             bar = bars[last]
             out.append(f" bar {bar}:")
         body = text.lstrip(" ") or text
-        out += [text.removesuffix(body), terminal.marked(body) if marked else body]
+        out += [text.removesuffix(body), console.marked(body) if marked else body]
     if not ends[last + 1 :].all():
         out.append(" …")
     return "".join(out).removeprefix(" ")

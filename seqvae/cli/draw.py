@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from seqvae.cli import console as terminal
+from seqvae.cli import console
 from seqvae.cli.console import Json, Model, Styles, tell, verb
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
 
-app = terminal.group("Draw songs, a model's styles and figures, and training curves as PNG files.")
+app = console.group("Draw songs, a model's styles and figures, and training curves as PNG files.")
 
 Picture = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="PNG file to write.", show_default=False)]
 

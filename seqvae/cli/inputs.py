@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from seqvae.checkpoint import hub as released
+from seqvae.checkpoint import hub
 from seqvae.modality import commands
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Kind(Protocol):
     def one(self, given: str) -> Any:
         """The single piece named by an argument."""
 
-    def frame(self, given: str) -> Any:
+    def template(self, given: str) -> Any:
         """The piece that supplies tempo, metre and key, which a latent vector does not hold."""
 
     def members(self, paths: Sequence[str]) -> Iterator[Any]:
@@ -92,7 +92,7 @@ class Kind(Protocol):
 
 def kind_of(model: str) -> Kind:
     """The module for a model's modality; raises CheckpointError where there is no model."""
-    module: Kind = commands(released.kind_of(released.find(model)))
+    module: Kind = commands(hub.kind_of(hub.find(model)))
     return module
 
 

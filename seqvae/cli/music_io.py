@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from seqvae.cli.console import report, tell
 from seqvae.errors import ReadError, SeqVAEError, UsageError
-from seqvae.music import library as collection
+from seqvae.music import library
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
 
@@ -95,13 +95,13 @@ def one(given: str) -> Piece:
     return midi.read(given)
 
 
-frame = one
+template = one
 """The song that supplies tempo, metre and key."""
 
 
 def members(paths: Sequence[str]) -> Iterator[Piece]:
     """All songs in files and folders; raises ReadError at once where a path does not exist."""
-    found = collection.find(paths)
+    found = library.find(paths)
     _tell_passed_over(paths)
     return (piece for _, piece in read_each(found, alone(paths)))
 
@@ -126,7 +126,7 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
     """
     found: dict[Path, Path] = {}
     for given in inputs:
-        for source in collection.find([given]):
+        for source in library.find([given]):
             known = source.suffix.lower() in midi.SUFFIXES
             stem = source.stem if known else source.name.removeprefix(midi.CORPUS)
             within = source.parent.relative_to(given) if Path(given).is_dir() else Path()
@@ -151,7 +151,7 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
 
 def _tell_passed_over(inputs: Iterable[str]) -> None:
     """Report on standard error the files in the named folders that are not music."""
-    if said := collection.passed_over(inputs):
+    if said := library.passed_over(inputs):
         report(said)
 
 
@@ -213,7 +213,7 @@ def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, P
         yield source, midi.read(source)
         return
     skipped = 0
-    found = collection.read_all(sources, cache=collection.default_cache(), progress=False)
+    found = library.read_all(sources, cache=library.default_cache(), progress=False)
     with contextlib.closing(found), tqdm(found, total=len(sources), unit="file", disable=None, leave=False) as bar:
         for source, piece in bar:
             if isinstance(piece, ReadError):
@@ -242,9 +242,9 @@ def _ready(also: Collection[str], places: Iterable[Path]) -> None:
 def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> bytes:
     """The sound, picture or page of a result; picture and page show the original beside it."""
     if kind == "wav":
-        from seqvae.music import synth as sound
+        from seqvae.music import synth
 
-        return sound.render(result)
+        return synth.render(result)
     about = _about(facts)
     shown = [] if item.piece is None else [(item.piece.name or "original", item.piece)]
     shown.append((about or item.place.stem, _drawn(result, item.piece)))

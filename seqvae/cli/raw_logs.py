@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
-from seqvae.cli import console as terminal
-from seqvae.cli import verdicts
+from seqvae.cli import console, verdicts
 from seqvae.cli.console import Json, Seed, report, tell
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.text import lines as text
@@ -76,11 +75,11 @@ def learn(
         typer.Option(metavar="REGEX", help="Leave out sessions with a line that matches; may be given several times."),
     ] = None,
     p_value: Annotated[
-        float, typer.Option(callback=terminal.share, help="Share of new normal sessions called anomalous.")
+        float, typer.Option(callback=console.share, help="Share of new normal sessions called anomalous.")
     ] = 0.01,
     confidence: verdicts.Confidence = None,
     minutes: Annotated[
-        float, typer.Option(min=0.01, callback=terminal.finite, help="Training time in minutes.")
+        float, typer.Option(min=0.01, callback=console.finite, help="Training time in minutes.")
     ] = 1.0,
     seed: Seed = 0,
     as_json: Json = False,

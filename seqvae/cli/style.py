@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seqvae.cli import console as terminal
+from seqvae.cli import console
 from seqvae.cli.console import Json, Model, Seed, Styles, tell, verb
 from seqvae.errors import UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seqvae.cli.inputs import Kind
     from seqvae.style.vectors import Style
 
-app = terminal.group("Fit styles of your own, measure their effect, list and describe them.")
+app = console.group("Fit styles of your own, measure their effect, list and describe them.")
 
 # a copy of attributes.ATTRIBUTES, whose module imports numpy; a test compares the two
 By = Literal["drums", "mode", "density"]
@@ -29,13 +29,13 @@ Sets = Annotated[
     list[str],
     typer.Argument(
         metavar="NAME=PATH",
-        help="Name of a style and its files or folders; for text also NAME=@FILE. With --by, PATH alone.",
+        help="Name of a style and its files or folders; for text also NAME=@FILE. With --attribute, PATH alone.",
     ),
 ]
 Attribute = Annotated[
     By | None,
     typer.Option(
-        "--by",
+        "--attribute",
         help="Music: divide the songs by an attribute: with-drums and without-drums, minor and major, or dense and "
         "sparse (the thirds with most and fewest notes per beat).",
     ),
@@ -47,7 +47,7 @@ Add = Annotated[bool, typer.Option("--add", help="Write to the model's own folde
     app,
     "seqvae style fit mine=songs/ -m music -o my.styles",
     "seqvae style fit glasses=@with.txt plain=@without.txt -m reviews -o my.styles",
-    "seqvae style fit songs/ --by drums -m music -o drums.styles",
+    "seqvae style fit songs/ --attribute drums -m music -o drums.styles",
 )
 def fit(
     sets: Sets,
@@ -71,7 +71,7 @@ def fit(
         from seqvae.evaluation import style_effect as effect
 
         found = {
-            name: ([piece for piece in pieces if not effect.is_held_out(piece)], source)
+            name: ([piece for piece in pieces if not effect.is_test_piece(piece)], source)
             for name, (pieces, source) in found.items()
         }
     fitted = {name: codec.fit_style(pieces, source) for name, (pieces, source) in found.items()}
@@ -85,7 +85,7 @@ def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[lis
     """Pieces of every style, and their source; raises UsageError for an argument that is not NAME=PATH."""
     if by is not None:
         if not kind.FILES:
-            raise UsageError(f"--by {by}: is for music; name the lines of each style, as in NAME=@FILE")
+            raise UsageError(f"--attribute {by}: is for music; name the lines of each style, as in NAME=@FILE")
         from seqvae.music.attributes import ATTRIBUTES, divide
 
         divided = divide(ATTRIBUTES[by], list(kind.members(sets)))
@@ -120,7 +120,7 @@ def _write(styles: Mapping[str, Style], out: Path | None, model: str) -> Path:
 @verb(
     app,
     "seqvae style effect rock=songs/rock jazz=songs/jazz -m music",
-    "seqvae style effect songs/ --by drums -m music --styles drums.styles --songs 20",
+    "seqvae style effect songs/ --attribute drums -m music --styles drums.styles --songs 20",
     "seqvae style effect positive=@good.txt negative=@bad.txt -m reviews --songs 200 --json",
 )
 def effect(
@@ -128,7 +128,7 @@ def effect(
     by: Attribute = None,
     songs: Annotated[int, typer.Option(min=2, help="Songs or lines of each style to move.")] = 8,
     amount: Annotated[
-        float, typer.Option(callback=terminal.finite, help="How far to move: 1 is the difference of two styles.")
+        float, typer.Option(callback=console.finite, help="How far to move: 1 is the difference of two styles.")
     ] = 1.0,
     styles: Styles = None,
     add: Add = False,
@@ -153,9 +153,7 @@ def effect(
     from seqvae.evaluation.style_effect import measure
     from seqvae.evaluation.style_effect import tell as line
 
-    effects = measure(
-        codec, {name: pieces for name, (pieces, _) in found.items()}, songs, amount, seed, terminal.report
-    )
+    effects = measure(codec, {name: pieces for name, (pieces, _) in found.items()}, songs, amount, seed, console.report)
     if add or styles is not None:
         from seqvae.style import vectors as style
 
@@ -183,7 +181,7 @@ def list_(model: Model = "music", styles: Styles = None, as_json: Json = False) 
         if any(one.effects for one in known.values()):
             row["effect"] = {source: asdict(one) for source, one in style.effects.items()} if as_json else _brief(style)
         rows.append(row)
-    terminal.print_rows(rows, as_json)
+    console.print_rows(rows, as_json)
 
 
 def _brief(style: Style) -> str:

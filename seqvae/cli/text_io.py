@@ -71,7 +71,7 @@ def one(given: str) -> str:
     return found[0]
 
 
-def frame(given: str) -> str:
+def template(given: str) -> str:
     """Raise UsageError: the latent vector of a sentence holds all of it."""
     raise UsageError(f"--like {given}: is for music; a sentence has no tempo or metre")
 

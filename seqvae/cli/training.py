@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seqvae.cli import console as terminal
+from seqvae.cli import console
 from seqvae.cli.console import Json, Model, Seed, report, tell, verb
 from seqvae.errors import SeqVAEError, UsageError
 
 if TYPE_CHECKING:
     from seqvae.codec import Codec
 
-app = terminal.group("Train, evaluate and export models.")
-tokenizer_app = terminal.group("Learn a vocabulary for text, and show its tokens.")
+app = console.group("Train, evaluate and export models.")
+tokenizer_app = console.group("Learn a vocabulary for text, and show its tokens.")
 app.add_typer(tokenizer_app, name="tokenizer")
 
 Algorithm = Literal["bpe", "unigram"]
@@ -52,7 +52,7 @@ def train(
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.01, callback=lambda value: None if value is None else terminal.finite(value),
+            min=0.01, callback=lambda value: None if value is None else console.finite(value),
             help="Training time in minutes, with a schedule to match, instead of the recipe's train.steps.",
         ),
     ] = None,
@@ -74,23 +74,23 @@ def train(
 
     try:
         if start is not None and tokenizer is None and settings.tokenizer.kind != "midi":
-            from seqvae.checkpoint import hub as released
+            from seqvae.checkpoint import hub
 
-            tokenizer = released.find(start) / "tokenizer"  # weights belong to one vocabulary
+            tokenizer = hub.find(start) / "tokenizer"  # weights belong to one vocabulary
         best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, start=start, report=report)
     except KeyboardInterrupt as stop:
         command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
         command += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
         command += [f"--start={start}"] if start is not None else []
         command += [f"--set={change}" for change in changed]
-        from seqvae import parallel as distributed
+        from seqvae import parallel
 
-        if distributed.join().rank:
+        if parallel.join().rank:
             raise typer.Exit(130) from None
-        terminal.end(f"{str(stop) or 'interrupted'}; continue with `{shlex.join(command)} --resume`", 130)
-    from seqvae import parallel as distributed
+        console.end(f"{str(stop) or 'interrupted'}; continue with `{shlex.join(command)} --resume`", 130)
+    from seqvae import parallel
 
-    if distributed.join().rank == 0:
+    if parallel.join().rank == 0:
         if skipped:
             report(f"{len(skipped)} files skipped")
         print(best)
@@ -159,7 +159,7 @@ def encode(
 @verb(
     app,
     "seqvae evaluate -m music --data songs/ --json",
-    "seqvae evaluate -m music --data songs/ --arrangement --between classical/rock",
+    "seqvae evaluate -m music --data songs/ --arrangement --pairs classical/rock",
     "seqvae evaluate -m reviews --data good=@test.good --data bad=@test.bad --train good=@train.good "
     "--train bad=@train.bad",
 )
@@ -181,7 +181,7 @@ def evaluate(
     opposites: Annotated[
         list[str] | None,
         typer.Option(
-            "--between",
+            "--pairs",
             metavar="A/B",
             help="Text: styles to move between, in both directions; default all. Arrangements: from A to B, or all; "
             "default five pairs.",
@@ -217,13 +217,13 @@ def evaluate(
     For text, the likelihood is that of the lines given without a name; without them, of the lines of all styles. Under
     torchrun the model's work is divided among the processes.
     """
-    from seqvae.checkpoint import hub as released
+    from seqvae.checkpoint import hub
     from seqvae.cli.inputs import load
 
-    if released.kind_of(released.find(model)) == "midi":
+    if hub.kind_of(hub.find(model)) == "midi":
         if len(data) != 1:
             raise UsageError(f"{len(data)} --data: for music give one folder, with a folder for each style")
-        codec, say = _divided(load(model))
+        codec, say = _sharded(load(model))
         if arrangement:
             from seqvae.evaluation import arrangement as ruler
 
@@ -232,14 +232,14 @@ def evaluate(
             figures = ruler.evaluate(
                 codec, Path(data[0]), songs=pieces or 16, pairs=chosen, half=split, seed=seed, report=say
             )
-            _told(codec, ruler.table(figures), figures, as_json)
+            _print_figures(codec, ruler.table(figures), figures, as_json)
             return
         from seqvae.evaluation import music as evaluate
 
         figures = evaluate.evaluate(
             codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, split=split, report=say
         )
-        _told(codec, evaluate.table(figures), figures, as_json)
+        _print_figures(codec, evaluate.table(figures), figures, as_json)
         return
     if arrangement:
         raise UsageError(f"--arrangement: is for music, and {model} is not a model of music; leave it out")
@@ -248,7 +248,7 @@ def evaluate(
     from seqvae.evaluation import text as evaluate_text
 
     plain, corpus = held.pop("", None), known.pop("", None)
-    codec, say = _divided(load(model))
+    codec, say = _sharded(load(model))
     figures = evaluate_text.evaluate_text(
         codec,
         plain if plain is not None else [line for lines in held.values() for line in lines],
@@ -262,26 +262,26 @@ def evaluate(
         transfer_lines=pieces or 1000,
         report=say,
     )
-    _told(codec, evaluate_text.table(figures), figures, as_json)
+    _print_figures(codec, evaluate_text.table(figures), figures, as_json)
 
 
 def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of styles written as A/B; raises UsageError for any other form."""
     pairs = [(a, b) for a, slash, b in (text.partition("/") for text in given) if a and b and "/" not in b]
     if len(pairs) < len(given):
-        raise UsageError(f"--between {' '.join(given)}: write two styles as A/B")
+        raise UsageError(f"--pairs {' '.join(given)}: write two styles as A/B")
     return pairs
 
 
-def _divided(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
+def _sharded(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
     """A codec whose work is divided among the processes of torchrun, and a report function of the first process."""
-    from seqvae import parallel as distributed
+    from seqvae import parallel
 
-    codec.ranks = distributed.join()
+    codec.ranks = parallel.join()
     return codec, report if codec.ranks.rank == 0 else lambda _: None
 
 
-def _told(codec: Codec, text: str, figures: dict[str, Any], as_json: bool) -> None:
+def _print_figures(codec: Codec, text: str, figures: dict[str, Any], as_json: bool) -> None:
     """Print figures once, in the first of several processes."""
     if codec.ranks.rank == 0:
         tell(text, figures, as_json)
@@ -329,9 +329,9 @@ def export(
 @verb(app, "seqvae models")
 def models(as_json: Json = False) -> None:
     """List the released models."""
-    from seqvae.checkpoint import hub as released
+    from seqvae.checkpoint import hub
 
-    rows: Sequence[dict[str, Any]] = [dataclasses.asdict(released.facts(folder)) for folder in released.released()]
+    rows: Sequence[dict[str, Any]] = [dataclasses.asdict(hub.facts(folder)) for folder in hub.released()]
     if not rows:
-        raise SeqVAEError(f"no released model in {released.released_folder()}; train one with `seqvae train`")
-    terminal.print_rows(rows, as_json)
+        raise SeqVAEError(f"no released model in {hub.released_folder()}; train one with `seqvae train`")
+    console.print_rows(rows, as_json)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqvae.cli import console as terminal
+from seqvae.cli import console
 from seqvae.errors import SeqVAEError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Confidence = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        callback=terminal.share,
+        callback=console.share,
         help="Bound the rate of false alarms with this confidence, such as 0.95, instead of on average.",
         show_default=False,
     ),
@@ -39,7 +39,7 @@ Fdr = Annotated[
     float | None,
     typer.Option(
         metavar="RATE",
-        callback=terminal.share,
+        callback=console.share,
         help="Call anomalies at this false discovery rate: the expected share of normal inputs among them.",
         show_default=False,
     ),
@@ -130,7 +130,7 @@ class Verdicts:
         if change is None:
             return
         self._test = None
-        terminal.report(
+        console.report(
             f"warning: {change.share:.0%} of {change.seen} are as strange as the strangest {change.level:.0%} of the "
             "normal ones; normal may have changed. If these are normal, recalibrate with `seqvae detect update "
             f"{self._detector} INPUT --replace`"
@@ -168,7 +168,7 @@ class Verdicts:
         n = len(self._found.normal)
         least = conformal.least_discoveries(pieces, n, rate)
         if least > 1 and not self._chosen.random_ties:
-            terminal.report(
+            console.report(
                 f"no discovery at --fdr {rate:g}: with {n} normal pieces for calibration, at least {least} of {pieces} "
                 f"must be stranger than all of them; with {conformal.sample_size(rate / pieces)}, one is enough"
             )

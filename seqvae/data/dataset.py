@@ -425,7 +425,7 @@ class Batches:
             batches.append((rows[order[begin:]], firsts[order[begin:]]))
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def strangers(self, count: int, rng: np.random.Generator) -> Ints:
+    def random_segments(self, count: int, rng: np.random.Generator) -> Ints:
         """Segments `(count, C, T)` of random pieces, with equal probability for each piece."""
         pieces = self.numbered(rng.integers(len(self), size=count))
         firsts = []

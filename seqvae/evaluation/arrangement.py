@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.codec import HARMONY, Codec
+from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import Half
 from seqvae.errors import SeqVAEError
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import test_songs
 from seqvae.evaluation.rule_baseline import Rule
-from seqvae.evaluation.style_classifier import Judge
+from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import arrangement, tracks
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
@@ -41,7 +41,7 @@ BARS, BAR = 16, 4 * measures.BEAT
 FILLED = 12  # least number of bars of an excerpt that hold a note
 REAL = 100  # training songs per style for the ranges, the classifier and the rule
 READ = 4  # songs read per song wanted, because three of four may have no sixteen bars of 4/4
-JUDGED_BARS = 2
+CLASSIFIER_BARS = 2
 DRAWS = 2000
 FOLDS = 5
 
@@ -101,7 +101,7 @@ def excerpts(
     """
     rng = np.random.default_rng(seed)
     entire = 1 << 30
-    found = held_out.gather(
+    found = test_songs.gather(
         data, styles, train=READ * real, test=READ * songs, train_chunks=entire, test_chunks=entire, rng=rng,
         half=half,
     )  # fmt: skip
@@ -133,7 +133,7 @@ class Ruler:
         self.rules = {style: Rule.of(pieces) for style, pieces in real.items()}
         self.rankings = {style: measures.program_ranking([p.notes for p in pieces]) for style, pieces in real.items()}
         stretches = [(style, piece) for style, pieces in real.items() for piece in pieces]
-        self.judge = Judge(stretches, JUDGED_BARS, True, seed)
+        self.classifier = StyleClassifier(stretches, CLASSIFIER_BARS, True, seed)
 
     def rule(self, piece: Piece, source: str, target: str, amount: float) -> Piece:
         """The baseline `rule`, which ignores `amount`; see evaluation/rule_baseline.py."""
@@ -150,7 +150,7 @@ class Ruler:
         row = arrangement.statistics(notes, bounds)
         inside = self.ranges[target].inside(row)
         names = list(arrangement.STATISTICS)
-        alone = [inside.mean(), inside[names.index("notes a bar")], self.judge.probability(notes, bounds)[target]]
+        alone = [inside.mean(), inside[names.index("notes a bar")], self.classifier.probability(notes, bounds)[target]]
         beside = np.full(len(BESIDE), np.nan)
         if original is not None:
             old, line = original.notes, tracks.named_melody(original)
@@ -200,14 +200,14 @@ def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move
     def written(piece: Piece, z: Tensor, target: str, amount: float) -> Piece:
         goal = once.goal(target, amount)
         (score,) = once.transform(
-            [piece], lambda own: z[np.arange(len(own)) % len(z)], keep=None, harmony=HARMONY,
+            [piece], lambda own: z[np.arange(len(own)) % len(z)], keep=None, chroma_guidance=CHROMA_GUIDANCE,
             goal=None if goal is None else replace(goal, calibrated=False),
         )  # fmt: skip
         return midi.read(score)
 
     def another(piece: Piece, source: str, target: str, amount: float) -> Piece:
         (z,) = once.encode([following[id(piece)]])
-        return written(piece, once.mover(target, source, amount)(z), target, amount)
+        return written(piece, once.translate(target, source, amount)(z), target, amount)
 
     def mean(piece: Piece, source: str, target: str, amount: float) -> Piece:
         return written(piece, once.style(target).mean[None], target, amount)
@@ -258,7 +258,7 @@ def arrangements(
         "protocol": {
             "pairs": [f"{a} to {b}" for a, b in pairs], "songs": {s: len(x) for s, x in found.test.items()},
             "real_songs": {s: len(x) for s, x in found.real.items()}, "bars": BARS, "amounts": list(amounts),
-            "seed": seed, "judge_accuracy": _accuracy(ruler.judge, songs),
+            "seed": seed, "judge_accuracy": _accuracy(ruler.classifier, songs),
         },
         "all": {c: _figures(x, weight.get(c)) for c, x in values.items()},
         "pairs": {
@@ -305,9 +305,9 @@ def _rounded(figure: Sequence[float]) -> list[float]:
     return [round(x, 4) for x in figure]
 
 
-def _accuracy(judge: Judge, songs: Sequence[tuple[str, Piece]]) -> list[float]:
+def _accuracy(classifier: StyleClassifier, songs: Sequence[tuple[str, Piece]]) -> list[float]:
     """Share of held-out songs that the classifier assigns to their own style."""
-    said = [judge.probability(piece.notes, piece.bounds) for _, piece in songs]
+    said = [classifier.probability(piece.notes, piece.bounds) for _, piece in songs]
     right = [max(p, key=lambda s: p[s]) == style for p, (style, _) in zip(said, songs, strict=True)]
     return _rounded(measures.interval(np.array(right, float)))
 

@@ -14,11 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.codec import HARMONY, Codec
-from seqvae.evaluation import controls
-from seqvae.evaluation import statistics as distributions
-from seqvae.evaluation import test_songs as held_out
-from seqvae.evaluation.style_classifier import Judge
+from seqvae.codec import CHROMA_GUIDANCE, Codec
+from seqvae.evaluation import controls, statistics, test_songs
+from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
@@ -30,19 +28,19 @@ AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # kind of vector, its amount, and the strength of chroma guidance; `own` starts from the mean of the song's own
 # segments, as without --from; amount 0 is the reconstruction
 MOVES: dict[str, tuple[str, float, float]] = {
-    **{f"amount {a:g}": ("style", a, HARMONY) for a in (0.5, 1.0)},
-    **{f"own {a:g}": ("own", a, HARMONY) for a in (0.5, 1.0)},
+    **{f"amount {a:g}": ("style", a, CHROMA_GUIDANCE) for a in (0.5, 1.0)},
+    **{f"own {a:g}": ("own", a, CHROMA_GUIDANCE) for a in (0.5, 1.0)},
     **{f"amount {a:g}, harmony 0": ("style", a, 0.0) for a in (0.5, 1.0)},
     **{f"own {a:g}, harmony 0": ("own", a, 0.0) for a in (0.5, 1.0)},
 }
 CONDITIONS: dict[str, tuple[str, float, float]] = {
-    **{f"amount {a:g}": ("style", a, HARMONY if a else 0.0) for a in AMOUNTS},
+    **{f"amount {a:g}": ("style", a, CHROMA_GUIDANCE if a else 0.0) for a in AMOUNTS},
     **MOVES,
     "programs swapped": ("programs", 0.0, 0.0),
-    **{f"random {a:g}": ("random", a, HARMONY) for a in (0.5, 1.0)},
+    **{f"random {a:g}": ("random", a, CHROMA_GUIDANCE) for a in (0.5, 1.0)},
     # without the song: another song's latents moved alike, and the target's mean in place of all latents
-    **{f"another song, {name}": (f"{kind} of another", a, lean) for name, (kind, a, lean) in MOVES.items()},
-    "target mean": ("target", 1.0, HARMONY),
+    **{f"another song, {name}": (f"{kind} of another", a, guidance) for name, (kind, a, guidance) in MOVES.items()},
+    "target mean": ("target", 1.0, CHROMA_GUIDANCE),
     "target mean, harmony 0": ("target", 1.0, 0.0),
 }
 KEPT = ("chroma", "groove", "melody", "bass", "rhythm", "chroma_fidelity", "groove_fidelity")
@@ -74,15 +72,19 @@ def kept(original: Ints, other: Ints, bounds: Ints) -> dict[str, float]:
 
 
 def blends(
-    codec: Codec, songs: Sequence[Song], judges: Mapping[str, Judge], rankings: Mapping[str, Sequence[int]],
-    rng: np.random.Generator, report: Report,
-) -> dict[str, Any]:  # fmt: skip
+    codec: Codec,
+    songs: Sequence[Song],
+    classifiers: Mapping[str, StyleClassifier],
+    rankings: Mapping[str, Sequence[int]],
+    rng: np.random.Generator,
+    report: Report,
+) -> dict[str, Any]:
     """Move every test song to every other style by every amount, with baselines and controls."""
     styles = sorted(rankings)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     another = [songs[i] for i in controls.others([song.style for song in songs], rng)]
     conditions = list(CONDITIONS)
-    figures = [*judges, *KEPT]
+    figures = [*classifiers, *KEPT]
     # (song, target style, figure); nan where the song is already of that style
     rows = {c: np.full((len(songs), len(styles), len(figures)), np.nan) for c in conditions}
     for t, target in enumerate(styles):
@@ -108,9 +110,9 @@ def blends(
                 decoded = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in moved]
             else:
                 there = [x + amount * way for x, way in zip(*ways[kind], strict=True)]
-                decoded = held_out.decode(codec, moved, there, harmony)
+                decoded = test_songs.decode(codec, moved, there, harmony)
             for i, song, notes in zip(numbers, moved, decoded, strict=True):
-                said = [judge.probability(notes, song.piece.bounds)[target] for judge in judges.values()]
+                said = [classifier.probability(notes, song.piece.bounds)[target] for classifier in classifiers.values()]
                 rows[condition][i, t] = [*said, *kept(song.piece.notes[:, :4], notes, song.piece.bounds).values()]
         report(f"blended to {target}")
     own = np.array([song.style for song in songs])
@@ -124,7 +126,7 @@ def blends(
                     pair = out["pairs"].setdefault(f"{source} to {target}", {})
                     pair[condition] = _summary(values[own == source, t], figures)
     out |= _margins({c: x[..., 0] for c, x in rows.items()}, own, styles)
-    out["beyond"] = _beyond({c: x[..., len(judges) :] for c, x in rows.items()})
+    out["beyond"] = _beyond({c: x[..., len(classifiers) :] for c, x in rows.items()})
     for name, differences in out["beyond"].items():
         report(f"{name}: figures above both controls: {', '.join(controls.shown(differences)) or 'none'}")
     return out
@@ -168,12 +170,12 @@ def _margins(probability: Mapping[str, Floats], own: NDArray[np.str_], styles: S
             name = f"{moved_by} over {baseline}"
             by_style = {s: list(measures.interval(gained[own == s])) for s in styles}
             margin[name] = {**by_style, "all": list(measures.interval(gained))}
-            chance[name] = {"all": distributions.flipped(gained)}
+            chance[name] = {"all": statistics.flipped(gained)}
             for source in styles:
-                chance[name][source] = distributions.flipped(gained[own == source])
+                chance[name][source] = statistics.flipped(gained[own == source])
                 for t, target in enumerate(styles):
                     if target != source:
-                        chance[name][f"{source} to {target}"] = distributions.flipped(by_pair[own == source, t])
+                        chance[name][f"{source} to {target}"] = statistics.flipped(by_pair[own == source, t])
         ps = [chance[f"{moved_by} over {baseline}"] for baseline in ("programs swapped", f"random {amount}")]
         chance[f"{moved_by} over both"] = {key: max(p[key] for p in ps) for key in ps[0]}
     return {"margin": margin, "p_values": chance}
@@ -188,7 +190,12 @@ def _summary(values: Floats, figures: Sequence[str]) -> dict[str, list[float]]:
 
 
 def strength(
-    codec: Codec, songs: Sequence[Song], judge: Judge, rng: np.random.Generator, report: Report, amount: float = 1.0
+    codec: Codec,
+    songs: Sequence[Song],
+    classifier: StyleClassifier,
+    rng: np.random.Generator,
+    report: Report,
+    amount: float = 1.0,
 ) -> dict[str, Any]:
     """Transfer strength (Brunner et al. 2018) between every two styles, there and back through notes.
 
@@ -202,7 +209,7 @@ def strength(
     for source in styles:
         for target in styles:
             if source != target:
-                values[source, target] = _cycle(codec, by_style[source], target, judge, amount)
+                values[source, target] = _cycle(codec, by_style[source], target, classifier, amount)
         report(f"transfer strength measured from {source}")
     pairs = [(a, b) for i, a in enumerate(styles) for b in styles[i + 1 :]]
     drawn = []
@@ -219,21 +226,21 @@ def strength(
     return out
 
 
-def _cycle(codec: Codec, songs: Sequence[Song], target: str, judge: Judge, amount: float) -> Floats:
+def _cycle(codec: Codec, songs: Sequence[Song], target: str, classifier: StyleClassifier, amount: float) -> Floats:
     """The term of each song of one style in S_A, `(songs,)`."""
     source = songs[0].style
     vector = amount * (codec.styles[target].mean - codec.styles[source].mean)
-    there = held_out.decode(codec, songs, [song.z + vector for song in songs], HARMONY)
+    there = test_songs.decode(codec, songs, [song.z + vector for song in songs], CHROMA_GUIDANCE)
     moved = [
         Piece(np.column_stack([notes, np.full(len(notes), 80, np.int32)]), song.piece.bounds, song.piece.frame)
         for song, notes in zip(songs, there, strict=True)
     ]
-    again = held_out.encode(codec, target, moved)
-    back = held_out.decode(codec, again, [song.z - vector for song in again], HARMONY)
+    again = test_songs.encode(codec, target, moved)
+    back = test_songs.decode(codec, again, [song.z - vector for song in again], CHROMA_GUIDANCE)
     return np.array(
         [
             strength_of(
-                *(judge.between(notes, song.piece.bounds, source, target) for notes in (song.piece.notes, x, y))
+                *(classifier.between(notes, song.piece.bounds, source, target) for notes in (song.piece.notes, x, y))
             )
             for song, x, y in zip(songs, there, back, strict=True)
         ]

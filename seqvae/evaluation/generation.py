@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from seqvae.codec import Codec
 from seqvae.errors import ReadError
-from seqvae.evaluation import memorization as copying
-from seqvae.evaluation import statistics as distributions
-from seqvae.music import library as collection
+from seqvae.evaluation import memorization, statistics
+from seqvae.music import library, note_statistics
 from seqvae.music import note_metrics as measures
-from seqvae.music import note_statistics
 from seqvae.music.piece import MAX_CHUNK_STEPS, Piece, read
 
 Floats = NDArray[np.float64]
@@ -31,17 +29,23 @@ WITHIN = ("pitch-class entropy, 1 bar", "pitch-class entropy, 4 bars", "grooving
 
 
 def samples(
-    codec: Codec, held_out: Mapping[str, Sequence[Piece]], real: Mapping[str, Sequence[Piece]], trained: Sequence[Path],
-    count: int, segments: int, seed: int, report: Report,
-) -> dict[str, Any]:  # fmt: skip
+    codec: Codec,
+    test_songs: Mapping[str, Sequence[Piece]],
+    real: Mapping[str, Sequence[Piece]],
+    trained: Sequence[Path],
+    count: int,
+    segments: int,
+    seed: int,
+    report: Report,
+) -> dict[str, Any]:
     """Compare samples from the styles' Gaussians with held-out songs, in the same shares of styles.
 
-    `held_out` and `real` are stretches of test and of training songs, of at most `segments` segments each; `trained`
+    `test_songs` and `real` are stretches of test and of training songs, of at most `segments` segments each; `trained`
     are the files of all training songs. The floor of a comparison is an equal number of real training songs.
     """
-    shares = shared(count, {style: len(pieces) for style, pieces in held_out.items()})
+    shares = shared(count, {style: len(pieces) for style, pieces in test_songs.items()})
     drawn = [piece for style, n in shares.items() for piece in draw(codec, style, n, segments, seed)]
-    others = [piece for pieces in held_out.values() for piece in pieces]
+    others = [piece for pieces in test_songs.values() for piece in pieces]
     floor = [piece for style, n in shares.items() for piece in real[style][:n]]
     report(f"{len(drawn)} samples drawn, compared with {len(others)} held-out songs")
     out: dict[str, Any] = {
@@ -103,8 +107,8 @@ def _overlaps(drawn: Sequence[Piece], floor: Sequence[Piece], others: Sequence[P
         for pieces in (drawn, floor, others)
     )
     (of_samples, mean), (of_training, floor_mean) = (
-        distributions.overlaps(x, z, seed),
-        distributions.overlaps(y, z, seed),
+        statistics.overlaps(x, z, seed),
+        statistics.overlaps(y, z, seed),
     )
     out = {
         name: {"samples": list(a), "training": list(b), "means": [float(np.nanmean(one[:, k])) for one in (x, y, z)]}
@@ -137,9 +141,9 @@ def frechet(drawn: Sequence[Floats], others: Sequence[Floats], seed: int) -> dic
         order = rng.permutation(len(others))
         mine = np.concatenate([drawn[i] for i in rng.permutation(len(drawn))[:size]])
         one, two = (np.concatenate([others[i] for i in half]) for half in (order[:size], order[size : 2 * size]))
-        far.append(distributions.frechet_distance(mine, one))
-        near.append(distributions.frechet_distance(two, one))
-    figures = [list(distributions.spread(float(np.mean(x)), np.array(x), 0.0)) for x in (far, near)]
+        far.append(statistics.frechet_distance(mine, one))
+        near.append(statistics.frechet_distance(two, one))
+    figures = [list(statistics.spread(float(np.mean(x)), np.array(x), 0.0)) for x in (far, near)]
     ratio = figures[0][0] / figures[1][0] if figures[1][0] > 0 else float("nan")
     return {"samples": figures[0], "held_out": figures[1], "pieces": size, "ratio": ratio}
 
@@ -152,10 +156,10 @@ def _copying(
     beyond: share of samples whose run is longer than in 95 % of the held-out songs; 5 % is the rate of real music.
     """
     report(f"reading {len(trained)} training songs to look for copies")
-    found = collection.read_all(trained, cache=collection.default_cache())
-    known = copying.runs((piece.notes for _, piece in found if isinstance(piece, Piece)), seed)
+    found = library.read_all(trained, cache=library.default_cache())
+    known = memorization.runs((piece.notes for _, piece in found if isinstance(piece, Piece)), seed)
     runs = {
-        name: np.array(copying.longest_shared([piece.notes for piece in pieces], known), float)
+        name: np.array(memorization.longest_shared([piece.notes for piece in pieces], known), float)
         for name, pieces in (("samples", drawn), ("held_out", others))
     }
     usual = float(np.percentile(runs["held_out"], 95))

@@ -48,7 +48,7 @@ def paths(codec: Codec, songs: Sequence[Song], pairs: int, rng: np.random.Genera
     z = interpolate.path(a, b, STEPS, "slerp").transpose(0, 1).flatten(0, 1)  # all steps of a pair in a row
     # bars of full length for both ends, because they may have different metres
     limits = np.full(len(z) * codec.chunks, MAX_CHUNK_STEPS, np.int32)
-    chunks = codec.write(z, limits, Sampling())
+    chunks = codec.generate_tokens(z, limits, Sampling())
     arcs = [chunks[i : i + codec.chunks] for i in range(0, len(chunks), codec.chunks)]
     for kind, segments in {"walk": [one for way in walks for one, _ in way], "slerp": arcs}.items():
         latents = codec.posteriors(segments).mean.double().numpy()

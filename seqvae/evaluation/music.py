@@ -19,12 +19,11 @@ from seqvae.codec import Codec
 from seqvae.data.dataset import Half
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import blend as evaluate_blend
-from seqvae.evaluation import controls
+from seqvae.evaluation import controls, test_songs
 from seqvae.evaluation import generation as evaluate_samples
 from seqvae.evaluation import interpolation as evaluate_paths
 from seqvae.evaluation import reconstruction as evaluate_reconstruction
-from seqvae.evaluation import test_songs as held_out
-from seqvae.evaluation.style_classifier import Judge
+from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
 
@@ -32,7 +31,7 @@ Report = Callable[[str], None]
 SAMPLE = {"kl_bits": "note_f1_sample", "kl_bits_encoder": "note_f1_encoder"}  # figure whose rate is this KL
 SEGMENTS = 4  # first segments of each song that are blended, and segments of each sample
 LONG = 8  # segments of each song that are reconstructed, consecutive, from a place drawn once
-JUDGE_SONGS = 150  # training songs per style for the style classifier
+CLASSIFIER_SONGS = 150  # training songs per style for the style classifier
 COMPARED = 10  # limit of test songs per style that samples are compared with, in multiples of `pieces`
 OLDER = (
     "These songs were measured before there were controls, and amounts, strengths and methods had been chosen on part "
@@ -64,40 +63,46 @@ def evaluate(
     if len(styles) < 2:
         raise SeqVAEError(f"{codec.name or 'the model'}: it has fewer than two styles to compare; train or fit them")
     short = SEGMENTS * codec.chunks
-    found = held_out.gather(
-        data, styles, train=JUDGE_SONGS, test=COMPARED * pieces, train_chunks=short, test_chunks=LONG * codec.chunks,
-        rng=rng, half=split,
-    )  # fmt: skip
+    found = test_songs.gather(
+        data,
+        styles,
+        train=CLASSIFIER_SONGS,
+        test=COMPARED * pieces,
+        train_chunks=short,
+        test_chunks=LONG * codec.chunks,
+        rng=rng,
+        half=split,
+    )
     real = [(style, piece) for style in styles for piece in found.train[style]]
-    judges = {name: Judge(real, codec.chunks, name == "judge", seed) for name in ("judge", "blind")}
+    classifiers = {name: StyleClassifier(real, codec.chunks, name == "judge", seed) for name in ("judge", "blind")}
     rankings = {style: measures.program_ranking([p.notes for p in found.train[style]]) for style in styles}
     measured = {style: found.test[style][:pieces] for style in styles}
     report(f"{sum(map(len, measured.values()))} test songs, style classifiers fitted on {len(real)} training songs")
     songs: list[Song] = []
     for style in styles:
-        songs += held_out.encode(codec, style, measured[style])
+        songs += test_songs.encode(codec, style, measured[style])
         report(f"encoded {style}: {len(songs)} of {sum(map(len, measured.values()))} songs")
     fronts = [song.front(SEGMENTS, codec.chunks) for song in songs]
     result: dict[str, Any] = {
         "protocol": {"test_songs": {s: len(x) for s, x in measured.items()}, "split": split, "segments": LONG,
                      "seed": seed, "bars": LONG * codec.chunks, "blended_bars": short,
                      "intervals": "95 %, bootstrap over songs", "decoding": "greedy, free"},
-        "judge_accuracy": {name: _accuracy(judge, fronts) for name, judge in judges.items()},
+        "judge_accuracy": {name: _accuracy(classifier, fronts) for name, classifier in classifiers.items()},
     }  # fmt: skip
     result["reconstruction"] = evaluate_reconstruction.reconstruction(codec, songs, LONG, rng, report)
     result["interpolation"] = evaluate_paths.paths(codec, songs, pairs, rng, report)
     result["samples"] = evaluate_samples.samples(
-        codec, {s: [held_out.front(p, short) for p in x] for s, x in found.test.items()}, found.train, found.trained,
+        codec, {s: [test_songs.front(p, short) for p in x] for s, x in found.test.items()}, found.train, found.trained,
         samples, SEGMENTS, seed, report,
     )  # fmt: skip
-    result["blend"] = evaluate_blend.blends(codec, fronts, judges, rankings, rng, report)
-    result["strength"] = evaluate_blend.strength(codec, fronts, judges["judge"], rng, report)
+    result["blend"] = evaluate_blend.blends(codec, fronts, classifiers, rankings, rng, report)
+    result["strength"] = evaluate_blend.strength(codec, fronts, classifiers["judge"], rng, report)
     return result
 
 
-def _accuracy(judge: Judge, songs: Sequence[Song]) -> list[float]:
+def _accuracy(classifier: StyleClassifier, songs: Sequence[Song]) -> list[float]:
     """Share of test songs whose real notes the classifier assigns to their own style, with interval."""
-    said = [judge.probability(song.piece.notes, song.piece.bounds) for song in songs]
+    said = [classifier.probability(song.piece.notes, song.piece.bounds) for song in songs]
     right = np.array([max(p, key=lambda s: p[s]) == song.style for p, song in zip(said, songs, strict=True)], float)
     return list(measures.interval(right))
 

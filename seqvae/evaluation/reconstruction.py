@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from seqvae.codec import Codec
 from seqvae.evaluation import blend as evaluate_blend
-from seqvae.evaluation import controls
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import controls, test_songs
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
@@ -42,14 +41,14 @@ def reconstruction(
     encoded = _encoded(codec, songs)
     drawn = [Posterior(song.z, song.logvar).sample(generator) for song in songs]
     decoded = [
-        held_out.decode(codec, songs, z)
+        test_songs.decode(codec, songs, z)
         for z in ([song.z for song in songs], drawn, [q.sample(generator) for q in encoded])
     ]
     strangers = controls.others([""] * len(songs), rng)
     rows: dict[str, list[dict[str, float]]] = {}
     dropped = total = 0
     for i, (song, notes, sample, rough) in enumerate(zip(songs, *decoded, strict=True)):
-        spelled = held_out.spell(codec, codec.tokenizer.encode(song.piece), song)
+        spelled = test_songs.spell(codec, codec.tokenizer.encode(song.piece), song)
         total += len(song.piece.notes)
         dropped += len(song.piece.notes) - len(spelled)
         other = refit(songs[strangers[i]].piece, song.piece.bounds)

@@ -18,7 +18,7 @@ from seqvae.music.piece import Piece
 Ints = NDArray[np.int32]
 
 
-class Judge:
+class StyleClassifier:
     """A logistic regression on `measures.features` of stretches of `chunks` bars of real training songs."""
 
     def __init__(self, stretches: Sequence[tuple[str, Piece]], chunks: int, instruments: bool, seed: int) -> None:

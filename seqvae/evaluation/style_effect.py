@@ -14,17 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.codec import HARMONY, Codec
+from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import half_of
 from seqvae.errors import StyleError
 from seqvae.evaluation import blend as evaluate_blend
-from seqvae.evaluation import controls
-from seqvae.evaluation import statistics as distributions
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text_measures
 from seqvae.evaluation import text_transfer as evaluate_transfer
-from seqvae.evaluation.style_classifier import Judge
-from seqvae.music import library as collection
+from seqvae.evaluation.style_classifier import StyleClassifier
+from seqvae.music import library
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
 from seqvae.style.vectors import Effect
@@ -32,13 +30,13 @@ from seqvae.style.vectors import Effect
 Floats = NDArray[np.float64]
 SONGS = 8
 SEGMENTS = 4  # consecutive segments of each song
-JUDGE_SONGS = 150  # songs per style for the classifier
-JUDGE_LINES = 5000  # lines per style for the classifier
+CLASSIFIER_SONGS = 150  # songs per style for the classifier
+CLASSIFIER_LINES = 5000  # lines per style for the classifier
 
 
-def is_held_out(piece: Any) -> bool:
+def is_test_piece(piece: Any) -> bool:
     """Whether a song (by its title) or a line is in the final half: one in twenty, never used for training."""
-    return half_of(collection.title(piece.name) if isinstance(piece, Piece) else piece) == "final"
+    return half_of(library.title(piece.name) if isinstance(piece, Piece) else piece) == "final"
 
 
 class _Ear(Protocol):
@@ -72,18 +70,18 @@ def measure(
     heard: dict[str, list[Any]] = {}
     for name, given in pieces.items():
         order = [given[i] for i in rng.permutation(len(given))]
-        moved[name] = [piece for piece in order if is_held_out(piece)][:songs]
-        heard[name] = [piece for piece in order if not is_held_out(piece)]
+        moved[name] = [piece for piece in order if is_test_piece(piece)][:songs]
+        heard[name] = [piece for piece in order if not is_test_piece(piece)]
         if len(moved[name]) < 2 or not heard[name]:
             raise StyleError(
                 f"{name}: {len(moved[name])} of {len(given)} pieces are held out, and at least two are needed; give "
                 "more, because a hash of the title holds out one in twenty"
             )
-    judge = _music(codec, heard, rng, seed) if codec.tokenizer.kind == "midi" else _lines(codec, heard, seed)
+    classifier = _music(codec, heard, rng, seed) if codec.tokenizer.kind == "midi" else _lines(codec, heard, seed)
     generator = torch.Generator().manual_seed(seed)
     effects: dict[str, dict[str, Effect]] = {name: {} for name in pieces}
     for source, chosen in moved.items():
-        latents, ear = judge(source, chosen)
+        latents, ear = classifier(source, chosen)
         numbers = controls.others([source] * len(latents), rng)
         another = [controls.as_long(latents[i], len(z)) for i, z in zip(numbers, latents, strict=True)]
         report(f"{source}: {len(latents)} pieces encoded")
@@ -105,7 +103,7 @@ def measure(
                 after=measures.interval(after[:, 0]),
                 control=measures.interval(control[:, 0]),
                 kept=_kept(ear, after),
-                p=distributions.flipped(after[:, 0] - control[:, 0], seed),
+                p=statistics.flipped(after[:, 0] - control[:, 0], seed),
                 kept_of_another=_kept(ear, strangers),
                 kept_of_none=_kept(ear, none),
             )
@@ -141,14 +139,14 @@ def tell(effect: Effect) -> str:
 class _Music(_Ear):
     figures = ("chroma", "groove", "melody")
 
-    def __init__(self, codec: Codec, judge: Judge, songs: Sequence[held_out.Song]) -> None:
-        self.codec, self.judge, self.songs = codec, judge, songs
+    def __init__(self, codec: Codec, classifier: StyleClassifier, songs: Sequence[test_songs.Song]) -> None:
+        self.codec, self.classifier, self.songs = codec, classifier, songs
 
     def rows(self, z: Sequence[Tensor], target: str) -> Floats:
         rows = []
-        for song, notes in zip(self.songs, held_out.decode(self.codec, self.songs, z, HARMONY), strict=True):
+        for song, notes in zip(self.songs, test_songs.decode(self.codec, self.songs, z, CHROMA_GUIDANCE), strict=True):
             kept = evaluate_blend.kept(song.piece.notes[:, :4], notes, song.piece.bounds)
-            said = self.judge.probability(notes, song.piece.bounds)[target]
+            said = self.classifier.probability(notes, song.piece.bounds)[target]
             rows.append([said, *(kept[name] for name in self.figures)])
         return np.array(rows)
 
@@ -161,14 +159,14 @@ def _music(codec: Codec, heard: Mapping[str, Sequence[Piece]], rng: np.random.Ge
     chunks = SEGMENTS * codec.chunks
 
     def stretches(pieces: Sequence[Piece]) -> list[Piece]:
-        return [part for piece in pieces if (part := held_out.stretch(piece, chunks, rng)) is not None]
+        return [part for piece in pieces if (part := test_songs.stretch(piece, chunks, rng)) is not None]
 
-    real = [(name, part) for name, pieces in heard.items() for part in stretches(pieces[:JUDGE_SONGS])]
-    judge = Judge(real, codec.chunks, True, seed)
+    real = [(name, part) for name, pieces in heard.items() for part in stretches(pieces[:CLASSIFIER_SONGS])]
+    classifier = StyleClassifier(real, codec.chunks, True, seed)
 
     def sit(source: str, pieces: Sequence[Piece]) -> tuple[list[Tensor], _Ear]:
-        songs = held_out.encode(codec, source, stretches(pieces))
-        return [song.z for song in songs], _Music(codec, judge, songs)
+        songs = test_songs.encode(codec, source, stretches(pieces))
+        return [song.z for song in songs], _Music(codec, classifier, songs)
 
     return sit
 
@@ -176,17 +174,19 @@ def _music(codec: Codec, heard: Mapping[str, Sequence[Piece]], rng: np.random.Ge
 class _Lines(_Ear):
     figures = ("bleu",)
 
-    def __init__(self, codec: Codec, judge: evaluate_transfer.Judge, lines: Sequence[str]) -> None:
-        self.codec, self.judge, self.lines = codec, judge, lines
+    def __init__(self, codec: Codec, classifier: evaluate_transfer.LineClassifier, lines: Sequence[str]) -> None:
+        self.codec, self.classifier, self.lines = codec, classifier, lines
 
     def rows(self, z: Sequence[Tensor], target: str) -> Floats:
         said = self.codec.decode(z)
-        hits = self.judge.puts_in(said, [target] * len(said))
+        hits = self.classifier.puts_in(said, [target] * len(said))
         kept = [text_measures.sentence_bleu(one, line) for one, line in zip(said, self.lines, strict=True)]
         return np.column_stack([hits, kept])
 
 
 def _lines(codec: Codec, heard: Mapping[str, Sequence[str]], seed: int) -> Sitting:
     """A classifier of lines with hard decisions; their mean over lines is a probability."""
-    judge = evaluate_transfer.Judge({name: lines[:JUDGE_LINES] for name, lines in heard.items()}, seed)
-    return lambda _, lines: (codec.encode(lines), _Lines(codec, judge, lines))
+    classifier = evaluate_transfer.LineClassifier(
+        {name: lines[:CLASSIFIER_LINES] for name, lines in heard.items()}, seed
+    )
+    return lambda _, lines: (codec.encode(lines), _Lines(codec, classifier, lines))

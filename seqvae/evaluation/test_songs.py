@@ -18,7 +18,7 @@ from torch import Tensor
 from seqvae.codec import Codec
 from seqvae.data.dataset import Half, half_of
 from seqvae.errors import SeqVAEError
-from seqvae.music import library as collection
+from seqvae.music import library
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn.posterior import Posterior
@@ -96,30 +96,30 @@ def gather(
     Test songs are of one `half` of the held-out tenth: "choose" for choices, "final" for figures. Raises SeqVAEError
     for a style without a test song or without a training song.
     """
-    files = collection.find([data])
+    files = library.find([data])
     songs = Songs({style: [] for style in styles}, {style: [] for style in styles}, [])
     wanted: list[tuple[Path, str, bool]] = []
     tested: set[str] = set()
     count: dict[tuple[str, bool], int] = {}
     for i in rng.permutation(len(files)):
-        style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
+        style, title = files[i].relative_to(data).parts[0], library.title(files[i])
         mine = half_of(title)
         if style not in styles or mine not in (None, half) or title in tested:
             continue  # one version of a test song is enough
-        held_out = mine == half
-        if not held_out:
+        is_test = mine == half
+        if not is_test:
             songs.trained.append(files[i])
-        taken = count.get((style, held_out), 0)
-        if taken < (2 * test if held_out else train):  # twice as many, because some cannot be read
-            count[style, held_out] = taken + 1
-            wanted.append((files[i], style, held_out))
-            if held_out:
+        taken = count.get((style, is_test), 0)
+        if taken < (2 * test if is_test else train):  # twice as many, because some cannot be read
+            count[style, is_test] = taken + 1
+            wanted.append((files[i], style, is_test))
+            if is_test:
                 tested.add(title)
-    found = collection.read_all([path for path, _, _ in wanted], cache=collection.default_cache())
-    for (_, style, held_out), (_, piece) in zip(wanted, found, strict=True):
-        part = stretch(piece, test_chunks if held_out else train_chunks, rng) if isinstance(piece, Piece) else None
-        if part is not None and (not held_out or len(songs.test[style]) < test):
-            (songs.test if held_out else songs.train)[style].append(part)
+    found = library.read_all([path for path, _, _ in wanted], cache=library.default_cache())
+    for (_, style, is_test), (_, piece) in zip(wanted, found, strict=True):
+        part = stretch(piece, test_chunks if is_test else train_chunks, rng) if isinstance(piece, Piece) else None
+        if part is not None and (not is_test or len(songs.test[style]) < test):
+            (songs.test if is_test else songs.train)[style].append(part)
     for style in styles:
         if not songs.test[style] or not songs.train[style]:
             raise SeqVAEError(f"{data}: no song of style '{style}' is held out there; add more songs or drop the style")
@@ -136,7 +136,7 @@ def encode(codec: Codec, style: str, pieces: Sequence[Piece]) -> list[Song]:
 
 
 def _song(codec: Codec, style: str, piece: Piece, posterior: Posterior) -> Song:
-    harmony = codec.form.harmony(piece)
+    harmony = codec.adapter.harmony(piece)
     assert harmony is not None
     assert isinstance(codec.tokenizer, MidiTokenizer)
     silent = np.zeros((len(posterior.mean) * codec.chunks - len(harmony), *harmony.shape[1:]))  # padding chunks
@@ -144,16 +144,16 @@ def _song(codec: Codec, style: str, piece: Piece, posterior: Posterior) -> Song:
     return Song(style, piece, posterior.mean, posterior.logvar, kl, shift, np.concatenate([harmony, silent]))
 
 
-def decode(codec: Codec, songs: Sequence[Song], z: Sequence[Tensor], harmony: float = 0.0) -> list[Ints]:
+def decode(codec: Codec, songs: Sequence[Song], z: Sequence[Tensor], chroma_guidance: float = 0.0) -> list[Ints]:
     """Decode latents `(S, D)` of each song greedily to notes `(N, 4)` in its bars, all songs in one batch.
 
-    Chroma guidance towards each song's own harmony has the strength `harmony`, as in `Codec.blend`; 0 for none.
+    Chroma guidance towards each song's own harmony has the strength `chroma_guidance`, as in `Codec.blend`; 0 for none.
     """
     if not songs:
         return []
     limits = np.concatenate([_limits(codec, song.piece, len(x)) for song, x in zip(songs, z, strict=True)])
-    sounding = np.concatenate([song.harmony for song in songs]) if harmony else None
-    chunks = codec.write(torch.cat(list(z)), limits, Sampling(), sounding, harmony)
+    sounding = np.concatenate([song.harmony for song in songs]) if chroma_guidance else None
+    chunks = codec.generate_tokens(torch.cat(list(z)), limits, Sampling(), sounding, chroma_guidance)
     out, at = [], 0
     for song, latent in zip(songs, z, strict=True):
         out.append(spell(codec, chunks[at : at + len(latent) * codec.chunks], song))
@@ -169,6 +169,6 @@ def spell(codec: Codec, chunks: Sequence[Ints], song: Song) -> Ints:
 
 def _limits(codec: Codec, piece: Piece, segments: int) -> Ints:
     """Chunk lengths of a piece in steps, with padding chunks in its last segment."""
-    lengths = codec.form.limits(piece)
+    lengths = codec.adapter.limits(piece)
     assert lengths is not None
     return np.append(lengths, np.ones(segments * codec.chunks - len(lengths), np.int32)).astype(np.int32)

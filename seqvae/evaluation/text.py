@@ -24,7 +24,7 @@ from torch import Tensor
 from seqvae.codec import Codec, Ints
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import text_metrics as text
-from seqvae.evaluation.text_transfer import AMOUNTS, Judge, transfer
+from seqvae.evaluation.text_transfer import AMOUNTS, LineClassifier, transfer
 from seqvae.music import note_metrics as measures
 from seqvae.nn import posterior as latent
 from seqvae.nn.posterior import Posterior
@@ -130,9 +130,9 @@ def evaluate_text(
             if reason := _wanting({a, b}, codec, styles, train):
                 skipped[f"transfer {a}/{b}"] = reason
                 continue
-            judge = Judge({a: train[a], b: train[b]}, seed)
+            classifier = LineClassifier({a: train[a], b: train[b]}, seed)
             moved = {name: _some([x for x in styles[name] if x.strip()], transfer_lines, rng) for name in (a, b)}
-            result["transfer"][f"{a}/{b}"] = transfer(codec, moved, judge, model, amounts, rng, report)
+            result["transfer"][f"{a}/{b}"] = transfer(codec, moved, classifier, model, amounts, rng, report)
     plain: dict[str, Any] = _plain(result)
     return plain
 
@@ -181,7 +181,7 @@ def _draws(
     each = max(1, DRAWN_TOKENS // (len(held.segments) * len(held.segments[0]) * longest))
     for first in range(0, draws, each):
         z = torch.stack([q.sample(generator) for _ in range(min(each, draws - first))])
-        yield z, codec.told(z, held.segments).double().sum((2, 3))
+        yield z, codec.token_log_probs(z, held.segments).double().sum((2, 3))
 
 
 def log_weights(codec: Codec, held: Lines, draws: int, generator: torch.Generator) -> Floats:

@@ -37,7 +37,7 @@ FIGURES: dict[str, tuple[slice, Callable[[Floats], Floats]]] = {
 }
 
 
-class Judge:
+class LineClassifier:
     """Style classifier: logistic regression on TF-IDF of one to three words, fitted on real lines of two styles."""
 
     def __init__(self, real: Mapping[str, Sequence[str]], seed: int) -> None:
@@ -59,7 +59,7 @@ class Judge:
 
 
 def transfer(
-    codec: Codec, moved: dict[str, list[str]], judge: Judge, model: text.NGram, amounts: Sequence[float],
+    codec: Codec, moved: dict[str, list[str]], classifier: LineClassifier, model: text.NGram, amounts: Sequence[float],
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     """Move lines of two styles to the other style by every amount and every method of style/vectors.py.
@@ -79,7 +79,7 @@ def transfer(
         first[rng.permutation(np.flatnonzero(side))[: side.sum() // 2]] = True
     out: dict[str, Any] = {
         "lines": {name: len(members) for name, members in moved.items()},
-        "judge": measures.interval(judge.puts_in(lines, sources)),
+        "judge": measures.interval(classifier.puts_in(lines, sources)),
         "perplexity": text.corpus_interval(model.statistics(lines), text.perplexity_of),
         "methods": {},
     }
@@ -95,7 +95,7 @@ def transfer(
             except StyleError as error:
                 out["methods"][method] = {"skipped": str(error)}
                 break
-            sweep.append(statistics(codec.decode(z), lines, targets, judge, model))
+            sweep.append(statistics(codec.decode(z), lines, targets, classifier, model))
         if len(sweep) < len(amounts):
             continue
         by_amount = {f"{amount:g}": x for amount, x in zip(amounts, sweep, strict=True)}
@@ -114,7 +114,7 @@ def transfer(
         anchors = ", ".join(f"{v[0]:.1f} at {k} %" for k, v in out["methods"][method]["bleu_at_accuracy"].items() if v)
         report(f"{a}/{b} by {method}: self-BLEU {anchors or 'not measured: no amount reaches the accuracy'}")
     out["controls"] = _controls(
-        codec, latents, sources, targets, rng, lambda z: statistics(codec.decode(z), lines, targets, judge, model)
+        codec, latents, sources, targets, rng, lambda z: statistics(codec.decode(z), lines, targets, classifier, model)
     )
     if best is not None:
         _, method, amount, rest = best
@@ -163,10 +163,10 @@ def _blended(
 
 
 def statistics(
-    written: Sequence[str], lines: Sequence[str], targets: Sequence[str], judge: Judge, model: text.NGram
+    written: Sequence[str], lines: Sequence[str], targets: Sequence[str], classifier: LineClassifier, model: text.NGram
 ) -> Floats:
     """The statistics behind FIGURES of each output, `(N, 14)`."""
-    hits = judge.puts_in(written, targets)
+    hits = classifier.puts_in(written, targets)
     return np.column_stack([hits, np.ones(len(hits)), text.bleu_statistics(written, lines), model.statistics(written)])
 
 

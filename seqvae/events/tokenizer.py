@@ -20,13 +20,13 @@ import numpy as np
 
 from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
-from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
+from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, NoPositionFields
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>", "<unk>")
 UNKNOWN = len(SPECIAL) - 1
 
 
-class EventTokenizer(Uncued):
+class EventTokenizer(NoPositionFields):
     """One token for each symbol; symbols are separated by white space: event ids, numbers of system calls, codes.
 
     A piece is one line, a `str`. Symbols without a token become `UNKNOWN`, whose embedding is trained on the symbols
@@ -51,7 +51,7 @@ class EventTokenizer(Uncued):
         self.window, self.overlap = max_tokens, overlap
         self.max_tokens = max_tokens + 1  # decoded windows all end in EOS, full ones too
         self.vocab_size = len(SPECIAL) + len(self.symbols)
-        self.scope: Ints = np.zeros(self.vocab_size, np.int32)
+        self.binding_depth: Ints = np.zeros(self.vocab_size, np.int32)
 
     @classmethod
     def make(cls, config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> EventTokenizer:
@@ -146,6 +146,6 @@ class EventGrammar:
         ended: Ints = (state[:, 0] | (tokens == EOS))[:, None].astype(np.int32)
         return ended
 
-    def cues(self, state: Ints) -> Ints:
+    def position_fields(self, state: Ints) -> Ints:
         """Position fields `(N, 0)`: none."""
         return np.zeros((len(state), 0), np.int32)

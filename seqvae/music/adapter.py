@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seqvae.music import band
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import Ensemble
-from seqvae.protocols import Lean
+from seqvae.protocols import Guidance
 
 if TYPE_CHECKING:
     from seqvae.music.piece import Piece
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 STRAY = 0.04  # share of the notes that may lie beyond a shorter bar and are then left out: sampled pieces are inexact
 
 
-class MusicForm:
+class MusicAdapter:
     """Adapter of music: tempo, metre, key and the loudness of each bar come from the original."""
 
     def __init__(self, tokenizer: MidiTokenizer) -> None:
@@ -56,7 +56,7 @@ class MusicForm:
         bounds = np.arange(chunks + 1, dtype=np.int32) * beats * midi.STEPS_PER_BEAT
         return midi.Piece(np.zeros((0, 5), np.int32), bounds, frame)
 
-    def frame(self, chunks: list[Ints]) -> Piece:
+    def template(self, chunks: list[Ints]) -> Piece:
         """As `blank`, but in 2/4 or 3/4 if hardly any note of the decoded chunks lies beyond such a bar.
 
         The metre of a new piece follows from its notes; in bars of 4/4 a waltz would have a silent beat per bar.
@@ -82,9 +82,9 @@ class MusicForm:
         """As `MidiTokenizer.roots`."""
         return self.tokenizer.roots(piece)
 
-    def lean(self, harmony: Floats, strength: float) -> Lean:
-        """As `MidiTokenizer.lean`."""
-        return self.tokenizer.lean(harmony, strength)
+    def chroma_guidance(self, harmony: Floats, strength: float) -> Guidance:
+        """As `MidiTokenizer.chroma_guidance`."""
+        return self.tokenizer.chroma_guidance(harmony, strength)
 
     def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble:
         """As `band.ensemble`; the length of a bar in whole beats follows from the latest onset in any bar."""
@@ -108,7 +108,7 @@ class MusicForm:
         alike, other = measures.chroma_similarity(x, y), measures.chroma_similarity(y, x)
         return [1 - measures.note_f1(x, y), 0.0 if alike is None and other is None else 1 - (alike or 0.0)]
 
-    def join(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
+    def assemble(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
         """A `symusic.Score`; kept instruments, or everything if unchanged (`again`), get their original tracks."""
         from seqvae.music import piece as midi
         from seqvae.music import tracks

@@ -1,7 +1,7 @@
 """What one band says to the decoder of a bar: which instruments enter, which must play, and what the kit hits.
 
-Scope: weights of tokens in the music vocabulary (`protocols.Lean`). Out of scope: how a band is chosen (music/band.py),
-and how probabilities are multiplied (nn/sampling.py).
+Scope: weights of tokens in the music vocabulary (`protocols.Guidance`). Out of scope: how a band is chosen
+(music/band.py), and how probabilities are multiplied (nn/sampling.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seqvae.music.note_metrics import BEAT
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.protocols import EOS, Lean
+from seqvae.protocols import EOS, Guidance
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -52,7 +52,9 @@ class Plan:
     """Who plays chords: one of `programs`; None where nobody has to."""
 
 
-def lean(tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes: Bools | None = None) -> Lean:
+def band_guidance(
+    tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes: Bools | None = None
+) -> Guidance:
     """Weights of all tokens for rows of which some are `full (N,)`.
 
     Instruments outside the band never enter, those in it weigh e^ENTER; what is due is neither passed over nor left out

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seqvae.errors import SeqVAEError
-from seqvae.music import synth as sound
+from seqvae.music import synth
 from seqvae.music.pianoroll import colours, in_seconds, programs
 from seqvae.music.piece import Piece
 
@@ -34,9 +34,9 @@ def page(title: str, about: str, takes: Sequence[tuple[str, Any, Piece]]) -> str
         takes: for each take its title, its symusic score, and a piece with the same bars.
 
     Raises:
-        SeqVAEError: the sound exceeds `MAX_MINUTES`, or `sound.render` fails.
+        SeqVAEError: the sound exceeds `MAX_MINUTES`, or `synth.render` fails.
     """
-    total = sum(sound.seconds(score) for _, score, _ in takes)
+    total = sum(synth.seconds(score) for _, score, _ in takes)
     if total > 60 * MAX_MINUTES:
         minutes = f"{total / 60:,.0f} minutes"
         raise SeqVAEError(f"cannot put {minutes} of sound into one page: the limit is {MAX_MINUTES:g}; use --wav")
@@ -47,7 +47,7 @@ def page(title: str, about: str, takes: Sequence[tuple[str, Any, Piece]]) -> str
         "takes": [
             {
                 "title": name,
-                "sound": base64.b64encode(sound.render(score, small=True)).decode(),
+                "sound": base64.b64encode(synth.render(score, small=True)).decode(),
                 **in_seconds(score, frame, tints),
             }
             for name, score, frame in takes

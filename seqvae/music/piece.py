@@ -143,10 +143,10 @@ def resolve(source: str | Path) -> Path:
     """The path of `source`, a file or a work in music21's corpus; raises ReadError if it does not exist."""
     text = source if isinstance(source, str) else source.as_posix()
     if text.startswith(CORPUS):
-        from seqvae.music import readers as notation
+        from seqvae.music import readers
 
         try:
-            return notation.corpus_path(text.removeprefix(CORPUS))
+            return readers.corpus_path(text.removeprefix(CORPUS))
         except LookupError:
             advice = "try corpus:bach/bwv66.6, or list the works with music21.corpus.getPaths()"
             raise ReadError(text, "music21's corpus has no such work", advice) from None
@@ -218,19 +218,19 @@ def _from_abc(content: bytes, label: str | Path, name: str) -> Piece:
 
 
 def _from_notation(file: Path | bytes, label: str | Path, name: str) -> Piece:
-    from seqvae.music import readers as notation
+    from seqvae.music import readers
 
     def parse() -> Any:
-        _check_size(notation.unpacked_size(file), label)
-        return notation.parse_bytes(file) if isinstance(file, bytes) else notation.parse(file)
+        _check_size(readers.unpacked_size(file), label)
+        return readers.parse_bytes(file) if isinstance(file, bytes) else readers.parse(file)
 
     return _from_stream(_guarded(label, "music21 cannot read it", parse), label, name)
 
 
 def _from_stream(stream: Any, label: str | Path, name: str) -> Piece:
-    from seqvae.music import readers as notation
+    from seqvae.music import readers
 
-    score = _guarded(label, "music21's stream cannot be read", lambda: notation.to_symusic(stream))
+    score = _guarded(label, "music21's stream cannot be read", lambda: readers.to_symusic(stream))
     return _from_score(score, label, name)
 
 
@@ -490,6 +490,6 @@ def to_pretty_midi(score: ScoreTick) -> Any:
 
 def to_music21(score: ScoreTick) -> Any:
     """`score` as a `music21.stream.Score`: one part per track, exact times, no bars (call `makeNotation()`)."""
-    from seqvae.music import readers as notation
+    from seqvae.music import readers
 
-    return notation.from_symusic(score)
+    return readers.from_symusic(score)

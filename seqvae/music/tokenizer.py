@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
 from seqvae.music.key import harmony, home_shift, lowest
-from seqvae.protocols import EOS, PAD, Bools, Ints, Lean
+from seqvae.protocols import EOS, PAD, Bools, Guidance, Ints
 
 _PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
 _PHASE, _LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH, _LENGTH = range(5)
@@ -73,10 +73,10 @@ class MidiTokenizer:
         self._id = {kind: self._table(kind) for kind in (_PROGRAM, _POSITION, _PITCH, _DRUM)}
         ids = np.flatnonzero(self._type == _DURATION)
         self._durations, self._duration_ids = self._value[ids], ids.astype(np.int32)
-        self.cue_sizes: tuple[int, ...] = (130, max_steps + 1, 129)
+        self.field_sizes: tuple[int, ...] = (130, max_steps + 1, 129)
         # a program binds to the bar, a position to its program, a note to both, and a duration to the pitch as well
         scopes = {_PROGRAM: 0, _POSITION: 1, _PITCH: 3, _DRUM: 3, _DURATION: 3}
-        self.scope = np.array([scopes.get(int(kind), 0) for kind in self._type], np.int32)
+        self.binding_depth = np.array([scopes.get(int(kind), 0) for kind in self._type], np.int32)
 
     @functools.cached_property
     def rising(self) -> tuple[Bools, Bools, Bools]:
@@ -186,7 +186,9 @@ class MidiTokenizer:
         notes = moved(piece.notes, self.shift(piece))
         return lowest(notes, piece.bounds, STEPS_PER_BEAT, self.max_steps // STEPS_PER_BEAT)
 
-    def lean(self, sounding: Floats, strength: float, roots: Floats | None = None, below: int = 0) -> Lean:
+    def chroma_guidance(
+        self, sounding: Floats, strength: float, roots: Floats | None = None, below: int = 0
+    ) -> Guidance:
         """Log-weights for chroma guidance: decoded pitches of row n follow the harmony `sounding[n]`, `(N, B, 12)`.
 
         The weight of a pitch is (share of its pitch class + LEAST) ** strength. If `roots (N, B, 12)` are given, they
@@ -197,7 +199,7 @@ class MidiTokenizer:
         low = None if roots is None else (2 * strength * np.log(roots + LEAST)).astype(np.float32)
         classes, deep = self._value[columns] % 12, self._value[columns] < below
 
-        def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
+        def weigh(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
             beat = np.clip(state[:, _LAST_POSITION], 0, None) // STEPS_PER_BEAT
             told = weights[rows, beat]
             if low is not None:
@@ -208,7 +210,7 @@ class MidiTokenizer:
                 out[:, deep] = low[rows, beat][:, classes[deep]]
             return columns, out
 
-        return lean
+        return weigh
 
     def token_text(self, token: int) -> str:
         """Name of a token for display: as in MidiTok's vocabulary (`Pitch_60`), or `<eos>` for a special token."""
@@ -239,9 +241,9 @@ class MidiTokenizer:
         before[..., 1:, :] = after[..., :-1, :]
         return before
 
-    def cues(self, tokens: Ints) -> Ints:
+    def position_fields(self, tokens: Ints) -> Ints:
         """Cues `(..., T, 3)`: program + 1, position + 1 and pitch + 1 before each token, 0 for none."""
-        return self.grammar().cues(self._states(tokens).reshape(-1, 5)).reshape(*tokens.shape, 3)
+        return self.grammar().position_fields(self._states(tokens).reshape(-1, 5)).reshape(*tokens.shape, 3)
 
     def allowed(self, tokens: Ints) -> Bools:
         """Mask `(..., T, V)` of tokens that the grammar allows at each step of `tokens (..., T)`, in full chunks."""
@@ -378,7 +380,7 @@ class MidiGrammar:
         state[:, _PHASE] = _PHASES[kind]
         return state
 
-    def cues(self, state: Ints) -> Ints:
-        """Cues `(N, 3)` as in `MidiTokenizer.cues`."""
+    def position_fields(self, state: Ints) -> Ints:
+        """Cues `(N, 3)` as in `MidiTokenizer.position_fields`."""
         pitch = np.where(state[:, _PHASE] == _AFTER_PITCH, state[:, _LAST_PITCH] + 1, 0)
         return np.stack([state[:, _LAST_PROGRAM] + 1, state[:, _LAST_POSITION] + 1, pitch], 1).astype(np.int32)

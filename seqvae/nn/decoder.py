@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvae.config import ModelConfig
-from seqvae.nn.layers import Binding, Cache, LockedDropout, Places, Residual, TransformerLayer, take
+from seqvae.nn.layers import Binding, Cache, LockedDropout, Packing, Residual, TransformerLayer, take
 
 
 @dataclass(frozen=True)
-class Outer:
+class OuterLogits:
     """Additional logits for the tokens of an outer binding depth."""
 
     columns: Tensor
@@ -32,7 +32,7 @@ class Outer:
 
 
 @dataclass(frozen=True)
-class Told:
+class DecoderOutput:
     """The decoder's output at M positions, before the projection to the vocabulary."""
 
     binding: Binding
@@ -40,7 +40,7 @@ class Told:
     """Hidden vectors `(U, W)`."""
     index: Tensor | None
     """The row of `x` for each position `(M,)`; None where each position has its own row."""
-    outer: list[Outer]
+    outer: list[OuterLogits]
 
     def logits(self) -> Tensor:
         """Logits `(M, V)`."""
@@ -51,14 +51,14 @@ class Told:
             logits = logits.index_add(-1, outer.columns.to(logits.device), part.to(logits.dtype))
         return logits
 
-    def nats(self, targets: Tensor, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def cross_entropy(self, targets: Tensor, disallowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Cross-entropy of `targets (M,)` in nats, summed to a scalar; and whether each target is the argmax `(M,)`.
 
-        Probabilities are normalised over the tokens that `closed (M, V)` permits, or over all tokens.
+        Probabilities are normalised over the tokens that `disallowed (M, V)` permits, or over all tokens.
         """
-        if self.index is not None and closed is None and not self.outer:  # positions share distributions
-            told = self.binding.logits(self.x).float().log_softmax(-1)
-            return -told[self.index, targets].sum(), told.argmax(-1)[self.index] == targets
+        if self.index is not None and disallowed is None and not self.outer:  # positions share distributions
+            log_p = self.binding.logits(self.x).float().log_softmax(-1)
+            return -log_p[self.index, targets].sum(), log_p.argmax(-1)[self.index] == targets
         together: Tensor | None = None
         index = torch.zeros_like(targets)
         for outer in self.outer:  # rows of one depth refine those of the depth before
@@ -67,7 +67,9 @@ class Told:
             parent = torch.zeros(len(outer.part), dtype=torch.long, device=targets.device).index_copy(0, mine, index)
             part = outer.part.float()
             together, index = before[parent].index_add(-1, outer.columns.to(part.device), part), mine
-        return self.binding.nats(self.x, targets, closed, self.index, together, None if together is None else index)
+        return self.binding.cross_entropy(
+            self.x, targets, disallowed, self.index, together, None if together is None else index
+        )
 
 
 class Decoder(nn.Module):
@@ -79,23 +81,23 @@ class Decoder(nn.Module):
         self.chunks, self.width = config.chunks, config.width
         self.conduct = nn.Linear(config.latent, config.chunks * config.width)
         self.code = nn.Sequential(Residual(config.width, 2), Residual(config.width, 2), nn.LayerNorm(config.width))
-        self.answer = Residual(config.width, 1)
-        self.writer: RecurrentWriter | TransformerWriter
-        fields = binding.cue_sizes
-        self.writer = RecurrentWriter(config) if config.decoder == "recurrent" else TransformerWriter(config)
-        self.place = nn.ModuleList(nn.Embedding(size, config.hidden) for size in fields)
+        self.direct_head = Residual(config.width, 1)
+        self.autoregressive_head: RecurrentHead | TransformerHead
+        fields = binding.field_sizes
+        self.autoregressive_head = RecurrentHead(config) if config.decoder == "recurrent" else TransformerHead(config)
+        self.field_embeddings = nn.ModuleList(nn.Embedding(size, config.hidden) for size in fields)
         self.norm = nn.LayerNorm(config.width)
         self.bag_norm = nn.LayerNorm(config.width)
         self.dropout = LockedDropout(config.dropout)
         # outer depths are unbound on their own: (depth, tokens of that depth)
-        levels = [(k, (binding.scope == k).nonzero()[:, 0]) for k in range(len(fields))]
+        levels = [(k, (binding.binding_depth == k).nonzero()[:, 0]) for k in range(len(fields))]
         self.levels = [(k, columns) for k, columns in levels if len(columns)]
         self.level_norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.levels)
 
     @property
     def batch_axis(self) -> int:
         """Batch dimension of the tensors in the cache."""
-        return self.writer.batch_axis
+        return self.autoregressive_head.batch_axis
 
     def codes(self, z: Tensor) -> Tensor:
         """`z (B, D)` to one code a chunk, `(B, C, W)`."""
@@ -104,76 +106,79 @@ class Decoder(nn.Module):
 
     def start(self, code: Tensor) -> Cache:
         """The cache before the first token, for `code (N, W)`."""
-        return self.writer.start(code)
+        return self.autoregressive_head.start(code)
 
     def select(self, cache: Cache, rows: Tensor) -> Cache:
         """The cache for the given rows only; used to drop rows that have ended."""
         return [part.index_select(self.batch_axis, rows) for part in cache]
 
     def forward(
-        self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, places: Places | None = None
-    ) -> tuple[Told, Told, Cache]:
+        self, code: Tensor, inputs: Tensor, fields: Tensor, cache: Cache, packing: Packing | None = None
+    ) -> tuple[DecoderOutput, DecoderOutput, Cache]:
         """One or many steps for `code (N, W)`.
 
-        `inputs (N, T)` are the tokens before each step (BOS first), `cues (N, T, K)` the position fields of each step.
-        Returns the prediction at every step (or at `places`), the prediction of the direct head alone (no history), and
-        the cache for the next step.
+        `inputs (N, T)` are the tokens before each step (BOS first), `fields (N, T, K)` the position fields of each
+        step. Returns the prediction at every step (or at `packing`), the prediction of the direct head alone (no
+        history), and the cache for the next step.
         """
-        places = places or self.places(inputs, cues)
-        asked, outer = self._ask(code, places)
-        told = self.answer(asked)
-        everything, cache = self._tell(code, inputs, places, cache, asked, told, outer)
-        return everything, Told(self.binding, self.bag_norm(told), places.indices[-1], outer), cache
+        packing = packing or self.packing(inputs, fields)
+        unbound, outer = self._unbind(code, packing)
+        direct = self.direct_head(unbound)
+        everything, cache = self._autoregressive(code, inputs, packing, cache, unbound, direct, outer)
+        return everything, DecoderOutput(self.binding, self.bag_norm(direct), packing.indices[-1], outer), cache
 
-    def step(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Cache]:
+    def step(self, code: Tensor, inputs: Tensor, fields: Tensor, cache: Cache) -> tuple[DecoderOutput, Cache]:
         """As `forward`, without the prediction of the direct head alone, which only training needs."""
-        places = self.places(inputs, cues)
-        asked, outer = self._ask(code, places)
-        told = self.answer(asked) if self.binding.before is None else None
-        return self._tell(code, inputs, places, cache, asked, told, outer)
+        packing = self.packing(inputs, fields)
+        unbound, outer = self._unbind(code, packing)
+        direct = self.direct_head(unbound) if self.binding.before is None else None
+        return self._autoregressive(code, inputs, packing, cache, unbound, direct, outer)
 
-    def places(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Places:
-        """Positions of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)` is True, or all, for `forward`."""
-        return Places.of(tokens, cues, self.binding.cue_sizes, weight)
+    def packing(self, tokens: Tensor, fields: Tensor, weight: Tensor | None = None) -> Packing:
+        """Positions of `tokens (N, T)` with `fields (N, T, K)` where `weight (N, T)` is True, or all, for `forward`."""
+        return Packing.of(tokens, fields, self.binding.field_sizes, weight)
 
-    def _tell(
-        self, code: Tensor, inputs: Tensor, places: Places, cache: Cache, asked: Tensor, told: Tensor | None,
-        outer: list[Outer],
-    ) -> tuple[Told, Cache]:  # fmt: skip
-        """Predictions from the unbound code `asked` and its direct answer `told`, and the cache for the next step."""
-        index, before = places.indices[-1], places.of_grid(inputs)
+    def _autoregressive(
+        self, code: Tensor, inputs: Tensor, packing: Packing, cache: Cache, unbound: Tensor, direct: Tensor | None,
+        outer: list[OuterLogits],
+    ) -> tuple[DecoderOutput, Cache]:  # fmt: skip
+        """Predictions from the unbound code `unbound` and its direct answer `direct`.
+
+        And the cache for the next step.
+        """
+        index, before = packing.indices[-1], packing.pack(inputs)
         if self.binding.before is not None:
-            told, index = self.answer(take(asked, index) * self.binding.after(before)), None
-        assert told is not None
+            direct, index = self.direct_head(take(unbound, index) * self.binding.after(before)), None
+        assert direct is not None
         here: Tensor | None = None
-        for i, table in enumerate(self.place):
+        for i, table in enumerate(self.field_embeddings):
             assert isinstance(table, nn.Embedding)
-            parent, values = places.asked[i]
+            parent, values = packing.tree[i]
             found = take(table.weight, values)
             here = found if here is None else take(here, parent) + found
-        side = Side(told, here, index)
-        written, cache = self.writer(self.binding.tokens(before), side, code, cache, places)
-        x = self.dropout(self.norm(take(told, index) + written), places.rows, len(code))
-        return Told(self.binding, x, None, outer), cache
+        side = HeadInput(direct, here, index)
+        written, cache = self.autoregressive_head(self.binding.tokens(before), side, code, cache, packing)
+        x = self.dropout(self.norm(take(direct, index) + written), packing.rows, len(code))
+        return DecoderOutput(self.binding, x, None, outer), cache
 
-    def _ask(self, code: Tensor, places: Places) -> tuple[Tensor, list[Outer]]:
+    def _unbind(self, code: Tensor, packing: Packing) -> tuple[Tensor, list[OuterLogits]]:
         """The code unbound by all position fields, `(U, W)`, and the logits of each outer depth."""
-        asked, outer = code, []
+        unbound, outer = code, []
         norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
         columns = dict(self.levels)
-        for k, (parent, values) in enumerate(places.asked):
+        for k, (parent, values) in enumerate(packing.tree):
             if k in columns:
-                part = self.binding.logits(norms[k](asked), columns[k].to(code.device))
-                outer.append(Outer(columns[k], part, places.indices[k]))
-            asked = take(asked, parent) * self.binding.key(k, values)
-        return asked, outer
+                part = self.binding.logits(norms[k](unbound), columns[k].to(code.device))
+                outer.append(OuterLogits(columns[k], part, packing.indices[k]))
+            unbound = take(unbound, parent) * self.binding.key(k, values)
+        return unbound, outer
 
 
 @dataclass(frozen=True)
-class Side:
+class HeadInput:
     """Inputs of the autoregressive head besides the tokens, computed once for positions with equal fields."""
 
-    answer: Tensor
+    direct: Tensor
     """The direct head's output `(U, W)`."""
     here: Tensor | None
     """Embedded position fields `(U, H)`."""
@@ -182,17 +187,17 @@ class Side:
 
     def enter(self, tokens: Tensor, layer: nn.Linear) -> Tensor:
         """One linear layer over embedded `tokens (M, W)` and these inputs together: `(M, H)`."""
-        answer = self.answer.to(tokens.dtype)
+        direct = self.direct.to(tokens.dtype)
         if self.index is None:
-            x: Tensor = layer(torch.cat([tokens, answer], -1))
+            x: Tensor = layer(torch.cat([tokens, direct], -1))
             return x if self.here is None else x + self.here
         width = tokens.shape[-1]
-        told = functional.linear(answer, layer.weight[:, width:])
-        told = told if self.here is None else told + self.here.to(told.dtype)
-        return functional.linear(tokens, layer.weight[:, :width], layer.bias) + take(told, self.index)
+        projected = functional.linear(direct, layer.weight[:, width:])
+        projected = projected if self.here is None else projected + self.here.to(projected.dtype)
+        return functional.linear(tokens, layer.weight[:, :width], layer.bias) + take(projected, self.index)
 
 
-class RecurrentWriter(nn.Module):
+class RecurrentHead(nn.Module):
     """LSTM with an initial state computed from the code."""
 
     batch_axis = 1  # batch dimension of the tensors in the cache
@@ -206,24 +211,26 @@ class RecurrentWriter(nn.Module):
         self.leave = nn.Linear(config.hidden, config.width)
         self.dropout = LockedDropout(config.dropout)
         # with keys of the previous token, the code as a whole enters at every step too
-        self.told = nn.Linear(config.width, config.hidden) if config.previous else None
+        self.code_input = nn.Linear(config.width, config.hidden) if config.previous else None
 
     def start(self, code: Tensor) -> Cache:
         """Initial hidden and cell states, each `(L, N, H)`."""
         states = self.first(code).view(-1, 2, self.layers, self.lstm.hidden_size).permute(1, 2, 0, 3)
         return [states[0].tanh().contiguous(), states[1].contiguous()]
 
-    def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
-        """Embedded `tokens (M, W)` at `places` to hidden vectors `(M, W)`, and the states after the last step."""
-        x = side.enter(self.dropout(tokens, places.rows, len(code)), self.enter)
-        if self.told is not None:
-            x = x + take(self.told(code), places.rows)
-        if places.shape[1] == 1 and not torch.is_grad_enabled():
+    def forward(
+        self, tokens: Tensor, side: HeadInput, code: Tensor, cache: Cache, packing: Packing
+    ) -> tuple[Tensor, Cache]:
+        """Embedded `tokens (M, W)` at `packing` to hidden vectors `(M, W)`, and the states after the last step."""
+        x = side.enter(self.dropout(tokens, packing.rows, len(code)), self.enter)
+        if self.code_input is not None:
+            x = x + take(self.code_input(code), packing.rows)
+        if packing.shape[1] == 1 and not torch.is_grad_enabled():
             out, cache = self._step(x, cache)
         else:
-            out, (hidden, cell) = self.lstm(places.laid_out(x), (cache[0].to(x.dtype), cache[1].to(x.dtype)))
-            out, cache = places.of_grid(out), [hidden, cell]
-        return self.leave(self.dropout(out, places.rows, len(code))), cache
+            out, (hidden, cell) = self.lstm(packing.unpack(x), (cache[0].to(x.dtype), cache[1].to(x.dtype)))
+            out, cache = packing.pack(out), [hidden, cell]
+        return self.leave(self.dropout(out, packing.rows, len(code))), cache
 
     def _step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """One LSTM step, `x (N, H)`: the set-up that `torch.lstm` does for many steps costs more than the step."""
@@ -241,7 +248,7 @@ class RecurrentWriter(nn.Module):
         return x, [torch.stack(hidden), torch.stack(cells)]
 
 
-class TransformerWriter(nn.Module):
+class TransformerHead(nn.Module):
     """Causal transformer; the code is added before every layer (in-attention, Wu and Yang 2023)."""
 
     batch_axis = 0
@@ -252,7 +259,7 @@ class TransformerWriter(nn.Module):
         self.layers = nn.ModuleList(
             TransformerLayer(config.hidden, config.heads, config.dropout) for _ in range(config.layers)
         )
-        self.told = nn.ModuleList(nn.Linear(config.width, config.hidden) for _ in range(config.layers))
+        self.code_input = nn.ModuleList(nn.Linear(config.width, config.hidden) for _ in range(config.layers))
         self.leave = nn.Linear(config.hidden, config.width)
 
     def start(self, code: Tensor) -> Cache:
@@ -260,11 +267,13 @@ class TransformerWriter(nn.Module):
         del code
         return []
 
-    def forward(self, tokens: Tensor, side: Side, code: Tensor, cache: Cache, places: Places) -> tuple[Tensor, Cache]:
-        """As `RecurrentWriter.forward`; the cache holds keys and values `(N, heads, T, ...)`, layer by layer."""
-        x = places.laid_out(side.enter(tokens, self.enter))
+    def forward(
+        self, tokens: Tensor, side: HeadInput, code: Tensor, cache: Cache, packing: Packing
+    ) -> tuple[Tensor, Cache]:
+        """As `RecurrentHead.forward`; the cache holds keys and values `(N, heads, T, ...)`, layer by layer."""
+        x = packing.unpack(side.enter(tokens, self.enter))
         after: Cache = []
-        for i, (layer, told) in enumerate(zip(self.layers, self.told, strict=True)):
-            x, kept = layer(x + told(code).unsqueeze(1), None, cache[2 * i : 2 * i + 2] or None)
+        for i, (layer, project) in enumerate(zip(self.layers, self.code_input, strict=True)):
+            x, kept = layer(x + project(code).unsqueeze(1), None, cache[2 * i : 2 * i + 2] or None)
             after += kept
-        return self.leave(places.of_grid(x)), after
+        return self.leave(packing.pack(x)), after

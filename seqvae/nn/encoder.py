@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
-from seqvae.nn.layers import Places, Residual, TransformerLayer
+from seqvae.nn.layers import Packing, Residual, TransformerLayer
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 
 FIRST_LOGVAR = -3.0  # sharp at first: a broad posterior would drown the sum of bound tokens
@@ -21,11 +21,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.reader: nn.Module | None = None  # `set`: the sum of bound tokens alone
+        self.token_encoder: nn.Module | None = None  # `set`: the sum of bound tokens alone
         if config.encoder == "recurrent":
-            self.reader = RecurrentReader(config)
+            self.token_encoder = RecurrentEncoder(config)
         elif config.encoder == "transformer":
-            self.reader = TransformerReader(config)
+            self.token_encoder = TransformerEncoder(config)
         self.chunk = nn.Sequential(Residual(config.width, 2), Residual(config.width, 2))
         self.mean = nn.Linear(config.chunks * config.width, config.latent)
         self.logvar = nn.Linear(config.chunks * config.width, config.latent)
@@ -38,14 +38,14 @@ class Encoder(nn.Module):
         """Bound tokens `x (M, W)` at the positions where `mask (B, C, T)` is True, to a posterior `(B, D)`."""
         b, c, t = mask.shape
         mask = mask.view(b * c, t)
-        places = Places.of(mask, mask, (), mask)
-        if self.reader is not None:
-            x = places.of_grid(self.reader(places.laid_out(x), mask))
-        chunks = self.chunk(places.sums(x).view(b, c, -1)).flatten(1)
+        packing = Packing.of(mask, mask, (), mask)
+        if self.token_encoder is not None:
+            x = packing.pack(self.token_encoder(packing.unpack(x), mask))
+        chunks = self.chunk(packing.sums(x).view(b, c, -1)).flatten(1)
         return Posterior(self.mean(chunks).float(), self.logvar(chunks).float().clamp(*LOGVAR_RANGE))
 
 
-class RecurrentReader(nn.Module):
+class RecurrentEncoder(nn.Module):
     """Bidirectional LSTM."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,7 +62,7 @@ class RecurrentReader(nn.Module):
         return out
 
 
-class TransformerReader(nn.Module):
+class TransformerEncoder(nn.Module):
     """Bidirectional transformer."""
 
     def __init__(self, config: ModelConfig) -> None:

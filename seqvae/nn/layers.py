@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CLOSED = -1e9  # the logit of a disallowed token; finite: a row of infinities has no gradient
+DISALLOWED = -1e9  # the logit of a disallowed token; finite: a row of infinities has no gradient
 WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 """Values of ONEDNN_MAX_CPU_ISA that leave oneDNN no instruction for bf16 products."""
 FAINT = -70.0  # logits are clamped here: exp of smaller values is ten times slower and adds nothing
@@ -24,7 +24,7 @@ Cache = list[Tensor]  # passed from step to step: recurrent states, or keys and 
 
 
 @dataclass(frozen=True)
-class Places:
+class Packing:
     """Positions of M tokens in N rows of T steps, and their distinct position fields.
 
     Positions of a row with equal fields share one unbound code, computed once. Fields apply one after the other, so the
@@ -35,31 +35,31 @@ class Places:
     """N and T."""
     at: Tensor | None
     """Flat indices of the positions among all N * T, `(M,)`, rising; None for all of them."""
-    asked: list[tuple[Tensor | None, Tensor]]
+    tree: list[tuple[Tensor | None, Tensor]]
     """For each field, the parent row of each new row, and the field's value there, `(U,)`."""
     indices: list[Tensor | None]
     """The row of each position, `(M,)`: of the code, and after each field."""
 
     @staticmethod
-    def of(tokens: Tensor, cues: Tensor, sizes: Sequence[int], weight: Tensor | None) -> Places:
-        """Positions of `tokens (N, T)` with `cues (N, T, K)` where `weight (N, T)` is True, equal fields merged.
+    def of(tokens: Tensor, fields: Tensor, sizes: Sequence[int], weight: Tensor | None) -> Packing:
+        """Positions of `tokens (N, T)` with `fields (N, T, K)` where `weight (N, T)` is True, equal fields merged.
 
         Without `weight`, all positions, each with a row of its own.
         """
         n, t = tokens.shape
         if weight is None:
             rows = None if t == 1 else torch.arange(n, device=tokens.device).repeat_interleave(t)
-            values = cues.flatten(0, 1).unbind(-1) if sizes else ()
-            asked = [(None if i else rows, value) for i, value in enumerate(values)]
-            return Places((n, t), None, asked, [rows, *(None,) * len(sizes)])
+            values = fields.flatten(0, 1).unbind(-1) if sizes else ()
+            tree = [(None if i else rows, value) for i, value in enumerate(values)]
+            return Packing((n, t), None, tree, [rows, *(None,) * len(sizes)])
         at = weight.flatten().nonzero()[:, 0]
         rows = at // t
-        fields = cues.flatten(0, 1)[at].unbind(-1)
+        columns = fields.flatten(0, 1)[at].unbind(-1)
         if not sizes or torch.onnx.is_in_onnx_export():  # sizes in a graph may not depend on the tokens
-            asked = [(None if i else rows, value) for i, value in enumerate(fields)]
-            return Places((n, t), at, asked, [rows, *(None,) * len(sizes)])
+            tree = [(None if i else rows, value) for i, value in enumerate(columns)]
+            return Packing((n, t), at, tree, [rows, *(None,) * len(sizes)])
         key = rows
-        for size, value in zip(sizes, fields, strict=True):
+        for size, value in zip(sizes, columns, strict=True):
             key = key * size + value
         distinct, index = torch.unique(key, return_inverse=True)
         levels, indices = [], []
@@ -70,19 +70,19 @@ class Places:
             levels.append((parent, values))
             index = parent[index]
         first, values = levels.pop()
-        return Places((n, t), at, [(distinct[first], values), *levels[::-1]], [rows, *indices[::-1]])
+        return Packing((n, t), at, [(distinct[first], values), *levels[::-1]], [rows, *indices[::-1]])
 
     @property
     def rows(self) -> Tensor | None:
         """The batch row of each position, `(M,)`."""
         return self.indices[0]
 
-    def of_grid(self, x: Tensor) -> Tensor:
+    def pack(self, x: Tensor) -> Tensor:
         """The values of `x (N, T, ...)` at these positions: `(M, ...)`."""
         flat = x.flatten(0, 1)
         return flat if self.at is None else flat.index_select(0, self.at)
 
-    def laid_out(self, x: Tensor) -> Tensor:
+    def unpack(self, x: Tensor) -> Tensor:
         """`x (M, W)` at these positions, and zeros elsewhere: `(N, T, W)`."""
         n, t = self.shape
         if self.at is not None:
@@ -96,7 +96,7 @@ class Places:
         bar's own count, a kick drum in a full bar would weigh less than one in an empty bar, and adding the mean of a
         dense style to a sparse song would add it too faintly.
         """
-        return self.laid_out(x).sum(1) / 8
+        return self.unpack(x).sum(1) / 8
 
 
 class Binding(nn.Module):
@@ -106,29 +106,32 @@ class Binding(nn.Module):
     embedding times the keys of its position binds the two. A sum of bound vectors, multiplied by the same keys, returns
     the tokens of that position. With keys of +1 and -1 this holds from the first random weights on
     (multiply-add-permute memories, Gayler 1998; Plate 1995), so notes are copied through one latent vector long before
-    a recurrence would learn to do it. The depth of a token (`scope`) is the number of fields it is bound to. In music a
-    program is bound to none (it is in the bar), a position to its program, a pitch to both. So each can be retrieved
-    whatever token came before it.
+    a recurrence would learn to do it. The depth of a token (`binding_depth`) is the number of fields it is bound to. In
+    music a program is bound to none (it is in the bar), a position to its program, a pitch to both. So each can be
+    retrieved whatever token came before it.
     """
 
-    scope: Tensor
+    binding_depth: Tensor
 
-    def __init__(self, scope: Tensor, cue_sizes: Sequence[int], width: int, previous: bool = False) -> None:
-        """`scope (V,)`: number of fields each token is bound to, 0..K; `previous` binds to the token before, too."""
+    def __init__(self, binding_depth: Tensor, field_sizes: Sequence[int], width: int, previous: bool = False) -> None:
+        """`binding_depth (V,)`: number of fields each token is bound to, 0..K.
+
+        `previous` binds to the token before, too.
+        """
         super().__init__()
-        self.cue_sizes = tuple(cue_sizes)
-        self.embed = nn.Embedding(len(scope), width)
-        self.before = nn.Embedding(len(scope), width) if previous else None
-        self.keys = nn.ModuleList(nn.Embedding(size, width) for size in cue_sizes)
+        self.field_sizes = tuple(field_sizes)
+        self.embed = nn.Embedding(len(binding_depth), width)
+        self.before = nn.Embedding(len(binding_depth), width) if previous else None
+        self.keys = nn.ModuleList(nn.Embedding(size, width) for size in field_sizes)
         self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
-        self.bias = nn.Parameter(torch.zeros(len(scope)))
-        if not cue_sizes:
+        self.bias = nn.Parameter(torch.zeros(len(binding_depth)))
+        if not field_sizes:
             # A vocabulary of thousands of mostly rare words: from small initial values embeddings arrange by meaning
             # several times sooner, because gradients soon outweigh the random start.
             with torch.no_grad():
                 self.embed.weight.mul_(0.25)
                 self.scale.mul_(2.0)
-        self.register_buffer("scope", scope, persistent=False)
+        self.register_buffer("binding_depth", binding_depth, persistent=False)
         for table in [*self.keys, *([self.before] if self.before is not None else [])]:
             assert isinstance(table, nn.Embedding)
             with torch.no_grad():
@@ -141,26 +144,26 @@ class Binding(nn.Module):
         assert isinstance(table, nn.Embedding)
         return take(_cast(table.weight), values, frozen=True)
 
-    def bind(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Bound vectors `(..., T, W)` of `tokens (..., T)` with `cues (..., T, K)`.
+    def bind(self, tokens: Tensor, fields: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Bound vectors `(..., T, W)` of `tokens (..., T)` with `fields (..., T, K)`.
 
         With a `weight (..., T)`, those of the M positions where it is True: `(M, W)`.
         """
         if weight is None:
-            return self.bind(tokens, cues, torch.ones_like(tokens, dtype=torch.bool)).view(*tokens.shape, -1)
+            return self.bind(tokens, fields, torch.ones_like(tokens, dtype=torch.bool)).view(*tokens.shape, -1)
         n, t = tokens.numel() // tokens.shape[-1], tokens.shape[-1]
-        counted = self.scope[tokens].unsqueeze(-1) > torch.arange(len(self.cue_sizes), device=tokens.device)
+        counted = self.binding_depth[tokens].unsqueeze(-1) > torch.arange(len(self.field_sizes), device=tokens.device)
         flat = tokens.reshape(n, t)
-        cues = (cues * counted).reshape(n, t, len(self.cue_sizes))
-        places = Places.of(flat, cues, self.cue_sizes, weight.reshape(n, t))
-        x = self.tokens(places.of_grid(flat))
+        fields = (fields * counted).reshape(n, t, len(self.field_sizes))
+        packing = Packing.of(flat, fields, self.field_sizes, weight.reshape(n, t))
+        x = self.tokens(packing.pack(flat))
         keys: Tensor | None = None
-        for i, (parent, values) in enumerate(places.asked):
+        for i, (parent, values) in enumerate(packing.tree):
             key = self.key(i, values)
             keys = key if keys is None else take(keys, parent) * key
         if keys is not None:
-            x = x * take(keys, places.indices[-1])
-        return x if self.before is None else x * self.after(places.of_grid(shifted(tokens).reshape(n, t)))
+            x = x * take(keys, packing.indices[-1])
+        return x if self.before is None else x * self.after(packing.pack(shifted(tokens).reshape(n, t)))
 
     def after(self, previous: Tensor) -> Tensor:
         """Keys `(..., W)` of the position after each of `previous (...)`."""
@@ -179,20 +182,20 @@ class Binding(nn.Module):
             weight, bias = weight[columns], bias[columns]
         return functional.linear(x * self.scale, weight, bias)
 
-    def nats(
-        self, x: Tensor, targets: Tensor, closed: Tensor | None = None, index: Tensor | None = None,
+    def cross_entropy(
+        self, x: Tensor, targets: Tensor, disallowed: Tensor | None = None, index: Tensor | None = None,
         outer: Tensor | None = None, outer_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Cross-entropy of `targets (M,)` in nats, summed to a scalar, and whether each is the argmax `(M,)`.
 
         Position m has row `index[m]` of `x (U, W)`, or row m; row `outer_index[m]` of `outer (O, V)` is added to its
-        logits. Probabilities are normalised over the tokens that `closed (M, V)` permits. The result is that of
+        logits. Probabilities are normalised over the tokens that `disallowed (M, V)` permits. The result is that of
         `logits` and a cross-entropy, without an fp32 tensor `(M, V)`.
         """
         x, weight = _cast(x), _cast(self.embed.weight * self.scale)
         outer = self.bias.unsqueeze(0) if outer is None else self.bias + outer
-        out: tuple[Tensor, Tensor] = _Nats.apply(  # type: ignore[no-untyped-call]
-            x, weight, outer, targets, closed, index, outer_index
+        out: tuple[Tensor, Tensor] = _FusedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            x, weight, outer, targets, disallowed, index, outer_index
         )
         return out
 
@@ -232,7 +235,7 @@ def take(table: Tensor, index: Tensor | None, frozen: bool = False) -> Tensor:
     return _Take.apply(table, index, frozen)  # type: ignore[no-untyped-call, no-any-return]
 
 
-class _Nats(torch.autograd.Function):
+class _FusedCrossEntropy(torch.autograd.Function):
     """Linear layer and cross-entropy, with the softmax in blocks of rows that fit into a processor's cache.
 
     A softmax over hundreds or thousands of tokens is a large share of a small model's cost, and most of it is memory
@@ -242,12 +245,12 @@ class _Nats(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, outer: Tensor, targets: Tensor, closed: Tensor | None,
+        ctx: Any, x: Tensor, weight: Tensor, outer: Tensor, targets: Tensor, disallowed: Tensor | None,
         index: Tensor | None, outer_index: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        places, size = len(targets), len(weight)
+        count, size = len(targets), len(weight)
         total = torch.zeros((), device=x.device)
-        right = torch.empty(places, dtype=torch.bool, device=x.device)
+        right = torch.empty(count, dtype=torch.bool, device=x.device)
         wanted_x, wanted_weight, wanted_outer = ctx.needs_input_grad[:3]
         slopes_wanted = wanted_x or wanted_weight or wanted_outer
         slope_x = torch.empty_like(x) if wanted_x else None
@@ -258,17 +261,17 @@ class _Nats(torch.autograd.Function):
             shared = x @ weight.T
             slope_shared = torch.zeros(shared.shape, device=x.device) if slopes_wanted else None
         block = max(16, (1 << 18) // size)
-        span = places if index is not None else max(block, (1 << 24) // size // block * block)
-        for begin in range(0, places, span):
-            here = slice(begin, min(begin + span, places))
-            told = x[here] @ weight.T if shared is None else shared
+        span = count if index is not None else max(block, (1 << 24) // size // block * block)
+        for begin in range(0, count, span):
+            here = slice(begin, min(begin + span, count))
+            products = x[here] @ weight.T if shared is None else shared
             for at in range(here.start, here.stop, block):
                 rows = slice(at, min(at + block, here.stop))
                 mine = slice(rows.start - begin, rows.stop - begin)
-                logits = (told[mine] if index is None else told[index[rows]]).float()
+                logits = (products[mine] if index is None else products[index[rows]]).float()
                 logits += outer if outer_index is None else outer[outer_index[rows]]
-                if closed is not None:  # a sum, since masked_fill takes several times as long
-                    logits.add_(closed[rows].view(torch.uint8).float(), alpha=CLOSED)
+                if disallowed is not None:  # a sum, since masked_fill takes several times as long
+                    logits.add_(disallowed[rows].view(torch.uint8).float(), alpha=DISALLOWED)
                 wanted = targets[rows, None]
                 likely, most = logits.gather(1, wanted), logits.amax(1, keepdim=True)
                 right[rows] = (likely >= most)[:, 0]
@@ -285,10 +288,10 @@ class _Nats(torch.autograd.Function):
                 if slope_shared is not None and index is not None:
                     slope_shared.index_add_(0, index[rows], p)
                 else:
-                    told[mine] = p  # overwrites logits that are no longer needed
+                    products[mine] = p  # overwrites logits that are no longer needed
             if not slopes_wanted:
                 continue
-            slope = told if slope_shared is None else slope_shared.to(x.dtype)
+            slope = products if slope_shared is None else slope_shared.to(x.dtype)
             kept = here if slope_shared is None else slice(None)
             if slope_x is not None:
                 torch.mm(slope, weight, out=slope_x[kept])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seqvae.config import ObjectiveConfig
-from seqvae.nn.layers import Places, shifted
+from seqvae.nn.layers import Packing, shifted
 from seqvae.nn.model import Output, SequenceVAE
 from seqvae.nn.posterior import Posterior, floored_kl
 from seqvae.protocols import EOS, MASK, PAD
@@ -49,7 +49,7 @@ def masked(tokens: Tensor, share: float, generator: torch.Generator | None = Non
 
 
 def refine(
-    model: SequenceVAE, tokens: Tensor, cues: Tensor, allowed: Tensor | None, posterior: Posterior,
+    model: SequenceVAE, tokens: Tensor, fields: Tensor, allowed: Tensor | None, posterior: Posterior,
     config: ObjectiveConfig, low: bool = False,
 ) -> Posterior:  # fmt: skip
     """A posterior whose mean is optimized for its own `tokens (B, C, T)`.
@@ -63,23 +63,23 @@ def refine(
     first, second = torch.zeros_like(z), torch.zeros_like(z)
     rows = torch.arange(len(z), device=z.device)  # segments that continue
 
-    def asked() -> tuple[Tensor, Places, Tensor, Tensor | None]:
+    def constants() -> tuple[Tensor, Packing, Tensor, Tensor | None]:
         """The inputs that do not change from step to step."""
         weight = tokens != PAD
-        closed = None if allowed is None else ~allowed[weight]
-        return shifted(tokens), model.places(tokens, cues), tokens[weight], closed
+        disallowed = None if allowed is None else ~allowed[weight]
+        return shifted(tokens), model.packing(tokens, fields), tokens[weight], disallowed
 
-    inputs, places, targets, closed = asked()
+    inputs, packing, targets, disallowed = constants()
     # the recurrent kernels of CUDA have no backward in evaluation
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for step in range(1, max(config.refine, config.refine_most) + 1):
             here = z[rows].detach().requires_grad_()
-            told, bag = model.tell(here, inputs, cues, places, low)
-            nats, right = told.nats(targets, closed)
+            autoregressive, direct = model.decoder_outputs(here, inputs, fields, packing, low)
+            nats, right = autoregressive.cross_entropy(targets, disallowed)
             if step <= config.refine:
                 nats = nats + config.refine_beta * here.square().sum() / 2
             if config.bag > 0:
-                nats = nats + config.bag * bag.nats(targets, closed)[0]
+                nats = nats + config.bag * direct.cross_entropy(targets, disallowed)[0]
             (slope,) = torch.autograd.grad(nats, here)
             if step > config.refine:
                 wrong = torch.zeros(len(rows), dtype=torch.bool, device=z.device)
@@ -87,9 +87,9 @@ def refine(
                 rows, slope = rows[wrong], slope[wrong]
                 if not len(rows):
                     break
-                tokens, cues = tokens[wrong], cues[wrong]
+                tokens, fields = tokens[wrong], fields[wrong]
                 allowed = None if allowed is None else allowed[wrong]
-                inputs, places, targets, closed = asked()
+                inputs, packing, targets, disallowed = constants()
             with torch.no_grad():
                 first[rows] = first[rows].lerp(slope, 1 - REFINE_DECAY)
                 second[rows] = second[rows].lerp(slope.square(), 1 - REFINE_DECAY)
@@ -145,14 +145,14 @@ class Loss:
 def loss(
     model: SequenceVAE,
     tokens: Tensor,
-    cues: Tensor,
+    fields: Tensor,
     config: ObjectiveConfig,
     step: float,
     training: bool = True,
     allowed: Tensor | None = None,
     whole: Callable[[Tensor], Tensor] | None = None,
 ) -> Loss:
-    """The loss of `tokens (B, C, T)` with `cues (B, C, T, K)`.
+    """The loss of `tokens (B, C, T)` with `fields (B, C, T, K)`.
 
     Probabilities are normalised over the tokens that the grammar allows, `allowed (B, C, T, V)`, as in decoding, or
     over all tokens if it is None. So the model need not learn the grammar's rules.
@@ -170,18 +170,18 @@ def loss(
         source = (dropped if config.denoise_by == "drop" else masked)(tokens, config.denoise)
     inputs = shifted(tokens)
     inputs = masked(inputs, config.word_dropout) if training else inputs
-    fade = config.fade if training else 0.0
-    output: Output = model(tokens, cues, source, inputs, not config.autoencoder, fade)
+    track_dropout = config.track_dropout if training else 0.0
+    output: Output = model(tokens, fields, source, inputs, not config.autoencoder, track_dropout)
     weight = tokens != PAD
-    targets, closed = tokens[weight], None if allowed is None else ~allowed[weight]
-    reconstruction, right = output.told.nats(targets, closed)
+    targets, disallowed = tokens[weight], None if allowed is None else ~allowed[weight]
+    reconstruction, right = output.autoregressive.cross_entropy(targets, disallowed)
     kl = output.posterior.kl()
     beta = beta_at(config, step)
     here = kl.detach().mean(0)
     level = kl if whole is None else kl + (whole(here) - here)  # the part's gradients at the batch's average
     charged = reconstruction + beta * len(tokens) * charged_kl(level, config)
     if config.bag > 0 and training:
-        charged = charged + config.bag * output.bag.nats(targets, closed)[0]
+        charged = charged + config.bag * output.direct.cross_entropy(targets, disallowed)[0]
     return Loss(
         total=charged / len(right),
         reconstruction=float(reconstruction.detach()) / len(tokens),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
-from seqvae.nn.decoder import Told
-from seqvae.nn.layers import Binding, Cache, Places, TransformerLayer
+from seqvae.nn.decoder import DecoderOutput
+from seqvae.nn.layers import Binding, Cache, Packing, TransformerLayer
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 
 FIRST_LOGVAR = -3.0  # sharp at first
@@ -61,7 +61,7 @@ class PooledEncoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Posterior:
         """Embedded tokens `x (M, W)` at the positions where `mask (B, 1, T)` is True, to a posterior `(B, D)`."""
         mask = mask.flatten(0, 1)
-        return self.read(Places.of(mask, mask, (), mask).laid_out(x), mask)
+        return self.read(Packing.of(mask, mask, (), mask).unpack(x), mask)
 
     def read(self, x: Tensor, mask: Tensor) -> Posterior:
         """The same for `x (B, T, W)` with `mask (B, T)`; an empty row is pooled from its first position."""
@@ -108,7 +108,7 @@ class MemoryDecoder(nn.Module):
 
     def __init__(self, config: ModelConfig, binding: Binding) -> None:
         super().__init__()
-        if binding.cue_sizes or config.previous or config.chunks != 1:
+        if binding.field_sizes or config.previous or config.chunks != 1:
             raise ValueError("decoder 'memory' needs one chunk, tokens without position fields, and previous = false")
         self.binding, self.width = binding, config.width
         self.questions = nn.ModuleList(Question(config.width, config.latent) for _ in range(config.layers))
@@ -141,24 +141,24 @@ class MemoryDecoder(nn.Module):
         return [part.index_select(0, rows) for part in cache]
 
     def forward(
-        self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache, places: Places | None = None
-    ) -> tuple[Told, Told, Cache]:
+        self, code: Tensor, inputs: Tensor, fields: Tensor, cache: Cache, packing: Packing | None = None
+    ) -> tuple[DecoderOutput, DecoderOutput, Cache]:
         """`code (N, D)` and the tokens before each step, `inputs (N, T)`; as `Decoder.forward`.
 
         The prediction without history is the first question's answer to a position alone.
         """
-        places = places or self.places(inputs, cues)
+        packing = packing or self.packing(inputs, fields)
         hidden, after = self.hidden(code, inputs, cache)
         past, steps = _past(cache), inputs.shape[1]
         place = self._positions(past, steps, inputs.device).expand(len(code), -1, -1).to(code.dtype)
         alone = self.norm(self.questions[0](place, code, self._keys(past, steps, inputs.device)))
-        told = (Told(self.binding, places.of_grid(x), None, []) for x in (hidden, alone))
-        return next(told), next(told), after
+        output = (DecoderOutput(self.binding, packing.pack(x), None, []) for x in (hidden, alone))
+        return next(output), next(output), after
 
-    def step(self, code: Tensor, inputs: Tensor, cues: Tensor, cache: Cache) -> tuple[Told, Cache]:
+    def step(self, code: Tensor, inputs: Tensor, fields: Tensor, cache: Cache) -> tuple[DecoderOutput, Cache]:
         """As `forward`, without the prediction from the code alone."""
         hidden, after = self.hidden(code, inputs, cache)
-        return Told(self.binding, hidden.flatten(0, 1), None, []), after
+        return DecoderOutput(self.binding, hidden.flatten(0, 1), None, []), after
 
     def hidden(self, code: Tensor, inputs: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """Hidden vectors `(N, T, W)` before the projection to the vocabulary, and the cache for the next step."""
@@ -172,9 +172,9 @@ class MemoryDecoder(nn.Module):
             after += kept
         return self.norm(x), after
 
-    def places(self, tokens: Tensor, cues: Tensor, weight: Tensor | None = None) -> Places:
-        """As `Decoder.places`."""
-        return Places.of(tokens, cues, (), weight)
+    def packing(self, tokens: Tensor, fields: Tensor, weight: Tensor | None = None) -> Packing:
+        """As `Decoder.packing`."""
+        return Packing.of(tokens, fields, (), weight)
 
     def _positions(self, past: int, steps: int, device: torch.device) -> Tensor:
         """Scaled positions of the next steps: `(T, W)`."""

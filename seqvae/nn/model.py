@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
-from seqvae.nn.decoder import Decoder, Told
+from seqvae.nn.decoder import Decoder, DecoderOutput
 from seqvae.nn.encoder import Encoder
-from seqvae.nn.layers import Binding, Places, multiplies_bf16
+from seqvae.nn.layers import Binding, Packing, multiplies_bf16
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling, decode, search
-from seqvae.protocols import PAD, Grammar, Lean
+from seqvae.protocols import PAD, Grammar, Guidance
 
 
 @dataclass(frozen=True)
 class Output:
     """The result of one forward pass over a batch."""
 
-    told: Told
+    autoregressive: DecoderOutput
     """Predictions of each non-PAD token given z and the tokens before it in its chunk."""
-    bag: Told
+    direct: DecoderOutput
     """Predictions of each non-PAD token given z and its position fields alone."""
     posterior: Posterior
     """Mean and log-variance `(B, D)`."""
@@ -42,11 +42,11 @@ class Output:
 class SequenceVAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
 
-    def __init__(self, config: ModelConfig, cue_sizes: tuple[int, ...], scope: Tensor) -> None:
-        """`cue_sizes` and `scope (V,)` come from the tokenizer; see `layers.Binding`."""
+    def __init__(self, config: ModelConfig, field_sizes: tuple[int, ...], binding_depth: Tensor) -> None:
+        """`field_sizes` and `binding_depth (V,)` come from the tokenizer; see `layers.Binding`."""
         super().__init__()
-        self.config, self.vocab_size, self.cue_sizes = config, len(scope), tuple(cue_sizes)
-        binding = Binding(scope, self.cue_sizes, config.width, config.previous)
+        self.config, self.vocab_size, self.field_sizes = config, len(binding_depth), tuple(field_sizes)
+        binding = Binding(binding_depth, self.field_sizes, config.width, config.previous)
         self.encoder = PooledEncoder(config) if config.encoder == "pooled" else Encoder(config)
         # a tuple, so that torch does not register it as a submodule
         self._half: tuple[list[tuple[int, int]], Decoder | MemoryDecoder] | None = None
@@ -58,68 +58,77 @@ class SequenceVAE(nn.Module):
         if isinstance(self.encoder, PooledEncoder) and isinstance(self.decoder, MemoryDecoder):
             self.decoder.begin_as(self.encoder)
 
-    def encode(self, tokens: Tensor, cues: Tensor, fade: float = 0.0) -> Posterior:
-        """`tokens (B, C, T)` with PAD at the end and `cues (B, C, T, K)`, to a posterior `(B, D)`.
+    def encode(self, tokens: Tensor, fields: Tensor, track_dropout: float = 0.0) -> Posterior:
+        """`tokens (B, C, T)` with PAD at the end and `fields (B, C, T, K)`, to a posterior `(B, D)`.
 
-        With `fade`, in every other segment the tokens that share a value of the first position field (in music, one
-        instrument in one bar) are weakened by a common random share of at most `fade`.
+        With `track_dropout`, in every other segment the tokens that share a value of the first position field (in
+        music, one instrument in one bar) are weakened by a common random share of at most `track_dropout`.
         """
         mask = tokens != PAD
-        x = self.decoder.binding.bind(tokens, cues, mask)
-        if fade > 0 and self.cue_sizes:
-            under = torch.cat([cues[..., 1:, 0], cues[..., -1:, 0]], -1)  # a token of depth 0 opens its own group
+        x = self.decoder.binding.bind(tokens, fields, mask)
+        if track_dropout > 0 and self.field_sizes:
+            under = torch.cat([fields[..., 1:, 0], fields[..., -1:, 0]], -1)  # a token of depth 0 opens its own group
             # the root favours large shares: tokens hardly weakened teach little
-            shares = fade * torch.rand(*tokens.shape[:2], self.cue_sizes[0], device=x.device).sqrt().gather(-1, under)
+            shares = track_dropout * torch.rand(*tokens.shape[:2], self.field_sizes[0], device=x.device).sqrt().gather(
+                -1, under
+            )
             shares[1::2] = 0
             x = x * (1 - shares)[mask].unsqueeze(-1).to(x.dtype)
         posterior: Posterior = self.encoder(x, mask)
         return posterior
 
-    def tell(
-        self, z: Tensor, inputs: Tensor, cues: Tensor, places: Places | None = None, low: bool = False
-    ) -> tuple[Told, Told]:
+    def decoder_outputs(
+        self, z: Tensor, inputs: Tensor, fields: Tensor, packing: Packing | None = None, low: bool = False
+    ) -> tuple[DecoderOutput, DecoderOutput]:
         """Predictions from `z (B, D)` with and without history; `inputs (B, C, T)` are the tokens before each step.
 
-        At all positions, or at `places`. With `low`, in bf16 throughout, with cached bf16 weights: for a search of z.
+        At all positions, or at `packing`. With `low`, in bf16 throughout, with cached bf16 weights: for a search of z.
         """
         b, c, t = inputs.shape
         decoder = self._halved() if low else self.decoder
         code = decoder.codes(z.to(decoder.norm.weight.dtype)).view(b * c, -1)
-        told, bag, _ = decoder(code, inputs.view(b * c, t), cues.view(b * c, t, -1), decoder.start(code), places)
-        return told, bag
+        autoregressive, direct, _ = decoder(
+            code, inputs.view(b * c, t), fields.view(b * c, t, -1), decoder.start(code), packing
+        )
+        return autoregressive, direct
 
-    def places(self, tokens: Tensor, cues: Tensor) -> Places:
-        """Positions where `tokens (B, C, T)` with `cues (B, C, T, K)` are not PAD, for `tell`."""
+    def packing(self, tokens: Tensor, fields: Tensor) -> Packing:
+        """Positions where `tokens (B, C, T)` with `fields (B, C, T, K)` are not PAD, for `decoder_outputs`."""
         rows = tokens.flatten(0, 1)
-        return self.decoder.places(rows, cues.flatten(0, 1), rows != PAD)
+        return self.decoder.packing(rows, fields.flatten(0, 1), rows != PAD)
 
-    def decode(self, z: Tensor, inputs: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_logits(self, z: Tensor, inputs: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher-forced logits with and without history, `(B, C, T, V)`; `inputs (B, C, T)` are shifted tokens."""
-        told, bag = (told.logits().view(*inputs.shape, -1) for told in self.tell(z, inputs, cues))
-        return told, bag
+        logits, direct = (output.logits().view(*inputs.shape, -1) for output in self.decoder_outputs(z, inputs, fields))
+        return logits, direct
 
     @torch.no_grad()
-    def write(
-        self, z: Tensor, grammar: Grammar, state: NDArray[np.int32], settings: Sampling, leans: Sequence[Lean] = ()
+    def generate(
+        self,
+        z: Tensor,
+        grammar: Grammar,
+        state: NDArray[np.int32],
+        settings: Sampling,
+        guidances: Sequence[Guidance] = (),
     ) -> list[list[NDArray[np.int32]]]:
         """Generate from `z (B, D)` token by token: for each row the token ids of its C chunks, each ending in EOS.
 
         `state (B * C, S)` is the grammar's initial state, one row a chunk. All chunks are decoded side by side; with
-        `settings.beam` above 1, by beam search. `leans` shift logits during decoding, e.g. for chroma guidance.
+        `settings.beam` above 1, by beam search. `guidances` shift logits during decoding, e.g. for chroma guidance.
         """
         draws = settings.temperature > 0 and settings.beam < 2
         decoder = self._halved() if draws and multiplies_bf16(z.device) else self.decoder
         code = self.decoder.codes(z).flatten(0, 1).to(decoder.norm.weight.dtype)
         cache = decoder.start(code)
 
-        def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+        def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
             nonlocal code, cache
             if keep is not None:
                 code, cache = code.index_select(0, keep), decoder.select(cache, keep)
-            told, cache = decoder.step(code, tokens, cues, cache)
-            return told.logits()
+            autoregressive, cache = decoder.step(code, tokens, fields, cache)
+            return autoregressive.logits()
 
-        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, leans)
+        rows = (search if settings.beam > 1 else decode)(step, grammar, state, settings, z.device, guidances)
         c = self.config.chunks
         return [rows[i : i + c] for i in range(0, len(rows), c)]
 
@@ -146,10 +155,10 @@ class SequenceVAE(nn.Module):
         return self._half[1]
 
     def forward(
-        self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float = 0.0
+        self, tokens: Tensor, fields: Tensor, source: Tensor, inputs: Tensor, sample: bool, track_dropout: float = 0.0
     ) -> Output:
         """One pass: the encoder reads `source` and the decoder reads `inputs`; either may be masked."""
-        posterior = self.encode(source, cues, fade)
+        posterior = self.encode(source, fields, track_dropout)
         z = posterior.sample() if sample else posterior.mean
-        told, bag = self.tell(z, inputs, cues, self.places(tokens, cues))
-        return Output(told, bag, posterior, z)
+        autoregressive, direct = self.decoder_outputs(z, inputs, fields, self.packing(tokens, fields))
+        return Output(autoregressive, direct, posterior, z)

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.protocols import BOS, EOS, Grammar, Lean
+from seqvae.protocols import BOS, EOS, Grammar, Guidance
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
-CLOSED = -1e9  # the logit of a disallowed token, where infinity would give NaN
+DISALLOWED = -1e9  # the logit of a disallowed token, where infinity would give NaN
 _ROWS = 64  # rows sampled at once: their probabilities stay in the processor's cache
 _BLOCK = 64  # tokens per block in the first stage of a draw
 _FEW = 64  # tokens that nearly always contain the top-p set
@@ -63,7 +63,12 @@ The continuing rows come in any order, and in beam search a row may occur more t
 
 
 def decode(
-    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, leans: Sequence[Lean] = ()
+    step: Step,
+    grammar: Grammar,
+    state: Ints,
+    settings: Sampling,
+    device: torch.device,
+    guidances: Sequence[Guidance] = (),
 ) -> list[Ints]:
     """Decode rows side by side until each has ended: the token ids of each row, EOS included.
 
@@ -83,14 +88,16 @@ def decode(
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
         logits, allowed = _ask(step, grammar, state, tokens, keep, device)
-        for lean in leans:
-            logits = _leaned(logits, allowed, *lean(rows, state))
+        for guidance in guidances:
+            logits = _guided(logits, allowed, *guidance(rows, state))
         whole[rows[np.broadcast_to(allowed[:, EOS], len(rows))]] = done
         uniform = np.array([draws[i].random() for i in rows]) if draws else None
         for at in range(0, len(rows), _ROWS):
             some = slice(at, at + _ROWS)
-            closed = allowed if len(allowed) == 1 else allowed[some]
-            tokens[some] = choose(_open(logits[some], closed), settings, None if uniform is None else uniform[some])
+            some_allowed = allowed if len(allowed) == 1 else allowed[some]
+            tokens[some] = choose(
+                _masked(logits[some], some_allowed), settings, None if uniform is None else uniform[some]
+            )
         out[rows, done] = tokens
         alive = tokens != EOS
         length[rows[~alive]] = done + 1
@@ -111,21 +118,21 @@ def _ask(
     step: Step, grammar: Grammar, state: Ints, tokens: Ints, keep: Tensor | None, device: torch.device
 ) -> tuple[Tensor, NDArray[np.bool_]]:
     """One step: logits `(N, V)` and the allowed tokens, `(N, V)`, or `(1, V)` where all rows are equal."""
-    cues = torch.from_numpy(grammar.cues(state)).to(device)[:, None]
-    logits = step(torch.from_numpy(tokens).to(device).long()[:, None], cues.long(), keep)
+    fields = torch.from_numpy(grammar.position_fields(state)).to(device)[:, None]
+    logits = step(torch.from_numpy(tokens).to(device).long()[:, None], fields.long(), keep)
     return logits, grammar.allowed(state[:1] if len(state) and (state == state[0]).all() else state)
 
 
-def _open(logits: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
+def _masked(logits: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
     """Logits `(N, V)` in fp32, minus infinity for tokens that are not allowed."""
     return logits.float() + torch.from_numpy(np.where(allowed, np.float32(0), np.float32(-np.inf))).to(logits.device)
 
 
-def _leaned(logits: Tensor, allowed: NDArray[np.bool_], columns: Ints, weights: NDArray[np.float32]) -> Tensor:
+def _guided(logits: Tensor, allowed: NDArray[np.bool_], columns: Ints, weights: NDArray[np.float32]) -> Tensor:
     """Logits `(N, V)` with `weights` added to those of `columns`; their total probability stays the same."""
     where = torch.from_numpy(columns).long().to(logits.device)
-    closed = torch.from_numpy(~allowed[:, columns]).to(logits.device)
-    before = logits.index_select(1, where).float().masked_fill(closed, CLOSED)
+    disallowed = torch.from_numpy(~allowed[:, columns]).to(logits.device)
+    before = logits.index_select(1, where).float().masked_fill(disallowed, DISALLOWED)
     after = before + torch.from_numpy(weights).to(logits.device)
     after += before.logsumexp(1, keepdim=True) - after.logsumexp(1, keepdim=True)
     return logits.float().index_copy(1, where, after)
@@ -219,7 +226,12 @@ def worth(nats: Nats, tokens: int) -> Nats:
 
 
 def search(
-    step: Step, grammar: Grammar, state: Ints, settings: Sampling, device: torch.device, leans: Sequence[Lean] = ()
+    step: Step,
+    grammar: Grammar,
+    state: Ints,
+    settings: Sampling,
+    device: torch.device,
+    guidances: Sequence[Guidance] = (),
 ) -> list[Ints]:
     """Beam search: the most likely tokens of each row that `settings.beam` hypotheses find, EOS included.
 
@@ -245,10 +257,10 @@ def search(
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
         logits, allowed = _ask(step, grammar, state, tokens, keep, device)
-        for lean in leans:
-            logits = _leaned(logits, allowed, *lean(rows.repeat(score.shape[1]), state))
+        for guidance in guidances:
+            logits = _guided(logits, allowed, *guidance(rows.repeat(score.shape[1]), state))
         whole[np.broadcast_to(allowed[:, EOS], len(state)).reshape(whole.shape)] = done
-        score, token, parent = _continued(score, _open(logits, allowed), greedy, width)
+        score, token, parent = _continued(score, _masked(logits, allowed), greedy, width)
         ends = token == EOS
         for i, k in np.argwhere(ends[:, :width] & (score[:, :width] > -np.inf)):
             ended[rows[i]] += 1

@@ -90,7 +90,7 @@ class Conditions:
 def place_fields(tokens: Tensor, kind: Tensor, value: Tensor) -> Tensor:
     """Position fields `(N, T, 3)` before each token of `tokens (N, T)`: program + 1, position + 1, pitch + 1, else 0.
 
-    They equal `MidiTokenizer.cues`; `kind (V,)` and `value (V,)` are the tokens' types and values.
+    They equal `MidiTokenizer.position_fields`; `kind (V,)` and `value (V,)` are the tokens' types and values.
     """
     kinds, values = kind[tokens], value[tokens]
     index = torch.arange(tokens.shape[1], device=tokens.device)
@@ -263,7 +263,7 @@ class SongModel(nn.Module):
     def bar_features(self, tokens: Tensor) -> Tensor:
         """Features `(N, F)` of bars `tokens (N, T)`, for `bar_posterior` and `song_posterior`."""
         fields = place_fields(tokens, self.kind, self.value)
-        depth = self.binding.scope[tokens]
+        depth = self.binding.binding_depth[tokens]
         counted = fields * (depth[..., None] > torch.arange(3, device=tokens.device))
         keys = self.keys(counted)[..., 1, :]  # a field that does not count has the key 1
         out: Tensor = self.encoder(self.binding.tokens(tokens) * keys, tokens != PAD)

@@ -119,7 +119,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
                 return {"shares": shares, "text": piece, "roll": None}
             near = max(shares, key=shares.__getitem__)
             key = key_of(asked.model_dump_json())
-            roll = shelf.keep(key, f"{near} {asked.x:.2f} {asked.y:.2f}", piece, codec.form.blank(codec.chunks))
+            roll = shelf.keep(key, f"{near} {asked.x:.2f} {asked.y:.2f}", piece, codec.adapter.blank(codec.chunks))
             return {"shares": shares, "text": None, "roll": roll}
 
         return await desk.answer(work, asked.model)

@@ -21,7 +21,7 @@ from torch import Tensor
 from seqvae import codec
 from seqvae.anomaly import calibration
 from seqvae.anomaly.calibration import Calibration, Settings
-from seqvae.checkpoint import hub as released
+from seqvae.checkpoint import hub
 from seqvae.codec import Codec, Floats, Ints
 from seqvae.data.batches import joined
 from seqvae.errors import SeqVAEError
@@ -38,7 +38,7 @@ CHUNKS = 32  # chunks decoded between two reports of progress
 
 @dataclass(eq=False)
 class Order:
-    """Arguments of a call of `Codec.write` by a job."""
+    """Arguments of a call of `Codec.generate_tokens` by a job."""
 
     z: Tensor
     limits: Ints | None
@@ -91,7 +91,7 @@ class PatientCodec(Codec):
         mean, logvar = (torch.stack(part) for part in zip(*(found[key] for key in keys), strict=True))
         return Posterior(mean, logvar)
 
-    def write(
+    def generate_tokens(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
@@ -99,7 +99,7 @@ class PatientCodec(Codec):
         if guide is not None:
             self.tell(0.0, "decoding")
             with self._decoding:
-                return super().write(z, limits, sampling, harmony, strength, guide)
+                return super().generate_tokens(z, limits, sampling, harmony, strength, guide)
         chunks: list[Ints] = []
         each = max(1, CHUNKS // self.chunks)
         for at in range(0, len(z), each):
@@ -126,7 +126,7 @@ class PatientCodec(Codec):
                 batch = [mine, *(order for order in self._orders if order.joins(mine))]
                 z = torch.cat([order.z for order in batch])
                 limits, harmony = joined([order.limits for order in batch]), joined([order.harmony for order in batch])
-                chunks = iter(super().write(z, limits, mine.sampling, harmony, mine.strength))
+                chunks = iter(super().generate_tokens(z, limits, mine.sampling, harmony, mine.strength))
                 for order in batch:
                     order.chunks = list(islice(chunks, len(order.z) * self.chunks))
                 for order in batch[1:]:
@@ -171,8 +171,8 @@ class Models:
 
     def __init__(self, more: Sequence[str] = ()) -> None:
         """Raises CheckpointError where a name of `more` (a folder or a Hub id) is not a checkpoint."""
-        self._folders: dict[str, Path] = {str(name): released.find(name) for name in more}
-        self._folders |= {path.name: path for path in released.released() if path.name not in self._folders}
+        self._folders: dict[str, Path] = {str(name): hub.find(name) for name in more}
+        self._folders |= {path.name: path for path in hub.released() if path.name not in self._folders}
         self.facts = [self._facts(name, folder) for name, folder in self._folders.items()]
         self._codecs: dict[str, PatientCodec] = {}
         self._detectors: dict[str, tuple[Calibration, Settings]] = {}
@@ -180,7 +180,7 @@ class Models:
 
     @staticmethod
     def _facts(name: str, folder: Path) -> Facts:
-        told = released.facts(folder)
+        told = hub.facts(folder)
         return Facts(name, told.kind, told.styles, (folder / "detector").is_dir())
 
     def find(self, name: str, *kinds_wanted: str) -> Facts:

@@ -20,7 +20,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from seqvae.music import piece as midi
-from seqvae.music import synth as sound
+from seqvae.music import synth
 from seqvae.music.pianoroll import in_seconds
 from seqvae.music.piece import Piece
 from seqvae.studio.answers import PROBLEMS, Desk, shapes
@@ -164,7 +164,7 @@ class Shelf:
         heard = score.copy()
         for i in sorted(mute.intersection(range(len(heard.tracks))), reverse=True):
             del heard.tracks[i]
-        content = sound.render(heard, small=small)
+        content = synth.render(heard, small=small)
         path = Path(self._folder.name) / f"{name}.wav"
         path.write_bytes(content)
         return self._sound.put(name, path, len(content))

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from seqvae.errors import ReadError, SeqVAEError
-from seqvae.music import library as collection
+from seqvae.music import library
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
 
@@ -52,7 +52,7 @@ class Reader:
             raise
         if isinstance(found, Exception):
             raise found
-        return collection.unpack(*found)
+        return library.unpack(*found)
 
     def close(self) -> None:
         """End the process."""
@@ -72,7 +72,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             piece = midi.read(source, name=name)
-            pipe.send((collection.pack(piece), piece.name))
+            pipe.send((library.pack(piece), piece.name))
         except SeqVAEError as error:
             pipe.send(error)
         except KeyboardInterrupt:

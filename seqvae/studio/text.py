@@ -83,8 +83,8 @@ def routes(desk: Desk, models: Models) -> APIRouter:
 
         def work(job: Job) -> Any:
             codec = models.codec(asked.model, job.tell)
-            moves = [codec.mover(move.target, move.source, move.amount) for move in asked.moves]
-            [moved] = codec.transform([asked.text], style.together(moves))
+            moves = [codec.translate(move.target, move.source, move.amount) for move in asked.moves]
+            [moved] = codec.transform([asked.text], style.compose(moves))
             return {"text": moved, "unmoved": codec.reconstruct(asked.text)}
 
         return await desk.answer(work, asked.model)

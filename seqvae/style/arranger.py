@@ -22,10 +22,10 @@ from torch import Tensor
 
 from seqvae.music import arrangement, band, guidance
 from seqvae.music import note_metrics as measures
-from seqvae.music.adapter import MusicForm
+from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
 from seqvae.nn.sampling import Sampling
-from seqvae.protocols import Form, Guide
+from seqvae.protocols import Adapter, Guide
 
 if TYPE_CHECKING:
     from seqvae.music.piece import Piece
@@ -35,22 +35,22 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FARTHER = (1.0, 1.6, 2.56)  # times the way to be moved, for a song that is hardly changed by it
 ENOUGH = 0.6  # share of new notes among those written from which no song is moved farther
-TOLD = 0.1  # share of a program among those that the codes tell of, from which it plays in every bar
+DUE_SHARE = 0.1  # share of a program among those that the codes tell of, from which it plays in every bar
 MIDDLE = 38.0  # D2: around which a bass plays
 BELOW = 48  # C3: where there is no bass, what is lower on other instruments is the bass
 
 
-class Writer(Protocol):
+class TokenGenerator(Protocol):
     """The part of a codec that decodes."""
 
-    form: Any
+    adapter: Any
     model: Any
 
-    def write(
+    def generate_tokens(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
-        """As `Codec.write`."""
+        """As `Codec.generate_tokens`."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class Stretch:
         """`(N,)`: the lengths of the decoded bars in steps."""
         return None if self.limits is None else self.limits[self.bars]
 
-    def harmony(self, form: Form, leans: bool = True) -> Floats | None:
+    def harmony(self, adapter: Adapter, guided: bool = True) -> Floats | None:
         """The harmony `(N, B, 12)` of the decoded bars, 0 where the piece does not lean to it."""
-        told = form.harmony(self.piece)
-        return None if told is None else self.of(told) * leans
+        chroma = adapter.harmony(self.piece)
+        return None if chroma is None else self.of(chroma) * guided
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
         """What is said of the decoded bars, of `values (C, ...)` of all bars; 0 for the filling."""
@@ -113,9 +113,15 @@ class Stretch:
 
 
 def arrange(
-    codec: Writer, stretch: Stretch, z: Tensor, moved: Tensor, goal: Goal, sampling: Sampling, harmony: float,
+    codec: TokenGenerator,
+    stretch: Stretch,
+    z: Tensor,
+    moved: Tensor,
+    goal: Goal,
+    sampling: Sampling,
+    chroma_guidance: float,
     parts: frozenset[int],
-) -> Any:  # fmt: skip
+) -> Any:
     """A `symusic.Score` of the piece, whose segments lie at `z (S, D)` and are `moved (S, D)`; `parts` are kept.
 
     A song of which fewer than `goal.amount` of the notes would be new is moved farther (FARTHER), up to ENOUGH of them.
@@ -123,23 +129,23 @@ def arrange(
     from seqvae.music import piece as midi  # which training from shards does without
     from seqvae.music import tracks
 
-    form: MusicForm = codec.form
+    adapter: MusicAdapter = codec.adapter
     piece, near = stretch.piece, min(1.0, goal.amount)
     changed = _changed(piece)
     tune = tracks.tune(piece) if tracks.MELODY in parts else piece.notes[:0]
     own = band.presence(piece.notes, piece.bounds)
     density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
-    changes = _changes(form.roots(piece), piece.bounds)
+    changes = _changes(adapter.roots(piece), piece.bounds)
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
         there = z + far / near * (moved - z)
-        told = told_programs(codec, there)
-        programs = band.choose(own, goal.ensemble, near, told)
+        shares = program_shares(codec, there)
+        programs = band.choose(own, goal.ensemble, near, shares)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
-        chords = band.accompanist(programs, own, told)
-        guide = _guide(form, stretch, goal.ensemble, programs, whole, told, changed, harmony, chords)
-        chunks = codec.write(there, stretch.lengths, sampling, guide=guide)
-        written = _written(form, stretch, chunks, changed)
+        chords = band.accompanist(programs, own, shares)
+        guide = _guide(adapter, stretch, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords)
+        chunks = codec.generate_tokens(there, stretch.lengths, sampling, guide=guide)
+        written = _written(adapter, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
         notes = band.arranged(
             written, piece.notes, piece.bounds, programs, density, near, played, whole, changes, chords
@@ -155,21 +161,21 @@ def arrange(
     return midi.to_score(notes, piece.frame, tracks=tracks.homes(notes, piece, parts, line))
 
 
-def improvised(codec: Writer, z: Tensor, ensemble: Ensemble) -> Guide:
+def improvised(codec: TokenGenerator, z: Tensor, ensemble: Ensemble) -> Guide:
     """For decoding a new piece `z (S, D)`: one band of the style, and its kit."""
-    told = told_programs(codec, z)
-    programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, told)
-    plan = _plan(programs, ensemble.hits, told)
-    return lambda rows: [guidance.lean(codec.form.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
+    shares = program_shares(codec, z)
+    programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, shares)
+    plan = _plan(programs, ensemble.hits, shares)
+    return lambda rows: [guidance.band_guidance(codec.adapter.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
 
 
-def told_programs(codec: Writer, z: Tensor) -> Floats | None:
+def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:
     """Shares of the programs `(129,)` in what the codes of `z (S, D)` tell without decoding; None where nothing is."""
     outline = codec.model.outline(z)
     if outline is None:
         return None
     tokens, logits = outline
-    wanted = torch.from_numpy(codec.form.tokenizer.ids("program")).long()
+    wanted = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
     row = torch.full((int(max(tokens.max(), wanted.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
     return np.asarray(logits[:, row[wanted]].softmax(-1).mean(0), np.float64)
 
@@ -194,28 +200,35 @@ def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) 
 
 
 def _guide(
-    form: MusicForm, stretch: Stretch, ensemble: Ensemble, programs: list[int], whole: list[int], told: Floats | None,
-    changed: Bools, harmony: float, chords: int | None,
-) -> Guide:  # fmt: skip
+    adapter: MusicAdapter,
+    stretch: Stretch,
+    ensemble: Ensemble,
+    programs: list[int],
+    whole: list[int],
+    shares: Floats | None,
+    changed: Bools,
+    chroma_guidance: float,
+    chords: int | None,
+) -> Guide:
     """What the song says of its bars to the instruments of the band that are not `whole`."""
-    piece, tokenizer = stretch.piece, form.tokenizer
+    piece, tokenizer = stretch.piece, adapter.tokenizer
     bottom = measures.skyline(piece.notes, highest=False)
     entering = [program for program in programs if program not in whole]
-    plan = _plan(entering, ensemble.hits, told, _middle(bottom), chords)
+    plan = _plan(entering, ensemble.hits, shares, _middle(bottom), chords)
     without = not any(program // band.FAMILY == band.BASS for program in programs)
     if without and len(bottom) and np.bincount(bottom[:, measures.PROGRAM]).argmax() in whole:
         plan = replace(plan, low=None)
     below = BELOW if without and plan.low is not None else 0
     full = stretch.of(changed).astype(bool)
-    sounding, roots = stretch.of(form.harmony(piece)), stretch.of(form.roots(piece))
+    sounding, roots = stretch.of(adapter.harmony(piece)), stretch.of(adapter.roots(piece))
     changes = _change(roots)
     roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
 
     def guide(rows: slice) -> list[Any]:
-        leans = [guidance.lean(tokenizer, plan, full[rows], changes[rows])]
-        if harmony:
-            leans.append(tokenizer.lean(sounding[rows], harmony, roots[rows], below))
-        return leans
+        guidances = [guidance.band_guidance(tokenizer, plan, full[rows], changes[rows])]
+        if chroma_guidance:
+            guidances.append(tokenizer.chroma_guidance(sounding[rows], chroma_guidance, roots[rows], below))
+        return guidances
 
     return guide
 
@@ -235,12 +248,14 @@ def _changes(roots: Floats, bounds: Ints) -> Ints:
 
 
 def _plan(
-    programs: list[int], hits: Floats, told: Floats | None, middle: float = MIDDLE, chords: int | None = None
+    programs: list[int], hits: Floats, shares: Floats | None, middle: float = MIDDLE, chords: int | None = None
 ) -> guidance.Plan:
     """A band: drums, bass, `chords` and those that the decoder tells of always play, the bass around a pitch."""
     kit = hits if measures.DRUMS in programs and hits.any() else None
     deep = band.lowest_player(programs)
-    due = [p for p in programs if p in (measures.DRUMS, deep, chords) or (told is not None and told[p] >= TOLD)]
+    due = [
+        p for p in programs if p in (measures.DRUMS, deep, chords) or (shares is not None and shares[p] >= DUE_SHARE)
+    ]
     return guidance.Plan(programs, due or programs, kit, middle, deep, chords)
 
 
@@ -251,11 +266,11 @@ def _middle(bottom: Ints) -> float:
     return float(np.clip(np.median(bottom[:, measures.PITCH]), MIDDLE - 4, MIDDLE + 4)) + 0.5
 
 
-def _written(form: MusicForm, stretch: Stretch, chunks: list[Ints], changed: Bools) -> Ints:
+def _written(adapter: MusicAdapter, stretch: Stretch, chunks: list[Ints], changed: Bools) -> Ints:
     """Notes `(N, 5)` of the decoded bars that are `changed (C,)`."""
     count = len(stretch.piece.bounds) - 1
     by_bar: list[Ints] = [np.zeros(0, np.int32)] * count
     for bar, chunk in zip(stretch.bars.tolist(), chunks, strict=True):
         if bar < count and changed[bar]:
             by_bar[bar] = chunk
-    return form.notes(by_bar, stretch.piece)
+    return adapter.notes(by_bar, stretch.piece)

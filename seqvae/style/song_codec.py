@@ -143,7 +143,9 @@ class SongCodec:
     # --- decoding -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def write(self, z: Tensor, song: Tensor, given: Conditions, sampling: Sampling | None = None) -> list[Ints]:
+    def generate_tokens(
+        self, z: Tensor, song: Tensor, given: Conditions, sampling: Sampling | None = None
+    ) -> list[Ints]:
         """Token ids of each bar from `z (C, D)` and `song (1, E)`."""
         model, grammar = self.model, self.tokenizer.grammar()
         code, prefix, tables = model.start(z, song.expand(len(z), -1), given, model.condition(given))

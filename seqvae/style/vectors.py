@@ -75,7 +75,7 @@ class Style:
     """Source of the pieces, as text."""
     persistence: float = 0.0
     """Correlation of a segment's latent vector, less the mean, with that of the segment before it in the same piece."""
-    sums: Tensor | None = None
+    exemplars: Tensor | None = None
     """`(K, S, D)`: K sums of two pieces' latents less the mean, divided by the root of 2, with S segments each, in at
     most DIRECTIONS principal directions. No single piece is among them, and no piece is in two sums. None if most
     pieces are single segments, or there are few pieces."""
@@ -111,7 +111,7 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
 
 
 def pair(pieces: Sequence[Tensor], mean: Tensor, most: int = PAIRS, rank: int = DIRECTIONS) -> Tensor | None:
-    """`Style.sums` of pieces `(S, D)`: at most `most` sums, of pieces drawn at random without replacement.
+    """`Style.exemplars` of pieces `(S, D)`: at most `most` sums, of pieces drawn at random without replacement.
 
     Pieces shorter than ROW segments are repeated, single segments are left out. None if most are single segments or
     fewer than FEW pieces remain. K sums of 2 K pieces do not reveal the pieces: there are twice as many unknown vectors
@@ -128,10 +128,13 @@ def pair(pieces: Sequence[Tensor], mean: Tensor, most: int = PAIRS, rank: int = 
     return (weights @ directions).float()
 
 
-def principal(sums: Tensor, rank: int = DIRECTIONS) -> tuple[Tensor, Tensor]:
-    """Weights `(K, S, R)` and orthonormal directions `(R, D)` that approximate `sums (K, S, D)` best: PCA about 0."""
-    directions = torch.linalg.svd(sums.flatten(0, 1), full_matrices=False)[2][:rank]
-    return sums @ directions.T, directions
+def principal(exemplars: Tensor, rank: int = DIRECTIONS) -> tuple[Tensor, Tensor]:
+    """Weights `(K, S, R)` and orthonormal directions `(R, D)` that approximate `exemplars (K, S, D)` best.
+
+    PCA about 0.
+    """
+    directions = torch.linalg.svd(exemplars.flatten(0, 1), full_matrices=False)[2][:rank]
+    return exemplars @ directions.T, directions
 
 
 def vector(source: Style | Tensor, target: Style) -> Tensor:
@@ -140,11 +143,13 @@ def vector(source: Style | Tensor, target: Style) -> Tensor:
 
 
 def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Tensor:
-    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; see `mover`."""
-    return mover(source, target, amount, method)(z)
+    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; see `translate`."""
+    return translate(source, target, amount, method)(z)
 
 
-def mover(source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Callable[[Tensor], Tensor]:
+def translate(
+    source: Style | Tensor, target: Style, amount: float, method: Method = "mean"
+) -> Callable[[Tensor], Tensor]:
     """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
 
     mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each row only as far as needed to
@@ -165,14 +170,14 @@ def mover(source: Style | Tensor, target: Style, amount: float, method: Method =
     return lambda z: (1 - amount) * z + amount * carried(z)
 
 
-def together(movers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+def compose(translations: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
     """The sum of several moves: z + sum_i (move_i(z) - z).
 
     For mean differences with weights w_i this is z + sum_i w_i (mean_i - mean_s): a point between several styles.
     """
-    if len(movers) == 1:
-        return movers[0]
-    return lambda z: z + sum((move(z) - z for move in movers), torch.zeros_like(z))
+    if len(translations) == 1:
+        return translations[0]
+    return lambda z: z + sum((move(z) - z for move in translations), torch.zeros_like(z))
 
 
 def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
@@ -252,18 +257,18 @@ def draw(
 ) -> Tensor:
     """Latent vectors `(segments, D)` of a new piece; `temperature` scales their distance from the mean.
 
-    If a style has `sums`, a draw is one of them plus a SHARE of another, scaled so that the spread stays the same: a
-    mixture of four pieces that keeps the order of segments. After ROW segments it starts again with another second sum.
-    This is the exemplar prior (Norouzi et al. 2020) with sums in place of pieces. `number` selects the first sum, so
-    that consecutive numbers draw without replacement; None draws it at random.
+    If a style has `exemplars`, a draw is one of them plus a SHARE of another, scaled so that the spread stays the same:
+    a mixture of four pieces that keeps the order of segments. After ROW segments it starts again with another second
+    sum. This is the exemplar prior (Norouzi et al. 2020) with sums in place of pieces. `number` selects the first sum,
+    so that consecutive numbers draw without replacement; None draws it at random.
 
     Otherwise from N(mean, temperature^2 covariance) with autocorrelated segments: z_1 is drawn from the Gaussian, then
     z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence. So every segment has the style's
     distribution and consecutive segments are as similar as in its pieces. A Gaussian in many dimensions models poorly
     which notes sound together; docs/experiments.md has measurements of both.
     """
-    if style.sums is not None:
-        return style.mean + temperature * _accompanied(style.sums, segments, generator, number)
+    if style.exemplars is not None:
+        return style.mean + temperature * _accompanied(style.exemplars, segments, generator, number)
     noise = torch.randn(segments, len(style.mean), generator=generator, dtype=torch.float64) @ style.root * temperature
     r = style.persistence
     steps = [noise[0]]
@@ -272,18 +277,18 @@ def draw(
     return (style.mean + torch.stack(steps)).float()
 
 
-def _accompanied(sums: Tensor, segments: int, generator: torch.Generator, number: int | None) -> Tensor:
-    """`(segments, D)`: one of `sums (K, S, D)` with a share of another, a new one at each repetition."""
-    order = torch.randperm(len(sums), generator=generator).tolist()
-    first = order[0] if number is None else number % len(sums)
+def _accompanied(exemplars: Tensor, segments: int, generator: torch.Generator, number: int | None) -> Tensor:
+    """`(segments, D)`: one of `exemplars (K, S, D)` with a share of another, a new one at each repetition."""
+    order = torch.randperm(len(exemplars), generator=generator).tolist()
+    first = order[0] if number is None else number % len(exemplars)
     others = [i for i in order if i != first]
     if number is not None:  # sums far from this number, so that neighbouring draws do not share them
-        half, some = len(sums) // 2, max(1, len(sums) // 8)
-        others = [i for i in others if abs((i - first) % len(sums) - half) <= some] or others
+        half, some = len(exemplars) // 2, max(1, len(exemplars) // 8)
+        others = [i for i in others if abs((i - first) % len(exemplars) - half) <= some] or others
     low, high = SHARE
     share = low + (high - low) * float(torch.rand((), generator=generator))
-    count = -(-segments // sums.shape[1])
-    rows = [(1 - share) * sums[first] + share * sums[others[i % len(others)]] for i in range(count)]
+    count = -(-segments // exemplars.shape[1])
+    rows = [(1 - share) * exemplars[first] + share * exemplars[others[i % len(others)]] for i in range(count)]
     return torch.cat(rows)[:segments] / math.hypot(1 - share, share)
 
 
@@ -301,8 +306,8 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
         mean = style.mean.float().clone()  # a file may not hold a tensor twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
-        if style.sums is not None:
-            weights, directions = principal(style.sums.double())
+        if style.exemplars is not None:
+            weights, directions = principal(style.exemplars.double())
             tensors |= {f"{name}.coefficients": weights.half(), f"{name}.directions": directions.half()}
         if style.ensemble is not None:
             for part in fields(Ensemble):
@@ -337,18 +342,18 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
                 raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
             if not (all(part.isfinite().all() for part in (mean, factors, left)) and (left >= 0).all()):
                 raise StyleError(f"style '{name}': holds NaN, infinity or a negative variance; fit it again")
-            sums = _sums(name, tensors, len(mean))
+            exemplars = _exemplars(name, tensors, len(mean))
             ensemble = _ensemble(name, tensors)
             covariance = factors @ factors.T + left.diag()
             told = facts["count"], facts["source"], facts["persistence"]
             effects = {source: _effect(found) for source, found in facts.get("effects", {}).items()}
-            styles[name] = Style(mean, covariance, *told, sums, ensemble, effects)
+            styles[name] = Style(mean, covariance, *told, exemplars, ensemble, effects)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StyleError(f"not a styles file ({error}); write one with `seqvae style fit`") from error
     return styles
 
 
-def _sums(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
+def _exemplars(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
     """The sums of a style, None if there are none; raises StyleError for damaged ones."""
     if f"{name}.coefficients" in tensors:
         weights, directions = tensors[f"{name}.coefficients"].float(), tensors[f"{name}.directions"].float()
@@ -356,16 +361,16 @@ def _sums(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor |
             raise StyleError(f"style '{name}': its sums of pieces and their directions differ in size; fit it again")
         if weights.shape[:2].numel() * directions.shape[1] > MOST:
             raise StyleError(f"style '{name}': its sums of pieces are too large; fit it again")
-        sums = weights @ directions
+        exemplars = weights @ directions
     elif f"{name}.sums" in tensors:  # older files store them directly
-        sums = tensors[f"{name}.sums"].float()
+        exemplars = tensors[f"{name}.sums"].float()
     else:
         return None
-    if sums.ndim != 3 or len(sums) < 2 or not sums.shape[1] or sums.shape[2] != dimensions:
+    if exemplars.ndim != 3 or len(exemplars) < 2 or not exemplars.shape[1] or exemplars.shape[2] != dimensions:
         raise StyleError(f"style '{name}': its sums of pieces and its mean differ in size; fit it again")
-    if not sums.isfinite().all():
+    if not exemplars.isfinite().all():
         raise StyleError(f"style '{name}': its sums of pieces hold NaN or infinity; fit it again")
-    return sums
+    return exemplars
 
 
 def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:

@@ -26,7 +26,7 @@ class Spelling(Protocol):
         """The line of some chunks."""
 
 
-class LineForm:
+class LineAdapter:
     """Adapter of sentences and sessions, which tokens represent completely."""
 
     def __init__(self, tokenizer: Spelling) -> None:
@@ -46,7 +46,7 @@ class LineForm:
         """The empty line."""
         return ""
 
-    def frame(self, chunks: list[Ints]) -> str:
+    def template(self, chunks: list[Ints]) -> str:
         """The empty line."""
         return ""
 
@@ -59,7 +59,7 @@ class LineForm:
     def harmony(self, piece: str) -> None:
         """None: a line has no pitch."""
 
-    def lean(self, harmony: Floats, strength: float) -> None:
+    def chroma_guidance(self, harmony: Floats, strength: float) -> None:
         """None: a line has no pitch."""
 
     def ensemble(self, pieces: Iterable[list[Ints]]) -> None:
@@ -69,6 +69,6 @@ class LineForm:
         """Word edit distance as a share of the longer line."""
         return [edit_distance.edit_distance(*(self.tokenizer.decode_text(chunks) for chunks in (a, b)))]
 
-    def join(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset(), again: bool = False) -> str:
+    def assemble(self, chunks: list[Ints], like: str, keep: frozenset[int] = frozenset(), again: bool = False) -> str:
         """The line of the chunks."""
         return self.tokenizer.decode_text(chunks)

@@ -23,7 +23,7 @@ import sentencepiece as spm
 
 from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
-from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, Uncued
+from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, NoPositionFields
 
 SPACE = "\u2581"  # SentencePiece's symbol for a space; the same character in a line must not become a space
 MODEL = "sentencepiece.model"
@@ -37,7 +37,7 @@ _PART = 1000  # letters: the trainer skips lines of more than 4,192 bytes
 _APART = set("\u2581\u2585\u2047\0\t\n\r")
 
 
-class TextTokenizer(Uncued):
+class TextTokenizer(NoPositionFields):
     """Byte-pair or unigram tokens (Sennrich et al. 2016; Kudo 2018) with fallback to bytes.
 
     A piece is one line, a `str`. Encoding is lossless for all of Unicode: ``decode_text(encode(line)) == line``. A line
@@ -68,7 +68,7 @@ class TextTokenizer(Uncued):
         if special != (PAD, BOS, EOS, MASK) or len(bytes_) != 256:
             raise TokenizerError(f"{MODEL}: has other special tokens, or no byte tokens; train it with seqvae")
         self.vocab_size = len(ids)
-        self.scope: Ints = np.zeros(self.vocab_size, np.int32)
+        self.binding_depth: Ints = np.zeros(self.vocab_size, np.int32)
         self._byte_ids = [bytes_[value] for value in range(256)]
         self.byte_of: Ints = np.full(self.vocab_size, -1, np.int32)
         """`(V,)`: the byte of each token, -1 for tokens that are not a byte."""
@@ -337,6 +337,6 @@ class TextGrammar:
         """States `(N, 1)` after `tokens (N,)`."""
         return self._next[state[:, 0], tokens][:, None]
 
-    def cues(self, state: Ints) -> Ints:
+    def position_fields(self, state: Ints) -> Ints:
         """Position fields `(N, 0)`: none."""
         return np.zeros((len(state), 0), np.int32)

@@ -80,7 +80,7 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
         if means:
             _, sizes = np.unique(pieces, return_counts=True)
             latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
-            ensembles[name] = codec.form.ensemble(songs)
+            ensembles[name] = codec.adapter.ensemble(songs)
     about = "{}: {} pieces of the training split"
     styles = {
         name: replace(style.fit(z, about.format(name, len(z))), ensemble=ensembles[name])

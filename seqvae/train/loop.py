@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from seqvae import parallel as distributed
+from seqvae import parallel
 from seqvae.config import Recipe
 from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
@@ -75,7 +75,7 @@ def _held(folder: Path) -> Iterator[None]:
             held.callback(_remove_empty, new)
             held.enter_context(_alone(folder))
 
-        distributed.join().from_first(hold)
+        parallel.join().broadcast(hold)
         yield
 
 
@@ -113,10 +113,10 @@ def _train(
     report: Report,
 ) -> Path:  # fmt: skip
     keep_memory()
-    report = report if distributed.join().rank == 0 else lambda _: None
+    report = report if parallel.join().rank == 0 else lambda _: None
     run = Run(recipe, data, tokenizer, folder, report)
     config, progress, ranks = recipe.train, run.progress, run.ranks
-    if ranks.from_first((folder / "state.safetensors").exists):
+    if ranks.broadcast((folder / "state.safetensors").exists):
         if not resume:
             raise SeqVAEError(f"{folder}: holds a run already; add --resume to go on with it, or choose another --out")
         run.load_state()
@@ -232,7 +232,7 @@ def train_from(
     that could not be read. A resumed run does not read the files again; of several processes, the first reads them for
     all. Raises SeqVAEError as `train` and `prepare` do.
     """
-    ranks = distributed.join()
+    ranks = parallel.join()
     with _held(folder):
         first = ranks.rank == 0
         # without a saved state, shards may come from other files

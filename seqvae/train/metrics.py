@@ -22,7 +22,7 @@ from seqvae.nn.sampling import Sampling
 from seqvae.protocols import PAD, Tokenizer
 
 
-def told(
+def validation_metrics(
     model: SequenceVAE,
     tokenizer: Tokenizer,
     objective: ObjectiveConfig,
@@ -58,11 +58,11 @@ def free_running(model: SequenceVAE, tokenizer: Tokenizer, tokens: Ints, z: Tens
     """
     grammar = tokenizer.grammar()
     rows = tokens.reshape(-1, tokens.shape[-1])
-    written = model.write(z, grammar, grammar.start(len(rows)), Sampling(max_tokens=2 * tokens.shape[-1]))
+    written = model.generate(z, grammar, grammar.start(len(rows)), Sampling(max_tokens=2 * tokens.shape[-1]))
 
     def pairs(row: Ints) -> Counter[tuple[int, ...]]:
         row = row[row != PAD]
-        return Counter(map(tuple, np.column_stack([row, tokenizer.cues(row)]).tolist()))
+        return Counter(map(tuple, np.column_stack([row, tokenizer.position_fields(row)]).tolist()))
 
     common = total = 0
     for a, b in zip(rows, (chunk for segment in written for chunk in segment), strict=True):

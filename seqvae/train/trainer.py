@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqvae import parallel as distributed
+from seqvae import parallel
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint.folder import Checkpoint
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
@@ -31,7 +31,7 @@ from seqvae.nn.loss import Loss, loss
 from seqvae.nn.model import SequenceVAE
 from seqvae.parallel import Part, clip, divide, like, sharded, whole
 from seqvae.protocols import PAD, Tokenizer, spelling
-from seqvae.train.metrics import told
+from seqvae.train.metrics import validation_metrics
 
 Report = Callable[[str], None]
 LOWER = "the last saved state is unchanged, resume with a lower train.learning_rate"
@@ -93,9 +93,9 @@ class Run:
 
     def __init__(self, recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, report: Report) -> None:
         self.recipe, self.data, self.tokenizer, self.folder, self.report = recipe, data, tokenizer, folder, report
-        if recipe.objective.denoise_by == "drop" and tokenizer.cue_sizes:
+        if recipe.objective.denoise_by == "drop" and tokenizer.field_sizes:
             raise ConfigError("objective.denoise_by: tokens with position fields cannot be dropped; choose mask")
-        self.ranks = distributed.join()
+        self.ranks = parallel.join()
         if recipe.train.compile and self.ranks.count * recipe.train.accumulate > 1:
             raise ConfigError(
                 "train.compile: works on whole batches; set it to false, or take one process and one pass"
@@ -105,10 +105,10 @@ class Run:
         self.model: SequenceVAE = checkpoint.build(recipe.model, tokenizer).to(self.device)
         self.ranks.copy(self.model.parameters())  # the same seed may give other weights on another processor
         if recipe.train.shard and self.ranks.count > 1:
-            distributed.shard(self.model, TransformerLayer)
+            parallel.shard(self.model, TransformerLayer)
         # no decay of embeddings, keys and vectors: a key that shrinks no longer unbinds what it bound
         named = dict(self.model.named_parameters())
-        matrices = [n for n, p in named.items() if p.ndim > 1 and "binding" not in n and "place" not in n]
+        matrices = [n for n, p in named.items() if p.ndim > 1 and "binding" not in n and "field_embeddings" not in n]
         self.names = [matrices, [n for n in named if n not in set(matrices)]]
         groups = [
             {"params": kind, "weight_decay": decay}
@@ -122,40 +122,40 @@ class Run:
         self.share = 0.0
         """Used share of `train.minutes` at the next step."""
         self.batches = self._batches("train", recipe.train.batch_tokens, recipe.train.max_windows)
-        self.held_out = self._held_out()
+        self.validation = self._validation_batches()
         self.alike = self._alike()
         """True if all validation segments are equal."""
 
     def _batches(self, split: Split, tokens: int, windows: int) -> Batches:
         return Batches(self.data, split, self.recipe.model.chunks, tokens, windows, self.recipe.train.seed)
 
-    def _held_out(self) -> list[tuple[Longs, Longs]]:
+    def _validation_batches(self) -> list[tuple[Longs, Longs]]:
         """The batches of every validation: (pieces, first chunks) of segments.
 
         Raises SeqVAEError if there is nothing to train on or nothing to validate on.
         """
         config = self.recipe.train
-        held_out = self._batches("valid", 4 * config.batch_tokens, 8)
-        if not len(self.batches) or not len(held_out):  # with two groups each split has one, see dataset.cuts
+        validation = self._batches("valid", 4 * config.batch_tokens, 8)
+        if not len(self.batches) or not len(validation):  # with two groups each split has one, see dataset.cuts
             raise SeqVAEError(
                 f"{self.folder}: there is only one piece, or copies of one, to train on and none to validate with "
                 f"(of {len(self.data)} read, none has another title or text); add another"
             )
         chosen, segments = [], 0
-        for batch in held_out.some(config.validation_segments):
+        for batch in validation.some(config.validation_segments):
             chosen.append(batch)
             segments += len(batch[0])
             if segments >= config.validation_segments:
                 break
         if not chosen:
             raise SeqVAEError(
-                f"{self.folder}: the {len(held_out)} pieces of the validation split have no segment with content and "
-                f"at most {held_out.max_tokens} tokens a chunk; add more pieces"
+                f"{self.folder}: the {len(validation)} pieces of the validation split have no segment with content and "
+                f"at most {validation.max_tokens} tokens a chunk; add more pieces"
             )
         return chosen
 
     def _alike(self) -> bool:
-        rows, firsts = (np.concatenate(part) for part in zip(*self.held_out, strict=True))
+        rows, firsts = (np.concatenate(part) for part in zip(*self.validation, strict=True))
         segments = (
             self.data.gather(rows[i : i + 1], firsts[i : i + 1], self.recipe.model.chunks) for i in range(len(rows))
         )
@@ -194,7 +194,7 @@ class Run:
         """Resume from the state of `save_state`; raises ConfigError if the model or the tokenizer has changed."""
         # read by the first process: other machines need not see the folder
         path = self.folder / "state.safetensors"
-        tensors, about = self.ranks.from_first(lambda: checkpoint.load_tensors(path))
+        tensors, about = self.ranks.broadcast(lambda: checkpoint.load_tensors(path))
         try:
             self._take(tensors, about)
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -231,7 +231,7 @@ class Run:
         So a longer segment or another size of z starts with all weights that do not depend on it. Raises ConfigError
         for another tokenizer.
         """
-        before = self.ranks.from_first(lambda: checkpoint.load(name))
+        before = self.ranks.broadcast(lambda: checkpoint.load(name))
         if spelling(before.tokenizer) != spelling(self.tokenizer):
             raise ConfigError(f"{name}: has another tokenizer; leave out --start, or use its tokenizer")
         known, fits = before.model.state_dict(), 0
@@ -289,8 +289,8 @@ class Run:
 
     def tensors(self, tokens: Ints) -> tuple[Tensor, Tensor]:
         """`tokens (B, C, T)` and their position fields `(B, C, T, K)` on the model's device."""
-        cues = self.tokenizer.cues(tokens)
-        return torch.from_numpy(tokens).long().to(self.device), torch.from_numpy(cues).long().to(self.device)
+        fields = self.tokenizer.position_fields(tokens)
+        return torch.from_numpy(tokens).long().to(self.device), torch.from_numpy(fields).long().to(self.device)
 
     def _fork(self, wanted: bool = True) -> contextlib.AbstractContextManager[None]:
         """A context that restores the random generators afterwards, if `wanted`."""
@@ -301,11 +301,11 @@ class Run:
         mean_kl: Callable[[Tensor], Tensor] | None = None,
     ) -> Loss:  # fmt: skip
         """The loss of `tokens (B, C, T)` at this step; for a part of a batch, `mean_kl` is `whole` in nn/loss.py."""
-        inputs, cues = self.tensors(tokens)
+        inputs, fields = self.tensors(tokens)
         rules = self.tokenizer.allowed(tokens)
         allowed = None if rules is None else torch.from_numpy(rules).to(self.device)
         place = self.progress.place
-        return loss(model or self.model, inputs, cues, self.recipe.objective, place, training, allowed, mean_kl)
+        return loss(model or self.model, inputs, fields, self.recipe.objective, place, training, allowed, mean_kl)
 
     def part_loss(
         self, tokens: Ints, part: Part, mean_kl: Callable[[Tensor], Tensor] | None = None, again: bool = False
@@ -330,7 +330,7 @@ class Run:
             result = self.part_loss(tokens, parts[0])
             result.total.backward()  # type: ignore[no-untyped-call]
             return result
-        mine = list(ranks.mine(parts))
+        mine = list(ranks.shard(parts))
 
         def mean(kl: Sequence[Tensor]) -> Tensor:
             """The mean over the whole batch, from the means of each process's parts."""
@@ -399,7 +399,7 @@ class Run:
         count = max(1, self.recipe.train.batch_tokens // 32)
         before, losses = math.inf, []
         for _ in range(objective.aggressive):
-            result = self.gradient(self.batches.strangers(count, rng))
+            result = self.gradient(self.batches.random_segments(count, rng))
             for parameter in self.model.decoder.parameters():
                 parameter.grad = None  # the optimizer skips parameters without gradient
             norm = clip(self.model.encoder.parameters(), self.recipe.train.clip)
@@ -422,7 +422,7 @@ class Run:
         # the randomness of a batch depends on its position alone, so that a resumed run repeats it
         rng = np.random.default_rng([config.seed, progress.epoch, progress.position])
         if rng.random() < config.mix:
-            tokens = self.tokenizer.mix(tokens, self.batches.strangers(len(tokens), rng), rng)
+            tokens = self.tokenizer.mix(tokens, self.batches.random_segments(len(tokens), rng), rng)
             tokens = tokens[: max(1, config.batch_tokens // (tokens.shape[1] * tokens.shape[2]))]
         if config.transpose:
             shifts = rng.integers(-config.transpose, config.transpose + 1, len(tokens))
@@ -473,7 +473,7 @@ class Run:
         self._check_finite(model.state_dict().values())
         with self._fork():
             torch.manual_seed(0)
-            for rows, firsts in self.held_out:
+            for rows, firsts in self.validation:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), self.ranks.count)[self.ranks.rank]
                 with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -486,9 +486,11 @@ class Run:
                 shown |= {seen: tokens[:16]} if len(shown) < 4 else {}
                 seen += len(tokens)
         self.ranks.add([totals])
-        found = [tuple(tensor.to(self.device) for tensor in one) for one in self.ranks.in_order(mine)]
-        figures = self.ranks.from_first(
-            lambda: told(model, self.tokenizer, self.recipe.objective, (totals / seen).tolist(), found, shown)
+        found = [tuple(tensor.to(self.device) for tensor in one) for one in self.ranks.gather(mine)]
+        figures = self.ranks.broadcast(
+            lambda: validation_metrics(
+                model, self.tokenizer, self.recipe.objective, (totals / seen).tolist(), found, shown
+            )
         )
         self.model.train()
         return figures

@@ -78,7 +78,7 @@ class ByHand:
     def tell(model: Codec, z: Tensor, tokens: Tensor) -> Tensor:
         """`(T,)`: log p of every token."""
         before = torch.tensor([[[BOS, *tokens[0, 0, :-1].tolist()]]])
-        logits, _ = model.model.decode(z[None], before, torch.zeros(*tokens.shape, 0).long())
+        logits, _ = model.model.decode_logits(z[None], before, torch.zeros(*tokens.shape, 0).long())
         return torch.tensor([float(row.log_softmax(0)[i]) for row, i in zip(logits[0, 0], tokens[0, 0], strict=True)])
 
 
@@ -187,13 +187,13 @@ def test_copies_in_one_call_get_the_very_same(events: Codec) -> None:
 
 def test_windows_that_are_alike_are_examined_once(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    told = Codec.told
+    told = Codec.token_log_probs
 
     def counted(self: Codec, z: Tensor, segments: Sequence[list[NDArray[np.int32]]]) -> Tensor:
         asked.append(len(segments))
         return told(self, z, segments)
 
-    monkeypatch.setattr(Codec, "told", counted)
+    monkeypatch.setattr(Codec, "token_log_probs", counted)
     line = "sync " * 100  # every window but the last is the same
     assert len(events.tokenizer.encode(line)) > 9
     list(examine(events, [line] * 5, 2))
@@ -295,7 +295,7 @@ def test_sentences_are_examined_too(tiny_text: Path) -> None:
     for line, evidence in zip(SENTENCES[:5], examine(model, SENTENCES[:5], 4), strict=True):
         chunks = model.tokenizer.encode(line)
         assert evidence.tokens.tolist() == [token for chunk in chunks for token in chunk.tolist()]
-        told = model.told(torch.from_numpy(evidence.means)[None], model.segments(line))
+        told = model.token_log_probs(torch.from_numpy(evidence.means)[None], model.segments(line))
         assert evidence.error.sum() == pytest.approx(float(told.sum()), abs=1e-3)
     salad = " ".join(sorted(SENTENCES[0].split()))
     assert alone(model, salad).log_prob.mean() < alone(model, SENTENCES[0]).log_prob.mean() - 1

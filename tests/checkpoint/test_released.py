@@ -136,7 +136,7 @@ def test_sentences_come_back(reviews: Codec) -> None:
 @pytest.mark.bf16
 def test_complaints_become_praise_of_the_same_words(reviews: Codec) -> None:
     """Read again, the sentences lie where praise lies, and more of their words are left than of strangers'."""
-    move = reviews.mover("positive", "negative", 1.25)
+    move = reviews.translate("positive", "negative", 1.25)
     praise = reviews.transform(COMPLAINTS, move)
     good = {
         "great",

@@ -271,7 +271,7 @@ def test_a_grid_of_sentences_comes_row_by_row(tiny_text: Path) -> None:
 def test_what_a_vector_does_to_sentences_is_measured(
     tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effect, "is_held_out", lambda line: "room" in line)
+    monkeypatch.setattr(effect, "is_test_piece", lambda line: "room" in line)
     for name in ("good", "bad"):
         text_file(here / f"{name}.txt", [line for line in SENTENCES if name in line.split()])
     lines = done("style", "effect", "good=@good.txt", "bad=@bad.txt", "-m", tiny_text, "--amount", 2, "--json")
@@ -397,7 +397,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_text: Path, ar
         (["interpolate", "@blank.txt", "b", "--steps", "1"], "--steps"),
         (["interpolate", "b"], "missing argument 'B'"),
         (["blend", "b", "--to", "good", "--keep", "melody"], "--keep melody: text has no tracks"),
-        (["style", "fit", "@in.txt", "--by", "drums", "-o", "x"], "--by drums: is for music"),
+        (["style", "fit", "@in.txt", "--attribute", "drums", "-o", "x"], "--attribute drums: is for music"),
         (["decode", "wide.safetensors", "--like", "a.mid"], "--like a.mid: is for music"),
         (["style", "fit", "in.txt", "-o", "my.styles"], "write NAME=PATH"),
     ],

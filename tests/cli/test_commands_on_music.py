@@ -120,11 +120,13 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
         score = midi.read(here / "in" / f"{i}.mid")
         bare = score.notes[score.notes[:, midi.PROGRAM] != midi.DRUMS]
         midi.write(midi.to_score(bare, score.frame), here / "in" / f"bare {i}.mid")
-    lines = done("style", "fit", "in", "--by", "drums", "-m", tiny_music, "-o", "drums.styles")
+    lines = done("style", "fit", "in", "--attribute", "drums", "-m", tiny_music, "-o", "drums.styles")
     assert lines == ["without-drums: 3 pieces, in drums.styles", "with-drums: 3 pieces, in drums.styles"]
     to = ["--from", "without-drums", "--to", "with-drums", "--styles", "drums.styles"]
     assert done("blend", "in/0.mid", "-m", tiny_music, *to, "-o", "b.mid") == ["b.mid"]
-    assert "is sparse" not in told(seqvae("style", "fit", "in/0.mid", "--by", "mode", "-m", tiny_music, "-o", "x"))
+    assert "is sparse" not in told(
+        seqvae("style", "fit", "in/0.mid", "--attribute", "mode", "-m", tiny_music, "-o", "x")
+    )
 
 
 def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: Path) -> None:
@@ -280,7 +282,7 @@ def test_generate_repeats_itself_and_any_piece_by_its_seed(tiny_music: Path) -> 
 def test_generated_pieces_take_the_sums_of_a_style_in_turn(tiny_music: Path, here: Path) -> None:
     size = codec.load(tiny_music).model.config.latent
     sums = torch.randn(5, 4, size, generator=torch.Generator().manual_seed(0))
-    save({"mine": Style(torch.zeros(size), torch.eye(size), 10, sums=sums)}, here / "my.styles")
+    save({"mine": Style(torch.zeros(size), torch.eye(size), 10, exemplars=sums)}, here / "my.styles")
     command = ["generate", "-m", tiny_music, "--styles", "my.styles", "--style", "mine", "--segments", 1]
     seeds = [json.loads(line)["seed"] for line in done(*command, "-n", 7, "--seed", 3, "-o", "new", "--json")]
     assert [seed % 5 for seed in seeds] == [3, 4, 0, 1, 2, 3, 4]

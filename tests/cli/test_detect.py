@@ -88,7 +88,7 @@ def test_the_scores_to_choose_from_are_those_of_calibration() -> None:
 
 def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, here: Path) -> None:
     fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", "new/d", "--samples", 3, "--seed", 5]
-    fit += ["--known", f"@{folder}/known.txt", "--score", "worst", "--p-value", 0.1]
+    fit += ["--reference", f"@{folder}/known.txt", "--score", "worst", "--p-value", 0.1]
     [line] = done(*fit, "--json")
     model = codec.load(tiny_events)
     near = anomaly.latents(model, SESSIONS)
@@ -157,7 +157,7 @@ def test_too_few_pieces_are_refused_with_the_number_it_takes(
     folder: Path, tiny_events: Path, here: Path, known: bool
 ) -> None:
     fit = ["detect", "fit", "@in.txt", "-m", tiny_events, "-o", "d", "--samples", 1, "--p-value", 0.1]
-    fit += ["--known", f"@{folder}/known.txt"] if known else []
+    fit += ["--reference", f"@{folder}/known.txt"] if known else []
     text_file(here / "in.txt", HELD_OUT[:12] if known else HELD_OUT[:24])
     line = told(seqvae(*fit))
     assert "normal pieces are too few for a p-value of 0.1" in line
@@ -551,7 +551,7 @@ def test_tokens_of_music_have_names(tokenizer: MidiTokenizer) -> None:
     [
         (["fit", "@few.txt", "-o", "d"], "3 normal pieces are too few to calibrate on"),
         (["fit", "@gone.txt", "-o", "d"], "cannot read gone.txt: "),
-        (["fit", "@few.txt", "--known", "gone.txt", "-o", "d"], "cannot read gone.txt: "),
+        (["fit", "@few.txt", "--reference", "gone.txt", "-o", "d"], "cannot read gone.txt: "),
         (["fit", "@few.txt", "-o", "mine"], "mine: exists and is not a detector's folder; choose another -o"),
         (["fit", "@few.txt", "-o", "."], "is not a detector's folder"),
         (["fit", "@few.txt", "-o", "few.txt"], "is not a detector's folder"),

@@ -63,13 +63,13 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(evaluate_arrangement, "table", lambda result: f"| {result['songs']} |")
     command = ["evaluate", "-m", tiny_music, "--data", "songs", "--arrangement"]
     assert seqvae(*command).stdout == "| 16 |\n"
-    [line] = done(*command, "--between", "a/b", "--between", "b/c", "--pieces", 3, "--split", "choose", "--json")
+    [line] = done(*command, "--pairs", "a/b", "--pairs", "b/c", "--pieces", 3, "--split", "choose", "--json")
     pairs = [["a", "b"], ["b", "c"]]
     assert json.loads(line) == {"data": "songs", "songs": 3, "pairs": pairs, "half": "choose", "seed": 0}
     monkeypatch.setattr(evaluate_arrangement, "pairs_of", lambda _, every: [("x", "y")] * every)
-    [line] = done(*command, "--between", "all", "--json")
+    [line] = done(*command, "--pairs", "all", "--json")
     assert json.loads(line)["pairs"] == [["x", "y"]]
-    assert "write two styles as A/B" in told(seqvae(*command, "--between", "a/b/c"), 2)
+    assert "write two styles as A/B" in told(seqvae(*command, "--pairs", "a/b/c"), 2)
 
 
 def test_a_recipe_for_text_refuses_music(here: Path) -> None:
@@ -202,7 +202,7 @@ def test_evaluate_sorts_the_lines_by_their_names(tiny_text: Path, here: Path, mo
         "train": {"good": ["train.good", "more of train.good"], "bad": ["train.bad", "more of train.bad"]},
         "corpus": None, "opposites": None, "seed": 0, "samples": 500, "iw_lines": 500, "transfer_lines": 1000,
     }  # fmt: skip
-    more = ["--data", "@plain", "--train", "plain", "--between", "good/bad", "--samples", 3, "--iw-lines", 0]
+    more = ["--data", "@plain", "--train", "plain", "--pairs", "good/bad", "--samples", 3, "--iw-lines", 0]
     [line] = done(*evaluate_, *more, "--pieces", 5, "--json")
     assert json.loads(line) == {"lines": 2}
     assert (given["lines"], given["corpus"]) == (["plain", "more of plain"], ["plain", "more of plain"])
@@ -210,7 +210,7 @@ def test_evaluate_sorts_the_lines_by_their_names(tiny_text: Path, here: Path, mo
     assert (given["opposites"], given["samples"], given["iw_lines"], given["transfer_lines"]) == (
         [("good", "bad")], 3, None, 5,
     )  # fmt: skip
-    assert "write two styles as A/B" in told(seqvae(*evaluate_, "--between", "good"), 2)
+    assert "write two styles as A/B" in told(seqvae(*evaluate_, "--pairs", "good"), 2)
     assert "cannot read gone" in told(seqvae(*evaluate_, "--data", "@gone"))
 
 

@@ -94,7 +94,7 @@ def digest(source: Batches, count: int = 60) -> str:
     found = hashlib.sha256()
     for epoch, position, tokens in islice(source, count):
         found.update(np.array([epoch, position, *tokens.shape], np.int64).tobytes() + tokens.tobytes())
-    found.update(source.strangers(20, np.random.default_rng(5)).tobytes())
+    found.update(source.random_segments(20, np.random.default_rng(5)).tobytes())
     return found.hexdigest()[:16]
 
 
@@ -416,7 +416,7 @@ def test_every_piece_is_a_stranger_as_often(data: TokenData, monkeypatch: pytest
     assert row_ids(source) == row_ids(batches(data))
     drawn: list[int] = []
     monkeypatch.setattr(data, "gather", lambda pieces, firsts, chunks: drawn.extend(pieces.tolist()))
-    source.strangers(4000, np.random.default_rng(0))
+    source.random_segments(4000, np.random.default_rng(0))
     counts = np.unique(drawn, return_counts=True)[1]
     assert len(counts) == len(source)
     mean = 4000 / len(source)

@@ -14,7 +14,7 @@ import torch
 from conftest import MakePiece, Trained, groove
 
 import seqvae
-from seqvae.codec import HARMONY, Codec
+from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import Half, half_of
 from seqvae.errors import SeqVAEError, StyleError
 from seqvae.evaluation import arrangement as ruler
@@ -234,7 +234,7 @@ def test_a_codec_blends_as_its_users_do_and_controls_know_nothing_of_the_song(co
     z = codec.encode([songs[1]])[0]
     goal = codec.goal("even", 1.0)
     assert goal is not None
-    told: dict[str, Any] = {"keep": None, "harmony": HARMONY, "goal": replace(goal, calibrated=False)}
+    told: dict[str, Any] = {"keep": None, "chroma_guidance": CHROMA_GUIDANCE, "goal": replace(goal, calibrated=False)}
     repeated = torch.cat([z, z])[:3] + codec.styles["even"].mean - codec.styles["odd"].mean
     expected = midi.read(codec.transform([songs[0]], lambda own: repeated, **told)[0])
     assert controls["another song"](songs[0], "odd", "even", 1.0).notes.tolist() == expected.notes.tolist()

@@ -11,8 +11,8 @@ from conftest import Trained, groove
 
 import seqvae
 from seqvae.evaluation import blend as evaluate_blend
-from seqvae.evaluation import test_songs as held_out
-from seqvae.evaluation.style_classifier import Judge
+from seqvae.evaluation import test_songs
+from seqvae.evaluation.style_classifier import StyleClassifier
 
 
 def test_what_is_kept_of_a_song_is_counted_bar_by_bar() -> None:
@@ -40,7 +40,7 @@ def test_strength_by_hand() -> None:
 
 def test_a_judge_of_two_styles_knows_no_third() -> None:
     stretches = [(name, groove(i)) for i in range(6) for name in [("straight", "swung")[i % 2]]]
-    judge = Judge([*stretches, ("empty", groove(0, bars=2))], 2, True, 0)
+    judge = StyleClassifier([*stretches, ("empty", groove(0, bars=2))], 2, True, 0)
     piece = groove(9)
     said = judge.probability(piece.notes, piece.bounds)
     between = judge.between(piece.notes, piece.bounds, "swung", "straight")
@@ -85,26 +85,26 @@ def test_what_is_kept_beyond_the_controls_is_paired_over_songs() -> None:
 
 def test_the_front_of_a_song_keeps_what_belongs_to_the_whole(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
-    (song,) = held_out.encode(codec, "odd", [groove(3)])
+    (song,) = test_songs.encode(codec, "odd", [groove(3)])
     part = song.front(2, codec.chunks)
     assert (len(song.z), len(song.harmony)) == (4, 8)
     assert (len(part.z), len(part.logvar), len(part.kl), len(part.harmony), len(part.piece.bounds)) == (2, 2, 2, 4, 5)
     assert part.shift == song.shift
-    whole, front = (held_out.decode(codec, [x], [x.z])[0] for x in (song, part))
+    whole, front = (test_songs.decode(codec, [x], [x.z])[0] for x in (song, part))
     until = part.piece.bounds[-1]
     assert front.tolist() == whole[whole[:, 0] < until].tolist(), "segments are decoded on their own"
 
 
 def test_decoding_leans_to_the_harmony_of_its_own_song(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
-    songs = held_out.encode(codec, "odd", [groove(3), groove(8)])
+    songs = test_songs.encode(codec, "odd", [groove(3), groove(8)])
     z = [torch.zeros_like(song.z) for song in songs]  # independent of the song
     kept = {
         strength: [
             evaluate_blend.kept(song.piece.notes, notes, song.piece.bounds)["chroma"]
-            for song, notes in zip(songs, held_out.decode(codec, songs, z, strength), strict=True)
+            for song, notes in zip(songs, test_songs.decode(codec, songs, z, strength), strict=True)
         ]
         for strength in (0.0, 4.0)
     }
     assert np.mean(kept[4.0]) > np.mean(kept[0.0])
-    assert held_out.decode(codec, [], []) == []
+    assert test_songs.decode(codec, [], []) == []

@@ -47,14 +47,14 @@ def work(kind: str, checkpoint: Path, data: Path) -> None:
     for name, value in smaller().items():
         setattr(codec_, name, value)
     codec, calls = seqvae.load(checkpoint), 0
-    write = codec.model.write
+    write = codec.model.generate
 
     def counted(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         return write(*args)
 
-    codec.model.write, codec.ranks = counted, distributed.join()
+    codec.model.generate, codec.ranks = counted, distributed.join()
     found = figures(kind, codec, data)
     Path(f"{codec.ranks.rank}.json").write_text(json.dumps([calls, found]))
     codec.ranks.leave()

@@ -19,7 +19,7 @@ from seqvae.evaluation import blend as evaluate_blend
 from seqvae.evaluation import generation as evaluate_samples
 from seqvae.evaluation import music as evaluate
 from seqvae.evaluation import style_classifier as judge
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import test_songs
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
 from seqvae.style import vectors as style
@@ -147,12 +147,12 @@ def test_the_judge_tells_straight_from_swung(result: dict[str, Any]) -> None:
 def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
 
-    class Listener(judge.Judge):
+    class Listener(judge.StyleClassifier):
         def __init__(self, stretches: Any, chunks: int, instruments: bool, seed: int) -> None:
             heard.extend(piece.name for _, piece in stretches)
             super().__init__(stretches, chunks, instruments, seed)
 
-    monkeypatch.setattr(evaluate, "Judge", Listener)
+    monkeypatch.setattr(evaluate, "StyleClassifier", Listener)
     for part, name in ((evaluate_blend, "blends"), (evaluate_blend, "strength"), (evaluate_samples, "samples")):
         monkeypatch.setattr(part, name, lambda *_: {})
     evaluate.evaluate(codec, songs, pieces=1, samples=6, pairs=5)
@@ -163,7 +163,7 @@ def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeyp
 def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> None:
     names: dict[Any, set[str]] = {}
     for half in ("choose", "final"):
-        found = held_out.gather(
+        found = test_songs.gather(
             songs, STYLES, train=8, test=9, train_chunks=4, test_chunks=4, rng=np.random.default_rng(0), half=half
         )
         names[half] = {collection.title(piece.name) for pieces in found.test.values() for piece in pieces}

@@ -75,7 +75,7 @@ class Toy:
         first = torch.cat(list(z)) > 0
         return [" ".join(p[0] if f else p[1] for p, f in zip(SLOTS, row, strict=True)) for row in first.tolist()]
 
-    def told(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
+    def token_log_probs(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
         choices = torch.tensor(np.array([segment[0] for segment in segments]))
         return torch.nn.functional.logsigmoid(SLOPE * z * (1 - 2 * choices))[:, :, None]  # (L, S, C, T)
 
@@ -309,7 +309,7 @@ def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> N
 
 
 def test_the_judge_gives_an_empty_line_to_nobody() -> None:
-    judge = evaluate_transfer.Judge({"negative": NEGATIVE, "positive": POSITIVE}, 0)
+    judge = evaluate_transfer.LineClassifier({"negative": NEGATIVE, "positive": POSITIVE}, 0)
     lines = [NEGATIVE[0], POSITIVE[0], "", " "]
     assert judge.puts_in(lines, ["negative", "negative", "negative", "positive"]).tolist() == [1, 0, 0, 0]
 

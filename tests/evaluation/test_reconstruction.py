@@ -11,13 +11,13 @@ from conftest import Trained, groove
 
 import seqvae
 from seqvae.evaluation import reconstruction as evaluate_reconstruction
-from seqvae.evaluation import test_songs as held_out
+from seqvae.evaluation import test_songs
 from seqvae.music.piece import Piece
 
 
 def test_samples_have_the_noise_of_their_posterior_and_each_kl_is_its_own(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
-    songs = [song for i in (2, 4) for song in held_out.encode(codec, "even", [groove(i)])]
+    songs = [song for i in (2, 4) for song in test_songs.encode(codec, "even", [groove(i)])]
     still = [replace(song, logvar=torch.full_like(song.z, -200.0)) for song in songs]  # e^-100 of noise
     loud = [replace(song, logvar=torch.full_like(song.z, 8.0)) for song in songs]
     found = {

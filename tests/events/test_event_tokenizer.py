@@ -154,7 +154,7 @@ def test_a_decoder_that_makes_no_mistake_writes_the_session(session: list[str], 
     chunks = [chunk.tolist() for chunk in events.encode(" ".join(session))]
     at = 0
 
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         nonlocal at, chunks
         chunks = chunks if keep is None else [chunks[i] for i in keep.tolist()]
         wanted = [chunk[at] if at < len(chunk) else EOS for chunk in chunks]
@@ -187,7 +187,7 @@ def test_the_most_frequent_symbols_seen_twice_make_the_vocabulary(lines: list[st
         return
     events = EventTokenizer.train(iter(lines), vocab_size)
     assert [counts[symbol] for symbol in events.symbols] == often[: vocab_size - len(SPECIAL)]
-    assert events.vocab_size == len(SPECIAL) + len(events.symbols) == len(events.scope) <= vocab_size
+    assert events.vocab_size == len(SPECIAL) + len(events.symbols) == len(events.binding_depth) <= vocab_size
 
 
 def test_symbols_seen_once_are_taken_for_the_unknown() -> None:
@@ -276,10 +276,10 @@ def test_settings_of_another_version_are_an_error_in_one_line(tmp_path: Path, se
 def test_its_tokens_have_no_cues_and_any_may_follow() -> None:
     events = EventTokenizer(SYMBOLS)
     tokens = np.zeros((2, 1, 7), np.int32)
-    assert events.cue_sizes == ()
-    assert events.cues(tokens).shape == (2, 1, 7, 0)
+    assert events.field_sizes == ()
+    assert events.position_fields(tokens).shape == (2, 1, 7, 0)
     assert events.allowed(tokens) is None
-    assert events.scope.tolist() == [0] * events.vocab_size
+    assert events.binding_depth.tolist() == [0] * events.vocab_size
     assert events.augment(tokens, 5) is tokens
     assert events.mix(tokens, tokens + 1, np.random.default_rng(0)) is tokens
 
@@ -297,7 +297,7 @@ def test_a_walk_through_allowed_tokens_is_a_session_of_known_symbols(seed: int) 
         assert (allowed[:, PAD] == ended).all(), "padding after the end, and nothing else there"
         assert (allowed.sum(1) == np.where(ended, 1, len(SYMBOLS) + 1)).all(), "else every symbol, or the end"
         assert (allowed[:, EOS] == ~ended).all()
-        assert grammar.cues(state).shape == (8, 0)
+        assert grammar.position_fields(state).shape == (8, 0)
         walks[:, t] = [rng.choice(np.flatnonzero(row)) for row in allowed]
         state = grammar.advance(state, walks[:, t])
     for walk in walks:

@@ -121,8 +121,8 @@ def test_weights_follow_the_beat_that_is_written_and_the_strength(bach: Piece, t
     rows = np.arange(len(told))
     state = tokenizer.grammar().start(len(told))
     state[:, 2] = 25  # in the third beat
-    columns, weak = tokenizer.lean(told, 1.0)(rows, state)
-    _, strong = tokenizer.lean(told, 2.0)(rows, state)
+    columns, weak = tokenizer.chroma_guidance(told, 1.0)(rows, state)
+    _, strong = tokenizer.chroma_guidance(told, 2.0)(rows, state)
     assert strong == pytest.approx(2 * weak)
     sixty = int(np.flatnonzero(columns == tokenizer.vocabulary["Pitch_60"])[0])
     assert weak[:, sixty] == pytest.approx(np.log(told[:, 2, 0] + 0.01), rel=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seqvae.errors import ReadError, TokenizerError
-from seqvae.modality import form_of
+from seqvae.modality import adapter_of
 from seqvae.music import piece as midi
 from seqvae.music import tokenizer as midi_tokenizer
 from seqvae.music.piece import Piece
@@ -153,13 +153,13 @@ def test_the_grammar_allows_the_spelling_and_its_state_holds_the_cues(
 ) -> None:
     notes, bounds = case
     tokens = padded(tokenizer.encode_notes(notes, bounds))
-    cues = tokenizer.cues(tokens)
+    fields = tokenizer.position_fields(tokens)
     grammar = tokenizer.grammar()
     state = grammar.start(len(tokens), np.diff(bounds).astype(np.int32))
     rows = np.arange(len(tokens))
-    assert (cues.max((0, 1)) < tokenizer.cue_sizes).all()
+    assert (fields.max((0, 1)) < tokenizer.field_sizes).all()
     for t in range(tokens.shape[1]):
-        assert grammar.cues(state).tolist() == cues[:, t].tolist()
+        assert grammar.position_fields(state).tolist() == fields[:, t].tolist()
         allowed = grammar.allowed(state)
         assert allowed[rows, tokens[:, t]].all()
         ended = (tokens[:, :t] == EOS).any(1)
@@ -175,7 +175,7 @@ def test_cues_say_program_position_and_the_pitch_that_waits(tokenizer: MidiToken
         [0, 0, 0], [6, 0, 0], [6, 1, 0], [6, 1, 65], [6, 1, 0], [6, 13, 0], [6, 13, 61], [6, 13, 0],
         [129, 0, 0], [129, 4, 0], [129, 4, 0],
     ]  # fmt: skip
-    assert tokenizer.cues(tokens).tolist() == expected
+    assert tokenizer.position_fields(tokens).tolist() == expected
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 48), min_size=1, max_size=6))
@@ -225,20 +225,20 @@ def test_a_bar_of_one_step_has_one_position(tokenizer: MidiTokenizer) -> None:
 def test_a_scope_counts_the_fields_that_say_where_a_token_stands(
     tokenizer: MidiTokenizer, case: tuple[Ints, Ints]
 ) -> None:
-    scope = tokenizer.scope
-    assert scope.shape == (tokenizer.vocab_size,)
-    assert 0 <= scope.min() <= scope.max() <= len(tokenizer.cue_sizes)
+    binding_depth = tokenizer.binding_depth
+    assert binding_depth.shape == (tokenizer.vocab_size,)
+    assert 0 <= binding_depth.min() <= binding_depth.max() <= len(tokenizer.field_sizes)
     notes, bounds = case
     tokens = padded(tokenizer.encode_notes(notes, bounds), 0)
-    cues = tokenizer.cues(tokens)
+    fields = tokenizer.position_fields(tokens)
     names = name_of(tokenizer)
-    for token, cue in zip(tokens.ravel().tolist(), cues.reshape(-1, 3).tolist(), strict=True):
+    for token, cue in zip(tokens.ravel().tolist(), fields.reshape(-1, 3).tolist(), strict=True):
         kind = names[token].partition("_")[0]
         if kind in ("Position", "Pitch", "PitchDrum", "Duration"):
             assert cue[0] > 0, "all but programs stand in a program"
         if kind in ("Pitch", "PitchDrum", "Duration"):
             assert cue[1] > 0, "notes stand at a position"
-            assert scope[token] >= 2
+            assert binding_depth[token] >= 2
         assert (cue[2] > 0) == (kind == "Duration"), "a duration, and nothing else, stands at a pitch"
 
 
@@ -411,10 +411,10 @@ def test_a_new_piece_is_in_the_metre_of_its_notes(
     rows = [[48 * bar + 12 * beat, 6, 60 + beat, 0] for bar in range(bars) for beat in range(beats)]
     rows += [[48 * bar + 42, 6, 70, 0] for bar in range(stray)]
     chunks = tokenizer.encode_notes(np.array(rows, np.int32), np.arange(bars + 1, dtype=np.int32) * 48)
-    form = form_of(tokenizer)
-    found = form.frame(chunks)
+    adapter = adapter_of(tokenizer)
+    found = adapter.template(chunks)
     assert np.diff(found.bounds).tolist() == [12 * expected] * bars
-    score = form.join(chunks, found)
+    score = adapter.assemble(chunks, found)
     assert [(one.numerator, one.denominator) for one in score.time_signatures] == [(expected, 4)]
     again = midi.read(score).notes
     assert len(again) == len(rows) - (stray if expected < 4 else 0)
@@ -422,4 +422,4 @@ def test_a_new_piece_is_in_the_metre_of_its_notes(
 
 
 def test_a_silent_piece_is_in_four(tokenizer: MidiTokenizer) -> None:
-    assert np.diff(form_of(tokenizer).frame([np.zeros(0, np.int32)] * 3).bounds).tolist() == [48] * 3
+    assert np.diff(adapter_of(tokenizer).template([np.zeros(0, np.int32)] * 3).bounds).tolist() == [48] * 3

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqvae.nn.layers import (
-    CLOSED,
+    DISALLOWED,
     Attention,
     Binding,
     LockedDropout,
-    Places,
+    Packing,
     Residual,
     TransformerLayer,
     _rotate,
@@ -136,8 +136,8 @@ WIDTH = 512
 def binding() -> Binding:
     """Tokens of scope 0 (ids 0..9), 1 (10..19), 2 (20..29) and 3 (30..59)."""
     torch.manual_seed(0)
-    scope = torch.arange(VOCAB).div(10, rounding_mode="floor").clamp(max=3)
-    return Binding(scope, SIZES, WIDTH)
+    binding_depth = torch.arange(VOCAB).div(10, rounding_mode="floor").clamp(max=3)
+    return Binding(binding_depth, SIZES, WIDTH)
 
 
 def random_cues(count: int, seed: int) -> Tensor:
@@ -148,12 +148,12 @@ def random_cues(count: int, seed: int) -> Tensor:
 @given(seeds)
 @torch.no_grad()
 def test_keys_undo_what_they_bound(binding: Binding, seed: int) -> None:
-    cues = random_cues(20, seed)
+    fields = random_cues(20, seed)
     tokens = torch.randint(0, VOCAB, (20,), generator=torch.Generator().manual_seed(seed))
-    x = binding.bind(tokens, cues)
+    x = binding.bind(tokens, fields)
     for field in range(3):
-        counted = binding.scope[tokens] > field
-        x = x * binding.key(field, cues[:, field] * counted)
+        counted = binding.binding_depth[tokens] > field
+        x = x * binding.key(field, fields[:, field] * counted)
     assert torch.equal(x, binding.tokens(tokens))
 
 
@@ -172,14 +172,14 @@ def test_keys_are_plus_and_minus_one_and_nothing_said_changes_nothing(binding: B
 @torch.no_grad()
 def test_fields_beyond_a_token_s_scope_do_not_matter(binding: Binding, seed: int) -> None:
     tokens = torch.arange(VOCAB)
-    cues, others = random_cues(VOCAB, seed), random_cues(VOCAB, seed + 1)
+    fields, others = random_cues(VOCAB, seed), random_cues(VOCAB, seed + 1)
     for field in range(3):
-        changed = cues.clone()
+        changed = fields.clone()
         changed[:, field] = others[:, field] % (SIZES[field] - 1) + 1
-        moved = changed[:, field] != cues[:, field]
-        same = (binding.bind(tokens, changed) == binding.bind(tokens, cues)).all(-1)
-        assert same[~moved | (binding.scope <= field)].all()
-        assert not same[moved & (binding.scope > field)].any()
+        moved = changed[:, field] != fields[:, field]
+        same = (binding.bind(tokens, changed) == binding.bind(tokens, fields)).all(-1)
+        assert same[~moved | (binding.binding_depth <= field)].all()
+        assert not same[moved & (binding.binding_depth > field)].any()
 
 
 def test_no_gradient_moves_the_key_that_says_nothing(binding: Binding) -> None:
@@ -196,14 +196,14 @@ def test_no_gradient_moves_the_key_that_says_nothing(binding: Binding) -> None:
 def test_a_sum_of_bound_tokens_tells_at_first_which_stands_where(binding: Binding) -> None:
     right = asked = 0
     for seed in range(20):
-        cues = torch.unique(random_cues(12, seed), dim=0)
-        tokens = torch.randint(30, VOCAB, (len(cues),), generator=torch.Generator().manual_seed(seed))
-        code = binding.bind(tokens, cues).sum(0)
-        answers = code.expand(len(cues), -1)
+        fields = torch.unique(random_cues(12, seed), dim=0)
+        tokens = torch.randint(30, VOCAB, (len(fields),), generator=torch.Generator().manual_seed(seed))
+        code = binding.bind(tokens, fields).sum(0)
+        answers = code.expand(len(fields), -1)
         for field in range(3):
-            answers = answers * binding.key(field, cues[:, field])
+            answers = answers * binding.key(field, fields[:, field])
         right += int((binding.logits(answers).argmax(-1) == tokens).sum())
-        asked += len(cues)
+        asked += len(fields)
     # with no training at all; a guess among the vocabulary is right once in 60
     assert right / asked > 0.9
 
@@ -229,12 +229,12 @@ def test_bf16_is_for_a_processor_that_has_it_and_may_use_it(
 
 @pytest.mark.bf16
 def test_under_autocast_binding_is_the_same_within_its_precision(binding: Binding) -> None:
-    tokens, cues = torch.arange(VOCAB), random_cues(VOCAB, 0)
+    tokens, fields = torch.arange(VOCAB), random_cues(VOCAB, 0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        half = binding.bind(tokens, cues)
+        half = binding.bind(tokens, fields)
     assert half.dtype == torch.bfloat16
     # an embedding is rounded to 8 bits, and its keys are +1 and -1
-    torch.testing.assert_close(half.float(), binding.bind(tokens, cues).detach(), rtol=2**-8, atol=0.0)
+    torch.testing.assert_close(half.float(), binding.bind(tokens, fields).detach(), rtol=2**-8, atol=0.0)
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_a_sum_of_a_row_has_one_unit_for_full_and_empty_bars(seed: int) -> None:
     x = noise(3, 5, 4, seed=seed)
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     expected = torch.stack([x[0, :4].sum(0) / 8, x[1, 0] / 8, torch.zeros(4)])
-    torch.testing.assert_close(Places.of(mask, mask, (), mask).sums(x[mask]), expected)
+    torch.testing.assert_close(Packing.of(mask, mask, (), mask).sums(x[mask]), expected)
 
 
 # --- the loss of a large vocabulary, without its logits -------------------------------------------------------------
@@ -267,13 +267,13 @@ def test_nats_are_the_cross_entropy_of_the_logits(seed: int, some_closed: bool, 
     rows = (1 << 20) // 70 + 9  # more than one block of them, and one that is not full
     x = torch.randn(rows, 16, requires_grad=True)
     targets = torch.randint(0, 70, (rows,))
-    closed = None
+    disallowed = None
     if some_closed:
-        closed = (torch.rand(rows, 70) < 0.3).scatter(1, targets[:, None], False)
+        disallowed = (torch.rand(rows, 70) < 0.3).scatter(1, targets[:, None], False)
     logits = binding.logits(x)
-    logits = logits if closed is None else logits.masked_fill(closed, CLOSED)
+    logits = logits if disallowed is None else logits.masked_fill(disallowed, DISALLOWED)
     wanted = functional.cross_entropy(logits, targets, reduction="sum")
-    given_, right = binding.nats(x, targets, closed)
+    given_, right = binding.cross_entropy(x, targets, disallowed)
     torch.testing.assert_close(given_, wanted, rtol=1e-5, atol=1e-2)
     assert torch.equal(right, logits.argmax(1) == targets)
     learned = [x, binding.embed.weight, binding.bias, binding.scale]

@@ -18,7 +18,7 @@ from torch.nn import functional
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig, ObjectiveConfig
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.nn.decoder import Told
+from seqvae.nn.decoder import DecoderOutput
 from seqvae.nn.layers import Binding, shifted
 from seqvae.nn.loss import Loss, charged_kl, dropped, loss, masked, objective_at, refine
 from seqvae.nn.model import Output, SequenceVAE
@@ -34,14 +34,14 @@ LOGVAR = torch.tensor([[0.0, 0.0], [math.log(4), 0.0]])
 KL = [[0.5, 0.0], [(4 - 1 - math.log(4)) / 2, 2.0]]
 
 
-def plain(logits: Tensor) -> Told:
+def plain(logits: Tensor) -> DecoderOutput:
     """What a decoder tells of places, of known logits `(M, V)`: its embeddings are the vocabulary itself."""
     size = logits.shape[-1]
     binding = Binding(torch.zeros(size, dtype=torch.long), (), size)
     binding.requires_grad_(False)
     binding.embed.weight.copy_(torch.eye(size))
     binding.scale.fill_(1.0)
-    return Told(binding, logits, None, [])
+    return DecoderOutput(binding, logits, None, [])
 
 
 class Fixed:
@@ -52,18 +52,25 @@ class Fixed:
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
-        self, tokens: Tensor, cues: Tensor, source: Tensor, inputs: Tensor, sample: bool, fade: float
+        self, tokens: Tensor, fields: Tensor, source: Tensor, inputs: Tensor, sample: bool, track_dropout: float
     ) -> Output:
         self.calls.append(
-            {"tokens": tokens, "cues": cues, "source": source, "inputs": inputs, "sample": sample, "fade": fade}
+            {
+                "tokens": tokens,
+                "cues": fields,
+                "source": source,
+                "inputs": inputs,
+                "sample": sample,
+                "fade": track_dropout,
+            }
         )
         told, bag = (plain(logits[tokens != PAD]) for logits in (self.told, self.bag))
         return Output(told, bag, Posterior(MEAN, LOGVAR), MEAN)
 
 
 def run(model: Fixed, config: ObjectiveConfig, tokens: Tensor = TOKENS, step: int = 10, training: bool = True) -> Loss:
-    cues = torch.zeros(*tokens.shape, 1, dtype=torch.long)
-    return loss(cast(SequenceVAE, model), tokens, cues, config, step, training)
+    fields = torch.zeros(*tokens.shape, 1, dtype=torch.long)
+    return loss(cast(SequenceVAE, model), tokens, fields, config, step, training)
 
 
 def even() -> Tensor:
@@ -108,12 +115,12 @@ def test_probabilities_are_among_what_is_allowed() -> None:
     allowed = torch.ones(*TOKENS.shape, 4, dtype=torch.bool)
     allowed[..., PAD] = False
     allowed[0, 0, 0] = torch.tensor([False, True, False, True])
-    cues = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
+    fields = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
     logits = even()
     logits[..., PAD] = 9.0  # likely, and forbidden
     for bag in (0.0, 1.0):
         config = replace(CONSTANT, beta=0.0, bag=bag)
-        result = loss(cast(SequenceVAE, Fixed(logits)), TOKENS, cues, config, 1, True, allowed)
+        result = loss(cast(SequenceVAE, Fixed(logits)), TOKENS, fields, config, 1, True, allowed)
         nats = 8 * math.log(3) + math.log(2)
         assert result.reconstruction == pytest.approx(nats / 2)
         assert float(result.total) == pytest.approx((1 + bag) * nats / COUNT)
@@ -122,8 +129,8 @@ def test_probabilities_are_among_what_is_allowed() -> None:
 def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
     logits = even().requires_grad_()
     allowed = functional.one_hot(TOKENS, 4).bool()
-    cues = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
-    result = loss(cast(SequenceVAE, Fixed(logits)), TOKENS, cues, replace(CONSTANT, beta=0.0), 1, True, allowed)
+    fields = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
+    result = loss(cast(SequenceVAE, Fixed(logits)), TOKENS, fields, replace(CONSTANT, beta=0.0), 1, True, allowed)
     assert float(result.total.detach()) == 0
     result.total.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
@@ -202,13 +209,13 @@ def test_the_losses_of_the_parts_of_a_batch_add_up_to_its_own(free_bits: float) 
         part.rows = slice(i, i + 1)
         tokens = TOKENS[i : i + 1]
         given: list[Tensor] = []
-        cues = torch.zeros(*tokens.shape, 1, dtype=torch.long)
+        fields = torch.zeros(*tokens.shape, 1, dtype=torch.long)
 
         def whole(own: Tensor, given: list[Tensor] = given) -> Tensor:
             given.append(own)
             return torch.tensor(KL).mean(0)
 
-        result = loss(cast(SequenceVAE, part), tokens, cues, config, 10, whole=whole)
+        result = loss(cast(SequenceVAE, part), tokens, fields, config, 10, whole=whole)
         torch.testing.assert_close(given, [torch.tensor(KL[i])])
         share = int((tokens != PAD).sum()) / COUNT
         total = total + share * result.total
@@ -314,7 +321,7 @@ def test_the_right_share_is_masked_and_never_padding(share: float) -> None:
 def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     tokens = many_tokens()
     model = Fixed(torch.zeros(*tokens.shape, 100))
-    config = replace(CONSTANT, word_dropout=0.3, denoise=0.1, fade=0.7)
+    config = replace(CONSTANT, word_dropout=0.3, denoise=0.1, track_dropout=0.7)
     run(model, config, tokens)
     run(model, config, tokens, training=False)
     training, evaluation = model.calls
@@ -384,8 +391,8 @@ def case(tokenizer: MidiTokenizer) -> tuple[SequenceVAE, Tensor, Tensor, Tensor]
     for i, row in enumerate(rows):
         for c, chunk in enumerate(row):
             tokens[i, c, : len(chunk)] = chunk
-    cues, allowed = tokenizer.cues(tokens), tokenizer.allowed(tokens)
-    return model, torch.from_numpy(tokens).long(), torch.from_numpy(cues).long(), torch.from_numpy(allowed)
+    fields, allowed = tokenizer.position_fields(tokens), tokenizer.allowed(tokens)
+    return model, torch.from_numpy(tokens).long(), torch.from_numpy(fields).long(), torch.from_numpy(allowed)
 
 
 Case = tuple[SequenceVAE, Tensor, Tensor, Tensor]
@@ -395,17 +402,17 @@ REFINED = ObjectiveConfig(refine=20, refine_beta=0.01)
 @torch.no_grad()
 def nats(case: Case, z: Tensor) -> Tensor:
     """-log p(x|z) of each segment."""
-    model, tokens, cues, allowed = case
-    logits = model.decode(z, shifted(tokens), cues)[0].masked_fill(~allowed, -1e9).log_softmax(-1)
+    model, tokens, fields, allowed = case
+    logits = model.decode_logits(z, shifted(tokens), fields)[0].masked_fill(~allowed, -1e9).log_softmax(-1)
     told = logits.gather(-1, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0)
     return -told.sum((1, 2))
 
 
 def test_refining_makes_every_segment_likelier(case: Case) -> None:
-    model, tokens, cues, allowed = case
+    model, tokens, fields, allowed = case
     with torch.no_grad():
-        first = model.encode(tokens, cues)
-    refined = refine(model, tokens, cues, allowed, first, REFINED)
+        first = model.encode(tokens, fields)
+    refined = refine(model, tokens, fields, allowed, first, REFINED)
     assert (nats(case, refined.mean) < nats(case, first.mean) - 0.5).all()
     assert torch.equal(refined.logvar, first.logvar)
     assert not refined.mean.requires_grad
@@ -415,51 +422,51 @@ def test_refining_makes_every_segment_likelier(case: Case) -> None:
 @needs_bf16
 @pytest.mark.bf16
 def test_a_search_in_bf16_finds_as_much(case: Case) -> None:
-    model, tokens, cues, allowed = case
+    model, tokens, fields, allowed = case
     with torch.no_grad():
-        first = model.encode(tokens, cues)
-    fine = nats(case, refine(model, tokens, cues, allowed, first, REFINED).mean).sum()
-    coarse = nats(case, refine(model, tokens, cues, allowed, first, REFINED, low=True).mean).sum()
+        first = model.encode(tokens, fields)
+    fine = nats(case, refine(model, tokens, fields, allowed, first, REFINED).mean).sum()
+    coarse = nats(case, refine(model, tokens, fields, allowed, first, REFINED, low=True).mean).sum()
     assert coarse < fine + 0.1 * (nats(case, first.mean).sum() - fine)
     assert next(model.parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_slopes_are_the_same_where_weights_are_not_learned(case: Case, layers: int, tokenizer: MidiTokenizer) -> None:
-    _, tokens, cues, _ = case
+    _, tokens, fields, _ = case
     torch.manual_seed(4)
     model = checkpoint.build(ModelConfig(latent=12, width=32, hidden=16, layers=layers), tokenizer).eval()
     slopes = []
     for learned in (True, False):
         model.requires_grad_(learned)
         z = torch.ones(len(tokens), 12, requires_grad=True)
-        told, _ = model.tell(z, shifted(tokens), cues, model.places(tokens, cues))
-        loss, _ = told.nats(tokens[tokens != PAD])
+        told, _ = model.decoder_outputs(z, shifted(tokens), fields, model.packing(tokens, fields))
+        loss, _ = told.cross_entropy(tokens[tokens != PAD])
         slopes.append(torch.autograd.grad(loss, z)[0])
     assert slopes[0].abs().max() > 1e-2
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
 
 
 def test_no_steps_change_nothing_and_a_heavy_kl_shortens(case: Case) -> None:
-    model, tokens, cues, allowed = case
+    model, tokens, fields, allowed = case
     with torch.no_grad():
-        first = model.encode(tokens, cues)
-    same = refine(model, tokens, cues, allowed, first, replace(REFINED, refine=0))
+        first = model.encode(tokens, fields)
+    same = refine(model, tokens, fields, allowed, first, replace(REFINED, refine=0))
     assert torch.equal(same.mean, first.mean)
     light, heavy = (
-        refine(model, tokens, cues, allowed, first, replace(REFINED, refine_beta=beta)).mean for beta in (0.0, 100.0)
+        refine(model, tokens, fields, allowed, first, replace(REFINED, refine_beta=beta)).mean for beta in (0.0, 100.0)
     )
     assert (heavy.norm(dim=1) < light.norm(dim=1)).all()
 
 
 def test_a_segment_is_refined_alone_as_among_others(case: Case) -> None:
-    model, tokens, cues, allowed = case
+    model, tokens, fields, allowed = case
     with torch.no_grad():
-        first = model.encode(tokens, cues)
-    together = refine(model, tokens, cues, allowed, first, REFINED).mean
+        first = model.encode(tokens, fields)
+    together = refine(model, tokens, fields, allowed, first, REFINED).mean
     for i in range(len(tokens)):
         one = Posterior(first.mean[i : i + 1], first.logvar[i : i + 1])
-        alone = refine(model, tokens[i : i + 1], cues[i : i + 1], allowed[i : i + 1], one, REFINED).mean
+        alone = refine(model, tokens[i : i + 1], fields[i : i + 1], allowed[i : i + 1], one, REFINED).mean
         torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=1e-3)
 
 
@@ -470,18 +477,18 @@ def test_a_segment_goes_on_until_it_comes_back() -> None:
     tokens = torch.randint(4, 30, (12, 1, 6))
     tokens[..., -1] = EOS
     tokens[:6, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones come back sooner
-    cues = torch.zeros(*tokens.shape, 0, dtype=torch.long)
+    fields = torch.zeros(*tokens.shape, 0, dtype=torch.long)
     with torch.no_grad():
-        first = model.encode(tokens, cues)
+        first = model.encode(tokens, fields)
 
     def right(z: Tensor) -> Tensor:
         """Whether each segment's tokens are all the most likely."""
         with torch.no_grad():
-            best = model.decode(z, shifted(tokens), cues)[0].argmax(-1)
+            best = model.decode_logits(z, shifted(tokens), fields)[0].argmax(-1)
         return ((best == tokens) | (tokens == PAD)).all(-1).all(-1)
 
-    short = refine(model, tokens, cues, None, first, replace(REFINED, refine=1)).mean
-    long = refine(model, tokens, cues, None, first, replace(REFINED, refine=1, refine_most=300)).mean
+    short = refine(model, tokens, fields, None, first, replace(REFINED, refine=1)).mean
+    long = refine(model, tokens, fields, None, first, replace(REFINED, refine=1, refine_most=300)).mean
     done = right(short)
     assert 0 < done.sum() < len(tokens), "else there is nothing to show"
     assert right(long).sum() > done.sum()

@@ -29,15 +29,15 @@ class Segments:
         self.tokens = torch.randint(4, V, (6, 1, 6))
         self.tokens[..., -1] = EOS
         self.tokens[:3, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones come back sooner
-        self.cues = torch.zeros(*self.tokens.shape, 0, dtype=torch.long)
+        self.fields = torch.zeros(*self.tokens.shape, 0, dtype=torch.long)
         self.allowed = torch.rand(*self.tokens.shape, V) < 0.5
         self.allowed.scatter_(-1, self.tokens[..., None], True)
         with torch.no_grad():
-            self.first = self.model.encode(self.tokens, self.cues)
+            self.first = self.model.encode(self.tokens, self.fields)
 
     def refined(self, config: ObjectiveConfig, ruled: bool = True) -> Tensor:
         allowed = self.allowed if ruled else None
-        return refine(self.model, self.tokens, self.cues, allowed, self.first, config).mean
+        return refine(self.model, self.tokens, self.fields, allowed, self.first, config).mean
 
     def by_adam(self, config: ObjectiveConfig, ruled: bool = True) -> tuple[Tensor, list[int]]:
         """What `refine` says that it does, segment by segment; and the steps that each one took."""
@@ -62,7 +62,7 @@ class Segments:
     def nats(self, i: int, z: Tensor, ruled: bool) -> tuple[Tensor, Tensor, bool]:
         """Of one segment -log p(x|z), the same of the bag, and whether each token is the most likely of all."""
         tokens = self.tokens[i : i + 1]
-        both = self.model.decode(z, shifted(tokens), self.cues[i : i + 1])
+        both = self.model.decode_logits(z, shifted(tokens), self.fields[i : i + 1])
         told, bag = (x.masked_fill(~self.allowed[i : i + 1], -1e9) if ruled else x for x in both)
         there = tokens != PAD
         own = [-x.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][there].sum() for x in (told, bag)]
@@ -96,7 +96,7 @@ def test_each_segment_goes_on_until_its_own_tokens_are_the_most_likely(segments:
     i = steps.index(min(steps))  # without the others the search ends when this one has come back
     one = Posterior(segments.first.mean[i : i + 1], segments.first.logvar[i : i + 1])
     allowed = segments.allowed[i : i + 1] if ruled else None
-    alone = refine(segments.model, segments.tokens[i : i + 1], segments.cues[i : i + 1], allowed, one, config)
+    alone = refine(segments.model, segments.tokens[i : i + 1], segments.fields[i : i + 1], allowed, one, config)
     torch.testing.assert_close(alone.mean[0], expected[i], rtol=1e-2, atol=1e-3)
 
 
@@ -111,7 +111,7 @@ def test_a_search_makes_its_tensors_where_its_input_is(segments: Segments) -> No
 def test_a_search_in_bf16_is_asked_for(segments: Segments) -> None:
     def found(*low: bool) -> Tensor:
         first = Posterior(segments.first.mean, segments.first.logvar)
-        return refine(segments.model, segments.tokens, segments.cues, None, first, CONFIG, *low).mean
+        return refine(segments.model, segments.tokens, segments.fields, None, first, CONFIG, *low).mean
 
     assert torch.equal(found(), found(False))
     assert not torch.equal(found(), found(True))

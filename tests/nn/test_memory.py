@@ -68,23 +68,23 @@ def test_positions_are_told_apart_by_products() -> None:
 
 
 def test_steps_are_what_whole_rows_are(model: SequenceVAE, words: TextTokenizer) -> None:
-    tokens, cues = spelled(words, LINES)
-    z = model.encode(tokens, cues).mean
-    whole = model.decode(z, shifted(tokens), cues)[0][:, 0]
+    tokens, fields = spelled(words, LINES)
+    z = model.encode(tokens, fields).mean
+    whole = model.decode_logits(z, shifted(tokens), fields)[0][:, 0]
     code = model.decoder.codes(z).flatten(0, 1)
     cache = model.decoder.start(code)
     for t in range(tokens.shape[-1]):
-        told, cache = model.decoder.step(code, shifted(tokens)[:, 0, t : t + 1], cues[:, 0, t : t + 1], cache)
+        told, cache = model.decoder.step(code, shifted(tokens)[:, 0, t : t + 1], fields[:, 0, t : t + 1], cache)
         torch.testing.assert_close(told.logits(), whole[:, t], rtol=1e-4, atol=1e-4)
 
 
 def test_what_follows_is_not_seen(model: SequenceVAE, words: TextTokenizer) -> None:
-    tokens, cues = spelled(words, LINES[:1])
-    z = model.encode(tokens, cues).mean
+    tokens, fields = spelled(words, LINES[:1])
+    z = model.encode(tokens, fields).mean
     inputs = shifted(tokens)
     other = inputs.clone()
     other[..., 4:] = EOS
-    a, b = model.decode(z, inputs, cues)[0], model.decode(z, other, cues)[0]
+    a, b = model.decode_logits(z, inputs, fields)[0], model.decode_logits(z, other, fields)[0]
     torch.testing.assert_close(a[..., :4, :], b[..., :4, :])
     assert not torch.allclose(a[..., 4:, :], b[..., 4:, :])
 
@@ -92,12 +92,12 @@ def test_what_follows_is_not_seen(model: SequenceVAE, words: TextTokenizer) -> N
 def test_it_learns_its_lines_and_a_checkpoint_brings_them_back(words: TextTokenizer, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = checkpoint.build(CONFIG, words)
-    tokens, cues = spelled(words, LINES)
+    tokens, fields = spelled(words, LINES)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     config = ObjectiveConfig(beta=0.001, schedule="constant", word_dropout=0.3)
     for step in range(150):
         optimizer.zero_grad()
-        loss(model, tokens, cues, config, step).total.backward()  # type: ignore[no-untyped-call]
+        loss(model, tokens, fields, config, step).total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     recipe = Recipe("lines", TokenizerConfig("text"), CONFIG, config)
     checkpoint.save(Checkpoint(recipe, model, words), tmp_path / "lines")

@@ -86,7 +86,7 @@ def tensors(
     for b, segment in enumerate(segments):
         for c, chunk in enumerate(segment):
             tokens[b, c, : len(chunk)] = chunk
-    return torch.from_numpy(tokens).long(), torch.from_numpy(tokenizer.cues(tokens)).long()
+    return torch.from_numpy(tokens).long(), torch.from_numpy(tokenizer.position_fields(tokens)).long()
 
 
 def latents(count: int, seed: int = 0) -> Tensor:
@@ -103,16 +103,16 @@ Segments = list[list[list[int]]]
 def test_one_pass_gives_logits_of_every_token_and_a_posterior(
     model: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
-    tokens, cues = tensors(tokenizer, segments)
-    output = model(tokens, cues, tokens, shifted(tokens), True)
-    logits, bag = output.told.logits(), output.bag.logits()
+    tokens, fields = tensors(tokenizer, segments)
+    output = model(tokens, fields, tokens, shifted(tokens), True)
+    logits, bag = output.autoregressive.logits(), output.direct.logits()
     assert logits.shape == bag.shape == ((tokens != PAD).sum(), tokenizer.vocab_size)
     assert output.z.shape == output.posterior.mean.shape == output.posterior.logvar.shape == (4, LATENT)
     assert logits.isfinite().all()
     low, high = LOGVAR_RANGE
     assert ((output.posterior.logvar >= low) & (output.posterior.logvar <= high)).all()
     assert not torch.equal(output.z, output.posterior.mean)
-    assert torch.equal(model(tokens, cues, tokens, shifted(tokens), False).z, output.posterior.mean)
+    assert torch.equal(model(tokens, fields, tokens, shifted(tokens), False).z, output.posterior.mean)
 
 
 def test_inputs_are_the_tokens_before() -> None:
@@ -120,10 +120,10 @@ def test_inputs_are_the_tokens_before() -> None:
 
 
 def test_every_weight_takes_part(model: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
-    tokens, cues = tensors(tokenizer, segments)
+    tokens, fields = tensors(tokenizer, segments)
     torch.manual_seed(0)
     model.zero_grad()
-    loss(model, tokens, cues, ObjectiveConfig(bag=1.0, schedule="constant"), 1).total.backward()  # type: ignore[no-untyped-call]
+    loss(model, tokens, fields, ObjectiveConfig(bag=1.0, schedule="constant"), 1).total.backward()  # type: ignore[no-untyped-call]
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
     assert idle == []
     model.zero_grad()
@@ -154,21 +154,21 @@ def test_a_posterior_tells_which_chunk_comes_first(
 
 @torch.no_grad()
 def test_every_token_is_heard(encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
-    tokens, cues = tensors(tokenizer, segments[:1])
-    before = encoding.encode(tokens, cues).mean
+    tokens, fields = tensors(tokenizer, segments[:1])
+    before = encoding.encode(tokens, fields).mean
     for c, t in (tokens[0] > EOS).nonzero().tolist():
         changed = tokens.clone()
         changed[0, c, t] = 3  # masked
-        assert (encoding.encode(changed, cues).mean - before).abs().max() > 1e-4
+        assert (encoding.encode(changed, fields).mean - before).abs().max() > 1e-4
 
 
 @torch.no_grad()
 def test_every_other_segment_fades(encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
-    tokens, cues = tensors(tokenizer, segments)
-    clear, faint = encoding.encode(tokens, cues).mean, encoding.encode(tokens, cues, fade=0.7).mean
+    tokens, fields = tensors(tokenizer, segments)
+    clear, faint = encoding.encode(tokens, fields).mean, encoding.encode(tokens, fields, track_dropout=0.7).mean
     torch.testing.assert_close(faint[1::2], clear[1::2], atol=1e-5, rtol=1e-5)
     assert ((faint[::2] - clear[::2]).abs().amax(1) > 1e-3).all()
-    torch.testing.assert_close(encoding.encode(tokens, cues, fade=1e-9).mean, clear, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoding.encode(tokens, fields, track_dropout=1e-9).mean, clear, atol=1e-5, rtol=1e-5)
 
 
 # --- decoder ----------------------------------------------------------------------------------------------------------
@@ -178,11 +178,11 @@ def test_every_other_segment_fades(encoding: SequenceVAE, tokenizer: MidiTokeniz
 def test_step_by_step_with_the_cache_is_all_at_once(
     model: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
-    tokens, cues = tensors(tokenizer, segments)
-    z = model.encode(tokens, cues).mean
-    logits, bag = model.decode(z, shifted(tokens), cues)
+    tokens, fields = tensors(tokenizer, segments)
+    z = model.encode(tokens, fields).mean
+    logits, bag = model.decode_logits(z, shifted(tokens), fields)
     code = model.decoder.codes(z).flatten(0, 1)
-    inputs, flat = shifted(tokens).flatten(0, 1), cues.flatten(0, 1)
+    inputs, flat = shifted(tokens).flatten(0, 1), fields.flatten(0, 1)
     cache = model.decoder.start(code)
     for t in range(tokens.shape[-1]):
         step, step_bag, cache = model.decoder(code, inputs[:, t : t + 1], flat[:, t : t + 1], cache)
@@ -193,10 +193,13 @@ def test_step_by_step_with_the_cache_is_all_at_once(
 @torch.no_grad()
 def test_a_chunk_sees_its_own_tokens_alone(decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
     z = latents(len(segments))
-    tokens, cues = tensors(tokenizer, segments)
-    others, other_cues = tokens.clone(), cues.clone()
-    others[:, 1], other_cues[:, 1] = tokens[:, 1].roll(1, 0), cues[:, 1].roll(1, 0)
-    before, after = decoding.decode(z, shifted(tokens), cues)[0], decoding.decode(z, shifted(others), other_cues)[0]
+    tokens, fields = tensors(tokenizer, segments)
+    others, other_cues = tokens.clone(), fields.clone()
+    others[:, 1], other_cues[:, 1] = tokens[:, 1].roll(1, 0), fields[:, 1].roll(1, 0)
+    before, after = (
+        decoding.decode_logits(z, shifted(tokens), fields)[0],
+        decoding.decode_logits(z, shifted(others), other_cues)[0],
+    )
     torch.testing.assert_close(after[:, 0], before[:, 0], rtol=1e-5, atol=1e-5)
     assert (after[:, 1] - before[:, 1]).abs().max() > 1e-2
 
@@ -205,14 +208,14 @@ def test_a_chunk_sees_its_own_tokens_alone(decoding: SequenceVAE, tokenizer: Mid
 def test_a_token_is_not_told_before_its_place(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
-    tokens, cues = tensors(tokenizer, segments)
+    tokens, fields = tensors(tokenizer, segments)
     z = latents(len(segments))
-    before, bag = decoding.decode(z, shifted(tokens), cues)
+    before, bag = decoding.decode_logits(z, shifted(tokens), fields)
     for at in range(tokens.shape[-1] - 1):
         changed = tokens.clone()
         changed[:, :, at] = tokenizer.vocabulary["Pitch_99"]
-        new_cues = torch.from_numpy(tokenizer.cues(changed.numpy().astype(np.int32))).long()
-        after, new_bag = decoding.decode(z, shifted(changed), new_cues)
+        new_cues = torch.from_numpy(tokenizer.position_fields(changed.numpy().astype(np.int32))).long()
+        after, new_bag = decoding.decode_logits(z, shifted(changed), new_cues)
         torch.testing.assert_close(after[:, :, : at + 1], before[:, :, : at + 1], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(new_bag[:, :, : at + 1], bag[:, :, : at + 1], rtol=1e-5, atol=1e-5)
         assert (after[:, :, at + 1] - before[:, :, at + 1]).abs().amax(-1).min() > 1e-3
@@ -222,41 +225,41 @@ def test_a_token_is_not_told_before_its_place(
 def test_the_bag_knows_the_code_and_the_cue_alone(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
-    tokens, cues = tensors(tokenizer, segments)
+    tokens, fields = tensors(tokenizer, segments)
     z = latents(len(segments))
-    bag = decoding.decode(z, shifted(tokens), cues)[1]
-    masked = decoding.decode(z, torch.full_like(tokens, 3), cues)[1]
+    bag = decoding.decode_logits(z, shifted(tokens), fields)[1]
+    masked = decoding.decode_logits(z, torch.full_like(tokens, 3), fields)[1]
     torch.testing.assert_close(masked, bag)
-    assert (decoding.decode(latents(4, 1), shifted(tokens), cues)[1] - bag).abs().amax(-1).min() > 1e-3
-    assert (decoding.decode(z, shifted(tokens), cues.flip(2))[1] - bag).abs().max() > 1e-3
+    assert (decoding.decode_logits(latents(4, 1), shifted(tokens), fields)[1] - bag).abs().amax(-1).min() > 1e-3
+    assert (decoding.decode_logits(z, shifted(tokens), fields.flip(2))[1] - bag).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_each_scope_is_asked_for_its_own_tokens(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
-    tokens, cues = tensors(tokenizer, segments)
-    before = decoding.decode(latents(4), shifted(tokens), cues)
+    tokens, fields = tensors(tokenizer, segments)
+    before = decoding.decode_logits(latents(4), shifted(tokens), fields)
     assert isinstance(decoding.decoder, Decoder)
-    norms, scope = decoding.decoder.level_norms, torch.from_numpy(tokenizer.scope)
-    assert len(norms) == len(set(scope.tolist()) - {len(tokenizer.cue_sizes)})
+    norms, binding_depth = decoding.decoder.level_norms, torch.from_numpy(tokenizer.binding_depth)
+    assert len(norms) == len(set(binding_depth.tolist()) - {len(tokenizer.field_sizes)})
     for (level, _), norm in zip(decoding.decoder.levels, norms, strict=True):
         assert isinstance(norm, torch.nn.LayerNorm)
         norm.bias.add_(1)
-        after = decoding.decode(latents(4), shifted(tokens), cues)
+        after = decoding.decode_logits(latents(4), shifted(tokens), fields)
         norm.bias.sub_(1)
         for a, b in zip(before, after, strict=True):  # the logits and the bag's
             moved = (a - b).abs().amax((0, 1, 2)) > 1e-4
-            assert moved[scope == level].all()
-            assert not moved[scope != level].any()
+            assert moved[binding_depth == level].all()
+            assert not moved[binding_depth != level].any()
 
 
 @torch.no_grad()
 def test_every_chunk_hears_the_latent_vector(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
-    tokens, cues = tensors(tokenizer, segments)
-    one, two = (decoding.decode(latents(4, seed), shifted(tokens), cues)[0] for seed in (0, 1))
+    tokens, fields = tensors(tokenizer, segments)
+    one, two = (decoding.decode_logits(latents(4, seed), shifted(tokens), fields)[0] for seed in (0, 1))
     assert (one - two).abs().amax(-1).min() > 1e-3
     codes = decoding.decoder.codes(latents(4))
     assert codes.shape == (4, CHUNKS, 32)
@@ -269,7 +272,7 @@ def test_every_chunk_hears_the_latent_vector(
 def write(model: SequenceVAE, tokenizer: MidiTokenizer, z: Tensor, settings: Sampling) -> list[list[list[int]]]:
     grammar = tokenizer.grammar()
     with Steady():
-        written = model.write(z, grammar, grammar.start(len(z) * CHUNKS), settings)
+        written = model.generate(z, grammar, grammar.start(len(z) * CHUNKS), settings)
     return [[chunk.tolist() for chunk in segment] for segment in written]
 
 
@@ -289,9 +292,9 @@ def test_neighbours_do_not_change_what_is_written(
 def test_what_is_written_is_what_is_most_likely_token_by_token(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
     z = 2 * latents(3)
     written = write(decoding, tokenizer, z, Sampling(max_tokens=40))
-    tokens, cues = tensors(tokenizer, written)
+    tokens, fields = tensors(tokenizer, written)
     with torch.no_grad():
-        logits = decoding.decode(z, shifted(tokens), cues)[0].flatten(0, 1)
+        logits = decoding.decode_logits(z, shifted(tokens), fields)[0].flatten(0, 1)
     grammar = tokenizer.grammar()
     rows = tokens.flatten(0, 1).numpy().astype(np.int32)
     state = grammar.start(len(rows))
@@ -310,13 +313,13 @@ def test_a_search_is_the_same_without_a_cache(decoding: SequenceVAE, tokenizer: 
     z = 2 * latents(3)
     code = decoding.decoder.codes(z).flatten(0, 1)
     inputs = torch.zeros(len(code), 0, dtype=torch.long)
-    before = torch.zeros(len(code), 0, len(tokenizer.cue_sizes), dtype=torch.long)
+    before = torch.zeros(len(code), 0, len(tokenizer.field_sizes), dtype=torch.long)
 
     @torch.no_grad()
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         nonlocal code, inputs, before
         rows = torch.arange(len(code)) if keep is None else keep
-        code, inputs, before = code[rows], torch.cat([inputs[rows], tokens], 1), torch.cat([before[rows], cues], 1)
+        code, inputs, before = code[rows], torch.cat([inputs[rows], tokens], 1), torch.cat([before[rows], fields], 1)
         logits: Tensor = decoding.decoder(code, inputs, before, decoding.decoder.start(code))[0].logits()
         return logits.view(*inputs.shape, -1)[:, -1]
 
@@ -336,12 +339,12 @@ def test_a_step_without_gradients_is_a_step_of_training(decoding: SequenceVAE, t
     for size in (1.0, 300.0):
         code = size * decoder.codes(latents(4)).flatten(0, 1)
         tokens = torch.randint(4, tokenizer.vocab_size, (len(code), 1), generator=torch.Generator().manual_seed(1))
-        cues = torch.zeros(len(code), 1, len(tokenizer.cue_sizes), dtype=torch.long)
+        fields = torch.zeros(len(code), 1, len(tokenizer.field_sizes), dtype=torch.long)
         cache = other = decoder.start(code)
         for _ in range(3):
-            told, _, cache = decoder(code, tokens, cues, cache)
+            told, _, cache = decoder(code, tokens, fields, cache)
             with torch.no_grad():
-                alone, other = decoder.step(code, tokens, cues, other)
+                alone, other = decoder.step(code, tokens, fields, other)
             torch.testing.assert_close(alone.logits(), told.logits(), rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(other, cache, rtol=1e-4, atol=1e-5)
 

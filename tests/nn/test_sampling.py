@@ -44,7 +44,7 @@ class Even:
         assert Even.allowed(self, state)[np.arange(len(state)), tokens].all(), "what is forbidden is never told"
         return np.stack([state[:, 0] + 1, tokens], 1)
 
-    def cues(self, state: Ints) -> Ints:
+    def position_fields(self, state: Ints) -> Ints:
         return state[:, :1]
 
 
@@ -56,10 +56,10 @@ def steady(logits: Tensor) -> Step:
     """A step whose rows (N, V) of logits are the same at every place; rows that leave are left out."""
     current = logits
 
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         nonlocal current
         current = current if keep is None else current[keep]
-        assert len(tokens) == len(cues) == len(current)
+        assert len(tokens) == len(fields) == len(current)
         return current
 
     return step
@@ -74,8 +74,8 @@ def random_logits(rows: int, seed: int = 0, end: float = 0.0) -> Tensor:
 def test_each_step_is_told_the_token_before_and_its_cue() -> None:
     told: list[tuple[list[int], list[int]]] = []
 
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
-        told.append((tokens[:, 0].tolist(), cues[:, 0, 0].tolist()))
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
+        told.append((tokens[:, 0].tolist(), fields[:, 0, 0].tolist()))
         logits = torch.zeros(len(tokens), 6)
         logits[:, [3, 4, 5, 4, EOS][len(told) - 1]] = 9.0
         return logits
@@ -106,9 +106,9 @@ def test_rows_that_have_ended_leave_and_the_others_go_on() -> None:
     sizes: list[int] = []
     inner = steady(random_logits(50, end=1.0))
 
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         sizes.append(len(tokens))
-        return inner(tokens, cues, keep)
+        return inner(tokens, fields, keep)
 
     rows = decode(step, Even(), start(50), Sampling(temperature=1, max_tokens=400), CPU)
     lengths = np.array([len(row) for row in rows])
@@ -212,10 +212,10 @@ class Spoken:
         out[EOS] += self.end
         return out
 
-    def __call__(self, tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+    def __call__(self, tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         told = self.told if keep is None else [self.told[int(i)] for i in keep]
         self.told = [[*row, int(token)] for row, token in zip(told, tokens[:, 0], strict=True)]
-        assert [len(row) - 3 for row in self.told] == cues[:, 0, 0].tolist(), "the grammar's state goes with its row"
+        assert [len(row) - 3 for row in self.told] == fields[:, 0, 0].tolist(), "the grammar's state goes with its row"
         return torch.stack([self.logits(row) for row in self.told])
 
     def nats(self, row: int, tokens: list[int]) -> float:
@@ -357,7 +357,7 @@ def test_every_bar_is_whole_however_it_was_cut(
     table = torch.randn(tokenizer.vocab_size, tokenizer.vocab_size, generator=torch.Generator().manual_seed(seed))
     table[:, [i for name, i in tokenizer.vocabulary.items() if name.startswith("Program")]] += 1.0
 
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         return 3 * table[tokens[:, 0]]
 
     grammar = tokenizer.grammar()
@@ -392,13 +392,13 @@ def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
         def advance(self, state: Ints, tokens: Ints) -> Ints:
             return state - 1
 
-        def cues(self, state: Ints) -> Ints:
+        def position_fields(self, state: Ints) -> Ints:
             return np.zeros((len(state), 0), np.int32)
 
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         return torch.zeros(len(tokens), 7)
 
-    def lean(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
+    def guidance(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
         assert len({*(state[:, 0] - rows % 2).tolist()}) == 1, "rows and states go together"
         weights = np.zeros((len(rows), 2), np.float32)
         weights[np.arange(len(rows)), rows % 2] = 3.0
@@ -406,5 +406,5 @@ def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
 
     state = np.array([[1], [2], [1], [2]], np.int32)
     write = search if beam else decode
-    found = write(step, Free(), state, Sampling(beam=beam), CPU, [lean])
+    found = write(step, Free(), state, Sampling(beam=beam), CPU, [guidance])
     assert [row.tolist() for row in found] == [[5, EOS], [6, 6, EOS], [5, EOS], [6, 6, EOS]]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqvae.nn.sampling import Sampling, _leaned, choose
+from seqvae.nn.sampling import Sampling, _guided, choose
 
 # probabilities .4 .3 .15 .1 .05, out of order
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15])
@@ -157,7 +157,7 @@ def test_leaning_moves_probability_among_its_tokens_alone() -> None:
     allowed = np.ones((1, 5), np.bool_)
     columns = np.array([1, 3], np.int32)
     weights = np.log(np.array([[1.0, 4.0]], np.float32))
-    p = _leaned(LOGITS[None], allowed, columns, weights).softmax(-1)[0]
+    p = _guided(LOGITS[None], allowed, columns, weights).softmax(-1)[0]
     assert p[[0, 2, 4]].tolist() == pytest.approx([0.1, 0.05, 0.15])  # the others stay
     # .4 and .3 times 1 and 4, scaled to the .7 that they had together
     assert p[[1, 3]].tolist() == pytest.approx([0.7 * 0.4 / 1.6, 0.7 * 1.2 / 1.6])
@@ -165,7 +165,7 @@ def test_leaning_moves_probability_among_its_tokens_alone() -> None:
 
 def test_leaning_gives_nothing_to_what_is_not_allowed() -> None:
     allowed = np.array([[True, True, True, False, True]])
-    p = _leaned(LOGITS[None], allowed, np.array([1, 3], np.int32), np.zeros((1, 2), np.float32)).softmax(-1)[0]
+    p = _guided(LOGITS[None], allowed, np.array([1, 3], np.int32), np.zeros((1, 2), np.float32)).softmax(-1)[0]
     assert p[3] == 0
     open_ = PROBABILITIES.clone()
     open_[3] = 0

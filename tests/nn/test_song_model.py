@@ -46,7 +46,7 @@ def conditions(codec: SongCodec, bars: int) -> Conditions:
 def test_position_fields_are_those_of_the_grammar(codec: SongCodec) -> None:
     tokens = padded(codec.tokenizer.encode(groove(3, 6)))
     fields = place_fields(tokens, codec.model.kind, codec.model.value)
-    expected = codec.tokenizer.cues(tokens.numpy().astype(np.int32))
+    expected = codec.tokenizer.position_fields(tokens.numpy().astype(np.int32))
     assert np.array_equal(fields.numpy()[tokens.numpy() > 0], expected[tokens.numpy() > 0])
 
 
@@ -121,7 +121,7 @@ def test_a_song_that_goes_nowhere_keeps_its_bars_and_one_that_goes_far_does_not(
 
 def test_what_is_written_lies_in_its_bars(codec: SongCodec) -> None:
     song = codec.encode(groove(1, 4))
-    notes = codec.notes(song, codec.write(song.bar.mean, song.song.mean, song.given))
+    notes = codec.notes(song, codec.generate_tokens(song.bar.mean, song.song.mean, song.given))
     assert notes.shape[1] == 5
     assert ((notes[:, 0] >= 0) & (notes[:, 0] < song.piece.bounds[-1])).all()
 

@@ -161,18 +161,18 @@ def test_what_several_want_decoded_is_decoded_together_and_as_alone(
     jobs_of = [(piece, amount) for piece in pieces for amount in (0.0, 0.5, 1.0)]
 
     def moved(model: codec.Codec, piece: Any, amount: float) -> bytes:  # without a band, which decodes on its own
-        [score] = model.transform([piece], model.mover("wild", None, amount), harmony=codec.HARMONY)
+        [score] = model.transform([piece], model.translate("wild", None, amount), chroma_guidance=codec.CHROMA_GUIDANCE)
         return midi.to_bytes(score)
 
     wanted = [moved(alone, *job) for job in jobs_of]
     rows: list[int] = []
-    plain = codec.Codec.write
+    plain = codec.Codec.generate_tokens
 
     def counted(self: codec.Codec, z: Any, *more: Any) -> Any:
         rows.append(len(z))
         return plain(self, z, *more)
 
-    monkeypatch.setattr(codec.Codec, "write", counted)
+    monkeypatch.setattr(codec.Codec, "generate_tokens", counted)
     one = models.codec(names["music"], lambda *_: None)
     with one._decoding:  # while somebody decodes, the others come to wait
 
@@ -224,17 +224,17 @@ def test_one_of_a_batch_that_fails_fails_alone(
 ) -> None:
     models, piece = Models([names["music"]]), midi.read(song(tmp_path / "a.mid", 7))
     one = models.codec(names["music"], lambda *_: None)
-    plain, broken = codec.Codec.write, iter([True])
+    plain, broken = codec.Codec.generate_tokens, iter([True])
 
     def once(self: codec.Codec, *given: Any) -> Any:
         if next(broken, False):
             raise ZeroDivisionError
         return plain(self, *given)
 
-    monkeypatch.setattr(codec.Codec, "write", once)
+    monkeypatch.setattr(codec.Codec, "generate_tokens", once)
     with ThreadPoolExecutor(4) as pool:
         with one._decoding:
-            told = [pool.submit(one.transform, [piece], one.mover("wild", None, 1.0)) for _ in range(4)]
+            told = [pool.submit(one.transform, [piece], one.translate("wild", None, 1.0)) for _ in range(4)]
             while len(one._orders) < 4:
                 time.sleep(0.01)
         assert sorted(type(each.exception(30)).__name__ for each in told) == ["NoneType"] * 3 + ["ZeroDivisionError"]

@@ -149,8 +149,8 @@ def test_a_space_measured_in_other_units_is_moved_in_alike(seed: int, method: st
 
 def test_unasked_the_mean_method_moves() -> None:
     s, t, z = random_style(0), random_style(7), noise(5, D)
-    assert torch.equal(style.mover(s, t, 0.5)(z), z + 0.5 * vector(s, t))
-    assert torch.equal(style.together([style.mover(s, t, 0.5)])(z), z + 0.5 * vector(s, t))
+    assert torch.equal(style.translate(s, t, 0.5)(z), z + 0.5 * vector(s, t))
+    assert torch.equal(style.compose([style.translate(s, t, 0.5)])(z), z + 0.5 * vector(s, t))
 
 
 def test_in_one_dimension_the_discriminant_goes_to_the_other_mean_however_near() -> None:
@@ -365,8 +365,8 @@ def test_a_file_keeps_what_vectors_do(tmp_path: Path) -> None:
 @given(seeds)
 def test_moves_together_add_up_and_none_is_none(seed: int) -> None:
     z, a, b = (noise(3, D, seed=seed + i) for i in range(3))
-    torch.testing.assert_close(style.together([lambda z: z + a, lambda z: z + b])(z), z + a + b)
-    torch.testing.assert_close(style.together([])(z), z)
+    torch.testing.assert_close(style.compose([lambda z: z + a, lambda z: z + b])(z), z + a + b)
+    torch.testing.assert_close(style.compose([])(z), z)
 
 
 def test_a_file_keeps_styles(tmp_path: Path) -> None:
@@ -475,33 +475,37 @@ def test_principal_directions_leave_least() -> None:
 
 
 def test_single_segments_and_few_pieces_have_no_sums() -> None:
-    assert fit([noise(1, D, seed=i) for i in range(50)]).sums is None
-    assert fit([noise(3, D, seed=i) for i in range(style.FEW - 1)]).sums is None
-    assert fit([noise(1 if i % 3 else 3, D, seed=i) for i in range(60)]).sums is None, "sentences, some of them long"
-    short = fit([noise(2, D, seed=i) for i in range(style.FEW)]).sums
+    assert fit([noise(1, D, seed=i) for i in range(50)]).exemplars is None
+    assert fit([noise(3, D, seed=i) for i in range(style.FEW - 1)]).exemplars is None
+    assert fit([noise(1 if i % 3 else 3, D, seed=i) for i in range(60)]).exemplars is None, (
+        "sentences, some of them long"
+    )
+    short = fit([noise(2, D, seed=i) for i in range(style.FEW)]).exemplars
     assert short is not None
     torch.testing.assert_close(short[:, :2], short[:, 2:], msg="a short piece begins again")
 
 
 def test_a_draw_is_of_two_sums_and_as_spread_as_they_are() -> None:
     s = replace(fit([noise(4, 200, seed=i) for i in range(80)]), mean=torch.full((200,), 5.0))
-    assert s.sums is not None
+    assert s.exemplars is not None
     generator = torch.Generator().manual_seed(0)
     for z in (draw(s, 4, generator) for _ in range(20)):
-        weights = torch.linalg.lstsq(s.sums.flatten(1).T, (z - s.mean).flatten()[:, None]).solution[:, 0]
+        weights = torch.linalg.lstsq(s.exemplars.flatten(1).T, (z - s.mean).flatten()[:, None]).solution[:, 0]
         found, order = weights.sort(descending=True)
         low, high = (share / (1 - share) for share in style.SHARE)
         assert low * 0.99 < float(found[1] / found[0]) < high * 1.01
         assert found[2:].abs().max() < 1e-2, order
     drawn = torch.stack([draw(s, 4, generator) for _ in range(300)]) - s.mean
-    assert drawn.std() == pytest.approx(float(s.sums.std()), rel=0.05)
+    assert drawn.std() == pytest.approx(float(s.exemplars.std()), rel=0.05)
 
 
 def test_a_long_draw_keeps_one_sum_and_changes_the_other() -> None:
     s = fit([noise(4, 200, seed=i) for i in range(80)])
-    assert s.sums is not None
+    assert s.exemplars is not None
     z = draw(s, 10, torch.Generator().manual_seed(1)) - s.mean
-    kept = [int(torch.linalg.lstsq(s.sums[:, 0].T, row[:, None]).solution[:, 0].argmax()) for row in (z[0], z[4], z[8])]
+    kept = [
+        int(torch.linalg.lstsq(s.exemplars[:, 0].T, row[:, None]).solution[:, 0].argmax()) for row in (z[0], z[4], z[8])
+    ]
     assert len(z) == 10
     assert len(set(kept)) == 1
     assert not torch.allclose(z[:4], z[4:8])
@@ -509,11 +513,11 @@ def test_a_long_draw_keeps_one_sum_and_changes_the_other() -> None:
 
 def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
     s = fit([noise(4, 200, seed=i) for i in range(80)])
-    assert s.sums is not None
+    assert s.exemplars is not None
     style.save({"a": s}, tmp_path / "one.styles")
     again = style.load(tmp_path / "one.styles")["a"]
-    assert again.sums is not None
-    torch.testing.assert_close(again.sums, s.sums, rtol=1e-3, atol=5e-3)
+    assert again.exemplars is not None
+    torch.testing.assert_close(again.exemplars, s.exemplars, rtol=1e-3, atol=5e-3)
     tensors, about = pack({"a": s})
     weights, directions = tensors["a.coefficients"], tensors["a.directions"]
     assert weights.shape == (40, style.ROW, style.DIRECTIONS)
@@ -524,7 +528,7 @@ def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(StyleError, match="sums of pieces"):
             unpack(tensors | wrong, about)
-    assert unpack(tensors | {"a.coefficients": weights[:2]}, about)["a"].sums is not None, "two are enough"
+    assert unpack(tensors | {"a.coefficients": weights[:2]}, about)["a"].exemplars is not None, "two are enough"
     with pytest.raises(StyleError, match=r"a\.directions"):
         unpack({name: x for name, x in tensors.items() if name != "a.directions"}, about)
 
@@ -533,8 +537,8 @@ def test_sums_of_older_files_are_read_as_they_are() -> None:
     tensors, about = pack({"a": random_style(6)})
     old = noise(24, style.ROW, D).half()
     found = unpack(tensors | {"a.sums": old}, about)["a"]
-    assert found.sums is not None
-    assert torch.equal(found.sums, old.float())
+    assert found.exemplars is not None
+    assert torch.equal(found.exemplars, old.float())
     for wrong in (old[:, :, 1:], old[:1], old * float("nan")):
         with pytest.raises(StyleError, match="sums of pieces"):
             unpack(tensors | {"a.sums": wrong}, about)
@@ -552,7 +556,7 @@ def test_few_numbers_that_make_many_sums_are_refused_before_they_are_made(monkey
 @pytest.mark.parametrize("count", [24, style.PAIRS])
 def test_numbers_in_a_row_draw_without_replacement_and_with_random_weights(count: int) -> None:
     sums = torch.eye(count)[:, None].repeat(1, style.ROW, 1)
-    s = Style(torch.zeros(count), torch.eye(count), 2 * count, sums=sums)
+    s = Style(torch.zeros(count), torch.eye(count), 2 * count, exemplars=sums)
 
     def drawn(number: int) -> Tensor:
         return draw(s, style.ROW, torch.Generator().manual_seed(7 * number), number=number)[0]

@@ -226,10 +226,10 @@ def test_no_lines_or_no_room_is_an_error() -> None:
 def test_its_tokens_have_no_cues_and_nearly_all_are_allowed(text: TextTokenizer) -> None:
     tokens = np.zeros((2, 1, 7), np.int32)
     rng = np.random.default_rng(0)
-    assert text.cue_sizes == ()
-    assert text.cues(tokens).shape == (2, 1, 7, 0)
+    assert text.field_sizes == ()
+    assert text.position_fields(tokens).shape == (2, 1, 7, 0)
     assert text.allowed(tokens) is None
-    assert text.scope.tolist() == [0] * text.vocab_size
+    assert text.binding_depth.tolist() == [0] * text.vocab_size
     assert text.augment(tokens, 5) is tokens
     assert text.mix(tokens, tokens + 1, rng) is tokens
 
@@ -254,7 +254,7 @@ def test_the_grammar_allows_every_line(text: TextTokenizer, several: list[str]) 
         assert (allowed[ended].sum(1) == 1).all(), "after the end there is padding and nothing else"
         assert not allowed[:, [BOS, MASK]].any()
         assert not allowed[~ended, PAD].any()
-        assert grammar.cues(state).shape == (len(tokens), 0)
+        assert grammar.position_fields(state).shape == (len(tokens), 0)
         state = grammar.advance(state, tokens[:, t])
 
 

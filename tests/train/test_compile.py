@@ -39,7 +39,7 @@ def test_compiled_steps_are_those_of_the_plain_model(
     recipe = replace(
         small_recipe,
         model=model,
-        objective=replace(small_recipe.objective, word_dropout=0.3, fade=0.5, bag=0.5),
+        objective=replace(small_recipe.objective, word_dropout=0.3, track_dropout=0.5, bag=0.5),
         train=replace(small_recipe.train, batch_tokens=512, precision="fp32"),
     )
     told: list[list[float]] = []
