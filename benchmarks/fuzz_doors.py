@@ -491,7 +491,7 @@ def _request_seeds() -> list[bytes]:
     ]
 
 
-_TOML = (Path(__file__).parent.parent / "seqvae" / "recipes" / "hdfs.toml").read_bytes
+_TOML = (Path(__file__).parent.parent / "seqvae" / "recipes" / "logs-short.toml").read_bytes
 DOORS: dict[str, Door] = {
     "midi": Door(_midi, scores.midi_seeds, inputs.midi, 0.28),
     "musicxml": Door(

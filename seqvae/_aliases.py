@@ -1,10 +1,11 @@
-"""Old names of modules: `from seqvae.sampling import Sampling` still works, with a DeprecationWarning.
+"""Old names: `from seqvae.sampling import Sampling` and `codec.mover` still work, with a DeprecationWarning.
 
 Scope: names that documentation, notebooks and users' programs import. Out of scope: all other moved names.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,8 +13,11 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_loader
+from inspect import isfunction, signature
 from types import ModuleType
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 MOVED = {
     "seqvae.calibration": "seqvae.anomaly.calibration",
     "seqvae.forms": "seqvae.modality",
@@ -67,6 +71,39 @@ def of_package(package: str) -> Callable[[str], object]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find
+
+
+def renamed(**names: str) -> Callable[[type[T]], type[T]]:
+    """Gives a class its old attributes, and its methods their old keyword arguments, `old="new"` each."""
+
+    def add(owner: type[T]) -> type[T]:
+        for old, new in names.items():
+            for function in [f for f in vars(owner).values() if isfunction(f) and new in signature(f).parameters]:
+                setattr(owner, function.__name__, _keyword(function, old, new))
+            if new in owner.__annotations__ or hasattr(owner, new):
+                setattr(owner, old, _attribute(owner.__name__, old, new))
+        return owner
+
+    return add
+
+
+def _attribute(owner: str, old: str, new: str) -> property:
+    def get(self: object) -> object:
+        warnings.warn(f"{owner}.{old} is {new} now", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(get)
+
+
+def _keyword(function: Callable[..., object], old: str, new: str) -> Callable[..., object]:
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> object:
+        if old in given:
+            warnings.warn(f"{function.__name__}: {old} is {new} now", DeprecationWarning, stacklevel=2)
+            given[new] = given.pop(old)
+        return function(*args, **given)
+
+    return call
 
 
 def install() -> None:

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqvae import _aliases
 from seqvae.checkpoint import folder as checkpoint
-from seqvae.checkpoint.folder import Checkpoint
 from seqvae.config import ObjectiveConfig
 from seqvae.data import batches
 from seqvae.errors import CheckpointError, SeqVAEError, StyleError
@@ -44,6 +44,7 @@ BATCH_CHUNKS = 512  # chunks decoded side by side
 CANDIDATES = 6  # points decoded per step of an interpolation; with 2, a tenth of the paths in music go backward
 
 
+@_aliases.renamed(mover="translate", told="token_log_probs", write="generate_tokens", harmony="chroma_guidance")
 @dataclass
 class Codec:
     """A model ready for use; see `seqvae.load`."""
@@ -101,7 +102,6 @@ class Codec:
         means = self.posteriors([segment for piece in split for segment in piece], refined).mean
         return list(torch.split(means, [len(piece) for piece in split]))
 
-    @torch.no_grad()
     def log_prob(self, pieces: Iterable[Any], samples: int = 16, seed: int = 0) -> list[float]:
         """Reconstruction probability of each piece in nats (An and Cho 2015): **low** is anomalous.
 
@@ -276,14 +276,12 @@ class Codec:
 
         Without `source` the move starts at the mean of the piece's own segments. Several targets have weights,
         `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). The default `amount` is 0.5 for one
-        target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay
-        unchanged: melody, drums, or instruments by General MIDI name or program (0 to 127); by default the melody, with
-        `()` none.
+        target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay: melody
+        (the default), drums, or instruments by General MIDI name or program (0 to 127).
 
         If the target knows the ensembles of its songs, music is arranged for one band; see style/arranger.py. New notes
-        are guided toward the `chroma_guidance` of the song: a pitch's probability is multiplied by the strength of its
-        pitch class around that beat in the original, to the power `chroma_guidance` (a product of experts, Hinton
-        2002); 0 is no guidance.
+        are guided toward the harmony of the song: a pitch's probability is multiplied by the strength of its pitch
+        class around that beat in the original, to the power `chroma_guidance` (a product of experts, Hinton 2002).
 
         Raises StyleError for an unknown style, ReadError for a piece that cannot be read, and UsageError for a part
         that this kind of piece does not have.
@@ -488,7 +486,7 @@ class Codec:
         return replace(fitted, ensemble=self.adapter.ensemble(songs))
 
 
-def from_checkpoint(kept: Checkpoint, name: str = "", exact: bool = False) -> Codec:
+def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = False) -> Codec:
     """The codec of a loaded checkpoint."""
     styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
     mixed = mixture.unpack(kept.styles)

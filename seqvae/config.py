@@ -27,6 +27,8 @@ COUNTS = {
     "steps", "batch_tokens", "accumulate", "max_windows", "evaluate_every", "validation_segments", "save_every",
 }  # fmt: skip
 MOST = 64 << 20  # bytes of a settings file at most; the largest of ours, a vocabulary of events, has some thousands
+RENAMED = {"fade": "track_dropout"}  # settings by their names in earlier versions
+RECIPES = {"hdfs": "logs-short", "syscalls": "logs-long"}  # recipes by theirs
 GONE = {"steps_per_beat": 12}  # settings of earlier versions, each with the only value still accepted
 SHARES = {"dropout", "word_dropout", "denoise", "track_dropout", "mix", "final_rate"}
 
@@ -203,7 +205,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
     Raises ConfigError with the name and the choices for an unknown name or a value of the wrong type or out of range.
     """
     hints = typing.get_type_hints(cls)
-    values = present(values)
+    values = {RENAMED.get(name, name): value for name, value in present(values).items()}
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"{where}: unknown setting '{unknown[0]}'; choose from {', '.join(hints)}")
@@ -265,7 +267,7 @@ def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recip
     """
     path = Path(source)
     if path.suffix not in (".toml", ".json"):
-        path = Path(__file__).parent / "recipes" / f"{source}.toml"
+        path = Path(__file__).parent / "recipes" / f"{RECIPES.get(str(source), source)}.toml"
     try:
         values = read(path)
     except OSError as error:

@@ -121,6 +121,9 @@ def adapter_of(tokenizer: Tokenizer) -> Adapter:
     return adapter
 
 
+form_of = adapter_of  # its name in earlier versions
+
+
 def commands(kind: str) -> Any:
     """The module that reads arguments of commands for a kind."""
     return import_module(modality(kind).commands)

@@ -6,10 +6,16 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from conftest import groove
 
-from seqvae import _aliases
+from seqvae import _aliases, modality
+from seqvae.codec import Codec
+from seqvae.style import vectors
+from seqvae.style.vectors import Style
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,3 +58,37 @@ def test_a_program_with_old_names_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["seqvae.music.piece", "seqvae.nn.sampling", "seqvae.style.vectors"]
+
+
+def test_a_class_has_its_old_attributes_and_keywords() -> None:
+    @_aliases.renamed(old="new", harmony="strength")
+    class Thing:
+        new = 3
+
+        def blend(self, piece: str, *, strength: float = 1.0) -> tuple[str, float]:
+            return piece, strength
+
+    thing: Any = Thing()
+    with pytest.warns(DeprecationWarning, match="Thing.old is new now"):
+        assert thing.old == 3
+    with pytest.warns(DeprecationWarning, match="blend: harmony is strength now"):
+        assert thing.blend("a", harmony=0.5) == ("a", 0.5)
+    assert thing.blend("a", strength=0.5) == ("a", 0.5)
+
+
+def test_old_names_of_functions_and_attributes_are_the_new_ones(small: Codec) -> None:
+    assert (vectors.mover, vectors.together) == (vectors.translate, vectors.compose)
+    assert modality.form_of is modality.adapter_of
+    for owner, old, new in (
+        (small, "mover", "translate"),
+        (small, "write", "generate_tokens"),
+        (small, "told", "token_log_probs"),
+        (small.model, "decode", "decode_logits"),
+        (small.model, "write", "generate"),
+        (Style(torch.zeros(2), torch.eye(2), 1), "sums", "exemplars"),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"{old} is {new} now"):
+            assert getattr(owner, old) == getattr(owner, new)
+    blend: Any = small.blend
+    with pytest.warns(DeprecationWarning, match="blend: harmony is chroma_guidance now"):
+        blend(groove(1, 2), target="odd", harmony=0.0)

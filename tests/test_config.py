@@ -198,3 +198,13 @@ def test_a_grid_of_twelve_steps_is_the_only_one_and_need_not_be_named() -> None:
     assert from_dict(config.TokenizerConfig, old, "old") == config.TokenizerConfig()
     with pytest.raises(ConfigError, match="unknown setting 'steps_per_beat'"):
         from_dict(config.TokenizerConfig, {**old, "steps_per_beat": 6}, "old")
+
+
+def test_earlier_names_of_settings_and_recipes_are_read() -> None:
+    for old, new in (("hdfs", "logs-short"), ("syscalls", "logs-long")):
+        assert load_recipe(old) == load_recipe(new)
+    assert load_recipe("music", ["objective.fade=0.25"]).objective.track_dropout == 0.25
+    kept = json.loads((Path(config.__file__).parents[1] / "checkpoints" / "music" / "config.json").read_text())[
+        "recipe"
+    ]
+    assert kept["objective"]["fade"] == from_dict(Recipe, kept, "kept").objective.track_dropout == 0.9

@@ -36,6 +36,15 @@ FILES = (*SUMMED, "config.json", "metrics.json", "README.md")
 WEIGHTS = {"F16", "BF16", "F32", "F64"}
 """Number types that weights may have."""
 
+STORED = (
+    ("decoder.answer.", "decoder.direct_head."),
+    ("decoder.place.", "decoder.field_embeddings."),
+    ("decoder.writer.told.", "decoder.autoregressive_head.code_input."),
+    ("decoder.writer.", "decoder.autoregressive_head."),
+    ("encoder.reader.", "encoder.token_encoder."),
+)
+"""How names of weights begin in files, and in the model. Files keep those of format 1."""
+
 
 @dataclass
 class Checkpoint:
@@ -78,7 +87,9 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "vocab_size": model.vocab_size,
             "cue_sizes": list(model.field_sizes),
         }
-        weights = {name: _halved(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()}
+        weights = {
+            stored(name): _halved(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()
+        }
         _write(weights, {"format": "pt"}, part / "model.safetensors")
         checkpoint.tokenizer.save(part / "tokenizer")
         if checkpoint.styles:
@@ -148,6 +159,16 @@ def load(name: str | Path) -> Checkpoint:
     return Checkpoint(recipe, model, tokenizer, styles, about, metrics, card)
 
 
+def stored(name: str) -> str:
+    """The name in files of a weight of the model."""
+    return next((old + name.removeprefix(new) for old, new in STORED if name.startswith(new)), name)
+
+
+def loaded(name: str) -> str:
+    """The name in the model of a weight in a file."""
+    return next((new + name.removeprefix(old) for old, new in STORED if name.startswith(old)), name)
+
+
 def _halved(weights: Tensor) -> Tensor:
     """Half precision: half the size, and no metric of a card changes in its third digit. Above 65,504 unchanged."""
     half = weights.half()
@@ -178,7 +199,7 @@ def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str,
         least += config.layers * config.hidden**2
         if least > held or config.layers > len(names):
             raise ValueError(f"the settings need at least {least:,} weights, and the file has {held:,} of them")
-        return {name: file.get_tensor(name).float() for name in names}
+        return {loaded(name): file.get_tensor(name).float() for name in names}
 
 
 def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
@@ -230,7 +251,9 @@ __all__ = [
     "find",
     "load",
     "load_tensors",
+    "loaded",
     "save",
     "save_tensors",
+    "stored",
     "write_folder",
 ]

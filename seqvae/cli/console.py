@@ -19,12 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from seqvae.errors import SeqVAEError, UsageError
 
 if TYPE_CHECKING:
     from seqvae.parallel import Ranks
 
+OLD_OPTIONS = {
+    "--between": "--pairs",
+    "--by": "--attribute",
+    "--harmony": "--chroma-guidance",
+    "--known": "--reference",
+}
+"""Options by their names in earlier versions, which are still taken and not shown."""
 Verb = Callable[..., None]
 EXTRAS = {
     "drain3": "logs",
@@ -35,6 +43,19 @@ EXTRAS = {
     "multipart": "studio",
     "matplotlib": "plot",
 }
+
+
+class Command(TyperCommand):
+    """A command that takes OLD_OPTIONS too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer's, with new names in the place of old ones."""
+        own = {option for one in self.params for option in one.opts}
+        stop = args.index("--") if "--" in args else len(args)
+        for i, (old, equals, value) in enumerate(arg.partition("=") for arg in args[:stop]):
+            if old not in own and OLD_OPTIONS.get(old) in own:
+                args[i] = OLD_OPTIONS[old] + equals + value
+        return super().parse_args(ctx, args)
 
 
 def group(text: str) -> typer.Typer:
@@ -58,7 +79,9 @@ def verb(where: typer.Typer, *examples: str) -> Callable[[Verb], Verb]:
                 function(*args, **kwargs)
 
         shown = "\n  ".join([f"Example{'s' * (len(examples) > 1)}:", *examples])
-        where.command(function.__name__.rstrip("_"), epilog=f"\b\n{shown}")(told)  # \b: keep the lines as they are
+        where.command(function.__name__.rstrip("_"), epilog=f"\b\n{shown}", cls=Command)(
+            told
+        )  # \b: keep the lines as they are
         return function
 
     return register

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from seqvae import _aliases
 from seqvae.config import ModelConfig
 from seqvae.nn.decoder import Decoder, DecoderOutput
 from seqvae.nn.encoder import Encoder
@@ -39,6 +40,7 @@ class Output:
     """The decoded latent vector `(B, D)`."""
 
 
+@_aliases.renamed(decode="decode_logits", write="generate")
 class SequenceVAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
 

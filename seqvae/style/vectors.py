@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqvae import _aliases
 from seqvae.checkpoint.folder import load_tensors, save_tensors
 from seqvae.errors import StyleError
 from seqvae.music.band import Ensemble
@@ -61,6 +62,7 @@ class Effect:
     """The same metrics with the target's mean alone; values above neither control are no evidence of preservation."""
 
 
+@_aliases.renamed(sums="exemplars")
 @dataclass(frozen=True)
 class Style:
     """One style: the distribution of its pieces in the latent space."""
@@ -178,6 +180,9 @@ def compose(translations: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Ten
     if len(translations) == 1:
         return translations[0]
     return lambda z: z + sum((move(z) - z for move in translations), torch.zeros_like(z))
+
+
+mover, together = translate, compose  # their names in earlier versions
 
 
 def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:

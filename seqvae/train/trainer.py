@@ -176,7 +176,9 @@ class Run:
 
         Raises SeqVAEError, and keeps the saved state, if a weight is NaN or infinite.
         """
-        tensors: dict[str, Tensor] = {f"model.{k}": whole(v).cpu() for k, v in self.model.state_dict().items()}
+        tensors: dict[str, Tensor] = {
+            f"model.{checkpoint.stored(k)}": whole(v).cpu() for k, v in self.model.state_dict().items()
+        }
         for prefix, parameter in self._states():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[prefix + key] = whole(value).cpu()
@@ -208,7 +210,7 @@ class Run:
         if (before.model, before.tokenizer) != (self.recipe.model, self.recipe.tokenizer) or not same:
             raise ConfigError(f"{self.folder}: was trained with another model or tokenizer; choose another --out")
         weights = self.model.state_dict()
-        self.model.load_state_dict({k: like(tensors[f"model.{k}"], v) for k, v in weights.items()})
+        self.model.load_state_dict({k: like(tensors[f"model.{checkpoint.stored(k)}"], v) for k, v in weights.items()})
         for prefix, parameter in self._states():
             # fused AdamW needs its step counter whole, in fp32, on the parameter's device
             state = {

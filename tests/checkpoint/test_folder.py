@@ -16,7 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint import hub as released
-from seqvae.checkpoint.folder import Checkpoint, find, load, load_tensors, save, save_tensors, write_folder
+from seqvae.checkpoint.folder import (
+    STORED,
+    Checkpoint,
+    find,
+    load,
+    load_tensors,
+    loaded,
+    save,
+    save_tensors,
+    stored,
+    write_folder,
+)
 from seqvae.config import ModelConfig, Recipe
 from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.io import files
@@ -404,3 +415,14 @@ def test_a_file_in_no_folder_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SeqVAEError) as caught:
         save_tensors({"a": torch.zeros(2)}, {}, tmp_path / "no" / "z.safetensors")
     one_line(caught.value)
+
+
+def test_files_keep_the_names_of_weights_that_they_had() -> None:
+    for old, new in STORED:
+        assert (loaded(f"{old}weight"), stored(f"{new}weight")) == (f"{new}weight", f"{old}weight")
+    found = list(released.released())
+    for folder in found:
+        names = load_file(folder / "model.safetensors").keys()
+        assert [stored(loaded(name)) for name in names] == list(names)
+        assert {loaded(name) for name in names} == load(folder).model.state_dict().keys()
+    assert len(found) > 3

@@ -19,6 +19,7 @@ from seqvae import codec
 from seqvae.cli import app as cli
 from seqvae.cli import style as stylebook
 from seqvae.cli.app import app
+from seqvae.cli.console import OLD_OPTIONS
 from seqvae.music import attributes
 from seqvae.style import vectors as style
 
@@ -121,3 +122,16 @@ def test_output_to_a_full_disk_is_one_line(tiny_music: Path) -> None:
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "no space left on device" in ran.stderr
+
+
+def test_earlier_names_of_options_are_taken_and_not_shown(tiny_text: Path, here: Path) -> None:
+    for command, old in ((["style", "fit"], "--by"), (["evaluate"], "--between"), (["blend"], "--harmony"),
+                         (["detect", "fit"], "--known")):  # fmt: skip
+        shown = seqvae(*command, "--help").stdout
+        assert OLD_OPTIONS[old] in shown
+        assert f"{old} " not in shown
+    line = told(seqvae("blend", "a", "-m", tiny_text, "--to", "good", "--harmony=1"), 2)
+    assert line == told(seqvae("blend", "a", "-m", tiny_text, "--to", "good", "--chroma-guidance", "1"), 2)
+    line = told(seqvae("style", "fit", "@in.txt", "-m", tiny_text, "--by", "drums", "-o", "x"), 2)
+    assert "--attribute drums" in line
+    assert "--by" in told(seqvae("style", "fit", "-m", tiny_text, "-o", "x", "--", "--by"), 2), "a value, not an option"
