@@ -37,9 +37,9 @@ from seqvae.cli import inputs as kinds
 from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import half_of
 from seqvae.evaluation import blend as evaluate_blend
-from seqvae.evaluation import controls, test_songs
-from seqvae.evaluation import statistics as distributions
+from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation.statistics import Figure, with_interval
 from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import attributes
 from seqvae.music import library as collection
@@ -164,7 +164,7 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
     table(["probability of the target where", *(f"chroma {x:g} is kept" for x in CHROMA)], lines)
 
 
-def _at_chroma(sweep: Floats, chroma: float) -> text.Figure:
+def _at_chroma(sweep: Floats, chroma: float) -> Figure:
     """Probability where a sweep `(N, amounts, figures)` first keeps no more chroma, with its interval over moves."""
 
     def at(means: Floats) -> float:
@@ -172,7 +172,7 @@ def _at_chroma(sweep: Floats, chroma: float) -> text.Figure:
 
     rng = np.random.default_rng(0)
     drawn = np.array([at(sweep[rng.integers(len(sweep), size=len(sweep))].mean(0)) for _ in range(500)])
-    return text.with_interval(at(sweep.mean(0)), drawn)
+    return with_interval(at(sweep.mean(0)), drawn)
 
 
 # --- attributes -------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
             still = value if still is None else still
             rose = value - still
             rows.append([label, cell(measures.interval(value)), cell(measures.interval(rose)),
-                         f"{distributions.flipped(rose):.2g}" if rose.any() else "-",
+                         f"{statistics.flipped(rose):.2g}" if rose.any() else "-",
                          cell(measures.interval(chroma[~np.isnan(chroma)]))])  # fmt: skip
         table(["move", name, "rise", "p", "chroma kept"], rows)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from seqvae.evaluation.text_metrics import Figure, with_interval
+from seqvae.evaluation.statistics import Figure, with_interval
 
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]

@@ -1,10 +1,13 @@
-"""Similarity of two sets of numbers or vectors, and tests of differences. Plain numpy.
+"""Similarity of two sets of numbers or vectors, tests of differences, bootstrap intervals. Plain numpy.
 
-Scope: overlap of densities, the Fréchet distance, random halves, permutation tests. Out of scope: the measured
-quantities. Formulas and papers: docs/evaluation.md.
+Scope: overlap of densities, the Fréchet distance, random halves, permutation tests, intervals of corpus figures. Out of
+scope: the measured quantities. Formulas and papers: docs/evaluation.md.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,3 +146,35 @@ def matched(scores: Floats, seed: int = 0, shuffles: int = FLIPS) -> float:
     partners = rng.random((shuffles, len(scores))).argsort(1)
     drawn = scores[np.arange(len(scores)), partners].mean(1)
     return (1 + int((drawn >= own - 1e-12 * abs(own)).sum())) / (shuffles + 1)
+
+
+# --- bootstrap intervals ----------------------------------------------------------------------------------------------
+
+
+def resampled(statistics: Floats, seed: int = 0, draws: int = 1000) -> Floats:
+    """Sums of statistics `(N, ...)` over N sentences resampled with replacement (Koehn 2004): `(draws, ...)`.
+
+    Draws the count of each sentence, in blocks, because resampled rows would not fit in memory.
+    """
+    rng, n = np.random.default_rng(seed), len(statistics)
+    flat = statistics.reshape(n, -1)
+    block = max(1, 4_000_000 // n)
+    sums = [
+        rng.multinomial(n, np.full(n, 1 / n), size=min(block, draws - done)) @ flat for done in range(0, draws, block)
+    ]
+    return np.concatenate(sums).reshape(draws, *statistics.shape[1:])
+
+
+def with_interval(value: float, drawn: Floats) -> Figure:
+    """A value with the 2.5 and 97.5 percentiles of its resampled values, without nan."""
+    if np.isnan(drawn).all():
+        return float(value), math.nan, math.nan
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return float(value), float(low), float(high)
+
+
+def corpus_interval(statistics: Floats, figure: Callable[[Floats], Floats], seed: int = 0) -> Figure:
+    """`figure` of the summed statistics `(N, K)` of N sentences, with a 95 % bootstrap interval over sentences."""
+    if not len(statistics):
+        return (math.nan,) * 3
+    return with_interval(float(figure(statistics.sum(0))), figure(resampled(statistics, seed)))

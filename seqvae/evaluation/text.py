@@ -24,6 +24,7 @@ from torch import Tensor
 from seqvae.codec import Codec, Ints
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation.statistics import Figure, corpus_interval
 from seqvae.evaluation.text_transfer import AMOUNTS, LineClassifier, transfer
 from seqvae.music import note_metrics as measures
 from seqvae.nn import posterior as latent
@@ -155,7 +156,7 @@ def _some(lines: Sequence[str], most: int, rng: np.random.Generator) -> list[str
     return [lines[i] for i in np.sort(rng.permutation(len(lines))[:most])]
 
 
-def _mean(values: Sequence[float] | Floats) -> text.Figure:
+def _mean(values: Sequence[float] | Floats) -> Figure:
     return measures.interval(np.asarray(values, float))
 
 
@@ -228,7 +229,7 @@ def _likelihood(
 
 def _bound(lines: Sequence[str], log_prob: Floats) -> dict[str, Any]:
     words = [text.count_words(line) for line in lines]
-    perplexity = text.corpus_interval(np.column_stack([-log_prob, words]), text.perplexity_of)
+    perplexity = corpus_interval(np.column_stack([-log_prob, words]), text.perplexity_of)
     return {"nll": _mean(-log_prob), "perplexity": perplexity, "lines": len(lines)}
 
 
@@ -250,7 +251,7 @@ def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report:
             written = codec.decode(torch.split(z, held.sizes))
             same = [a == b for a, b in zip(written, held.lines, strict=True)]
             apart = [edit_distance.edit_distance(a, b) for a, b in zip(written, held.lines, strict=True)]
-            bleu = text.corpus_interval(text.bleu_statistics(written, held.lines), text.bleu_of)
+            bleu = corpus_interval(text.bleu_statistics(written, held.lines), text.bleu_of)
             row = {"bleu": bleu, "exact": _mean(same), "edit_distance": _mean(apart), "kl_bits": rate}
             out[f"{name} {kind}"] = row
             report(f"reconstruction ({name} {kind}): BLEU {bleu[0]:.1f}, exact {np.mean(same):.3f}")
@@ -282,7 +283,7 @@ def _samples(
             # no forward figure for the training lines, because the model was fitted on them
             "forward": None
             if name == "training lines"
-            else text.corpus_interval(model.statistics(written), text.perplexity_of),
+            else corpus_interval(model.statistics(written), text.perplexity_of),
             "reverse": None if name == "held-out lines" else _reverse(written, lines, model),
             "copies": None if name == "training lines" else _mean([line in known for line in written]),
             "distinct": round(len(set(written)) / len(written), 4),
@@ -294,9 +295,9 @@ def _samples(
     return out
 
 
-def _reverse(written: list[str], lines: list[str], model: text.NGram) -> text.Figure:
+def _reverse(written: list[str], lines: list[str], model: text.NGram) -> Figure:
     learned = text.NGram(model.order, model.vocabulary).fit(written)
-    return text.corpus_interval(learned.statistics(lines), text.perplexity_of)
+    return corpus_interval(learned.statistics(lines), text.perplexity_of)
 
 
 # --- interpolation ----------------------------------------------------------------------------------------------------
@@ -327,10 +328,10 @@ def _interpolations(
         out[kind] = {name: _mean([x for row in rows if not math.isnan(x := row[name])]) for name in rows[0]}
         if model is not None:
             between = np.array([model.statistics(path[1:-1]).sum(0) for path in paths])
-            out[kind]["perplexity_between"] = text.corpus_interval(between, text.perplexity_of)
+            out[kind]["perplexity_between"] = corpus_interval(between, text.perplexity_of)
         report(f"interpolation ({kind}): {out[kind]['ends_met'][0]:.2f} of the pairs have both ends met")
     if model is not None:
-        out["perplexity_of_ends"] = text.corpus_interval(
+        out["perplexity_of_ends"] = corpus_interval(
             np.array([model.statistics(pair).sum(0) for pair in pairs]), text.perplexity_of
         )
     return out

@@ -7,7 +7,7 @@ tokenization other than at white space.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Figure = tuple[float, float, float]
 """(value, low, high) of a 95 % interval."""
 BLEU_ORDER = 4
 END, UNKNOWN = "</s>", "<unk>"
@@ -240,38 +239,6 @@ def count_words(line: str) -> int:
 def perplexity_of(sums: Floats) -> Floats:
     """exp(nats / words) of summed statistics `(..., 2)`: `(...)`."""
     return np.exp(sums[..., 0] / sums[..., 1])
-
-
-# --- intervals --------------------------------------------------------------------------------------------------------
-
-
-def resampled(statistics: Floats, seed: int = 0, draws: int = 1000) -> Floats:
-    """Sums of statistics `(N, ...)` over N sentences resampled with replacement (Koehn 2004): `(draws, ...)`.
-
-    Draws the count of each sentence, in blocks, because resampled rows would not fit in memory.
-    """
-    rng, n = np.random.default_rng(seed), len(statistics)
-    flat = statistics.reshape(n, -1)
-    block = max(1, 4_000_000 // n)
-    sums = [
-        rng.multinomial(n, np.full(n, 1 / n), size=min(block, draws - done)) @ flat for done in range(0, draws, block)
-    ]
-    return np.concatenate(sums).reshape(draws, *statistics.shape[1:])
-
-
-def with_interval(value: float, drawn: Floats) -> Figure:
-    """A value with the 2.5 and 97.5 percentiles of its resampled values, without nan."""
-    if np.isnan(drawn).all():
-        return float(value), math.nan, math.nan
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return float(value), float(low), float(high)
-
-
-def corpus_interval(statistics: Floats, figure: Callable[[Floats], Floats], seed: int = 0) -> Figure:
-    """`figure` of the summed statistics `(N, K)` of N sentences, with a 95 % bootstrap interval over sentences."""
-    if not len(statistics):
-        return (math.nan,) * 3
-    return with_interval(float(figure(statistics.sum(0))), figure(resampled(statistics, seed)))
 
 
 def share_of(sums: Floats) -> Floats:

@@ -19,6 +19,7 @@ from seqvae.codec import Codec
 from seqvae.errors import StyleError
 from seqvae.evaluation import controls
 from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation.statistics import Figure, corpus_interval, resampled, with_interval
 from seqvae.music import note_metrics as measures
 from seqvae.style import vectors as style
 
@@ -80,7 +81,7 @@ def transfer(
     out: dict[str, Any] = {
         "lines": {name: len(members) for name, members in moved.items()},
         "judge": measures.interval(classifier.puts_in(lines, sources)),
-        "perplexity": text.corpus_interval(model.statistics(lines), text.perplexity_of),
+        "perplexity": corpus_interval(model.statistics(lines), text.perplexity_of),
         "methods": {},
     }
     best: tuple[float, str, float, Floats] | None = None
@@ -125,7 +126,7 @@ def transfer(
 def _controls(
     codec: Codec, latents: Sequence[Tensor], sources: Sequence[str], targets: Sequence[str], rng: np.random.Generator,
     measure: Callable[[list[Tensor]], Floats],
-) -> dict[str, dict[str, text.Figure]]:  # fmt: skip
+) -> dict[str, dict[str, Figure]]:  # fmt: skip
     """FIGURES of lines moved by the difference of means, and of controls without the line or without the style.
 
     "beyond" is the BLEU of the moved lines minus that of a control, paired over sentences.
@@ -148,8 +149,8 @@ def _controls(
     for name, moved in without.items():
         found = measure(moved)
         both = np.stack([own, found], 1)[..., bleu]  # (N, 2, 10)
-        sums, drawn = text.bleu_of(both.sum(0)), text.bleu_of(text.resampled(both))
-        more = text.with_interval(float(sums[0] - sums[1]), drawn[:, 0] - drawn[:, 1])
+        sums, drawn = text.bleu_of(both.sum(0)), text.bleu_of(resampled(both))
+        more = with_interval(float(sums[0] - sums[1]), drawn[:, 0] - drawn[:, 1])
         out[name] = {**_figures(found), "beyond": more}
     return out
 
@@ -170,18 +171,18 @@ def statistics(
     return np.column_stack([hits, np.ones(len(hits)), text.bleu_statistics(written, lines), model.statistics(written)])
 
 
-def _figures(x: Floats) -> dict[str, text.Figure]:
+def _figures(x: Floats) -> dict[str, Figure]:
     """FIGURES of outputs `(N, 14)`, all over the same resamples of sentences."""
     if not len(x):
         return dict.fromkeys(FIGURES, (math.nan,) * 3)
-    total, drawn = x.sum(0), text.resampled(x)
+    total, drawn = x.sum(0), resampled(x)
     return {
-        name: text.with_interval(float(figure(total[columns])), figure(drawn[:, columns]))
+        name: with_interval(float(figure(total[columns])), figure(drawn[:, columns]))
         for name, (columns, figure) in FIGURES.items()
     }
 
 
-def _anchored(sweep: Floats, percent: float) -> text.Figure | None:
+def _anchored(sweep: Floats, percent: float) -> Figure | None:
     """BLEU at a classifier accuracy in percent, of `sweep (N, A, 14)`; None if no amount reaches it.
 
     The interval is over resamples in which the accuracy is reached.
@@ -194,4 +195,4 @@ def _anchored(sweep: Floats, percent: float) -> text.Figure | None:
     value = at(sweep.sum(0))
     if math.isnan(value):
         return None
-    return text.with_interval(value, np.array([at(sums) for sums in text.resampled(sweep)]))
+    return with_interval(value, np.array([at(sums) for sums in resampled(sweep)]))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation.statistics import corpus_interval, resampled
 from seqvae.text import edit_distance
 
 LINES = ["the food was great .", "the staff was rude .", "great food and great staff !", "i will be back ."]
@@ -24,7 +25,7 @@ sentences = st.lists(st.sampled_from("abcd"), max_size=7).map(" ".join)
 
 
 def test_bleu_of_itself_is_100() -> None:
-    assert text.corpus_interval(text.bleu_statistics(LINES, LINES), text.bleu_of) == pytest.approx((100, 100, 100))
+    assert corpus_interval(text.bleu_statistics(LINES, LINES), text.bleu_of) == pytest.approx((100, 100, 100))
 
 
 @given(st.lists(st.tuples(sentences, sentences), min_size=1, max_size=5))
@@ -181,7 +182,7 @@ def test_a_hundred_thousand_sentences_take_seconds() -> None:
 
 def test_an_interval_of_a_mean_is_that_of_the_textbook() -> None:
     x = np.random.default_rng(1).normal(3, 1, 1000)
-    value, low, high = text.corpus_interval(np.column_stack([x, np.ones(1000)]), text.share_of)
+    value, low, high = corpus_interval(np.column_stack([x, np.ones(1000)]), text.share_of)
     assert value == pytest.approx(x.mean())
     assert high - low == pytest.approx(3.92 / math.sqrt(1000), rel=0.15)
     assert low < 3 < high
@@ -189,12 +190,12 @@ def test_an_interval_of_a_mean_is_that_of_the_textbook() -> None:
 
 def test_sentences_are_drawn_whole_and_alike_each_time() -> None:
     rows = np.arange(12.0).reshape(3, 2, 2)
-    sums = text.resampled(rows, seed=4, draws=50)
+    sums = resampled(rows, seed=4, draws=50)
     assert sums.shape == (50, 2, 2)
     # the rows differ by a constant, so all columns of a sum show the same counts
     assert (sums - sums[:, :1, :1] == rows[0] * 3).all()
-    assert (sums == text.resampled(rows, seed=4, draws=50)).all()
-    assert math.isnan(text.corpus_interval(np.zeros((0, 2)), text.share_of)[0])
+    assert (sums == resampled(rows, seed=4, draws=50)).all()
+    assert math.isnan(corpus_interval(np.zeros((0, 2)), text.share_of)[0])
 
 
 def test_a_sweep_is_read_where_it_crosses_the_accuracy() -> None:
