@@ -70,7 +70,7 @@ def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(codec, "multiplies_bf16", lambda device: False)
     monkeypatch.setattr(codec, "BATCH_TOKENS", 4096)
     monkeypatch.setattr(codec, "SCORE_NUMBERS", 2048 * small.tokenizer.vocab_size)
-    for name in ("encode", "decode"):
+    for name in ("encode", "decode_logits"):
         original = getattr(small.model, name)
 
         def seen(first: torch.Tensor, second: torch.Tensor, *rest: torch.Tensor, original: Any = original) -> Any:
