@@ -1,8 +1,11 @@
 """Trains the song model on prepared bars, for a number of minutes, on a GPU or a CPU.
 
-python benchmarks/train_songs.py data.npz OUT --minutes 9      # resumable here: --resume OUT/state.pt
+python benchmarks/train_songs.py data.npz OUT --minutes 9                             # a GPU, in one go
+python benchmarks/train_songs.py data.npz OUT --minutes 110 --whole 60 --songs 8      # a CPU, in slices of 110 minutes
+                                                                     # until 60 million tokens are seen in all
 
-Needs torch, numpy and safetensors alone. Prints a line every ten seconds and saves weights in bf16 every two minutes.
+Needs torch, numpy and safetensors alone. Prints a line every ten seconds, saves weights in bf16 every two minutes, and
+goes on from `OUT/state.pt` where it is there.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ WINDOW = 8
 """Bars of a window; the song vector of one window is inferred from the other of its song."""
 LONGEST = 384
 """Bars with more tokens are left out."""
+DECAY = 0.4
+"""Share of the training, at its end, in which the learning rate falls to nothing (Hägele et al. 2024)."""
 PART = 14 << 20
 """Bytes of one file of weights."""
 
@@ -177,9 +182,19 @@ SLOTS = (
 )
 
 
-def slots(count: int) -> list[tuple[int, int, int]]:
-    """(first, end, tokens) of the places of `count` bars."""
-    out, first = [], 0
+def slots(sizes: Tensor) -> list[tuple[int, int, int]]:
+    """(first, end, tokens) of the places of bars, the longest first; `sizes (N,)` are their tokens, falling."""
+    out, first, count = [], 0, len(sizes)
+    if sizes.device.type == "cpu":  # no graph to record: groups that follow the batch, with a third less padding
+        known = sizes.clamp(min=8).tolist()
+        while first < count:
+            longest = -(-int(known[first]) // 8) * 8
+            end = first + 1
+            while end < count and (known[end] > 0.85 * longest - 8 or (end - first) * longest < 800):
+                end += 1
+            out.append((first, end, longest))
+            first = end
+        return out
     for i, (share, size) in enumerate(SLOTS):
         end = count if i == len(SLOTS) - 1 else first + round(share * count)
         if end > first:
@@ -201,7 +216,7 @@ def pass_over(
     order = counts.argsort(descending=True, stable=True)
     size = counts[order]
     parts, fits = [], []
-    for first, end, longest in slots(len(flat)):
+    for first, end, longest in slots(size):
         fit = (size[first:end] > 0) & (size[first:end] <= longest)
         tokens = bars.padded(flat[order[first:end]], longest)
         empty = torch.full_like(tokens, PAD)
@@ -290,6 +305,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--whole", type=float, help="million tokens of the whole training; else what --minutes allows")
     parser.add_argument("--songs", type=int, default=64, help="songs of a batch, 16 bars each")
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--beta", type=float, default=0.3, help="the KL's weight at most")
@@ -308,6 +324,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
     bars = Bars.load(args.data, device)
+    state = args.out / "state.pt"
     changes = {name: int(value) for name, value in (change.split("=") for change in args.set)}
     model = SongModel(SongConfig(vocab=len(bars.kind), **changes), bars.kind.cpu(), bars.value.cpu()).to(device)
     numbers = sum(p.numel() for p in model.parameters())
@@ -330,7 +347,7 @@ def main() -> None:
         lr=torch.zeros((), device=device), betas=(0.9, 0.98), fused=cuda, capturable=cuda,
     )  # fmt: skip
     muon = Muon(matrices)
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=False)
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=not args.graph)
     batches, plain = Batches(bars, model.config, True), Batches(bars, model.config, False)
     sizes = np.diff(bars.song)
     enough = sizes >= 4
@@ -347,6 +364,17 @@ def main() -> None:
 
     def there(pair: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(pair[0]).to(device), torch.from_numpy(pair[1]).to(device)
+
+    def keep(step: int, seen: float, beta: float, right: float) -> None:
+        """Writes what another slice goes on from."""
+        torch.save(
+            {
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "tokens": seen,
+                "muon": [moment for _, moment in muon.groups], "beta": beta, "right": right,
+            },
+            args.out / "state.tmp",
+        )  # fmt: skip
+        (args.out / "state.tmp").replace(state)
 
     def validate() -> str:
         model.eval()
@@ -376,7 +404,7 @@ def main() -> None:
         i, v = ready.pop()
         index.copy_(torch.from_numpy(i), non_blocking=True)
         valid.copy_(torch.from_numpy(v), non_blocking=True)
-        scale = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        scale = min(1.0, (step + 1) / 200) * min(1.0, 0.02 + 0.98 * (1 - share) / DECAY)
         rate.fill_(args.muon * scale)
         for group in optimizer.param_groups:
             group["lr"].fill_(args.rate * scale)
@@ -417,9 +445,19 @@ def main() -> None:
             train()
         run = graph.replay
         print(f"recorded after {time.time() - start:.1f} s", flush=True)
-    told, saved, mark, beta, right, seen = start, start, (time.time(), step), 0.005, 0.0, 0.0
-    while (used := time.time() - start) < limit:
-        share = used / limit
+    told, saved, mark, checked, beta, right, seen = start, start, (time.time(), step), start, 0.005, 0.0, 0.0
+    if state.exists():
+        held_state = torch.load(state, map_location=device, weights_only=True)
+        model.load_state_dict(held_state["model"], strict=False)
+        optimizer.load_state_dict(held_state["optimizer"])
+        for mine, theirs in zip((moment for _, moment in muon.groups), held_state["muon"], strict=True):
+            mine.copy_(theirs)
+        step, seen, beta, right = (held_state[name] for name in ("step", "tokens", "beta", "right"))
+        rng = np.random.default_rng((args.seed, step))
+        torch.manual_seed(args.seed + step)
+        print(f"goes on from step {step}, {seen / 1e6:.1f} million tokens", flush=True)
+    while (used := time.time() - start) < limit and not (args.whole and seen >= args.whole * 1e6):
+        share = seen / (args.whole * 1e6) if args.whole else used / limit
         # beta rises while samples of the posterior decode, and not below a line that rises with time (GECO: Rezende
         # and Viola 2018)
         floor = 0.005 + (args.least - 0.005) * min(1.0, max(0.0, (share - 0.08) / 0.52))
@@ -443,7 +481,7 @@ def main() -> None:
         if step % 10 and step > 3:
             continue
         loss, nats, kl_bar, kl_song, hits, tokens, count, norm = stats.tolist()
-        seen += 10 * tokens
+        seen += 10 * tokens if step > 3 else tokens
         right += 0.3 * (hits / tokens - right)
         if share < 0.8:
             beta *= 1.05 if right > args.target else 0.95
@@ -459,10 +497,14 @@ def main() -> None:
             told, mark = now, (now, step)
         if now - saved > 120:
             save(model, args.out, {"step": step, "tokens": seen})
-            print("valid " + validate(), flush=True)
+            keep(step, seen, beta, right)
+            if device.type == "cuda" or now - checked > 900:
+                print("valid " + validate(), flush=True)
+                checked = now
             saved = time.time()
     print("valid " + validate(), flush=True)
     save(model, args.out, {"step": step, "tokens": seen, "seconds": time.time() - start, "beta": beta})
+    keep(step, seen, beta, right)
     if args.vectors:
         with precision:
             save_file({"songs": song_vectors(model, bars).half()}, args.out / "vectors.safetensors")
