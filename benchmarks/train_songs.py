@@ -347,7 +347,8 @@ def main() -> None:
         lr=torch.zeros((), device=device), betas=(0.9, 0.98), fused=cuda, capturable=cuda,
     )  # fmt: skip
     muon = Muon(matrices)
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=not args.graph)
+    low = multiplies_bf16(device)
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=not args.graph)
     batches, plain = Batches(bars, model.config, True), Batches(bars, model.config, False)
     sizes = np.diff(bars.song)
     enough = sizes >= 4
