@@ -1,9 +1,9 @@
-"""How like real songs, and how unlike each other, the pieces are that a model of music draws from its styles.
+"""Likeness of generated songs to real songs and to each other, by style.
 
     python benchmarks/draws.py DIR --model music [--draws 60] [--pairs 96 --directions 64] [--split choose] [--write]
 
-DIR has a folder of songs for each style. Drawn are the first pieces of each style as `seqvae generate` draws them,
-eight bars each. A line of JSON tells, as means over styles (kit repeated: over rock and jazz, where there are such):
+DIR has a folder of songs for each style. Songs of eight bars are drawn from each style as `seqvae generate` draws them.
+A line of JSON has means over styles (kit repeated: over rock and jazz):
 
     overlap       overlapped area of eight statistics with held-out songs, of all pieces together, with its interval
     inside        share of the 13 statistics of arrangements inside the middle 80 % of 100 training songs of the style
@@ -11,8 +11,8 @@ eight bars each. A line of JSON tells, as means over styles (kit repeated: over 
     nearest of N  note F1 with the nearest other one of N pieces of the style, the first ten and all; bars as they are
 
 and for held-out and for training songs the same. With --pairs the sums that styles are drawn from are made anew, of the
-training songs in DIR, in so many --directions, and what can be read in them is told: the note F1 of what a sum decodes
-to with what the nearer of its two songs decodes to, and with the nearer of another sum's. With --write these sums come
+training songs in DIR with the given --directions. The note F1 of each decoded sum is printed beside the nearer of its
+two songs, and beside the nearer of another sum's songs. With --write these sums come
 into the model's folder in place of the old ones, every other tensor as it was.
 """
 
@@ -122,7 +122,7 @@ def figures(
     pieces: Mapping[str, Sequence[Piece]], held: Mapping[str, Sequence[Piece]],
     ranges: Mapping[str, arrangement.Range],
 ) -> dict[str, Any]:  # fmt: skip
-    """What is told of pieces of each style."""
+    """Figures of the pieces of each style beside held-out ones and the ranges of real songs."""
     rows = {name: np.array([arrangement.statistics(p.notes, p.bounds) for p in some]) for name, some in pieces.items()}
     band, kit = (list(arrangement.STATISTICS).index(name) for name in ("band", "kit repeated"))
     ours, theirs = (

@@ -79,7 +79,7 @@ def split(model: Codec, song: Piece) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
-    """As `test_songs.encode`, one segment after the other, each after what was found of the one before."""
+    """As `test_songs.encode`, segment by segment; each search starts at the result for the previous segment."""
     parts = [split(model, song) for song in songs]
     means: list[list[Tensor]] = [[] for _ in songs]
     kl: list[list[float]] = [[] for _ in songs]

@@ -445,16 +445,16 @@ class Codec:
         the style has sums of pieces, the decoder takes the most likely tokens. Music is played by one band if the style
         knows its ensembles.
         """
-        generator, styles = torch.Generator().manual_seed(seed), [standard(self.model.config.latent)] * count
+        generator, styles = torch.Generator().manual_seed(seed), list[Style]()
         if style is None and self.mixture is not None and segments == 1:
             z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
         else:
             if style is None:
                 styles = choose(self.styles, count, seed) or [self.style("all")] * count
-            elif style != "prior":
-                styles = [self.style(style)] * count
+            else:
+                styles = [standard(self.model.config.latent) if style == "prior" else self.style(style)] * count
             z = [draw(one, segments, generator, temperature, seed + i) for i, one in enumerate(styles)]
-        if sampling is None and all(one.exemplars is not None for one in styles):
+        if sampling is None and styles and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
         if all(one.ensemble is None for one in styles):

@@ -94,7 +94,7 @@ def _row(one: ScoredSession) -> str:
     head = (
         f"<span class=p>{one.p_value:.3g}</span><span class={verdict}>{verdict}</span>"
         f"<span class=name>{html.escape(one.name)}</span>"
-        f"<span class=soft>{one.count} records{_when(one.seconds)}</span>"
+        f"<span class=soft>{', '.join([f'{one.count} records', *_when(one.seconds)])}</span>"
     )
     if not one.lines:
         return f"<div class=row>{head}</div>"
@@ -103,12 +103,12 @@ def _row(one: ScoredSession) -> str:
     )
 
 
-def _when(seconds: float | None) -> str:
-    """A comma and the time of day, with the date if it is known."""
+def _when(seconds: float | None) -> list[str]:
+    """The time of day, with the date if it is known; empty without a time."""
     if seconds is None:
-        return ""
+        return []
     form = "%b %d %H:%M:%S" if seconds >= 86400 else "%H:%M:%S"
-    return ", " + time.strftime(form, time.gmtime(seconds))
+    return [time.strftime(form, time.gmtime(seconds))]
 
 
 def _lines(lines: Sequence[Line]) -> str:
@@ -159,8 +159,8 @@ def _time_line(sessions: Sequence[ScoredSession], limit: float | None) -> str:
     every = max(1, len(sessions) // DOTS)
     dots = "".join(
         f'<circle cx="{x(value):.1f}" cy="{y(one.p_value):.1f}" r="{4 if one.anomalous else 2}" '
-        f'class="{"anomalous" if one.anomalous else "normal"}"><title>{html.escape(one.name)}: p {one.p_value:.3g}'
-        f"{_when(one.seconds)}</title></circle>"
+        f'class="{"anomalous" if one.anomalous else "normal"}"><title>'
+        f"{html.escape(one.name)}: {', '.join([f'p {one.p_value:.3g}', *_when(one.seconds)])}</title></circle>"
         for i, (value, one) in enumerate(zip(at, sessions, strict=True))
         if one.anomalous or not i % every
     )
@@ -172,7 +172,7 @@ def _time_line(sessions: Sequence[ScoredSession], limit: float | None) -> str:
             f'<text x="36" y="{y(limit) + 4:.1f}" class="end">{limit:g}</text>'
         )
     )
-    left, right = (_when(v).lstrip(", ") if timed else f"session {v + 1:.0f}" for v in (low, high))
+    left, right = ("".join(_when(v)) if timed else f"session {v + 1:.0f}" for v in (low, high))
     return (
         '<svg viewBox="0 0 1000 185" role=img aria-label="p-values of sessions over time">'
         f'{line}<text x="36" y="154" class="end">p 1</text>{dots}<text x="40" y="178">{html.escape(left)}</text>'

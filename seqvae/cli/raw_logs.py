@@ -129,12 +129,12 @@ def learn(
             f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which needs about "
             f"{learned.wanted}; the smallest possible, {learned.p_value:g}, is used"
         )
-    for kind_of in learned.kinds[:KINDS] if not as_json else []:
-        if kind_of.sessions == 1:
+    for normal in learned.kinds[:KINDS] if not as_json else []:
+        if normal.sessions == 1:
             break
-        more = len(kind_of.messages) - MESSAGES
-        about = "; ".join(kind_of.messages[:MESSAGES]) + (f"; and {more} more" if more > 0 else "")
-        report(f"taken for normal: {kind_of.sessions} sessions ({kind_of.sessions / learned.sessions:.0%}): {about}")
+        more = len(normal.messages) - MESSAGES
+        about = "; ".join(normal.messages[:MESSAGES]) + (f"; and {more} more" if more > 0 else "")
+        report(f"taken for normal: {normal.sessions} sessions ({normal.sessions / learned.sessions:.0%}): {about}")
     rate = learned.alarms / learned.checked
     tell(
         f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} held-out sessions "
@@ -178,11 +178,11 @@ def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
 
 def rows(
     inputs: Sequence[str], found: LogDetector, verdict: verdicts.Verdicts, as_json: bool, exact: bool,
-    report: list[tuple[dict[str, Any], ScoredSession]] | None = None,
+    collected: list[tuple[dict[str, Any], ScoredSession]] | None = None,
 ) -> Iterator[verdicts.Row]:  # fmt: skip
     """Verdict, name and surprising lines of each session of raw logs.
 
-    Sessions by window are scored as they come, sessions by key at the end of the log. A `report` gets every session.
+    Sessions by window are scored as they come, sessions by key at the end of the log. All are appended to `collected`.
     """
     model, weighed_sessions = weighed(inputs, found, exact)
     texts = found.templates.texts()
@@ -192,8 +192,8 @@ def rows(
         marked = pointed(session, evidence)
         if verdict.suspects(facts):
             marked = explained(model, found, session, marked, texts)
-        if report is not None:
-            report.append((facts, _reported(facts, session, evidence, marked if verdict.suspects(facts) else None)))
+        if collected is not None:
+            collected.append((facts, _reported(facts, session, evidence, marked if verdict.suspects(facts) else None)))
         yield facts, [_json(session, evidence, found, marked)] if as_json else _shown(session, marked)
 
 

@@ -134,7 +134,7 @@ def matchers(patterns: Sequence[str]) -> list[re.Pattern[str]]:
         try:
             out.append(re.compile(pattern))
         except re.error as error:
-            raise SeqVAEError(f"--exclude '{pattern}': is not a regular expression ({error}); fix it") from error
+            raise SeqVAEError(f"excluded '{pattern}': is not a regular expression ({error}); fix it") from error
     return out
 
 
@@ -147,5 +147,5 @@ def without(sessions: Sequence[Session], excluded: Sequence[re.Pattern[str]]) ->
     ]
     if sessions and not left:
         named = " ".join(f"'{pattern.pattern}'" for pattern in excluded)
-        raise SeqVAEError(f"--exclude {named}: leaves no session; choose a narrower pattern")
+        raise SeqVAEError(f"excluded {named}: leaves no session; choose a narrower pattern")
     return left

@@ -1,10 +1,10 @@
-"""One band a song: which instruments play, and what the kit does in every bar, chosen once for the whole song.
+"""The band of a song: its instruments, its drum pattern and its density, chosen once for the whole song.
 
-Scope: notes `(N, >= 4)` and bars `(C + 1,)` as `midi.Piece` has them, and aggregates over the songs of a style. Out of
-scope: tokens, models and files. Plain numpy.
+Scope: notes `(N, >= 4)` and bars `(C + 1,)` as in `Piece`, and aggregates over the songs of a style. Out of scope:
+tokens, models and files. Plain numpy.
 
-A segment is decoded from its own latent vector and knows nothing of its neighbours. The band is what the song says as a
-whole; a blend is the product of both (Hinton 2002).
+Each segment is decoded from its own latent vector, without its neighbours. The band adds the choices that hold for the
+whole song; a blend is the product of both (Hinton 2002).
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ MOST = 7  # instruments of a band
 FAMILY = 8  # General MIDI's programs come in families of eight
 BASS = 4  # the family of basses
 A_FAMILY = 2  # instruments of one family at most
-KIN = 0.5  # of what is said of a family counts for each of its instruments
+KIN = 0.5  # weight of the other instruments of a family in the share of each
 DRUMS_STAY = 0.5
-MANY = 4.0  # times the share of a program among those that the decoder tells of: as if it played in all bars
+MANY = 4.0  # a program's share of the decoder's probability times this is its share of the bars
 PERCENTILES = (10, 50, 90)
-FEW = 8  # songs with drums: of fewer the hits are not kept, for they would be those of single songs
-SOLO = 0.25  # of the tune, from which an instrument that is not the lead keeps what it has of it
+FEW = 8  # songs with drums needed to store hits; fewer would expose single songs
+SOLO = 0.25  # share of the tune with which an instrument beside the lead keeps its notes of it
 OFTEN, SELDOM = 0.4, 0.1  # of the bars with drums
 RARELY = 0.5  # of the bars with notes
-PART = 0.5  # of what an instrument has been given to play, below which it does not play at all
+PART = 0.5  # share of the written notes that must fit into the density, else an instrument leaves
 LOWEST = 28  # E1: no instrument of a band is pushed lower
 HIGHEST_BASS = 45  # A2, an octave and a half higher: no bass line goes beyond
 LOW = 0.75  # semitones of a step that a bass line takes to be a semitone lower
 CHORDS = 48  # C3: whoever does not play the bass stays above
 FULL = 16.0  # notes in four beats that are written at least
-MORE = 0.18  # share of notes by which those that are new go beyond the amount, at most
+MORE = 0.18  # excess of the share of new notes over the amount, at most
 BASSES = range(FAMILY * BASS, FAMILY * (BASS + 1))
 LINES = (*range(40, 44), *range(56, 80))  # play one note at a time: violin to contrabass, winds
 DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
-"""Who plays the bass where there is none: cello, contrabass, bassoon, pianos, harp, organs, guitars, strings."""
+"""Instruments for the bass line in a band without bass: cello, contrabass, bassoon, piano, harp, organ, guitar."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Who plays in the songs of a style: means and percentiles over songs, nothing of a single one."""
+    """Instruments, drum hits and density in the songs of a style: means and percentiles over songs."""
 
     programs: Floats
     """`(129,)`: share of the bars with notes in which a program plays, drums last."""
@@ -112,21 +112,21 @@ def ensemble(songs: Iterable[tuple[Ints, Ints]]) -> Ensemble:
     )
 
 
-def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = None) -> list[int]:
+def choose(song: Floats, style: Ensemble, amount: float, shares: Floats | None = None) -> list[int]:
     """The programs of the band between a song's `presence (129,)` and a style: instruments leave and enter by amount.
 
-    A share 1 - amount of them are what is most present in the song, the others what is most present in the style, where
-    its songs and, if given, the decoder's shares of programs `told (129,)` count: a geometric mean. Drums and bass are
-    those of the nearer of the two; half-way there are the style's drums, and a bass where either has one: the style's
-    where half of its bars have one. Short of 1 who enters plays chords; at 1 a band without bass has one of DEEP. At
-    most MOST, A_FAMILY of a family and one bass.
+    A share 1 - amount of the band are the most present instruments of the song. The others are the most present ones of
+    the style, by the geometric mean of their shares in its songs and, if given, in the decoder's probability
+    `shares (129,)`. Drums and bass follow the nearer of the two. Half-way the drums are the style's, with a bass
+    if either has one: the style's if half of its bars have one. Below amount 1 entering instruments can play chords; at
+    1 a band without bass has one of DEEP. At most MOST instruments, A_FAMILY of a family and one bass.
     """
     near = min(1.0, max(0.0, amount))
     families = np.add.reduceat(style.programs[:DRUMS], np.arange(0, DRUMS, FAMILY))
     likely = style.programs[:DRUMS] + KIN * (families.repeat(FAMILY) - style.programs[:DRUMS])
     likely = np.where(style.programs[:DRUMS] > 0, likely, 0.0)
-    if told is not None:
-        likely = np.sqrt(likely * np.minimum(1.0, MANY * told[:DRUMS]))
+    if shares is not None:
+        likely = np.sqrt(likely * np.minimum(1.0, MANY * shares[:DRUMS]))
     score = (1 - near) * song[:DRUMS] + near * likely
     basses = np.arange(DRUMS) // FAMILY == BASS
     if near < 1:
@@ -153,14 +153,14 @@ def choose(song: Floats, style: Ensemble, amount: float, told: Floats | None = N
     return sorted(chosen) + [DRUMS] * bool(drums)
 
 
-def accompanist(programs: Sequence[int], song: Floats, told: Floats | None = None) -> int | None:
-    """Who enters with chords: of those that can and that the `song (129,)` has not, whom the decoder tells of most."""
+def accompanist(programs: Sequence[int], song: Floats, shares: Floats | None = None) -> int | None:
+    """The entering chord player: the likeliest by the decoder's `shares (129,)` not in the `song (129,)`."""
     able = [p for p in programs if not song[p] and p not in (*LINES, *BASSES, DRUMS, lowest_player(programs))]
-    return max(able, key=lambda p: 0.0 if told is None else told[p], default=None)
+    return max(able, key=lambda p: 0.0 if shares is None else shares[p], default=None)
 
 
 def lowest_player(programs: Sequence[int]) -> int | None:
-    """Who plays the bass of a band: its bass, else the first of DEEP, else nobody."""
+    """The program that plays the bass of a band: its bass, else the first of DEEP, else None."""
     return next((p for p in (*BASSES, *DEEP) if p in programs), None)
 
 
@@ -168,7 +168,7 @@ def lowest_player(programs: Sequence[int]) -> int | None:
 
 
 def tune(notes: Ints) -> Ints:
-    """What is heard as the top of `notes (N, >= 4)`: of each onset the highest note, where nothing higher sounds."""
+    """The audible top line of `notes (N, >= 4)`: the highest note of each onset at which no higher note sounds."""
     top = measures.skyline(notes)
     sounds = arrangement.sounding(notes, top[:, ONSET])
     highest = 127 - sounds[:, ::-1].argmax(1)
@@ -177,9 +177,9 @@ def tune(notes: Ints) -> Ints:
 
 
 def players(line: Ints, programs: Sequence[int], song: Floats) -> Ints:
-    """The `line (N, >= 4)` with instruments of the band `programs`: its own where they are in it, else the nearest.
+    """The `line (N, >= 4)` on instruments of the band `programs`: its own if they are in the band, else the nearest.
 
-    The nearest is of the same family, or what plays most of the `song (129,)`, or the first that is no bass.
+    The nearest is one of the same family, else the non-bass instrument that is most present in the `song (129,)`.
     """
     pitched = [p for p in programs if p != DRUMS]
     played = line.copy()
@@ -193,9 +193,9 @@ def players(line: Ints, programs: Sequence[int], song: Floats) -> Ints:
 
 
 def under(notes: Ints, line: Ints) -> Ints:
-    """`notes (N, >= 4)` that leave the `line` on top: by octaves lower while it sounds, and ended where it begins.
+    """`notes (N, >= 4)` below the `line`: lowered by octaves while it sounds, and cut where it begins.
 
-    While it rests nothing goes higher than its highest note. Drums stay. What would come below LOWEST is left out.
+    While the line rests, notes stay below its highest pitch. Drums stay. Notes below LOWEST are dropped.
     """
     if not len(line):
         return notes
@@ -219,11 +219,11 @@ def under(notes: Ints, line: Ints) -> Ints:
 
 
 def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
-    """About `most` of `notes (N, >= 4)`: of every instrument the same share, what is rarest in its bars leaving first.
+    """About `most` of `notes (N, >= 4)`, the same share of every instrument; the rarest steps of the bar leave first.
 
-    Notes of an instrument at one step of the bar stay or leave together: first leaves where it begins something in the
-    fewest bars, then what is off the beat. Of drums it is all hits of one pitch on beats, on half beats, or between:
-    what is farthest from the beat leaves first, cymbals before snare and kick, so that no bar ends early.
+    Notes of an instrument at one step of the bar stay or leave together: steps with onsets in the fewest bars leave
+    first, then steps off the beat. Drum hits are grouped by pitch and by beat, half beat or between: hits far from the
+    beat leave first, cymbals before snare and kick, so that no bar ends early.
     """
     if len(notes) <= max(0.0, most):
         return notes
@@ -245,9 +245,10 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
 
 
 def grooved(drums: Ints, bounds: Ints) -> Ints:
-    """`drums (N, 5)` of one song with one pattern: hits in OFTEN of the bars are in all, those in few in none.
+    """`drums (N, 5)` of one song with one pattern.
 
-    A hit is a step of the bar and a pitch; few is less than SELDOM of the bars.
+    A hit is a step of the bar and a pitch. Hits in at least OFTEN of the bars are in all, hits in less than SELDOM in
+    none.
     """
     if not len(drums):
         return drums
@@ -266,10 +267,10 @@ def grooved(drums: Ints, bounds: Ints) -> Ints:
 
 
 def whole_parts(song: Ints, bounds: Ints, programs: Sequence[int], most: float, amount: float) -> list[int]:
-    """The parts of the song, instruments of the band `programs`, that stay as they are: the most present first.
+    """The instruments of the band `programs` whose parts of the song stay unchanged, the most present first.
 
-    As many as come nearest to the song's share 1 - amount of `most` notes a bar; up to half-way one at least. Drums
-    stay below half-way. One instrument at least is left to be written.
+    Their number comes nearest to the song's share 1 - amount of `most` notes a bar; up to half-way it is at least one.
+    Drums stay below half-way. At least one instrument is left for the decoder.
     """
     near = min(1.0, max(0.0, amount))
     shares, counts = presence(song, bounds), np.bincount(song[:, PROGRAM], minlength=DRUMS + 1)
@@ -286,7 +287,7 @@ def whole_parts(song: Ints, bounds: Ints, programs: Sequence[int], most: float, 
 
 
 def voice(line: Ints, programs: Sequence[int], whole: Sequence[int], song: Floats) -> Ints:
-    """The `line (N, >= 4)` as `players` have it: one lead, and who has SOLO of it or a part that is `whole`."""
+    """The `line (N, >= 4)` on the lead, on instruments with SOLO of it, and on those whose part is `whole`."""
     counts = np.bincount(line[:, PROGRAM], minlength=DRUMS)
     few = ~np.isin(line[:, PROGRAM], whole) & (counts[line[:, PROGRAM]] < SOLO * len(line))
     led = line.copy()
@@ -295,9 +296,9 @@ def voice(line: Ints, programs: Sequence[int], whole: Sequence[int], song: Float
 
 
 def settled(notes: Ints, bounds: Ints) -> Ints:
-    """`notes (N, >= 4)` without what comes and goes: an instrument's bars that stand alone, and who plays RARELY.
+    """`notes (N, >= 4)` without isolated bars of an instrument and instruments in less than RARELY of the bars.
 
-    A bar stands alone where the instrument begins nothing in the bars before and after.
+    A bar is isolated if the instrument has no onset in the bars before and after.
     """
     playing = np.pad(arrangement.playing(notes, bounds), ((1, 1), (0, 0)))
     stays = playing[1:-1] & (playing[:-2] | playing[2:])
@@ -309,9 +310,9 @@ def settled(notes: Ints, bounds: Ints) -> Ints:
 
 
 def patterned(part: Ints, bounds: Ints, due: Ints) -> Ints:
-    """One instrument's `part (N, 5)` in one rhythm: steps of the bar in OFTEN of its bars, and the steps `due (K,)`.
+    """One instrument's `part (N, 5)` in one rhythm: the steps in OFTEN of its bars, and the steps `due (K,)`.
 
-    What begins elsewhere leaves; where nothing begins, what began last in the bar is repeated.
+    Other onsets leave. A step without an onset repeats the last notes of its bar.
     """
     bar = np.searchsorted(bounds, part[:, ONSET], side="right") - 1
     bars = np.unique(bar)
@@ -333,7 +334,7 @@ def patterned(part: Ints, bounds: Ints, due: Ints) -> Ints:
 
 
 def held(part: Ints, bounds: Ints, most: int = STEPS) -> Ints:
-    """One voice's `part (N, 5)` with notes of `most` steps, or as they were, until the next or the bar's end."""
+    """One voice's `part (N, 5)` with notes of at least `most` steps, cut at the next onset and the bar's end."""
     onsets = np.append(np.unique(part[:, ONSET]), bounds[-1])
     ends = bounds[np.searchsorted(bounds, part[:, ONSET], side="right")]
     following = onsets[np.searchsorted(onsets, part[:, ONSET], side="right")]
@@ -344,9 +345,9 @@ def held(part: Ints, bounds: Ints, most: int = STEPS) -> Ints:
 
 
 def bass_line(part: Ints, bounds: Ints, due: Ints) -> Ints:
-    """A bass `part (N, 5)` as one line: in one rhythm, one note at a time, without gaps, from LOWEST to HIGHEST_BASS.
+    """A bass `part (N, 5)` as one line: one rhythm, one note at a time, no gaps, from LOWEST to HIGHEST_BASS.
 
-    Each note is in the octave that is near to the note before, and low.
+    Each note is in the octave with the smallest step from the note before plus LOW times the pitch.
     """
     if not len(part):
         return part
@@ -364,12 +365,12 @@ def arranged(
     written: Ints, song: Ints, bounds: Ints, programs: Sequence[int], most: float, fresh: float, line: Ints,
     whole: Sequence[int] = (), changes: Ints | None = None, chords: int | None = None,
 ) -> Ints:  # fmt: skip
-    """What the decoder has `written (N, 5)` below the `line (L, 5)` and beside the parts that stay `whole`.
+    """The arrangement: decoded notes `written (N, 5)` below the `line (L, 5)` and beside the `whole` parts of the song.
 
-    The bass is a line with an onset at all `changes (K,)` of the harmony. Instruments that the song has not keep one
-    rhythm, with an onset at every change that begins a half bar. What is written between the changes is thinned to
-    `most` notes a bar, though not below FULL or `fresh` of all notes, nor beyond `fresh` and MORE. Notes of the bass
-    and of `chords` last until the next, those of others a beat at least.
+    The bass is one line with an onset at each of the `changes (K,)` of the harmony. Entering instruments have one
+    rhythm, with an onset at each change at a half bar. Other written notes are thinned to `most` notes a bar, but
+    not below FULL or a share `fresh` of all notes, and not above `fresh` + MORE. Notes of the bass and of the program
+    `chords` last until the next onset, other notes at least a beat.
     """
     due = bounds[:-1] if changes is None else changes
     halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * BEAT) == 0]
@@ -428,5 +429,5 @@ def _key(notes: Ints) -> NDArray[np.int64]:
 
 
 def between(song: Ints, bounds: Ints, style: Ensemble, amount: float) -> float:
-    """The density between a song and a style: their geometric mean, weighed by the amount from 0 to 1."""
+    """Density between a song and a style, in notes per four beats: their geometric mean with the amount as weight."""
     return float(density(song, bounds) ** (1 - amount) * style.notes[1] ** amount)

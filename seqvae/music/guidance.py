@@ -1,4 +1,4 @@
-"""What one band says to the decoder of a bar: which instruments enter, which must play, and what the kit hits.
+"""Band guidance: token weights for entering instruments, instruments that must play, and drum hits.
 
 Scope: weights of tokens in the music vocabulary (`protocols.Guidance`). Out of scope: how a band is chosen
 (music/band.py), and how probabilities are multiplied (nn/sampling.py).
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Logs = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 DRUMS = 128
-ENTER = 2.0  # log weight of an instrument of the band, against going on with the one before
+ENTER = 2.0  # log weight of an instrument of the band relative to the other tokens
 NEVER = -60.0  # log weight of an instrument that is not in the band
 KIT = 2.0  # power of the shares of drum hits
 RARE = 0.03  # added to them
@@ -36,33 +36,33 @@ BASSES = range(32, 40)  # General MIDI's family
 
 @dataclass(frozen=True)
 class Plan:
-    """What one song says of all its bars."""
+    """The choices of a song that hold in all its bars."""
 
     programs: Sequence[int]
     """The band."""
     due: Sequence[int]
-    """Those of the band that play in every bar that is full."""
+    """Programs of the band that play in every full bar."""
     hits: Floats | None = None
-    """`(48, 128)`: shares of bars with a drum hit, by step and pitch; None where the kit is left to the decoder."""
+    """`(48, 128)`: shares of bars with a drum hit, by step and pitch; None leaves the kit to the decoder."""
     middle: float | None = None
-    """The pitch around which a bass plays; None where it is left to the decoder."""
+    """The pitch around which a bass plays; None leaves it to the decoder."""
     low: int | None = None
-    """Who plays the bass: one of `programs`; None where nobody has to."""
+    """The program that plays the bass, if one must."""
     chords: int | None = None
-    """Who plays chords: one of `programs`; None where nobody has to."""
+    """The program that plays chords, if one must."""
 
 
 def band_guidance(
     tokenizer: MidiTokenizer, plan: Plan, full: NDArray[np.bool_], changes: Bools | None = None
 ) -> Guidance:
-    """Weights of all tokens for rows of which some are `full (N,)`.
+    """Log weights of all tokens for N rows (bars); `full (N,)` marks bars with notes.
 
-    Instruments outside the band never enter, those in it weigh e^ENTER; what is due is neither passed over nor left out
-    at the end. A drum hit weighs ((share + RARE) / (USUAL + RARE)) ** KIT. In rows that are full, drums do not pass
-    over a beat with a hit in BEATS of the bars, the bass none at which the harmony `changes (N, B)`, and chords none of
-    these that begins a half bar: their lowest note there is one of CHORD, and the highest is above. A note of the bass
-    farther than REACH from `plan.middle` loses REGISTER a semitone; where another instrument plays the bass, that
-    is its lowest note at each of these beats.
+    Instruments outside the band never enter; instruments of the band have the weight ENTER. In full bars every due
+    instrument enters. A drum hit has the weight KIT log((share + RARE) / (USUAL + RARE)). In full bars drums begin at
+    every beat with a hit in BEATS of the bars, the bass at every beat at which the harmony `changes (N, B)`, and chords
+    at every such beat of a half bar, with the lowest note in CHORD and the highest above. A bass note beyond REACH
+    from `plan.middle` loses REGISTER a semitone; if another instrument plays the bass, this holds for its lowest note
+    at those beats.
     """
     programs, positions, drums = (tokenizer.ids(kind) for kind in ("program", "position", "drum"))
     size, steps = tokenizer.vocab_size, tokenizer.max_steps

@@ -1,12 +1,11 @@
-"""An arrangement: a song that has been moved, decoded by one band, with its tune on top and so many notes new.
+"""Arrangement: a moved song decoded by one band, with its tune on top and a given share of new notes.
 
-Scope: what a song as a whole says to the decoder of its bars, how far it is moved for a share of new notes, and the
-notes that come of it. Out of scope: latent vectors before they are moved, what a band is (music/band.py), and tokens
-(music/guidance.py).
+Scope: guidance of the decoder by the whole song, the length of the move, and the notes of the arrangement. Out of
+scope: latent vectors before the move, the choice of a band (music/band.py), token weights (music/guidance.py).
 
-The decoder knows one segment, and half a difference of style means lies between its thresholds: without more, each
-segment has a band of its own. What a segment says is therefore multiplied by what the song says (a product of experts,
-Hinton 2002): its band, the style's kit, the harmony and the bass of the original.
+The decoder sees one segment, and half a difference of style means lies between its thresholds. Without guidance each
+segment would have its own band. So the probability given a segment is multiplied by weights of the whole song (a
+product of experts, Hinton 2002): its band, the style's drum pattern, the harmony and the bass of the original.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-FARTHER = (1.0, 1.6, 2.56)  # times the way to be moved, for a song that is hardly changed by it
-ENOUGH = 0.6  # share of new notes among those written from which no song is moved farther
-DUE_SHARE = 0.1  # share of a program among those that the codes tell of, from which it plays in every bar
-MIDDLE = 38.0  # D2: around which a bass plays
-BELOW = 48  # C3: where there is no bass, what is lower on other instruments is the bass
+FARTHER = (1.0, 1.6, 2.56)  # multiples of the move, for songs with few new notes
+ENOUGH = 0.6  # share of new notes among the decoded ones that stops longer moves
+DUE_SHARE = 0.1  # probability of a program under the codes that makes it play in every full bar
+MIDDLE = 38.0  # D2, the centre of a bass's register
+BELOW = 48  # C3: in a band without bass, lower notes of other instruments are the bass
 
 
 class TokenGenerator(Protocol):
@@ -55,14 +54,14 @@ class TokenGenerator(Protocol):
 
 @dataclass(frozen=True)
 class Goal:
-    """What an arrangement is to come near to."""
+    """The target of an arrangement."""
 
     ensemble: Ensemble
-    """Who plays in songs of the target."""
+    """The ensemble of the target's songs."""
     amount: float
-    """How near: the band, the density and the share of new notes go by it."""
+    """Sets the band, the density and the share of new notes."""
     calibrated: bool = True
-    """Whether a song that is hardly changed is moved farther; see FARTHER."""
+    """Whether a song with few new notes is moved farther; see FARTHER."""
 
 
 def goal(parts: Sequence[tuple[Ensemble | None, float]]) -> Goal | None:
@@ -87,9 +86,9 @@ class Stretch:
     chunks: int
     """Bars in each."""
     limits: Ints | None
-    """The lengths of all bars of the piece in steps, the filling of its last segment included."""
+    """The lengths of all bars of the piece in steps, with padding of the last segment."""
     bars: NDArray[np.int64] = field(init=False)
-    """`(N,)`: the bar of the piece that each decoded one stands for; beyond the last in the filling."""
+    """`(N,)`: the bar of the piece of each decoded bar; beyond the last for padding."""
 
     def __post_init__(self) -> None:
         bars = [i * self.chunks + c for i in self.segments for c in range(self.chunks)]
@@ -101,12 +100,12 @@ class Stretch:
         return None if self.limits is None else self.limits[self.bars]
 
     def harmony(self, adapter: Adapter, guided: bool = True) -> Floats | None:
-        """The harmony `(N, B, 12)` of the decoded bars, 0 where the piece does not lean to it."""
+        """The harmony `(N, B, 12)` of the decoded bars, 0 without guidance."""
         chroma = adapter.harmony(self.piece)
         return None if chroma is None else self.of(chroma) * guided
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
-        """What is said of the decoded bars, of `values (C, ...)` of all bars; 0 for the filling."""
+        """Rows `(N, ...)` of the decoded bars out of `values (C, ...)` of all bars; 0 for padding."""
         inside = (self.bars < len(values)).reshape(-1, *[1] * (values.ndim - 1))
         found: NDArray[Any] = np.where(inside, values[np.minimum(self.bars, len(values) - 1)], 0)
         return found
@@ -124,7 +123,8 @@ def arrange(
 ) -> Any:
     """A `symusic.Score` of the piece, whose segments lie at `z (S, D)` and are `moved (S, D)`; `parts` are kept.
 
-    A song of which fewer than `goal.amount` of the notes would be new is moved farther (FARTHER), up to ENOUGH of them.
+    The decoded parts come from z moved all the way. If less than ENOUGH of the decoded notes are new, the song is moved
+    farther (FARTHER).
     """
     from seqvae.music import piece as midi  # which training from shards does without
     from seqvae.music import tracks
@@ -162,7 +162,7 @@ def arrange(
 
 
 def improvised(codec: TokenGenerator, z: Tensor, ensemble: Ensemble) -> Guide:
-    """For decoding a new piece `z (S, D)`: one band of the style, and its kit."""
+    """The guide for decoding a new song `z (S, D)`: one band of the style, with its drum pattern."""
     shares = program_shares(codec, z)
     programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, shares)
     plan = _plan(programs, ensemble.hits, shares)
@@ -170,7 +170,7 @@ def improvised(codec: TokenGenerator, z: Tensor, ensemble: Ensemble) -> Guide:
 
 
 def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:
-    """Shares of the programs `(129,)` in what the codes of `z (S, D)` tell without decoding; None where nothing is."""
+    """Probability of each program `(129,)`, a mean over the codes of `z (S, D)`; None without such an output."""
     outline = codec.model.outline(z)
     if outline is None:
         return None
@@ -181,7 +181,7 @@ def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:
 
 
 def _changed(piece: Piece) -> Bools:
-    """`(C,)`: the bars that are decoded. Empty bars are not, nor is a first bar of which only the end sounds."""
+    """`(C,)`: the bars to decode: all but empty bars and a pickup, a first bar that sounds only at its end."""
     filled: Bools = np.asarray(arrangement.playing(piece.notes, piece.bounds).any(1))
     if filled.any():
         first = int(filled.argmax())
@@ -210,7 +210,7 @@ def _guide(
     chroma_guidance: float,
     chords: int | None,
 ) -> Guide:
-    """What the song says of its bars to the instruments of the band that are not `whole`."""
+    """The guidance of the song for the instruments of the band that are not `whole`."""
     piece, tokenizer = stretch.piece, adapter.tokenizer
     bottom = measures.skyline(piece.notes, highest=False)
     entering = [program for program in programs if program not in whole]
@@ -250,7 +250,7 @@ def _changes(roots: Floats, bounds: Ints) -> Ints:
 def _plan(
     programs: list[int], hits: Floats, shares: Floats | None, middle: float = MIDDLE, chords: int | None = None
 ) -> guidance.Plan:
-    """A band: drums, bass, `chords` and those that the decoder tells of always play, the bass around a pitch."""
+    """Plan of a band: drums, bass, `chords` and programs with DUE_SHARE play in every full bar."""
     kit = hits if measures.DRUMS in programs and hits.any() else None
     deep = band.lowest_player(programs)
     due = [

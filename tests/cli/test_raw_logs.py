@@ -151,7 +151,7 @@ def test_learning_offers_a_key_lists_what_is_normal_and_leaves_out_the_excluded(
     assert kinds == [f"taken for normal: {without} sessions (100%): {'; '.join(kind_of_read(read))}"]
     assert not any(wrote in line for line in kinds)
     refused = seqvae("detect", "learn", "a.log", "-o", "z.detector", "--session", KEY, "--exclude", "app")
-    assert refused.exit_code == 1 and "--exclude 'app': leaves no session" in refused.stderr
+    assert refused.exit_code == 1 and "excluded 'app': leaves no session" in refused.stderr
     assert "not a regular expression" in told(seqvae("detect", "learn", "a.log", "-o", "z.detector", "--exclude", "("))
 
 
