@@ -44,7 +44,7 @@ MORE = 0.18  # excess of the share of new notes over the amount, at most
 BASSES = range(FAMILY * BASS, FAMILY * (BASS + 1))
 LINES = (*range(40, 44), *range(56, 80))  # play one note at a time: violin to contrabass, winds
 DEEP = (42, 43, 70, *range(8), 46, *range(16, 32), *range(48, 52))
-"""Instruments for the bass line in a band without bass: cello, contrabass, bassoon, piano, harp, organ, guitar."""
+"""Programs for the bass line in a band without bass: cello, contrabass, bassoon, keyboards, harp, guitars, strings."""
 
 
 @dataclass(frozen=True)
