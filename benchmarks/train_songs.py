@@ -67,23 +67,31 @@ SLOTS = (
 )
 
 
-def slots(sizes: Tensor) -> list[tuple[int, int, int]]:
-    """(first, end, tokens) of the places of bars, the longest first; `sizes (N,)` are their tokens, falling."""
+CLASSES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+"""Lengths of bars on a CPU, in tokens."""
+GROUP_TOKENS = 1536
+"""Tokens of a group on a CPU, padding included: with its length a group has its shape. oneDNN compiles its kernels for
+each shape, which takes longer than to run them once; with shapes that follow the batch, two thirds of a step."""
+
+
+def slots(sizes: Tensor) -> list[tuple[int, int, int, int]]:
+    """(first, end, rows, tokens) of groups of bars, the longest first; `sizes (N,)` are their tokens, falling.
+
+    A group of fewer bars than `rows` is filled with empty ones.
+    """
     out, first, count = [], 0, len(sizes)
-    if sizes.device.type == "cpu":  # no graph to record: groups that follow the batch, with a third less padding
-        known = sizes.clamp(min=8).tolist()
+    if sizes.device.type == "cpu":  # no graph to record: as many groups as it takes
+        known = sizes.tolist()
         while first < count:
-            longest = -(-int(known[first]) // 8) * 8
-            end = first + 1
-            while end < count and (known[end] > 0.85 * longest - 8 or (end - first) * longest < 800):
-                end += 1
-            out.append((first, end, longest))
-            first = end
+            longest = next(size for size in CLASSES if size >= known[first])
+            rows = GROUP_TOKENS // longest
+            out.append((first, min(first + rows, count), rows, longest))
+            first += rows
         return out
     for i, (share, size) in enumerate(SLOTS):
         end = count if i == len(SLOTS) - 1 else first + round(share * count)
         if end > first:
-            out.append((first, end, size))
+            out.append((first, end, end - first, size))
         first = end
     return out
 
@@ -101,14 +109,18 @@ def pass_over(
     order = counts.argsort(descending=True, stable=True)
     size = counts[order]
     parts, fits = [], []
-    for first, end, longest in slots(size):
-        fit = (size[first:end] > 0) & (size[first:end] <= longest)
-        tokens = bars.padded(flat[order[first:end]], longest)
+    for first, end, count, longest in slots(size):
+        mine = slice(first, end)
+        fit = functional.pad((size[mine] > 0) & (size[mine] <= longest), (0, count - (end - first)))
+        rows = functional.pad(order[mine], (0, count - (end - first)))
+        tokens = bars.padded(flat[rows], longest)
         empty = torch.full_like(tokens, PAD)
         empty[:, 0] = EOS
-        parts.append((order[first:end], torch.where(fit[:, None], tokens, empty), fit))
-        fits.append(fit)
-    features = torch.cat([model.bar_features(tokens) for _, tokens, _ in parts]).float()
+        parts.append((rows, torch.where(fit[:, None], tokens, empty), fit))
+        fits.append(fit[: end - first])
+    features = torch.cat(
+        [model.bar_features(tokens)[: len(fit)] for (_, tokens, _), fit in zip(parts, fits, strict=True)]
+    ).float()
     features = torch.zeros_like(features).index_copy(0, order, features)
     use = torch.zeros(len(flat), device=device).index_copy(0, order, torch.cat(fits).float())
     q = model.bar_posterior(features)

@@ -312,6 +312,7 @@ class SongModel(nn.Module):
         row = torch.arange(len(inputs), device=inputs.device)[:, None]
         beat = ((place - 1).clamp(min=0) // (self.config.steps // self.config.beats)).clamp(max=self.config.beats - 1)
         sounding, upcoming, pitch = tables[row, place].unbind(-1)
+        code = code.to(keys.dtype)  # under autocast, normalised codes are fp32 and products with keys would be, too
         asked = code[:, None, None] * keys
         x = self.enter(self.binding.tokens(inputs)) + self.answer(asked.flatten(2)) + self.chord(harmony)[row, beat]
         x = x + self.sounding(sounding) + self.upcoming(upcoming) + self.next_pitch(pitch)
