@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig
 from seqvae.data.dataset import Longs, TokenData
+from seqvae.nn.binding import Binding
+from seqvae.nn.blocks import Cache, Residual
 from seqvae.nn.decoder import Decoder, OuterLogits
-from seqvae.nn.layers import Binding, Cache, Packing, Residual, take
+from seqvae.nn.kernels import Packing, take
 from seqvae.nn.loss import Loss
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import active_units

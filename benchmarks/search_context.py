@@ -38,7 +38,7 @@ from seqvae.evaluation import test_songs
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.nn.layers import multiplies_bf16
+from seqvae.nn.kernels import multiplies_bf16
 from seqvae.nn.loss import loss, refine
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling

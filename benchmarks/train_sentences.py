@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvae.config import load_recipe, to_dict
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.model import SequenceVAE
 from seqvae.protocols import EOS, MASK, PAD

@@ -26,7 +26,8 @@ from song_batches import WINDOW, Bars, Batches, windows
 from torch import Tensor
 from torch.nn import functional
 
-from seqvae.nn.layers import multiplies_bf16, shifted
+from seqvae.nn.binding import shifted
+from seqvae.nn.kernels import multiplies_bf16
 from seqvae.nn.loss import masked
 from seqvae.nn.song_model import SongConfig, SongModel, gaussian_kl
 from seqvae.protocols import EOS, PAD

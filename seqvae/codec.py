@@ -21,8 +21,8 @@ from seqvae.config import ObjectiveConfig
 from seqvae.data import batches
 from seqvae.errors import CheckpointError, SeqVAEError, StyleError
 from seqvae.modality import adapter_of
-from seqvae.nn.kernels import steady
-from seqvae.nn.layers import DISALLOWED, multiplies_bf16, shifted
+from seqvae.nn.binding import shifted
+from seqvae.nn.kernels import DISALLOWED, multiplies_bf16, steady
 from seqvae.nn.loss import refine
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling

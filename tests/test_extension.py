@@ -31,7 +31,7 @@ from seqvae.modality import MODALITIES, Modality, register
 from seqvae.nn import decoder, encoder
 from seqvae.nn import loss as objective
 from seqvae.nn import posterior as latent
-from seqvae.nn.layers import Packing
+from seqvae.nn.kernels import Packing
 from seqvae.protocols import EOS, Ints, NoPositionFields
 from seqvae.text.lines import title
 from seqvae.train import loop as train

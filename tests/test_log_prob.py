@@ -17,7 +17,7 @@ from seqvae.codec import Codec
 from seqvae.config import ObjectiveConfig
 from seqvae.data import batches
 from seqvae.music.piece import Piece
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 from seqvae.nn.loss import loss
 from seqvae.nn.posterior import Posterior
 

@@ -34,7 +34,7 @@ from seqvae.data.dataset import TokenData
 from seqvae.errors import ConfigError, SeqVAEError
 from seqvae.modality import load_tokenizer
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.nn.layers import LockedDropout
+from seqvae.nn.blocks import LockedDropout
 from seqvae.nn.loss import Loss
 from seqvae.parallel import Part, Ranks, divide
 from seqvae.train import loop as train

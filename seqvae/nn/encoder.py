@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
-from seqvae.nn.layers import Packing, Residual, TransformerLayer
+from seqvae.nn.blocks import Residual, TransformerLayer
+from seqvae.nn.kernels import Packing
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 
 FIRST_LOGVAR = -3.0  # sharp at first: a broad posterior would drown the sum of bound tokens

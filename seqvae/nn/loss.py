@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from seqvae.config import ObjectiveConfig
-from seqvae.nn.layers import Packing, shifted
+from seqvae.nn.binding import shifted
+from seqvae.nn.kernels import Packing
 from seqvae.nn.model import Output, SequenceVAE
 from seqvae.nn.posterior import Posterior, floored_kl
 from seqvae.protocols import EOS, MASK, PAD

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
+from seqvae.nn.binding import Binding
+from seqvae.nn.blocks import Cache, TransformerLayer
 from seqvae.nn.decoder import DecoderOutput
-from seqvae.nn.layers import Binding, Cache, Packing, TransformerLayer
+from seqvae.nn.kernels import Packing
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 
 FIRST_LOGVAR = -3.0  # sharp at first

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from seqvae import _aliases
 from seqvae.config import ModelConfig
+from seqvae.nn.binding import Binding
 from seqvae.nn.decoder import Decoder, DecoderOutput
 from seqvae.nn.encoder import Encoder
-from seqvae.nn.layers import Binding, Packing, multiplies_bf16
+from seqvae.nn.kernels import Packing, multiplies_bf16
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling, decode, search
@@ -45,7 +46,7 @@ class SequenceVAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
 
     def __init__(self, config: ModelConfig, field_sizes: tuple[int, ...], binding_depth: Tensor) -> None:
-        """`field_sizes` and `binding_depth (V,)` come from the tokenizer; see `layers.Binding`."""
+        """`field_sizes` and `binding_depth (V,)` come from the tokenizer; see `binding.Binding`."""
         super().__init__()
         self.config, self.vocab_size, self.field_sizes = config, len(binding_depth), tuple(field_sizes)
         binding = Binding(binding_depth, self.field_sizes, config.width, config.previous)

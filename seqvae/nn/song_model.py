@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvae.nn.layers import Binding, Cache, Residual, TransformerLayer
+from seqvae.nn.binding import Binding
+from seqvae.nn.blocks import Cache, Residual, TransformerLayer
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 from seqvae.protocols import PAD
 

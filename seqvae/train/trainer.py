@@ -26,7 +26,8 @@ from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
 from seqvae.data.dataset import Batches, Ints, Longs, Split, TokenData
 from seqvae.errors import ConfigError, SeqVAEError
 from seqvae.io import files
-from seqvae.nn.layers import Residual, TransformerLayer, multiplies_bf16
+from seqvae.nn.blocks import Residual, TransformerLayer
+from seqvae.nn.kernels import multiplies_bf16
 from seqvae.nn.loss import Loss, loss
 from seqvae.nn.model import SequenceVAE
 from seqvae.parallel import Part, clip, divide, like, sharded, whole

@@ -18,8 +18,8 @@ from torch.nn import functional
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig, ObjectiveConfig
 from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn.binding import Binding, shifted
 from seqvae.nn.decoder import DecoderOutput
-from seqvae.nn.layers import Binding, shifted
 from seqvae.nn.loss import Loss, charged_kl, dropped, loss, masked, objective_at, refine
 from seqvae.nn.model import Output, SequenceVAE
 from seqvae.nn.posterior import Posterior

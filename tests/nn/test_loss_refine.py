@@ -10,7 +10,7 @@ from precision import needs_bf16
 from torch import Tensor
 
 from seqvae.config import ModelConfig, ObjectiveConfig
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 from seqvae.nn.loss import refine
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import Posterior

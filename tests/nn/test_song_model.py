@@ -11,7 +11,7 @@ from torch import Tensor
 from seqvae.music.piece import Piece, make_frame
 from seqvae.music.song_bars import beat_chroma, melody_grid, song_bars
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.song_model import Conditions, SongConfig, SongModel, gaussian_kl, melody_tables, place_fields
 from seqvae.style.song_codec import SongCodec
