@@ -1,7 +1,7 @@
 """`SequenceVAE`: encoder, latent vector and decoder composed.
 
-Scope: the calls from tokens to posterior, from z to predictions, and from z to tokens by nn/sampling.py. Out of scope:
-losses (nn/loss.py), the meaning of tokens, files.
+Scope: the calls from tokens to posterior, from z to predictions, and from z to tokens by nn/sampling.py and nn/beam.py.
+Out of scope: losses (nn/loss.py), the meaning of tokens, files.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from seqvae import _aliases
 from seqvae.config import ModelConfig
+from seqvae.nn.beam import search
 from seqvae.nn.binding import Binding
 from seqvae.nn.decoder import Decoder, DecoderOutput
 from seqvae.nn.encoder import Encoder
 from seqvae.nn.kernels import Packing, multiplies_bf16
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.posterior import Posterior
-from seqvae.nn.sampling import Sampling, decode, search
+from seqvae.nn.sampling import Sampling, decode
 from seqvae.protocols import PAD, Grammar, Guidance
 
 
@@ -64,8 +65,8 @@ class SequenceVAE(nn.Module):
     def encode(self, tokens: Tensor, fields: Tensor, track_dropout: float = 0.0) -> Posterior:
         """`tokens (B, C, T)` with PAD at the end and `fields (B, C, T, K)`, to a posterior `(B, D)`.
 
-        With `track_dropout`, in every other segment the tokens that share a value of the first position field (in
-        music, one instrument in one bar) are weakened by a common random share of at most `track_dropout`.
+        With `track_dropout`, in every other segment the tokens of a chunk that share a value of the first position
+        field are weakened by a common random share of at most `track_dropout`.
         """
         mask = tokens != PAD
         x = self.decoder.binding.bind(tokens, fields, mask)
