@@ -103,8 +103,8 @@ def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
     """Note F1 by song without and with refinement, KL bits and nats a bar by song."""
     model = codec.load(folder)
     out: dict[str, Any] = {}
-    for name, steps in (("rough", 0), ("refined", model.objective.refine)):
-        model.objective = replace(model.objective, refine=steps)
+    for name, steps in (("rough", 0), ("refined", model.refinement.steps)):
+        model.refinement = replace(model.refinement, steps=steps)
         with torch.enable_grad():
             encoded = test_songs.encode(model, "", songs)
         notes = test_songs.decode(model, encoded, [song.z for song in encoded])

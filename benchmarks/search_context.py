@@ -39,8 +39,9 @@ from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn.kernels import multiplies_bf16
-from seqvae.nn.loss import loss, refine
+from seqvae.nn.loss import loss
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.refine import refine
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.protocols import PAD, Ints, Tokenizer
 from seqvae.style import vectors as style
@@ -90,8 +91,8 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
         posterior = model.model.encode(tokens, fields)
         last = [means[i][-1] * parts[i][2][at - 1] if at else torch.zeros(posterior.mean.shape[1]) for i in some]
         told(model, torch.stack(last))
-        if model.objective.refine:
-            posterior = refine(model.model, tokens, fields, model._allowed(tokens), posterior, model.objective, low)
+        if model.refinement.steps:
+            posterior = refine(model.model, tokens, fields, model._allowed(tokens), posterior, model.refinement, low)
         for i, mean, nats in zip(some, posterior.mean, posterior.kl().sum(1).tolist(), strict=True):
             means[i].append(mean)
             kl[i].append(nats)
@@ -112,8 +113,8 @@ def decode(model: Codec, songs: Sequence[test_songs.Song]) -> list[Ints]:
 def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
     """As `search.figures`."""
     model, out = codec.load(folder), dict[str, Any]()
-    for name, steps in (("rough", 0), ("refined", model.objective.refine)):
-        model.objective = replace(model.objective, refine=steps)
+    for name, steps in (("rough", 0), ("refined", model.refinement.steps)):
+        model.refinement = replace(model.refinement, steps=steps)
         encoded = encode(model, songs)
         out[name] = [
             measures.note_f1(test_songs.spell(model, model.tokenizer.encode(song.piece), song), mine)

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from seqvae import _aliases
 from seqvae.checkpoint import folder as checkpoint
-from seqvae.config import ObjectiveConfig
+from seqvae.config import ObjectiveConfig, RefineConfig
 from seqvae.data import batches
 from seqvae.errors import CheckpointError, SeqVAEError, StyleError
 from seqvae.modality import adapter_of
 from seqvae.nn.binding import shifted
 from seqvae.nn.kernels import DISALLOWED, multiplies_bf16, steady
-from seqvae.nn.loss import refine
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.refine import refine
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import EOS, PAD, Adapter, Guide, Tokenizer
@@ -54,13 +54,15 @@ class Codec:
     styles: dict[str, Style] = field(default_factory=dict)
     name: str = ""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """How posteriors are refined; see `ObjectiveConfig.refine`."""
+    """The loss of its training."""
     mixture: Mixture | None = None
     """A mixture fitted to the segments of all training pieces, for sampling."""
     ranks: Ranks = field(default_factory=Ranks)
     """Processes that call the same functions with the same arguments: each does a part, all get all results."""
     exact: bool = False
     """True for results that are bit-identical in any batch and on any number of threads, at lower speed."""
+    refinement: RefineConfig = field(default_factory=RefineConfig)
+    """How posterior means are refined."""
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,9 +88,9 @@ class Codec:
             tokens, fields = self.tensors([segments[i] for i in rows], even=not refined)
             with steady(self.exact):
                 posterior = self.model.encode(tokens, fields)
-                if refined and self.objective.refine:
+                if refined and self.refinement.steps:
                     allowed, low = self._allowed(tokens), multiplies_bf16(tokens.device)
-                    posterior = refine(self.model, tokens, fields, allowed, posterior, self.objective, low)
+                    posterior = refine(self.model, tokens, fields, allowed, posterior, self.refinement, low)
             mean[rows], logvar[rows] = posterior.mean[: len(rows)].cpu(), posterior.logvar[: len(rows)].cpu()
         self.ranks.add([mean, logvar])
         return Posterior(mean, logvar)
@@ -490,7 +492,16 @@ def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = F
     """The codec of a loaded checkpoint."""
     styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
     mixed = mixture.unpack(kept.styles)
-    return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixed, exact=exact)
+    return Codec(
+        kept.tokenizer,
+        kept.model,
+        styles,
+        name,
+        kept.recipe.objective,
+        mixed,
+        exact=exact,
+        refinement=kept.recipe.refine,
+    )
 
 
 def load(name: str | Path, *, exact: bool = False) -> Codec:

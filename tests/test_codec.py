@@ -20,8 +20,8 @@ from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.music import arrangement, band
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
-from seqvae.nn import loss as objective
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.refine import refine
 from seqvae.nn.sampling import Sampling
 from seqvae.style import arranger
 from seqvae.style import interpolation as interpolate
@@ -262,14 +262,14 @@ def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) ->
 def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
     small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searched, refine = [], objective.refine
+    searched = []
 
     def counted(model: Any, tokens: Tensor, *rest: Any) -> Posterior:
         searched.append(len(tokens))
         return refine(model, tokens, *rest)
 
     monkeypatch.setattr(codec, "refine", counted)
-    monkeypatch.setattr(small, "objective", replace(small.objective, refine=2))
+    monkeypatch.setattr(small, "refinement", replace(small.refinement, steps=2))
     pieces = [song, groove(3), groove(7, bars=5), groove(2)]
     sizes = [len(small.segments(piece)) for piece in pieces]
     small.interpolate(pieces[0], pieces[1], steps=3)

@@ -317,7 +317,7 @@ def export(
     from seqvae.export import SEGMENTS, export_model
 
     kept, found = export_model(model, out, SEGMENTS, seed)
-    steps = kept.recipe.objective.refine
+    steps = kept.recipe.refine.steps
     if steps:
         report(f"encoder.onnx gives the encoder's mean, without the {steps} refinement steps that follow it in seqvae")
     megabytes = sum(path.stat().st_size for path in out.glob("*.onnx")) / 1e6

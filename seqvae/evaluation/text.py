@@ -244,7 +244,7 @@ def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report:
     """
     out: dict[str, Any] = {}
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    for name, refined in {**({"searched": True} if codec.objective.refine else {}), "encoder's": False}.items():
+    for name, refined in {**({"searched": True} if codec.refinement.steps else {}), "encoder's": False}.items():
         q = codec.posteriors(held.segments, refined=refined)
         bits = _mean(held.by_line(q.kl().sum(1)) / math.log(2))
         for kind, z, rate in (("mean", q.mean, None), ("sample", q.sample(generator), bits)):

@@ -46,7 +46,7 @@ class Toy:
     """
 
     def __init__(self, refine: int = 1) -> None:
-        self.objective = SimpleNamespace(refine=refine)
+        self.refinement = SimpleNamespace(steps=refine)
         self.model = SimpleNamespace(config=SimpleNamespace(latent=len(SLOTS)))
         self.styles: dict[str, Style] = {}
         self.calls: list[tuple[str, int]] = []
