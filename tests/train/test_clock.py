@@ -31,7 +31,8 @@ from seqvae.parallel import Ranks
 from seqvae.train import clock
 from seqvae.train import loop as train
 from seqvae.train.clock import Clock, interrupts
-from seqvae.train.trainer import Run, rate_at
+from seqvae.train.state import rate_at
+from seqvae.train.trainer import Run
 
 Begin = Callable[..., list[str]]
 

@@ -34,7 +34,8 @@ from seqvae.train import loop as train
 from seqvae.train import trainer as run
 from seqvae.train.fit_styles import fit_styles, pieces_of_styles
 from seqvae.train.metrics import collapsed
-from seqvae.train.trainer import Run, rate_at
+from seqvae.train.state import rate_at
+from seqvae.train.trainer import Run
 
 Start = Callable[..., Path]
 
