@@ -31,7 +31,7 @@ from torch import Tensor
 
 from seqvae import codec
 from seqvae.codec import Codec
-from seqvae.config import Recipe
+from seqvae.config import ObjectiveConfig, Recipe
 from seqvae.data.dataset import TokenData
 from seqvae.data.prepare import prepare
 from seqvae.evaluation import test_songs
@@ -136,7 +136,7 @@ def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
     for i, (song, (tokens, fields, _)) in enumerate(zip(songs, parts, strict=True)):
         before = last[(i + other) % len(songs)]
         told(model, before[torch.arange(len(tokens)) % len(before)])
-        found = loss(model.model, tokens, fields, model.objective, 1 << 30, False, model._allowed(tokens))
+        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
         out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 

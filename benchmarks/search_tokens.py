@@ -30,7 +30,7 @@ import tokenizers
 from seqvae import codec
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec
-from seqvae.config import Recipe
+from seqvae.config import ObjectiveConfig, Recipe
 from seqvae.data import prepare as shards
 from seqvae.data.dataset import Batches, TokenData, split_of
 from seqvae.modality import load_tokenizer
@@ -326,7 +326,7 @@ def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
     out = []
     for song in songs:
         tokens, fields = model.tensors(model.segments(song))
-        told = loss(model.model, tokens, fields, model.objective, 1 << 30, False, model._allowed(tokens))
+        told = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
         out.append((told.reconstruction + told.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqvae import _aliases
 from seqvae.checkpoint import folder as checkpoint
-from seqvae.config import ObjectiveConfig, RefineConfig
+from seqvae.config import RefineConfig
 from seqvae.data import batches
 from seqvae.errors import CheckpointError, SeqVAEError, StyleError
 from seqvae.modality import adapter_of
@@ -53,16 +53,14 @@ class Codec:
     model: Any
     styles: dict[str, Style] = field(default_factory=dict)
     name: str = ""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """The loss of its training."""
+    refinement: RefineConfig = field(default_factory=RefineConfig)
+    """How posterior means are refined."""
     mixture: Mixture | None = None
     """A mixture fitted to the segments of all training pieces, for sampling."""
     ranks: Ranks = field(default_factory=Ranks)
     """Processes that call the same functions with the same arguments: each does a part, all get all results."""
     exact: bool = False
     """True for results that are bit-identical in any batch and on any number of threads, at lower speed."""
-    refinement: RefineConfig = field(default_factory=RefineConfig)
-    """How posterior means are refined."""
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -492,16 +490,7 @@ def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = F
     """The codec of a loaded checkpoint."""
     styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
     mixed = mixture.unpack(kept.styles)
-    return Codec(
-        kept.tokenizer,
-        kept.model,
-        styles,
-        name,
-        kept.recipe.objective,
-        mixed,
-        exact=exact,
-        refinement=kept.recipe.refine,
-    )
+    return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.refine, mixed, exact=exact)
 
 
 def load(name: str | Path, *, exact: bool = False) -> Codec:
