@@ -69,7 +69,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
     @router.post("", responses=shapes(Verdicts), response_class=Response)
     async def score(asked: Sessions) -> Response:
         """Score sessions and mark their most surprising tokens."""
-        models.find(asked.model, "text", "events")
+        models.find(asked.model, "sentences", "sessions")
         if sum(map(len, asked.lines)) > CHARACTERS:
             raise HTTPException(413, f"more than {CHARACTERS:,} characters; send fewer sessions at once")
 
@@ -84,7 +84,6 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                 for line, evidence in zip(lines, told, strict=True):
                     value = found.scores(evidence)[found.score]
                     pointed = explain.pointed(evidence)
-                    words = line.split() if codec.tokenizer.kind == "events" else []
                     places = range(min(SHOWN, len(evidence.tokens)))
                     tokens = [
                         {
@@ -92,7 +91,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                             "log_prob": round(float(evidence.log_prob[group].min()), 4),
                             "marked": not pointed.isdisjoint(group),
                         }
-                        for group, text in explain.spelled(codec.tokenizer, evidence.tokens.tolist(), places, words)
+                        for group, text in explain.spelled(codec.tokenizer, evidence.tokens.tolist(), places, line)
                     ]
                     rows.append(
                         {
@@ -110,7 +109,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
     @router.post("/examples", responses=shapes(list[str]), response_class=Response)
     async def examples(asked: Asked) -> Response:
         """Example sessions: four samples of the model, and the longest of them shuffled."""
-        models.find(asked.model, "text", "events")
+        models.find(asked.model, "sentences", "sessions")
 
         def work(job: Job) -> Any:
             lines = models.codec(asked.model, job.tell).sample(4, temperature=0.7, segments=1, seed=1)

@@ -11,6 +11,7 @@ import torch
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from seqvae.modality import modality
 from seqvae.music.pianoroll import shade
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
@@ -115,7 +116,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
             at = torch.tensor([asked.x, asked.y], dtype=torch.float64)
             [piece] = codec.decode([found.draw(at, asked.spread, asked.seed)[None]])
             shares = {name: round(share, 4) for name, share in found.shares(at).items()}
-            if codec.tokenizer.kind != "midi":
+            if modality(codec.tokenizer.kind).content != "songs":
                 return {"shares": shares, "text": piece, "roll": None}
             near = max(shares, key=shares.__getitem__)
             key = key_of(asked.model_dump_json())

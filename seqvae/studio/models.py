@@ -25,6 +25,7 @@ from seqvae.checkpoint import hub
 from seqvae.codec import Codec, Floats, Ints
 from seqvae.data.batches import joined
 from seqvae.errors import SeqVAEError
+from seqvae.modality import MODALITIES, Content, modality
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Guide
@@ -159,7 +160,9 @@ class Facts:
     name: str
     """Name in requests."""
     kind: str
-    """midi, text or events."""
+    """midi, text or events, or another modality."""
+    content: Content
+    """What its pieces are."""
     styles: list[str]
     """Names of its styles."""
     detector: bool
@@ -180,17 +183,18 @@ class Models:
 
     @staticmethod
     def _facts(name: str, folder: Path) -> Facts:
-        told = hub.facts(folder)
-        return Facts(name, told.kind, told.styles, (folder / "detector").is_dir())
+        facts = hub.facts(folder)
+        return Facts(name, facts.kind, modality(facts.kind).content, facts.styles, (folder / "detector").is_dir())
 
-    def find(self, name: str, *kinds_wanted: str) -> Facts:
-        """Description of a model; raises SeqVAEError where it is unknown or of another modality."""
+    def find(self, name: str, *contents: Content) -> Facts:
+        """Description of a model; raises SeqVAEError where it is unknown, or none of `contents` is its content."""
         found = next((one for one in self.facts if one.name == name), None)
         if found is None:
             known = ", ".join(self._folders)
             raise SeqVAEError(f"no model '{name}' here; choose from {known}, or name its folder after `seqvae studio`")
-        if kinds_wanted and found.kind not in kinds_wanted:
-            raise SeqVAEError(f"the model '{name}' is for {found.kind}; choose one for {' or '.join(kinds_wanted)}")
+        if contents and found.content not in contents:
+            kinds = " or ".join(kind for kind, entry in MODALITIES.items() if entry.content in contents)
+            raise SeqVAEError(f"the model '{name}' is for {found.kind}; choose one for {kinds}")
         return found
 
     def codec(self, name: str, tell: Tell) -> PatientCodec:

@@ -205,7 +205,7 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
     @router.post("/blend", responses=shapes(Roll), response_class=Response)
     async def blend(asked: Blend) -> Response:
         """Move a song from one style toward another. It is encoded once, and decoded for each amount."""
-        facts = models.find(asked.model, "midi")
+        facts = models.find(asked.model, "songs")
         made = shelf.find(asked.piece)
         if made.piece is None:
             raise HTTPException(400, "this is a blend; give the id of a song that was opened")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from seqvae.errors import SeqVAEError
+from seqvae.modality import Content
 from seqvae.studio import anomalies, answers, map, music, text
 from seqvae.studio.answers import PROBLEMS, Desk
 from seqvae.studio.guard import Guard
@@ -34,6 +35,7 @@ class Model(BaseModel):
 
     name: str
     kind: str
+    content: Content = Field(description="what its pieces are")
     styles: list[str]
     detector: bool
 

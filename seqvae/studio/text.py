@@ -64,7 +64,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
     @router.post("/steps", responses=shapes(list[Step]), response_class=Response)
     async def steps(asked: Walk) -> Response:
         """Interpolate between two sentences; the ends are as the model decodes them."""
-        models.find(asked.model, "text", "events")
+        models.find(asked.model, "sentences", "sessions")
 
         def work(job: Job) -> Any:
             codec = models.codec(asked.model, job.tell)
@@ -76,7 +76,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
     @router.post("/blend", responses=shapes(Result), response_class=Response)
     async def blend(asked: Moved) -> Response:
         """Move a sentence by several styles at once."""
-        facts = models.find(asked.model, "text", "events")
+        facts = models.find(asked.model, "sentences", "sessions")
         for name in {name for move in asked.moves for name in (move.source, move.target) if name}:
             if name not in facts.styles:
                 raise HTTPException(400, f"{asked.model} has no style '{name}'; it has {', '.join(facts.styles)}")

@@ -40,6 +40,7 @@ def test_models_are_the_released_ones_and_those_that_were_named(client: TestClie
     assert told[names["music"]] == {
         "name": names["music"],
         "kind": "midi",
+        "content": "songs",
         "styles": ["calm", "wild"],
         "detector": False,
     }
