@@ -23,9 +23,9 @@ from seqvae.anomaly import calibration
 from seqvae.anomaly.calibration import Calibration, Settings
 from seqvae.checkpoint import hub
 from seqvae.codec import Codec, Floats, Ints
-from seqvae.data.batches import joined
 from seqvae.errors import SeqVAEError
 from seqvae.modality import MODALITIES, Content, modality
+from seqvae.nn.batches import joined
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Guide

@@ -23,6 +23,7 @@ from seqvae.music import arrangement, band, guidance
 from seqvae.music import note_metrics as measures
 from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
+from seqvae.nn.model import SequenceVAE
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Adapter, Guide
 
@@ -43,7 +44,7 @@ class TokenGenerator(Protocol):
     """The part of a codec that decodes."""
 
     adapter: Any
-    model: Any
+    model: SequenceVAE
 
     def generate_tokens(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
