@@ -395,6 +395,18 @@ def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = F
     return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixed, exact=exact)
 
 
-def load(name: str | Path, *, exact: bool = False) -> Codec:
-    """A codec by released name, folder or Hub id; `exact` as in `Codec`. Raises CheckpointError in one line."""
-    return from_checkpoint(checkpoint.load(name), str(name), exact)
+def load(
+    name: str | Path, *, device: str | torch.device = "cpu", styles: Path | None = None, exact: bool = False
+) -> Codec:
+    """A codec by released name, folder or Hub id; `exact` as in `Codec`.
+
+    `device` is a device of torch, or "auto" for the GPU if there is one. `styles` is a file of `style fit` whose styles
+    are added. Raises CheckpointError or StyleError in one line.
+    """
+    codec = from_checkpoint(checkpoint.load(name), str(name), exact)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    codec.model.to(device)
+    if styles is not None:
+        codec.styles.update(style.load(styles, codec.model.config.latent))
+    return codec
