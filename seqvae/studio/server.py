@@ -23,6 +23,7 @@ from seqvae.studio import anomalies, answers, map, music, text
 from seqvae.studio.answers import PROBLEMS, Desk
 from seqvae.studio.guard import Guard
 from seqvae.studio.models import Models
+from seqvae.studio.shelf import Shelf
 
 STATIC = Path(__file__).parent / "static"
 CONNECTIONS = 1000  # most at once; others get status 503
@@ -42,7 +43,7 @@ class Model(BaseModel):
 
 def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
     """The page and the API; `hosts` are accepted host names."""
-    desk, shelf = Desk(), music.Shelf()
+    desk, shelf = Desk(), Shelf()
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
