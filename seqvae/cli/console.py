@@ -38,6 +38,7 @@ EXTRAS = {
     "drain3": "logs",
     "sklearn": "eval",
     "sacrebleu": "eval",
+    "cachetools": "studio",
     "fastapi": "studio",
     "uvicorn": "studio",
     "multipart": "studio",

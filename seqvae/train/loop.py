@@ -27,7 +27,8 @@ from seqvae.config import Recipe
 from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
-from seqvae.protocols import PAD, Tokenizer
+from seqvae.modality import modality
+from seqvae.protocols import Tokenizer
 from seqvae.train.clock import Clock, interrupts, span
 from seqvae.train.fit_styles import fit_styles
 from seqvae.train.metrics import collapsed
@@ -141,7 +142,7 @@ def _begin(run: Run, resume: bool, start: str | Path | None, report: Report) -> 
     elif start is not None:
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
-    elif run.recipe.tokenizer.kind == "midi" and len(run.data) < FEW_SONGS:
+    elif modality(run.recipe.tokenizer.kind).content == "songs" and len(run.data) < FEW_SONGS:
         report(f"only {len(run.data)} songs: `--start music --minutes 5` fine-tunes a model of thousands of songs")
 
 
