@@ -28,11 +28,10 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import EOS, PAD, Adapter, Guide, Tokenizer
-from seqvae.style import arranger, interpolation, mixture
-from seqvae.style import vectors as style
+from seqvae.style import arranger, gaussian, interpolation, mixture, moves, styles_file
 from seqvae.style.arranger import Goal, Stretch
+from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
-from seqvae.style.vectors import Style, choose, draw, standard
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -267,7 +266,7 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: style.Method = "mean",
+        method: moves.Method = "mean",
         keep: Sequence[str | int] | None = None,
         chroma_guidance: float = CHROMA_GUIDANCE,
         sampling: Sampling | None = None,
@@ -301,17 +300,17 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: style.Method = "mean",
+        method: moves.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
         """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
-            return style.compose([self.translate(one, source, far * weight, method) for one, weight in target.items()])
+            return moves.compose([self.translate(one, source, far * weight, method) for one, weight in target.items()])
         amount = 0.5 if amount is None else amount
         goal = self.style(target)
         if source is None:
-            return lambda z: style.blend(z, z.mean(0), goal, amount, method)
-        return style.translate(self.style(source), goal, amount, method)  # computed once for all pieces
+            return lambda z: moves.blend(z, z.mean(0), goal, amount, method)
+        return moves.translate(self.style(source), goal, amount, method)  # computed once for all pieces
 
     def transform(
         self,
@@ -481,14 +480,14 @@ class Codec:
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
         """A style from pieces (any accepted sources); raises StyleError if there is none."""
         split = [self.segments(self.adapter.read(piece)) for piece in pieces]
-        fitted = style.fit(self.means(split, False), source)
+        fitted = gaussian.fit(self.means(split, False), source)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
         return replace(fitted, ensemble=self.adapter.ensemble(songs))
 
 
 def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = False) -> Codec:
     """The codec of a loaded checkpoint."""
-    styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
+    styles = styles_file.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
     mixed = mixture.unpack(kept.styles)
     return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixed, exact=exact)
 

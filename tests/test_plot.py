@@ -21,8 +21,8 @@ from seqvae.errors import SeqVAEError
 from seqvae.music import pianoroll as roll
 from seqvae.music import piece as midi
 from seqvae.music.piece import DRUMS, Piece
+from seqvae.style import gaussian
 from seqvae.style import lda as plane
-from seqvae.style import vectors as style
 
 PIANO, BASS, FLUTE = 0, 33, 73
 
@@ -160,10 +160,10 @@ def test_more_programs_than_colours_get_other_shades() -> None:
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
-def styles(*means: float) -> dict[str, style.Style]:
+def styles(*means: float) -> dict[str, gaussian.Style]:
     generator = torch.Generator().manual_seed(0)
     return {
-        f"style {i}": style.fit([mean + torch.randn(8, 6, generator=generator) for _ in range(30)])
+        f"style {i}": gaussian.fit([mean + torch.randn(8, 6, generator=generator) for _ in range(30)])
         for i, mean in enumerate(means)
     }
 

@@ -108,7 +108,7 @@ def load(model: str, styles: Path | None = None, exact: bool = False) -> Codec:
         import torch
 
         from seqvae import codec
-        from seqvae.style import vectors as style
+        from seqvae.style import styles_file
 
         loaded = codec.load(model, exact=exact)
     finally:
@@ -117,5 +117,5 @@ def load(model: str, styles: Path | None = None, exact: bool = False) -> Codec:
     if torch.cuda.is_available():
         loaded.model.cuda()
     if styles is not None:
-        loaded.styles.update(style.load(styles, loaded.model.config.latent))
+        loaded.styles.update(styles_file.load(styles, loaded.model.config.latent))
     return loaded

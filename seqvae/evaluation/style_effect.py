@@ -1,7 +1,7 @@
 """Effect of style vectors on held-out pieces: gain of target probability, and content that is kept.
 
 Scope: the choice of held-out pieces, the controls and the test. Out of scope: the classifiers
-(evaluation/style_classifier.py, evaluation/text_transfer.py), files, and storage of the figures (style/vectors.py).
+(evaluation/style_classifier.py, evaluation/text_transfer.py), files, and storage of the figures (style/styles_file.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import library
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
-from seqvae.style.vectors import Effect
+from seqvae.style.gaussian import Effect
 
 Floats = NDArray[np.float64]
 SONGS = 8

@@ -21,7 +21,7 @@ from seqvae.evaluation import controls
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, corpus_interval, resampled, with_interval
 from seqvae.music import note_metrics as measures
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, moves
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
@@ -63,7 +63,7 @@ def transfer(
     codec: Codec, moved: dict[str, list[str]], classifier: LineClassifier, model: text.NGram, amounts: Sequence[float],
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Move lines of two styles to the other style by every amount and every method of style/vectors.py.
+    """Move lines of two styles to the other style by every amount and every method of style/moves.py.
 
     Accuracy is the share classified as the target, BLEU compares with the original lines, perplexity is from the
     language model. "controls" compares the full difference of means with another line moved alike, the target's mean
@@ -85,7 +85,7 @@ def transfer(
         "methods": {},
     }
     best: tuple[float, str, float, Floats] | None = None
-    for method in get_args(style.Method):
+    for method in get_args(moves.Method):
         sweep = []
         for amount in amounts:
             try:
@@ -131,7 +131,7 @@ def _controls(
 
     "beyond" is the BLEU of the moved lines minus that of a control, paired over sentences.
     """
-    ways = [style.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
+    ways = [moves.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
     another = [
         controls.as_long(latents[i], len(z)) for i, z in zip(controls.others(sources, rng), latents, strict=True)
     ]
@@ -156,10 +156,10 @@ def _controls(
 
 
 def _blended(
-    latents: Sequence[Tensor], source: style.Style, target: style.Style, amount: float, method: style.Method
+    latents: Sequence[Tensor], source: gaussian.Style, target: gaussian.Style, amount: float, method: moves.Method
 ) -> Sequence[Tensor]:
     """Moved latents `(S, D)` of each line, moved together so that a transport is computed once."""
-    moved = style.blend(torch.cat(list(latents)), source, target, amount, method)
+    moved = moves.blend(torch.cat(list(latents)), source, target, amount, method)
     return torch.split(moved, [len(z) for z in latents])
 
 

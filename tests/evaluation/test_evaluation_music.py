@@ -22,7 +22,7 @@ from seqvae.evaluation import style_classifier as judge
 from seqvae.evaluation import test_songs
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
-from seqvae.style import vectors as style
+from seqvae.style import gaussian
 
 STYLES = ("odd", "even")
 
@@ -225,6 +225,6 @@ def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, s
 
 def test_a_model_with_one_style_cannot_be_judged(trained: Trained, songs: Path) -> None:
     model = seqvae.load(trained.best)
-    model.styles = {"odd": style.fit([torch.zeros(2, 16)])}
+    model.styles = {"odd": gaussian.fit([torch.zeros(2, 16)])}
     with pytest.raises(SeqVAEError, match="two styles"):
         evaluate.evaluate(model, songs)

@@ -22,8 +22,8 @@ from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation import text_transfer as evaluate_transfer
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style import gaussian, moves
+from seqvae.style.gaussian import Style
 
 Ints = NDArray[np.int32]
 SLOTS = (
@@ -101,8 +101,8 @@ def rest(lines: Sequence[str]) -> list[str]:
 def toy() -> Toy:
     made = Toy()
     both = {"negative": NEGATIVE, "positive": POSITIVE}
-    made.styles = {name: style.fit(made.encode(rest(lines))) for name, lines in both.items()}
-    made.styles["all"] = style.fit(made.encode(EVERY))
+    made.styles = {name: gaussian.fit(made.encode(rest(lines))) for name, lines in both.items()}
+    made.styles["all"] = gaussian.fit(made.encode(EVERY))
     return made
 
 
@@ -244,7 +244,7 @@ def test_what_a_path_is_like() -> None:
 def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
     assert pair["judge"] == [1, 1, 1]
-    assert set(pair["methods"]) == set(get_args(style.Method))
+    assert set(pair["methods"]) == set(get_args(moves.Method))
     both = pair["methods"]["mean"]["both"]
     assert [float(amount) for amount in both] == list(evaluate_transfer.AMOUNTS)
     assert both["0"]["accuracy"][0] == 0
@@ -300,7 +300,7 @@ def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
 
 
 def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
-    amounts = len(get_args(style.Method)) * len(evaluate_transfer.AMOUNTS)
+    amounts = len(get_args(moves.Method)) * len(evaluate_transfer.AMOUNTS)
     # two interpolations, four reconstructions, two kinds of samples, every amount of each method, four controls;
     # and calls of earlier tests
     assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30

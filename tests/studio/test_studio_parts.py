@@ -26,8 +26,8 @@ from seqvae.studio.cache import Cache
 from seqvae.studio.guard import Guard
 from seqvae.studio.jobs import AbandonedError, FullError, Job, Worker
 from seqvae.studio.reading import Reader
+from seqvae.style.gaussian import Style, fit
 from seqvae.style.lda import plane
-from seqvae.style.vectors import Style, fit
 
 # --- caches -----------------------------------------------------------------------------------------------------------
 
