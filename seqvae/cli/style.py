@@ -215,7 +215,7 @@ def show(
     apart = {n: separation(style, other) for n, other in others.items()}
     spread = float(style.covariance.trace().sqrt())
     facts = {"style": name, "count": style.count, "source": style.source, "spread": spread}
-    facts |= {"persistence": style.persistence, "distances": distances, "told_apart": apart}
+    facts |= {"persistence": style.persistence, "distances": distances, "separation": apart}
     facts |= {"effects": {source: asdict(one) for source, one in style.effects.items()}}
     lines = [
         f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
