@@ -45,8 +45,8 @@ from seqvae.music import attributes
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style.gaussian import Style
+from seqvae.style.moves import Method, blend, transport, vector
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -78,7 +78,7 @@ def along_axis(source: Style, target: Style, power: float) -> Tensor:
     pooled = (source.covariance + target.covariance).double() / 2
     values, vectors = torch.linalg.eigh(pooled)
     values = values.clamp(min=1e-6 * float(values.max()))
-    across = vectors.T @ style.vector(source, target).double()
+    across = vectors.T @ vector(source, target).double()
     way = across * values**-power
     axis = across / values
     turned: Tensor = vectors @ way * (axis @ across) / (axis @ way)
@@ -87,21 +87,21 @@ def along_axis(source: Style, target: Style, power: float) -> Tensor:
 
 def moves(source: Style, target: Style, styles: Sequence[Style], generator: torch.Generator) -> dict[str, Move]:
     """Every method by its name."""
-    difference = style.vector(source, target)
+    difference = vector(source, target)
     random = controls.random_vectors(styles, [float(difference.norm())], generator)[0]
 
-    def by(method: style.Method) -> Move:
+    def by(method: Method) -> Move:
         # the heavy part of a transport is the same for every amount
         if method == "transport":
-            carried = style.transport(source, target)
+            carried = transport(source, target)
             return lambda z, amount: (1 - amount) * z + amount * carried(z)
-        return lambda z, amount: style.blend(z, source, target, amount, method)
+        return lambda z, amount: blend(z, source, target, amount, method)
 
     def along(way: Tensor) -> Move:
         return lambda z, amount: z + amount * way
 
     return {
-        **{method: by(method) for method in get_args(style.Method)},
+        **{method: by(method) for method in get_args(Method)},
         "whitened": along(along_axis(source, target, 0.5)),
         "Fisher's axis": along(along_axis(source, target, 1.0)),
         "mean, own": lambda z, amount: z + amount * (target.mean - z.mean(0)),
@@ -138,7 +138,7 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
             for amount in AMOUNTS:
                 z = [move(song.z, amount) for song in mine]
                 heard((name, amount), mine, target, test_songs.decode(codec, mine, z, harmony))
-                if name in (*get_args(style.Method), "mean, own"):
+                if name in (*get_args(Method), "mean, own"):
                     z = [move(x, amount) for x in another]
                     heard((f"{name}, another song", amount), mine, target, test_songs.decode(codec, mine, z, harmony))
         z = [codec.styles[target].mean.expand(len(song.z), -1) for song in mine]
@@ -200,7 +200,7 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
         fitted = {side: codec.fit_style(pieces) for side, pieces in few.items()}
         little = attributes.divide(attribute, unknown)[attribute.little][:songs]
         own = test_songs.encode(codec, attribute.little, little)
-        way = style.vector(fitted[attribute.little], fitted[attribute.much])
+        way = vector(fitted[attribute.little], fitted[attribute.much])
         random = list(controls.random_vectors(list(fitted.values()), [float(way.norm())] * len(own), generator))
         mean = fitted[attribute.much].mean
         print(f"\n{name}: {attribute.little} {len(few[attribute.little])} songs, {attribute.much} "

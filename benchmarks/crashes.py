@@ -47,7 +47,7 @@ from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import SeqVAEError
 from seqvae.music import piece as midi
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, styles_file
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train import loop as train  # noqa: F401 (before the forks)
 from seqvae.train.trainer import Run
@@ -256,7 +256,7 @@ class Saving(Work):
         model = checkpoint.build(RECIPE.model, self.tokenizer)
         for tensor in model.state_dict().values():
             tensor.fill_(number % 2048)  # as many as half precision counts
-        styles, about = style.pack({"one": style.fit([torch.full((3, 8), float(number)), torch.ones(2, 8)])})
+        styles, about = styles_file.pack({"one": gaussian.fit([torch.full((3, 8), float(number)), torch.ones(2, 8)])})
         kept = checkpoint.Checkpoint(
             RECIPE, model, self.tokenizer, styles, about, {"number": number}, f"number {number}"
         )
@@ -281,7 +281,7 @@ class Saving(Work):
         found = {int(kept.card.split()[1]) % 2048, number % 2048}
         for tensor in kept.model.state_dict().values():
             found |= set(tensor.unique().long().tolist())
-        mean = style.unpack(kept.styles, kept.about_styles)["one"].mean
+        mean = styles_file.unpack(kept.styles, kept.about_styles)["one"].mean
         if len(found) > 1 or not torch.allclose(mean, torch.full((8,), (number + 1) / 2)):
             raise WrongError(f"half of one and half of another: {sorted(found)}, mean {mean[0]}")
         if number not in (self.ended.value, self.begun.value):

@@ -41,7 +41,7 @@ from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.note_statistics import statistics
 from seqvae.music.piece import Piece, read
-from seqvae.style import vectors as style
+from seqvae.style import exemplars, styles_file
 
 SEGMENTS = 4  # of a piece
 REAL = 100  # training songs of each style whose range is compared with
@@ -56,8 +56,8 @@ def latents(codec: Codec, folder: Path, rng: np.random.Generator) -> list[Tensor
     for _, piece in collection.read_all(files, cache=collection.default_cache()):
         if isinstance(piece, Piece):
             segments = codec.segments(piece)
-            first = int(rng.random() * max(1, len(segments) - style.ROW + 1))
-            stretches.append(segments[first : first + style.ROW])
+            first = int(rng.random() * max(1, len(segments) - exemplars.ROW + 1))
+            stretches.append(segments[first : first + exemplars.ROW])
     return codec.means(stretches, refined=False)
 
 
@@ -69,7 +69,7 @@ def renewed(codec: Codec, data: Path, most: int, rank: int) -> dict[str, Tensor]
         own, other = readable(codec, songs, codec.styles[name].mean, most, rank)
         print(json.dumps({"sums": name, "F1 with its songs": round(own, 3), "with another's": round(other, 3)}))
     found["all"] = [z for some in found.values() for z in some]
-    sums = {name: style.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
+    sums = {name: exemplars.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
     return {name: x for name, x in sums.items() if x is not None}
 
 
@@ -78,9 +78,9 @@ def readable(codec: Codec, songs: Sequence[Tensor], mean: Tensor, most: int, ran
 
     The two songs of a sum are those whose latents are most alike to it.
     """
-    sums = style.pair(songs, mean, most, rank)
+    sums = exemplars.pair(songs, mean, most, rank)
     assert sums is not None
-    row = torch.arange(style.ROW)
+    row = torch.arange(exemplars.ROW)
     whole = torch.stack([z[row % len(z)] - mean for z in songs])
     likeness = torch.nn.functional.normalize(sums[:READ].flatten(1)) @ torch.nn.functional.normalize(whole.flatten(1)).T
     pairs = likeness.topk(2).indices.tolist()
@@ -106,7 +106,7 @@ def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
     """Put sums into a checkpoint in place of its own; what is not about sums stays as it is."""
     kept = checkpoint.load(folder)
     for name, x in sums.items():
-        packed, _ = style.pack({name: replace(codec.styles[name], exemplars=x)})
+        packed, _ = styles_file.pack({name: replace(codec.styles[name], exemplars=x)})
         kept.styles.pop(f"{name}.sums", None)
         kept.styles |= {key: packed[key] for key in (f"{name}.coefficients", f"{name}.directions")}
     checkpoint.save(kept, folder)
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--model", default="music")
     parser.add_argument("--draws", type=int, default=60)
     parser.add_argument("--pairs", type=int, help="sums of each style; without, those that the model has")
-    parser.add_argument("--directions", type=int, default=style.DIRECTIONS)
+    parser.add_argument("--directions", type=int, default=exemplars.DIRECTIONS)
     parser.add_argument("--split", choices=["choose", "final"], default="choose")
     parser.add_argument("--write", action="store_true", help="keep the new sums in the model's folder")
     given = parser.parse_args()

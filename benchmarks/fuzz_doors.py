@@ -204,7 +204,7 @@ def _kept(kind: str) -> Path:
     from seqvae.anomaly.calibration import Settings
     from seqvae.anomaly.scores import examine
     from seqvae.checkpoint import folder as checkpoint
-    from seqvae.style import vectors as style
+    from seqvae.style import gaussian, styles_file
 
     torch.manual_seed(0)
     tokenizer = {"text": _text, "events": _events, "midi": _speller}[kind]()
@@ -216,7 +216,7 @@ def _kept(kind: str) -> Path:
     kept = checkpoint.Checkpoint(recipe, checkpoint.build(recipe.model, tokenizer), tokenizer, card="---\n---\n")
     made = codec.from_checkpoint(kept)
     points = [torch.randn(3, 4) for _ in range(20)]
-    kept.styles, kept.about_styles = style.pack({"all": style.fit(points), "calm": style.fit(points[:2])})
+    kept.styles, kept.about_styles = styles_file.pack({"all": gaussian.fit(points), "calm": gaussian.fit(points[:2])})
     folder = _scratch() / f"kept-{kind}"
     checkpoint.save(kept, folder)
     if kind == "events":
@@ -258,19 +258,19 @@ def _style(content: bytes) -> None:
     """Styles that are let in can be drawn from, and moved between."""
     import torch
 
-    from seqvae.style import vectors as style
+    from seqvae.style import gaussian, moves, styles_file
 
-    found = list(style.load(_file("my.styles", content), 4).values())
+    found = list(styles_file.load(_file("my.styles", content), 4).values())
     for method in ("mean", "discriminant", "transport"):
         for source in found[:2]:
             z = torch.zeros(2, 4)
             try:
-                z = style.translate(source, found[-1], 0.5, method)(z)
+                z = moves.translate(source, found[-1], 0.5, method)(z)
             except SeqVAEError:
                 continue
             assert z.shape == (2, 4)
     for one in found[:2]:
-        style.draw(one, 2, torch.Generator().manual_seed(0))
+        gaussian.draw(one, 2, torch.Generator().manual_seed(0))
 
 
 def _detector(content: bytes) -> None:

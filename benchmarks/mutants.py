@@ -1,8 +1,8 @@
 """What the tests of a module would not notice: its code is changed in one place at a time, and its tests are run.
 
     python benchmarks/mutants.py                       # the modules below, and a table; 10 to 15 minutes
-    python benchmarks/mutants.py style.vectors --survivors   # one, with what each change was that nothing noticed
-    python benchmarks/mutants.py style.vectors --only 17 203 # two of its changes again
+    python benchmarks/mutants.py style.moves --survivors   # one, with what each change was that nothing noticed
+    python benchmarks/mutants.py style.moves --only 17 203 # two of its changes again
 
 The changes are mutmut's (`pip install 'seqvae[mutants]'`): another operator, number, name or string, an argument left
 out. As there, annotations, calls of `len` and `isinstance`, and what runs on import (constants, fields, decorated
@@ -46,7 +46,16 @@ from mutmut.mutation.file_mutation import MutationVisitor  # noqa: E402
 from mutmut.mutation.mutators import mutation_operators  # noqa: E402
 from mutmut.mutation.pragma_handling import IgnoredCode  # noqa: E402
 
-MODULES = ("nn.posterior", "nn.loss", "style.vectors", "anomaly.scores", "nn.sampling")
+MODULES = (
+    "nn.posterior",
+    "nn.loss",
+    "style.gaussian",
+    "style.exemplars",
+    "style.moves",
+    "style.styles_file",
+    "anomaly.scores",
+    "nn.sampling",
+)
 SECONDS = 30  # of the processor for the tests of one change: several times what all tests of a module take
 MEMORY = 4 << 30  # bytes beyond which a change is told that there are no more
 SURVIVED, KILLED = range(2)  # how the process of a change ends, or by a signal

@@ -46,7 +46,7 @@ from seqvae.evaluation import statistics as distributions
 from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
-from seqvae.style import vectors as style
+from seqvae.style import gaussian
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -140,11 +140,11 @@ class Bench:
         self.styles = sorted({r.style for r in renderings})
         order = np.random.default_rng(seed).permutation(len(self.charts))
         self.fold = {self.charts[i]: int(k % folds) for k, i in enumerate(order)}
-        self.fitted: list[dict[str, style.Style]] = []
+        self.fitted: list[dict[str, gaussian.Style]] = []
         self.judges: list[StyleClassifier] = []
         for k in range(folds):
             others = [r for r in renderings if self.fold[r.chart] != k]
-            self.fitted.append({s: style.fit([r.z for r in others if r.style == s]) for s in self.styles})
+            self.fitted.append({s: gaussian.fit([r.z for r in others if r.style == s]) for s in self.styles})
             self.judges.append(StyleClassifier([(r.style, r.piece) for r in others], codec.chunks, True, seed))
 
     def targets(self, name: str) -> dict[str, list[Rendering]]:

@@ -45,8 +45,8 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.refine import refine
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.protocols import PAD, Ints, Tokenizer
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style import gaussian
+from seqvae.style.gaussian import Style
 from seqvae.train.fit_styles import pieces_of_styles
 
 ROWS: dict[str, tuple[bool, list[str]]] = {
@@ -181,7 +181,7 @@ def styles(model: Codec, data: TokenData) -> list[Style]:
         pieces, firsts = pieces[rank < 16], firsts[rank < 16]
         tokens = data.gather(pieces, firsts, model.chunks)
         means = model.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens]).mean
-        out.append(style.fit(torch.split(means, np.unique(pieces, return_counts=True)[1].tolist())))
+        out.append(gaussian.fit(torch.split(means, np.unique(pieces, return_counts=True)[1].tolist())))
     return out
 
 
@@ -193,9 +193,9 @@ def draws(model: Codec, fitted: Sequence[Style], way: str) -> list[tuple[Ints, I
         generator = torch.Generator().manual_seed(number)
         size = model.model.config.latent
         if way == "sums":
-            z = [style.draw(one, SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
+            z = [gaussian.draw(one, SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         elif way == "Gaussian":
-            z = [style.draw(replace(one, exemplars=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
+            z = [gaussian.draw(replace(one, exemplars=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         else:
             z = [torch.randn(SEGMENTS, size, generator=generator) for _ in range(DRAWN)]
         told(model, befores(z, [torch.ones(SEGMENTS, 1)] * DRAWN))

@@ -28,8 +28,7 @@ from seqvae.checkpoint.folder import Checkpoint
 from seqvae.codec import Codec
 from seqvae.config import Recipe, from_dict
 from seqvae.data.dataset import split_of
-from seqvae.style import mixture
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, mixture, styles_file
 from seqvae.text import lines as text
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train.fit_styles import MIXTURE
@@ -122,13 +121,13 @@ def main() -> None:
             parts.append(posterior.mean)
             draws.append(posterior.sample(generator))
         means[one] = torch.cat(parts)
-    fitted = {one: style.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
+    fitted = {one: gaussian.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
     everything = torch.cat([z for one, z in means.items()])
     about = f"all styles: {len(everything)} sentences of the training split"
-    fitted["all"] = style.fit(list(everything[:, None]), about)
+    fitted["all"] = gaussian.fit(list(everything[:, None]), about)
     wide = {one: fit for one, fit in fitted.items() if one in large or one == "all"}
-    kept.styles, kept.about_styles = style.pack(wide)
-    narrow = style.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
+    kept.styles, kept.about_styles = styles_file.pack(wide)
+    narrow = styles_file.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
     kept.styles |= narrow[0]
     kept.about_styles |= narrow[1]
     points = torch.cat(draws)

@@ -1,7 +1,7 @@
 """`Codec`: a tokenizer and a model. Pieces to latent vectors and back; the main interface for users.
 
 Scope: the functions that users call, and loading. Out of scope: inference in batches (nn/inference.py), moves of pieces
-(style/moves.py), training, metrics, kinds of pieces (modality.py).
+(style/), training, metrics, kinds of pieces (modality.py).
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Guide, Tokenizer
-from seqvae.style import arranger, interpolation, mixture, moves
-from seqvae.style import vectors as style
+from seqvae.style import arranger, gaussian, interpolation, mixture, moved_pieces, moves, styles_file
 from seqvae.style.arranger import Goal
+from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
-from seqvae.style.moves import ChromaGuide
-from seqvae.style.vectors import Style, choose, draw, standard
+from seqvae.style.moved_pieces import ChromaGuide
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -195,7 +194,7 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: style.Method = "mean",
+        method: moves.Method = "mean",
         keep: Sequence[str | int] | None = None,
         chroma_guidance: float = CHROMA_GUIDANCE,
         sampling: Sampling | None = None,
@@ -229,17 +228,17 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: style.Method = "mean",
+        method: moves.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
         """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
-            return style.compose([self.translate(one, source, far * weight, method) for one, weight in target.items()])
+            return moves.compose([self.translate(one, source, far * weight, method) for one, weight in target.items()])
         amount = 0.5 if amount is None else amount
         goal = self.style(target)
         if source is None:
-            return lambda z: style.blend(z, z.mean(0), goal, amount, method)
-        return style.translate(self.style(source), goal, amount, method)  # computed once for all pieces
+            return lambda z: moves.blend(z, z.mean(0), goal, amount, method)
+        return moves.translate(self.style(source), goal, amount, method)  # computed once for all pieces
 
     def transform(
         self,
@@ -260,8 +259,8 @@ class Codec:
         of each piece can be given to save computing them again.
         """
         read = [self.adapter.read(piece) for piece in pieces]
-        moved = moves.encode_and_move(self, read, move, segments, latents)
-        return moves.decode(self, moved, sampling or Sampling(), keep, chroma_guidance, goal)
+        moved = moved_pieces.encode_and_move(self, read, move, segments, latents)
+        return moved_pieces.decode(self, moved, sampling or Sampling(), keep, chroma_guidance, goal)
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
         """`steps` pieces from `a` to `b`; the ends are the model's reconstructions of both.
@@ -383,14 +382,14 @@ class Codec:
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
         """A style from pieces (any accepted sources); raises StyleError if there is none."""
         split = [self.segments(self.adapter.read(piece)) for piece in pieces]
-        fitted = style.fit(self.means(split, False), source)
+        fitted = gaussian.fit(self.means(split, False), source)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
         return replace(fitted, ensemble=self.adapter.ensemble(songs))
 
 
 def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = False) -> Codec:
     """The codec of a loaded checkpoint."""
-    styles = style.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
+    styles = styles_file.unpack(kept.styles, kept.about_styles, kept.recipe.model.latent)
     mixed = mixture.unpack(kept.styles)
     return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.refine, mixed, exact=exact)
 
@@ -408,5 +407,5 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     codec.model.to(device)
     if styles is not None:
-        codec.styles.update(style.load(styles, codec.model.config.latent))
+        codec.styles.update(styles_file.load(styles, codec.model.config.latent))
     return codec

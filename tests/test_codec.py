@@ -24,10 +24,10 @@ from seqvae.nn import inference
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.refine import refine
 from seqvae.nn.sampling import Sampling
-from seqvae.style import arranger
+from seqvae.style import arranger, styles_file
 from seqvae.style import interpolation as interpolate
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style import moves as moving
+from seqvae.style.gaussian import Style
 
 SHORT = Sampling(max_tokens=48)
 
@@ -217,7 +217,7 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
     expected = [  # parts that enter are written all the way; the amount decides how many do
         z + odd.mean - even.mean,
         z + odd.mean - z.mean(0),
-        z + (style.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
+        z + (moving.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
     ]
     for (first, *farther), there in zip(decoded, expected, strict=True):
         torch.testing.assert_close(first, there, rtol=1e-4, atol=1e-4)
@@ -445,7 +445,7 @@ def test_whatever_is_decoded_is_a_file_for_any_reader(small: Codec) -> None:
 
 def test_a_codec_is_loaded_with_its_styles(small: Codec, trained: Trained, tmp_path: Path) -> None:
     kept = checkpoint.load(trained.best)
-    kept.styles, kept.about_styles = style.pack(small.styles)
+    kept.styles, kept.about_styles = styles_file.pack(small.styles)
     checkpoint.save(kept, tmp_path / "with styles")
     again = seqvae.load(tmp_path / "with styles")
     assert again.styles.keys() == small.styles.keys()

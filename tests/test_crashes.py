@@ -27,7 +27,7 @@ from seqvae.config import ModelConfig, Recipe, TokenizerConfig, TrainConfig, to_
 from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
 from seqvae.io import files as places
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, styles_file
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train import loop as train
 from seqvae.train.trainer import Run
@@ -355,13 +355,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_really_full(small_disk: Path, tiny_text: Path) -> None:
-    styles = {"a": style.fit([torch.ones(2, 8)])}
-    style.save(styles, small_disk / "my.styles")
+    styles = {"a": gaussian.fit([torch.ones(2, 8)])}
+    styles_file.save(styles, small_disk / "my.styles")
     old = (small_disk / "my.styles").read_bytes()
     (small_disk / "ballast").write_bytes(bytes(50_000))
-    large = {f"style {i}": style.fit([torch.full((2, 32), float(i))]) for i in range(50)}
+    large = {f"style {i}": gaussian.fit([torch.full((2, 32), float(i))]) for i in range(50)}
     with pytest.raises(SeqVAEError, match=r"No space left on device.*; free some space"):
-        style.save(large, small_disk / "my.styles")
+        styles_file.save(large, small_disk / "my.styles")
     with pytest.raises(SeqVAEError, match=r"No space left on device.*; free some space"):
         checkpoint.save(checkpoint.load(tiny_text), small_disk / "kept")
     assert files(small_disk) == ["ballast", "my.styles"]

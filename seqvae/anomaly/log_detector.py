@@ -73,7 +73,7 @@ class Learned:
     """Sessions below it are anomalous: the requested p-value, or the lowest possible with these sessions."""
     alarms: int
     """Sessions of the last part that are called anomalous."""
-    wanted: int
+    needed: int
     """Sessions needed for the requested p-value; 0 if there are enough."""
     bound: float
     """Upper confidence bound on the rate of false alarms; see `Calibration.bound`."""
@@ -144,10 +144,10 @@ def learn(
 
         write_folder(folder, fill)
     alarms = sum(value < settings.threshold for value in values)
-    wanted = 0 if limit == p_value else _enough(p_value, confidence)
+    needed = 0 if limit == p_value else _enough(p_value, confidence)
     bound = found.bound(threshold, limit, confidence)
     return Learned(
-        len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, wanted, bound,
+        len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, needed, bound,
         kinds_of(sessions, templates),
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ class Checkpoint:
     model: SequenceVAE
     tokenizer: Tokenizer
     styles: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors of styles.safetensors; style/vectors.py defines their names."""
+    """Tensors of styles.safetensors; style/styles_file.py defines their names."""
     about_styles: dict[str, str] = field(default_factory=dict)
     """Text metadata in the same file: count and source of each style."""
     metrics: dict[str, Any] = field(default_factory=dict)

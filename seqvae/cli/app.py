@@ -171,7 +171,7 @@ def blend(
     ) as desk:
         codec = load(model, styles, exact)
         from seqvae.codec import CHROMA_GUIDANCE
-        from seqvae.style.vectors import compose
+        from seqvae.style.moves import compose
 
         move = compose([codec.translate(target, source, amount, method) for source, target, amount in moves])
         rows = [{"from": source, "to": target, "amount": amount} for source, target, amount in moves]

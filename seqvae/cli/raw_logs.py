@@ -123,11 +123,11 @@ def learn(
     learned = log_detector.learn(
         sessions, reader, grouping, out, p_value=p_value, confidence=confidence, minutes=minutes, seed=seed, report=say
     )
-    if learned.wanted:
+    if learned.needed:
         surely = "" if confidence is None else f" with {confidence:g} confidence"
         report(
             f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which needs about "
-            f"{learned.wanted}; the smallest possible, {learned.p_value:g}, is used"
+            f"{learned.needed}; the smallest possible, {learned.p_value:g}, is used"
         )
     for normal in learned.kinds[:KINDS] if not as_json else []:
         if normal.sessions == 1:

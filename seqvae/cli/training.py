@@ -228,26 +228,29 @@ def evaluate(
         codec, say = _sharded(load(model))
         if arrangement:
             from seqvae.evaluation import arrangement as ruler
+            from seqvae.evaluation import arrangement_report
 
             given = opposites or []
             chosen = ruler.pairs_of(codec, every=True) if given == ["all"] else _pairs(given) or None
             figures = ruler.evaluate(
                 codec, Path(data[0]), songs=pieces or 16, pairs=chosen, half=split, seed=seed, report=say
             )
-            _print_figures(codec, ruler.table(figures), figures, as_json)
+            _print_figures(codec, arrangement_report.table(figures), figures, as_json)
             return
         from seqvae.evaluation import music as evaluate
+        from seqvae.evaluation import music_report
 
         figures = evaluate.evaluate(
             codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, split=split, report=say
         )
-        _print_figures(codec, evaluate.table(figures), figures, as_json)
+        _print_figures(codec, music_report.table(figures), figures, as_json)
         return
     if arrangement:
         raise UsageError(f"--arrangement: is for music, and {model} is not a model of music; leave it out")
     held, known = _by_name(data), _by_name(training or [])
     pairs = _pairs(opposites or [])
     from seqvae.evaluation import text as evaluate_text
+    from seqvae.evaluation import text_report
 
     plain, corpus = held.pop("", None), known.pop("", None)
     codec, say = _sharded(load(model))
@@ -264,7 +267,7 @@ def evaluate(
         transfer_lines=pieces or 1000,
         report=say,
     )
-    _print_figures(codec, evaluate_text.table(figures), figures, as_json)
+    _print_figures(codec, text_report.table(figures), figures, as_json)
 
 
 def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Routes of sentences: interpolation between two, and sums of style vectors.
 
-Scope: requests about sentences. Out of scope: the arithmetic (style/vectors.py, style/interpolation.py) and tokens.
+Scope: requests about sentences. Out of scope: the arithmetic (style/moves.py, style/interpolation.py) and tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
-from seqvae.style import vectors as style
+from seqvae.style.moves import compose
 
 Sentence = Annotated[str, Field(max_length=1000, pattern=r"\S", description="with at least one word")]
 
@@ -88,7 +88,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
             latents = codec.means(segments)
             [moved], [unmoved] = (
                 codec.transform([body.text], move, segments=segments, latents=latents)
-                for move in (style.compose(moves), lambda z: z)
+                for move in (compose(moves), lambda z: z)
             )
             return {"text": moved, "unmoved": unmoved}
 

@@ -1,7 +1,7 @@
 """Styles of a finished checkpoint, fitted on its training pieces.
 
 Scope: the choice of pieces and segments for each style, and of a mixture. Out of scope: fitting itself
-(style/vectors.py, style/mixture.py), and training.
+(style/gaussian.py, style/mixture.py), and training.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from seqvae.codec import Ints, load
 from seqvae.data.dataset import Longs, TokenData
 from seqvae.music.band import Ensemble
 from seqvae.protocols import PAD
-from seqvae.style import mixture
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, mixture, styles_file
 
 Report = Callable[[str], None]
 Floats = NDArray[np.float64]
@@ -83,13 +82,13 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
             ensembles[name] = codec.adapter.ensemble(songs)
     about = "{}: {} pieces of the training split"
     styles = {
-        name: replace(style.fit(z, about.format(name, len(z))), ensemble=ensembles[name])
+        name: replace(gaussian.fit(z, about.format(name, len(z))), ensemble=ensembles[name])
         for name, z in sorted(latents.items())
     }
     everything = [z for one in latents.values() for z in one]
-    styles["all"] = style.fit(everything, about.format("all styles", len(everything)))
+    styles["all"] = gaussian.fit(everything, about.format("all styles", len(everything)))
     kept = checkpoint.load(folder)
-    kept.styles, kept.about_styles = style.pack(styles)
+    kept.styles, kept.about_styles = styles_file.pack(styles)
     if all(len(z) == 1 for z in everything):  # longer pieces are sampled segment by segment instead
         drawn = torch.cat(draws)
         kept.styles |= mixture.pack(mixture.fit(drawn, min(MIXTURE, max(1, len(drawn) // 300))))

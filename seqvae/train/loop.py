@@ -28,7 +28,7 @@ from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
 from seqvae.modality import modality
-from seqvae.protocols import Tokenizer
+from seqvae.protocols import PAD, Tokenizer
 from seqvae.train.clock import Clock, interrupts, span
 from seqvae.train.fit_styles import fit_styles
 from seqvae.train.metrics import collapsed

@@ -338,7 +338,7 @@ def test_a_style_of_ones_own(tiny_text: Path, here: Path) -> None:
 
 def test_a_style_tells_how_far_it_is_from_the_others(tiny_text: Path) -> None:
     [line] = done("style", "show", "good", "-m", tiny_text, "--json")
-    apart = json.loads(line)["told_apart"]
+    apart = json.loads(line)["separation"]
     assert set(apart) == {"bad", "past", "present"}
     assert all(0.5 <= share <= 1 for share in apart.values())
     assert apart["bad"] > max(apart["past"], apart["present"]), "good and bad share no sentence, good and past do"

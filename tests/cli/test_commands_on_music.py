@@ -22,7 +22,8 @@ from seqvae.data.dataset import half_of
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.style.vectors import Style, save
+from seqvae.style.gaussian import Style
+from seqvae.style.styles_file import save
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -18,6 +18,7 @@ from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import Half, half_of
 from seqvae.errors import SeqVAEError, StyleError
 from seqvae.evaluation import arrangement as ruler
+from seqvae.evaluation import arrangement_report
 from seqvae.evaluation.arrangement import FIGURES, Excerpts
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
@@ -166,9 +167,9 @@ def test_kit_figures_are_told_where_the_target_has_drums(found: Excerpts) -> Non
 
 
 def test_the_table_has_every_figure_once(result: dict[str, Any]) -> None:
-    told = ruler.table(result)
+    told = arrangement_report.table(result)
     json.dumps(result, allow_nan=False)
-    for name in ruler.TABLE:
+    for name in arrangement_report.TABLE:
         assert told.count(f"\n| {name} | ") >= 1
     assert "| kept of the song | amount 1 | another song | less another song |" in told
     assert len({line.count("|") for line in told.split("\n\n")[1].splitlines()}) == 1

@@ -23,7 +23,7 @@ from seqvae.nn.inference import BatchInference
 from seqvae.studio import guard, shelf
 from seqvae.studio.models import Models
 from seqvae.studio.server import application, listen
-from seqvae.style import vectors as style
+from seqvae.style.moves import compose
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_styles_add_up(client: TestClient, names: dict[str, str]) -> None:
     asked = [{"source": a, "target": b, "amount": amount} for a, b, amount in moves]
     told = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": asked})
     alone = codec.load(names["text"])
-    move = style.compose([alone.translate(b, a, amount) for a, b, amount in moves])
+    move = compose([alone.translate(b, a, amount) for a, b, amount in moves])
     assert told == {"text": alone.transform([line], move)[0], "unmoved": alone.reconstruct(line)}
     unmoved = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": []})
     assert unmoved["text"] == unmoved["unmoved"]

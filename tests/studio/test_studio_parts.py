@@ -25,8 +25,8 @@ from seqvae.studio.guard import Guard
 from seqvae.studio.jobs import AbandonedError, FullError, Job, Worker
 from seqvae.studio.reading import Reader
 from seqvae.studio.shelf import SoundFiles
+from seqvae.style.gaussian import Style, fit
 from seqvae.style.lda import plane
-from seqvae.style.vectors import Style, fit
 
 # --- caches -----------------------------------------------------------------------------------------------------------
 
