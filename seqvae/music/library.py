@@ -7,26 +7,22 @@ Scope: folders, worker processes, the cache on disk, and names of music files. O
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import io
 import os
 import re
-import struct
-import subprocess
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from seqvae.errors import ReadError
 from seqvae.io import files
+from seqvae.io.workers import Workers
 from seqvae.music import piece as midi
 from seqvae.music import track_events
 from seqvae.music.piece import Piece
@@ -97,48 +93,54 @@ def read_all(
     Yields:
         (path, piece) or (path, ReadError); a bad file never raises.
     """
-    files = list(paths)
+    files = list(map(Path, paths))
     count = max(1, min(workers or os.cpu_count() or 1, len(files)))
-    crew = _Crew(time_limit)
-    threads = ThreadPoolExecutor(count, thread_name_prefix="read")
-    ahead: deque[tuple[Path, Future[Piece | ReadError]]] = deque()  # bounded, because the caller may be slow
-    rest = map(Path, files)
-    try:
-        with _Progress(len(files), progress) as bar:
-            while True:
-                while len(ahead) < 32 * count and (path := next(rest, None)) is not None:
-                    ahead.append((path, threads.submit(_read_cached, path, cache, crew)))
-                if not ahead:
-                    return
-                path, future = ahead.popleft()
-                result = future.result()
-                bar.step(skipped=isinstance(result, ReadError))
-                yield path, result
-    finally:  # also when the caller stops early, so that no reading goes on in the background
-        threads.shutdown(wait=False, cancel_futures=True)
-        crew.close()
-        threads.shutdown()
+    ahead: deque[tuple[Path, Callable[[], Piece | ReadError]]] = deque()  # bounded, because the caller may be slow
+    rest = iter(files)
+    with Workers(count) as crew, _Progress(len(files), progress) as bar:
+        while True:
+            while len(ahead) < 32 * count and (path := next(rest, None)) is not None:
+                ahead.append((path, _begin(path, cache, crew, time_limit)))
+            if not ahead:
+                return
+            path, finish = ahead.popleft()
+            result = finish()
+            bar.step(skipped=isinstance(result, ReadError))
+            yield path, result
 
 
-def _read_cached(path: Path, cache: Path | None, crew: _Crew) -> Piece | ReadError:
-    """Read a file from the cache, or with a worker and then cache it; runs in a thread."""
+def _begin(path: Path, cache: Path | None, crew: Workers, time_limit: float) -> Callable[[], Piece | ReadError]:
+    """Read a file from the cache, or begin to read it in a worker; returns a function that waits for the result."""
     kept: Path | None = None
     if cache is not None:
         try:
             kept = cache / f"{_digest(midi.resolve(path))}.npz"
-            return unpack(kept.read_bytes(), _stem(path))
+            found: Piece | ReadError = unpack(kept.read_bytes(), _stem(path))
+            return lambda: found
         except ReadError as error:
-            return error
+            found = error
+            return lambda: found
         except (OSError, ValueError):  # missing or damaged: read the file itself
             pass
-    answer = crew.read(path)
-    if isinstance(answer, ReadError):
-        return answer
-    if kept is not None:
-        with contextlib.suppress(OSError):  # a full disk or read-only cache only makes this slow
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(answer)  # a partial write is damaged, so it is read and written again
-    return unpack(answer, _stem(path))
+    answer = crew.call(time_limit, read_packed, path)
+
+    def finish() -> Piece | ReadError:
+        try:
+            read = answer.result()
+        except TimeoutError:
+            return ReadError(path, f"it took more than {time_limit:g} seconds", "convert it to MIDI first")
+        except (OSError, RuntimeError):
+            reason = "the process that read it ended (out of memory, or a bug in a library)"
+            return ReadError(path, reason, "leave it out")
+        if isinstance(read, ReadError):
+            return ReadError(path, read.reason, read.advice)
+        if kept is not None:
+            with contextlib.suppress(OSError):  # a full disk or read-only cache only makes this slow
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_bytes(read[0])  # a partial write is damaged, so it is read and written again
+        return unpack(read[0], _stem(path))
+
+    return finish
 
 
 def _stem(path: Path) -> str:
@@ -175,110 +177,16 @@ def unpack(content: bytes, name: str) -> Piece:
         raise ValueError("not a packed piece") from error
 
 
-class _Crew:
-    """One worker process for each reading thread.
-
-    A worker is this module in a fresh interpreter, connected by pipes. A process pool would run the caller's script
-    again in each worker, cannot give up on one file, and fails as a whole when one process dies.
-    """
-
-    def __init__(self, time_limit: float) -> None:
-        self.time_limit = time_limit
-        self.own = threading.local()
-        self.all: list[subprocess.Popen[bytes]] = []
-        self.closed = False
-
-    def read(self, path: Path) -> bytes | ReadError:
-        """The packed piece in `path`, or the error."""
-        worker: subprocess.Popen[bytes] | None = getattr(self.own, "worker", None)
-        if worker is None or worker.poll() is not None:
-            worker = self.own.worker = self._start()
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            worker.kill()
-
-        watch = threading.Timer(self.time_limit, give_up)
-        watch.start()
-        try:
-            return _ask(worker, path)
-        except (OSError, EOFError):
-            worker.kill()
-            worker.wait()
-            if late.is_set():
-                reason, advice = f"it took more than {self.time_limit:g} seconds", "convert it to MIDI first"
-            else:
-                reason, advice = "the process that read it ended (out of memory, or a bug in a library)", "leave it out"
-            return ReadError(path, reason, advice)
-        finally:
-            watch.cancel()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        home = str(Path(__file__).parents[2])
-        code = f"import sys; sys.path.insert(0, {home!r}); from seqvae.music import library; library._serve()"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        worker = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
-        self.all.append(worker)
-        if self.closed:
-            worker.kill()
-        return worker
-
-    def close(self) -> None:
-        """Kill every worker."""
-        self.closed = True
-        for worker in self.all:
-            worker.kill()
-            worker.wait()
-            for pipe in (worker.stdin, worker.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-
-
-def _ask(worker: subprocess.Popen[bytes], path: Path) -> bytes | ReadError:
-    """Send a path and wait for the answer; raises EOFError or OSError if the worker dies first."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    _send(worker.stdin, b"P", os.fsencode(path))
-    kind, body = _receive(worker.stdout)
-    if kind == b"E":
-        return ReadError(path, *body.decode().split("\0"))
-    return body
-
-
-def _send(pipe: IO[bytes], kind: bytes, body: bytes) -> None:
-    pipe.write(kind + struct.pack(">Q", len(body)) + body)
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes]) -> tuple[bytes, bytes]:
-    head = pipe.read(9)
-    body = pipe.read(struct.unpack(">Q", head[1:])[0]) if len(head) == 9 else b""
-    if len(head) < 9 or len(body) < struct.unpack(">Q", head[1:])[0]:
-        raise EOFError
-    return head[:1], body
-
-
-def _serve() -> None:
-    """Main loop of a worker: read the file of each incoming path until the pipe closes."""
-    gc.disable()  # a score is a million objects: collecting between files instead saves a quarter of the time
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # prints of libraries must not mix with the answers
-    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
-        while True:
-            path = Path(os.fsdecode(_receive(sys.stdin.buffer)[1]))
-            try:
-                _send(answers, b"P", pack(midi.read(path)))
-            except ReadError as error:
-                _send(answers, b"E", f"{error.reason}\0{error.advice}".encode(errors="replace"))
-            except Exception as error:  # a bug here or in a library costs only this file
-                reason = f"reading it failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-                _send(answers, b"E", f"{reason}\0please report this file".encode(errors="replace"))
-            if path.suffix.lower() not in midi.MIDI_SUFFIXES:
-                gc.collect()
+def read_packed(source: Path | bytes | str, name: str = "") -> tuple[bytes, str] | ReadError:
+    """The packed piece in `source` and its name, or the error; `name` as in `midi.read`. Called in worker processes."""
+    try:
+        piece = midi.read(source, name=name)
+        return pack(piece), piece.name
+    except ReadError as error:
+        return error
+    except Exception as error:  # a bug here or in a library costs only this file
+        reason = f"reading it failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return ReadError(name or str(source)[:100], reason, "please report this file")
 
 
 class _Progress:

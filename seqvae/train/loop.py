@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from seqvae.config import Recipe
 from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
+from seqvae.io.locks import lock_file
 from seqvae.modality import modality
 from seqvae.protocols import PAD, Tokenizer
 from seqvae.train.clock import Clock, interrupts, span
@@ -83,24 +83,12 @@ def _held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder; the system releases it when the process ends, and its file is removed."""
-    path = folder / "lock"
-    with path.open("w") as file:
-        with contextlib.suppress(ImportError):  # Windows has no such locks
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # its last holder has just removed it
-                    raise BlockingIOError
-            except OSError as error:
-                reason = "another process trains here; wait for it, or choose another --out"
-                raise SeqVAEError(f"{folder}: {reason}") from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows does not remove open files
-                path.unlink()
+    """Hold the lock of a run's folder; raises SeqVAEError if another process has it."""
+    with lock_file(folder / "lock") as held:
+        if not held:
+            reason = "another process trains here; wait for it, or choose another --out"
+            raise SeqVAEError(f"{folder}: {reason}")
+        yield
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

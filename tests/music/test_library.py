@@ -6,17 +6,18 @@ Small scores are given as text in their format.
 from __future__ import annotations
 
 import io
-import subprocess
+import multiprocessing
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import music21
 import numpy as np
 import pytest
 
 from seqvae.errors import ReadError
+from seqvae.io.workers import Workers
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
 
@@ -247,7 +248,7 @@ def test_a_folder_is_read_in_order_and_a_bad_file_costs_itself_alone(folder: Pat
         assert midi.frame_rows(result.frame) == midi.frame_rows(again.frame)
 
 
-def no_worker(*_: Any, **__: Any) -> None:
+def no_worker(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("a worker was started")
 
 
@@ -256,7 +257,7 @@ def test_what_was_read_once_comes_from_the_cache(folder: Path, tmp_path: Path, m
     first = list(collection.read_all(paths, cache=tmp_path / "cache", workers=1, progress=False))
     renamed = [path.rename(path.with_name(f"other{path.suffix}")) for path in paths]
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "Popen", no_worker)
+        patch.setattr(Workers, "call", no_worker)
         second = list(collection.read_all(renamed, cache=tmp_path / "cache", workers=1, progress=False))
     for (_, one), (_, two) in zip(first, second, strict=True):
         assert isinstance(one, midi.Piece)
@@ -269,7 +270,7 @@ def test_what_was_read_once_comes_from_the_cache(folder: Path, tmp_path: Path, m
     third = list(collection.read_all(renamed, cache=tmp_path / "cache", workers=1, progress=False))
     assert all(isinstance(piece, midi.Piece) for _, piece in third)
     monkeypatch.setattr(collection, "READER_VERSION", collection.READER_VERSION + 1)
-    monkeypatch.setattr(subprocess, "Popen", no_worker)
+    monkeypatch.setattr(Workers, "call", no_worker)
     with pytest.raises(AssertionError, match="a worker was started"):
         list(collection.read_all(renamed, cache=tmp_path / "cache", workers=1, progress=False))
 
@@ -281,43 +282,33 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder: Path, tmp_path: 
 
 
 def test_a_file_that_takes_too_long_is_given_up(folder: Path) -> None:
-    paths = [folder / "a" / "tune.abc", folder / "b.mid"]
+    paths = [Path(CORPUS_PIECE), folder / "b.mid"]
     [(_, slow), _] = collection.read_all(paths, workers=1, progress=False, time_limit=0.05)
     assert isinstance(slow, ReadError)  # music21 takes longer to import
     assert "it took more than 0.05 seconds" in str(slow)
 
 
-def test_a_reader_that_dies_costs_its_file_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = collection._ask
-
-    def die(worker: subprocess.Popen[bytes], path: Path) -> bytes | ReadError:
-        if path.name == "deep.MIDI":
-            worker.kill()
-        return ask(worker, path)
-
-    monkeypatch.setattr(collection, "_ask", die)
-    paths = [folder / "b.mid", folder / "a" / "deep.MIDI", folder / "b.mid"]
-    results = [result for _, result in collection.read_all(paths, workers=1, progress=False)]
+def test_a_reader_that_dies_costs_its_file_alone(folder: Path) -> None:
+    paths = [folder / "b.mid", Path(CORPUS_PIECE), folder / "b.mid"]
+    reading = collection.read_all(paths, workers=1, progress=False)
+    results = [next(reading)[1]]
+    time.sleep(0.1)  # the worker now imports music21, which takes longer
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    results += [result for _, result in reading]
     assert [type(result) for result in results] == [midi.Piece, ReadError, midi.Piece]
     assert "the process that read it ended" in str(results[1])
 
 
-def test_nothing_goes_on_when_the_caller_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    popen = subprocess.Popen
-
-    def record(*arguments: Any, **settings: Any) -> subprocess.Popen[bytes]:
-        started.append(popen(*arguments, **settings))
-        return started[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", record)
+def test_nothing_goes_on_when_the_caller_stops(folder: Path) -> None:
     reading = collection.read_all([folder / "b.mid"] * 5 + [folder / "a" / "tune.abc"] * 60, workers=2, progress=False)
     next(reading)
+    started = multiprocessing.active_children()
     before = time.monotonic()
     reading.close()
     assert time.monotonic() - before < 5
-    assert started
-    assert all(worker.poll() is not None for worker in started)
+    assert len(started) == 2
+    assert not any(worker.is_alive() for worker in started)
 
 
 def test_progress_off_a_terminal_is_a_plain_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
