@@ -1,7 +1,7 @@
 """Metrics of sentences: BLEU, and perplexity under an n-gram language model.
 
-Scope: lines of words split at white space, nats, resampling. Out of scope: models, latents, files, classifiers, and
-tokenization other than at white space.
+Scope: lines of words split at white space, nats. Out of scope: bootstrap intervals (statistics.py), models, latents,
+files, classifiers, and tokenization other than at white space.
 """
 
 from __future__ import annotations
