@@ -237,6 +237,29 @@ def test_files_of_one_stem_are_all_taken_and_the_rest_of_a_folder_counted(tiny_m
     assert {row["input"]: row["name"] for row in rows} == {"in/a.abc": "a.abc", "in/a.kar": "a.kar", "in/a.mid": "a"}
 
 
+def test_the_tunes_of_a_file_are_pieces(tiny_music: Path, here: Path) -> None:
+    tunes = "X:1\nT:One\nM:4/4\nL:1/4\nK:C\nCDEF|\n\nX:2\nT:Two\nM:4/4\nL:1/4\nK:C\nGABc|\n"
+    (here / "in").mkdir()
+    (here / "in" / "book.abc").write_text(tunes)
+    song(here / "in" / "book-2.mid")
+    blend = ["blend", "-m", tiny_music, "--to", "wild"]
+    assert done(*blend, "in/book.abc", "-o", "out") == ["out/book-1.mid", "out/book-2.mid"]
+    assert done(*blend, "in/book.abc#2") == ["book-2-wild.mid"]
+    assert midi.read(here / "out" / "book-2.mid").notes.tolist() == midi.read(here / "book-2-wild.mid").notes.tolist()
+    assert done("reconstruct", "in", "-m", tiny_music, "-o", "all") == [
+        "all/book-2.mid", "all/book-1.mid", "all/book.abc#2.mid"
+    ]  # fmt: skip
+    rows = [json.loads(x) for x in done("encode", "in/book.abc", "-m", tiny_music, "-o", "z.safetensors", "--json")]
+    assert [(row["input"], row["name"]) for row in rows] == [("in/book.abc#1", "book-1"), ("in/book.abc#2", "book-2")]
+    assert done("style", "fit", "mine=in/book.abc", "-m", tiny_music, "-o", "my.styles") == [
+        "mine: 2 pieces, in my.styles"
+    ]
+    said = told(seqvae(*blend, "in/book.abc"), 2)
+    assert "need -o FOLDER for its 2 tunes; for one of them name it, as in/book.abc#1" in said
+    one = told(seqvae("interpolate", "in/book.abc", "in/book-2.mid", "-m", tiny_music, "-o", "out"), 2)
+    assert "in/book.abc: holds 2 tunes; name one, in/book.abc#1 to #2" in one
+
+
 def test_a_folder_with_nothing_readable_is_an_error(tiny_music: Path, here: Path) -> None:
     (here / "in").mkdir()
     assert "holds no music" in told(seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out"))
