@@ -35,6 +35,8 @@ class Modality:
     """A function with the signature of `read_sources`, for training."""
     commands: str
     """A module with the interface of `cli.inputs.Kind`: inputs of commands, and where their results go."""
+    noun: str = "piece"
+    """The name of one piece in messages."""
 
     def read_sources(
         self, paths: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
@@ -61,6 +63,7 @@ register(
         adapter="seqvae.music.adapter:MusicAdapter",
         sources="seqvae.music.library:sources",
         commands="seqvae.cli.music_io",
+        noun="song",
     )
 )
 register(
@@ -70,6 +73,7 @@ register(
         adapter="seqvae.text.adapter:LineAdapter",
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
+        noun="sentence",
     )
 )
 register(
@@ -79,6 +83,7 @@ register(
         adapter="seqvae.text.adapter:LineAdapter",  # a session is a line as well
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
+        noun="session",
     )
 )
 
@@ -88,6 +93,11 @@ def modality(kind: str) -> Modality:
     if kind not in MODALITIES:
         raise ConfigError(f"tokenizer.kind: '{kind}' is not a kind of sequence; choose from {', '.join(MODALITIES)}")
     return MODALITIES[kind]
+
+
+def counted(count: int, kind: str, about: str = "") -> str:
+    """A number of pieces in words: `counted(2, "midi")` is "2 songs"; `about` stands before the noun."""
+    return f"{count} {about}{modality(kind).noun}{'' if count == 1 else 's'}"
 
 
 def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokenizer:

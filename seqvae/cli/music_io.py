@@ -103,9 +103,9 @@ template = one
 
 def members(paths: Sequence[str]) -> Iterator[Piece]:
     """All songs in files and folders; raises ReadError at once where a path does not exist."""
-    found = library.find(paths)
+    single, found = alone(paths), library.require(paths)
     _tell_passed_over(paths)
-    return (piece for _, piece in read_each(found, alone(paths)))
+    return (piece for _, piece in read_each(found, single))
 
 
 def _items(places: Mapping[Path, Path], single: bool) -> Iterator[Item]:

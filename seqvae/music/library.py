@@ -63,6 +63,16 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
+def require(paths: Iterable[str | Path]) -> list[Path]:
+    """As `find`, and raises ReadError where there is no music at all."""
+    paths = list(paths)
+    if found := find(paths):
+        return found
+    there = passed_over(paths)
+    advice = f"name a folder with files in {' '.join(midi.SUFFIXES)}; sentences and logs are for models of text"
+    raise ReadError(" ".join(map(str, paths)), f"it holds no music{there and f' ({there})'}", advice)
+
+
 def passed_over(paths: Iterable[str | Path]) -> str:
     """A sentence with the number of files in the given folders that `find` skips by suffix; empty if there are none."""
     inside = (file for path in map(Path, paths) if path.is_dir() for file in _visible(path))
@@ -398,9 +408,10 @@ def sources(
     data: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Piece]]:
     """As `Modality.read_sources`: the style is the name of a folder, the group the title of a song."""
+    found = require(data)
     if said := passed_over(data):
         report(said)
-    for path, piece in read_all(find(data), cache=default_cache()):
+    for path, piece in read_all(found, cache=default_cache()):
         if isinstance(piece, ReadError):
             skipped.append(piece)
             report(f"skipped: {piece}")

@@ -27,6 +27,7 @@ from seqvae.config import Recipe
 from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
+from seqvae.modality import counted
 from seqvae.protocols import Tokenizer
 from seqvae.train.clock import Clock, interrupts, span
 from seqvae.train.fit_styles import fit_styles
@@ -132,7 +133,7 @@ def _train(
     parameters = sum(p.numel() for p in run.model.parameters())
     where = run.device.type + (f" in {ranks.count} processes" if ranks.count > 1 else "")
     report(f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
-           f"{len(run.batches)} pieces to train on")  # fmt: skip
+           f"{counted(len(run.batches), tokenizer.kind)} to train on")  # fmt: skip
     run.compile()
     with interrupts() as interrupted:
         _loop(run, Clock(config.minutes, progress.seconds, ranks, interrupted), report)

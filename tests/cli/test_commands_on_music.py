@@ -121,7 +121,7 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
         bare = score.notes[score.notes[:, midi.PROGRAM] != midi.DRUMS]
         midi.write(midi.to_score(bare, score.frame), here / "in" / f"bare {i}.mid")
     lines = done("style", "fit", "in", "--attribute", "drums", "-m", tiny_music, "-o", "drums.styles")
-    assert lines == ["without-drums: 3 pieces, in drums.styles", "with-drums: 3 pieces, in drums.styles"]
+    assert lines == ["without-drums: 3 songs, in drums.styles", "with-drums: 3 songs, in drums.styles"]
     to = ["--from", "without-drums", "--to", "with-drums", "--styles", "drums.styles"]
     assert done("blend", "in/0.mid", "-m", tiny_music, *to, "-o", "b.mid") == ["b.mid"]
     assert "is sparse" not in told(
@@ -138,7 +138,7 @@ def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: P
             song(here / style / f"{title}.mid", number + i)
     sets = ["calm=calm", "wild=wild", "-m", tiny_music]
     fitted = done("style", "fit", *sets, "--hold-out", "-o", "my.styles")
-    assert fitted == ["calm: 6 pieces, in my.styles", "wild: 6 pieces, in my.styles"], "the held-out ones are left out"
+    assert fitted == ["calm: 6 songs, in my.styles", "wild: 6 songs, in my.styles"], "the held-out ones are left out"
     before = done("style", "list", "-m", tiny_music, "--styles", "my.styles", "--json")
     assert all(json.loads(line).keys() == {"style", "count", "source"} for line in before)
     lines = done("style", "effect", *sets, "--styles", "my.styles", "--songs", 2, "--json")
@@ -252,7 +252,7 @@ def test_the_tunes_of_a_file_are_pieces(tiny_music: Path, here: Path) -> None:
     rows = [json.loads(x) for x in done("encode", "in/book.abc", "-m", tiny_music, "-o", "z.safetensors", "--json")]
     assert [(row["input"], row["name"]) for row in rows] == [("in/book.abc#1", "book-1"), ("in/book.abc#2", "book-2")]
     assert done("style", "fit", "mine=in/book.abc", "-m", tiny_music, "-o", "my.styles") == [
-        "mine: 2 pieces, in my.styles"
+        "mine: 2 songs, in my.styles"
     ]
     said = told(seqvae(*blend, "in/book.abc"), 2)
     assert "need -o FOLDER for its 2 tunes; for one of them name it, as in/book.abc#1" in said
@@ -389,7 +389,7 @@ def test_a_style_is_described_by_its_place(tiny_music: Path) -> None:
     assert shown["distances"] == {"wild": pytest.approx(float((styles["calm"].mean - styles["wild"].mean).norm()))}
     assert shown["spread"] > 0
     text = "\n".join(done("style", "show", "calm", "-m", tiny_music))
-    assert "3 pieces" in text
+    assert "3 songs" in text
     assert "mean of wild" in text
 
 
