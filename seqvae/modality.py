@@ -47,6 +47,11 @@ class Modality:
     chunk: str = ""
     """Name of a chunk, where tokens are shown with the number of their chunk: "bar" for music."""
 
+    @property
+    def noun(self) -> str:
+        """The name of one piece in messages."""
+        return self.content.removesuffix("s")
+
     def read_sources(
         self, paths: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
     ) -> Iterator[tuple[str, str, Any]]:
@@ -104,6 +109,11 @@ def modality(kind: str) -> Modality:
     if kind not in MODALITIES:
         raise ConfigError(f"tokenizer.kind: '{kind}' is not a kind of sequence; choose from {', '.join(MODALITIES)}")
     return MODALITIES[kind]
+
+
+def counted(count: int, kind: str, about: str = "") -> str:
+    """A number of pieces in words: `counted(2, "midi")` is "2 songs"; `about` stands before the noun."""
+    return f"{count} {about}{modality(kind).noun}{'' if count == 1 else 's'}"
 
 
 def make(config: TokenizerConfig, pieces: Callable[[], Iterable[Any]]) -> Tokenizer:

@@ -34,6 +34,7 @@ from seqvae.checkpoint.folder import find, load_tensors, save_tensors, write_fol
 from seqvae.checkpoint.hub import own, refuse_pickle
 from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError
+from seqvae.modality import counted
 from seqvae.style.mixture import shrinkage
 
 Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
@@ -198,21 +199,21 @@ def _surprise(column: Doubles, value: float) -> float:
 
 
 def fit(
-    evidence: Iterable[Evidence], score: Score = "combined", known: Sequence[Tensor] = (), seed: int = 0
-) -> Calibration:
+    evidence: Iterable[Evidence], score: Score = "combined", known: Sequence[Tensor] = (), seed: int = 0,
+    kind: str = "",
+) -> Calibration:  # fmt: skip
     """Calibrate on the evidence of normal pieces that the model was not trained on.
 
     Latent distances are measured from `known`, posterior means `(S, D)` of other normal pieces such as the training
-    set; without them, from a third of the given pieces. Raises SeqVAEError for fewer than LEAST pieces.
+    set; without them, from a third of the given pieces. Raises SeqVAEError for fewer than LEAST pieces, which it calls
+    by the noun of their `kind` of sequence.
     """
     if score not in get_args(Score):
         raise SeqVAEError(f"unknown score '{score}'; choose from {', '.join(get_args(Score))}")
     given = [(figures(one), one.means) for one in evidence]
     if len(given) < LEAST:
-        raise SeqVAEError(
-            f"{len(given)} normal pieces are too few to calibrate on; give {LEAST} or more, 300 or more for p-values "
-            "of 0.01"
-        )
+        few = counted(len(given), kind, "normal ") if kind else f"{len(given)} normal pieces"
+        raise SeqVAEError(f"{few} are too few to calibrate on; give {LEAST} or more, 300 or more for p-values of 0.01")
     order = np.random.default_rng(seed).permutation(len(given)).tolist()
     third = len(given) // 3
     near, order = ([], order) if len(known) else (order[:third], order[third:])

@@ -19,7 +19,7 @@ import typer
 
 from seqvae.cli import console, detect, draw, training
 from seqvae.cli import style as style_commands
-from seqvae.cli.console import Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
+from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
 from seqvae.errors import SeqVAEError, UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def blend(
             "the covariance too."
         ),
     ] = "mean",
-    model: Model = "music",
+    model: AnyModel = None,
     styles: Styles = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -152,12 +152,12 @@ def blend(
     Several moves are added: give --to once for each, and --from and --amount once, or once for each. An amount after
     a style, as in --to rock=0.3 --to jazz=0.5, is multiplied by --amount where both are given.
     """
-    from seqvae.cli.inputs import also, kind_of, load
+    from seqvae.cli.inputs import also, chosen, load
 
     moves = _moves(targets, sources or [], amounts or [])
     if method != "mean" and not sources:
         raise UsageError(f"--method {method} starts from a style: add --from")
-    kind = kind_of(model)
+    model, kind = chosen(model, inputs or [])
     if keep and not kind.FILES:
         raise UsageError(f"--keep {keep[0]}: text has no tracks; leave it out, it is for music")
     if chroma_guidance is not None and not kind.FILES:
@@ -304,7 +304,7 @@ def interpolate(
         int | None, typer.Option(min=2, help="Instead of steps: a square grid of this size, A B on top, C D below.")
     ] = None,
     kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along an arc, or a straight line.")] = "slerp",
-    model: Model = "music",
+    model: AnyModel = None,
     wav: Wav = False,
     png: Png = False,
     html: Html = False,
@@ -315,7 +315,7 @@ def interpolate(
 
     Steps are chosen to differ evenly in the output, and never go back. With --grid, rows follow one another.
     """
-    from seqvae.cli.inputs import also, kind_of, load
+    from seqvae.cli.inputs import also, chosen, load
 
     wanted = 2 if grid is None else 4
     if len(pieces) < wanted:
@@ -324,7 +324,7 @@ def interpolate(
         )
     if len(pieces) > wanted:
         raise UsageError(f"{len(pieces)} inputs; give two, or four with --grid")
-    own = kind_of(model)
+    model, own = chosen(model, pieces)
     if own.FILES and out is None:
         raise UsageError("missing option '--out'; the steps are several files; give -o FOLDER")
     given = [own.one(piece) for piece in pieces]
@@ -356,13 +356,13 @@ def interpolate(
 
 @verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
 def reconstruct(
-    inputs: Inputs = None, model: Model = "music", out: Out = None, wav: Wav = False, png: Png = False,
+    inputs: Inputs = None, model: AnyModel = None, out: Out = None, wav: Wav = False, png: Png = False,
     html: Html = False, exact: Exact = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Encode and decode again, to show how much the model keeps."""
-    from seqvae.cli.inputs import also, kind_of, load
+    from seqvae.cli.inputs import also, chosen, load
 
-    kind = kind_of(model)
+    model, kind = chosen(model, inputs or [])
     with kind.given(inputs or [], out, "reconstructed", as_json, also(wav, png, html)) as desk:
         _change(kind, desk, load(model, exact=exact), lambda z: z, {})
 
@@ -373,16 +373,16 @@ def reconstruct(
     "seqvae encode @in.txt -m reviews -o latents.safetensors",
 )
 def encode(
-    out: Latents, inputs: Inputs = None, model: Model = "music", exact: Exact = False, as_json: Json = False
+    out: Latents, inputs: Inputs = None, model: AnyModel = None, exact: Exact = False, as_json: Json = False
 ) -> None:
     """Write latent vectors to a file.
 
     For music, each file gives a tensor (segments, dimensions) under its name. For text, `z` holds the vectors of all
     lines in order, and `segments` the number of vectors of each line: one, or none for a blank line.
     """
-    from seqvae.cli.inputs import kind_of, load
+    from seqvae.cli.inputs import chosen, load
 
-    kind = kind_of(model)
+    model, kind = chosen(model, inputs or [])
     batches = kind.read(inputs or [])
     ranks = console.processes(kind.FILES, inputs)
     codec = load(model, exact=exact)

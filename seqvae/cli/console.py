@@ -127,6 +127,14 @@ Inputs = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="Released name, checkpoint folder or Hub id.")]
+AnyModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Released name, checkpoint folder or Hub id.  [default: music, or reviews for sentences]",
+    ),
+]
 Styles = Annotated[Path | None, typer.Option("--styles", help="File of `style fit` whose styles are added.")]
 Wav = Annotated[bool, typer.Option("--wav", help="Music: also write the sound beside each output.")]
 Png = Annotated[bool, typer.Option("--png", help="Music: also write a piano roll beside each output.")]

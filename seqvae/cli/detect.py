@@ -97,6 +97,7 @@ def fit(
     from seqvae.anomaly import calibration, conformal
     from seqvae.anomaly import scores as anomaly
     from seqvae.cli.inputs import kind_of, load
+    from seqvae.modality import counted
 
     calibration.refuse(out)
     kind = kind_of(model)
@@ -112,13 +113,14 @@ def fit(
             yield one
 
     latents = [] if near is None else anomaly.latents(codec, near)
-    found = calibration.fit(evidence(), score, latents, seed)
+    found = calibration.fit(evidence(), score, latents, seed, codec.tokenizer.kind)
+    normal = counted(given, codec.tokenizer.kind, "normal ")
     threshold = found.threshold(wanted, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
         enough = _enough(wanted, bool(latents), calibration.TAILS, confidence)
         surely = "" if confidence is None else f" with {confidence:g} confidence"
         raise SeqVAEError(
-            f"{given} normal pieces are too few for a p-value of {wanted:g}{surely}, which needs {enough}; give as "
+            f"{normal} are too few for a p-value of {wanted:g}{surely}, which needs {enough}; give as "
             f"many, or choose a --p-value of {conformal.least_share(len(found.normal), confidence):.2g} or more"
         )
     limit = None if contamination is not None else wanted
@@ -136,7 +138,7 @@ def fit(
     }
     rule = f"p-value {wanted:g}" if contamination is None else f"contamination {contamination:g}"
     sure = verdicts.bounded(bound, confidence)
-    tell(f"{given} normal pieces, anomalous below {threshold:.4g}, {sure} ({rule}), in {out}", facts, as_json)
+    tell(f"{normal}, anomalous below {threshold:.4g}, {sure} ({rule}), in {out}", facts, as_json)
 
 
 verb(
@@ -378,9 +380,11 @@ def update(
     """
     from seqvae.anomaly import calibration, conformal
     from seqvae.anomaly import scores as anomaly
+    from seqvae.checkpoint import hub
     from seqvae.cli.inputs import kind_of, load
+    from seqvae.modality import counted
 
-    where = detector
+    where, sequence = detector, "events"
     if _is_raw(detector):
         from seqvae.anomaly import log_detector
 
@@ -389,6 +393,7 @@ def update(
         evidences: Iterable[Evidence] = (evidence for _, evidence in raw.weighed(inputs or [], learned, exact)[1])
     else:
         found, settings = _calibrated(detector, model)
+        sequence = hub.kind_of(hub.find(settings.model))
         pieces = _normal(kind_of(settings.model), inputs or [])
         evidences = anomaly.examine(load(settings.model, exact=exact), pieces, settings.samples, settings.seed)
     scores = [found.scores(evidence)[found.score] for evidence in evidences]
@@ -410,7 +415,7 @@ def update(
     facts |= {"p_value": settings.p_value, "confidence": settings.confidence, "bound": bound, "output": str(detector)}
     sure = verdicts.bounded(bound, settings.confidence)
     tell(
-        f"{len(scores)} more normal pieces, {len(new.normal)} to compare with, anomalous below "
+        f"{counted(len(scores), sequence, 'more normal ')}, {len(new.normal)} to compare with, anomalous below "
         f"{settings.threshold:.4g}, {sure}, in {detector}",
         facts,
         as_json,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from seqvae.cli import console
-from seqvae.cli.console import Json, Model, Seed, Styles, tell, verb
+from seqvae.cli.console import AnyModel, Json, Model, Seed, Styles, tell, verb
 from seqvae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,15 +57,17 @@ def fit(
     hold_out: Annotated[
         bool, typer.Option("--hold-out", help="Leave out the test split, one in twenty, that `style effect` uses.")
     ] = False,
-    model: Model = "music",
+    model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
     """Fit styles to songs or sentences of your own. A name may be given several times. Use the file with --styles."""
-    from seqvae.cli.inputs import kind_of, load
+    from seqvae.cli.inputs import chosen, load
+    from seqvae.modality import counted
 
     if (out is None) is not add:
         raise UsageError("missing output; give -o FILE, or --add for the model's own folder")
-    found = _sets(kind_of(model), sets, by)
+    model, kind = chosen(model, [given.partition("=")[2] for given in sets])
+    found = _sets(kind, sets, by)
     codec = load(model)
     if hold_out:
         from seqvae.evaluation import style_effect as effect
@@ -78,7 +80,7 @@ def fit(
     path = _write(fitted, out, model)
     for name, one in fitted.items():
         facts = {"style": name, "count": one.count, "source": one.source, "output": str(path)}
-        tell(f"{name}: {one.count} pieces, in {path}", facts, as_json)
+        tell(f"{name}: {counted(one.count, codec.tokenizer.kind)}, in {path}", facts, as_json)
 
 
 def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[list[Any], str]]:
@@ -207,6 +209,7 @@ def show(
     from seqvae.cli.inputs import load
 
     codec = load(model, styles)
+    from seqvae.modality import counted
     from seqvae.style.moves import separation
 
     style = codec.style(name)
@@ -218,7 +221,7 @@ def show(
     facts |= {"persistence": style.persistence, "distances": distances, "separation": apart}
     facts |= {"effects": {source: asdict(one) for source, one in style.effects.items()}}
     lines = [
-        f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
+        f"{name}: {counted(style.count, codec.tokenizer.kind)} from {style.source or 'an unknown source'}",
         f"spread {spread:.3f}: root mean square distance of a segment from the mean",
         f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
         *(

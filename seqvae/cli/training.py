@@ -33,6 +33,7 @@ Half = Literal["choose", "final"]  # a copy of dataset.Half; a test compares the
 
 @verb(
     app,
+    "seqvae train music --data mine/ --start music --minutes 5",
     "seqvae train music --data songs/ --out runs/music --set model.latent=256",
     "seqvae train reviews --data positive.txt --data negative.txt --out runs/mine --minutes 10",
 )
@@ -42,7 +43,9 @@ def train(
         list[str],
         typer.Option("--data", metavar="PATH", help="Folder of music, or file of sentences.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.  [default: runs/RECIPE]")
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Text: use this vocabulary instead of learning one.")
     ] = None,
@@ -73,6 +76,7 @@ def train(
     from seqvae.modality import modality
     from seqvae.train.loop import train_from
 
+    out = out or Path("runs") / Path(recipe).stem
     try:
         if start is not None and tokenizer is None and modality(settings.tokenizer.kind).vocabulary != "fixed":
             from seqvae.checkpoint import hub

@@ -169,7 +169,7 @@ class Verdicts:
         least = conformal.least_discoveries(pieces, n, rate)
         if least > 1 and not self._chosen.random_ties:
             console.report(
-                f"no discovery at --fdr {rate:g}: with {n} normal pieces for calibration, at least {least} of {pieces} "
+                f"no discovery at --fdr {rate:g}: calibrated on {n} normal ones, at least {least} of {pieces} "
                 f"must be stranger than all of them; with {conformal.sample_size(rate / pieces)}, one is enough"
             )
 

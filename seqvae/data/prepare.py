@@ -71,7 +71,10 @@ def prepare(
             f"{tokenizer}: is not the tokenizer of the shards in {folder}; leave it out, or choose another --out"
         )
     if spelled.kind != recipe.tokenizer.kind:
-        raise ConfigError(f"{tokenizer}: is for {spelled.kind}, and the recipe for {recipe.tokenizer.kind}")
+        raise ConfigError(
+            f"{tokenizer or kept}: is for {spelled.kind}, and the recipe for {recipe.tokenizer.kind}; choose another "
+            f"{'--tokenizer' if tokenizer else '--out'}"
+        )
     new = not folder.exists()
     try:
         if made is None and not (ready and kept.exists()):  # files without an index are not valid

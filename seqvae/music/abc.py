@@ -41,9 +41,24 @@ def tunes(content: bytes) -> list[ScoreTick]:
     return [_score([tune]) for tune in _read(content)]
 
 
-def to_symusic(content: bytes) -> ScoreTick:
-    """All tunes of a book as one score, one after another; raises ValueError as `tunes` does."""
-    return _score(list(_read(content)))
+def titles(content: bytes) -> list[str]:
+    """The title of each tune with notes in a book, empty for a tune without one."""
+    return [_title(lines) for lines in _with_notes(content)]
+
+
+def to_symusic(content: bytes, number: int = 0) -> ScoreTick:
+    """Tune `number`, from 1, of those in `titles`; 0 for all tunes as one score, one after another.
+
+    Raises:
+        LookupError: there is no tune of that number.
+        ValueError: as for `tunes`.
+    """
+    if not number:
+        return _score(list(_read(content)))
+    found = _with_notes(content)
+    if number > len(found):
+        raise LookupError(f"{len(found)} tunes")
+    return _score([_Tune(found[number - 1])])
 
 
 def _score(book: list[_Tune]) -> ScoreTick:
@@ -61,6 +76,20 @@ def _read(content: bytes) -> Iterator[_Tune]:
         tune = _Tune(lines)
         if any(bar.sounds for voice in tune.voices.values() for bar in voice.bars):
             yield tune
+
+
+def _with_notes(content: bytes) -> list[list[str]]:
+    """The lines of each tune that has a letter of a note outside of its fields."""
+    return [lines for lines in _split(decode(content)) if any(map(_has_note, lines))]
+
+
+def _has_note(line: str) -> bool:
+    return _FIELD.match(line) is None and re.search("[A-Ga-g]", re.sub(r'"[^"]*"|%.*', "", line)) is not None
+
+
+def _title(lines: list[str]) -> str:
+    written = next((line for line in lines if line.startswith("T:")), "T:")
+    return re.sub(r"(?<!\\)%.*", "", written[2:]).strip()
 
 
 def _split(text: str) -> Iterator[list[str]]:

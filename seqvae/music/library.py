@@ -24,7 +24,7 @@ from seqvae.errors import ReadError
 from seqvae.io import files
 from seqvae.io.workers import Workers
 from seqvae.music import piece as midi
-from seqvae.music import track_events
+from seqvae.music import track_events, tune_books
 from seqvae.music.piece import Piece
 
 default_cache = files.default_cache
@@ -40,7 +40,8 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     """Music files: the given files, and those in the given folders and below, each once.
 
     The arguments keep their order, and the files of a folder are sorted. In folders only known suffixes count and
-    hidden files are skipped; a file given by name is taken with any suffix, and so is a `corpus:` name.
+    hidden files are skipped; a file given by name is taken with any suffix, and so is a `corpus:` name. An ABC file
+    with several tunes is as many paths (music/tune_books.py).
 
     Raises:
         ReadError: a path does not exist.
@@ -49,12 +50,23 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     for source in paths:
         path = Path(source)
         if path.is_dir():
-            found.update(dict.fromkeys(sorted(p for p in _visible(path) if p.suffix.lower() in midi.SUFFIXES)))
-        elif path.exists() or path.as_posix().startswith(midi.CORPUS):
-            found[path] = None
+            music = sorted(p for p in _visible(path) if p.suffix.lower() in midi.SUFFIXES)
+            found.update(dict.fromkeys(tune for file in music for tune in tune_books.tunes(file)))
+        elif tune_books.divided(path)[0].exists() or path.as_posix().startswith(midi.CORPUS):
+            found.update(dict.fromkeys(tune_books.tunes(path)))
         else:
             raise ReadError(path, "there is no such file or folder", "check the name")
     return list(found)
+
+
+def require(paths: Iterable[str | Path]) -> list[Path]:
+    """As `find`, and raises ReadError where there is no music at all."""
+    paths = list(paths)
+    if found := find(paths):
+        return found
+    there = passed_over(paths)
+    advice = f"name a folder with files in {' '.join(midi.SUFFIXES)}; sentences and logs are for models of text"
+    raise ReadError(" ".join(map(str, paths)), f"it holds no music{there and f' ({there})'}", advice)
 
 
 def passed_over(paths: Iterable[str | Path]) -> str:
@@ -114,8 +126,8 @@ def _begin(path: Path, cache: Path | None, crew: Workers, time_limit: float) -> 
     kept: Path | None = None
     if cache is not None:
         try:
-            kept = cache / f"{_digest(midi.resolve(path))}.npz"
-            found: Piece | ReadError = unpack(kept.read_bytes(), _stem(path))
+            kept = cache / f"{_digest(midi.resolve(path), tune_books.divided(path)[1])}.npz"
+            found: Piece | ReadError = unpack(kept.read_bytes(), _name(path))
             return lambda: found
         except ReadError as error:
             found = error
@@ -138,20 +150,24 @@ def _begin(path: Path, cache: Path | None, crew: Workers, time_limit: float) -> 
             with contextlib.suppress(OSError):  # a full disk or read-only cache only makes this slow
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_bytes(read[0])  # a partial write is damaged, so it is read and written again
-        return unpack(read[0], _stem(path))
+        return unpack(read[0], _name(path))
 
     return finish
 
 
-def _stem(path: Path) -> str:
+def _name(path: Path) -> str:
+    """The name of the piece in a file, the title of a tune, or the name of a work in the corpus."""
+    if tune_books.divided(path)[1]:
+        return tune_books.title(path)
     return path.name.removesuffix(path.suffix) if path.suffix.lower() in midi.SUFFIXES else path.name
 
 
-def _digest(file: Path) -> str:
-    """Cache key of `file`, from its content, its kind and the reader version."""
+def _digest(file: Path, tune: int = 0) -> str:
+    """Cache key of `file` or of a tune in it, from its content, its kind and the reader version."""
     suffix = file.suffix.lower()
     version = f"{READER_VERSION}.{_MIDI_VERSION}" if suffix in midi.MIDI_SUFFIXES else f"{READER_VERSION}"
-    key = hashlib.blake2b(f"{version} {suffix} ".encode(), digest_size=16)
+    part = f"#{tune} " if tune else ""
+    key = hashlib.blake2b(f"{version} {suffix} {part}".encode(), digest_size=16)
     key.update(file.read_bytes())
     return key.hexdigest()
 
@@ -251,8 +267,10 @@ def title(path: str | Path) -> str:
     repeats), so only the beginning counts: the catalogue number if there is one, else the first distinctive word,
     with the next word or number after a musical form. A name in parts separated by ` - ` begins with the artist.
     `all-blues-dz`, `AllBlues` and `all-blues-miles-davis-bl` share a title. Different songs may share one as well,
-    which does no harm to a split.
+    which does no harm to a split. A tune in an ABC file has its own title (`tune_books.title`).
     """
+    if tune_books.divided(path)[1]:
+        path = tune_books.title(path)
     text = path if isinstance(path, str) else path.as_posix()
     name = re.split(r"[/\\:]", text)[-1].replace("'", "")
     name = re.sub(r"(?i)\.(midi?|kar|rmi|smf|mxl|musicxml|xml|krn|abc)$", "", name)
@@ -298,9 +316,10 @@ def sources(
     data: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Piece]]:
     """As `Modality.read_sources`: the style is the name of a folder, the group the title of a song."""
+    found = require(data)
     if said := passed_over(data):
         report(said)
-    for path, piece in read_all(find(data), cache=default_cache()):
+    for path, piece in read_all(found, cache=default_cache()):
         if isinstance(piece, ReadError):
             skipped.append(piece)
             report(f"skipped: {piece}")
@@ -309,8 +328,13 @@ def sources(
 
 
 def _style(path: Path, roots: Sequence[Path]) -> str:
-    """Name of the folder directly below the root that holds `path`, or the root's own name if there is none between."""
+    """Name of the folder directly below the root that holds `path`, or the root's own name if there is none between.
+
+    A tune of an ABC file that was given by its name has the name of the file.
+    """
     for root in roots:
+        if tune_books.divided(path)[0] == root and path != root:
+            return root.stem
         if path.is_relative_to(root) and path != root:
             parts = path.relative_to(root).parts
             return parts[0] if len(parts) > 1 else root.name

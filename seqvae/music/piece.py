@@ -29,7 +29,7 @@ from symusic.core import (
 
 from seqvae.errors import ReadError, SeqVAEError
 from seqvae.io import files
-from seqvae.music import midi_bytes, track_events
+from seqvae.music import midi_bytes, track_events, tune_books
 from seqvae.music.track_events import Tracks
 
 STEPS_PER_BEAT = 12
@@ -107,8 +107,8 @@ def read(source: Source, *, name: str = "") -> Piece:
     Args:
         source: a path with one of `SUFFIXES`, a name in music21's corpus (`corpus:bach/bwv66.6`), the bytes of a MIDI
             or MusicXML file, a `symusic.Score`, a `pretty_midi.PrettyMIDI`, a music21 stream, or a `Piece`, which is
-            returned unchanged.
-        name: the name of the piece, and of the source in messages; by default the stem of the file.
+            returned unchanged. `book.abc#3` is the third tune of an ABC file, `book.abc` all tunes in a row.
+        name: the name of the piece, and of the source in messages; by default the stem of the file, or a tune's title.
 
     Raises:
         ReadError: the source is missing, is not music, is damaged, has no notes, or exceeds `MAX_NOTES`, `MAX_BEATS`
@@ -140,7 +140,7 @@ def _library(source: object) -> str:
 
 
 def resolve(source: str | Path) -> Path:
-    """The path of `source`, a file or a work in music21's corpus; raises ReadError if it does not exist."""
+    """The file of `source`, a path, a tune's path or a work in music21's corpus; raises ReadError if there is none."""
     text = source if isinstance(source, str) else source.as_posix()
     if text.startswith(CORPUS):
         from seqvae.music import readers
@@ -150,7 +150,7 @@ def resolve(source: str | Path) -> Path:
         except LookupError:
             advice = "try corpus:bach/bwv66.6, or list the works with music21.corpus.getPaths()"
             raise ReadError(text, "music21's corpus has no such work", advice) from None
-    path = Path(source)
+    path, _ = tune_books.divided(source)
     if path.is_dir():
         raise ReadError(path, "it is a folder", "name a file in it")
     if not path.exists():
@@ -160,8 +160,8 @@ def resolve(source: str | Path) -> Path:
 
 def _read_file(source: str | Path, name: str) -> Piece:
     path = resolve(source)
-    inside = str(source).startswith(CORPUS)
-    name = name or (path.name.removesuffix(path.suffix) if inside else path.stem)
+    inside, number = str(source).startswith(CORPUS), tune_books.divided(source)[1]
+    name = name or (tune_books.title(source) if number else path.stem)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES and not inside:
         kind = f"'{path.suffix}' is not a kind of music file known here" if suffix else "its name has no suffix"
@@ -179,7 +179,7 @@ def _read_file(source: str | Path, name: str) -> Piece:
     if suffix in MIDI_SUFFIXES:
         return _from_midi(content, source, name)
     if suffix == ".abc":
-        return _from_abc(content, source, name)
+        return _from_abc(content, source, name, number)
     return _from_notation(path, source, name)
 
 
@@ -207,11 +207,13 @@ def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
     return _from_score(score, label, name)
 
 
-def _from_abc(content: bytes, label: str | Path, name: str) -> Piece:
+def _from_abc(content: bytes, label: str | Path, name: str, number: int) -> Piece:
     from seqvae.music import abc
 
     try:
-        score = abc.to_symusic(content)
+        score = abc.to_symusic(content, number)
+    except LookupError as error:
+        raise ReadError(label, f"the file has {error}", "name one of them, from #1 on") from error
     except ValueError as error:
         raise ReadError(label, f"its ABC cannot be read ({_plain(error)})", "correct it, or leave it out") from error
     return _from_score(score, label, name)

@@ -18,6 +18,7 @@ from torch import Tensor
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Ints, load
 from seqvae.data.dataset import Longs, TokenData
+from seqvae.modality import counted
 from seqvae.music.band import Ensemble
 from seqvae.protocols import PAD
 from seqvae.style import gaussian, mixture, styles_file
@@ -93,4 +94,6 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
         drawn = torch.cat(draws)
         kept.styles |= mixture.pack(mixture.fit(drawn, min(MIXTURE, max(1, len(drawn) // 300))))
     checkpoint.save(kept, folder)
-    report("styles: " + ", ".join(f"{name} ({one.count} pieces)" for name, one in styles.items()))
+    report(
+        "styles: " + ", ".join(f"{name} ({counted(one.count, codec.tokenizer.kind)})" for name, one in styles.items())
+    )

@@ -27,7 +27,7 @@ from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
 from seqvae.io.locks import lock_file
-from seqvae.modality import modality
+from seqvae.modality import counted, modality
 from seqvae.protocols import PAD, Tokenizer
 from seqvae.train.clock import Clock, interrupts, span
 from seqvae.train.fit_styles import fit_styles
@@ -140,7 +140,7 @@ def _summary(run: Run) -> str:
     where = run.device.type + (f" in {run.ranks.count} processes" if run.ranks.count > 1 else "")
     return (
         f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
-        f"{len(run.batches)} pieces to train on"
+        f"{counted(len(run.batches), run.tokenizer.kind)} to train on"
     )
 
 

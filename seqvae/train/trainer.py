@@ -21,6 +21,7 @@ from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import Recipe
 from seqvae.data.dataset import Batches, Ints, Longs, Split, TokenData
 from seqvae.errors import ConfigError, SeqVAEError
+from seqvae.modality import modality
 from seqvae.nn.blocks import Residual, TransformerLayer
 from seqvae.nn.loss import Loss, loss
 from seqvae.nn.model import SequenceVAE
@@ -59,11 +60,11 @@ class Run(State):
 
         Raises SeqVAEError if there is nothing to train on or nothing to validate on.
         """
-        config = self.recipe.train
+        config, noun = self.recipe.train, modality(self.tokenizer.kind).noun
         validation = self._batches("valid", 4 * config.batch_tokens, 8)
         if not len(self.batches) or not len(validation):  # with two groups each split has one, see dataset.cuts
             raise SeqVAEError(
-                f"{self.folder}: there is only one piece, or copies of one, to train on and none to validate with "
+                f"{self.folder}: there is only one {noun}, or copies of one, to train on and none to validate with "
                 f"(of {len(self.data)} read, none has another title or text); add another"
             )
         chosen, segments = [], 0
@@ -74,8 +75,8 @@ class Run(State):
                 break
         if not chosen:
             raise SeqVAEError(
-                f"{self.folder}: the {len(validation)} pieces of the validation split have no segment with content and "
-                f"at most {validation.max_tokens} tokens a chunk; add more pieces"
+                f"{self.folder}: the {len(validation)} {noun}s of the validation split have no segment with content "
+                f"and at most {validation.max_tokens} tokens a chunk; add more"
             )
         return chosen
 

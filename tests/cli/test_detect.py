@@ -104,7 +104,7 @@ def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, he
     assert (settings.model, settings.samples, settings.seed) == (str(tiny_events.resolve()), 3, 5)
     assert str(folder / "normal.txt") in settings.about
     [said] = done(*fit)
-    assert said.startswith("120 normal pieces, anomalous below "), "it may be fitted again"
+    assert said.startswith("120 normal sessions, anomalous below "), "it may be fitted again"
     assert said.endswith("(p-value 0.1), in new/d")
 
 
@@ -160,7 +160,7 @@ def test_too_few_pieces_are_refused_with_the_number_it_takes(
     fit += ["--reference", f"@{folder}/known.txt"] if known else []
     text_file(here / "in.txt", HELD_OUT[:12] if known else HELD_OUT[:24])
     line = told(seqvae(*fit))
-    assert "normal pieces are too few for a p-value of 0.1" in line
+    assert "normal sessions are too few for a p-value of 0.1" in line
     assert files(here) == ["in.txt"]
     [enough] = map(int, re.findall(r"which needs (\d+)", line))
     assert enough == (13 if known else 25)
@@ -311,7 +311,7 @@ def test_a_batch_too_large_for_discoveries_is_told(detector: Path, here: Path) -
     text_file(here / "in.txt", [*HELD_OUT[:30], STRANGE[0]])
     said = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
     least = conformal.least_discoveries(31, n, 0.01)
-    assert f"no discovery at --fdr 0.01: with {n} normal pieces for calibration, at least {least} of 31" in said.stderr
+    assert f"no discovery at --fdr 0.01: calibrated on {n} normal ones, at least {least} of 31" in said.stderr
     assert said.stdout.count("anomalous") == 0
 
 
@@ -350,7 +350,7 @@ def test_a_change_of_normal_is_told_and_the_detector_recalibrated(detector: Path
     assert changed.threshold == after.threshold(0.05) == row["threshold"]
     assert changed.about == f"{settings.about}; @new.txt"
     [line] = done("detect", "update", "d", "@new.txt", "--replace")
-    assert line.startswith("120 more normal pieces, 120 to compare with, anomalous below")
+    assert line.startswith("120 more normal sessions, 120 to compare with, anomalous below")
     fresh = rows("@new.txt", "--detector", "d")
     assert sum(row["anomalous"] for row in fresh) <= 6
     assert np.array_equal(calibration.load(here / "d")[0].normal, sorted(row["score"] for row in fresh))
@@ -507,7 +507,7 @@ def test_music_is_scored_file_by_file_and_what_cannot_be_read_is_skipped(tiny_mu
     (here / "in" / "bad.mid").write_text("no music")
     result = seqvae("detect", "fit", "in", "-m", tiny_music, "-o", "d", "--contamination", 0.3, "--samples", 2)
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "1 of 8 files skipped"), result.stderr
-    assert result.stdout.startswith("7 normal pieces, ")
+    assert result.stdout.startswith("7 normal songs, ")
     result = seqvae("detect", "score", "in", "--detector", "d", "--json")
     said = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(row["index"], row["input"]) for row in said] == [(i, f"in/{i}.mid") for i in range(7)]
@@ -549,7 +549,7 @@ def test_tokens_of_music_have_names(tokenizer: MidiTokenizer) -> None:
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["fit", "@few.txt", "-o", "d"], "3 normal pieces are too few to calibrate on"),
+        (["fit", "@few.txt", "-o", "d"], "3 normal sessions are too few to calibrate on"),
         (["fit", "@gone.txt", "-o", "d"], "cannot read gone.txt: "),
         (["fit", "@few.txt", "--reference", "gone.txt", "-o", "d"], "cannot read gone.txt: "),
         (["fit", "@few.txt", "-o", "mine"], "mine: exists and is not a detector's folder; choose another -o"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,8 +78,42 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
 def test_a_recipe_for_text_refuses_music(here: Path) -> None:
     song(here / "songs" / "a.mid")
     line = told(seqvae("train", "reviews", "--data", "songs", "--out", "run"))
-    assert "cannot read songs/a.mid: it is not text; give files in UTF-8" in line
+    assert "cannot read songs/a.mid: it is not text but music; give files in UTF-8" in line
+    assert "music" in told(seqvae("tokenizer", "train", "--data", "songs", "-o", "tokens"))
     assert not (here / "run" / "data").exists()
+
+
+@pytest.mark.parametrize("recipe", ["reviews", "logs-short"])
+def test_a_recipe_for_lines_refuses_a_table_and_says_how_to_get_its_lines(here: Path, recipe: str) -> None:
+    (here / "my logs").mkdir()
+    rows = 'Time;Content\n1;Receiving block\n2;"Sent;  block"\n'
+    (here / "my logs" / "log.csv").write_text(rows, encoding="utf-8-sig")
+    line = told(seqvae("train", recipe, "--data", "my logs", "--out", "run"))
+    assert line.startswith(
+        "seqvae: cannot read my logs/log.csv: it is a table (Time, Content), not one sentence a line"
+    )
+    assert "for column 'Content': " in line
+    command = line.partition("'Content': ")[2].replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(command, shell=True, cwd=here / "my logs", check=True)
+    assert (here / "my logs" / "lines.txt").read_text() == "Receiving block\nSent; block\n"
+
+
+def test_a_recipe_for_music_refuses_text(here: Path) -> None:
+    (here / "lines").mkdir()
+    (here / "lines" / "good.txt").write_text("a good place\n")
+    line = told(seqvae("train", "music", "--data", "lines", "--out", "run"))
+    assert "cannot read lines: it holds no music (files passed over: 1, not music by their suffix (1 .txt))" in line
+    assert "sentences and logs are for models of text" in line
+    assert files(here) == ["lines/good.txt"]
+
+
+def test_a_few_songs_train_from_a_model_by_one_short_command(here: Path, tiny_music: Path) -> None:
+    for i in range(5):
+        song(here / "mine" / f"song{i}.mid", i)
+    settings = ["--set=model.latent=16", "--set=model.width=32", "--set=model.hidden=16"]
+    result = seqvae("train", "music", "--data", "mine/", "--start", tiny_music, "--minutes", 0.02, *settings)
+    assert (result.exit_code, result.stdout) == (0, "runs/music/best\n"), result.stderr
+    assert done("blend", "mine/song0.mid", "-m", "runs/music/best", "--to", "mine") == ["song0-mine.mid"]
 
 
 def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:

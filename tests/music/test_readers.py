@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqvae.errors import ReadError
-from seqvae.music import abc, abc_fields, bars, humdrum
+from seqvae.music import abc, abc_fields, bars, humdrum, musicxml
 from seqvae.music import piece as midi
 from seqvae.music.bars import Marks
 
@@ -282,6 +282,17 @@ def test_a_measure_with_a_gap_at_its_end_keeps_its_length() -> None:
     piece = midi.read(score([attributes() + gap, note("B4", 16)]).encode())
     assert sounds(piece) == [(0, 69), (48, 71)]
     assert midi.frame_rows(piece.frame)[1] == [(0, 4, 4)]
+
+
+@pytest.mark.parametrize("number", [256, 2**31])
+def test_impossible_numbers_take_no_memory(number: int) -> None:
+    ending = f"<barline location='left'><ending number='1-{number}' type='start'/></barline>"
+    times = attributes().replace("<beats>4", f"<beats>{number}")
+    root = musicxml.plain(score([times + ending + note("A4", 16), attributes() + note("B4", 16)]).encode())
+    assert [time.findtext("beats") for time in root.iter("time")] == ["4"]
+    assert [ending.get("number") for ending in root.iter("ending")] == ["1"]
+    piece = midi.read(score([times + ending + note("A4", 16), attributes() + note("B4", 16)]).encode())
+    assert sounds(piece) == [(0, 69), (48, 71)]
 
 
 def test_each_note_of_a_kit_has_its_drum() -> None:
