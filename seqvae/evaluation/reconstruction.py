@@ -18,6 +18,7 @@ from seqvae.evaluation import blend as evaluate_blend
 from seqvae.evaluation import controls, test_songs
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import by_bar
 from seqvae.music.piece import Piece
 from seqvae.nn.posterior import Posterior
 
@@ -57,7 +58,7 @@ def reconstruction(
         kept = evaluate_blend.kept(spelled, notes, song.piece.bounds)
         cuts = song.piece.bounds[:: codec.chunks]
         cuts = cuts if cuts[-1] == song.piece.bounds[-1] else np.append(cuts, song.piece.bounds[-1])
-        by_segment = zip(measures.bars(spelled, cuts), measures.bars(notes, cuts), strict=True)
+        by_segment = zip(by_bar(spelled, cuts), by_bar(notes, cuts), strict=True)
         rows.setdefault(song.style, []).append(
             {
                 "note_f1": measures.note_f1(spelled, notes),
@@ -96,7 +97,7 @@ def _encoded(codec: Codec, songs: Sequence[Song]) -> list[Posterior]:
 def refit(piece: Piece, bounds: Ints) -> Ints:
     """The notes of a piece, bar by bar, inside other bounds; the second song of a random pair."""
     out = []
-    for c, notes in enumerate(measures.bars(piece.notes, piece.bounds)[: len(bounds) - 1]):
+    for c, notes in enumerate(by_bar(piece.notes, piece.bounds)[: len(bounds) - 1]):
         moved = notes[:, :4].copy()
         moved[:, 0] += bounds[c] - piece.bounds[c]
         out.append(moved[moved[:, 0] < bounds[c + 1]])

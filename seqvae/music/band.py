@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.music import arrangement
-from seqvae.music import note_metrics as measures
-from seqvae.music.note_metrics import BEAT, DRUMS, DURATION, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, skyline
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-STEPS = 4 * BEAT  # of a bar of 4/4
+STEPS = 4 * STEPS_PER_BEAT  # of a bar of 4/4
 MOST = 7  # instruments of a band
 FAMILY = 8  # General MIDI's programs come in families of eight
 BASS = 4  # the family of basses
@@ -169,7 +168,7 @@ def lowest_player(programs: Sequence[int]) -> int | None:
 
 def tune(notes: Ints) -> Ints:
     """The audible top line of `notes (N, >= 4)`: the highest note of each onset at which no higher note sounds."""
-    top = measures.skyline(notes)
+    top = skyline(notes)
     sounds = arrangement.sounding(notes, top[:, ONSET])
     highest = 127 - sounds[:, ::-1].argmax(1)
     found: Ints = top[highest == top[:, PITCH]]
@@ -229,7 +228,8 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
         return notes
     share = max(0.0, most) / len(notes)
     step = notes[:, ONSET] - bounds[np.searchsorted(bounds, notes[:, ONSET], side="right") - 1]
-    level = np.where(step % BEAT == 0, 0, np.where(np.isin(step % BEAT, (BEAT // 2, 2 * BEAT // 3)), 1, 2))
+    off = step % STEPS_PER_BEAT
+    level = np.where(off == 0, 0, np.where(np.isin(off, (STEPS_PER_BEAT // 2, 2 * STEPS_PER_BEAT // 3)), 1, 2))
     stays = np.zeros(len(notes), bool)
     for program in np.unique(notes[:, PROGRAM]).tolist():
         mine = np.flatnonzero(notes[:, PROGRAM] == program)
@@ -373,7 +373,7 @@ def arranged(
     `chords` last until the next onset, other notes at least a beat.
     """
     due = bounds[:-1] if changes is None else changes
-    halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * BEAT) == 0]
+    halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * STEPS_PER_BEAT) == 0]
     parts = song[np.isin(song[:, PROGRAM], list(whole))]
     free = np.isin(_place(parts), _place(line)) | (parts[:, PITCH] < LOWEST)
     parts = np.concatenate([parts[free], under(parts[~free], line)])  # a melody that is named may lie below the top
@@ -406,7 +406,7 @@ def arranged(
     hand = np.where(rest[:, PROGRAM] == DRUMS, -1, 2 * rest[:, PROGRAM] + (rest[:, PITCH] >= CHORDS))
     voices = [rest[hand == -1]]
     for one in np.unique(hand[hand >= 0]).tolist():
-        voices.append(held(rest[hand == one], bounds, STEPS if one // 2 in (chords, deep) else BEAT))
+        voices.append(held(rest[hand == one], bounds, STEPS if one // 2 in (chords, deep) else STEPS_PER_BEAT))
     notes = np.concatenate([stands, *voices])
     _, first = np.unique(_key(notes), return_index=True)
     found = under(notes[np.sort(first)][len(stands) :], line)

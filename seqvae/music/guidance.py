@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music.note_metrics import BEAT
+from seqvae.music.notes import DRUMS, STEPS_PER_BEAT
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.protocols import EOS, Guidance
 
@@ -21,7 +21,6 @@ Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Logs = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-DRUMS = 128
 ENTER = 2.0  # log weight of an instrument of the band relative to the other tokens
 NEVER = -60.0  # log weight of an instrument that is not in the band
 KIT = 2.0  # power of the shares of drum hits
@@ -86,10 +85,10 @@ def band_guidance(
         register -= REGISTER * np.maximum(0, np.abs(np.arange(128) - plan.middle) - REACH)
     beats = np.zeros((3, len(full), steps), bool)  # at which a bass, drums, and chords begin
     if changes is not None:
-        beats[0, :, : changes.shape[1] * BEAT : BEAT] = changes & full[:, None]
-        beats[2, :, :: 2 * BEAT] = beats[0, :, :: 2 * BEAT]
+        beats[0, :, : changes.shape[1] * STEPS_PER_BEAT : STEPS_PER_BEAT] = changes & full[:, None]
+        beats[2, :, :: 2 * STEPS_PER_BEAT] = beats[0, :, :: 2 * STEPS_PER_BEAT]
     if plan.hits is not None:
-        beats[1, :, : len(plan.hits) : BEAT] = (plan.hits[::BEAT].max(1) >= BEATS) & full[:, None]
+        beats[1, :, : len(plan.hits) : STEPS_PER_BEAT] = (plan.hits[::STEPS_PER_BEAT].max(1) >= BEATS) & full[:, None]
     following = [_following(x) for x in beats]
     outside = np.setdiff1d(np.arange(128), CHORD)
     pitches, places, carries = tokenizer.ids("pitch"), np.arange(steps), plan.low in BASSES

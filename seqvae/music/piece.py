@@ -30,16 +30,17 @@ from symusic.core import (
 from seqvae.errors import ReadError, SeqVAEError
 from seqvae.io import files
 from seqvae.music import midi_bytes, track_events
+from seqvae.music.notes import DRUMS as DRUMS
+from seqvae.music.notes import DURATION as DURATION
+from seqvae.music.notes import ONSET as ONSET
+from seqvae.music.notes import PITCH as PITCH
+from seqvae.music.notes import PROGRAM as PROGRAM
+from seqvae.music.notes import STEPS_PER_BEAT as STEPS_PER_BEAT
+from seqvae.music.notes import VELOCITY as VELOCITY
 from seqvae.music.track_events import Tracks
 
-STEPS_PER_BEAT = 12
-"""Steps in a quarter note; 12 holds both thirds and quarters of a beat exactly."""
 MAX_CHUNK_STEPS = 48
 """Length limit of a chunk in steps, one bar of 4/4; longer bars are split at beats."""
-DRUMS = 128
-"""Program number of drum notes; 0 to 127 are the General MIDI programs."""
-ONSET, DURATION, PITCH, PROGRAM, VELOCITY = range(5)
-"""Columns of `Piece.notes`."""
 _HOME = 5  # a sixth column during sorting: the track of each note
 TICKS_PER_BEAT = 480
 """Ticks in a quarter note of written files."""

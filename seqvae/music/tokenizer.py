@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
 from seqvae.music.key import harmony, home_shift, lowest
+from seqvae.music.notes import DRUMS, PITCH, PROGRAM, STEPS_PER_BEAT
 from seqvae.protocols import EOS, PAD, Bools, Guidance, Ints
 
 _PROGRAM, _POSITION, _PITCH, _DRUM, _DURATION = range(1, 6)
@@ -26,7 +27,6 @@ _START, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _DONE = rang
 # phase after a token of each type; first the special tokens, of which only EOS occurs
 _PHASES = np.array([_DONE, _AFTER_PROGRAM, _AFTER_POSITION, _AFTER_PITCH, _AFTER_NOTE, _AFTER_NOTE], np.int32)
 
-STEPS_PER_BEAT = 12  # as in music/piece.py, which is not imported because it needs symusic and training does not
 MOST_STEPS = 384  # limit of a chunk's length: the grammar's tables grow with its square
 _BASSES = np.arange(32, 40)  # the bass programs of General MIDI
 LEAST = 0.01  # added to the share of a pitch class, so that a silent one keeps a finite log-weight
@@ -61,7 +61,7 @@ class MidiTokenizer:
         for token, i in self.vocabulary.items():
             name, value = token.split("_", 1)
             if name == "Program":
-                self._type[i], self._value[i] = _PROGRAM, 128 if value == "-1" else int(value)
+                self._type[i], self._value[i] = _PROGRAM, DRUMS if value == "-1" else int(value)
             elif name == "Position":
                 self._type[i], self._value[i] = _POSITION, int(value)
             elif name in ("Pitch", "PitchDrum"):
@@ -123,7 +123,7 @@ class MidiTokenizer:
         keys = np.stack([chunk, program, position, pitch], 1)
         changed = np.ones((len(keys), 4), bool)
         changed[1:] = np.logical_or.accumulate(keys[1:] != keys[:-1], axis=1)
-        drum = program == 128
+        drum = program == DRUMS
         # four candidate tokens per note: program, position, pitch, duration; repeated ones are left out
         nearest = np.abs(self._durations[None] - np.unique(duration)[:, None]).argmin(1)
         duration_id = (
@@ -164,8 +164,8 @@ class MidiTokenizer:
                 elif kind == _DURATION and pending is not None:
                     rows.append([int(start) + position, int(value), pending, program])
                     pending = None
-                elif kind == _DRUM and program == 128 and position >= 0:
-                    rows.append([int(start) + position, 1, int(value), 128])
+                elif kind == _DRUM and program == DRUMS and position >= 0:
+                    rows.append([int(start) + position, 1, int(value), DRUMS])
         return moved(np.array(rows, np.int32).reshape(-1, 4), -shift)
 
     def shift(self, piece: Any) -> int:
@@ -332,8 +332,8 @@ def moved(notes: Ints, shift: int) -> Ints:
     if not shift:
         return notes
     out = notes.copy()
-    pitch = notes[:, 2] + np.where(notes[:, 3] == 128, 0, shift)
-    out[:, 2] = pitch - 12 * (pitch > 127) + 12 * (pitch < 0)
+    pitch = notes[:, PITCH] + np.where(notes[:, PROGRAM] == DRUMS, 0, shift)
+    out[:, PITCH] = pitch - 12 * (pitch > 127) + 12 * (pitch < 0)
     return out
 
 
@@ -361,7 +361,7 @@ class MidiGrammar:
         ok |= positions[
             np.where((phase == _AFTER_PROGRAM) | ended, position + 2, 0), np.minimum(length, self._max_steps)
         ]
-        of = np.where(program == 128, 1, 0)
+        of = np.where(program == DRUMS, 1, 0)
         row = np.where((phase == _AFTER_POSITION) | ended, pitch + 2, 0)
         ok |= notes[np.where(phase == _AFTER_PITCH, 2, np.where(phase == _DONE, 3, of)), row]
         return ok
