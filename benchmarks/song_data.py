@@ -56,8 +56,8 @@ def main() -> None:
         names.append(name.as_posix())
     np.savez_compressed(
         asked.out, **{name: np.concatenate(parts) for name, parts in columns.items()}, song=np.array(song, np.int32),
-        style=np.array(style, np.uint8), split=np.array(split, np.uint8), kind=tokenizer._type.astype(np.uint8),
-        value=tokenizer._value.astype(np.uint8),
+        style=np.array(style, np.uint8), split=np.array(split, np.uint8), kind=tokenizer.token_types.astype(np.uint8),
+        value=tokenizer.token_values.astype(np.uint8),
     )  # fmt: skip
     listed = [f"{styles[s]}\t{SPLITS[p]}\t{name}" for s, p, name in zip(style, split, names, strict=True)]
     asked.out.with_suffix(".txt").write_text("\n".join(listed) + "\n")
