@@ -36,6 +36,7 @@ from seqvae.data.dataset import Batches, TokenData, split_of
 from seqvae.modality import load_tokenizer
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
+from seqvae.music import titles
 from seqvae.music.grammar import (
     DONE,
     DRUM,
@@ -301,7 +302,7 @@ def known() -> Iterator[None]:
 
 def training_bars(data: Path, base: MidiTokenizer) -> list[Ints]:
     """LEARNED bars with notes of training songs, drawn at random."""
-    files = [path for path in collection.find([data]) if split_of(collection.title(path)) == "train"]
+    files = [path for path in collection.find([data]) if split_of(titles.title(path)) == "train"]
     found = collection.read_all(files, cache=collection.default_cache())
     bars = [bar for _, piece in found if isinstance(piece, Piece) for bar in base.encode(piece) if len(bar) > 1]
     chosen = np.random.default_rng(0).permutation(len(bars))[:LEARNED]
