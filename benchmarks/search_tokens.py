@@ -32,7 +32,8 @@ from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec
 from seqvae.config import Recipe
 from seqvae.data import prepare as shards
-from seqvae.data.dataset import Batches, TokenData, split_of
+from seqvae.data.dataset import TokenData, split_of
+from seqvae.data.sampler import Batches
 from seqvae.modality import load_tokenizer
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures

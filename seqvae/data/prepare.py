@@ -58,19 +58,7 @@ def prepare(
             "let all machines see one file system, or give the address of a copy of that folder as --data",
         )
     kept, ready = folder / "tokenizer", (folder / "index.json").exists()
-    if tokenizer is not None:
-        spelled = load_tokenizer(tokenizer)
-    elif ready:
-        spelled = load_tokenizer(kept)
-    else:
-        known = (piece for *_, piece in pieces())
-        spelled = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if recipe.tokenizer.kind == "text" else known)
-    if tokenizer is not None and ready and kept.exists() and spelling(load_tokenizer(kept)) != spelling(spelled):
-        raise ConfigError(
-            f"{tokenizer}: is not the tokenizer of the shards in {folder}; leave it out, or choose another --out"
-        )
-    if spelled.kind != recipe.tokenizer.kind:
-        raise ConfigError(f"{tokenizer}: is for {spelled.kind}, and the recipe for {recipe.tokenizer.kind}")
+    spelled = _tokenizer(recipe, folder, tokenizer, pieces)
     new = not folder.exists()
     try:
         if made is None and not (ready and kept.exists()):  # files without an index are not valid
@@ -82,6 +70,28 @@ def prepare(
         if not isinstance(error, OSError):
             raise
         raise SeqVAEError(f"{folder}: cannot be written ({error}); free some space or choose another --out") from error
+
+
+def _tokenizer(recipe: Recipe, folder: Path, given: Path | None, pieces: Callable[[], Iterator[Source]]) -> Tokenizer:
+    """The tokenizer in the folder `given`, else that of the shards in `folder`, else one learned from `pieces`.
+
+    Raises ConfigError if the shards were made with another one, or if it is of another kind than the recipe's.
+    """
+    kept, ready, kind = folder / "tokenizer", (folder / "index.json").exists(), recipe.tokenizer.kind
+    if given is not None:
+        found = load_tokenizer(given)
+    elif ready:
+        found = load_tokenizer(kept)
+    else:
+        known = (piece for *_, piece in pieces())
+        found = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if kind == "text" else known)
+    if given is not None and ready and kept.exists() and spelling(load_tokenizer(kept)) != spelling(found):
+        raise ConfigError(
+            f"{given}: is not the tokenizer of the shards in {folder}; leave it out, or choose another --out"
+        )
+    if found.kind != kind:
+        raise ConfigError(f"{given}: is for {found.kind}, and the recipe for {kind}")
+    return found
 
 
 def _made_before(data: Sequence[str | Path]) -> Path | None:

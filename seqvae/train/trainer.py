@@ -23,7 +23,8 @@ from seqvae import parallel
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint.folder import Checkpoint
 from seqvae.config import Recipe, TrainConfig, from_dict, to_dict
-from seqvae.data.dataset import Batches, Ints, Longs, Split, TokenData
+from seqvae.data.dataset import Ints, Longs, Split, TokenData
+from seqvae.data.sampler import Batches
 from seqvae.errors import ConfigError, SeqVAEError
 from seqvae.io import files
 from seqvae.nn.layers import Residual, TransformerLayer, multiplies_bf16
