@@ -135,10 +135,10 @@ def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, fol
     writer = ShardWriter(folder, about)
     bar = iter(tqdm(pieces, unit="piece", disable=None, leave=False, desc="tokens"))
     encode_all = getattr(tokenizer, "encode_all", None)  # tokenizers of lines have one
-    while some := list(islice(bar, SPELLED if encode_all else 1)):
-        items = [piece for *_, piece in some]
+    while batch := list(islice(bar, SPELLED if encode_all else 1)):
+        items = [piece for *_, piece in batch]
         spelled = encode_all(items) if encode_all else map(tokenizer.encode, items)
-        for (label, group, _), chunks in zip(some, spelled, strict=True):
+        for (label, group, _), chunks in zip(batch, spelled, strict=True):
             writer.add(chunks, label, group)
     if not writer.pieces:
         raise SeqVAEError(f"{folder.parent}: no training data could be read; see the reasons above")

@@ -87,12 +87,12 @@ def band_guidance(
         begins = chords & beats[2][rows, np.maximum(position, 0)] & (position >= 0)
         weights[np.ix_(begins & (state[:, 3] < 0), pitches[outside])] += NEVER
         weights[np.ix_(begins & (state[:, 3] >= 0) & (state[:, 3] < CHORD.stop), [EOS, *programs, *positions])] += NEVER
-        for some, after in zip((low, on, chords), following, strict=True):
-            due = after[rows[some], position[some] + 1]
-            mine = weights[some]
+        for playing, after in zip((low, on, chords), following, strict=True):
+            due = after[rows[playing], position[playing] + 1]
+            mine = weights[playing]
             mine[:, positions] += np.where(places > due[:, None], np.float32(NEVER), np.float32(0))
             mine[np.ix_(due < steps, [EOS, *programs])] += NEVER
-            weights[some] = mine
+            weights[playing] = mine
         return columns, weights
 
     return weigh
