@@ -41,7 +41,7 @@ from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, with_interval
 from seqvae.evaluation.style_classifier import StyleClassifier
-from seqvae.music import attributes
+from seqvae.music import attributes, titles
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
@@ -183,8 +183,8 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     paths = collection.find([data])
     order = [paths[i] for i in rng.permutation(len(paths))]
-    test = [path for path in order if half_of(collection.title(path)) == "choose"]
-    train = [path for path in order if half_of(collection.title(path)) is None][: 3 * FIT_SONGS]
+    test = [path for path in order if half_of(titles.title(path)) == "choose"]
+    train = [path for path in order if half_of(titles.title(path)) is None][: 3 * FIT_SONGS]
     chunks = SEGMENTS * codec.chunks
 
     def read(files: Sequence[Path]) -> list[Piece]:

@@ -36,7 +36,7 @@ from seqvae.errors import ReadError
 from seqvae.evaluation import generation as evaluate_samples
 from seqvae.evaluation import statistics as distributions
 from seqvae.evaluation import test_songs
-from seqvae.music import arrangement
+from seqvae.music import arrangement, titles
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.note_statistics import statistics
@@ -51,7 +51,7 @@ READ = 24  # sums of each style that are decoded
 
 def latents(codec: Codec, folder: Path, rng: np.random.Generator) -> list[Tensor]:
     """`(S, D)` of each training song of a folder: some segments in a row from a random place, as training fits them."""
-    files = [path for path in collection.find([folder]) if half_of(collection.title(path)) is None]
+    files = [path for path in collection.find([folder]) if half_of(titles.title(path)) is None]
     stretches = []
     for _, piece in collection.read_all(files, cache=collection.default_cache()):
         if isinstance(piece, Piece):

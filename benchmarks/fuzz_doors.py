@@ -351,7 +351,8 @@ def _checkpoint_seeds() -> list[bytes]:
 
 def _shards(content: bytes) -> None:
     """Shards that are let in can be gone through."""
-    from seqvae.data.dataset import Batches, TokenData
+    from seqvae.data.dataset import TokenData
+    from seqvae.data.sampler import Batches
 
     data = TokenData(_laid_out(content, "shards"))
     for _, (_, _, tokens) in zip(range(3), Batches(data, "train", 1, 64, 8, 0).resume(0, 0), strict=False):

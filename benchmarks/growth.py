@@ -112,7 +112,8 @@ def spell(folder: Path) -> int:
 
 def gather(folder: Path) -> int:
     """Draw all batches of an epoch, and do nothing with them."""
-    from seqvae.data.dataset import Batches, TokenData
+    from seqvae.data.dataset import TokenData
+    from seqvae.data.sampler import Batches
 
     data, train = TokenData(folder / "data"), recipe().train
     batches = Batches(data, "train", 1, train.batch_tokens, train.max_windows, train.seed)

@@ -23,7 +23,7 @@ from seqvae.evaluation import arrangement as ruler
 from seqvae.music import arrangement
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import BASS, FAMILY
-from seqvae.music.note_metrics import BEAT, DRUMS, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, by_bar, skyline
 from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
@@ -53,7 +53,7 @@ def _bass(notes: Ints) -> Ints:
 def bass_holes(notes: Ints, bounds: Ints) -> float:
     """Share of beats at which something pitched sounds and no bass does; nan without a bass."""
     bass = _bass(notes)
-    beats = np.arange(bounds[0], bounds[-1], BEAT, dtype=np.int32)
+    beats = np.arange(bounds[0], bounds[-1], STEPS_PER_BEAT, dtype=np.int32)
     sounds = arrangement.sounding(notes, beats).sum(1) > 0
     if not len(bass) or not sounds.any():
         return NAN
@@ -62,14 +62,14 @@ def bass_holes(notes: Ints, bounds: Ints) -> float:
 
 def bass_leaps(notes: Ints, bounds: Ints) -> float:
     """Share of steps of the bass line (its lowest note of each onset) of an octave or more; nan for fewer than two."""
-    line = measures.skyline(_bass(notes), highest=False)[:, PITCH]
+    line = skyline(_bass(notes), highest=False)[:, PITCH]
     return float((np.abs(np.diff(line)) >= OCTAVE).mean()) if len(line) > 1 else NAN
 
 
 def short_drums(notes: Ints, bounds: Ints) -> float:
     """Share of bars with drums that have no hit in their last beat; nan without drums."""
-    drums = measures.bars(notes[notes[:, PROGRAM] == DRUMS], bounds)
-    short = [bar[:, ONSET].max() < end - BEAT for bar, end in zip(drums, bounds[1:], strict=True) if len(bar)]
+    drums = by_bar(notes[notes[:, PROGRAM] == DRUMS], bounds)
+    short = [bar[:, ONSET].max() < end - STEPS_PER_BEAT for bar, end in zip(drums, bounds[1:], strict=True) if len(bar)]
     return float(np.mean(short)) if short else NAN
 
 

@@ -46,6 +46,7 @@ from seqvae.evaluation import statistics as distributions
 from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
+from seqvae.music.notes import by_bar, chroma
 from seqvae.style import gaussian
 
 Ints = NDArray[np.int32]
@@ -71,7 +72,7 @@ class Rendering:
 
 def chords(notes: Ints, bounds: Ints) -> Floats:
     """`(C, 12)`."""
-    return np.array([measures.chroma(bar) for bar in measures.bars(notes, bounds)])
+    return np.array([chroma(bar) for bar in by_bar(notes, bounds)])
 
 
 def read(codec: Codec, folder: Path, charts: int) -> list[Rendering]:

@@ -37,6 +37,7 @@ from seqvae.evaluation import statistics as distributions
 from seqvae.evaluation import test_songs
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
+from seqvae.music import titles
 from seqvae.music.piece import Piece
 from seqvae.protocols import Tokenizer
 from seqvae.train.loop import train
@@ -89,7 +90,7 @@ def validation(data: Path, songs: int, chunks: int) -> list[Piece]:
     rng = np.random.default_rng(0)
     wanted: dict[str, dict[str, Path]] = {}
     for i in rng.permutation(len(files)):
-        style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
+        style, title = files[i].relative_to(data).parts[0], titles.title(files[i])
         if dataset.half_of(title) == "choose" and len(wanted.setdefault(style, {})) < songs:
             wanted[style].setdefault(title, files[i])
     paths = [path for style in sorted(wanted) for path in wanted[style].values()]

@@ -36,6 +36,7 @@ from seqvae.data.dataset import TokenData
 from seqvae.data.prepare import prepare
 from seqvae.evaluation import test_songs
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import ONSET, PROGRAM, by_bar
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn import inference
@@ -147,9 +148,9 @@ def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
 
 def alike(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, float]]:
     """Means over neighbouring bars within segments and across joins, of three likenesses; NaN where there are none."""
-    bars = measures.bars(notes, bounds)
+    bars = by_bar(notes, bounds)
     for bar, begin in zip(bars, bounds, strict=False):
-        bar[:, measures.ONSET] -= begin
+        bar[:, ONSET] -= begin
     kinds: dict[str, Callable[[Ints, Ints], float | None]] = {
         "chroma": measures.chroma_similarity,
         "groove": lambda a, b: measures.groove_fidelity(a, b, 0, int(np.diff(bounds).max())),
@@ -168,7 +169,7 @@ def alike(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, floa
 
 def shared(a: Ints, b: Ints) -> float | None:
     """Instruments that two bars have in common, of all they have; None where the first has none."""
-    x, y = set(a[:, measures.PROGRAM].tolist()), set(b[:, measures.PROGRAM].tolist())
+    x, y = set(a[:, PROGRAM].tolist()), set(b[:, PROGRAM].tolist())
     return len(x & y) / len(x | y) if x else None
 
 

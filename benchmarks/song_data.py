@@ -15,6 +15,7 @@ import numpy as np
 from seqvae.data.dataset import split_of
 from seqvae.errors import ReadError
 from seqvae.music import library as collection
+from seqvae.music import titles
 from seqvae.music.song_bars import song_bars
 from seqvae.music.tokenizer import MidiTokenizer
 
@@ -52,12 +53,12 @@ def main() -> None:
             styles.append(name.parts[0])
         song.append(song[-1] + len(bars.tokens))
         style.append(styles.index(name.parts[0]))
-        split.append(SPLITS.index(split_of(f"song/{collection.title(path)}")))
+        split.append(SPLITS.index(split_of(f"song/{titles.title(path)}")))
         names.append(name.as_posix())
     np.savez_compressed(
         asked.out, **{name: np.concatenate(parts) for name, parts in columns.items()}, song=np.array(song, np.int32),
-        style=np.array(style, np.uint8), split=np.array(split, np.uint8), kind=tokenizer._type.astype(np.uint8),
-        value=tokenizer._value.astype(np.uint8),
+        style=np.array(style, np.uint8), split=np.array(split, np.uint8), kind=tokenizer.token_types.astype(np.uint8),
+        value=tokenizer.token_values.astype(np.uint8),
     )  # fmt: skip
     listed = [f"{styles[s]}\t{SPLITS[p]}\t{name}" for s, p, name in zip(style, split, names, strict=True)]
     asked.out.with_suffix(".txt").write_text("\n".join(listed) + "\n")

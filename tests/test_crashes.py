@@ -27,6 +27,7 @@ from seqvae.config import ModelConfig, Recipe, TokenizerConfig, TrainConfig, to_
 from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
 from seqvae.io import files as places
+from seqvae.io import tensors as tensor_files
 from seqvae.style import gaussian, styles_file
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train import loop as train
@@ -167,7 +168,7 @@ def test_what_a_library_writes_first_is_left_nowhere_else(tmp_path: Path, monkey
         (path.parent / ".tmp123456").write_text("killed here")
         seen.extend(str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*") if x.name == ".tmp123456")
 
-    monkeypatch.setattr(checkpoint, "save_file", watched)
+    monkeypatch.setattr(tensor_files, "save_file", watched)
     checkpoint.save_tensors({"x": torch.ones(2)}, {}, tmp_path / "a")
     checkpoint.write_folder(tmp_path / "b", lambda part: save_file({"x": torch.ones(2)}, part / "x"))
     (name,) = seen

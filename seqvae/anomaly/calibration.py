@@ -31,9 +31,9 @@ from torch import Tensor
 from seqvae.anomaly import conformal
 from seqvae.anomaly.scores import Evidence
 from seqvae.checkpoint.folder import find, load_tensors, save_tensors, write_folder
-from seqvae.checkpoint.hub import own, refuse_pickle
 from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError
+from seqvae.io.untrusted import own, refuse_pickle
 from seqvae.modality import counted
 from seqvae.style.mixture import shrinkage
 

@@ -28,7 +28,6 @@ from seqvae.anomaly import scores as anomaly
 from seqvae.anomaly.calibration import Calibration, Score, Settings
 from seqvae.anomaly.scores import Evidence
 from seqvae.checkpoint.folder import write_folder
-from seqvae.checkpoint.hub import own
 from seqvae.codec import Codec
 from seqvae.config import load_recipe, read
 from seqvae.data import prepare as shards
@@ -36,6 +35,7 @@ from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.events.lines import LogReader
 from seqvae.events.sessions import Grouping, Session
 from seqvae.events.templates import NEW, Templates
+from seqvae.io.untrusted import own
 from seqvae.modality import make
 from seqvae.train.loop import train
 

@@ -27,6 +27,7 @@ from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import arrangement, tracks
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
+from seqvae.music.notes import STEPS_PER_BEAT
 from seqvae.music.piece import Piece
 from seqvae.nn.posterior import Posterior
 
@@ -38,7 +39,7 @@ Move = Callable[[Piece, str, str, float], Piece]
 
 PAIRS = (("classical", "rock"), ("folk", "rock"), ("pop", "jazz"), ("rock", "jazz"), ("jazz", "classical"))
 AMOUNTS = (0.25, 0.5, 0.75, 1.0)
-BARS, BAR = 16, 4 * measures.BEAT
+BARS, BAR = 16, 4 * STEPS_PER_BEAT
 FILLED = 12  # least number of bars of an excerpt that hold a note
 REAL = 100  # training songs per style for the ranges, the classifier and the rule
 READ = 4  # songs read per song measured, because three of four may have no sixteen bars of 4/4

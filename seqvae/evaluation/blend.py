@@ -19,6 +19,7 @@ from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import by_bar
 from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
@@ -51,7 +52,7 @@ DRAWS = 2000
 def kept(original: Ints, other: Ints, bounds: Ints) -> dict[str, float]:
     """Each figure of KEPT, averaged over the bars with notes in the original; nan where there are none."""
     found: dict[str, list[float]] = {name: [] for name in KEPT}
-    pairs = zip(measures.bars(original, bounds), measures.bars(other, bounds), strict=True)
+    pairs = zip(by_bar(original, bounds), by_bar(other, bounds), strict=True)
     for c, (a, b) in enumerate(pairs):
         if not len(a):
             continue

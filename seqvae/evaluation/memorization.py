@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music.note_metrics import DRUMS, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM
 
 Ints = NDArray[np.int32]
 Hashes = NDArray[np.uint64]

@@ -18,6 +18,7 @@ from seqvae.evaluation import blend as evaluate_blend
 from seqvae.evaluation import controls, test_songs
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import by_bar
 from seqvae.music.piece import Piece
 from seqvae.nn.posterior import Posterior
 
@@ -85,7 +86,7 @@ def _figures(spelled: Ints, notes: Ints, bounds: Ints, chunks: int) -> dict[str,
     parts = measures.part_f1(spelled, notes)
     cuts = bounds[::chunks]
     cuts = cuts if cuts[-1] == bounds[-1] else np.append(cuts, bounds[-1])
-    by_segment = zip(measures.bars(spelled, cuts), measures.bars(notes, cuts), strict=True)
+    by_segment = zip(by_bar(spelled, cuts), by_bar(notes, cuts), strict=True)
     return {
         "note_f1": measures.note_f1(spelled, notes),
         "note_f1_segment": float(np.mean([measures.note_f1(a, b) for a, b in by_segment if len(a)])),
@@ -106,7 +107,7 @@ def _encoded(codec: Codec, songs: Sequence[Song]) -> list[Posterior]:
 def refit(piece: Piece, bounds: Ints) -> Ints:
     """The notes of a piece, bar by bar, inside other bounds; the second song of a random pair."""
     out = []
-    for c, notes in enumerate(measures.bars(piece.notes, piece.bounds)[: len(bounds) - 1]):
+    for c, notes in enumerate(by_bar(piece.notes, piece.bounds)[: len(bounds) - 1]):
         moved = notes[:, :4].copy()
         moved[:, 0] += bounds[c] - piece.bounds[c]
         out.append(moved[moved[:, 0] < bounds[c + 1]])

@@ -22,9 +22,9 @@ from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text_measures
 from seqvae.evaluation.style_classifier import LineClassifier, StyleClassifier
 from seqvae.modality import modality
-from seqvae.music import library
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
+from seqvae.music.titles import title
 from seqvae.style.gaussian import Effect, Style
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ CLASSIFIER_LINES = 5000  # lines per style for the classifier
 
 def is_test_piece(piece: Any) -> bool:
     """Whether a song (by its title) or a line is in the final half: one in twenty, never used for training."""
-    return half_of(library.title(piece.name) if isinstance(piece, Piece) else piece) == "final"
+    return half_of(title(piece.name) if isinstance(piece, Piece) else piece) == "final"
 
 
 class _Meter(Protocol):

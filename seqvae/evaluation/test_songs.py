@@ -18,7 +18,7 @@ from torch import Tensor
 from seqvae.codec import Codec
 from seqvae.data.dataset import Half, half_of
 from seqvae.errors import SeqVAEError
-from seqvae.music import library
+from seqvae.music import library, titles
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn.posterior import Posterior
@@ -102,7 +102,7 @@ def gather(
     tested: set[str] = set()
     count: dict[tuple[str, bool], int] = {}
     for i in rng.permutation(len(files)):
-        style, title = files[i].relative_to(data).parts[0], library.title(files[i])
+        style, title = files[i].relative_to(data).parts[0], titles.title(files[i])
         mine = half_of(title)
         if style not in styles or mine not in (None, half) or title in tested:
             continue  # one version of a test song is enough

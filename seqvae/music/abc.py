@@ -15,6 +15,7 @@ from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTi
 
 from seqvae.music import abc_fields, bars
 from seqvae.music.abc_voice import MOST_BARS, Bar, Voice
+from seqvae.music.notes import DRUMS
 
 _FIELD = re.compile(r"([A-Za-z+]):(?![|:])(.*)")
 _LONGEST_LINE = 100_000  # letters, after macros are replaced
@@ -314,10 +315,10 @@ def _midi(voice: Voice, words: list[str]) -> None:
     numbers = [int(word) for word in words[1:] if re.fullmatch(r"[+-]?\d{1,3}", word)]
     if not words:
         return
-    if words[0] == "program" and numbers and voice.program != bars.DRUMS:
+    if words[0] == "program" and numbers and voice.program != DRUMS:
         voice.program = numbers[-1] % 128
     elif words[0] == "channel" and numbers[:1] == [10]:
-        voice.program = bars.DRUMS
+        voice.program = DRUMS
     elif words[0] in ("transpose", "rtranspose") and numbers:
         voice.shifts = voice.shifts | {words[0]: numbers[0]}
     elif words[0] == "voice":

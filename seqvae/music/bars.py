@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from symusic.core import NoteTick, ScoreTick, TrackTick
 
+from seqvae.music.notes import DRUMS
+
 TICKS = 10_080
 """Ticks in a quarter note; thirds, fifths, sevenths and ninths of it are whole."""
 _LAST_TICK = 200_000 * TICKS  # more do not fit a 32-bit integer
-DRUMS = 128
-"""Program number of drums."""
 VELOCITY = 80
 """Velocity of notes without a dynamic: mezzo-forte."""
 TEMPO = 100.0

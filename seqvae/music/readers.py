@@ -28,7 +28,6 @@ from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTi
 
 from seqvae.music import humdrum, musicxml
 from seqvae.music.bars import (
-    DRUMS,
     FASTEST,
     SLOWEST,
     TEMPO,
@@ -42,6 +41,7 @@ from seqvae.music.bars import (
     to_ticks,
     unfold,
 )
+from seqvae.music.notes import DRUMS
 
 m21: Any = music21  # only partly typed, so not checked strictly
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from seqvae import parallel
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import Recipe
-from seqvae.data.dataset import Batches, Ints, Longs, Split, TokenData
+from seqvae.data.dataset import Ints, Longs, Split, TokenData
+from seqvae.data.sampler import Batches
 from seqvae.errors import ConfigError, SeqVAEError
 from seqvae.modality import modality
 from seqvae.nn.blocks import Residual, TransformerLayer

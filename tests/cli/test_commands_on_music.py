@@ -19,8 +19,8 @@ from symusic.core import ScoreTick
 from seqvae import codec
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.data.dataset import half_of
-from seqvae.music import library as collection
 from seqvae.music import piece as midi
+from seqvae.music.titles import title
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.style.gaussian import Style
 from seqvae.style.styles_file import save
@@ -133,10 +133,10 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
 def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: Path) -> None:
     titles: dict[bool, list[str]] = {True: [], False: []}
     for i in range(400):
-        titles[half_of(collection.title(f"tune{i}")) == "final"].append(f"tune{i}")
+        titles[half_of(title(f"tune{i}")) == "final"].append(f"tune{i}")
     for style, number in (("calm", 1), ("wild", 5)):
-        for i, title in enumerate([*titles[True][:3], *titles[False][:6]]):
-            song(here / style / f"{title}.mid", number + i)
+        for i, name in enumerate([*titles[True][:3], *titles[False][:6]]):
+            song(here / style / f"{name}.mid", number + i)
     sets = ["calm=calm", "wild=wild", "-m", tiny_music]
     fitted = done("style", "fit", *sets, "--hold-out", "-o", "my.styles")
     assert fitted == ["calm: 6 songs, in my.styles", "wild: 6 songs, in my.styles"], "the held-out ones are left out"

@@ -19,8 +19,8 @@ from seqvae.evaluation import blend as evaluate_blend
 from seqvae.evaluation import generation as evaluate_samples
 from seqvae.evaluation import music as evaluate
 from seqvae.evaluation import music_report, style_classifier, test_songs
-from seqvae.music import library as collection
 from seqvae.music import piece as midi
+from seqvae.music import titles
 from seqvae.style import gaussian
 
 STYLES = ("odd", "even")
@@ -34,7 +34,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found = {None: 0, "final": 0, "choose": 0}
         for i in range(2000):
             title = f"{name}{i:04d}"
-            half = half_of(collection.title(f"{title}.mid"))
+            half = half_of(titles.title(f"{title}.mid"))
             if found[half] < {None: 8, "final": 3, "choose": 1}[half]:
                 found[half] += 1
                 piece = groove(2 * i + parity)
@@ -162,7 +162,7 @@ def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeyp
         monkeypatch.setattr(part, name, lambda *_: {})
     evaluate.evaluate(codec, songs, pieces=1, samples=6, pairs=5)
     assert heard
-    assert {split_of(collection.title(name)) for name in heard} == {"train"}
+    assert {split_of(titles.title(name)) for name in heard} == {"train"}
 
 
 def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> None:
@@ -171,9 +171,9 @@ def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> Non
         found = test_songs.gather(
             songs, STYLES, train=8, test=9, train_chunks=4, test_chunks=4, rng=np.random.default_rng(0), half=half
         )
-        names[half] = {collection.title(piece.name) for pieces in found.test.values() for piece in pieces}
+        names[half] = {titles.title(piece.name) for pieces in found.test.values() for piece in pieces}
         assert {half_of(name) for name in names[half]} == {half}
-        assert {half_of(collection.title(path)) for path in found.trained} == {None}
+        assert {half_of(titles.title(path)) for path in found.trained} == {None}
     assert (len(names["choose"]), len(names["final"])) == (2, 6)
 
 
@@ -228,7 +228,7 @@ def test_figures_of_an_older_model_are_still_told(result: dict[str, Any]) -> Non
 def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, songs: Path, tmp_path: Path) -> None:
     for name in STYLES:
         (tmp_path / name).mkdir()
-    source = next(p for p in sorted((songs / "odd").iterdir()) if split_of(collection.title(p)) == "train")
+    source = next(p for p in sorted((songs / "odd").iterdir()) if split_of(titles.title(p)) == "train")
     (tmp_path / "odd" / source.name).write_bytes(source.read_bytes())
     with pytest.raises(SeqVAEError, match="held out"):
         evaluate.evaluate(codec, tmp_path)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from seqvae.errors import ReadError, TokenizerError
 from seqvae.modality import adapter_of
 from seqvae.music import piece as midi
-from seqvae.music import tokenizer as midi_tokenizer
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.protocols import BOS, EOS, MASK, PAD
@@ -348,10 +347,6 @@ def test_the_vocabulary_is_that_of_miditok(beats: int) -> None:
     theirs, ours = miditok.REMI(settings).vocab, MidiTokenizer(max_steps=12 * beats).vocabulary
     assert {name: token for name, token in ours.items() if token < len(theirs)} == theirs
     assert list(ours)[len(theirs) :] == [f"Position_{step}" for step in range(48, 12 * beats)]
-
-
-def test_the_grid_is_that_of_the_pieces() -> None:
-    assert midi_tokenizer.STEPS_PER_BEAT == midi.STEPS_PER_BEAT
 
 
 # --- mixing -----------------------------------------------------------------------------------------------------------

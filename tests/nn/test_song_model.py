@@ -25,7 +25,7 @@ def codec() -> SongCodec:
         tokenizer.vocab_size, song=4, bar=6, bound=32, width=16, heads=2, queries=2, encoder_layers=1,
         decoder_layers=2, prior_width=16, prior_layers=1,
     )  # fmt: skip
-    model = SongModel(config, torch.from_numpy(tokenizer._type), torch.from_numpy(tokenizer._value))
+    model = SongModel(config, torch.from_numpy(tokenizer.token_types), torch.from_numpy(tokenizer.token_values))
     with torch.no_grad():  # a prior that says something, and positions that count
         torch.nn.init.normal_(model.prior.out.weight)
         torch.nn.init.normal_(model.no_song)
