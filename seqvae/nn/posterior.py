@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqvae.nn import noise
+
 LOGVAR_RANGE = (-12.0, 4.0)  # exp of these stays finite and distinct from zero in bf16
 
 
@@ -24,8 +26,8 @@ class Posterior:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw per row by reparameterisation (Kingma and Welling 2014): `(B, D)`."""
         device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device).to(self.mean.device)
-        return self.mean + (0.5 * self.logvar).exp() * noise
+        drawn = noise.normal(self.mean.shape, device, generator).to(self.mean.device)
+        return self.mean + (0.5 * self.logvar).exp() * drawn
 
     def kl(self) -> Tensor:
         """KL(q(z|x) || N(0, I)) of each dimension, `(B, D)`, in nats."""

@@ -21,6 +21,7 @@ from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import Recipe
 from seqvae.data.dataset import Batches, Ints, Longs, Split, TokenData
 from seqvae.errors import ConfigError, SeqVAEError
+from seqvae.nn import noise
 from seqvae.nn.blocks import Residual, TransformerLayer
 from seqvae.nn.loss import Loss, loss
 from seqvae.nn.model import SequenceVAE
@@ -111,7 +112,7 @@ class Run(State):
         """The loss of a part of a batch `tokens (B, C, T)`; with `again`, later passes draw the same noise."""
         with (
             self._fork(again),
-            part.noise(),
+            noise.of(part),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
         ):
             return self.loss(tokens[part.rows], training=True, mean_kl=mean_kl)
@@ -278,7 +279,7 @@ class Run(State):
             for rows, firsts in self.validation:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), self.ranks.count)[self.ranks.rank]
-                with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                with noise.of(part), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     result = self.loss(tokens[part.rows], training=False, model=model)
                     posterior = model.encode(*self.tensors(tokens[part.rows]))
                     measured = posterior.mean, posterior.logvar, posterior.sample()
