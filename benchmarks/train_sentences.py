@@ -156,9 +156,9 @@ def evaluate(model: SequenceVAE, tokenizer: TextTokenizer, lines: list[str], dev
     """BLEU and the share of lines that come back, by greedy decoding, from means and from samples."""
     out: dict[str, object] = {}
     for most in (15, 20, 40):
-        some = [line for line in lines if len(line.split()) <= most][: EVALUATED if device.type == "cuda" else 100]
-        spelled = [one[0] for one in tokenizer.encode_all(some)]
-        tokens = np.full((len(some), max(map(len, spelled))), PAD, np.int64)
+        chosen = [line for line in lines if len(line.split()) <= most][: EVALUATED if device.type == "cuda" else 100]
+        spelled = [one[0] for one in tokenizer.encode_all(chosen)]
+        tokens = np.full((len(chosen), max(map(len, spelled))), PAD, np.int64)
         for row, one in zip(tokens, spelled, strict=True):
             row[: len(one)] = one
         rows = torch.from_numpy(tokens).to(device)
@@ -167,10 +167,10 @@ def evaluate(model: SequenceVAE, tokenizer: TextTokenizer, lines: list[str], dev
         mean, sample = posterior.mean, posterior.sample()
         for name, z in (("mean", mean), ("sample", sample)):
             outputs = greedy(model, z, tokenizer, tokens.shape[1] + 4)
-            same = sum(a == b for a, b in zip(some, outputs, strict=True)) / len(some)
-            out[f"{name}_{most}"] = {"bleu": bleu(some, outputs), "exact": same, "lines": len(some)}
+            same = sum(a == b for a, b in zip(chosen, outputs, strict=True)) / len(chosen)
+            out[f"{name}_{most}"] = {"bleu": bleu(chosen, outputs), "exact": same, "lines": len(chosen)}
             if most == 20:
-                out[f"shown_{name}"] = list(zip(some[:8], outputs[:8], strict=True))
+                out[f"shown_{name}"] = list(zip(chosen[:8], outputs[:8], strict=True))
     mean_ = mean[torch.arange(0, 20, 2)] * 0.5 + mean[torch.arange(1, 21, 2)] * 0.5
     out["shown_half_way"] = greedy(model, mean_, tokenizer)
     return out
@@ -225,7 +225,7 @@ class Run:
 def raced(
     model: SequenceVAE, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, seconds: float
 ) -> tuple[Run, list[dict[str, object]]]:
-    """The entrant of RACE that says validation lines best after so many seconds each, and what each came to."""
+    """The run of RACE with the least validation loss after `seconds` each, and the metrics of all."""
     warm = Run(copy.deepcopy(model), "muon", 0.0, FIRST_BETA)
     for _ in range(10):  # what a device does once should not be the first entrant's time
         warm.step(next(feed), denoise, 0.0)

@@ -126,7 +126,7 @@ class ObjectiveConfig:
     track_dropout: Share = 0.0
     """Weaken the encoder's input from one instrument in one bar (in general: tokens with one value of the first
     position field) by a random share of at most this, so that the decoder learns to use weak inputs. Otherwise half of
-    a style's mean would not be heard: a code with full strengths alone works as a switch."""
+    a style's mean would have no effect: a code with full strengths alone works as a switch."""
     bag: float = 0.0
     """Weight of the bag loss: each token predicted from the code and its position alone, without history (after Zhao et
     al. 2017)."""

@@ -313,11 +313,11 @@ class SongModel(nn.Module):
         row = torch.arange(len(inputs), device=inputs.device)[:, None]
         beat = ((place - 1).clamp(min=0) // (self.config.steps // self.config.beats)).clamp(max=self.config.beats - 1)
         sounding, upcoming, pitch = tables[row, place].unbind(-1)
-        asked = code[:, None, None] * keys
-        x = self.enter(self.binding.tokens(inputs)) + self.answer(asked.flatten(2)) + self.chord(harmony)[row, beat]
+        unbound = code[:, None, None] * keys
+        x = self.enter(self.binding.tokens(inputs)) + self.answer(unbound.flatten(2)) + self.chord(harmony)[row, beat]
         x = x + self.sounding(sounding) + self.upcoming(upcoming) + self.next_pitch(pitch)
         # programs are bound to nothing, positions to their program, notes to both
-        direct = self.depth[0] * code[:, None] + self.depth[1] * asked[..., 0, :] + self.depth[2] * asked[..., 1, :]
+        direct = self.depth[0] * code[:, None] + self.depth[1] * unbound[..., 0, :] + self.depth[2] * unbound[..., 1, :]
         return x, direct
 
     def outputs(self, x: Tensor, direct: Tensor) -> Tensor:

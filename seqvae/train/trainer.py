@@ -163,7 +163,7 @@ class Run(State):
     def compile(self) -> None:
         """Compile the feed-forward and transformer blocks, if `train.compile` is set, for batches of any shape.
 
-        These blocks gain from it: compiling the whole model takes many times as long, and the computation of places,
+        These blocks gain from it: compiling the whole model takes many times as long, and the computation of positions,
         the LSTM and the softmax do not get faster.
         """
         if self.recipe.train.compile:
