@@ -22,7 +22,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +221,21 @@ class Run:
             torch._foreach_copy_(self.copies, self.weights)
             self.sums += torch.stack([nats.detach(), rate.detach(), count.float()])
 
+    def metrics(self, valid: list[Tensor]) -> dict[str, float]:
+        """Means over the steps since the last call, and metrics of validation lines."""
+        nats, rate, count = self.sums.tolist()
+        if not math.isfinite(nats):
+            raise SystemExit("the loss is not finite")
+        self.sums.zero_()
+        means = {"nats_a_token": nats / count, "kl_a_token": rate / count, "beta": self.beta, "norm": float(self.norm)}
+        return {**means, **validate(self.low, valid)}
+
+    def adapt(self, figures: dict[str, float], passed: float) -> None:
+        """Raise beta if validation lines decode well enough by `figures`, else lower it, after a share `passed`."""
+        up = all(figures[name] > least for name, least in ACCURACY.items())
+        least = max(FIRST_BETA, LEAST_BETA * min(1.0, 2 * passed))
+        self.beta = min(MOST_BETA, max(least, self.beta * (1.3 if up else 0.85)))
+
 
 def raced(
     model: SequenceVAE, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, seconds: float
@@ -257,6 +272,35 @@ def save(model: SequenceVAE, about: dict[str, str], path: Path) -> None:
     part.replace(path)
 
 
+def trained(
+    run: Run, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, end: float, name: str,
+    keep: Callable[[], None],
+) -> dict[str, object]:  # fmt: skip
+    """Steps until the time `end`, with reports; `keep` saves the weights now and then, and at the end."""
+    begun = reported = saved = time.monotonic()
+    log: list[dict[str, float]] = []
+    step = seen = 0
+    while (now := time.monotonic()) < end:
+        passed = (now - begun) / (end - begun)
+        tokens = next(feed)
+        run.step(tokens, denoise, rate_at(passed))
+        step, seen = step + 1, seen + tokens.numel()
+        if tokens.is_cuda and step % 20 == 0:
+            torch.cuda.synchronize()  # the clock is that of the card
+        if (now := time.monotonic()) - reported > REPORT:
+            speed = {"seconds": round(now - begun, 1), "tokens_per_second": round(seen / (now - begun))}
+            log.append({"step": step, **speed, **run.metrics(valid)})
+            print(f"{name} " + " ".join(f"{k} {v:.4g}" for k, v in log[-1].items()), flush=True)
+            if passed < SETTLED:
+                run.adapt(log[-1], passed)
+            reported = time.monotonic()
+        if now - saved > SAVE:
+            keep()
+            saved = time.monotonic()
+    keep()
+    return {"log": log, "steps": step, "tokens": seen}
+
+
 def main() -> None:
     started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -290,39 +334,9 @@ def main() -> None:
     feed, denoise = batches(buckets, args.batch, rng), recipe.objective.denoise
     end = started + 60 * args.minutes - RESERVED
     run, race = raced(model, feed, valid, denoise, HEAT * (end - time.monotonic()))
-    begun = reported = saved = time.monotonic()
-    log: list[dict[str, float]] = []
-    step = seen = 0
-    while (now := time.monotonic()) < end:
-        passed = (now - begun) / (end - begun)
-        tokens = next(feed)
-        run.step(tokens, denoise, rate_at(passed))
-        step, seen = step + 1, seen + tokens.numel()
-        if device.type == "cuda" and step % 20 == 0:
-            torch.cuda.synchronize()  # the clock is that of the card
-        if (now := time.monotonic()) - reported > REPORT:
-            nats, rate, count = run.sums.tolist()
-            figures = validate(run.low, valid)
-            line = {
-                "step": step, "seconds": round(now - begun, 1), "tokens_per_second": round(seen / (now - begun)),
-                "nats_a_token": nats / count, "kl_a_token": rate / count, "beta": run.beta, "norm": float(run.norm),
-                **figures,
-            }  # fmt: skip
-            log.append(line)
-            print(f"{args.name} " + " ".join(f"{k} {v:.4g}" for k, v in line.items()), flush=True)
-            if not math.isfinite(nats):
-                raise SystemExit("the loss is no number")
-            if passed < SETTLED:
-                up = all(figures[name] > least for name, least in ACCURACY.items())
-                least = max(FIRST_BETA, LEAST_BETA * min(1.0, 2 * passed))
-                run.beta = min(MOST_BETA, max(least, run.beta * (1.3 if up else 0.85)))
-            run.sums.zero_()
-            reported = time.monotonic()
-        if now - saved > SAVE:
-            save(run.model, about, args.out / f"{args.name}.safetensors")
-            saved = time.monotonic()
-    save(run.model, about, args.out / f"{args.name}.safetensors")
-    result = {"race": race, "log": log, "steps": step, "tokens": seen, "beta": run.beta, "device": card}
+    path = args.out / f"{args.name}.safetensors"
+    found = trained(run, feed, valid, denoise, end, args.name, lambda: save(run.model, about, path))
+    result = {"race": race, **found, "beta": run.beta, "device": card}
     (args.out / f"{args.name}.json").write_text(json.dumps(result))
     result["evaluation"] = evaluate(run.low, tokenizer, content["valid"], device)
     print(json.dumps(result["evaluation"], indent=1, ensure_ascii=False), flush=True)
