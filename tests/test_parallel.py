@@ -48,7 +48,7 @@ FLOOR = 1.05  # nats: about what each unit's KL is in these steps, so that parts
 MUSIC = Recipe(
     model=ModelConfig(chunks=2, latent=16, width=32, hidden=32, dropout=0.1),
     objective=ObjectiveConfig(beta=0.1, anneal_steps=50, word_dropout=0.2, denoise=0.1, track_dropout=0.9, bag=0.5),
-    train=replace(TRAIN, mix=0.5, transpose=2),
+    train=replace(TRAIN, mix=0.5),
 )
 TEXT = Recipe(
     tokenizer=TokenizerConfig(kind="text", vocab_size=320, max_tokens=24),

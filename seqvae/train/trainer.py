@@ -230,7 +230,7 @@ class Run(State):
         return result
 
     def _varied(self, tokens: Ints) -> Ints:
-        """The batch `tokens (B, C, T)` after mixing and transposition.
+        """The batch `tokens (B, C, T)` after mixing.
 
         Its randomness depends on the position of the batch alone, so that a resumed run repeats it.
         """
@@ -239,10 +239,6 @@ class Run(State):
         if rng.random() < config.mix:
             tokens = self.tokenizer.mix(tokens, self.batches.random_segments(len(tokens), rng), rng)
             tokens = tokens[: max(1, config.batch_tokens // (tokens.shape[1] * tokens.shape[2]))]
-        if config.transpose:
-            shifts = rng.integers(-config.transpose, config.transpose + 1, len(tokens))
-            for shift in np.unique(shifts):
-                tokens[shifts == shift] = self.tokenizer.augment(tokens[shifts == shift], int(shift))
         return tokens
 
     def _check(self, result: Loss, norm: float, where: str = "") -> None:
