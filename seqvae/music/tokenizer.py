@@ -250,18 +250,6 @@ class MidiTokenizer:
         allowed = self.grammar().allowed(self._states(tokens).reshape(-1, 5))
         return allowed.reshape(*tokens.shape, self.vocab_size)
 
-    def augment(self, chunks: Ints, amount: int) -> Ints:
-        """Transpose all but drums by `amount` semitones; a chunk that would leave 0..127 moves an octave, or stays."""
-        pitched, value = self._type[chunks] == _PITCH, self._value[chunks]
-        highest = np.where(pitched, value, 0).max(-1, keepdims=True)
-        lowest = np.where(pitched, value, 127).min(-1, keepdims=True)
-        # the whole chunk or none of it, because pitches must keep rising
-        shift = amount - 12 * (highest + amount > 127) + 12 * (lowest + amount < 0)
-        shift = np.where((highest + shift > 127) | (lowest + shift < 0), 0, shift)
-        moved = chunks.copy()
-        moved[pitched] = self._id[_PITCH][(value + shift)[pitched]]
-        return moved
-
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
         """Add to each segment `(B, C, T)` about half of another's tracks, of instruments that it does not have."""
         rows: list[list[Ints]] = []
