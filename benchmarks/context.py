@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig
 from seqvae.data.dataset import Longs, TokenData
+from seqvae.nn import noise
 from seqvae.nn.binding import Binding
 from seqvae.nn.blocks import Cache, Residual
 from seqvae.nn.decoder import Decoder, OuterLogits
@@ -168,7 +169,7 @@ class ContextRun(Run):
             for rows, firsts in self.validation.some(self.recipe.train.validation_segments):
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), 1)[0]
-                with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                with noise.of(part), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     result = self.loss(tokens, training=False)
                     means.append(model.encode(*self.tensors(self.divided(tokens)[1])).mean)
                 totals += np.array([result.reconstruction, result.kl, result.accuracy]) * len(tokens)

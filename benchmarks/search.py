@@ -60,7 +60,6 @@ CHOICES: dict[str, list[str]] = {
     "no bag": ["objective.bag=0"],
     "no fading of tracks": ["objective.track_dropout=0"],
     "no mixing of tracks": ["train.mix=0"],
-    "transposed by up to 5": ["train.transpose=5"],
     "tracks reversed": [],
 }
 REVERSED = "tracks reversed"

@@ -180,6 +180,6 @@ def song_vectors(model: SongModel, bars: Bars, most: int = 64) -> Tensor:
         for i, row in enumerate(rows):
             mine = slice(at, at + len(row))
             at += len(row)
-            heard = (bars.counts[flat[mine]] > 1).float()
-            out[first + i] = model.song_posterior(features[None, mine], heard[None]).mean[0].cpu()
+            sounding = (bars.counts[flat[mine]] > 1).float()
+            out[first + i] = model.song_posterior(features[None, mine], sounding[None]).mean[0].cpu()
     return out

@@ -25,6 +25,9 @@ MOST = 64 << 20  # bytes of a settings file at most; the largest of ours, a voca
 RENAMED = {"fade": "track_dropout"}  # settings by their names in earlier versions
 RECIPES = {"hdfs": "logs-short", "syscalls": "logs-long"}  # recipes by theirs
 GONE = {"steps_per_beat": 12}  # settings of earlier versions, each with the only value still accepted
+UNUSED = {"transpose": 0}
+"""Settings of training that made no difference and are gone, each with the value that changed nothing. A checkpoint may
+have any value, since only its training depended on it; a recipe may not."""
 REFINEMENT = {"refine": "steps", "refine_most": "most_steps", "refine_beta": "beta"}
 """Settings that earlier versions had in the section `objective`, by their names in `refine`."""
 
@@ -126,7 +129,7 @@ class ObjectiveConfig:
     track_dropout: Share = 0.0
     """Weaken the encoder's input from one instrument in one bar (in general: tokens with one value of the first
     position field) by a random share of at most this, so that the decoder learns to use weak inputs. Otherwise half of
-    a style's mean would not be heard: a code with full strengths alone works as a switch."""
+    a style's mean would have no effect: a code with full strengths alone works as a switch."""
     bag: float = 0.0
     """Weight of the bag loss: each token predicted from the code and its position alone, without history (after Zhao et
     al. 2017)."""
@@ -176,8 +179,6 @@ class TrainConfig:
     """AdamW's weight decay, for matrices only."""
     clip: float = 1.0
     """Maximum norm of the gradient."""
-    transpose: int = 0
-    """Music: transpose each training segment by a random number of semitones, at most this many up or down."""
     mix: Share = 0.0
     """Music: share of training batches whose segments get additional tracks from other segments, so that addition in
     the latent space works for combinations that no single song contains."""
@@ -216,8 +217,9 @@ class Recipe:
 
 
 def present(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` without settings of earlier versions that have the only value still accepted."""
-    return {name: value for name, value in values.items() if name not in GONE or value != GONE[name]}
+    """`values` without settings of earlier versions that are gone, unless their value is no longer accepted."""
+    kept = {name: value for name, value in values.items() if name not in UNUSED}
+    return {name: value for name, value in kept.items() if name not in GONE or value != GONE[name]}
 
 
 def _refinement(values: dict[str, Any]) -> dict[str, Any]:
@@ -327,4 +329,8 @@ def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recip
             table[leaf] = json.loads(value)
         except ValueError:
             table[leaf] = value
+    for section, table in values.items():
+        for name in UNUSED.keys() & table.keys() if isinstance(table, dict) else ():
+            if table[name] != UNUSED[name]:
+                raise ConfigError(f"{source}.{section}.{name}: made no difference and is gone; leave it out")
     return from_dict(Recipe, values, str(source))

@@ -82,9 +82,6 @@ class Tokenizer(Protocol):
         None where the rules exclude next to nothing: probabilities are then normalised over all tokens.
         """
 
-    def augment(self, chunks: Ints, amount: int) -> Ints:
-        """An equivalent version of `chunks`, such as a transposition; kinds without one return `chunks`."""
-
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
         """Segments `(B, C, T)` with some tracks of `others (B, C, T)` added; kinds without tracks return `tokens`."""
 
@@ -154,10 +151,6 @@ class NoPositionFields:
     def allowed(self, tokens: Ints) -> Bools | None:
         """None: nearly any token may follow any other."""
         return None
-
-    def augment(self, chunks: Ints, amount: int) -> Ints:
-        """`chunks` unchanged: a line has no equivalent version."""
-        return chunks
 
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
         """`tokens` unchanged: a line has no tracks."""

@@ -130,7 +130,6 @@ def small_recipe() -> Recipe:
             batch_tokens=1024,
             learning_rate=1e-2,
             warmup_steps=10,
-            transpose=2,
             evaluate_every=60,
             save_every=60,
             precision="fp32",

@@ -256,8 +256,9 @@ def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) ->
     assert len(way) == 4
     assert rows(way[0]) == rows(small.reconstruct(song))
     assert rows(way[-1]) == rows(small.reconstruct(other))
-    assert frame(way[1]) == midi.frame_rows(song.frame), "the nearer end's frame"
-    assert frame(way[2]) == midi.frame_rows(other.frame)
+    own = midi.frame_rows(song.frame), midi.frame_rows(other.frame)
+    ways = [[own[0]] * near + [own[1]] * (4 - near) for near in (1, 2, 3)]
+    assert [frame(score) for score in way] in ways, "the nearer end's frame, and steps are even in what is decoded"
 
 
 def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(

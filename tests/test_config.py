@@ -237,6 +237,14 @@ def test_a_grid_of_twelve_steps_is_the_only_one_and_need_not_be_named() -> None:
         from_dict(config.TokenizerConfig, {**old, "steps_per_beat": 6}, "old")
 
 
+def test_a_setting_that_is_gone_is_ignored_in_a_checkpoint_and_refused_in_a_recipe() -> None:
+    for value in (0, 5):
+        assert from_dict(Recipe, {"train": {"transpose": value}}, "checkpoint") == Recipe()
+    assert load_recipe("music", ["train.transpose=0"]) == load_recipe("music")
+    with pytest.raises(ConfigError, match=r"music\.train\.transpose: made no difference and is gone"):
+        load_recipe("music", ["train.transpose=5"])
+
+
 def test_earlier_names_of_settings_and_recipes_are_read() -> None:
     for old, new in (("hdfs", "logs-short"), ("syscalls", "logs-long")):
         assert load_recipe(old) == load_recipe(new)

@@ -198,10 +198,6 @@ class MidiTokenizer:
         allowed = self.grammar().allowed(self.grammar().states(tokens).reshape(-1, 5))
         return allowed.reshape(*tokens.shape, self.vocab_size)
 
-    def augment(self, chunks: Ints, amount: int) -> Ints:
-        """As `augment.transpose`."""
-        return augment.transpose(chunks, amount, self.token_types, self.token_values, self.ids("pitch"))
-
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
         """As `augment.mix`."""
         return augment.mix(tokens, others, rng, self.token_types, self.token_values)

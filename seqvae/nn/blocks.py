@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvae.nn import noise
+
 Cache = list[Tensor]  # passed from step to step: recurrent states, or keys and values so far
 
 
@@ -29,7 +31,7 @@ class LockedDropout(nn.Module):
         if not self.training or self.share == 0:
             return x
         size = (count,) if rows is not None else (x.shape[0], 1)
-        keep = (torch.rand(*size, x.shape[-1], device=x.device) >= self.share).to(x.dtype) / (1 - self.share)
+        keep = (noise.uniform((*size, x.shape[-1]), x.device) >= self.share).to(x.dtype) / (1 - self.share)
         return x * (keep if rows is None else keep[rows])
 
 
@@ -107,7 +109,7 @@ class TransformerLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(width, heads, rotary)
         self.feed = Residual(width, 4, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = noise.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Attention.forward`."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seqvae.config import ObjectiveConfig
+from seqvae.nn import noise
 from seqvae.nn.binding import shifted
 from seqvae.nn.model import Output, SequenceVAE
 from seqvae.nn.posterior import floored_kl
@@ -41,7 +42,7 @@ def masked(tokens: Tensor, share: float, generator: torch.Generator | None = Non
     """`tokens` with a random `share` of the non-PAD tokens replaced by MASK."""
     if share <= 0:
         return tokens
-    hit = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    hit = noise.uniform(tokens.shape, tokens.device, generator) < share
     return tokens.masked_fill(hit & (tokens != PAD), MASK)
 
 
@@ -49,7 +50,7 @@ def dropped(tokens: Tensor, share: float, generator: torch.Generator | None = No
     """`tokens (..., T)` with a random `share` of those before EOS removed, the rest moved up, and PAD at the end."""
     if share <= 0:
         return tokens
-    lost = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    lost = noise.uniform(tokens.shape, tokens.device, generator) < share
     lost = (lost & (tokens != EOS)) | (tokens == PAD)
     order = lost.to(torch.int8).argsort(dim=-1, stable=True)  # kept tokens first, in their order
     return tokens.masked_fill(lost, PAD).gather(-1, order)

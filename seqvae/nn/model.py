@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seqvae import _aliases
 from seqvae.config import ModelConfig
+from seqvae.nn import noise
 from seqvae.nn.beam import search
 from seqvae.nn.binding import Binding
 from seqvae.nn.decoder import Decoder, DecoderOutput
@@ -72,10 +73,9 @@ class SequenceVAE(nn.Module):
         x = self.decoder.binding.bind(tokens, fields, mask)
         if track_dropout > 0 and self.field_sizes:
             under = torch.cat([fields[..., 1:, 0], fields[..., -1:, 0]], -1)  # a token of depth 0 opens its own group
+            drawn = noise.uniform((*tokens.shape[:2], self.field_sizes[0]), x.device)
             # the root favours large shares: tokens hardly weakened teach little
-            shares = track_dropout * torch.rand(*tokens.shape[:2], self.field_sizes[0], device=x.device).sqrt().gather(
-                -1, under
-            )
+            shares = track_dropout * drawn.sqrt().gather(-1, under)
             shares[1::2] = 0
             x = x * (1 - shares)[mask].unsqueeze(-1).to(x.dtype)
         posterior: Posterior = self.encoder(x, mask)

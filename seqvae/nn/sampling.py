@@ -125,9 +125,9 @@ def _chosen(
     """`choose` under a grammar's `allowed (N or 1, V)`, by blocks of rows."""
     tokens = np.empty(len(logits), np.int32)
     for at in range(0, len(tokens), _ROWS):
-        some = slice(at, at + _ROWS)
-        permitted = allowed if len(allowed) == 1 else allowed[some]
-        tokens[some] = choose(masked(logits[some], permitted), settings, None if uniform is None else uniform[some])
+        rows = slice(at, at + _ROWS)
+        permitted = allowed if len(allowed) == 1 else allowed[rows]
+        tokens[rows] = choose(masked(logits[rows], permitted), settings, None if uniform is None else uniform[rows])
     return tokens
 
 
@@ -172,8 +172,8 @@ def _drawn(p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         sums = p[:, :whole].reshape(len(p), whole // _BLOCK, _BLOCK).sum(-1)
         block, uniform = _drawn(torch.cat([sums, p[:, whole:].sum(-1, keepdim=True)], -1), uniform)
         places = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=p.device)
-        some = p.gather(-1, places.clamp(max=p.shape[-1] - 1)).masked_fill(places >= p.shape[-1], 0.0)
-        place, uniform = _drawn(some, uniform)
+        within = p.gather(-1, places.clamp(max=p.shape[-1] - 1)).masked_fill(places >= p.shape[-1], 0.0)
+        place, uniform = _drawn(within, uniform)
         return block * _BLOCK + place, uniform
     p = p.double()
     sums = p.cumsum(-1)

@@ -23,6 +23,7 @@ from seqvae.data.dataset import Ints, Longs, Split, TokenData
 from seqvae.data.sampler import Batches
 from seqvae.errors import ConfigError, SeqVAEError
 from seqvae.modality import modality
+from seqvae.nn import noise
 from seqvae.nn.blocks import Residual, TransformerLayer
 from seqvae.nn.loss import Loss, loss
 from seqvae.nn.model import SequenceVAE
@@ -113,7 +114,7 @@ class Run(State):
         """The loss of a part of a batch `tokens (B, C, T)`; with `again`, later passes draw the same noise."""
         with (
             self._fork(again),
-            part.noise(),
+            noise.of(part),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
         ):
             return self.loss(tokens[part.rows], training=True, mean_kl=mean_kl)
@@ -164,7 +165,7 @@ class Run(State):
     def compile(self) -> None:
         """Compile the feed-forward and transformer blocks, if `train.compile` is set, for batches of any shape.
 
-        These blocks gain from it: compiling the whole model takes many times as long, and the computation of places,
+        These blocks gain from it: compiling the whole model takes many times as long, and the computation of positions,
         the LSTM and the softmax do not get faster.
         """
         if self.recipe.train.compile:
@@ -231,7 +232,7 @@ class Run(State):
         return result
 
     def _varied(self, tokens: Ints) -> Ints:
-        """The batch `tokens (B, C, T)` after mixing and transposition.
+        """The batch `tokens (B, C, T)` after mixing.
 
         Its randomness depends on the position of the batch alone, so that a resumed run repeats it.
         """
@@ -240,10 +241,6 @@ class Run(State):
         if rng.random() < config.mix:
             tokens = self.tokenizer.mix(tokens, self.batches.random_segments(len(tokens), rng), rng)
             tokens = tokens[: max(1, config.batch_tokens // (tokens.shape[1] * tokens.shape[2]))]
-        if config.transpose:
-            shifts = rng.integers(-config.transpose, config.transpose + 1, len(tokens))
-            for shift in np.unique(shifts):
-                tokens[shifts == shift] = self.tokenizer.augment(tokens[shifts == shift], int(shift))
         return tokens
 
     def _check(self, result: Loss, norm: float, where: str = "") -> None:
@@ -280,7 +277,7 @@ class Run(State):
             for rows, firsts in self.validation:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), self.ranks.count)[self.ranks.rank]
-                with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                with noise.of(part), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     result = self.loss(tokens[part.rows], training=False, model=model)
                     posterior = model.encode(*self.tensors(tokens[part.rows]))
                     measured = posterior.mean, posterior.logvar, posterior.sample()

@@ -239,7 +239,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int, number: int = signal.
 def thirty(recipe: Recipe) -> Recipe:
     """Thirty steps, with all that draws random numbers."""
     objective = replace(recipe.objective, word_dropout=0.3, denoise=0.1)
-    config = replace(recipe.train, minutes=0.0, steps=30, warmup_steps=5, evaluate_every=10, transpose=2)
+    config = replace(recipe.train, minutes=0.0, steps=30, warmup_steps=5, evaluate_every=10, mix=0.5)
     return replace(recipe, objective=objective, train=config)
 
 
