@@ -28,7 +28,7 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import EOS, PAD, Adapter, Guide, Tokenizer
-from seqvae.style import arranger, gaussian, interpolation, mixture, moves, styles_file
+from seqvae.style import arranger, gaussian, interpolation, mixture, styles_file, translation
 from seqvae.style.arranger import Goal, Stretch
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
@@ -266,7 +266,7 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: moves.Method = "mean",
+        method: translation.Method = "mean",
         keep: Sequence[str | int] | None = None,
         chroma_guidance: float = CHROMA_GUIDANCE,
         sampling: Sampling | None = None,
@@ -300,17 +300,19 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: moves.Method = "mean",
+        method: translation.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
         """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
-            return moves.compose([self.translate(one, source, far * weight, method) for one, weight in target.items()])
+            return translation.compose(
+                [self.translate(one, source, far * weight, method) for one, weight in target.items()]
+            )
         amount = 0.5 if amount is None else amount
         goal = self.style(target)
         if source is None:
-            return lambda z: moves.blend(z, z.mean(0), goal, amount, method)
-        return moves.translate(self.style(source), goal, amount, method)  # computed once for all pieces
+            return lambda z: translation.blend(z, z.mean(0), goal, amount, method)
+        return translation.translate(self.style(source), goal, amount, method)  # computed once for all pieces
 
     def transform(
         self,

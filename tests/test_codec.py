@@ -23,9 +23,8 @@ from seqvae.music.piece import Piece
 from seqvae.nn import loss as objective
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.style import arranger, styles_file
+from seqvae.style import arranger, styles_file, translation
 from seqvae.style import interpolation as interpolate
-from seqvae.style import moves as moving
 from seqvae.style.gaussian import Style
 
 SHORT = Sampling(max_tokens=48)
@@ -216,7 +215,7 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
     expected = [  # parts that enter are written all the way; the amount decides how many do
         z + odd.mean - even.mean,
         z + odd.mean - z.mean(0),
-        z + (moving.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
+        z + (translation.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
     ]
     for (first, *farther), there in zip(decoded, expected, strict=True):
         torch.testing.assert_close(first, there, rtol=1e-4, atol=1e-4)

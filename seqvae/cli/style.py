@@ -207,7 +207,7 @@ def show(
     from seqvae.cli.inputs import load
 
     codec = load(model, styles)
-    from seqvae.style.moves import separation
+    from seqvae.style.translation import separation
 
     style = codec.style(name)
     others = {n: s for n, s in sorted(codec.styles.items()) if n not in (name, "all")}

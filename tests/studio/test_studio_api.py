@@ -22,7 +22,7 @@ from seqvae.music import piece as midi
 from seqvae.studio import guard, music
 from seqvae.studio.models import Models
 from seqvae.studio.server import application, listen
-from seqvae.style.moves import compose
+from seqvae.style.translation import compose
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from seqvae.errors import StyleError
 from seqvae.style.gaussian import Style, matrix_root
+from seqvae.style.method import Method as Method
 
-Method = Literal["mean", "discriminant", "transport"]
 FAR = 1e6  # larger amounts are clamped, so that no vector overflows
 
 
