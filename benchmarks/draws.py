@@ -68,7 +68,7 @@ def renewed(codec: Codec, data: Path, most: int, rank: int) -> dict[str, Tensor]
     for name, songs in found.items():
         own, other = readable(codec, songs, codec.styles[name].mean, most, rank)
         print(json.dumps({"sums": name, "F1 with its songs": round(own, 3), "with another's": round(other, 3)}))
-    found["all"] = [z for some in found.values() for z in some]
+    found["all"] = [z for members in found.values() for z in members]
     sums = {name: exemplars.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
     return {name: x for name, x in sums.items() if x is not None}
 
@@ -123,10 +123,12 @@ def figures(
     ranges: Mapping[str, arrangement.Range],
 ) -> dict[str, Any]:  # fmt: skip
     """Figures of the pieces of each style beside held-out ones and the ranges of real songs."""
-    rows = {name: np.array([arrangement.statistics(p.notes, p.bounds) for p in some]) for name, some in pieces.items()}
+    rows = {
+        name: np.array([arrangement.statistics(p.notes, p.bounds) for p in members]) for name, members in pieces.items()
+    }
     band, kit = (list(arrangement.STATISTICS).index(name) for name in ("band", "kit repeated"))
     ours, theirs = (
-        np.array([statistics(p.notes, p.bounds) for some in of.values() for p in some]) for of in (pieces, held)
+        np.array([statistics(p.notes, p.bounds) for members in of.values() for p in members]) for of in (pieces, held)
     )
     least = min(map(len, pieces.values()))
     with_kits = [np.nanmean(rows[name][:, kit]) for name in KITS if name in rows]
@@ -136,7 +138,7 @@ def figures(
         "band": np.mean([np.nanmean(x[:, band]) for x in rows.values()]),
         "kit repeated": np.mean(with_kits) if with_kits else float("nan"),
         **{
-            f"nearest of {count}": np.mean([nearest([p.notes for p in some[:count]]) for some in pieces.values()])
+            f"nearest of {count}": np.mean([nearest([p.notes for p in members[:count]]) for members in pieces.values()])
             for count in sorted({10, least})
         },
     }
@@ -166,8 +168,8 @@ def main() -> None:
         rng=np.random.default_rng(0), half=given.split,
     )  # fmt: skip
     ranges = {
-        name: arrangement.Range.of(np.array([arrangement.statistics(p.notes, p.bounds) for p in some]))
-        for name, some in found.train.items()
+        name: arrangement.Range.of(np.array([arrangement.statistics(p.notes, p.bounds) for p in members]))
+        for name, members in found.train.items()
     }
     drawn = {name: evaluate_samples.draw(codec, name, given.draws, SEGMENTS, 0) for name in names}
     several = {
@@ -176,8 +178,8 @@ def main() -> None:
         "training": {n: x[: given.draws] for n, x in found.train.items()},
     }
     for name, pieces in several.items():
-        told = figures(pieces, found.test, ranges)
-        print(json.dumps({"pieces": name} | {k: x if isinstance(x, list) else round(x, 3) for k, x in told.items()}))
+        row = figures(pieces, found.test, ranges)
+        print(json.dumps({"pieces": name} | {k: x if isinstance(x, list) else round(x, 3) for k, x in row.items()}))
 
 
 if __name__ == "__main__":

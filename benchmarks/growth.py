@@ -161,7 +161,7 @@ def measured(work: str, folder: Path) -> dict[str, float]:
     return found
 
 
-def told(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+def table_lines(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
     """The table."""
     heads = ["", "items at 1x", *(f"{n}x: s, MiB" for n in GROWTH), "time 100x / 10x", "peak 100x / 1x"]
     yield "| " + " | ".join(heads) + " |"
@@ -202,7 +202,7 @@ def main() -> None:
         text = (folder / "lines.txt").stat().st_size
         print(f"{times}x: {text / 2**20:.1f} MiB of text, {bytes_ / 2**20:.1f} MiB of shards", file=sys.stderr)
     print(f"{processor.described(1)}\n")
-    print("\n".join(told(found)))
+    print("\n".join(table_lines(found)))
 
 
 if __name__ == "__main__":

@@ -94,18 +94,18 @@ def measure(piece: Piece, ground: ruler.Ruler, target: str, original: Piece | No
     found = {name: figure(piece.notes, piece.bounds) for name, figure in FIGURES.items()}
     if original is not None:
         found["broken parts"] = broken_parts(original.notes, piece.notes)
-    told = ground.measure(piece, target, original)
-    return found | {name: float(told[ruler.FIGURES.index(name)]) for name in RULER}
+    figures = ground.measure(piece, target, original)
+    return found | {name: float(figures[ruler.FIGURES.index(name)]) for name in RULER}
 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Means and 95 % intervals of figures (rows) in conditions (columns), as Markdown."""
-    names = list(dict.fromkeys(name for some in rows.values() for row in some for name in row))
+    names = list(dict.fromkeys(name for members in rows.values() for row in members for name in row))
     lines = [f"| | {' | '.join(rows)} |", "|---" * (len(rows) + 1) + "|"]
     for name in names:
         cells = []
-        for some in rows.values():
-            x = np.array([row.get(name, NAN) for row in some])
+        for members in rows.values():
+            x = np.array([row.get(name, NAN) for row in members])
             x = x[~np.isnan(x)]
             mean, low, high = measures.interval(x) if len(x) else (NAN, NAN, NAN)
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]" if len(x) else "-")
@@ -140,11 +140,11 @@ def main() -> None:
                 rows.setdefault(f"{pair}, {name}", []).append(row)
         for piece in found.test[target]:
             rows.setdefault("target songs", []).append(measure(piece, ground, target, None))
-    print(table({name: some for name, some in rows.items() if " to " not in name}))
+    print(table({name: members for name, members in rows.items() if " to " not in name}))
     for source, target in ways:
         pair = f"{source} to {target}, "
         print(f"\n{pair[:-2]}\n")
-        print(table({name.removeprefix(pair): some for name, some in rows.items() if name.startswith(pair)}))
+        print(table({name.removeprefix(pair): members for name, members in rows.items() if name.startswith(pair)}))
     print(f"\n{time.process_time() - started:.0f} s of processor time")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from sentence_corpora import VERSIONS, wanted
+from sentence_corpora import VERSIONS, is_suitable
 from torch import Tensor
 
 from seqvae.checkpoint import folder as checkpoint
@@ -50,7 +50,7 @@ def named(author: str) -> str:
 
 def trained(lines: list[str]) -> list[str]:
     """Those lines that were trained on."""
-    return [line for line in lines if wanted(line) and split_of(text.title(line)) == "train"]
+    return [line for line in lines if is_suitable(line) and split_of(text.title(line)) == "train"]
 
 
 def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
@@ -67,16 +67,16 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
         if len(lines) >= FEWEST
     }
     spoken = [line for line in books if line.startswith(("\u201c", '"'))]
-    told = [line for line in books if not re.search('[\u201c\u201d"]', line)]
+    narration = [line for line in books if not re.search('[\u201c\u201d"]', line)]
     out["dialogue"] = spoken, "books: sentences that begin with a quotation mark"
-    out["narration"] = told, "books: sentences without quotation marks"
+    out["narration"] = narration, "books: sentences without quotation marks"
     out["question"] = [line for line in books if line.rstrip("\u201d\"'\u2019").endswith("?")], "books: questions"
     statements = [line for line in books if line.rstrip("\u201d\"'\u2019").endswith(".")]
     out["statement"] = statements, "books: sentences that end with a full stop"
     verses = [list(text.read_lines(data / f"bible/{version}.txt")) for version in VERSIONS]
     same = [
         each for i, each in enumerate(zip(*verses, strict=True))
-        if split_of(f"verse {i}") == "train" and all(map(wanted, each))
+        if split_of(f"verse {i}") == "train" and all(map(is_suitable, each))
     ]  # fmt: skip
     names = {"archaic": "King James Version", "plain": "Bible in Basic English", "modern": "World English Bible"}
     for (name, about), version in zip(names.items(), zip(*same, strict=True), strict=True):
@@ -113,10 +113,10 @@ def main() -> None:
     large = {"dialogue", "narration", "question", "statement", "archaic", "plain", "modern"}
     large |= {"negative", "positive", "past", "present"}
     for one, (there, _) in lines.items():
-        some = rng.sample(there, min(len(there), LINES if one in large else AUTHORS_LINES))
+        part = rng.sample(there, min(len(there), LINES if one in large else AUTHORS_LINES))
         parts = []
-        for at in range(0, len(some), BATCH):
-            segments = [codec.segments(line)[0] for line in some[at : at + BATCH]]
+        for at in range(0, len(part), BATCH):
+            segments = [codec.segments(line)[0] for line in part[at : at + BATCH]]
             posterior = codec.posteriors(segments)
             parts.append(posterior.mean)
             draws.append(posterior.sample(generator))

@@ -38,7 +38,7 @@ INSIDE = {
     "seqvae.checkpoint": ("seqvae.checkpoint.folder",),
     "seqvae.style": (
         "seqvae.style.gaussian",
-        "seqvae.style.moves",
+        "seqvae.style.translation",
         "seqvae.style.styles_file",
         "seqvae.style.exemplars",
     ),

@@ -28,11 +28,11 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Guide, Tokenizer
-from seqvae.style import arranger, gaussian, interpolation, mixture, moved_pieces, moves, styles_file
+from seqvae.style import arranger, gaussian, interpolation, mixture, moves, styles_file, translation
 from seqvae.style.arranger import Goal
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
-from seqvae.style.moved_pieces import ChromaGuide
+from seqvae.style.moves import ChromaGuide
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -194,7 +194,7 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: moves.Method = "mean",
+        method: translation.Method = "mean",
         keep: Sequence[str | int] | None = None,
         chroma_guidance: float = CHROMA_GUIDANCE,
         sampling: Sampling | None = None,
@@ -228,17 +228,19 @@ class Codec:
         target: str | Style | Mapping[str, float],
         source: str | Style | None = None,
         amount: float | None = None,
-        method: moves.Method = "mean",
+        method: translation.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
         """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
-            return moves.compose([self.translate(one, source, far * weight, method) for one, weight in target.items()])
+            return translation.compose(
+                [self.translate(one, source, far * weight, method) for one, weight in target.items()]
+            )
         amount = 0.5 if amount is None else amount
         goal = self.style(target)
         if source is None:
-            return lambda z: moves.blend(z, z.mean(0), goal, amount, method)
-        return moves.translate(self.style(source), goal, amount, method)  # computed once for all pieces
+            return lambda z: translation.blend(z, z.mean(0), goal, amount, method)
+        return translation.translate(self.style(source), goal, amount, method)  # computed once for all pieces
 
     def transform(
         self,
@@ -259,8 +261,8 @@ class Codec:
         of each piece can be given to save computing them again.
         """
         read = [self.adapter.read(piece) for piece in pieces]
-        moved = moved_pieces.encode_and_move(self, read, move, segments, latents)
-        return moved_pieces.decode(self, moved, sampling or Sampling(), keep, chroma_guidance, goal)
+        moved = moves.encode_and_move(self, read, move, segments, latents)
+        return moves.decode(self, moved, sampling or Sampling(), keep, chroma_guidance, goal)
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
         """`steps` pieces from `a` to `b`; the ends are the model's reconstructions of both.

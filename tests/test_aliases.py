@@ -14,7 +14,7 @@ from conftest import groove
 
 from seqvae import _aliases, modality
 from seqvae.codec import Codec
-from seqvae.style import moves
+from seqvae.style import translation
 from seqvae.style.gaussian import Style
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def test_an_old_module_is_the_new_one(old: str, monkeypatch: pytest.MonkeyPatch)
         ("seqvae.anomaly", "examine", "seqvae.anomaly.scores"),
         ("seqvae.checkpoint", "save", "seqvae.checkpoint.folder"),
         ("seqvae.style", "Style", "seqvae.style.gaussian"),
-        ("seqvae.style", "transport", "seqvae.style.moves"),
+        ("seqvae.style", "transport", "seqvae.style.translation"),
         ("seqvae.train", "train_from", "seqvae.train.loop"),
     ],
 )
@@ -78,7 +78,7 @@ def test_a_class_has_its_old_attributes_and_keywords() -> None:
 
 
 def test_old_names_of_functions_and_attributes_are_the_new_ones(small: Codec) -> None:
-    assert (moves.mover, moves.together) == (moves.translate, moves.compose)
+    assert (translation.mover, translation.together) == (translation.translate, translation.compose)
     assert modality.form_of is modality.adapter_of
     for owner, old, new in (
         (small, "mover", "translate"),

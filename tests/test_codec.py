@@ -24,9 +24,8 @@ from seqvae.nn import inference
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.refine import refine
 from seqvae.nn.sampling import Sampling
-from seqvae.style import arranger, styles_file
+from seqvae.style import arranger, styles_file, translation
 from seqvae.style import interpolation as interpolate
-from seqvae.style import moves as moving
 from seqvae.style.gaussian import Style
 
 SHORT = Sampling(max_tokens=48)
@@ -217,7 +216,7 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
     expected = [  # parts that enter are written all the way; the amount decides how many do
         z + odd.mean - even.mean,
         z + odd.mean - z.mean(0),
-        z + (moving.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
+        z + (translation.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
     ]
     for (first, *farther), there in zip(decoded, expected, strict=True):
         torch.testing.assert_close(first, there, rtol=1e-4, atol=1e-4)

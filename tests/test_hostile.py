@@ -26,7 +26,7 @@ from seqvae.checkpoint.folder import load, load_tensors
 from seqvae.config import load_recipe
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ConfigError, ReadError, SeqVAEError, StyleError
-from seqvae.style import moves, styles_file
+from seqvae.style import styles_file, translation
 
 OLD = Path(__file__).parent / "data" / "format-1"
 """A checkpoint with its detector and the shards it was trained on, as version 0.1.0 wrote them; not to be made anew."""
@@ -228,7 +228,7 @@ def test_a_style_without_any_spread_moves_nothing_but_breaks_nothing(tmp_path: P
     path = write_styles(tmp_path / "a.styles", torch.zeros(4), torch.zeros(4, 1), torch.zeros(4))
     point = styles_file.load(path)["a"]
     z = torch.ones(2, 4)
-    assert torch.equal(moves.translate(point, point, 0.5, "discriminant")(z), z)
+    assert torch.equal(translation.translate(point, point, 0.5, "discriminant")(z), z)
 
 
 def test_a_checkpoint_whose_styles_are_of_another_space_is_refused(old: Path) -> None:

@@ -25,7 +25,8 @@ import numpy as np
 from seqvae import codec
 from seqvae.anomaly import calibration, conformal
 from seqvae.anomaly import scores as anomaly
-from seqvae.anomaly.calibration import Calibration, Score, Settings
+from seqvae.anomaly.calibration import Calibration, Settings
+from seqvae.anomaly.score import Score
 from seqvae.anomaly.scores import Evidence
 from seqvae.checkpoint.folder import write_folder
 from seqvae.codec import Codec

@@ -127,8 +127,8 @@ def load(name: str | Path) -> Checkpoint:
                 f"{folder}: format {config['format']}, this version reads {FORMAT}; install another seqvae"
             )
         recipe = from_dict(Recipe, config["recipe"], f"{folder}/config.json")
-        for file, told in config.get("sha256", {}).items():  # older ones have none
-            if _sum(own(folder, file)) != told:
+        for file, digest in config.get("sha256", {}).items():  # older ones have none
+            if _sum(own(folder, file)) != digest:
                 raise CheckpointError(f"{folder}: {file} is not the file that was saved; copy the whole folder again")
         tokenizer = load_tokenizer(folder / "tokenizer")
         if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.field_sizes):

@@ -153,8 +153,8 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
 
 def _tell_passed_over(inputs: Iterable[str]) -> None:
     """Report on standard error the files in the named folders that are not music."""
-    if said := library.passed_over(inputs):
-        report(said)
+    if line := library.passed_over(inputs):
+        report(line)
 
 
 def outputs(inputs: Sequence[str], out: str | None, ending: str) -> dict[Path, Path]:
@@ -266,8 +266,8 @@ def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> by
 def _about(facts: Mapping[str, Any]) -> str:
     """The moves of a song in words; empty for a generated song."""
     moves = facts.get("moves", [facts] if "to" in facts else [])
-    told = [f"{move['from'] or 'itself'} to {move['to']}, amount {move['amount']:.3g}" for move in moves]
-    return " + ".join(told)
+    parts = [f"{move['from'] or 'itself'} to {move['to']}, amount {move['amount']:.3g}" for move in moves]
+    return " + ".join(parts)
 
 
 def _drawn(result: Any, original: Piece | None) -> Piece:

@@ -210,7 +210,7 @@ def show(
 
     codec = load(model, styles)
     from seqvae.modality import counted
-    from seqvae.style.moves import separation
+    from seqvae.style.translation import separation
 
     style = codec.style(name)
     others = {n: s for n, s in sorted(codec.styles.items()) if n not in (name, "all")}

@@ -144,11 +144,11 @@ def _beyond(kept_: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, list[f
     for name in MOVES:
         without = f"target mean{', harmony 0' if 'harmony 0' in name else ''}"
         out[name] = {
-            said: {
+            against: {
                 figure: [round(x, 4) for x in controls.beyond(own, control)]
                 for figure, own, control in zip(KEPT, by_song[name].T, by_song[other].T, strict=True)
             }
-            for said, other in (("another song", f"another song, {name}"), ("target mean", without))
+            for against, other in (("another song", f"another song, {name}"), ("target mean", without))
         }
     return out
 

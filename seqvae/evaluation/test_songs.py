@@ -98,7 +98,7 @@ def gather(
     """
     files = library.find([data])
     songs = Songs({style: [] for style in styles}, {style: [] for style in styles}, [])
-    wanted: list[tuple[Path, str, bool]] = []
+    chosen: list[tuple[Path, str, bool]] = []
     tested: set[str] = set()
     count: dict[tuple[str, bool], int] = {}
     for i in rng.permutation(len(files)):
@@ -112,11 +112,11 @@ def gather(
         taken = count.get((style, is_test), 0)
         if taken < (2 * test if is_test else train):  # twice as many, because some cannot be read
             count[style, is_test] = taken + 1
-            wanted.append((files[i], style, is_test))
+            chosen.append((files[i], style, is_test))
             if is_test:
                 tested.add(title)
-    found = library.read_all([path for path, _, _ in wanted], cache=library.default_cache())
-    for (_, style, is_test), (_, piece) in zip(wanted, found, strict=True):
+    found = library.read_all([path for path, _, _ in chosen], cache=library.default_cache())
+    for (_, style, is_test), (_, piece) in zip(chosen, found, strict=True):
         part = stretch(piece, test_chunks if is_test else train_chunks, rng) if isinstance(piece, Piece) else None
         if part is not None and (not is_test or len(songs.test[style]) < test):
             (songs.test if is_test else songs.train)[style].append(part)

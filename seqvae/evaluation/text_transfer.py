@@ -23,7 +23,7 @@ from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, corpus_interval, resampled, with_interval
 from seqvae.evaluation.style_classifier import LineClassifier
 from seqvae.music import note_metrics as measures
-from seqvae.style import moves
+from seqvae.style import translation
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -45,7 +45,7 @@ def transfer(
     codec: Codec, moved: dict[str, list[str]], classifier: LineClassifier, model: ngram.NGram, amounts: Sequence[float],
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Move lines of two styles to the other style by every amount and every method of style/moves.py.
+    """Move lines of two styles to the other style by every amount and every method of style/translation.py.
 
     Accuracy is the share classified as the target, BLEU compares with the original lines, perplexity is from the
     language model. "controls" compares the full difference of means with another line moved alike, the target's mean
@@ -65,7 +65,7 @@ def transfer(
         return statistics(codec.decode(z), sentences.lines, sentences.targets, classifier, model)
 
     sweeps: dict[tuple[str, float], Floats] = {}
-    for method in get_args(moves.Method):
+    for method in get_args(translation.Method):
         try:
             sweep = {amount: measure(_blended(codec, sentences, amount, method)) for amount in amounts}
         except StyleError as error:
@@ -144,7 +144,7 @@ def _controls(
     "beyond" is the BLEU of the moved lines minus that of a control, paired over sentences.
     """
     latents, sources, targets = sentences.latents, sentences.sources, sentences.targets
-    ways = [moves.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
+    ways = [translation.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
     another = [
         controls.as_long(latents[i], len(z)) for i, z in zip(controls.others(sources, rng), latents, strict=True)
     ]
@@ -168,13 +168,13 @@ def _controls(
     return out
 
 
-def _blended(codec: Codec, sentences: Sentences, amount: float, method: moves.Method) -> list[Tensor]:
+def _blended(codec: Codec, sentences: Sentences, amount: float, method: translation.Method) -> list[Tensor]:
     """Moved latents `(S, D)` of each line; those of one style together, so that a transport is computed once."""
     a, b = sentences.sources[0], sentences.targets[0]
     count = int(sentences.forth.sum())
     moved: list[Tensor] = []
     for source, target, latents in ((a, b, sentences.latents[:count]), (b, a, sentences.latents[count:])):
-        z = moves.blend(torch.cat(list(latents)), codec.styles[source], codec.styles[target], amount, method)
+        z = translation.blend(torch.cat(list(latents)), codec.styles[source], codec.styles[target], amount, method)
         moved += torch.split(z, [len(one) for one in latents])
     return moved
 

@@ -23,7 +23,7 @@ from seqvae.nn.inference import BatchInference, Ints, Segment
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Guide
-from seqvae.style.moved_pieces import ChromaGuide
+from seqvae.style.moves import ChromaGuide
 
 Report = Callable[[float, str], None]
 """(progress of a step from 0 to 1, the step's name); raises an error to stop the work."""

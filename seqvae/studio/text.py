@@ -1,6 +1,6 @@
 """Routes of sentences: interpolation between two, and sums of style vectors.
 
-Scope: requests about sentences. Out of scope: the arithmetic (style/moves.py, style/interpolation.py) and tokens.
+Scope: requests about sentences. Out of scope: the arithmetic (style/translation.py, style/interpolation.py) and tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
-from seqvae.style.moves import compose
+from seqvae.style.translation import compose
 
 Sentence = Annotated[str, Field(max_length=1000, pattern=r"\S", description="with at least one word")]
 

@@ -179,9 +179,9 @@ def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:
     if outline is None:
         return None
     tokens, logits = outline
-    wanted = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
-    row = torch.full((int(max(tokens.max(), wanted.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
-    return np.asarray(logits[:, row[wanted]].softmax(-1).mean(0), np.float64)
+    ids = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
+    row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
+    return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
 
 
 def _changed(piece: Piece) -> Bools:

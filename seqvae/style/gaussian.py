@@ -1,7 +1,7 @@
 """Styles: the distribution of a named set of pieces in the latent space.
 
-Scope: `Style`, fitting it to latents, and drawing from it. Out of scope: moves between styles (style/moves.py), files
-(style/styles_file.py), encoding and decoding.
+Scope: `Style`, fitting it to latents, and drawing from it. Out of scope: moves between styles
+(style/translation.py), files (style/styles_file.py), encoding and decoding.
 """
 
 from __future__ import annotations

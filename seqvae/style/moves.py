@@ -1,115 +1,150 @@
-"""Moves between styles: differences of means, along the discriminant, optimal transport.
+"""Pieces encoded, moved in the latent space and decoded together.
 
-Scope: the arithmetic of moves, and how far apart styles lie. Out of scope: fitting styles (style/gaussian.py), encoding
-and decoding.
+Scope: the segments that move, the parts that stay, the harmony of the original, and the choice between an arrangement
+and a plain decode. Out of scope: the map of latent vectors (style/translation.py), arranging (style/arranger.py).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.errors import StyleError
-from seqvae.style.gaussian import Style, matrix_root
+from seqvae.nn import batches
+from seqvae.nn.sampling import Sampling
+from seqvae.protocols import Adapter, Guidance
+from seqvae.style import arranger
+from seqvae.style.arranger import Goal, Stretch, TokenGenerator
 
-Method = Literal["mean", "discriminant", "transport"]
-FAR = 1e6  # larger amounts are clamped, so that no vector overflows
-
-
-def vector(source: Style | Tensor, target: Style) -> Tensor:
-    """`(D,)`: mean_target - mean_source; `source` may be a piece's own mean `(D,)`."""
-    return target.mean - (source.mean if isinstance(source, Style) else source)
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
 
 
-def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Tensor:
-    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; see `translate`."""
-    return translate(source, target, amount, method)(z)
+class Mover(TokenGenerator, Protocol):
+    """The part of a codec that moves pieces."""
+
+    chunks: int
+
+    def segments(self, piece: Any) -> list[list[Ints]]:
+        """As `Codec.segments`."""
+
+    def means(self, split: Sequence[Sequence[list[Ints]]], refined: bool = True) -> list[Tensor]:
+        """As `Codec.means`."""
 
 
-def translate(
-    source: Style | Tensor, target: Style, amount: float, method: Method = "mean"
-) -> Callable[[Tensor], Tensor]:
-    """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
+@dataclass(frozen=True, eq=False)
+class ChromaGuide:
+    """The guide of decoded notes toward a harmony; see `Adapter.chroma_guidance`."""
 
-    mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each row only as far as needed to
-    reach a common position (`advance`); a segment that is already half-way moves half as much. transport:
-    (1 - amount) z + amount T(z), with T the optimal transport between the two Gaussians (`transport`). A point has no
-    covariance: other methods than mean then raise StyleError.
+    adapter: Adapter
+    harmony: Floats
+    """`(N, B, 12)`: chroma of every decoded row."""
+    strength: float
+
+    def __call__(self, rows: slice) -> list[Guidance]:
+        """The guidance of some rows; none for a kind without pitch."""
+        guidance = self.adapter.chroma_guidance(self.harmony[rows], self.strength)
+        return [] if guidance is None else [guidance]
+
+
+@dataclass(frozen=True, eq=False)
+class MovedPiece:
+    """A piece whose S segments with content have moved."""
+
+    stretch: Stretch
+    """The piece, and the numbers of these segments."""
+    segments: Sequence[list[Ints]]
+    """All segments of the piece."""
+    z: Tensor
+    """`(S, D)`: latent vectors before the move."""
+    moved: Tensor
+    """`(S, D)`: latent vectors after it."""
+
+    @cached_property
+    def changed(self) -> bool:
+        """Whether the move changes the piece; if not, the result is its reconstruction, without guidance or band."""
+        return not torch.equal(self.z, self.moved)
+
+    def chunks(self, decoded: Sequence[Ints]) -> list[Ints]:
+        """All chunks of the piece, with the `decoded` S * C ones in place of those that have content."""
+        new, full = iter(decoded), set(self.stretch.segments)
+        out: list[Ints] = []
+        for number, segment in enumerate(self.segments):
+            inside = number in full
+            for chunk in segment:
+                made = next(new) if inside else chunk
+                out.append(made if len(chunk) > 1 else chunk)
+        return out
+
+
+def encode_and_move(
+    codec: Mover,
+    pieces: Sequence[Any],
+    move: Callable[[Tensor], Tensor],
+    segments: Sequence[Sequence[list[Ints]]] | None = None,
+    latents: Sequence[Tensor] | None = None,
+) -> list[MovedPiece]:
+    """The pieces with their segments and latent vectors before and after a move; known ones can be given."""
+    split = segments or [codec.segments(piece) for piece in pieces]
+    full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
+    if latents is None:
+        parts = codec.means([[one[i] for i in rows] for one, rows in zip(split, full, strict=True)])
+    else:
+        parts = [z[rows] for z, rows in zip(latents, full, strict=True)]
+    out = []
+    for piece, one, rows, z in zip(pieces, split, full, parts, strict=True):
+        lengths = batches.filled(codec.adapter.limits(piece), len(one) * codec.chunks)
+        out.append(MovedPiece(Stretch(piece, rows, codec.chunks, lengths), one, z, move(z) if len(z) else z))
+    return out
+
+
+def decode(
+    codec: Mover,
+    pieces: Sequence[MovedPiece],
+    sampling: Sampling,
+    keep: Sequence[str | int] | None = (),
+    chroma_guidance: float = 0.0,
+    goal: Goal | None = None,
+) -> list[Any]:
+    """Moved pieces as the user's objects, in their order: arranged one by one with a `goal`, else decoded together.
+
+    `keep`, `chroma_guidance` and `goal` are as in `Codec.transform`.
     """
-    if math.isfinite(amount):  # decoding rejects NaN and infinity
-        amount = max(-FAR, min(FAR, amount))
-    if method == "mean":
-        shift = amount * vector(source, target)
-        return lambda z: z + shift
-    if not isinstance(source, Style):
-        raise StyleError(f"{method} needs a style to start from; add --from, or use the mean method")
-    if method == "discriminant":
-        return lambda z: z + advance(z, source, target, amount)[:, None] * vector(source, target)
-    carried = transport(source, target)
-    return lambda z: (1 - amount) * z + amount * carried(z)
+    kept = [codec.adapter.parts(keep, one.changed) for one in pieces]
+    made: dict[int, Any] = {}
+    row = sampling.first_row
+    for i, one in enumerate(pieces):
+        if goal is not None and one.changed:
+            numbered = replace(sampling, first_row=row)
+            made[i] = arranger.arrange(codec, one.stretch, one.z, one.moved, goal, numbered, chroma_guidance, kept[i])
+        row += len(one.stretch.bars)
+    rest = [i for i in range(len(pieces)) if i not in made]
+    chunks = _together(codec, [pieces[i] for i in rest], sampling, chroma_guidance)
+    for i, mine in zip(rest, chunks, strict=True):
+        piece = pieces[i].stretch.piece
+        mine = mine[: batches.unpadded(codec.adapter.limits(piece), len(mine))]
+        made[i] = codec.adapter.assemble(mine, piece, kept[i], not pieces[i].changed)
+    return [made[i] for i in range(len(pieces))]
 
 
-def compose(translations: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
-    """The sum of several moves: z + sum_i (move_i(z) - z).
-
-    For mean differences with weights w_i this is z + sum_i w_i (mean_i - mean_s): a point between several styles.
-    """
-    if len(translations) == 1:
-        return translations[0]
-    return lambda z: z + sum((move(z) - z for move in translations), torch.zeros_like(z))
-
-
-mover, together = translate, compose  # their names in earlier versions
-
-
-def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
-    """Share of the difference of means that takes each row of `z (S, D)` to a common position: `(S,)`, at least 0.
-
-    The position of z is p = w.(z - mean_s) / w.(mean_t - mean_s) with w = S^-1 (mean_t - mean_s) and S the mean of the
-    two covariances: 0 at the source's mean and 1 at the target's, on the axis that separates them best (Fisher 1936).
-    Up to amount 1 z moves from p to (1 - amount) p + amount; above 1, to `amount`. Rows already beyond stay.
-    """
-    between, w = _discriminant(source, target)
-    if not between @ w > 0:  # the two styles are the same
-        return torch.zeros(len(z), dtype=z.dtype)
-    place = (z.double() - source.mean) @ w / (between @ w)
-    goal = (1 - amount) * place + amount if amount <= 1 else torch.full_like(place, amount)
-    way: Tensor = (goal - place).clamp(min=0).to(z.dtype)
-    return way
-
-
-def separation(one: Style, other: Style) -> float:
-    """Share of segments on their own style's side of the axis that separates two styles best: 0.5 to 1.
-
-    Phi(d / 2) with d^2 = (mean_a - mean_b) S^-1 (mean_a - mean_b) and S the mean of the covariances: exact for two
-    Gaussians with equal covariance.
-    """
-    between, w = _discriminant(one, other)
-    squared = (between @ w).clamp(min=0)
-    return float(torch.special.ndtr(squared.sqrt() / 2))
-
-
-def _discriminant(source: Style, target: Style) -> tuple[Tensor, Tensor]:
-    """mean_t - mean_s and S^-1 (mean_t - mean_s), both `(D,)`, with S the mean of the covariances."""
-    pooled = (source.covariance + target.covariance).double() / 2
-    between = vector(source, target).double()
-    pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
-    return between, torch.linalg.solve(pooled, between)
-
-
-def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
-    """T(z) = mean_t + A (z - mean_s), A = S_s^-1/2 (S_s^1/2 S_t S_s^1/2)^1/2 S_s^-1/2 (Knott and Smith 1984).
-
-    The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I. Raises StyleError for a
-    source without spread: no linear map makes a Gaussian of a point.
-    """
-    if not source.covariance.trace() > 0:
-        raise StyleError("transport needs a style of more than one segment to start from; fit it on more pieces")
-    s, t = source.covariance.double(), target.covariance.double()
-    root, inverse = matrix_root(s), matrix_root(s, inverse=True)
-    a = inverse @ matrix_root(root @ t @ root) @ inverse
-    return lambda z: (target.mean + (z.double() - source.mean) @ a).to(z.dtype)
+def _together(
+    codec: Mover, pieces: Sequence[MovedPiece], sampling: Sampling, chroma_guidance: float
+) -> list[list[Ints]]:
+    """The chunks of each piece, decoded in one call."""
+    new: list[Ints] = []
+    if any(one.stretch.segments for one in pieces):
+        harmony = None
+        if chroma_guidance and any(one.changed for one in pieces):
+            harmony = batches.joined([one.stretch.harmony(codec.adapter, one.changed) for one in pieces])
+        lengths = batches.joined([one.stretch.lengths for one in pieces])
+        z = torch.cat([one.moved for one in pieces])
+        new = codec.generate_tokens(z, lengths, sampling, harmony, chroma_guidance)
+    sizes = [len(one.stretch.bars) for one in pieces]
+    starts = np.cumsum([0, *sizes])
+    return [one.chunks(new[at : at + size]) for one, at, size in zip(pieces, starts, sizes, strict=False)]

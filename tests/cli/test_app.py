@@ -16,12 +16,10 @@ import typer
 from commands import seqvae, shell, song, told
 
 from seqvae import codec
-from seqvae.cli import app as cli
 from seqvae.cli import style as stylebook
 from seqvae.cli.app import app
 from seqvae.cli.console import OLD_OPTIONS
 from seqvae.music import attributes
-from seqvae.style import moves
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -56,7 +54,6 @@ def test_no_command_is_left_out_here() -> None:
 
 
 def test_choices_are_those_of_the_modules_behind() -> None:
-    assert typing.get_args(cli.Method) == typing.get_args(moves.Method)
     assert set(typing.get_args(stylebook.By)) == set(attributes.ATTRIBUTES)
 
 

@@ -18,6 +18,7 @@ from seqvae.checkpoint import hub as released
 from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import arrangement as evaluate_arrangement
+from seqvae.evaluation import arrangement_report, music_report, text_report
 from seqvae.evaluation import music as evaluate
 from seqvae.evaluation import text as evaluate_text
 from seqvae.train import loop as train
@@ -48,7 +49,7 @@ def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch:
         return {"data": str(data), **settings}
 
     monkeypatch.setattr(evaluate, "evaluate", fake)
-    monkeypatch.setattr(evaluate, "table", lambda result: f"| {result['pieces']} |")
+    monkeypatch.setattr(music_report, "table", lambda result: f"| {result['pieces']} |")
     result = seqvae("evaluate", "-m", tiny_music, "--data", "songs", "--pieces", 3)
     assert (result.stdout, result.stderr) == ("| 3 |\n", "listening\n")
     [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--seed", 4, "--json")
@@ -63,7 +64,7 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
         return {"data": str(data), **settings}
 
     monkeypatch.setattr(evaluate_arrangement, "evaluate", fake)
-    monkeypatch.setattr(evaluate_arrangement, "table", lambda result: f"| {result['songs']} |")
+    monkeypatch.setattr(arrangement_report, "table", lambda result: f"| {result['songs']} |")
     command = ["evaluate", "-m", tiny_music, "--data", "songs", "--arrangement"]
     assert seqvae(*command).stdout == "| 16 |\n"
     [line] = done(*command, "--pairs", "a/b", "--pairs", "b/c", "--pieces", 3, "--split", "choose", "--json")
@@ -226,7 +227,7 @@ def test_evaluate_sorts_the_lines_by_their_names(tiny_text: Path, here: Path, mo
         return {"lines": len(lines)}
 
     monkeypatch.setattr(evaluate_text, "evaluate_text", fake)
-    monkeypatch.setattr(evaluate_text, "table", lambda result: f"| {result['lines']} |")
+    monkeypatch.setattr(text_report, "table", lambda result: f"| {result['lines']} |")
     for name in ("test.good", "test.bad", "train.good", "train.bad", "plain"):
         text_file(here / name, [name, "", f"more of {name}"])
     sets = ["--data", "good=@test.good", "--data", "bad=test.bad", "--train", "good=@train.good"]

@@ -24,7 +24,7 @@ from seqvae.evaluation import text_transfer as evaluate_transfer
 from seqvae.evaluation.style_classifier import LineClassifier
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.style import gaussian, moves
+from seqvae.style import gaussian, translation
 from seqvae.style.gaussian import Style
 
 Ints = NDArray[np.int32]
@@ -246,7 +246,7 @@ def test_what_a_path_is_like() -> None:
 def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
     assert pair["classifier"] == [1, 1, 1]
-    assert set(pair["methods"]) == set(get_args(moves.Method))
+    assert set(pair["methods"]) == set(get_args(translation.Method))
     both = pair["methods"]["mean"]["both"]
     assert [float(amount) for amount in both] == list(evaluate_transfer.AMOUNTS)
     assert both["0"]["accuracy"][0] == 0
@@ -302,7 +302,7 @@ def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
 
 
 def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
-    amounts = len(get_args(moves.Method)) * len(evaluate_transfer.AMOUNTS)
+    amounts = len(get_args(translation.Method)) * len(evaluate_transfer.AMOUNTS)
     # two interpolations, four reconstructions, two kinds of samples, every amount of each method, four controls;
     # and calls of earlier tests
     assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30

@@ -23,7 +23,7 @@ from seqvae.nn.inference import BatchInference
 from seqvae.studio import guard, shelf
 from seqvae.studio.models import Models
 from seqvae.studio.server import application, listen
-from seqvae.style.moves import compose
+from seqvae.style.translation import compose
 
 
 @pytest.fixture(scope="module")

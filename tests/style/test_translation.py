@@ -13,9 +13,9 @@ from styles import D, amounts, moments, noise, random_style, samples, seeds
 from torch import Tensor
 
 from seqvae.errors import StyleError
-from seqvae.style import moves
+from seqvae.style import translation
 from seqvae.style.gaussian import Style, fit
-from seqvae.style.moves import blend, transport, vector
+from seqvae.style.translation import blend, transport, vector
 
 
 @given(seeds, amounts)
@@ -35,26 +35,26 @@ def test_half_is_half_of_the_difference_of_the_means(seed: int) -> None:
     torch.testing.assert_close(blend(s.mean[None], s, t, 1.0)[0], t.mean, rtol=1e-4, atol=1e-5)
 
 
-@given(seeds, st.sampled_from(get_args(moves.Method)))
-def test_amount_0_moves_nothing(seed: int, method: moves.Method) -> None:
+@given(seeds, st.sampled_from(get_args(translation.Method)))
+def test_amount_0_moves_nothing(seed: int, method: translation.Method) -> None:
     s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
     assert torch.equal(blend(z, s, t, 0.0, method), z)
     torch.testing.assert_close(blend(z, s, s, 1.0, method), z, rtol=1e-2, atol=1e-2)
 
 
-@given(seeds, st.sampled_from(get_args(moves.Method)), st.sampled_from([1e-4, 1e3]))
-def test_a_space_measured_in_other_units_is_moved_in_alike(seed: int, method: moves.Method, unit: float) -> None:
+@given(seeds, st.sampled_from(get_args(translation.Method)), st.sampled_from([1e-4, 1e3]))
+def test_a_space_measured_in_other_units_is_moved_in_alike(seed: int, method: translation.Method, unit: float) -> None:
     s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
     a, b = (replace(one, mean=unit * one.mean, covariance=unit**2 * one.covariance) for one in (s, t))
     moved = blend(unit * z, a, b, 0.5, method) / unit
     torch.testing.assert_close(moved, blend(z, s, t, 0.5, method), rtol=1e-2, atol=1e-2)
-    assert moves.separation(a, b) == pytest.approx(moves.separation(s, t), abs=1e-3)
+    assert translation.separation(a, b) == pytest.approx(translation.separation(s, t), abs=1e-3)
 
 
 def test_unasked_the_mean_method_moves() -> None:
     s, t, z = random_style(0), random_style(7), noise(5, D)
-    assert torch.equal(moves.translate(s, t, 0.5)(z), z + 0.5 * vector(s, t))
-    assert torch.equal(moves.compose([moves.translate(s, t, 0.5)])(z), z + 0.5 * vector(s, t))
+    assert torch.equal(translation.translate(s, t, 0.5)(z), z + 0.5 * vector(s, t))
+    assert torch.equal(translation.compose([translation.translate(s, t, 0.5)])(z), z + 0.5 * vector(s, t))
 
 
 def test_in_one_dimension_the_discriminant_goes_to_the_other_mean_however_near() -> None:
@@ -63,12 +63,12 @@ def test_in_one_dimension_the_discriminant_goes_to_the_other_mean_however_near()
     assert blend(z, s, t, 1.0, "discriminant").flatten().tolist() == pytest.approx([0.5, 0.5, 0.5, 2.0])
     assert blend(z, s, t, 0.5, "discriminant").flatten().tolist() == pytest.approx([0.25, -0.25, 0.375, 2.0])
     # half a deviation apart: the normal distribution up to a quarter
-    assert moves.separation(s, t) == pytest.approx(0.5987, abs=1e-4)
+    assert translation.separation(s, t) == pytest.approx(0.5987, abs=1e-4)
 
 
 def test_what_never_varies_tells_two_styles_apart() -> None:
     s, t = (Style(torch.tensor(mean), torch.diag(torch.tensor([1.0, 0.0])), 9) for mean in ([0.0, 0.0], [0.1, 1.0]))
-    assert moves.separation(s, t) == pytest.approx(1.0)
+    assert translation.separation(s, t) == pytest.approx(1.0)
     z = torch.tensor([[3.0, 0.0]])  # far out where the pieces vary, and not moved where they do not
     torch.testing.assert_close(blend(z, s, t, 1.0, "discriminant"), torch.tensor([[3.1, 1.0]]), rtol=1e-3, atol=1e-3)
 
@@ -104,7 +104,7 @@ def test_up_to_one_the_discriminant_takes_each_its_share_of_the_way(seed: int, a
 @given(seeds)
 def test_from_a_style_to_itself_there_is_no_way_to_go(seed: int) -> None:
     s, z = random_style(seed), noise(5, D, seed=seed).double()
-    way = moves.advance(z, s, s, 1.0)
+    way = translation.advance(z, s, s, 1.0)
     assert way.tolist() == [0.0] * 5
     assert way.dtype == z.dtype
 
@@ -113,11 +113,11 @@ def test_from_a_style_to_itself_there_is_no_way_to_go(seed: int) -> None:
 def test_separation_is_the_share_on_the_own_side(seed: int) -> None:
     s = random_style(seed)
     t = replace(random_style(seed + 7), covariance=s.covariance)
-    told = moves.separation(s, t)
-    assert told == pytest.approx(moves.separation(t, s))
+    told = translation.separation(s, t)
+    assert told == pytest.approx(translation.separation(t, s))
     points = s.mean + noise(4000, D, seed=seed) @ torch.linalg.cholesky(s.covariance).T
     assert float((places(points, s, t) < 0.5).float().mean()) == pytest.approx(told, abs=0.03)
-    assert moves.separation(s, s) == pytest.approx(0.5)
+    assert translation.separation(s, s) == pytest.approx(0.5)
 
 
 @given(seeds)
@@ -178,5 +178,5 @@ def test_transport_needs_a_style_with_a_spread_to_start_from() -> None:
 @given(seeds)
 def test_moves_together_add_up_and_none_is_none(seed: int) -> None:
     z, a, b = (noise(3, D, seed=seed + i) for i in range(3))
-    torch.testing.assert_close(moves.compose([lambda z: z + a, lambda z: z + b])(z), z + a + b)
-    torch.testing.assert_close(moves.compose([])(z), z)
+    torch.testing.assert_close(translation.compose([lambda z: z + a, lambda z: z + b])(z), z + a + b)
+    torch.testing.assert_close(translation.compose([])(z), z)
