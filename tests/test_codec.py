@@ -454,6 +454,16 @@ def test_a_codec_is_loaded_with_its_styles(small: Codec, trained: Trained, tmp_p
     assert rows(again.blend(piece, target="odd", amount=0)) == rows(small.reconstruct(piece))
 
 
+def test_a_codec_is_loaded_on_a_device_with_the_styles_of_a_file(
+    small: Codec, trained: Trained, tmp_path: Path
+) -> None:
+    style.save({"mine": small.styles["odd"]}, tmp_path / "my.styles")
+    loaded = seqvae.load(trained.best, device="meta", styles=tmp_path / "my.styles")
+    assert {part.device.type for part in loaded.model.parameters()} == {"meta"}
+    assert loaded.styles.keys() == seqvae.load(trained.best).styles.keys() | {"mine"}
+    torch.testing.assert_close(loaded.style("mine").mean, small.styles["odd"].mean)
+
+
 def test_no_model_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         seqvae.load(tmp_path)
