@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
+from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick
 
 from seqvae.music import abc_fields, bars
 from seqvae.music.abc_voice import MOST_BARS, Bar, Voice
@@ -34,7 +34,8 @@ def decode(content: bytes) -> str:
 def tunes(content: bytes) -> list[ScoreTick]:
     """Each tune of a book as a score at `bars.TICKS` per quarter; tunes without notes are left out.
 
-    Repeats are expanded, parts follow the order in the header, voices sound together, and each program has one track.
+    Repeats are expanded, parts follow the order in the header, voices sound together, and each voice with a name of
+    its own has a track of its own.
 
     Raises:
         ValueError: a number of five digits, or more than 100,000 bars.
@@ -64,7 +65,7 @@ def to_symusic(content: bytes, number: int = 0) -> ScoreTick:
 
 def _score(book: list[_Tune]) -> ScoreTick:
     result = ScoreTick(bars.TICKS)
-    tracks: dict[int, TrackTick] = {}
+    tracks: bars.PartTracks = {}
     start = Fraction(0)
     for tune in book:
         start += tune.add(result, tracks, start)
@@ -210,6 +211,7 @@ class _Tune:
             if len(self.voices) == 1 and not any(bar.length for bar in self._voice.bars):
                 start = copy.deepcopy(self._voice) if self._name not in self._declared else start
             self.voices[name] = copy.deepcopy(start)
+            self.voices[name].name = "" if name.isdigit() else name
             for letter, text in self._declared.get(name, []):
                 self._apply(self.voices[name], letter, text)
         self._name = name
@@ -223,6 +225,8 @@ class _Tune:
         """Apply a field to `voice` from here on."""
         if letter in "KV":
             voice.shifts = voice.shifts | abc_fields.properties(text)
+        if letter == "V":
+            voice.name = abc_fields.voice_name(text) or voice.name
         if letter == "K":
             key = abc_fields.key(text)
             if key is not None:
@@ -244,7 +248,7 @@ class _Tune:
         elif letter == "I" and text.startswith("MIDI"):
             _midi(voice, text.split()[1:])
 
-    def add(self, score: ScoreTick, tracks: dict[int, TrackTick], start: Fraction) -> Fraction:
+    def add(self, score: ScoreTick, tracks: bars.PartTracks, start: Fraction) -> Fraction:
         """Add the tune to `score` and `tracks` from quarter `start`; returns its length in quarters."""
         voices = [_written(voice) for voice in self.voices.values()]
         lead = max(voices, key=lambda voice: (len(voice), any(bar.marks != bars.Marks() for bar in voice)))

@@ -67,6 +67,7 @@ class Voice:
     metre: Metre | None = (4, 4)
     unit: Fraction = Fraction(1, 2)
     program: int = 0
+    name: str = ""
     velocity: int = bars.VELOCITY
     shifts: dict[str, int] = field(default_factory=dict)  # transpositions in semitones, by property
     part: str = ""
@@ -203,7 +204,7 @@ class Voice:
         event.places.append((place, pitch))
         quarters = length * self.unit if self._chord else event.length
         tie = "stop" if stops else ""
-        self.bar.sounds.append(Sound(event.start, quarters, pitch, self.program, self.velocity, tie))
+        self.bar.sounds.append(Sound(event.start, quarters, pitch, self.program, self.velocity, tie, self.name))
 
     def _close(self, length: Fraction) -> None:
         """End a chord, which lasts as long as its first note, times `length`."""

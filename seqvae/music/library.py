@@ -30,7 +30,7 @@ from seqvae.music.titles import title
 
 default_cache = files.default_cache
 
-READER_VERSION = 4
+READER_VERSION = 5
 """Increase when `midi.read` changes its result for the same file; older cache entries are then read again."""
 _MIDI_VERSION = 2  # the same for MIDI files alone, which are read again in milliseconds
 TIME_LIMIT = 60.0

@@ -321,7 +321,7 @@ def to_score(
         notes: (N, 5) as in `Piece`, in any order.
         frame: the frame of a piece, or any score without tracks.
         velocity: 1..127 for every note, instead of the notes' own.
-        tracks: events of the tracks beside notes; notes without a home there go to one track per program.
+        tracks: events of the tracks beside notes; notes without a home there get one track per program with its pedal.
 
     Returns:
         A score at `TICKS_PER_BEAT` ticks per quarter; its tracks have General MIDI names and are sorted by program.
@@ -349,6 +349,8 @@ def to_score(
         )
         if tracks is not None and place >= 0:
             track_events.dress(track, tracks.events.tracks[place])
+        elif tracks is not None:
+            track_events.sustain(track, tracks.events)
         score.tracks.append(track)
     if tracks is not None:
         score.markers = tracks.events.markers.copy()
