@@ -457,7 +457,7 @@ def test_a_codec_is_loaded_with_its_styles(small: Codec, trained: Trained, tmp_p
 def test_a_codec_is_loaded_on_a_device_with_the_styles_of_a_file(
     small: Codec, trained: Trained, tmp_path: Path
 ) -> None:
-    style.save({"mine": small.styles["odd"]}, tmp_path / "my.styles")
+    styles_file.save({"mine": small.styles["odd"]}, tmp_path / "my.styles")
     loaded = seqvae.load(trained.best, device="meta", styles=tmp_path / "my.styles")
     assert {part.device.type for part in loaded.model.parameters()} == {"meta"}
     assert loaded.styles.keys() == seqvae.load(trained.best).styles.keys() | {"mine"}

@@ -421,8 +421,8 @@ def _recalibrating(
         from seqvae.anomaly import log_detector
 
         learned = log_detector.load(detector)
-        evidences = (evidence for _, evidence in raw.weighed(inputs, learned, exact)[1])
-        return detector / "detector", learned.calibration, learned.settings, evidences, "events"
+        logged = (evidence for _, evidence in raw.weighed(inputs, learned, exact)[1])
+        return detector / "detector", learned.calibration, learned.settings, logged, "events"
     from seqvae.anomaly.scores import examine
     from seqvae.cli.inputs import kind_of, load
 

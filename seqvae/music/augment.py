@@ -1,4 +1,4 @@
-"""Augmentation of music tokens for training: transposition, and mixing of tracks.
+"""Augmentation of music tokens for training: mixing of tracks.
 
 Scope: padded chunks of tokens. `types (V,)` and `values (V,)` are those of `MidiTokenizer`. Out of scope: when to
 augment (train/trainer.py).
@@ -8,24 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqvae.music.grammar import PITCH, PROGRAM
+from seqvae.music.grammar import PROGRAM
 from seqvae.protocols import EOS, PAD, Ints
-
-
-def transpose(chunks: Ints, amount: int, types: Ints, values: Ints, pitch_ids: Ints) -> Ints:
-    """Transpose all but drums by `amount` semitones; a chunk that would leave 0..127 moves an octave, or stays.
-
-    `chunks (..., T)`; `pitch_ids (128,)` are the tokens of pitches.
-    """
-    pitched, value = types[chunks] == PITCH, values[chunks]
-    highest = np.where(pitched, value, 0).max(-1, keepdims=True)
-    lowest = np.where(pitched, value, 127).min(-1, keepdims=True)
-    # the whole chunk or none of it, because pitches must keep rising
-    shift = amount - 12 * (highest + amount > 127) + 12 * (lowest + amount < 0)
-    shift = np.where((highest + shift > 127) | (lowest + shift < 0), 0, shift)
-    moved = chunks.copy()
-    moved[pitched] = pitch_ids[(value + shift)[pitched]]
-    return moved
 
 
 def mix(tokens: Ints, others: Ints, rng: np.random.Generator, types: Ints, values: Ints) -> Ints:

@@ -130,7 +130,7 @@ def test_music_is_scored_file_by_file_and_what_cannot_be_read_is_skipped(tiny_mu
     (here / "in" / "bad.mid").write_text("no music")
     result = seqvae("detect", "fit", "in", "-m", tiny_music, "-o", "d", "--contamination", 0.3, "--samples", 2)
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "1 of 8 files skipped"), result.stderr
-    assert result.stdout.startswith("7 normal pieces, ")
+    assert result.stdout.startswith("7 normal songs, ")
     result = seqvae("detect", "score", "in", "--detector", "d", "--json")
     said = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(row["index"], row["input"]) for row in said] == [(i, f"in/{i}.mid") for i in range(7)]
