@@ -39,6 +39,7 @@ from log_baselines import baselines, counter
 from seqvae.anomaly import calibration
 from seqvae.anomaly import scores as anomaly
 from seqvae.anomaly.calibration import Calibration, Score
+from seqvae.checkpoint import folder as checkpoint
 from seqvae.cli import inputs as kinds
 from seqvae.codec import Codec
 from seqvae.errors import SeqVAEError
@@ -71,8 +72,9 @@ def detector(
 
 def autoencoder(folder: Path) -> Scorer:
     """Minus the reconstruction error of a plain autoencoder, nats a token."""
-    codec = kinds.load(str(folder / "best" if (folder / "best").is_dir() else folder))
-    if not codec.objective.autoencoder:
+    folder = folder / "best" if (folder / "best").is_dir() else folder
+    codec = kinds.load(str(folder))
+    if not checkpoint.load(folder).recipe.objective.autoencoder:
         raise SystemExit(f"{folder}: was not trained with objective.autoencoder=true")
 
     def score(pieces: Sequence[Any]) -> dict[str, Doubles]:

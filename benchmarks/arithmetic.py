@@ -12,7 +12,7 @@ the mean of both covariances: whitened for p = 1/2, Fisher's for p = 1, of such 
 source's mean to the target's place on Fisher's axis (`style.advance`). `own` starts from the song's own mean.
 Controls: a random vector as long as d, drawn from the latents' covariance; the same move of another song's latents, and
 the target's mean alone, for what is kept; instruments swapped without the model. The second table is read along each
-method's sweep: the judge's probability of the target where so much chroma is kept, on the line between two amounts.
+method's sweep: the probability of the target where so much chroma is kept, on the line between two amounts.
 
 `attributes`: what `seqvae style fit --attribute` fits on training songs, added to held-out songs with little of the
 attribute; the attribute of what is decoded, its rise over amount 0, and a p-value that random signs rise as far.
@@ -41,12 +41,12 @@ from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, with_interval
 from seqvae.evaluation.style_classifier import StyleClassifier
-from seqvae.music import attributes
+from seqvae.music import attributes, titles
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style.gaussian import Style
+from seqvae.style.translation import Method, blend, transport, vector
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -55,7 +55,7 @@ AMOUNTS = (0.25, 0.5, 0.75, 1.0, 1.5)
 CHROMA = (0.95, 0.9, 0.8, 0.7, 0.6)
 SEGMENTS = 4  # of each song
 CLASSIFIER_SONGS, FIT_SONGS = 150, 400
-NAMES = ("judge", "chroma", "groove")
+NAMES = ("classifier", "chroma", "groove")
 
 
 def cell(x: Sequence[float]) -> str:
@@ -78,7 +78,7 @@ def along_axis(source: Style, target: Style, power: float) -> Tensor:
     pooled = (source.covariance + target.covariance).double() / 2
     values, vectors = torch.linalg.eigh(pooled)
     values = values.clamp(min=1e-6 * float(values.max()))
-    across = vectors.T @ style.vector(source, target).double()
+    across = vectors.T @ vector(source, target).double()
     way = across * values**-power
     axis = across / values
     turned: Tensor = vectors @ way * (axis @ across) / (axis @ way)
@@ -87,21 +87,21 @@ def along_axis(source: Style, target: Style, power: float) -> Tensor:
 
 def moves(source: Style, target: Style, styles: Sequence[Style], generator: torch.Generator) -> dict[str, Move]:
     """Every method by its name."""
-    difference = style.vector(source, target)
+    difference = vector(source, target)
     random = controls.random_vectors(styles, [float(difference.norm())], generator)[0]
 
-    def by(method: style.Method) -> Move:
+    def by(method: Method) -> Move:
         # the heavy part of a transport is the same for every amount
         if method == "transport":
-            carried = style.transport(source, target)
+            carried = transport(source, target)
             return lambda z, amount: (1 - amount) * z + amount * carried(z)
-        return lambda z, amount: style.blend(z, source, target, amount, method)
+        return lambda z, amount: blend(z, source, target, amount, method)
 
     def along(way: Tensor) -> Move:
         return lambda z, amount: z + amount * way
 
     return {
-        **{method: by(method) for method in get_args(style.Method)},
+        **{method: by(method) for method in get_args(Method)},
         "whitened": along(along_axis(source, target, 0.5)),
         "Fisher's axis": along(along_axis(source, target, 1.0)),
         "mean, own": lambda z, amount: z + amount * (target.mean - z.mean(0)),
@@ -113,39 +113,43 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
     """The tables of `methods`."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     every = [one for name, one in codec.styles.items() if name != "all"]
-    wanted = [tuple(pair.split(":")) for pair in pairs]
-    names = sorted({name for pair in wanted for name in pair})
+    moved_pairs = [tuple(pair.split(":")) for pair in pairs]
+    names = sorted({name for pair in moved_pairs for name in pair})
     chunks = SEGMENTS * codec.chunks
     found = test_songs.gather(
         data, names, train=CLASSIFIER_SONGS, test=songs, train_chunks=chunks, test_chunks=chunks, rng=rng, half="choose"
     )
-    judge = StyleClassifier([(name, piece) for name in names for piece in found.train[name]], codec.chunks, True, seed)
+    classifier = StyleClassifier(
+        [(name, piece) for name in names for piece in found.train[name]], codec.chunks, True, seed
+    )
     rankings = {name: measures.program_ranking([piece.notes for piece in found.train[name]]) for name in names}
-    encoded = {name: test_songs.encode(codec, name, found.test[name][:songs]) for name in {pair[0] for pair in wanted}}
+    encoded = {
+        name: test_songs.encode(codec, name, found.test[name][:songs]) for name in {pair[0] for pair in moved_pairs}
+    }
     rows: dict[tuple[str, float], list[list[float]]] = {}
 
-    def heard(key: tuple[str, float], mine: Sequence[test_songs.Song], target: str, notes: Sequence[Ints]) -> None:
+    def measure(key: tuple[str, float], mine: Sequence[test_songs.Song], target: str, notes: Sequence[Ints]) -> None:
         for song, one in zip(mine, notes, strict=True):
             kept = evaluate_blend.kept(song.piece.notes[:, :4], one, song.piece.bounds)
-            said = judge.probability(one, song.piece.bounds)[target]
-            rows.setdefault(key, []).append([said, kept["chroma"], kept["groove"]])
+            probability = classifier.probability(one, song.piece.bounds)[target]
+            rows.setdefault(key, []).append([probability, kept["chroma"], kept["groove"]])
 
-    for source, target in wanted:
+    for source, target in moved_pairs:
         mine = encoded[source]
         numbers = controls.others([source] * len(mine), rng)
         another = [controls.as_long(mine[i].z, len(song.z)) for i, song in zip(numbers, mine, strict=True)]
         for name, move in moves(codec.styles[source], codec.styles[target], every, generator).items():
             for amount in AMOUNTS:
                 z = [move(song.z, amount) for song in mine]
-                heard((name, amount), mine, target, test_songs.decode(codec, mine, z, harmony))
-                if name in (*get_args(style.Method), "mean, own"):
+                measure((name, amount), mine, target, test_songs.decode(codec, mine, z, harmony))
+                if name in (*get_args(Method), "mean, own"):
                     z = [move(x, amount) for x in another]
-                    heard((f"{name}, another song", amount), mine, target, test_songs.decode(codec, mine, z, harmony))
+                    measure((f"{name}, another song", amount), mine, target, test_songs.decode(codec, mine, z, harmony))
         z = [codec.styles[target].mean.expand(len(song.z), -1) for song in mine]
-        heard(("target mean alone", 1.0), mine, target, test_songs.decode(codec, mine, z, harmony))
-        heard(("unmoved", 0.0), mine, target, test_songs.decode(codec, mine, [song.z for song in mine], harmony))
+        measure(("target mean alone", 1.0), mine, target, test_songs.decode(codec, mine, z, harmony))
+        measure(("unmoved", 0.0), mine, target, test_songs.decode(codec, mine, [song.z for song in mine], harmony))
         swapped = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in mine]
-        heard(("programs swapped", 0.0), mine, target, swapped)
+        measure(("programs swapped", 0.0), mine, target, swapped)
     figures = {key: np.array(x) for key, x in rows.items()}
     print(f"{', '.join(pairs)}: {len(figures['unmoved', 0.0])} moves of {sum(map(len, encoded.values()))} songs, "
           f"harmony {harmony:g}")  # fmt: skip
@@ -183,8 +187,8 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     paths = collection.find([data])
     order = [paths[i] for i in rng.permutation(len(paths))]
-    test = [path for path in order if half_of(collection.title(path)) == "choose"]
-    train = [path for path in order if half_of(collection.title(path)) is None][: 3 * FIT_SONGS]
+    test = [path for path in order if half_of(titles.title(path)) == "choose"]
+    train = [path for path in order if half_of(titles.title(path)) is None][: 3 * FIT_SONGS]
     chunks = SEGMENTS * codec.chunks
 
     def read(files: Sequence[Path]) -> list[Piece]:
@@ -200,7 +204,7 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
         fitted = {side: codec.fit_style(pieces) for side, pieces in few.items()}
         little = attributes.divide(attribute, unknown)[attribute.little][:songs]
         own = test_songs.encode(codec, attribute.little, little)
-        way = style.vector(fitted[attribute.little], fitted[attribute.much])
+        way = vector(fitted[attribute.little], fitted[attribute.much])
         random = list(controls.random_vectors(list(fitted.values()), [float(way.norm())] * len(own), generator))
         mean = fitted[attribute.much].mean
         print(f"\n{name}: {attribute.little} {len(few[attribute.little])} songs, {attribute.much} "

@@ -12,8 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from seqvae.evaluation import music as evaluate
-from seqvae.evaluation import text as evaluate_text
+from seqvae.evaluation import music_report, text_report
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
@@ -26,7 +25,7 @@ def main(folder: Path, figures: Path) -> None:
     if not found:
         raise SystemExit(f"{folder}/README.md: add {BEGIN} and {END} where the tables belong")
     kind = json.loads((folder / "config.json").read_text())["recipe"]["tokenizer"]["kind"]
-    table = (evaluate if kind == "midi" else evaluate_text).table(result)
+    table = (music_report if kind == "midi" else text_report).table(result)
     (folder / "README.md").write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
     (folder / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
 

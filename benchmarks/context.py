@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig
 from seqvae.data.dataset import Longs, TokenData
+from seqvae.nn import noise
+from seqvae.nn.binding import Binding
+from seqvae.nn.blocks import Cache, Residual
 from seqvae.nn.decoder import Decoder, OuterLogits
-from seqvae.nn.layers import Binding, Cache, Packing, Residual, take
+from seqvae.nn.kernels import Packing, take
 from seqvae.nn.loss import Loss
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import active_units
@@ -166,7 +169,7 @@ class ContextRun(Run):
             for rows, firsts in self.validation.some(self.recipe.train.validation_segments):
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), 1)[0]
-                with part.noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                with noise.of(part), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     result = self.loss(tokens, training=False)
                     means.append(model.encode(*self.tensors(self.divided(tokens)[1])).mean)
                 totals += np.array([result.reconstruction, result.kl, result.accuracy]) * len(tokens)

@@ -206,8 +206,8 @@ def comparison(found: Mapping[str, Sequence[Figures]], ours: str, others: Sequen
             digits = 5 if what == "AUROC" else 3
             better = [f"{name} ({_shown(apart, digits, '+')})" for name, apart in apart_of if apart[1] > 0]
             alike = [f"{name} ({_shown(apart, digits, '+')})" for name, apart in apart_of if apart[1] <= 0 <= apart[2]]
-            said = f"better than {ours}: {', '.join(better)}" if better else f"no baseline is better than {ours}"
-            out.append(f"{what}, {which}: {said}" + (f"; not told apart: {', '.join(alike)}." if alike else "."))
+            verdict = f"better than {ours}: {', '.join(better)}" if better else f"no baseline is better than {ours}"
+            out.append(f"{what}, {which}: {verdict}" + (f"; not told apart: {', '.join(alike)}." if alike else "."))
     return out
 
 

@@ -36,12 +36,12 @@ from seqvae.errors import ReadError
 from seqvae.evaluation import generation as evaluate_samples
 from seqvae.evaluation import statistics as distributions
 from seqvae.evaluation import test_songs
-from seqvae.music import arrangement
+from seqvae.music import arrangement, titles
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.note_statistics import statistics
 from seqvae.music.piece import Piece, read
-from seqvae.style import vectors as style
+from seqvae.style import exemplars, styles_file
 
 SEGMENTS = 4  # of a piece
 REAL = 100  # training songs of each style whose range is compared with
@@ -51,13 +51,13 @@ READ = 24  # sums of each style that are decoded
 
 def latents(codec: Codec, folder: Path, rng: np.random.Generator) -> list[Tensor]:
     """`(S, D)` of each training song of a folder: some segments in a row from a random place, as training fits them."""
-    files = [path for path in collection.find([folder]) if half_of(collection.title(path)) is None]
+    files = [path for path in collection.find([folder]) if half_of(titles.title(path)) is None]
     stretches = []
     for _, piece in collection.read_all(files, cache=collection.default_cache()):
         if isinstance(piece, Piece):
             segments = codec.segments(piece)
-            first = int(rng.random() * max(1, len(segments) - style.ROW + 1))
-            stretches.append(segments[first : first + style.ROW])
+            first = int(rng.random() * max(1, len(segments) - exemplars.ROW + 1))
+            stretches.append(segments[first : first + exemplars.ROW])
     return codec.means(stretches, refined=False)
 
 
@@ -68,8 +68,8 @@ def renewed(codec: Codec, data: Path, most: int, rank: int) -> dict[str, Tensor]
     for name, songs in found.items():
         own, other = readable(codec, songs, codec.styles[name].mean, most, rank)
         print(json.dumps({"sums": name, "F1 with its songs": round(own, 3), "with another's": round(other, 3)}))
-    found["all"] = [z for some in found.values() for z in some]
-    sums = {name: style.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
+    found["all"] = [z for members in found.values() for z in members]
+    sums = {name: exemplars.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
     return {name: x for name, x in sums.items() if x is not None}
 
 
@@ -78,9 +78,9 @@ def readable(codec: Codec, songs: Sequence[Tensor], mean: Tensor, most: int, ran
 
     The two songs of a sum are those whose latents are most alike to it.
     """
-    sums = style.pair(songs, mean, most, rank)
+    sums = exemplars.pair(songs, mean, most, rank)
     assert sums is not None
-    row = torch.arange(style.ROW)
+    row = torch.arange(exemplars.ROW)
     whole = torch.stack([z[row % len(z)] - mean for z in songs])
     likeness = torch.nn.functional.normalize(sums[:READ].flatten(1)) @ torch.nn.functional.normalize(whole.flatten(1)).T
     pairs = likeness.topk(2).indices.tolist()
@@ -106,7 +106,7 @@ def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
     """Put sums into a checkpoint in place of its own; what is not about sums stays as it is."""
     kept = checkpoint.load(folder)
     for name, x in sums.items():
-        packed, _ = style.pack({name: replace(codec.styles[name], exemplars=x)})
+        packed, _ = styles_file.pack({name: replace(codec.styles[name], exemplars=x)})
         kept.styles.pop(f"{name}.sums", None)
         kept.styles |= {key: packed[key] for key in (f"{name}.coefficients", f"{name}.directions")}
     checkpoint.save(kept, folder)
@@ -123,10 +123,12 @@ def figures(
     ranges: Mapping[str, arrangement.Range],
 ) -> dict[str, Any]:  # fmt: skip
     """Figures of the pieces of each style beside held-out ones and the ranges of real songs."""
-    rows = {name: np.array([arrangement.statistics(p.notes, p.bounds) for p in some]) for name, some in pieces.items()}
+    rows = {
+        name: np.array([arrangement.statistics(p.notes, p.bounds) for p in members]) for name, members in pieces.items()
+    }
     band, kit = (list(arrangement.STATISTICS).index(name) for name in ("band", "kit repeated"))
     ours, theirs = (
-        np.array([statistics(p.notes, p.bounds) for some in of.values() for p in some]) for of in (pieces, held)
+        np.array([statistics(p.notes, p.bounds) for members in of.values() for p in members]) for of in (pieces, held)
     )
     least = min(map(len, pieces.values()))
     with_kits = [np.nanmean(rows[name][:, kit]) for name in KITS if name in rows]
@@ -136,7 +138,7 @@ def figures(
         "band": np.mean([np.nanmean(x[:, band]) for x in rows.values()]),
         "kit repeated": np.mean(with_kits) if with_kits else float("nan"),
         **{
-            f"nearest of {count}": np.mean([nearest([p.notes for p in some[:count]]) for some in pieces.values()])
+            f"nearest of {count}": np.mean([nearest([p.notes for p in members[:count]]) for members in pieces.values()])
             for count in sorted({10, least})
         },
     }
@@ -148,7 +150,7 @@ def main() -> None:
     parser.add_argument("--model", default="music")
     parser.add_argument("--draws", type=int, default=60)
     parser.add_argument("--pairs", type=int, help="sums of each style; without, those that the model has")
-    parser.add_argument("--directions", type=int, default=style.DIRECTIONS)
+    parser.add_argument("--directions", type=int, default=exemplars.DIRECTIONS)
     parser.add_argument("--split", choices=["choose", "final"], default="choose")
     parser.add_argument("--write", action="store_true", help="keep the new sums in the model's folder")
     given = parser.parse_args()
@@ -166,8 +168,8 @@ def main() -> None:
         rng=np.random.default_rng(0), half=given.split,
     )  # fmt: skip
     ranges = {
-        name: arrangement.Range.of(np.array([arrangement.statistics(p.notes, p.bounds) for p in some]))
-        for name, some in found.train.items()
+        name: arrangement.Range.of(np.array([arrangement.statistics(p.notes, p.bounds) for p in members]))
+        for name, members in found.train.items()
     }
     drawn = {name: evaluate_samples.draw(codec, name, given.draws, SEGMENTS, 0) for name in names}
     several = {
@@ -176,8 +178,8 @@ def main() -> None:
         "training": {n: x[: given.draws] for n, x in found.train.items()},
     }
     for name, pieces in several.items():
-        told = figures(pieces, found.test, ranges)
-        print(json.dumps({"pieces": name} | {k: x if isinstance(x, list) else round(x, 3) for k, x in told.items()}))
+        row = figures(pieces, found.test, ranges)
+        print(json.dumps({"pieces": name} | {k: x if isinstance(x, list) else round(x, 3) for k, x in row.items()}))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def attempt(read: Any, content: bytes) -> bool:
     try:
         read(content)
     except SeqVAEError as error:
-        told = str(error)
-        assert told and len(told.splitlines()) == 1, f"a refusal of more than one line, or none: {told!r}"
-        assert len(told) <= LINE, f"a refusal of {len(told)} letters: {told[:200]!r}"
+        message = str(error)
+        assert message and len(message.splitlines()) == 1, f"a refusal of more than one line, or none: {message!r}"
+        assert len(message) <= LINE, f"a refusal of {len(message)} letters: {message[:200]!r}"
         return False
     return True
 
@@ -142,13 +142,13 @@ def run(name: str, seed: int, count: int, seconds: float, found: Path) -> tuple[
         process.kill() if ended else None
         process.join()
         fuzz_doors.clean(process.pid)
-        told = keep_all(ours, keep)
+        kept = keep_all(ours, keep)
         first = int(shared[AT])
         if ended == "no time left" or first >= count:
             break
         if process.exitcode == 1 and not ended:
             raise RuntimeError(f"the input {first} of '{name}' could not be made; see work() and made()")
-        if not told:
+        if not kept:
             keep(first, ended or f"the process ended with {process.exitcode}", ended or "end of the process")
         first += 1
     return int(shared[AT]), int(shared[TAKEN]), int(shared[REFUSED]), bugs
@@ -228,12 +228,13 @@ def guided(name: str, seconds: float, seed: int, found: Path) -> tuple[int, str]
     more = ["--seed", str(seed), "--found", str(found)]
     import fuzz_doors
 
-    told = subprocess.STDOUT
-    with subprocess.Popen(command + more, stdout=subprocess.PIPE, stderr=told, text=True, errors="replace") as process:
-        said, _ = process.communicate()
+    with subprocess.Popen(
+        command + more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        output, _ = process.communicate()
     fuzz_doors.clean(process.pid)
-    counts = [int(number) for number in re.findall(r"^(?:#|Done )(\d+)", said, re.MULTILINE)]
-    return max(counts, default=0), "" if process.returncode == 0 else said[-2500:]
+    counts = [int(number) for number in re.findall(r"^(?:#|Done )(\d+)", output, re.MULTILINE)]
+    return max(counts, default=0), "" if process.returncode == 0 else output[-2500:]
 
 
 def main() -> None:
@@ -246,31 +247,31 @@ def main() -> None:
     parser.add_argument("--guided", action="store_true", help="coverage-guided, with atheris")
     parser.add_argument("--replay", type=Path, help="run one input again; its name begins with its door's")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.inside:
-        guide(asked.door[0], asked.seconds, asked.seed, asked.found)
+    args = parser.parse_args()
+    if args.inside:
+        guide(args.door[0], args.seconds, args.seed, args.found)
     import fuzz_doors
 
-    if asked.replay:
-        name = (asked.door or [asked.replay.name.partition("-")[0]])[0]
-        went = attempt(fuzz_doors.DOORS[name].read, asked.replay.read_bytes())
+    if args.replay:
+        name = (args.door or [args.replay.name.partition("-")[0]])[0]
+        went = attempt(fuzz_doors.DOORS[name].read, args.replay.read_bytes())
         fuzz_doors.clean()
         print("taken" if went else "refused")
         return
-    doors = asked.door or list(fuzz_doors.DOORS)
+    doors = args.door or list(fuzz_doors.DOORS)
     whole = sum(fuzz_doors.DOORS[name].share for name in doors)
     total, began = [0, 0, 0, 0], time.monotonic()
     row = "{:12} {:>9} {:>9} {:>9} {:>6} {:>8}"
     print(row.format("door", "inputs", "accepted", "refused", "bugs", "seconds"), flush=True)
     for name in doors:
         started = time.monotonic()
-        if asked.guided:
-            count, said = guided(name, asked.seconds, asked.seed, asked.found)
-            figures = [count, 0, 0, int(bool(said))]
-            print(said, end="")
+        if args.guided:
+            count, failure = guided(name, args.seconds, args.seed, args.found)
+            figures = [count, 0, 0, int(bool(failure))]
+            print(failure, end="")
         else:
             count, taken, refused, bugs = run(
-                name, asked.seed, round(asked.inputs * fuzz_doors.DOORS[name].share / whole), asked.seconds, asked.found
+                name, args.seed, round(args.inputs * fuzz_doors.DOORS[name].share / whole), args.seconds, args.found
             )
             figures = [count, taken, refused, sum(bugs.values())]
             for kind, times in bugs.items():

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import tempfile
-import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_inputs as inputs
+import fuzz_requests
 import fuzz_scores as scores
 import numpy as np
 
@@ -38,10 +38,6 @@ class Door:
     mutate: inputs.Mutator
     share: float
     """Of all inputs: what takes long gets fewer."""
-
-
-class RefusedError(SeqVAEError):
-    """A refusal that came as an answer and not as an exception."""
 
 
 _MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
@@ -71,7 +67,7 @@ def _laid_out(content: bytes, name: str) -> Path:
     """A folder with the files of `inputs.folder`; a name that ends in @ is a link."""
     files = inputs.unpacked(content)
     if not files:
-        raise RefusedError("no folder in this input; give another")
+        raise fuzz_requests.RefusedError("no folder in this input; give another")
     folder = _scratch() / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -204,7 +200,7 @@ def _kept(kind: str) -> Path:
     from seqvae.anomaly.calibration import Settings
     from seqvae.anomaly.scores import examine
     from seqvae.checkpoint import folder as checkpoint
-    from seqvae.style import vectors as style
+    from seqvae.style import gaussian, styles_file
 
     torch.manual_seed(0)
     tokenizer = {"text": _text, "events": _events, "midi": _speller}[kind]()
@@ -216,7 +212,7 @@ def _kept(kind: str) -> Path:
     kept = checkpoint.Checkpoint(recipe, checkpoint.build(recipe.model, tokenizer), tokenizer, card="---\n---\n")
     made = codec.from_checkpoint(kept)
     points = [torch.randn(3, 4) for _ in range(20)]
-    kept.styles, kept.about_styles = style.pack({"all": style.fit(points), "calm": style.fit(points[:2])})
+    kept.styles, kept.about_styles = styles_file.pack({"all": gaussian.fit(points), "calm": gaussian.fit(points[:2])})
     folder = _scratch() / f"kept-{kind}"
     checkpoint.save(kept, folder)
     if kind == "events":
@@ -258,19 +254,19 @@ def _style(content: bytes) -> None:
     """Styles that are let in can be drawn from, and moved between."""
     import torch
 
-    from seqvae.style import vectors as style
+    from seqvae.style import gaussian, styles_file, translation
 
-    found = list(style.load(_file("my.styles", content), 4).values())
+    found = list(styles_file.load(_file("my.styles", content), 4).values())
     for method in ("mean", "discriminant", "transport"):
         for source in found[:2]:
             z = torch.zeros(2, 4)
             try:
-                z = style.translate(source, found[-1], 0.5, method)(z)
+                z = translation.translate(source, found[-1], 0.5, method)(z)
             except SeqVAEError:
                 continue
             assert z.shape == (2, 4)
     for one in found[:2]:
-        style.draw(one, 2, torch.Generator().manual_seed(0))
+        gaussian.draw(one, 2, torch.Generator().manual_seed(0))
 
 
 def _detector(content: bytes) -> None:
@@ -299,15 +295,15 @@ def _latents(content: bytes) -> None:
 
     from seqvae.cli.app import main
 
-    path, out, said = _file("z.safetensors", content), _scratch() / "out.txt", io.StringIO()
+    path, out, stderr = _file("z.safetensors", content), _scratch() / "out.txt", io.StringIO()
     code: Any = 0
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
             main(["decode", str(path), "-m", str(_kept("events")), "-o", str(out)])
     except SystemExit as ended:
         code = ended.code
     if code:
-        raise RefusedError(said.getvalue().rstrip("\n"))
+        raise fuzz_requests.RefusedError(stderr.getvalue().rstrip("\n"))
     from seqvae.checkpoint.folder import load_tensors
     from seqvae.cli import music_io as places
 
@@ -351,7 +347,8 @@ def _checkpoint_seeds() -> list[bytes]:
 
 def _shards(content: bytes) -> None:
     """Shards that are let in can be gone through."""
-    from seqvae.data.dataset import Batches, TokenData
+    from seqvae.data.dataset import TokenData
+    from seqvae.data.sampler import Batches
 
     data = TokenData(_laid_out(content, "shards"))
     for _, (_, _, tokens) in zip(range(3), Batches(data, "train", 1, 64, 8, 0).resume(0, 0), strict=False):
@@ -388,107 +385,8 @@ def _studio() -> tuple[asyncio.Runner, Any]:
 
 
 def _request(content: bytes) -> None:
-    """A request is answered, or refused with a status from 400 to 499 and one line in words."""
-    head, _, body = content.partition(b"\n\n")
-    line, *rest = head.split(b"\n")
-    method, _, target = line.partition(b" ")
-    runner, app = _studio()
-    status, answer = runner.run(_asked(app, method, target, rest, body))
-    for _ in range(40):
-        if status != 202:
-            break
-        path = f"/api/jobs/{json.loads(answer)['job']}?wait=0.25".encode()
-        status, answer = runner.run(_asked(app, b"GET", path, [], b""))
-    else:  # long work: as if the user had left
-        runner.run(_asked(app, b"DELETE", path.partition(b"?")[0], [], b""))
-    assert b"root:" not in answer
-    if status >= 400:
-        assert status < 500, f"{status}: {answer[:300]!r}"
-        if method != b"HEAD":
-            raise RefusedError(json.loads(answer)["error"])
-
-
-async def _asked(app: Any, method: bytes, target: bytes, lines: list[bytes], body: bytes) -> tuple[int, bytes]:
-    """The status and the body that the application sends; in ASGI's words, as a server would say them."""
-    path, _, query = target.partition(b"?")
-    headers = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
-    known = {name for name, _ in headers}
-    headers += [(b"host", b"localhost")] * (b"host" not in known)
-    headers += [(b"content-length", str(len(body)).encode())] * (b"content-length" not in known and bool(body))
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "scheme": "http",
-        "root_path": "",
-        "method": method.decode("latin-1").upper(),
-        "path": urllib.parse.unquote(path.decode("latin-1")),
-        "raw_path": path,
-        "query_string": query,
-        "headers": headers,
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-    }
-    given = [{"type": "http.request", "body": body, "more_body": False}]
-    status, answer = 0, b""
-
-    async def receive() -> dict[str, Any]:
-        if given:
-            return given.pop()
-        await asyncio.sleep(3600)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        nonlocal status, answer
-        status = message.get("status", status)
-        answer += message.get("body", b"")
-
-    await app(scope, receive, send)
-    return status, answer
-
-
-def _request_seeds() -> list[bytes]:
-    bodies: dict[str, Any] = {
-        "/api/text/steps": {"model": "text", "a": "the food was good", "b": "the bar is new", "steps": 3},
-        "/api/text/blend": {
-            "model": "text",
-            "text": "the food",
-            "moves": [{"source": None, "target": "calm", "amount": 0.5}],
-        },
-        "/api/map": {"model": "events"},
-        "/api/map/decode": {"model": "events", "x": 0.5, "y": -0.5, "spread": 0.5, "seed": 1},
-        "/api/anomalies": {"model": "events", "lines": ["open read check close", "open what"]},
-        "/api/anomalies/examples": {"model": "events"},
-        "/api/music/blend": {"model": "midi", "piece": "0" * 32, "target": "calm", "amount": 0.5, "keep": ["melody"]},
-        "/api/music/corpus": {"name": "bach/../../x", "bars": 1},
-    }
-    posts = [
-        f"POST {path}\ncontent-type: application/json\norigin: http://localhost\n\n{json.dumps(body)}".encode()
-        for path, body in bodies.items()
-    ]
-    form = b'--x\r\ncontent-disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
-    upload = (
-        form % (b"file", b'; filename="a.mid"', scores.midi_seeds()[0]) + form % (b"bars", b"", b"2") + b"--x--\r\n"
-    )
-    gets = [
-        "/",
-        "/api/models",
-        "/api/jobs/x?wait=0.1",
-        "/api/music/corpus",
-        "/api/music/x.mid",
-        "/api/music/x.wav?mute=1",
-        "/../../../../etc/passwd",
-        "/..%2f..%2fetc/passwd",
-        "/static/%00",
-        "/api.html",
-    ]
-    return [
-        *posts,
-        *(f"GET {path}\n\n".encode() for path in gets),
-        b"OPTIONS /\n\n",
-        b"DELETE /api/jobs/x\n\n",
-        b"POST /api/music/pieces\ncontent-type: multipart/form-data; boundary=x\n\n" + upload,
-    ]
+    """A request to the studio."""
+    fuzz_requests.request(*_studio(), content)
 
 
 _TOML = (Path(__file__).parent.parent / "seqvae" / "recipes" / "logs-short.toml").read_bytes
@@ -525,5 +423,5 @@ DOORS: dict[str, Door] = {
     "detector": Door(_detector, _detector_seeds, inputs.folder, 0.02),
     "latents": Door(_latents, _latent_seeds, inputs.tensors, 0.01),
     "shards": Door(_shards, _shard_seeds, inputs.folder, 0.02),
-    "http": Door(_request, _request_seeds, inputs.request, 0.02),
+    "http": Door(_request, fuzz_requests.seeds, inputs.request, 0.02),
 }

@@ -112,7 +112,8 @@ def spell(folder: Path) -> int:
 
 def gather(folder: Path) -> int:
     """Draw all batches of an epoch, and do nothing with them."""
-    from seqvae.data.dataset import Batches, TokenData
+    from seqvae.data.dataset import TokenData
+    from seqvae.data.sampler import Batches
 
     data, train = TokenData(folder / "data"), recipe().train
     batches = Batches(data, "train", 1, train.batch_tokens, train.max_windows, train.seed)
@@ -160,7 +161,7 @@ def measured(work: str, folder: Path) -> dict[str, float]:
     return found
 
 
-def told(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+def table_lines(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
     """The table."""
     heads = ["", "items at 1x", *(f"{n}x: s, MiB" for n in GROWTH), "time 100x / 10x", "peak 100x / 1x"]
     yield "| " + " | ".join(heads) + " |"
@@ -201,7 +202,7 @@ def main() -> None:
         text = (folder / "lines.txt").stat().st_size
         print(f"{times}x: {text / 2**20:.1f} MiB of text, {bytes_ / 2**20:.1f} MiB of shards", file=sys.stderr)
     print(f"{processor.described(1)}\n")
-    print("\n".join(told(found)))
+    print("\n".join(table_lines(found)))
 
 
 if __name__ == "__main__":

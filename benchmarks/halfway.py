@@ -23,7 +23,7 @@ from seqvae.evaluation import arrangement as ruler
 from seqvae.music import arrangement
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import BASS, FAMILY
-from seqvae.music.note_metrics import BEAT, DRUMS, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, by_bar, skyline
 from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
@@ -53,7 +53,7 @@ def _bass(notes: Ints) -> Ints:
 def bass_holes(notes: Ints, bounds: Ints) -> float:
     """Share of beats at which something pitched sounds and no bass does; nan without a bass."""
     bass = _bass(notes)
-    beats = np.arange(bounds[0], bounds[-1], BEAT, dtype=np.int32)
+    beats = np.arange(bounds[0], bounds[-1], STEPS_PER_BEAT, dtype=np.int32)
     sounds = arrangement.sounding(notes, beats).sum(1) > 0
     if not len(bass) or not sounds.any():
         return NAN
@@ -62,14 +62,14 @@ def bass_holes(notes: Ints, bounds: Ints) -> float:
 
 def bass_leaps(notes: Ints, bounds: Ints) -> float:
     """Share of steps of the bass line (its lowest note of each onset) of an octave or more; nan for fewer than two."""
-    line = measures.skyline(_bass(notes), highest=False)[:, PITCH]
+    line = skyline(_bass(notes), highest=False)[:, PITCH]
     return float((np.abs(np.diff(line)) >= OCTAVE).mean()) if len(line) > 1 else NAN
 
 
 def short_drums(notes: Ints, bounds: Ints) -> float:
     """Share of bars with drums that have no hit in their last beat; nan without drums."""
-    drums = measures.bars(notes[notes[:, PROGRAM] == DRUMS], bounds)
-    short = [bar[:, ONSET].max() < end - BEAT for bar, end in zip(drums, bounds[1:], strict=True) if len(bar)]
+    drums = by_bar(notes[notes[:, PROGRAM] == DRUMS], bounds)
+    short = [bar[:, ONSET].max() < end - STEPS_PER_BEAT for bar, end in zip(drums, bounds[1:], strict=True) if len(bar)]
     return float(np.mean(short)) if short else NAN
 
 
@@ -94,18 +94,18 @@ def measure(piece: Piece, ground: ruler.Ruler, target: str, original: Piece | No
     found = {name: figure(piece.notes, piece.bounds) for name, figure in FIGURES.items()}
     if original is not None:
         found["broken parts"] = broken_parts(original.notes, piece.notes)
-    told = ground.measure(piece, target, original)
-    return found | {name: float(told[ruler.FIGURES.index(name)]) for name in RULER}
+    figures = ground.measure(piece, target, original)
+    return found | {name: float(figures[ruler.FIGURES.index(name)]) for name in RULER}
 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Means and 95 % intervals of figures (rows) in conditions (columns), as Markdown."""
-    names = list(dict.fromkeys(name for some in rows.values() for row in some for name in row))
+    names = list(dict.fromkeys(name for members in rows.values() for row in members for name in row))
     lines = [f"| | {' | '.join(rows)} |", "|---" * (len(rows) + 1) + "|"]
     for name in names:
         cells = []
-        for some in rows.values():
-            x = np.array([row.get(name, NAN) for row in some])
+        for members in rows.values():
+            x = np.array([row.get(name, NAN) for row in members])
             x = x[~np.isnan(x)]
             mean, low, high = measures.interval(x) if len(x) else (NAN, NAN, NAN)
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]" if len(x) else "-")
@@ -140,11 +140,11 @@ def main() -> None:
                 rows.setdefault(f"{pair}, {name}", []).append(row)
         for piece in found.test[target]:
             rows.setdefault("target songs", []).append(measure(piece, ground, target, None))
-    print(table({name: some for name, some in rows.items() if " to " not in name}))
+    print(table({name: members for name, members in rows.items() if " to " not in name}))
     for source, target in ways:
         pair = f"{source} to {target}, "
         print(f"\n{pair[:-2]}\n")
-        print(table({name.removeprefix(pair): some for name, some in rows.items() if name.startswith(pair)}))
+        print(table({name.removeprefix(pair): members for name, members in rows.items() if name.startswith(pair)}))
     print(f"\n{time.process_time() - started:.0f} s of processor time")
 
 

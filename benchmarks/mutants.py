@@ -1,8 +1,8 @@
 """What the tests of a module would not notice: its code is changed in one place at a time, and its tests are run.
 
     python benchmarks/mutants.py                       # the modules below, and a table; 10 to 15 minutes
-    python benchmarks/mutants.py style.vectors --survivors   # one, with what each change was that nothing noticed
-    python benchmarks/mutants.py style.vectors --only 17 203 # two of its changes again
+    python benchmarks/mutants.py style.translation --survivors   # one, with what each change was that nothing noticed
+    python benchmarks/mutants.py style.translation --only 17 203 # two of its changes again
 
 The changes are mutmut's (`pip install 'seqvae[mutants]'`): another operator, number, name or string, an argument left
 out. As there, annotations, calls of `len` and `isinstance`, and what runs on import (constants, fields, decorated
@@ -46,7 +46,16 @@ from mutmut.mutation.file_mutation import MutationVisitor  # noqa: E402
 from mutmut.mutation.mutators import mutation_operators  # noqa: E402
 from mutmut.mutation.pragma_handling import IgnoredCode  # noqa: E402
 
-MODULES = ("nn.posterior", "nn.loss", "style.vectors", "anomaly.scores", "nn.sampling")
+MODULES = (
+    "nn.posterior",
+    "nn.loss",
+    "style.gaussian",
+    "style.exemplars",
+    "style.translation",
+    "style.styles_file",
+    "anomaly.scores",
+    "nn.sampling",
+)
 SECONDS = 30  # of the processor for the tests of one change: several times what all tests of a module take
 MEMORY = 4 << 30  # bytes beyond which a change is told that there are no more
 SURVIVED, KILLED = range(2)  # how the process of a change ends, or by a signal
@@ -174,22 +183,22 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", default=list(MODULES), metavar="MODULE", help="of seqvae, such as style")
     parser.add_argument("--only", type=int, nargs="+", default=[], help="numbers of changes of one module")
     parser.add_argument("--survivors", action="store_true", help="show what nothing noticed")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     table = []
-    for name in asked.modules:
+    for name in args.modules:
         package, _, leaf = name.rpartition(".")
         tests = sorted(map(str, (ROOT / "tests" / package).glob(f"test_*{leaf}*.py")))
-        runner = Runner(name, asked.only)
+        runner = Runner(name, args.only)
         pytest.main([*tests, "-q", "-s", "-m", "not slow", "-p", "no:cacheprovider"], plugins=[runner])
         for number, outcome in runner.outcome.items():
             mutant = runner.mutants[number]
-            if outcome == "survived" and (asked.survivors or asked.only):
+            if outcome == "survived" and (args.survivors or args.only):
                 print(f"\n{number}  {mutant.function}, line {mutant.lines.start}{', a message' * mutant.wording}")
                 lines = difflib.unified_diff(mutant.before.splitlines(), mutant.code.splitlines(), n=0, lineterm="")
                 print("\n".join([*lines][3:]))
-        told = [[fate != "survived" for n, fate in runner.outcome.items() if all_ or not runner.mutants[n].wording]
+        fates = [[fate != "survived" for n, fate in runner.outcome.items() if all_ or not runner.mutants[n].wording]
                 for all_ in (False, True)]  # fmt: skip
-        table.append(f"{name:<14}" + "".join(f"{len(f):>13}{sum(f):>8}{sum(f) / max(len(f), 1):>8.1%}" for f in told))
+        table.append(f"{name:<14}" + "".join(f"{len(f):>13}{sum(f):>8}{sum(f) / max(len(f), 1):>8.1%}" for f in fates))
     print(f"\n{'module':<14}" + "".join(f"{what:>13}{'killed':>8}{'share':>8}" for what in ("changes", "+ messages")))
     print("\n".join(table))
 

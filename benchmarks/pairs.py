@@ -13,7 +13,7 @@ question is whether the result lies nearer to the same chart's renderings in the
 
 each averaged over the target's grooves. `lead` is the share of other charts that are farther, .5 by chance; p is that
 of 20,000 assignments of targets to sources (`distributions.matched`); intervals are 95 % over charts. `moved` is what
-a judge, fitted on the other charts' renderings, gives the target style. Blends lean to the harmony of the source as
+a classifier of the other charts' renderings gives the target style. Blends lean to the harmony of the source as
 `seqvae blend` makes them, and in rows "harmony 0" they do not.
 
 Controls: the source as it is, reconstructed (amount 0); as a ceiling one of the target's own grooves against its
@@ -46,7 +46,8 @@ from seqvae.evaluation import statistics as distributions
 from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
-from seqvae.style import vectors as style
+from seqvae.music.notes import by_bar, chroma
+from seqvae.style import gaussian
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -71,7 +72,7 @@ class Rendering:
 
 def chords(notes: Ints, bounds: Ints) -> Floats:
     """`(C, 12)`."""
-    return np.array([measures.chroma(bar) for bar in measures.bars(notes, bounds)])
+    return np.array([chroma(bar) for bar in by_bar(notes, bounds)])
 
 
 def read(codec: Codec, folder: Path, charts: int) -> list[Rendering]:
@@ -140,12 +141,12 @@ class Bench:
         self.styles = sorted({r.style for r in renderings})
         order = np.random.default_rng(seed).permutation(len(self.charts))
         self.fold = {self.charts[i]: int(k % folds) for k, i in enumerate(order)}
-        self.fitted: list[dict[str, style.Style]] = []
-        self.judges: list[StyleClassifier] = []
+        self.fitted: list[dict[str, gaussian.Style]] = []
+        self.classifiers: list[StyleClassifier] = []
         for k in range(folds):
             others = [r for r in renderings if self.fold[r.chart] != k]
-            self.fitted.append({s: style.fit([r.z for r in others if r.style == s]) for s in self.styles})
-            self.judges.append(StyleClassifier([(r.style, r.piece) for r in others], codec.chunks, True, seed))
+            self.fitted.append({s: gaussian.fit([r.z for r in others if r.style == s]) for s in self.styles})
+            self.classifiers.append(StyleClassifier([(r.style, r.piece) for r in others], codec.chunks, True, seed))
 
     def targets(self, name: str) -> dict[str, list[Rendering]]:
         """The renderings of a style by chart."""
@@ -173,18 +174,18 @@ class Bench:
         latents = self.codec.posteriors([x for one in split for x in one]).mean
         z = torch.split(latents, [len(one) for one in split])
         results = [(a, chords(p.notes, p.bounds), groove) for a, p in zip(z, pieces, strict=True)]
-        said = [
-            self.judges[self.fold[chart]].probability(piece.notes, piece.bounds)[target]
+        probabilities = [
+            self.classifiers[self.fold[chart]].probability(piece.notes, piece.bounds)[target]
             for chart, piece in zip(self.charts, pieces, strict=True)
         ]
-        return table_of(results, self.charts, self.targets(target)), np.array(said)
+        return table_of(results, self.charts, self.targets(target)), np.array(probabilities)
 
     def measure(
         self, frames: Sequence[midi.Piece], notes: Sequence[Ints], target: str, groove: str = ""
     ) -> dict[str, Any]:
         """All figures of results, one a chart."""
-        scores, said = self.scores(frames, notes, target, groove)
-        return {**figures(scores), "moved": list(measures.interval(said))}
+        scores, probabilities = self.scores(frames, notes, target, groove)
+        return {**figures(scores), "moved": list(measures.interval(probabilities))}
 
 
 def beyond(scores: Floats, control: Floats) -> dict[str, list[float]]:
@@ -226,8 +227,8 @@ def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> 
                         of: bench.scores(frames, test_songs.decode(codec, songs, z, harmony), target)
                         for of, z in moves.items()
                     }
-                    for of, (scores, said) in found.items():
-                        row = {**figures(scores), "moved": list(measures.interval(said))}
+                    for of, (scores, probabilities) in found.items():
+                        row = {**figures(scores), "moved": list(measures.interval(probabilities))}
                         rows[f"{kind}, {amount:g}{name}{of}"] = row
                         if of:
                             row["beyond"] = beyond(found[""][0], scores)

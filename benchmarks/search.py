@@ -37,6 +37,7 @@ from seqvae.evaluation import statistics as distributions
 from seqvae.evaluation import test_songs
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
+from seqvae.music import titles
 from seqvae.music.piece import Piece
 from seqvae.protocols import Tokenizer
 from seqvae.train.loop import train
@@ -59,7 +60,6 @@ CHOICES: dict[str, list[str]] = {
     "no bag": ["objective.bag=0"],
     "no fading of tracks": ["objective.track_dropout=0"],
     "no mixing of tracks": ["train.mix=0"],
-    "transposed by up to 5": ["train.transpose=5"],
     "tracks reversed": [],
 }
 REVERSED = "tracks reversed"
@@ -89,7 +89,7 @@ def validation(data: Path, songs: int, chunks: int) -> list[Piece]:
     rng = np.random.default_rng(0)
     wanted: dict[str, dict[str, Path]] = {}
     for i in rng.permutation(len(files)):
-        style, title = files[i].relative_to(data).parts[0], collection.title(files[i])
+        style, title = files[i].relative_to(data).parts[0], titles.title(files[i])
         if dataset.half_of(title) == "choose" and len(wanted.setdefault(style, {})) < songs:
             wanted[style].setdefault(title, files[i])
     paths = [path for style in sorted(wanted) for path in wanted[style].values()]
@@ -103,8 +103,8 @@ def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
     """Note F1 by song without and with refinement, KL bits and nats a bar by song."""
     model = codec.load(folder)
     out: dict[str, Any] = {}
-    for name, steps in (("rough", 0), ("refined", model.objective.refine)):
-        model.objective = replace(model.objective, refine=steps)
+    for name, steps in (("rough", 0), ("refined", model.refinement.steps)):
+        model.refinement = replace(model.refinement, steps=steps)
         with torch.enable_grad():
             encoded = test_songs.encode(model, "", songs)
         notes = test_songs.decode(model, encoded, [song.z for song in encoded])

@@ -31,20 +31,23 @@ from torch import Tensor
 
 from seqvae import codec
 from seqvae.codec import Codec
-from seqvae.config import Recipe
+from seqvae.config import ObjectiveConfig, Recipe
 from seqvae.data.dataset import TokenData
 from seqvae.data.prepare import prepare
 from seqvae.evaluation import test_songs
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import ONSET, PROGRAM, by_bar
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.nn.layers import multiplies_bf16
-from seqvae.nn.loss import loss, refine
+from seqvae.nn import inference
+from seqvae.nn.kernels import multiplies_bf16
+from seqvae.nn.loss import loss
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.refine import refine
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.protocols import PAD, Ints, Tokenizer
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style import gaussian
+from seqvae.style.gaussian import Style
 from seqvae.train.fit_styles import pieces_of_styles
 
 ROWS: dict[str, tuple[bool, list[str]]] = {
@@ -90,8 +93,8 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
         posterior = model.model.encode(tokens, fields)
         last = [means[i][-1] * parts[i][2][at - 1] if at else torch.zeros(posterior.mean.shape[1]) for i in some]
         told(model, torch.stack(last))
-        if model.objective.refine:
-            posterior = refine(model.model, tokens, fields, model._allowed(tokens), posterior, model.objective, low)
+        if model.refinement.steps:
+            posterior = refine(model.model, tokens, fields, model._allowed(tokens), posterior, model.refinement, low)
         for i, mean, nats in zip(some, posterior.mean, posterior.kl().sum(1).tolist(), strict=True):
             means[i].append(mean)
             kl[i].append(nats)
@@ -104,7 +107,7 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
 
 def decode(model: Codec, songs: Sequence[test_songs.Song]) -> list[Ints]:
     """As `test_songs.decode`, each segment after the one before."""
-    assert sum(len(song.z) for song in songs) <= codec.BATCH_CHUNKS // model.chunks, "what comes before is told once"
+    assert sum(len(song.z) for song in songs) <= inference.BATCH_CHUNKS // model.chunks, "more than a batch"
     told(model, befores([song.z for song in songs], [split(model, song.piece)[2] for song in songs]))
     return test_songs.decode(model, songs, [song.z for song in songs])
 
@@ -112,8 +115,8 @@ def decode(model: Codec, songs: Sequence[test_songs.Song]) -> list[Ints]:
 def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
     """As `search.figures`."""
     model, out = codec.load(folder), dict[str, Any]()
-    for name, steps in (("rough", 0), ("refined", model.objective.refine)):
-        model.objective = replace(model.objective, refine=steps)
+    for name, steps in (("rough", 0), ("refined", model.refinement.steps)):
+        model.refinement = replace(model.refinement, steps=steps)
         encoded = encode(model, songs)
         out[name] = [
             measures.note_f1(test_songs.spell(model, model.tokenizer.encode(song.piece), song), mine)
@@ -135,7 +138,7 @@ def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
     for i, (song, (tokens, fields, _)) in enumerate(zip(songs, parts, strict=True)):
         before = last[(i + other) % len(songs)]
         told(model, before[torch.arange(len(tokens)) % len(before)])
-        found = loss(model.model, tokens, fields, model.objective, 1 << 30, False, model._allowed(tokens))
+        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
         out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 
@@ -145,9 +148,9 @@ def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
 
 def alike(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, float]]:
     """Means over neighbouring bars within segments and across joins, of three likenesses; NaN where there are none."""
-    bars = measures.bars(notes, bounds)
+    bars = by_bar(notes, bounds)
     for bar, begin in zip(bars, bounds, strict=False):
-        bar[:, measures.ONSET] -= begin
+        bar[:, ONSET] -= begin
     kinds: dict[str, Callable[[Ints, Ints], float | None]] = {
         "chroma": measures.chroma_similarity,
         "groove": lambda a, b: measures.groove_fidelity(a, b, 0, int(np.diff(bounds).max())),
@@ -166,7 +169,7 @@ def alike(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, floa
 
 def shared(a: Ints, b: Ints) -> float | None:
     """Instruments that two bars have in common, of all they have; None where the first has none."""
-    x, y = set(a[:, measures.PROGRAM].tolist()), set(b[:, measures.PROGRAM].tolist())
+    x, y = set(a[:, PROGRAM].tolist()), set(b[:, PROGRAM].tolist())
     return len(x & y) / len(x | y) if x else None
 
 
@@ -179,7 +182,7 @@ def styles(model: Codec, data: TokenData) -> list[Style]:
         pieces, firsts = pieces[rank < 16], firsts[rank < 16]
         tokens = data.gather(pieces, firsts, model.chunks)
         means = model.posteriors([[chunk[chunk != PAD] for chunk in segment] for segment in tokens]).mean
-        out.append(style.fit(torch.split(means, np.unique(pieces, return_counts=True)[1].tolist())))
+        out.append(gaussian.fit(torch.split(means, np.unique(pieces, return_counts=True)[1].tolist())))
     return out
 
 
@@ -191,9 +194,9 @@ def draws(model: Codec, fitted: Sequence[Style], way: str) -> list[tuple[Ints, I
         generator = torch.Generator().manual_seed(number)
         size = model.model.config.latent
         if way == "sums":
-            z = [style.draw(one, SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
+            z = [gaussian.draw(one, SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         elif way == "Gaussian":
-            z = [style.draw(replace(one, exemplars=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
+            z = [gaussian.draw(replace(one, exemplars=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         else:
             z = [torch.randn(SEGMENTS, size, generator=generator) for _ in range(DRAWN)]
         told(model, befores(z, [torch.ones(SEGMENTS, 1)] * DRAWN))

@@ -30,29 +30,31 @@ import tokenizers
 from seqvae import codec
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec
-from seqvae.config import Recipe
+from seqvae.config import ObjectiveConfig, Recipe
 from seqvae.data import prepare as shards
-from seqvae.data.dataset import Batches, TokenData, split_of
+from seqvae.data.dataset import TokenData, split_of
+from seqvae.data.sampler import Batches
 from seqvae.modality import load_tokenizer
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
-from seqvae.music.piece import Piece
-from seqvae.music.tokenizer import (
-    _DONE,
-    _DRUM,
-    _DURATION,
-    _LAST_PITCH,
-    _LAST_POSITION,
-    _LAST_PROGRAM,
-    _LENGTH,
-    _PHASE,
-    _PHASES,
-    _PITCH,
-    _POSITION,
-    _PROGRAM,
+from seqvae.music import titles
+from seqvae.music.grammar import (
+    DONE,
+    DRUM,
+    DURATION,
+    LAST_PITCH,
+    LAST_POSITION,
+    LAST_PROGRAM,
+    LENGTH,
+    PHASE,
+    PHASES,
+    PITCH,
+    POSITION,
+    PROGRAM,
     MidiGrammar,
-    MidiTokenizer,
-)  # fmt: skip
+)
+from seqvae.music.piece import Piece
+from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn import encoder
 from seqvae.nn.encoder import RecurrentEncoder
 from seqvae.nn.loss import loss
@@ -73,6 +75,15 @@ ROWS: dict[str, tuple[int | None, list[str]]] = {
     "BPE 1,000, in pairs": (1000, ["model.previous=true"]),
 }
 """Size of the vocabulary (0: base tokens; None: bound to their places), and changes to the recipe."""
+
+
+def _padded(rows: list[list[Ints]]) -> Ints:
+    """Chunks of segments as one array `(B, C, T)`."""
+    out = np.full((len(rows), len(rows[0]), max(len(chunk) for segment in rows for chunk in segment)), PAD, np.int32)
+    for i, segment in enumerate(rows):
+        for c, chunk in enumerate(segment):
+            out[i, c, : len(chunk)] = chunk
+    return out
 
 
 class MergedTokenizer(MidiTokenizer):
@@ -127,20 +138,15 @@ class MergedTokenizer(MidiTokenizer):
         """As MidiTokenizer, of what was merged."""
         return super().decode_notes([self.base(chunk) for chunk in chunks], bounds, shift)
 
-    def _tracks(self, chunk: Ints) -> dict[int, Ints]:
-        return super()._tracks(self.base(chunk[chunk != PAD]))
-
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
         """As MidiTokenizer; what is mixed is merged anew."""
-        both = super().mix(tokens, others, rng)
         if self._bpe is None:
-            return both
-        rows = [[self.merged(chunk[chunk != PAD]) for chunk in segment] for segment in both]
-        out = np.full((*both.shape[:2], max(len(chunk) for row in rows for chunk in row)), PAD, np.int32)
-        for i, segment in enumerate(rows):
-            for c, chunk in enumerate(segment):
-                out[i, c, : len(chunk)] = chunk
-        return out
+            return super().mix(tokens, others, rng)
+        bases = (
+            _padded([[self.base(chunk[chunk != PAD]) for chunk in segment] for segment in x]) for x in (tokens, others)
+        )
+        both = super().mix(*bases, rng)
+        return _padded([[self.merged(chunk[chunk != PAD]) for chunk in segment] for segment in both])
 
     def token_text(self, token: int) -> str:
         """The names of its base tokens."""
@@ -149,19 +155,6 @@ class MergedTokenizer(MidiTokenizer):
     def position_fields(self, tokens: Ints) -> Ints:
         """None: `(..., T, 0)`."""
         return np.zeros((*tokens.shape, 0), np.int32)
-
-    def _states(self, tokens: Ints) -> Ints:
-        index = np.arange(tokens.shape[-1])
-        state = np.empty((*tokens.shape, 5), np.int32)
-        state[..., 0, :] = self.grammar().start(1)[0]
-        state[..., _LENGTH] = self.max_steps
-        state[..., 1:, _PHASE] = self.tables.phase[tokens[..., :-1]]
-        for column, table in self.tables.after.items():
-            told = table[tokens]
-            last = np.maximum.accumulate(np.where(told != KEEP, index, -1), axis=-1)
-            value = np.where(last >= 0, np.take_along_axis(told, np.maximum(last, 0), -1), -1)
-            state[..., 1:, column] = value[..., :-1]
-        return state
 
     def grammar(self) -> MidiGrammar:
         """The rules of decoding."""
@@ -193,39 +186,39 @@ class Tables:
     """What a merged token asks of the state before it, and what state it leaves: tables by the fields of the state."""
 
     def __init__(self, tokenizer: MergedTokenizer) -> None:
-        kinds, values = tokenizer._type, tokenizer._value
+        kinds, values = tokenizer.token_types, tokenizer.token_values
         size = tokenizer.vocab_size
         begins = np.array([kinds[part[0]] for part in tokenizer.parts])
         least = np.full((3, size), ANY)  # what its first program, position and pitch is, where nothing new precedes
         highest = np.full(size, -1)  # position
         drum = np.full(size, -1)  # whether it says notes of the program before it, and whether these are drums
-        self.after = {c: np.full(size, KEEP, np.int32) for c in (_LAST_PROGRAM, _LAST_POSITION, _LAST_PITCH)}
+        self.after = {c: np.full(size, KEEP, np.int32) for c in (LAST_PROGRAM, LAST_POSITION, LAST_PITCH)}
         program, position, pitch = self.after.values()
-        self.phase = np.array([_PHASES[kinds[part[-1]]] for part in tokenizer.parts], np.int32)
+        self.phase = np.array([PHASES[kinds[part[-1]]] for part in tokenizer.parts], np.int32)
         for token, part in enumerate(tokenizer.parts):
             for kind, value in zip(kinds[part].tolist(), values[part].tolist(), strict=True):
-                if kind == _PROGRAM:
+                if kind == PROGRAM:
                     if program[token] == KEEP:
                         least[0, token] = value
                     program[token], position[token], pitch[token] = value, -1, -1
-                elif kind == _POSITION:
+                elif kind == POSITION:
                     if position[token] == KEEP:
                         least[1, token] = value
                     position[token], pitch[token] = value, -1
                     highest[token] = max(highest[token], value)
-                elif kind in (_PITCH, _DRUM):
+                elif kind in (PITCH, DRUM):
                     if pitch[token] == KEEP:
                         least[2, token] = value
                     if program[token] == KEEP:
-                        drum[token] = int(kind == _DRUM)
+                        drum[token] = int(kind == DRUM)
                     pitch[token] = value
         opens = {  # by phase, what a token may begin with; MidiGrammar.allowed says the same of base tokens
-            0: (_PROGRAM,), 1: (_POSITION,), 2: (_PITCH, _DRUM), 3: (_DURATION,),
-            4: (_PROGRAM, _POSITION, _PITCH, _DRUM), _DONE: (),
+            0: (PROGRAM,), 1: (POSITION,), 2: (PITCH, DRUM), 3: (DURATION,),
+            4: (PROGRAM, POSITION, PITCH, DRUM), DONE: (),
         }  # fmt: skip
         self.by_phase = np.stack([np.isin(begins, opens[phase]) for phase in range(6)])
         self.by_phase[[0, 4], EOS] = True
-        self.by_phase[_DONE, PAD] = True
+        self.by_phase[DONE, PAD] = True
         last = np.arange(-1, 129)[:, None]
         self.by_program = (least[0] > last) & ((drum == -1) | (drum == (last == 128)))
         self.by_position = least[1] > np.arange(-1, tokenizer.max_steps)[:, None]
@@ -237,8 +230,22 @@ class MergedGrammar(MidiGrammar):
     """The grammar of MidiTokenizer for merged tokens: what is allowed is what base tokens would be, one by one."""
 
     def __init__(self, tokenizer: MergedTokenizer) -> None:
-        super().__init__(tokenizer)
+        super().__init__(tokenizer.token_types, tokenizer.token_values, tokenizer.max_steps)
         self.rules = tokenizer.tables
+
+    def states(self, tokens: Ints) -> Ints:
+        """States `(..., T, 5)` before each token of full chunks."""
+        index = np.arange(tokens.shape[-1])
+        state = np.empty((*tokens.shape, 5), np.int32)
+        state[..., 0, :] = self.start(1)[0]
+        state[..., LENGTH] = self._max_steps
+        state[..., 1:, PHASE] = self.rules.phase[tokens[..., :-1]]
+        for column, table in self.rules.after.items():
+            written = table[tokens]
+            last = np.maximum.accumulate(np.where(written != KEEP, index, -1), axis=-1)
+            value = np.where(last >= 0, np.take_along_axis(written, np.maximum(last, 0), -1), -1)
+            state[..., 1:, column] = value[..., :-1]
+        return state
 
     def allowed(self, state: Ints) -> Bools:
         """`(N, V)`: what a state lets follow of all that a token is made of."""
@@ -253,7 +260,7 @@ class MergedGrammar(MidiGrammar):
     def advance(self, state: Ints, tokens: Ints) -> Ints:
         """States `(N, 5)` after `tokens (N,)`."""
         state = state.copy()
-        state[:, _PHASE] = self.rules.phase[tokens]
+        state[:, PHASE] = self.rules.phase[tokens]
         for column, table in self.rules.after.items():
             told = table[tokens]
             state[:, column] = np.where(told == KEEP, state[:, column], told)
@@ -296,7 +303,7 @@ def known() -> Iterator[None]:
 
 def training_bars(data: Path, base: MidiTokenizer) -> list[Ints]:
     """LEARNED bars with notes of training songs, drawn at random."""
-    files = [path for path in collection.find([data]) if split_of(collection.title(path)) == "train"]
+    files = [path for path in collection.find([data]) if split_of(titles.title(path)) == "train"]
     found = collection.read_all(files, cache=collection.default_cache())
     bars = [bar for _, piece in found if isinstance(piece, Piece) for bar in base.encode(piece) if len(bar) > 1]
     chosen = np.random.default_rng(0).permutation(len(bars))[:LEARNED]
@@ -326,7 +333,7 @@ def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
     out = []
     for song in songs:
         tokens, fields = model.tensors(model.segments(song))
-        told = loss(model.model, tokens, fields, model.objective, 1 << 30, False, model._allowed(tokens))
+        told = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
         out.append((told.reconstruction + told.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 

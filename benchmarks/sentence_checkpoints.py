@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from sentence_corpora import VERSIONS, wanted
+from sentence_corpora import VERSIONS, is_suitable
 from torch import Tensor
 
 from seqvae.checkpoint import folder as checkpoint
@@ -28,8 +28,7 @@ from seqvae.checkpoint.folder import Checkpoint
 from seqvae.codec import Codec
 from seqvae.config import Recipe, from_dict
 from seqvae.data.dataset import split_of
-from seqvae.style import mixture
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, mixture, styles_file
 from seqvae.text import lines as text
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train.fit_styles import MIXTURE
@@ -51,7 +50,7 @@ def named(author: str) -> str:
 
 def trained(lines: list[str]) -> list[str]:
     """Those lines that were trained on."""
-    return [line for line in lines if wanted(line) and split_of(text.title(line)) == "train"]
+    return [line for line in lines if is_suitable(line) and split_of(text.title(line)) == "train"]
 
 
 def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
@@ -68,16 +67,16 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
         if len(lines) >= FEWEST
     }
     spoken = [line for line in books if line.startswith(("\u201c", '"'))]
-    told = [line for line in books if not re.search('[\u201c\u201d"]', line)]
+    narration = [line for line in books if not re.search('[\u201c\u201d"]', line)]
     out["dialogue"] = spoken, "books: sentences that begin with a quotation mark"
-    out["narration"] = told, "books: sentences without quotation marks"
+    out["narration"] = narration, "books: sentences without quotation marks"
     out["question"] = [line for line in books if line.rstrip("\u201d\"'\u2019").endswith("?")], "books: questions"
     statements = [line for line in books if line.rstrip("\u201d\"'\u2019").endswith(".")]
     out["statement"] = statements, "books: sentences that end with a full stop"
     verses = [list(text.read_lines(data / f"bible/{version}.txt")) for version in VERSIONS]
     same = [
         each for i, each in enumerate(zip(*verses, strict=True))
-        if split_of(f"verse {i}") == "train" and all(map(wanted, each))
+        if split_of(f"verse {i}") == "train" and all(map(is_suitable, each))
     ]  # fmt: skip
     names = {"archaic": "King James Version", "plain": "Bible in Basic English", "modern": "World English Bible"}
     for (name, about), version in zip(names.items(), zip(*same, strict=True), strict=True):
@@ -114,21 +113,21 @@ def main() -> None:
     large = {"dialogue", "narration", "question", "statement", "archaic", "plain", "modern"}
     large |= {"negative", "positive", "past", "present"}
     for one, (there, _) in lines.items():
-        some = rng.sample(there, min(len(there), LINES if one in large else AUTHORS_LINES))
+        part = rng.sample(there, min(len(there), LINES if one in large else AUTHORS_LINES))
         parts = []
-        for at in range(0, len(some), BATCH):
-            segments = [codec.segments(line)[0] for line in some[at : at + BATCH]]
+        for at in range(0, len(part), BATCH):
+            segments = [codec.segments(line)[0] for line in part[at : at + BATCH]]
             posterior = codec.posteriors(segments)
             parts.append(posterior.mean)
             draws.append(posterior.sample(generator))
         means[one] = torch.cat(parts)
-    fitted = {one: style.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
+    fitted = {one: gaussian.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
     everything = torch.cat([z for one, z in means.items()])
     about = f"all styles: {len(everything)} sentences of the training split"
-    fitted["all"] = style.fit(list(everything[:, None]), about)
+    fitted["all"] = gaussian.fit(list(everything[:, None]), about)
     wide = {one: fit for one, fit in fitted.items() if one in large or one == "all"}
-    kept.styles, kept.about_styles = style.pack(wide)
-    narrow = style.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
+    kept.styles, kept.about_styles = styles_file.pack(wide)
+    narrow = styles_file.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
     kept.styles |= narrow[0]
     kept.about_styles |= narrow[1]
     points = torch.cat(draws)

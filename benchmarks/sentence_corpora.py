@@ -35,7 +35,7 @@ FOREIGN = 60_000  # short lines of prose among those of `reviews`, so that copyi
 Lines = dict[str, list[str]]
 
 
-def wanted(line: str) -> bool:
+def is_suitable(line: str) -> bool:
     """Whether a line has as many words as these models are for."""
     return WORDS[0] <= len(line.split()) <= WORDS[1]
 
@@ -45,7 +45,7 @@ def divided(lines: Iterable[tuple[str, str]]) -> Lines:
     out: Lines = {"train": [], "valid": [], "test": []}
     seen: set[str] = set()
     for group, line in lines:
-        if wanted(line) and line not in seen:
+        if is_suitable(line) and line not in seen:
             seen.add(line)
             out[split_of(group)].append(line)
     return out

@@ -73,7 +73,7 @@ def count(answers: str, key: Mapping[str, Mapping[str, Any]]) -> dict[str, list[
     groups = {"all": [x for _, x in preferred]}
     for amount, x in preferred:
         groups.setdefault(f"amount {amount:g}", []).append(x)
-    return {name: list(measures.interval(np.array(some))) for name, some in groups.items()}
+    return {name: list(measures.interval(np.array(values))) for name, values in groups.items()}
 
 
 def main() -> None:

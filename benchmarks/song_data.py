@@ -15,6 +15,7 @@ import numpy as np
 from seqvae.data.dataset import split_of
 from seqvae.errors import ReadError
 from seqvae.music import library as collection
+from seqvae.music import titles
 from seqvae.music.song_bars import song_bars
 from seqvae.music.tokenizer import MidiTokenizer
 
@@ -28,14 +29,14 @@ def main() -> None:
     parser.add_argument("music", type=Path, help="one folder a style")
     parser.add_argument("out", type=Path, help="a file in .npz; the songs' names go beside it, in .txt")
     parser.add_argument("--limit", type=float, default=20.0, help="seconds that one file may take")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     tokenizer = MidiTokenizer(max_steps=48, common_key=True)
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("tokens", "counts", "lengths", "chroma", "bass", "mel", "mel_counts")
     }
     song, style, split, names, styles = [0], [], [], [], []
-    files = collection.find([asked.music])
-    for path, piece in collection.read_all(files, cache=collection.default_cache(), time_limit=asked.limit):
+    files = collection.find([args.music])
+    for path, piece in collection.read_all(files, cache=collection.default_cache(), time_limit=args.limit):
         if isinstance(piece, ReadError) or not FEWEST <= len(piece.bounds) - 1 <= MOST:
             continue
         bars = song_bars(piece, tokenizer)
@@ -47,20 +48,20 @@ def main() -> None:
         at, step = np.nonzero(bars.melody[..., 0])
         columns["mel"].append(np.concatenate([step[:, None].astype(np.uint8), bars.melody[at, step]], 1))
         columns["mel_counts"].append(np.bincount(at, minlength=len(bars.tokens)).astype(np.uint8))
-        name = path.relative_to(asked.music)
+        name = path.relative_to(args.music)
         if name.parts[0] not in styles:
             styles.append(name.parts[0])
         song.append(song[-1] + len(bars.tokens))
         style.append(styles.index(name.parts[0]))
-        split.append(SPLITS.index(split_of(f"song/{collection.title(path)}")))
+        split.append(SPLITS.index(split_of(f"song/{titles.title(path)}")))
         names.append(name.as_posix())
     np.savez_compressed(
-        asked.out, **{name: np.concatenate(parts) for name, parts in columns.items()}, song=np.array(song, np.int32),
-        style=np.array(style, np.uint8), split=np.array(split, np.uint8), kind=tokenizer._type.astype(np.uint8),
-        value=tokenizer._value.astype(np.uint8),
+        args.out, **{name: np.concatenate(parts) for name, parts in columns.items()}, song=np.array(song, np.int32),
+        style=np.array(style, np.uint8), split=np.array(split, np.uint8), kind=tokenizer.token_types.astype(np.uint8),
+        value=tokenizer.token_values.astype(np.uint8),
     )  # fmt: skip
     listed = [f"{styles[s]}\t{SPLITS[p]}\t{name}" for s, p, name in zip(style, split, names, strict=True)]
-    asked.out.with_suffix(".txt").write_text("\n".join(listed) + "\n")
+    args.out.with_suffix(".txt").write_text("\n".join(listed) + "\n")
     print(f"{len(names):,} songs, {song[-1]:,} bars, {sum(map(len, columns['tokens'])):,} tokens")
 
 

@@ -68,27 +68,27 @@ class Load:
     async def send(self, client: httpx2.AsyncClient, method: str, path: str, want: int, **more: Any) -> Any:
         """One request, which must have this status."""
         self.requests += 1
-        told = await client.request(method, path, **more)
-        if told.status_code == 503:
-            raise BusyError(told.headers.get("retry-after", "1"))
-        if told.status_code != want and not (want == 200 and told.status_code == 202):
-            raise RuntimeError(f"{method} {path.partition('?')[0]}: {told.status_code} {told.text[:120]}")
-        return told
+        response = await client.request(method, path, **more)
+        if response.status_code == 503:
+            raise BusyError(response.headers.get("retry-after", "1"))
+        if response.status_code != want and not (want == 200 and response.status_code == 202):
+            raise RuntimeError(f"{method} {path.partition('?')[0]}: {response.status_code} {response.text[:120]}")
+        return response
 
     async def job(self, client: httpx2.AsyncClient, path: str, body: dict[str, Any]) -> Any:
         """A request and, until it is done, the questions for its job."""
-        told = await self.send(client, "POST", path, 200, json=body)
-        while told.status_code == 202:
-            told = await self.send(client, "GET", f"/api/jobs/{told.json()['job']}?wait=1", 200)
-        return told.json()["result"]
+        response = await self.send(client, "POST", path, 200, json=body)
+        while response.status_code == 202:
+            response = await self.send(client, "GET", f"/api/jobs/{response.json()['job']}?wait=1", 200)
+        return response.json()["result"]
 
     # --- what users do ------------------------------------------------------------------------------------------------
 
     async def blend(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
         """Move the slider."""
         amount = draw.randrange(0, 31) / 20
-        asked = {"piece": self.piece, "source": "classical", "target": draw.choice(["rock", "jazz"]), "amount": amount}
-        await self.job(client, "/api/music/blend", asked)
+        body = {"piece": self.piece, "source": "classical", "target": draw.choice(["rock", "jazz"]), "amount": amount}
+        await self.job(client, "/api/music/blend", body)
 
     async def steps(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
         """Walk between two sentences."""
@@ -117,11 +117,11 @@ class Load:
 
     async def leave(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
         """Ask for something, and close the page."""
-        asked = {
+        body = {
             "text": " ".join(draw.sample(SENTENCES, 3)),
             "moves": [{"target": "positive", "amount": draw.random()}],
         }
-        await self.send(client, "POST", "/api/text/blend", 200, json=asked)
+        await self.send(client, "POST", "/api/text/blend", 200, json=body)
 
     async def drip(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
         """Be a slow client."""

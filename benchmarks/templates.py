@@ -55,8 +55,8 @@ def main() -> None:
     for name, *figures in rows:
         print(f"| {name} | {figures[0]:.3f} | {figures[1]:.3f} |")
     plain_mined, mined_too, matched = (messages / one for one in seconds)
-    said = f"drain3 {plain_mined:.0f}, mined {mined_too:.0f}, matched later {matched:.0f}"
-    print(f"messages a second of processor time: {said}")
+    rates = f"drain3 {plain_mined:.0f}, mined {mined_too:.0f}, matched later {matched:.0f}"
+    print(f"messages a second of processor time: {rates}")
 
 
 if __name__ == "__main__":

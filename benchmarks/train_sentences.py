@@ -1,8 +1,8 @@
-"""A sentence model trained within a number of minutes on one GPU, from what `sentence_corpora.py` has written.
+"""A sentence model trained within a number of minutes on one GPU, from the files of `sentence_corpora.py`.
 
     python benchmarks/train_sentences.py prose --data CORPORA --out OUT --minutes 4.5
 
-The loss is that of `objective.py` with real posterior noise throughout; word dropout and denoising have shares of their
+The loss is that of `nn/loss.py` with real posterior noise throughout; word dropout and denoising have shares of their
 own for each line, from none to all, and from none to three times the recipe's. Rates follow the share of the time that
 has passed, so that any device ends where it should. beta rises while validation lines still decode well enough
 (`ACCURACY`), and falls where they do not (after Rezende and Viola 2018). The peak rate and the optimizer of matrices
@@ -22,7 +22,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvae.config import load_recipe, to_dict
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.model import SequenceVAE
-from seqvae.protocols import EOS, MASK, PAD
+from seqvae.nn.posterior import Posterior
+from seqvae.protocols import BOS, EOS, MASK, PAD
 from seqvae.text.tokenizer import TextTokenizer
 
 LENGTHS = (8, 16, 24, 32, 40, 48, 64)  # what lines are padded to
@@ -79,30 +80,24 @@ def batches(buckets: list[Tensor], size: int, rng: np.random.Generator) -> Itera
             yield bucket[part].long()
 
 
-def read(model: SequenceVAE, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance `(B, D)` of tokens `source (B, T)`."""
+def posterior_of(model: SequenceVAE, source: Tensor, mask: Tensor) -> Posterior:
+    """The posterior `(B, D)` of tokens `source (B, T)`."""
     assert isinstance(model.encoder, PooledEncoder)
-    posterior = model.encoder.read(model.decoder.binding.tokens(source), mask)
-    return posterior.mean, posterior.logvar
+    return model.encoder.read(model.decoder.binding.tokens(source), mask)
 
 
-def told(model: SequenceVAE, z: Tensor, inputs: Tensor) -> Tensor:
-    """Logits `(B, T, V)` of what follows `inputs (B, T)`."""
+def next_logits(model: SequenceVAE, z: Tensor, inputs: Tensor) -> Tensor:
+    """Logits `(B, T, V)` of the token after each of `inputs (B, T)`."""
     assert isinstance(model.decoder, MemoryDecoder)
     hidden, _ = model.decoder.hidden(z.to(model.decoder.norm.weight.dtype), inputs, [])
     return model.decoder.binding.logits(hidden)
 
 
-def spoilt(tokens: Tensor, most: float) -> Tensor:
-    """Tokens `(B, T)`, a share of each row masked: `most` times the square of a uniform number."""
+def masked_by_row(tokens: Tensor, most: float) -> Tensor:
+    """Tokens `(B, T)` with a share of each row masked: `most` times the square of a uniform number."""
     shares = most * torch.rand(len(tokens), 1, device=tokens.device).square()
     hit = torch.rand(tokens.shape, device=tokens.device) < shares
     return tokens.masked_fill(hit & (tokens != PAD), MASK)
-
-
-def kl(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL to the prior in nats, `(B,)`."""
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1)
 
 
 @torch.no_grad()
@@ -115,12 +110,12 @@ def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
             continue
         rows = rows.long()
         mask = rows != PAD
-        mean, logvar = read(model, rows, mask)
-        for name, z in (("mean", mean), ("sample", mean + (0.5 * logvar).exp() * torch.randn_like(mean))):
-            logits = told(model, z, shifted(rows)).float()
+        posterior = posterior_of(model, rows, mask)
+        for name, z in (("mean", posterior.mean), ("sample", posterior.sample())):
+            logits = next_logits(model, z, shifted(rows)).float()
             right[name] += float((logits.argmax(-1) == rows)[mask].sum())
         nats += float(functional.cross_entropy(logits.flatten(0, 1), rows.flatten(), ignore_index=PAD, reduction="sum"))
-        rate += float(kl(mean, logvar).sum())
+        rate += float(posterior.kl().sum())
         tokens, lines = tokens + float(mask.sum()), lines + len(rows)
     return {
         "accuracy": right["mean"] / tokens,
@@ -133,9 +128,9 @@ def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
 @torch.no_grad()
 def greedy(model: SequenceVAE, z: Tensor, tokenizer: TextTokenizer, most: int = 64) -> list[str]:
     """The lines that `z (B, D)` decode to, the likeliest token each time."""
-    inputs = torch.full((len(z), 1), 1, device=z.device)
+    inputs = torch.full((len(z), 1), BOS, device=z.device)
     for _ in range(most):
-        inputs = torch.cat([inputs, told(model, z, inputs)[:, -1:].argmax(-1)], 1)
+        inputs = torch.cat([inputs, next_logits(model, z, inputs)[:, -1:].argmax(-1)], 1)
         if bool((inputs == EOS).any(1).all()):
             break
     return [tokenizer.decode_text([row]) for row in inputs[:, 1:].cpu().numpy().astype(np.int32)]
@@ -161,21 +156,21 @@ def evaluate(model: SequenceVAE, tokenizer: TextTokenizer, lines: list[str], dev
     """BLEU and the share of lines that come back, by greedy decoding, from means and from samples."""
     out: dict[str, object] = {}
     for most in (15, 20, 40):
-        some = [line for line in lines if len(line.split()) <= most][: EVALUATED if device.type == "cuda" else 100]
-        spelled = [one[0] for one in tokenizer.encode_all(some)]
-        tokens = np.full((len(some), max(map(len, spelled))), PAD, np.int64)
+        chosen = [line for line in lines if len(line.split()) <= most][: EVALUATED if device.type == "cuda" else 100]
+        spelled = [one[0] for one in tokenizer.encode_all(chosen)]
+        tokens = np.full((len(chosen), max(map(len, spelled))), PAD, np.int64)
         for row, one in zip(tokens, spelled, strict=True):
             row[: len(one)] = one
         rows = torch.from_numpy(tokens).to(device)
         with torch.no_grad():
-            mean, logvar = read(model, rows, rows != PAD)
-        sample = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
+            posterior = posterior_of(model, rows, rows != PAD)
+        mean, sample = posterior.mean, posterior.sample()
         for name, z in (("mean", mean), ("sample", sample)):
             outputs = greedy(model, z, tokenizer, tokens.shape[1] + 4)
-            same = sum(a == b for a, b in zip(some, outputs, strict=True)) / len(some)
-            out[f"{name}_{most}"] = {"bleu": bleu(some, outputs), "exact": same, "lines": len(some)}
+            same = sum(a == b for a, b in zip(chosen, outputs, strict=True)) / len(chosen)
+            out[f"{name}_{most}"] = {"bleu": bleu(chosen, outputs), "exact": same, "lines": len(chosen)}
             if most == 20:
-                out[f"shown_{name}"] = list(zip(some[:8], outputs[:8], strict=True))
+                out[f"shown_{name}"] = list(zip(chosen[:8], outputs[:8], strict=True))
     mean_ = mean[torch.arange(0, 20, 2)] * 0.5 + mean[torch.arange(1, 21, 2)] * 0.5
     out["shown_half_way"] = greedy(model, mean_, tokenizer)
     return out
@@ -209,12 +204,11 @@ class Run:
 
     def step(self, tokens: Tensor, denoise: float, share: float) -> None:
         """One step on `tokens (B, T)` at a `share` of the peak rate; adds nats, KL and tokens to `sums`."""
-        source, mask = spoilt(tokens, 3 * denoise), tokens != PAD
-        mean, logvar = read(self.low, source, mask)
-        z = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
-        logits = told(self.low, z, spoilt(shifted(tokens), 1.0)).flatten(0, 1).float()
+        source, mask = masked_by_row(tokens, 3 * denoise), tokens != PAD
+        posterior = posterior_of(self.low, source, mask)
+        logits = next_logits(self.low, posterior.sample(), masked_by_row(shifted(tokens), 1.0)).flatten(0, 1).float()
         nats = functional.cross_entropy(logits, tokens.flatten(), ignore_index=PAD, reduction="sum")
-        rate, count = kl(mean, logvar).sum(), mask.sum()
+        rate, count = posterior.kl().sum(), mask.sum()
         ((nats + self.beta * rate) / count).backward()  # type: ignore[no-untyped-call]
         for weight, copied in zip(self.weights, self.copies, strict=True):
             weight.grad = None if copied.grad is None else copied.grad.float()
@@ -227,11 +221,26 @@ class Run:
             torch._foreach_copy_(self.copies, self.weights)
             self.sums += torch.stack([nats.detach(), rate.detach(), count.float()])
 
+    def metrics(self, valid: list[Tensor]) -> dict[str, float]:
+        """Means over the steps since the last call, and metrics of validation lines."""
+        nats, rate, count = self.sums.tolist()
+        if not math.isfinite(nats):
+            raise SystemExit("the loss is not finite")
+        self.sums.zero_()
+        means = {"nats_a_token": nats / count, "kl_a_token": rate / count, "beta": self.beta, "norm": float(self.norm)}
+        return {**means, **validate(self.low, valid)}
+
+    def adapt(self, figures: dict[str, float], passed: float) -> None:
+        """Raise beta if validation lines decode well enough by `figures`, else lower it, after a share `passed`."""
+        up = all(figures[name] > least for name, least in ACCURACY.items())
+        least = max(FIRST_BETA, LEAST_BETA * min(1.0, 2 * passed))
+        self.beta = min(MOST_BETA, max(least, self.beta * (1.3 if up else 0.85)))
+
 
 def raced(
     model: SequenceVAE, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, seconds: float
 ) -> tuple[Run, list[dict[str, object]]]:
-    """The entrant of RACE that says validation lines best after so many seconds each, and what each came to."""
+    """The run of RACE with the least validation loss after `seconds` each, and the metrics of all."""
     warm = Run(copy.deepcopy(model), "muon", 0.0, FIRST_BETA)
     for _ in range(10):  # what a device does once should not be the first entrant's time
         warm.step(next(feed), denoise, 0.0)
@@ -263,6 +272,35 @@ def save(model: SequenceVAE, about: dict[str, str], path: Path) -> None:
     part.replace(path)
 
 
+def trained(
+    run: Run, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, end: float, name: str,
+    keep: Callable[[], None],
+) -> dict[str, object]:  # fmt: skip
+    """Steps until the time `end`, with reports; `keep` saves the weights now and then, and at the end."""
+    begun = reported = saved = time.monotonic()
+    log: list[dict[str, float]] = []
+    step = seen = 0
+    while (now := time.monotonic()) < end:
+        passed = (now - begun) / (end - begun)
+        tokens = next(feed)
+        run.step(tokens, denoise, rate_at(passed))
+        step, seen = step + 1, seen + tokens.numel()
+        if tokens.is_cuda and step % 20 == 0:
+            torch.cuda.synchronize()  # the clock is that of the card
+        if (now := time.monotonic()) - reported > REPORT:
+            speed = {"seconds": round(now - begun, 1), "tokens_per_second": round(seen / (now - begun))}
+            log.append({"step": step, **speed, **run.metrics(valid)})
+            print(f"{name} " + " ".join(f"{k} {v:.4g}" for k, v in log[-1].items()), flush=True)
+            if passed < SETTLED:
+                run.adapt(log[-1], passed)
+            reported = time.monotonic()
+        if now - saved > SAVE:
+            keep()
+            saved = time.monotonic()
+    keep()
+    return {"log": log, "steps": step, "tokens": seen}
+
+
 def main() -> None:
     started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -273,66 +311,36 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32768, help="tokens")
     parser.add_argument("--lines", type=int, default=0, help="training lines at most, 0 for all")
     parser.add_argument("--set", action="append", default=[], help="a change of the recipe, section.name=value")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = load_recipe(asked.name, asked.set)
-    tokenizer = TextTokenizer.load(asked.data / f"{asked.name}.tokenizer", recipe.tokenizer.max_tokens)
-    content = json.loads(bz2.decompress((asked.data / f"{asked.name}.json.bz2").read_bytes()))
+    recipe = load_recipe(args.name, args.set)
+    tokenizer = TextTokenizer.load(args.data / f"{args.name}.tokenizer", recipe.tokenizer.max_tokens)
+    content = json.loads(bz2.decompress((args.data / f"{args.name}.json.bz2").read_bytes()))
     lines = content["train"]
-    if asked.lines:
-        lines = [lines[i] for i in rng.permutation(len(lines))[: asked.lines]]
+    if args.lines:
+        lines = [lines[i] for i in rng.permutation(len(lines))[: args.lines]]
     buckets = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(lines) if len(one) == 1], device)
     checked = content["valid"][:EVALUATED]
     valid = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(checked) if len(one) == 1], device)
     model = SequenceVAE(recipe.model, (), torch.from_numpy(tokenizer.binding_depth).long()).to(device)
     card = torch.cuda.get_device_name() if device.type == "cuda" else "processor"
-    print(f"{asked.name}: {sum(w.numel() for w in model.parameters()) / 1e6:.2f} M parameters on {card}, "
+    print(f"{args.name}: {sum(w.numel() for w in model.parameters()) / 1e6:.2f} M parameters on {card}, "
           f"{sum(map(len, buckets)):,} lines, {sum(int((b != PAD).sum()) for b in buckets):,} tokens, "
           f"ready after {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
-    asked.out.mkdir(parents=True, exist_ok=True)
-    about = {"recipe": json.dumps(to_dict(recipe)), "corpus": asked.name}
-    feed, denoise = batches(buckets, asked.batch, rng), recipe.objective.denoise
-    end = started + 60 * asked.minutes - RESERVED
+    args.out.mkdir(parents=True, exist_ok=True)
+    about = {"recipe": json.dumps(to_dict(recipe)), "corpus": args.name}
+    feed, denoise = batches(buckets, args.batch, rng), recipe.objective.denoise
+    end = started + 60 * args.minutes - RESERVED
     run, race = raced(model, feed, valid, denoise, HEAT * (end - time.monotonic()))
-    begun = reported = saved = time.monotonic()
-    log: list[dict[str, float]] = []
-    step = seen = 0
-    while (now := time.monotonic()) < end:
-        passed = (now - begun) / (end - begun)
-        tokens = next(feed)
-        run.step(tokens, denoise, rate_at(passed))
-        step, seen = step + 1, seen + tokens.numel()
-        if device.type == "cuda" and step % 20 == 0:
-            torch.cuda.synchronize()  # the clock is that of the card
-        if (now := time.monotonic()) - reported > REPORT:
-            nats, rate, count = run.sums.tolist()
-            figures = validate(run.low, valid)
-            line = {
-                "step": step, "seconds": round(now - begun, 1), "tokens_per_second": round(seen / (now - begun)),
-                "nats_a_token": nats / count, "kl_a_token": rate / count, "beta": run.beta, "norm": float(run.norm),
-                **figures,
-            }  # fmt: skip
-            log.append(line)
-            print(f"{asked.name} " + " ".join(f"{k} {v:.4g}" for k, v in line.items()), flush=True)
-            if not math.isfinite(nats):
-                raise SystemExit("the loss is no number")
-            if passed < SETTLED:
-                up = all(figures[name] > least for name, least in ACCURACY.items())
-                least = max(FIRST_BETA, LEAST_BETA * min(1.0, 2 * passed))
-                run.beta = min(MOST_BETA, max(least, run.beta * (1.3 if up else 0.85)))
-            run.sums.zero_()
-            reported = time.monotonic()
-        if now - saved > SAVE:
-            save(run.model, about, asked.out / f"{asked.name}.safetensors")
-            saved = time.monotonic()
-    save(run.model, about, asked.out / f"{asked.name}.safetensors")
-    result = {"race": race, "log": log, "steps": step, "tokens": seen, "beta": run.beta, "device": card}
-    (asked.out / f"{asked.name}.json").write_text(json.dumps(result))
+    path = args.out / f"{args.name}.safetensors"
+    found = trained(run, feed, valid, denoise, end, args.name, lambda: save(run.model, about, path))
+    result = {"race": race, **found, "beta": run.beta, "device": card}
+    (args.out / f"{args.name}.json").write_text(json.dumps(result))
     result["evaluation"] = evaluate(run.low, tokenizer, content["valid"], device)
     print(json.dumps(result["evaluation"], indent=1, ensure_ascii=False), flush=True)
-    (asked.out / f"{asked.name}.json").write_text(json.dumps(result, ensure_ascii=False))
+    (args.out / f"{args.name}.json").write_text(json.dumps(result, ensure_ascii=False))
 
 
 if __name__ == "__main__":

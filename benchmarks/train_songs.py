@@ -15,7 +15,7 @@ import dataclasses
 import json
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,136 +23,17 @@ import torch
 from muon import Muon
 from safetensors.torch import save_file
 from song_batches import WINDOW, Bars, Batches, windows
+from song_pass import pass_over, song_vectors
 from torch import Tensor
-from torch.nn import functional
 
-from seqvae.nn.layers import multiplies_bf16, shifted
-from seqvae.nn.loss import masked
-from seqvae.nn.song_model import SongConfig, SongModel, gaussian_kl
-from seqvae.protocols import EOS, PAD
+from seqvae.nn.kernels import multiplies_bf16
+from seqvae.nn.song_model import SongConfig, SongModel
 
 LN2 = math.log(2)
-LONGEST = 384
-"""Bars with more tokens are left out."""
 DECAY = 0.4
 """Share of the training, at its end, in which the learning rate falls to nothing (Hägele et al. 2024)."""
 PART = 14 << 20
 """Bytes of one file of weights."""
-
-
-@dataclass
-class Step:
-    """Sums over a batch, in nats, and counts; all tensors without dimensions."""
-
-    nats: Tensor
-    kl_bar: Tensor
-    kl_song: Tensor
-    right: Tensor
-    tokens: Tensor
-    bars: Tensor
-    windows: int
-
-
-# (share of the bars, tokens): where the bars of a batch go, the longest first. Shapes that never change are what memory
-# is reused for, and what can be recorded as one graph of kernels.
-SLOTS = (
-    (1 / 32, 384),
-    (1 / 16, 208),
-    (3 / 32, 160),
-    (5 / 32, 120),
-    (7 / 32, 80),
-    (7 / 32, 56),
-    (5 / 32, 40),
-    (1 / 16, 24),
-)
-
-
-CLASSES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
-"""Lengths of bars on a CPU, in tokens."""
-GROUP_TOKENS = 1536
-"""Tokens of a group on a CPU, padding included: with its length a group has its shape. oneDNN compiles its kernels for
-each shape, which takes longer than to run them once; with shapes that follow the batch, two thirds of a step."""
-
-
-def slots(sizes: Tensor) -> list[tuple[int, int, int, int]]:
-    """(first, end, rows, tokens) of groups of bars, the longest first; `sizes (N,)` are their tokens, falling.
-
-    A group of fewer bars than `rows` is filled with empty ones.
-    """
-    out, first, count = [], 0, len(sizes)
-    if sizes.device.type == "cpu":  # no graph to record: as many groups as it takes
-        known = sizes.tolist()
-        while first < count:
-            longest = next(size for size in CLASSES if size >= known[first])
-            rows = GROUP_TOKENS // longest
-            out.append((first, min(first + rows, count), rows, longest))
-            first += rows
-        return out
-    for i, (share, size) in enumerate(SLOTS):
-        end = count if i == len(SLOTS) - 1 else first + round(share * count)
-        if end > first:
-            out.append((first, end, end - first, size))
-        first = end
-    return out
-
-
-def pass_over(
-    model: SongModel, batches: Batches, index: Tensor, valid: Tensor, sample: bool = True, history: float = 0.5,
-    swap: bool = False,
-) -> Step:  # fmt: skip
-    """One pass over windows `index (R, 2, W)`; `swap` gives each song another one's song vector, as a control."""
-    bars = batches.bars
-    device, training, r = index.device, batches.training, len(index)
-    flat = index.flatten()
-    counts = torch.where(valid.flatten(), bars.counts[flat], 0)
-    counts = torch.where(counts <= LONGEST, counts, 0)
-    order = counts.argsort(descending=True, stable=True)
-    size = counts[order]
-    parts, fits = [], []
-    for first, end, count, longest in slots(size):
-        mine = slice(first, end)
-        fit = functional.pad((size[mine] > 0) & (size[mine] <= longest), (0, count - (end - first)))
-        rows = functional.pad(order[mine], (0, count - (end - first)))
-        tokens = bars.padded(flat[rows], longest)
-        empty = torch.full_like(tokens, PAD)
-        empty[:, 0] = EOS
-        parts.append((rows, torch.where(fit[:, None], tokens, empty), fit))
-        fits.append(fit[: end - first])
-    features = torch.cat(
-        [model.bar_features(tokens)[: len(fit)] for (_, tokens, _), fit in zip(parts, fits, strict=True)]
-    ).float()
-    features = torch.zeros_like(features).index_copy(0, order, features)
-    use = torch.zeros(len(flat), device=device).index_copy(0, order, torch.cat(fits).float())
-    q = model.bar_posterior(features)
-    z = q.sample() if sample else q.mean
-    window = torch.arange(len(flat), device=device) // WINDOW
-    counted = (use * (counts > 1)).view(2 * r, WINDOW)  # bars without notes say nothing of who plays
-    qs = model.song_posterior(features.view(2 * r, WINDOW, -1), counted)
-    s = qs.sample() if sample else qs.mean
-    other = torch.arange(2 * r, device=device).view(r, 2).flip(1).flatten()  # the other window of the song
-    if swap:
-        other = other.roll(2)
-    given = batches.conditions(flat, window, 2 * r)
-    s = s[other]
-    if training:
-        keep = (torch.rand(2 * r, 1, device=device) >= 0.1).float()
-        s = keep * s + (1 - keep) * model.no_song
-    song = s[window]
-    condition = model.condition(given)
-    past = (torch.rand(2 * r, device=device) < history).float()
-    joint = torch.cat([song, condition], -1).view(2 * r, WINDOW, -1)
-    mean, logvar = model.prior(joint, z.view(2 * r, WINDOW, -1), past)
-    kl = gaussian_kl(q, mean.flatten(0, 1), logvar.flatten(0, 1)).sum(-1)
-    nats, right, told = (torch.zeros((), device=device) for _ in range(3))
-    for rows, tokens, fit in parts:
-        inputs = shifted(tokens)
-        inputs = masked(inputs, 0.2) if training else inputs
-        logits = model.decode_logits(tokens, inputs, z[rows], song[rows], given.rows(rows)).float().flatten(0, 1)
-        targets = torch.where(fit[:, None], tokens, PAD).flatten()
-        nats = nats + functional.cross_entropy(logits, targets, ignore_index=PAD, reduction="sum")
-        right = right + ((logits.detach().argmax(-1) == targets) & (targets != PAD)).sum()
-        told = told + (targets != PAD).sum()
-    return Step(nats, (kl * use).sum(), qs.kl().sum(), right, told, use.sum(), 2 * r)
 
 
 def save(model: SongModel, folder: Path, about: dict[str, object]) -> None:
@@ -172,32 +53,8 @@ def save(model: SongModel, folder: Path, about: dict[str, object]) -> None:
     (folder / "song.json").write_text(json.dumps({"config": dataclasses.asdict(model.config), **about}) + "\n")
 
 
-@torch.no_grad()
-def song_vectors(model: SongModel, bars: Bars, most: int = 64) -> Tensor:
-    """Means of q(s | bars) of every song, `(songs, E)`, from up to `most` bars spread over it."""
-    model.eval()
-    out = torch.zeros(len(bars.song) - 1, model.config.song)
-    for first in range(0, len(out), 64):
-        rows = [
-            np.unique(np.linspace(a, b - 1, most).astype(np.int64)) if b - a > most else np.arange(a, b)
-            for a, b in zip(bars.song[first : first + 64], bars.song[first + 1 : first + 65], strict=False)
-        ]
-        flat = torch.from_numpy(np.concatenate(rows)).to(bars.tokens.device)
-        order = bars.counts[flat].clamp(max=LONGEST).argsort()
-        features = torch.zeros(len(flat), model.encoder.size, device=flat.device)
-        for part in order.chunk(8):
-            size = -(-int(bars.counts[flat[part]].clamp(max=LONGEST).max()) // 8) * 8
-            features[part] = model.bar_features(bars.padded(flat[part], size)).float()
-        at = 0
-        for i, row in enumerate(rows):
-            mine = slice(at, at + len(row))
-            at += len(row)
-            heard = (bars.counts[flat[mine]] > 1).float()
-            out[first + i] = model.song_posterior(features[None, mine], heard[None]).mean[0].cpu()
-    return out
-
-
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -215,200 +72,282 @@ def main() -> None:
     parser.add_argument("--vectors", action="store_true", help="keep the song vectors of all songs, to fit styles")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], help="name=value of SongConfig")
-    args = parser.parse_args()
+    return parser
+
+
+class Feed:
+    """Random windows of training songs, and fixed ones of validation songs."""
+
+    def __init__(self, bars: Bars, songs: int, seed: int) -> None:
+        """`songs` are the songs of a batch."""
+        self.bars, self.count, self.seed = bars, songs, seed
+        self.sizes = np.diff(bars.song)
+        self.chosen = self._songs(0)
+        weights = np.sqrt(np.minimum(self.sizes[self.chosen], 150).astype(float))
+        self.weights = weights / weights.sum()
+        self.rng = np.random.default_rng(seed)
+        fixed, valid = np.random.default_rng(1), self._songs(1)
+        device = bars.tokens.device
+        held = [windows(bars, fixed.choice(valid, min(64, songs), replace=False), fixed) for _ in range(4)]
+        self.validation = [(torch.from_numpy(a).to(device), torch.from_numpy(b).to(device)) for a, b in held]
+        self.ready = self._windows()
+
+    def _songs(self, split: int) -> np.ndarray:
+        return np.flatnonzero((self.bars.split == split) & (self.sizes >= 4))
+
+    def _windows(self) -> tuple[np.ndarray, np.ndarray]:
+        return windows(self.bars, self.rng.choice(self.chosen, self.count, p=self.weights), self.rng)
+
+    def fill(self, index: Tensor, valid: Tensor) -> None:
+        """Copy the windows that are ready into `index` and `valid (R, 2, W)`."""
+        index.copy_(torch.from_numpy(self.ready[0]), non_blocking=True)
+        valid.copy_(torch.from_numpy(self.ready[1]), non_blocking=True)
+
+    def prepare(self) -> None:
+        """Draw the next windows, while the device computes."""
+        self.ready = self._windows()
+
+    def resume(self, step: int) -> None:
+        """Continue with other windows than those of the steps before."""
+        self.rng = np.random.default_rng((self.seed, step))
+
+
+class Training:
+    """The song model, its optimizers, and the progress that `state.pt` keeps."""
+
+    def __init__(self, args: argparse.Namespace, bars: Bars) -> None:
+        self.args, self.bars, self.device = args, bars, bars.tokens.device
+        cuda = self.device.type == "cuda"
+        changes = {name: int(value) for name, value in (change.split("=") for change in args.set)}
+        config = SongConfig(vocab=len(bars.kind), **changes)
+        self.model = SongModel(config, bars.kind.cpu(), bars.value.cpu()).to(self.device)
+        # matrices inside of the networks are stepped by Muon, tables and heads by AdamW
+        inner = ("encoder.layers", "layers", "prior.layers", "code", "feature")
+        named = self.model.named_parameters()
+        matrices = [p for name, p in named if p.ndim == 2 and name.startswith(inner) and args.muon]
+        inside = {id(p) for p in matrices}
+        others = [p for p in self.model.parameters() if id(p) not in inside]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.02},
+                {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=torch.zeros((), device=self.device), betas=(0.9, 0.98), fused=cuda, capturable=cuda,
+        )  # fmt: skip
+        self.muon = Muon(matrices)
+        low = multiplies_bf16(self.device)
+        self.precision = torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=not args.graph)
+        self.batches, self.plain = Batches(bars, config, True), Batches(bars, config, False)
+        self.feed = Feed(bars, args.songs, args.seed)
+        self.step, self.tokens, self.beta, self.right = 0, 0.0, 0.005, 0.0
+        # inputs and results of a step, at addresses that a graph of kernels keeps
+        self.index = torch.zeros(args.songs, 2, WINDOW, dtype=torch.long, device=self.device)
+        self.valid = torch.zeros(args.songs, 2, WINDOW, dtype=torch.bool, device=self.device)
+        self.rate, self.weigh, self.weigh_song = (torch.zeros((), device=self.device) for _ in range(3))
+        self.stats = torch.zeros(8, device=self.device)
+        self.run: Callable[[], None] = self.eager
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def fill(self, share: float, beta: float, floor: float) -> None:
+        """Set the inputs of a step after a `share` of the training: windows, rates, and weights of both KL terms."""
+        self.feed.fill(self.index, self.valid)
+        scale = min(1.0, (self.step + 1) / 200) * min(1.0, 0.02 + 0.98 * (1 - share) / DECAY)
+        self.rate.fill_(self.args.muon * scale)
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(self.args.rate * scale)
+        self.weigh.fill_(beta)
+        self.weigh_song.fill_(floor)
+
+    def train(self) -> None:
+        """Compute a step from its inputs."""
+        with self.precision:
+            found = pass_over(self.model, self.batches, self.index, self.valid)
+        loss = (found.nats + self.weigh * found.kl_bar + self.weigh_song * found.kl_song) / found.tokens
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
+        self.optimizer.step()
+        self.muon.step(self.rate, 0.02)
+        parts = (loss, found.nats, found.kl_bar, found.kl_song, found.right, found.tokens, found.bars, norm)
+        self.stats.copy_(torch.stack([x.detach().float() for x in parts]))
+
+    def eager(self) -> None:
+        """A step without a recorded graph."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.train()
+
+    def record(self) -> None:
+        """Record a step as one graph of kernels, after three steps on a stream of their own."""
+        start = time.time()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for self.step in range(3):
+                self.fill(0.0, 0.005, 0.005)
+                self.feed.prepare()
+                self.eager()
+        torch.cuda.current_stream().wait_stream(side)
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.train()
+        self.run = graph.replay
+        print(f"recorded after {time.time() - start:.1f} s", flush=True)
+
+    def floor(self, share: float) -> float:
+        """The least beta after a `share` of the training, which rises with it."""
+        return 0.005 + (self.args.least - 0.005) * min(1.0, max(0.0, (share - 0.08) / 0.52))
+
+    def advance(self, share: float) -> None:
+        """One step after a `share` of the training.
+
+        beta rises while samples of the posterior decode, and not below `floor` (GECO: Rezende and Viola 2018).
+        """
+        floor = self.floor(share)
+        self.beta = min(self.args.beta, max(floor, self.beta))
+        self.fill(share, self.beta, floor)
+        self.run()
+        self.feed.prepare()
+        self.step += 1
+
+    def profile(self, share: float) -> None:
+        """Print where the time of two steps goes."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            for _ in range(2):
+                self.fill(share, self.beta, self.floor(share))
+                self.feed.prepare()
+                self.run()
+            torch.cuda.synchronize()
+        table = seen.key_averages()
+        print(table.table(sort_by="self_cuda_time_total", row_limit=22, max_name_column_width=50))
+        print(table.table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=50))
+
+    def measure(self, share: float) -> list[float]:
+        """The results of the last step; counts its tokens for the ten since the last call, and adapts beta."""
+        stats: list[float] = self.stats.tolist()
+        hits, tokens = stats[4:6]
+        self.tokens += 10 * tokens if self.step > 3 else tokens
+        self.right += 0.3 * (hits / tokens - self.right)
+        if share < 0.8:
+            self.beta *= 1.05 if self.right > self.args.target else 0.95
+        return stats
+
+    # --- validation ---------------------------------------------------------------------------------------------------
+
+    def validate(self) -> str:
+        """Metrics of the validation windows in a line."""
+        self.model.eval()
+        out = []
+        with torch.no_grad(), self.precision:
+            for name, options in (
+                ("sample", {"history": 0.0}), ("history", {"history": 1.0}),
+                ("mean", {"sample": False, "history": 0.0}), ("other song", {"history": 0.0, "swap": True}),
+            ):  # fmt: skip
+                steps = [pass_over(self.model, self.plain, *pair, **options) for pair in self.feed.validation]
+                bars, tokens = sum(float(x.bars) for x in steps), sum(float(x.tokens) for x in steps)
+                nats = sum(float(x.nats) for x in steps) / bars
+                bits = sum(float(x.kl_bar) for x in steps) / bars / LN2
+                song = sum(float(x.kl_song) for x in steps) / sum(x.windows for x in steps) / LN2
+                right = sum(float(x.right) for x in steps) / tokens
+                out.append(f"{name}: {nats:.2f} nats, {bits:.0f} bits a bar, {song:.0f} a song, right {right:.4f}")
+        self.model.train()
+        return "; ".join(out)
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def keep(self, **about: object) -> None:
+        """Write the weights, and the state from which another call continues."""
+        save(self.model, self.args.out, {"step": self.step, "tokens": self.tokens, **about})
+        torch.save(
+            {
+                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
+                "tokens": self.tokens, "muon": [moment for _, moment in self.muon.groups], "beta": self.beta,
+                "right": self.right,
+            },
+            self.args.out / "state.tmp",
+        )  # fmt: skip
+        (self.args.out / "state.tmp").replace(self.args.out / "state.pt")
+
+    def resume(self) -> None:
+        """Continue from `state.pt`, if there is one."""
+        path = self.args.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for mine, theirs in zip((moment for _, moment in self.muon.groups), state["muon"], strict=True):
+            mine.copy_(theirs)
+        self.step, self.tokens, self.beta, self.right = (state[name] for name in ("step", "tokens", "beta", "right"))
+        self.feed.resume(self.step)
+        torch.manual_seed(self.args.seed + self.step)
+        print(f"goes on from step {self.step}, {self.tokens / 1e6:.1f} million tokens", flush=True)
+
+
+def loop(training: Training, start: float, limit: float) -> None:
+    """Steps from the time `start` for `limit` seconds, or until all tokens of the training are seen."""
+    args = training.args
+    whole = args.whole * 1e6 if args.whole else math.inf
+    reported = saved = validated = start
+    mark = time.time(), training.step
+    while (used := time.time() - start) < limit and training.tokens < whole:
+        share = training.tokens / whole if args.whole else used / limit
+        training.advance(share)
+        step = training.step
+        if args.profile and step == 20 + 3:
+            training.profile(share)
+        if step % 10 and step > 3:
+            continue
+        stats = training.measure(share)
+        now = time.time()
+        if now - reported > args.tell or step == 1:
+            each = (now - mark[0]) / max(1, step - mark[1])
+            print(line(stats, step, now - start, each, args.songs, training.beta), flush=True)
+            reported, mark = now, (now, step)
+        if now - saved > 120:
+            training.keep()
+            if training.device.type == "cuda" or now - validated > 900:
+                print("valid " + training.validate(), flush=True)
+                validated = now
+            saved = time.time()
+
+
+def line(stats: list[float], step: int, passed: float, each: float, songs: int, beta: float) -> str:
+    """A report of a step: `stats` as `Training.train` leaves them, seconds passed and seconds a step."""
+    loss, nats, kl_bar, kl_song, hits, tokens, count, norm = stats
+    return (
+        f"{passed:5.0f} s, step {step}, {each * 1e3:.0f} ms each, {tokens:,.0f} tokens, loss {loss:.4f}, "
+        f"{nats / count:.2f} nats, {kl_bar / count / LN2:.0f} bits a bar, {kl_song / (2 * songs) / LN2:.0f} a song, "
+        f"right {hits / tokens:.3f}, norm {norm:.2f}, beta {beta:.3f}"
+    )
+
+
+def main() -> None:
+    args = options().parse_args()
     begin = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
     bars = Bars.load(args.data, device)
-    state = args.out / "state.pt"
-    changes = {name: int(value) for name, value in (change.split("=") for change in args.set)}
-    model = SongModel(SongConfig(vocab=len(bars.kind), **changes), bars.kind.cpu(), bars.value.cpu()).to(device)
-    numbers = sum(p.numel() for p in model.parameters())
+    training = Training(args, bars)
+    numbers = sum(p.numel() for p in training.model.parameters())
     print(f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}: {numbers / 1e6:.2f} M weights, "
           f"{len(bars.counts):,} bars, read in {time.time() - begin:.0f} s", flush=True)  # fmt: skip
-    # matrices inside of the networks are stepped by Muon, tables and heads by AdamW
-    matrices = [
-        p for name, p in model.named_parameters()
-        if p.ndim == 2 and name.startswith(("encoder.layers", "layers", "prior.layers", "code", "feature"))
-    ] if args.muon else []  # fmt: skip
-    inside = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in inside]
-    cuda = device.type == "cuda"
-    rate = torch.zeros((), device=device)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.02},
-            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=torch.zeros((), device=device), betas=(0.9, 0.98), fused=cuda, capturable=cuda,
-    )  # fmt: skip
-    muon = Muon(matrices)
-    low = multiplies_bf16(device)
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=not args.graph)
-    batches, plain = Batches(bars, model.config, True), Batches(bars, model.config, False)
-    sizes = np.diff(bars.song)
-    enough = sizes >= 4
-
-    def songs_of(split: int) -> np.ndarray:
-        return np.flatnonzero((bars.split == split) & enough)
-
-    chosen = songs_of(0)
-    weights = np.sqrt(np.minimum(sizes[chosen], 150).astype(float))
-    weights /= weights.sum()
-    rng = np.random.default_rng(args.seed)
-    fixed = np.random.default_rng(1)
-    held = [windows(bars, fixed.choice(songs_of(1), min(64, args.songs), replace=False), fixed) for _ in range(4)]
-
-    def there(pair: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(pair[0]).to(device), torch.from_numpy(pair[1]).to(device)
-
-    def keep(step: int, seen: float, beta: float, right: float) -> None:
-        """Writes what another slice goes on from."""
-        torch.save(
-            {
-                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "tokens": seen,
-                "muon": [moment for _, moment in muon.groups], "beta": beta, "right": right,
-            },
-            args.out / "state.tmp",
-        )  # fmt: skip
-        (args.out / "state.tmp").replace(state)
-
-    def validate() -> str:
-        model.eval()
-        out = []
-        with torch.no_grad(), precision:
-            for name, options in (
-                ("sample", {"history": 0.0}), ("history", {"history": 1.0}),
-                ("mean", {"sample": False, "history": 0.0}), ("other song", {"history": 0.0, "swap": True}),
-            ):  # fmt: skip
-                steps = [pass_over(model, plain, *there(pair), **options) for pair in held]
-                n, told = sum(float(x.bars) for x in steps), sum(float(x.tokens) for x in steps)
-                nats, bits = sum(float(x.nats) for x in steps) / n, sum(float(x.kl_bar) for x in steps) / n / LN2
-                song = sum(float(x.kl_song) for x in steps) / sum(x.windows for x in steps) / LN2
-                right = sum(float(x.right) for x in steps) / told
-                out.append(f"{name}: {nats:.2f} nats, {bits:.0f} bits a bar, {song:.0f} a song, right {right:.4f}")
-        model.train()
-        return "; ".join(out)
-
-    index = torch.zeros(args.songs, 2, WINDOW, dtype=torch.long, device=device)
-    valid = torch.zeros(args.songs, 2, WINDOW, dtype=torch.bool, device=device)
-    weigh, weigh_song = torch.zeros((), device=device), torch.zeros((), device=device)
-    stats = torch.zeros(8, device=device)
-    ready = [windows(bars, rng.choice(chosen, args.songs, p=weights), rng)]
-
-    def fill(step: int, share: float, beta: float, floor: float) -> None:
-        """What one step takes from here."""
-        i, v = ready.pop()
-        index.copy_(torch.from_numpy(i), non_blocking=True)
-        valid.copy_(torch.from_numpy(v), non_blocking=True)
-        scale = min(1.0, (step + 1) / 200) * min(1.0, 0.02 + 0.98 * (1 - share) / DECAY)
-        rate.fill_(args.muon * scale)
-        for group in optimizer.param_groups:
-            group["lr"].fill_(args.rate * scale)
-        weigh.fill_(beta)
-        weigh_song.fill_(floor)
-
-    def train() -> None:
-        with precision:
-            found = pass_over(model, batches, index, valid)
-        loss = (found.nats + weigh * found.kl_bar + weigh_song * found.kl_song) / found.tokens
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-        optimizer.step()
-        muon.step(rate, 0.02)
-        parts = (loss, found.nats, found.kl_bar, found.kl_song, found.right, found.tokens, found.bars, norm)
-        stats.copy_(torch.stack([x.detach().float() for x in parts]))
-
-    def eager() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        train()
-
-    run = eager
     start = time.time()
-    limit = 60.0 * args.minutes - (start - begin)
-    step = 0
-    if cuda and args.graph:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for step in range(3):
-                fill(step, 0.0, 0.005, 0.005)
-                ready.append(windows(bars, rng.choice(chosen, args.songs, p=weights), rng))
-                eager()
-        torch.cuda.current_stream().wait_stream(side)
-        optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            train()
-        run = graph.replay
-        print(f"recorded after {time.time() - start:.1f} s", flush=True)
-    told, saved, mark, checked, beta, right, seen = start, start, (time.time(), step), start, 0.005, 0.0, 0.0
-    if state.exists():
-        held_state = torch.load(state, map_location=device, weights_only=True)
-        model.load_state_dict(held_state["model"], strict=False)
-        optimizer.load_state_dict(held_state["optimizer"])
-        for mine, theirs in zip((moment for _, moment in muon.groups), held_state["muon"], strict=True):
-            mine.copy_(theirs)
-        step, seen, beta, right = (held_state[name] for name in ("step", "tokens", "beta", "right"))
-        rng = np.random.default_rng((args.seed, step))
-        torch.manual_seed(args.seed + step)
-        print(f"goes on from step {step}, {seen / 1e6:.1f} million tokens", flush=True)
-    while (used := time.time() - start) < limit and not (args.whole and seen >= args.whole * 1e6):
-        share = seen / (args.whole * 1e6) if args.whole else used / limit
-        # beta rises while samples of the posterior decode, and not below a line that rises with time (GECO: Rezende
-        # and Viola 2018)
-        floor = 0.005 + (args.least - 0.005) * min(1.0, max(0.0, (share - 0.08) / 0.52))
-        beta = min(args.beta, max(floor, beta))
-        fill(step, share, beta, floor)
-        run()
-        ready.append(windows(bars, rng.choice(chosen, args.songs, p=weights), rng))
-        step += 1
-        if args.profile and step == 20 + 3:
-            from torch.profiler import ProfilerActivity, profile
-
-            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen_by:
-                for _ in range(2):
-                    fill(step, share, beta, floor)
-                    ready.append(windows(bars, rng.choice(chosen, args.songs, p=weights), rng))
-                    run()
-                torch.cuda.synchronize()
-            table = seen_by.key_averages()
-            print(table.table(sort_by="self_cuda_time_total", row_limit=22, max_name_column_width=50))
-            print(table.table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=50))
-        if step % 10 and step > 3:
-            continue
-        loss, nats, kl_bar, kl_song, hits, tokens, count, norm = stats.tolist()
-        seen += 10 * tokens if step > 3 else tokens
-        right += 0.3 * (hits / tokens - right)
-        if share < 0.8:
-            beta *= 1.05 if right > args.target else 0.95
-        now = time.time()
-        if now - told > args.tell or step == 1:
-            each = (now - mark[0]) / max(1, step - mark[1])
-            print(
-                f"{now - start:5.0f} s, step {step}, {each * 1e3:.0f} ms each, {tokens:,.0f} tokens, loss {loss:.4f}, "
-                f"{nats / count:.2f} nats, {kl_bar / count / LN2:.0f} bits a bar, "
-                f"{kl_song / (2 * args.songs) / LN2:.0f} a song, right {hits / tokens:.3f}, norm {norm:.2f}, "
-                f"beta {beta:.3f}", flush=True,
-            )  # fmt: skip
-            told, mark = now, (now, step)
-        if now - saved > 120:
-            save(model, args.out, {"step": step, "tokens": seen})
-            keep(step, seen, beta, right)
-            if device.type == "cuda" or now - checked > 900:
-                print("valid " + validate(), flush=True)
-                checked = now
-            saved = time.time()
-    print("valid " + validate(), flush=True)
-    save(model, args.out, {"step": step, "tokens": seen, "seconds": time.time() - start, "beta": beta})
-    keep(step, seen, beta, right)
+    if device.type == "cuda" and args.graph:
+        training.record()
+    training.resume()
+    loop(training, start, 60.0 * args.minutes - (start - begin))
+    print("valid " + training.validate(), flush=True)
+    training.keep(seconds=time.time() - start, beta=training.beta)
     if args.vectors:
-        with precision:
-            save_file({"songs": song_vectors(model, bars).half()}, args.out / "vectors.safetensors")
+        with training.precision:
+            save_file({"songs": song_vectors(training.model, bars).half()}, args.out / "vectors.safetensors")
     if device.type == "cuda":
         print(f"memory {torch.cuda.max_memory_allocated() >> 20} MiB")
-    print(f"saved after {step} steps, {seen:,} tokens", flush=True)
+    print(f"saved after {training.step} steps, {training.tokens:,} tokens", flush=True)
 
 
 if __name__ == "__main__":

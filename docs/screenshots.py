@@ -1,9 +1,9 @@
-"""The pictures of the studio and of a piece's page in docs/pictures, taken again with the released models.
+"""Screenshots of the studio and of a song's page for docs/pictures, with the released models.
 
     python docs/screenshots.py [NAME ...]
 
-Knows what is to be seen on each; needs playwright and the system's Chromium. Refuses to judge them: look at each before
-it is kept.
+Scope: the content of each picture; needs playwright and the system's Chromium. Out of scope: checks of the result; look
+at each picture before you keep it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PIECE = "bach/bwv66.6"
 
 
 def music(page: Any) -> None:
-    """A chorale, and the same half-way to rock, in the middle of it."""
+    """A chorale and its blend half-way to rock, with the play-head in the middle."""
     page.locator("#music-corpus").fill(PIECE)
     page.get_by_role("button", name="Open", exact=True).click()
     page.locator("[data-take=blend]").wait_for()
@@ -34,11 +34,11 @@ def music(page: Any) -> None:
     with page.expect_response("**/api/music/blend"):
         page.select_option("#music-target", "rock")
     page.get_by_text("bwv66.6-rock-0.5").wait_for()
-    page.get_by_label("Place in the piece").fill("8")
+    page.get_by_label("Position in the song").fill("8")
 
 
 def text(page: Any) -> None:
-    """Two sentences, and two sliders that add up."""
+    """Interpolation of two sentences, and a sum of two moves."""
     page.get_by_role("tab", name="Text").click()
     page.get_by_role("button", name="Walk").click()
     page.locator("#walk-steps li").nth(8).wait_for()
@@ -52,7 +52,7 @@ def text(page: Any) -> None:
 
 
 def styles(page: Any) -> None:
-    """The genres, and what lives at a place between two of them."""
+    """The genres, and the decoded point between two of them."""
     page.get_by_role("tab", name="Map").click()
     page.locator("#map-legend").get_by_text("rock").wait_for()
     box = page.locator("#map-plane").bounding_box()
@@ -61,14 +61,14 @@ def styles(page: Any) -> None:
 
 
 def anomalies(page: Any) -> None:
-    """The example of the page: four sessions that the model draws, and one of them in another order."""
+    """The example of the page: four sessions sampled from the model, and a shuffled one."""
     page.get_by_role("tab", name="Anomalies").click()
     page.get_by_role("button", name="Show me an example").click()
     page.locator(".session").nth(4).wait_for()
 
 
 def file(page: Any) -> None:
-    """A piece's page, played for four seconds."""
+    """A song's page at four seconds."""
     page.locator("#place").fill("4")
 
 
@@ -87,24 +87,24 @@ PAGE = {
 
 
 def take(browser: Any, address: str, name: str, show: Callable[[Any], None], size: Any, scheme: str) -> None:
-    """One picture, of all of the page."""
+    """Save a screenshot of the full page."""
     page = browser.new_page(viewport=size, color_scheme=scheme)
     page.set_default_timeout(120_000)
     page.goto(address)
     if not address.startswith("file:"):
         page.locator("body[data-ready]").wait_for()
     show(page)
-    page.wait_for_timeout(3000)  # what is still to come after the last answer: the other moves, the bar that hides
+    page.wait_for_timeout(3000)  # for the other moves and the hiding of the progress bar
     page.mouse.move(0, 0)
-    page.evaluate("() => document.activeElement.blur()")  # no ring around what was pressed last
+    page.evaluate("() => document.activeElement.blur()")  # no focus ring
     image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    image.save(PICTURES / f"{name}.png", optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)  # a third of the size
     print(f"{name}.png: {image.width} x {image.height}, {(PICTURES / f'{name}.png').stat().st_size // 1000} kB")
     page.close()
 
 
 def main() -> None:
-    """Take those that are named, or all."""
+    """Take the named pictures, or all."""
     wanted = sys.argv[1:] or [*STUDIO, *PAGE]
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     command = [sys.executable, "-m", "seqvae"]

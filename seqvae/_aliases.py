@@ -29,14 +29,20 @@ MOVED = {
     "seqvae.released": "seqvae.checkpoint.hub",
     "seqvae.sampling": "seqvae.nn.sampling",
     "seqvae.sound": "seqvae.music.synth",
+    "seqvae.style.vectors": "seqvae.style",
     "seqvae.tokenizer": "seqvae.modality",
     "seqvae.vocabulary": "seqvae.protocols",
 }
 INSIDE = {
-    "seqvae.anomaly": "seqvae.anomaly.scores",
-    "seqvae.checkpoint": "seqvae.checkpoint.folder",
-    "seqvae.style": "seqvae.style.vectors",
-    "seqvae.train": "seqvae.train.loop",
+    "seqvae.anomaly": ("seqvae.anomaly.scores",),
+    "seqvae.checkpoint": ("seqvae.checkpoint.folder",),
+    "seqvae.style": (
+        "seqvae.style.gaussian",
+        "seqvae.style.translation",
+        "seqvae.style.styles_file",
+        "seqvae.style.exemplars",
+    ),
+    "seqvae.train": ("seqvae.train.loop",),
 }
 """Modules that are packages now, and the modules that hold their functions."""
 
@@ -63,11 +69,11 @@ def of_package(package: str) -> Callable[[str], object]:
     """The `__getattr__` of a package that was a module: finds its functions in their new module."""
 
     def find(name: str) -> object:
-        home = INSIDE[package]
         own = name.startswith("_") or find_spec(f"{package}.{name}") is not None  # a submodule, to be imported
-        if not own and hasattr(import_module(home), name):
-            _warn(f"{package}.{name}", f"{name} from {home}")
-            return getattr(import_module(home), name)
+        for home in () if own else INSIDE[package]:
+            if hasattr(module := import_module(home), name):
+                _warn(f"{package}.{name}", f"{name} from {home}")
+                return getattr(module, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find

@@ -15,22 +15,33 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from seqvae.errors import ConfigError
 
 T = TypeVar("T")
 
-# No number is negative. COUNTS are at least 1, SHARES at most 1.
-COUNTS = {
-    "max_steps", "chunks", "latent", "width", "hidden", "layers", "heads", "vocab_size", "max_tokens",
-    "steps", "batch_tokens", "accumulate", "max_windows", "evaluate_every", "validation_segments", "save_every",
-}  # fmt: skip
 MOST = 64 << 20  # bytes of a settings file at most; the largest of ours, a vocabulary of events, has some thousands
 RENAMED = {"fade": "track_dropout"}  # settings by their names in earlier versions
 RECIPES = {"hdfs": "logs-short", "syscalls": "logs-long"}  # recipes by theirs
 GONE = {"steps_per_beat": 12}  # settings of earlier versions, each with the only value still accepted
-SHARES = {"dropout", "word_dropout", "denoise", "track_dropout", "mix", "final_rate"}
+UNUSED = {"transpose": 0}
+"""Settings of training that made no difference and are gone, each with the value that changed nothing. A checkpoint may
+have any value, since only its training depended on it; a recipe may not."""
+REFINEMENT = {"refine": "steps", "refine_most": "most_steps", "refine_beta": "beta"}
+"""Settings that earlier versions had in the section `objective`, by their names in `refine`."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Limits of a number, both included; without one in its type, a setting has those of `Range()`."""
+
+    low: float = 0
+    high: float = sys.maxsize
+
+
+Count = Annotated[int, Range(1)]
+Share = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -39,16 +50,16 @@ class TokenizerConfig:
 
     kind: str = "midi"
     """Kind of sequence: midi, text, events, or another that `modality.register` has added."""
-    max_steps: int = 48
+    max_steps: Count = 48
     """Music: longest chunk in steps (12 a beat): whole beats, from 48 to 384. Longer bars are split at beats."""
     common_key: bool = False
     """Music: transpose every song to C major or A minor before encoding, and back after decoding, so that a style is
     described in scale degrees and fits every key."""
     algorithm: Literal["unigram", "bpe"] = "bpe"
     """Text: SentencePiece's training algorithm (unigram: Kudo 2018; BPE: Sennrich et al. 2016)."""
-    vocab_size: int = 4000
+    vocab_size: Count = 4000
     """Text and events: maximum number of tokens in the vocabulary; a small training set gives fewer."""
-    max_tokens: int = 128
+    max_tokens: Count = 128
     """Text and events: maximum tokens of a segment; a longer line is cut at spaces, a longer session into windows."""
     overlap: int = 0
     """Events: number of events that a window repeats from the window before it, as context that is not scored again."""
@@ -58,13 +69,13 @@ class TokenizerConfig:
 class ModelConfig:
     """Shape of the networks."""
 
-    chunks: int = 2
+    chunks: Count = 2
     """Chunks (bars) that one latent vector covers."""
-    latent: int = 256
+    latent: Count = 256
     """Dimensions of the latent vector."""
-    width: int = 512
+    width: Count = 512
     """Width of token embeddings, keys and codes."""
-    hidden: int = 256
+    hidden: Count = 256
     """Width of recurrent and attention layers; with `pooled` and `memory`, of their feed-forward layers."""
     encoder: Literal["recurrent", "transformer", "set", "pooled"] = "set"
     """Encoder of a chunk: a bidirectional LSTM, a transformer, a sum over tokens bound to their positions (Zaheer et
@@ -74,11 +85,11 @@ class ModelConfig:
     previous: bool = False
     """Bind each token to the one before it, so that the successor of a word can be retrieved from the latent vector;
     for tokens without position fields, as in sentences and logs."""
-    layers: int = 1
+    layers: Count = 1
     """Recurrent or transformer layers, in the encoder and in the decoder."""
-    heads: int = 8
+    heads: Count = 8
     """Attention heads of the transformers."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Dropout rate, inside the transformer layers or around the recurrence."""
 
 
@@ -97,7 +108,8 @@ class ObjectiveConfig:
     free_bits: float = 0.0
     """Free bits: nats per dimension, on the average of a batch, that the KL term ignores (Kingma et al. 2016)."""
     free_bits_total: float = 0.0
-    """Nats per segment that the KL term as a whole ignores, in whichever dimensions."""
+    """Nats per segment that the KL term as a whole ignores: free bits of all dimensions as one group (Kingma et al.
+    2016)."""
     target_kl: float = 0.0
     """Target of the KL in nats per segment; the loss has the distance from it (Burgess et al. 2018); 0 for none."""
     pretrain_steps: int = 0
@@ -106,44 +118,54 @@ class ObjectiveConfig:
     aggressive: int = 0
     """Maximum encoder updates before each joint update, while the mutual information of x and z still rises from one
     validation to the next, so that the posterior does not lag behind the decoder (He et al. 2019)."""
-    word_dropout: float = 0.0
+    word_dropout: Share = 0.0
     """Share of the decoder's input tokens that are masked, so that it must rely on z (Bowman et al. 2016)."""
-    denoise: float = 0.0
+    denoise: Share = 0.0
     """Share of the encoder's input tokens that are corrupted, so that similar sentences have similar latents (Shen et
     al. 2020)."""
     denoise_by: Literal["mask", "drop"] = "mask"
     """Corruption for `denoise`: mask tokens, or drop them, which shifts the rest. Tokens with position fields can only
     be masked."""
-    track_dropout: float = 0.0
+    track_dropout: Share = 0.0
     """Weaken the encoder's input from one instrument in one bar (in general: tokens with one value of the first
     position field) by a random share of at most this, so that the decoder learns to use weak inputs. Otherwise half of
-    a style's mean would not be heard: a code with full strengths alone works as a switch."""
-    refine: int = 0
-    """Gradient steps that improve a posterior mean for its own input when that will be decoded again; the search starts
-    at the encoder's mean (semi-amortized inference, Kim et al. 2018). Training and styles use none."""
-    refine_most: int = 0
-    """Maximum steps for segments that are not yet reconstructed token by token: a sentence with a wrong word is a
-    different sentence."""
-    refine_beta: float = 0.1
-    """Weight of the KL in those steps. The shorter a vector that still encodes the segment, the more a style vector
-    moves it; if it is too short, any vector moves it."""
+    a style's mean would have no effect: a code with full strengths alone works as a switch."""
     bag: float = 0.0
     """Weight of the bag loss: each token predicted from the code and its position alone, without history (after Zhao et
     al. 2017)."""
 
 
 @dataclass(frozen=True)
+class RefineConfig:
+    """Refinement of a posterior mean for its own input by gradient steps, when the input will be decoded again.
+
+    Semi-amortized inference (Kim et al. 2018); the search starts at the encoder's mean. Training and styles use none.
+    """
+
+    steps: int = 0
+    """Gradient steps; 0 for no refinement."""
+    most_steps: int = 0
+    """Maximum steps for segments that are not yet reconstructed token by token: a sentence with a wrong word is a
+    different sentence."""
+    beta: float = 0.1
+    """Weight of the KL in those steps. The shorter a vector that still encodes the segment, the more a style vector
+    moves it; if it is too short, any vector moves it."""
+    bag: float = 0.0
+    """Weight of the bag loss in those steps, as `objective.bag` in training."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The training loop."""
 
-    steps: int = 20000
+    steps: Count = 20000
     """Optimizer steps. With `minutes`, only for planning warm-up, annealing and validations."""
     minutes: float = 0.0
     """Minutes of training instead of `steps`; 0 for none. After a third of the minutes, learning rate and beta are
     those of a third of the steps."""
-    batch_tokens: int = 4096
+    batch_tokens: Count = 4096
     """Tokens in the batch of one step, padding included, over all processes."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Consecutive passes in which each process computes its share of a batch, to need less memory."""
     shard: bool = False
     """Shard weights, gradients and optimizer state over processes (FSDP) instead of a copy in each."""
@@ -151,24 +173,22 @@ class TrainConfig:
     """Peak learning rate of AdamW."""
     warmup_steps: int = 500
     """Steps over which the learning rate rises from 0."""
-    final_rate: float = 0.05
+    final_rate: Share = 0.05
     """Learning rate at the last step as a share of the peak, reached by a cosine."""
     weight_decay: float = 0.01
     """AdamW's weight decay, for matrices only."""
     clip: float = 1.0
     """Maximum norm of the gradient."""
-    transpose: int = 0
-    """Music: transpose each training segment by a random number of semitones, at most this many up or down."""
-    mix: float = 0.0
+    mix: Share = 0.0
     """Music: share of training batches whose segments get additional tracks from other segments, so that addition in
     the latent space works for combinations that no single song contains."""
-    max_windows: int = 48
+    max_windows: Count = 48
     """Maximum segments of one song per epoch, so that long songs do not dominate."""
-    evaluate_every: int = 1000
+    evaluate_every: Count = 1000
     """Steps between validations."""
-    validation_segments: int = 1024
+    validation_segments: Count = 1024
     """Segments of the validation split used in each validation."""
-    save_every: int = 500
+    save_every: Count = 500
     """Steps between saved training states."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision: `auto` is bf16 autocast where the processor has instructions for it, else fp32."""
@@ -190,13 +210,30 @@ class Recipe:
     """See ModelConfig."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """See ObjectiveConfig."""
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    """See RefineConfig."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """See TrainConfig."""
 
 
 def present(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` without settings of earlier versions that have the only value still accepted."""
-    return {name: value for name, value in values.items() if name not in GONE or value != GONE[name]}
+    """`values` without settings of earlier versions that are gone, unless their value is no longer accepted."""
+    kept = {name: value for name, value in values.items() if name not in UNUSED}
+    return {name: value for name, value in kept.items() if name not in GONE or value != GONE[name]}
+
+
+def _refinement(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's `values`, with the settings of refinement moved from `objective` to a section of their own.
+
+    Earlier versions had no weight of the bag loss for refinement alone: it was that of training.
+    """
+    objective, refine = values.get("objective"), values.get("refine", {})
+    if not (isinstance(objective, dict) and isinstance(refine, dict) and REFINEMENT.keys() & objective.keys()):
+        return values
+    moved = {new: objective[old] for old, new in REFINEMENT.items() if old in objective}
+    bag = {"bag": objective["bag"]} if "bag" in objective else {}
+    objective = {name: value for name, value in objective.items() if name not in REFINEMENT}
+    return {**values, "objective": objective, "refine": {**bag, **refine, **moved}}
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
@@ -204,7 +241,8 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
 
     Raises ConfigError with the name and the choices for an unknown name or a value of the wrong type or out of range.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    values = _refinement(values) if cls is Recipe else values
     values = {RENAMED.get(name, name): value for name, value in present(values).items()}
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -213,7 +251,10 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`, or a ConfigError."""
+    """`value` as the type `hint`, within its range, or a ConfigError."""
+    limits = Range()
+    if typing.get_origin(hint) is Annotated:
+        hint, limits = typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a table of settings, found {value!r}")
@@ -228,11 +269,8 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         value = float(value) if abs(value) <= sys.maxsize else math.inf  # some integers are too large for a float
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
-    if hint in (int, float):
-        name = where.rpartition(".")[2]
-        low, high = (1 if name in COUNTS else 0), (1 if name in SHARES else sys.maxsize)
-        if not low <= value <= high:  # also rejects NaN
-            raise ConfigError(f"{where}: {value!r} is out of range; choose a number from {low} to {high}")
+    if hint in (int, float) and not limits.low <= value <= limits.high:  # also rejects NaN
+        raise ConfigError(f"{where}: {value!r} is out of range; choose a number from {limits.low} to {limits.high}")
     return value
 
 
@@ -291,4 +329,8 @@ def load_recipe(source: str | Path, changes: typing.Sequence[str] = ()) -> Recip
             table[leaf] = json.loads(value)
         except ValueError:
             table[leaf] = value
+    for section, table in values.items():
+        for name in UNUSED.keys() & table.keys() if isinstance(table, dict) else ():
+            if table[name] != UNUSED[name]:
+                raise ConfigError(f"{source}.{section}.{name}: made no difference and is gone; leave it out")
     return from_dict(Recipe, values, str(source))

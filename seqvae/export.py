@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from seqvae.checkpoint.folder import Checkpoint, find, load, write_folder
 from seqvae.errors import CheckpointError, SeqVAEError
+from seqvae.nn.binding import shifted
 from seqvae.nn.decoder import Decoder, RecurrentHead
-from seqvae.nn.layers import shifted
 from seqvae.nn.memory import MemoryDecoder
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.sampling import Sampling, decode

@@ -1,7 +1,7 @@
 """Several processes that work as one: ranks, shares of work, sums over processes, sharded weights.
 
-Scope: torch.distributed, torchrun's variables, and the division of a batch and its noise, so that many processes
-compute the result of one. Out of scope: models, losses, files.
+Scope: torch.distributed, torchrun's variables, and the division of a batch, so that many processes compute the
+result of one. Out of scope: the noise of a part (nn/noise.py), models, losses, files.
 
 This uses torch.distributed directly. accelerate (1.15) adds nothing that is needed, and does not fit: on CPUs it
 silently skips FSDP, and it can exclude only whole modules from FSDP, but the one number that FSDP cannot shard
@@ -19,15 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice, pairwise, zip_longest
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from seqvae.errors import ConfigError, SeqVAEError
 
@@ -235,10 +233,6 @@ class Part:
         """The computed rows; the first row replaces an empty part, since all processes take part in every step."""
         return slice(self.begin, self.begin + self.count) if self.count else slice(0, 1)
 
-    def noise(self) -> contextlib.AbstractContextManager[object]:
-        """A context in which the noise of these rows is the same as in a pass over the whole batch."""
-        return contextlib.nullcontext() if self.count == self.of else _Noise(self)
-
 
 def divide(sizes: NDArray[np.int64], count: int) -> list[Part]:
     """Divide rows with `sizes` tokens each into `count` runs of about equal tokens.
@@ -252,37 +246,6 @@ def divide(sizes: NDArray[np.int64], count: int) -> list[Part]:
         Part(begin, end - begin, len(sizes), float((ends[end] - ends[begin]) / ends[-1]))
         for begin, end in pairwise(cuts)
     ]
-
-
-class _Noise(TorchFunctionMode):
-    """Draws noise for all rows of the batch, and returns that of a part.
-
-    So every process draws the same numbers, whichever rows it computes, and its generator ends in the same state: that
-    of a single process, from which a run can resume in any number of processes. The draws are cheap beside the
-    computation, except for dropout in transformer layers.
-    """
-
-    def __init__(self, part: Part) -> None:
-        super().__init__()
-        self.part, self.rows = part, part.rows
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.rand, torch.randn):
-            sizes = tuple(args[0]) if isinstance(args[0], Sequence) else args
-            return self._mine(sizes[0], lambda rows: func(rows, *sizes[1:], **kwargs))
-        if func is functional.dropout and kwargs["training"]:
-            x, share = args[0], kwargs["p"]
-            return x * self._mine(len(x), lambda rows: functional.dropout(x.new_ones(rows, *x.shape[1:]), share))
-        return func(*args, **kwargs)
-
-    def _mine(self, rows: int, draw: Callable[[int], Tensor]) -> Tensor:
-        """The part's rows of a draw for the whole batch; a row of the batch may be several consecutive rows here."""
-        each, rest = divmod(rows, self.rows.stop - self.rows.start)
-        assert rest == 0, "noise that does not go by rows of the batch cannot be divided"
-        return draw(each * self.part.of)[each * self.rows.start : each * self.rows.stop]
 
 
 # --- weights in shards ------------------------------------------------------------------------------------------------

@@ -232,20 +232,29 @@ Curve = list[tuple[float, float, float, float]]
 """Amount, value, and the ends of its 95 % interval."""
 
 
+_OLD_KEYS = {"classifier": "judge", "classifier_without_instruments": "blind"}  # of earlier versions
+
+
 def _music_effect(metrics: Mapping[str, Any]) -> dict[str, dict[str, Curve]]:
     measured = metrics["blend"]["all"]
 
     def curves(keys: Mapping[str, str], begin: str, who: str = "") -> dict[str, Curve]:
         amounts = {name.removeprefix(begin): x for name, x in measured.items() if name.startswith(begin)}
         rows = {float(amount): x for amount, x in amounts.items() if "," not in amount}
-        found = {f"{name}{who}": [(a, *x[key]) for a, x in rows.items() if key in x] for name, key in keys.items()}
+        found: dict[str, Curve] = {}
+        for name, key in keys.items():
+            named = ((a, x.get(key, x.get(_OLD_KEYS.get(key, "")))) for a, x in rows.items())
+            found[f"{name}{who}"] = [(a, *figure) for a, figure in named if figure is not None]
         return {name: curve for name, curve in found.items() if curve}
 
-    judges = {"classifier with instruments": "judge", "classifier without": "blind"}
+    classifiers = {
+        "classifier with instruments": "classifier",
+        "classifier without": "classifier_without_instruments",
+    }
     kept = {name: name for name in ("chroma", "groove", "melody")}
     another = curves(kept, "another song, amount ", ", another song's")
     return {
-        "Probability of the target style": curves(judges, "amount "),
+        "Probability of the target style": curves(classifiers, "amount "),
         "Kept of the original": curves(kept, "amount ") | another,
     }
 

@@ -130,7 +130,6 @@ def small_recipe() -> Recipe:
             batch_tokens=1024,
             learning_rate=1e-2,
             warmup_steps=10,
-            transpose=2,
             evaluate_every=60,
             save_every=60,
             precision="fp32",
@@ -173,7 +172,7 @@ def tiny_music(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenize
     from seqvae import codec
     from seqvae.checkpoint import folder as checkpoint
     from seqvae.config import ModelConfig, Recipe
-    from seqvae.style import vectors as style
+    from seqvae.style import styles_file
 
     torch.manual_seed(0)
     recipe = Recipe(name="tiny", model=ModelConfig(latent=16, width=32, hidden=16))
@@ -183,7 +182,7 @@ def tiny_music(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenize
     songs = [song(folder.parent / f"{i}.mid", i) for i in range(6)]
     styles = {"calm": songs[:3], "wild": songs[3:], "all": songs}
     fitted = {name: untaught.fit_style(pieces, f"{name} songs") for name, pieces in styles.items()}
-    kept.styles, kept.about_styles = style.pack(fitted)
+    kept.styles, kept.about_styles = styles_file.pack(fitted)
     checkpoint.save(kept, folder)
     return folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqvae.nn.layers import multiplies_bf16
+from seqvae.nn.kernels import multiplies_bf16
 
 needs_bf16 = pytest.mark.skipif(
     not multiplies_bf16(torch.device("cpu")),

@@ -72,6 +72,6 @@ def test_tests_lie_in_the_folders_of_what_they_test() -> None:
 
 @pytest.mark.parametrize("module", ["seqvae", "seqvae.config", "seqvae.modality", "seqvae.cli.app"])
 def test_importing_it_is_quick(module: str) -> None:
-    code = f"import sys, {module}; print(*sorted({{'torch', 'music21', 'numpy'}} & sys.modules.keys()))"
+    code = f"import sys, {module}; print(*sorted({{'torch', 'music21', 'numpy', 'pebble'}} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []

@@ -20,13 +20,13 @@ from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.music import arrangement, band
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
-from seqvae.nn import loss as objective
+from seqvae.nn import inference
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.refine import refine
 from seqvae.nn.sampling import Sampling
-from seqvae.style import arranger
+from seqvae.style import arranger, styles_file, translation
 from seqvae.style import interpolation as interpolate
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style.gaussian import Style
 
 SHORT = Sampling(max_tokens=48)
 
@@ -65,7 +65,7 @@ def test_company_does_not_change_a_latent(
     exact, pieces = replace(small, exact=True), [bach, song, groove(4)]
     together = exact.encode(pieces)
     alone = [exact.encode([piece])[0] for piece in pieces]
-    monkeypatch.setattr(codec, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(inference, "BATCH_TOKENS", 64)
     in_small_batches = exact.encode(pieces)
     for a, b, c in zip(together, alone, in_small_batches, strict=True):
         assert torch.equal(b, a)
@@ -115,7 +115,7 @@ def test_company_does_not_change_what_is_decoded(small: Codec, song: Piece, monk
         if sampling is None:  # else the draws of a piece follow from its place among the pieces too
             assert [rows(exact.decode([z])[0]) for z in latents] == [rows(score) for score in together]
         with monkeypatch.context() as patch:
-            patch.setattr(codec, "BATCH_CHUNKS", 4)
+            patch.setattr(inference, "BATCH_CHUNKS", 4)
             assert [rows(score) for score in exact.decode(latents, sampling=sampling)] == [rows(s) for s in together]
         first = small.generate_tokens(latents[0], None, sampling or Sampling())
         part = small.generate_tokens(latents[0][:2], None, sampling or Sampling())
@@ -216,7 +216,7 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
     expected = [  # parts that enter are written all the way; the amount decides how many do
         z + odd.mean - even.mean,
         z + odd.mean - z.mean(0),
-        z + (style.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
+        z + (translation.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
     ]
     for (first, *farther), there in zip(decoded, expected, strict=True):
         torch.testing.assert_close(first, there, rtol=1e-4, atol=1e-4)
@@ -255,21 +255,22 @@ def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) ->
     assert len(way) == 4
     assert rows(way[0]) == rows(small.reconstruct(song))
     assert rows(way[-1]) == rows(small.reconstruct(other))
-    assert frame(way[1]) == midi.frame_rows(song.frame), "the nearer end's frame"
-    assert frame(way[2]) == midi.frame_rows(other.frame)
+    own = midi.frame_rows(song.frame), midi.frame_rows(other.frame)
+    ways = [[own[0]] * near + [own[1]] * (4 - near) for near in (1, 2, 3)]
+    assert [frame(score) for score in way] in ways, "the nearer end's frame, and steps are even in what is decoded"
 
 
 def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
     small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searched, refine = [], objective.refine
+    searched = []
 
     def counted(model: Any, tokens: Tensor, *rest: Any) -> Posterior:
         searched.append(len(tokens))
         return refine(model, tokens, *rest)
 
-    monkeypatch.setattr(codec, "refine", counted)
-    monkeypatch.setattr(small, "objective", replace(small.objective, refine=2))
+    monkeypatch.setattr(inference, "refine", counted)
+    monkeypatch.setattr(small, "refinement", replace(small.refinement, steps=2))
     pieces = [song, groove(3), groove(7, bars=5), groove(2)]
     sizes = [len(small.segments(piece)) for piece in pieces]
     small.interpolate(pieces[0], pieces[1], steps=3)
@@ -444,13 +445,23 @@ def test_whatever_is_decoded_is_a_file_for_any_reader(small: Codec) -> None:
 
 def test_a_codec_is_loaded_with_its_styles(small: Codec, trained: Trained, tmp_path: Path) -> None:
     kept = checkpoint.load(trained.best)
-    kept.styles, kept.about_styles = style.pack(small.styles)
+    kept.styles, kept.about_styles = styles_file.pack(small.styles)
     checkpoint.save(kept, tmp_path / "with styles")
     again = seqvae.load(tmp_path / "with styles")
     assert again.styles.keys() == small.styles.keys()
     assert isinstance(again.style("odd"), Style)
     piece = groove(3)
     assert rows(again.blend(piece, target="odd", amount=0)) == rows(small.reconstruct(piece))
+
+
+def test_a_codec_is_loaded_on_a_device_with_the_styles_of_a_file(
+    small: Codec, trained: Trained, tmp_path: Path
+) -> None:
+    styles_file.save({"mine": small.styles["odd"]}, tmp_path / "my.styles")
+    loaded = seqvae.load(trained.best, device="meta", styles=tmp_path / "my.styles")
+    assert {part.device.type for part in loaded.model.parameters()} == {"meta"}
+    assert loaded.styles.keys() == seqvae.load(trained.best).styles.keys() | {"mine"}
+    torch.testing.assert_close(loaded.style("mine").mean, small.styles["odd"].mean)
 
 
 def test_no_model_is_an_error_in_one_line(tmp_path: Path) -> None:

@@ -10,12 +10,21 @@ from typing import Any
 import pytest
 
 from seqvae import config
-from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TrainConfig, from_dict, load_recipe, to_dict
+from seqvae.config import (
+    ModelConfig,
+    ObjectiveConfig,
+    Recipe,
+    RefineConfig,
+    TrainConfig,
+    from_dict,
+    load_recipe,
+    to_dict,
+)
 from seqvae.errors import ConfigError
 from seqvae.modality import MODALITIES
 
 RECIPES = sorted(path.stem for path in (Path(config.__file__).parent / "recipes").glob("*.toml"))
-SECTIONS = (config.TokenizerConfig, ModelConfig, ObjectiveConfig, TrainConfig)
+SECTIONS = (config.TokenizerConfig, ModelConfig, ObjectiveConfig, RefineConfig, TrainConfig)
 
 TOML = """
 name = "small"
@@ -74,7 +83,7 @@ def test_there_is_a_recipe_for_music_and_for_every_kind() -> None:
 
 
 @pytest.mark.parametrize(("text", "named"), [
-    ("colour = 3", ["unknown setting 'colour'", "name, tokenizer, model, objective, train"]),
+    ("colour = 3", ["unknown setting 'colour'", "name, tokenizer, model, objective, refine, train"]),
     ("[model]\nwidht = 3", [".model", "unknown setting 'widht'", "width"]),
     ("[model]\nwidth = 'wide'", [".model.width", "expected int", "'wide'"]),
     ("[model]\nwidth = 64.0", [".model.width", "expected int", "64.0"]),
@@ -188,9 +197,37 @@ def test_every_setting_has_a_docstring(section: type[Any]) -> None:
             assert isinstance(after.value.value, str), ast.unparse(field)
 
 
-def test_the_lists_of_ranges_name_settings_that_exist() -> None:
-    names = {field.name for section in SECTIONS for field in dataclasses.fields(section)}
-    assert names >= config.COUNTS | config.SHARES
+def test_ranges_belong_to_the_field_and_not_to_its_name() -> None:
+    """`train.steps` is a count, and no step of refinement is a number of steps too."""
+    assert from_dict(Recipe, {"refine": {"steps": 0}}, "here").refine.steps == 0
+    with pytest.raises(ConfigError, match=r"here\.train\.steps: 0 is out of range; choose a number from 1 to"):
+        from_dict(Recipe, {"train": {"steps": 0}}, "here")
+
+
+def test_settings_of_refinement_are_read_from_the_objective_too() -> None:
+    old = {"objective": {"bag": 0.5, "beta": 0.02, "refine": 20, "refine_most": 60, "refine_beta": 0.2}}
+    refine = RefineConfig(steps=20, most_steps=60, beta=0.2, bag=0.5)
+    recipe = from_dict(Recipe, old, "old")
+    assert recipe == Recipe(objective=ObjectiveConfig(bag=0.5, beta=0.02), refine=refine)
+    assert from_dict(Recipe, to_dict(recipe), "new") == recipe
+    assert from_dict(Recipe, {"objective": {"bag": 0.5}}, "old").refine == RefineConfig()
+    with pytest.raises(ConfigError, match=r"old\.refine\.steps: -1 is out of range"):
+        from_dict(Recipe, {"objective": {"refine": -1}}, "old")
+
+
+@pytest.mark.parametrize("name", ["hdfs", "music", "music-free", "reviews", "syscalls"])
+def test_released_checkpoints_are_refined_as_their_files_say(name: str) -> None:
+    path = Path(config.__file__).parents[1] / "checkpoints" / name / "config.json"
+    values = json.loads(path.read_text())["recipe"]
+    old, refine = values["objective"], from_dict(Recipe, values, name).refine
+    assert (refine.steps, refine.most_steps, refine.beta) == (old["refine"], old["refine_most"], old["refine_beta"])
+    assert refine.bag == old["bag"]
+
+
+def test_an_earlier_option_changes_a_recipe_of_today() -> None:
+    recipe = load_recipe("music")
+    changed = load_recipe("music", ["objective.refine=40"])
+    assert changed == dataclasses.replace(recipe, refine=dataclasses.replace(recipe.refine, steps=40))
 
 
 def test_a_grid_of_twelve_steps_is_the_only_one_and_need_not_be_named() -> None:
@@ -198,6 +235,14 @@ def test_a_grid_of_twelve_steps_is_the_only_one_and_need_not_be_named() -> None:
     assert from_dict(config.TokenizerConfig, old, "old") == config.TokenizerConfig()
     with pytest.raises(ConfigError, match="unknown setting 'steps_per_beat'"):
         from_dict(config.TokenizerConfig, {**old, "steps_per_beat": 6}, "old")
+
+
+def test_a_setting_that_is_gone_is_ignored_in_a_checkpoint_and_refused_in_a_recipe() -> None:
+    for value in (0, 5):
+        assert from_dict(Recipe, {"train": {"transpose": value}}, "checkpoint") == Recipe()
+    assert load_recipe("music", ["train.transpose=0"]) == load_recipe("music")
+    with pytest.raises(ConfigError, match=r"music\.train\.transpose: made no difference and is gone"):
+        load_recipe("music", ["train.transpose=5"])
 
 
 def test_earlier_names_of_settings_and_recipes_are_read() -> None:

@@ -27,7 +27,8 @@ from seqvae.config import ModelConfig, Recipe, TokenizerConfig, TrainConfig, to_
 from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
 from seqvae.io import files as places
-from seqvae.style import vectors as style
+from seqvae.io import tensors as tensor_files
+from seqvae.style import gaussian, styles_file
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train import loop as train
 from seqvae.train.trainer import Run
@@ -167,7 +168,7 @@ def test_what_a_library_writes_first_is_left_nowhere_else(tmp_path: Path, monkey
         (path.parent / ".tmp123456").write_text("killed here")
         seen.extend(str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*") if x.name == ".tmp123456")
 
-    monkeypatch.setattr(checkpoint, "save_file", watched)
+    monkeypatch.setattr(tensor_files, "save_file", watched)
     checkpoint.save_tensors({"x": torch.ones(2)}, {}, tmp_path / "a")
     checkpoint.write_folder(tmp_path / "b", lambda part: save_file({"x": torch.ones(2)}, part / "x"))
     (name,) = seen
@@ -355,13 +356,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_really_full(small_disk: Path, tiny_text: Path) -> None:
-    styles = {"a": style.fit([torch.ones(2, 8)])}
-    style.save(styles, small_disk / "my.styles")
+    styles = {"a": gaussian.fit([torch.ones(2, 8)])}
+    styles_file.save(styles, small_disk / "my.styles")
     old = (small_disk / "my.styles").read_bytes()
     (small_disk / "ballast").write_bytes(bytes(50_000))
-    large = {f"style {i}": style.fit([torch.full((2, 32), float(i))]) for i in range(50)}
+    large = {f"style {i}": gaussian.fit([torch.full((2, 32), float(i))]) for i in range(50)}
     with pytest.raises(SeqVAEError, match=r"No space left on device.*; free some space"):
-        style.save(large, small_disk / "my.styles")
+        styles_file.save(large, small_disk / "my.styles")
     with pytest.raises(SeqVAEError, match=r"No space left on device.*; free some space"):
         checkpoint.save(checkpoint.load(tiny_text), small_disk / "kept")
     assert files(small_disk) == ["ballast", "my.styles"]

@@ -218,8 +218,8 @@ def test_the_command_tells_what_it_wrote_and_how_far_it_is(tiny_text: Path, tiny
 
 def test_it_says_that_a_search_is_left_out(tiny_events: Path, here: Path) -> None:
     kept = checkpoint.load(tiny_events)
-    objective = dataclasses.replace(kept.recipe.objective, refine=7)
-    kept.recipe = dataclasses.replace(kept.recipe, objective=objective)
+    refine = dataclasses.replace(kept.recipe.refine, steps=7)
+    kept.recipe = dataclasses.replace(kept.recipe, refine=refine)
     checkpoint.save(kept, here / "searches")
     assert "without the 7 refinement steps" in seqvae("export", "-m", here / "searches", "-o", "out").stderr
 

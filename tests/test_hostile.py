@@ -26,7 +26,7 @@ from seqvae.checkpoint.folder import load, load_tensors
 from seqvae.config import load_recipe
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ConfigError, ReadError, SeqVAEError, StyleError
-from seqvae.style import vectors as style
+from seqvae.style import styles_file, translation
 
 OLD = Path(__file__).parent / "data" / "format-1"
 """A checkpoint with its detector and the shards it was trained on, as version 0.1.0 wrote them; not to be made anew."""
@@ -195,7 +195,7 @@ def test_a_grid_without_bounds_is_refused(tmp_path: Path, steps: int) -> None:
     assert "from 48 to 384" in one_line(lambda: load_tokenizer(tmp_path))
 
 
-def styles_file(path: Path, mean: Any, factors: Any, variances: Any) -> Path:
+def write_styles(path: Path, mean: Any, factors: Any, variances: Any) -> Path:
     facts = {"a": json.dumps({"count": 1, "source": "", "persistence": 0.0})}
     save_file({"a.mean": mean, "a.factors": factors, "a.variances": variances}, path, metadata=facts)
     return path
@@ -204,8 +204,8 @@ def styles_file(path: Path, mean: Any, factors: Any, variances: Any) -> Path:
 def test_a_small_file_cannot_ask_for_a_huge_covariance(tmp_path: Path) -> None:
     """A million variances are 4 MB, and their covariance, which is never kept, four thousand times a GB."""
     n = 1_000_000
-    path = styles_file(tmp_path / "a.styles", torch.zeros(n), torch.zeros(n, 0), torch.ones(n))
-    assert "too large" in one_line(lambda: style.load(path), StyleError)
+    path = write_styles(tmp_path / "a.styles", torch.zeros(n), torch.zeros(n, 0), torch.ones(n))
+    assert "too large" in one_line(lambda: styles_file.load(path), StyleError)
 
 
 @pytest.mark.parametrize(
@@ -220,19 +220,19 @@ def test_a_small_file_cannot_ask_for_a_huge_covariance(tmp_path: Path) -> None:
     ],
 )
 def test_styles_that_are_no_gaussians_are_refused(tmp_path: Path, mean: Any, factors: Any, variances: Any) -> None:
-    path = styles_file(tmp_path / "a.styles", mean, factors, variances)
-    assert str(path) in one_line(lambda: style.load(path), StyleError)
+    path = write_styles(tmp_path / "a.styles", mean, factors, variances)
+    assert str(path) in one_line(lambda: styles_file.load(path), StyleError)
 
 
 def test_a_style_without_any_spread_moves_nothing_but_breaks_nothing(tmp_path: Path) -> None:
-    path = styles_file(tmp_path / "a.styles", torch.zeros(4), torch.zeros(4, 1), torch.zeros(4))
-    point = style.load(path)["a"]
+    path = write_styles(tmp_path / "a.styles", torch.zeros(4), torch.zeros(4, 1), torch.zeros(4))
+    point = styles_file.load(path)["a"]
     z = torch.ones(2, 4)
-    assert torch.equal(style.translate(point, point, 0.5, "discriminant")(z), z)
+    assert torch.equal(translation.translate(point, point, 0.5, "discriminant")(z), z)
 
 
 def test_a_checkpoint_whose_styles_are_of_another_space_is_refused(old: Path) -> None:
-    styles_file(old / "styles.safetensors", torch.zeros(9), torch.zeros(9, 1), torch.ones(9))
+    write_styles(old / "styles.safetensors", torch.zeros(9), torch.zeros(9, 1), torch.ones(9))
     assert "9 dimensions, the model 4" in one_line(lambda: codec.load(old), SeqVAEError)
 
 
@@ -312,7 +312,7 @@ def test_a_pickle_given_for_anything_is_refused_with_the_reason(trap: Path, old:
     for call in (
         lambda: load(trap),
         lambda: load(str(trap)),
-        lambda: style.load(trap),
+        lambda: styles_file.load(trap),
         lambda: load_tensors(trap),
         lambda: calibration.load(trap),
         lambda: load(in_a_folder),

@@ -119,8 +119,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         name=draw(TEXT),
         tokenizer=replace(TokenizerConfig(), max_tokens=draw(st.integers(8, 99)), common_key=draw(st.booleans())),
         model=replace(ModelConfig(), **changed(ModelConfig(), shape)),  # type: ignore[arg-type]
-        objective=replace(ObjectiveConfig(), **changed(ObjectiveConfig(), {"refine", "refine_most"})),  # type: ignore[arg-type]
-        train=replace(TrainConfig(), **changed(TrainConfig(), {"transpose"})),  # type: ignore[arg-type]
+        objective=replace(ObjectiveConfig(), **changed(ObjectiveConfig(), set())),  # type: ignore[arg-type]
+        train=replace(TrainConfig(), **changed(TrainConfig(), set())),  # type: ignore[arg-type]
     )
 
 

@@ -205,7 +205,7 @@ def test_empty_pieces_alone_are_nothing_to_train_on(tmp_path: Path) -> None:
     tokenizer = EventTokenizer.train(SENTENCES, 40)
     data = shards.tokenize(RECIPE, [("s", f"line {i}", "") for i in range(60)], tokenizer, tmp_path / "data")
     recipe = replace(RECIPE, tokenizer=TokenizerConfig(kind="events"))
-    with pytest.raises(SeqVAEError, match="add more pieces"):
+    with pytest.raises(SeqVAEError, match="add more"):
         train.train(recipe, data, tokenizer, tmp_path / "run", resume=False, report=lambda _: None)
 
 

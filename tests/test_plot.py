@@ -21,8 +21,8 @@ from seqvae.errors import SeqVAEError
 from seqvae.music import pianoroll as roll
 from seqvae.music import piece as midi
 from seqvae.music.piece import DRUMS, Piece
+from seqvae.style import gaussian
 from seqvae.style import lda as plane
-from seqvae.style import vectors as style
 
 PIANO, BASS, FLUTE = 0, 33, 73
 
@@ -160,10 +160,10 @@ def test_more_programs_than_colours_get_other_shades() -> None:
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
-def styles(*means: float) -> dict[str, style.Style]:
+def styles(*means: float) -> dict[str, gaussian.Style]:
     generator = torch.Generator().manual_seed(0)
     return {
-        f"style {i}": style.fit([mean + torch.randn(8, 6, generator=generator) for _ in range(30)])
+        f"style {i}": gaussian.fit([mean + torch.randn(8, 6, generator=generator) for _ in range(30)])
         for i, mean in enumerate(means)
     }
 
@@ -207,10 +207,11 @@ def curves(axes: Axes) -> dict[str, list[list[float]]]:
     return {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
 
 
-def test_an_effect_of_music_has_the_measured_values_and_bands() -> None:
-    same = {"blind": [0.1, 0.0, 0.2], "groove": [0.9, 0.8, 1.0]}
+@pytest.mark.parametrize("keys", [("classifier", "classifier_without_instruments"), ("judge", "blind")])
+def test_an_effect_of_music_has_the_measured_values_and_bands(keys: tuple[str, str]) -> None:
+    same = {keys[1]: [0.1, 0.0, 0.2], "groove": [0.9, 0.8, 1.0]}
     said = {
-        f"amount {a:g}": {"judge": [a / 2, a / 2 - 0.1, a / 2 + 0.1], "chroma": [1 - a / 3, 0.3, 1.0], **same}
+        f"amount {a:g}": {keys[0]: [a / 2, a / 2 - 0.1, a / 2 + 0.1], "chroma": [1 - a / 3, 0.3, 1.0], **same}
         for a in (1.0, 0.0, 0.5)
     }
     others: dict[str, Any] = {"own 1": {}, "programs swapped": {}, "amount 1, harmony 0": {}}

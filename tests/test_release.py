@@ -96,7 +96,7 @@ def test_the_archive_of_the_sources_runs_its_tests_and_has_each_checkpoint_once(
         "-p",
         "no:cacheprovider",
         "tests/text/test_text_lines.py",
-        "tests/style/test_vectors.py",
+        "tests/style/test_translation.py",
     ]
     done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

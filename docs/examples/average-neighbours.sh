@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sentences in, one a line; for each two that follow each other, out comes what lies half-way between them.
-# `encode` writes vectors, anything that reads safetensors may work on them, and `decode` reads them again.
+# Reads sentences, one on each line, and prints the point half-way between each two neighbouring ones.
+# `encode` writes vectors, any program that reads safetensors can change them, and `decode` reads them again.
 #
 #   docs/examples/average-neighbours.sh < in.txt > out.txt
 set -euo pipefail

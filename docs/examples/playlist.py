@@ -1,7 +1,7 @@
-"""A playlist that drifts from classical to rock over eight pieces: the first stays, the last goes all the way.
+"""A playlist that drifts from classical to rock over eight songs: the first stays, the last goes all the way.
 
     python docs/examples/playlist.py                             # eight chorales by Bach, into playlist/
-    python docs/examples/playlist.py -o drift/ --wav songs/*.mid # your own files, in the order that you name them
+    python docs/examples/playlist.py -o drift/ --wav songs/*.mid # your own files, in the given order
 
 Writes 01-NAME.mid to 08-NAME.mid and playlist.m3u, which players open; with --wav it lists sound instead of MIDI.
 """
@@ -16,7 +16,7 @@ from seqvae.music import synth as sound
 CHORALES = [f"corpus:bach/bwv{number}" for number in ("66.6", "269", "253", "378", "255", "256", "264", "267")]
 
 parser = argparse.ArgumentParser(description="A playlist that drifts from classical to rock.")
-parser.add_argument("songs", nargs="*", default=CHORALES, help="two files or more; eight chorales where none is named")
+parser.add_argument("songs", nargs="*", default=CHORALES, help="at least two files; eight chorales without any")
 parser.add_argument("-o", "--out", type=Path, default=Path("playlist"), help="folder to write")
 parser.add_argument("--wav", action="store_true", help="render sound too")
 args = parser.parse_args()
@@ -26,7 +26,7 @@ if len(args.songs) < 2:
 codec = seqvae.load("music")
 lines = ["#EXTM3U"]
 for number, song in enumerate(args.songs):
-    # 0, 1/49, 4/49, ... 1: a piece takes guitars and drums early, at a tenth to a third of the way
+    # 0, 1/49, 4/49, ... 1: a song takes guitars and drums early, at a tenth to a third of the way
     amount = (number / (len(args.songs) - 1)) ** 2
     piece = midi.read(song)
     score = codec.blend(piece, source="classical", target="rock", amount=amount)

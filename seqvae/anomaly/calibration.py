@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -29,14 +29,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.anomaly import conformal
+from seqvae.anomaly.score import Score as Score
 from seqvae.anomaly.scores import Evidence
 from seqvae.checkpoint.folder import find, load_tensors, save_tensors, write_folder
-from seqvae.checkpoint.hub import own, refuse_pickle
 from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError
+from seqvae.io.untrusted import own, refuse_pickle
+from seqvae.modality import counted
 from seqvae.style.mixture import shrinkage
 
-Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
 Doubles = NDArray[np.float64]
 COLUMNS: tuple[Score, ...] = ("probability", "error", "elbo", "importance", "worst", "familiar", "latent")
 COMBINED: tuple[Score, ...] = ("elbo", "worst", "latent")  # they detect different anomalies
@@ -56,16 +57,16 @@ def figures(evidence: Evidence) -> Doubles:
     `worst` is that of the least likely token. `familiar` is the largest mean over RUN consecutive tokens: it is low if
     no part of a long piece resembles the training data.
     """
-    told = evidence.log_prob.astype(np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(told)])
-    run = min(RUN, len(told))
+    log_prob = evidence.log_prob.astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(log_prob)])
+    run = min(RUN, len(log_prob))
     found = np.array(
         [
-            told.mean(),
+            log_prob.mean(),
             evidence.error.mean(),
             evidence.elbo / evidence.read,
             evidence.importance / evidence.read,
-            told.min(),
+            log_prob.min(),
             (sums[run:] - sums[:-run]).max() / run,
         ]
     )
@@ -198,21 +199,21 @@ def _surprise(column: Doubles, value: float) -> float:
 
 
 def fit(
-    evidence: Iterable[Evidence], score: Score = "combined", known: Sequence[Tensor] = (), seed: int = 0
-) -> Calibration:
+    evidence: Iterable[Evidence], score: Score = "combined", known: Sequence[Tensor] = (), seed: int = 0,
+    kind: str = "",
+) -> Calibration:  # fmt: skip
     """Calibrate on the evidence of normal pieces that the model was not trained on.
 
     Latent distances are measured from `known`, posterior means `(S, D)` of other normal pieces such as the training
-    set; without them, from a third of the given pieces. Raises SeqVAEError for fewer than LEAST pieces.
+    set; without them, from a third of the given pieces. Raises SeqVAEError for fewer than LEAST pieces, which it calls
+    by the noun of their `kind` of sequence.
     """
     if score not in get_args(Score):
         raise SeqVAEError(f"unknown score '{score}'; choose from {', '.join(get_args(Score))}")
     given = [(figures(one), one.means) for one in evidence]
     if len(given) < LEAST:
-        raise SeqVAEError(
-            f"{len(given)} normal pieces are too few to calibrate on; give {LEAST} or more, 300 or more for p-values "
-            "of 0.01"
-        )
+        few = counted(len(given), kind, "normal ") if kind else f"{len(given)} normal pieces"
+        raise SeqVAEError(f"{few} are too few to calibrate on; give {LEAST} or more, 300 or more for p-values of 0.01")
     order = np.random.default_rng(seed).permutation(len(given)).tolist()
     third = len(given) // 3
     near, order = ([], order) if len(known) else (order[:third], order[third:])
@@ -220,9 +221,9 @@ def fit(
     centre, axes, latents = _reference(points, seed)
     empty = Calibration(score, centre, axes, latents, np.zeros((0, len(COLUMNS))), np.zeros(0))
     rows = [np.append(given[i][0], -empty.distance(given[i][1])) for i in order]
-    some = min(TAILS, third)
-    half = replace(empty, tails=np.sort(np.stack(rows[:some]), 0))
-    return replace(half, normal=np.sort([half._scores(row)[score] for row in rows[some:]]))
+    tail_count = min(TAILS, third)
+    half = replace(empty, tails=np.sort(np.stack(rows[:tail_count]), 0))
+    return replace(half, normal=np.sort([half._scores(row)[score] for row in rows[tail_count:]]))
 
 
 def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from seqvae import codec
 from seqvae.anomaly import calibration, conformal
 from seqvae.anomaly import scores as anomaly
-from seqvae.anomaly.calibration import Calibration, Score, Settings
+from seqvae.anomaly.calibration import Calibration, Settings
+from seqvae.anomaly.score import Score
 from seqvae.errors import SeqVAEError
 
 Doubles = NDArray[np.float64]

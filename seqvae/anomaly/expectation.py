@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from seqvae.codec import Codec
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 
 
 @torch.no_grad()

@@ -25,10 +25,10 @@ import numpy as np
 from seqvae import codec
 from seqvae.anomaly import calibration, conformal
 from seqvae.anomaly import scores as anomaly
-from seqvae.anomaly.calibration import Calibration, Score, Settings
+from seqvae.anomaly.calibration import Calibration, Settings
+from seqvae.anomaly.score import Score
 from seqvae.anomaly.scores import Evidence
 from seqvae.checkpoint.folder import write_folder
-from seqvae.checkpoint.hub import own
 from seqvae.codec import Codec
 from seqvae.config import load_recipe, read
 from seqvae.data import prepare as shards
@@ -36,6 +36,7 @@ from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.events.lines import LogReader
 from seqvae.events.sessions import Grouping, Session
 from seqvae.events.templates import NEW, Templates
+from seqvae.io.untrusted import own
 from seqvae.modality import make
 from seqvae.train.loop import train
 
@@ -73,7 +74,7 @@ class Learned:
     """Sessions below it are anomalous: the requested p-value, or the lowest possible with these sessions."""
     alarms: int
     """Sessions of the last part that are called anomalous."""
-    wanted: int
+    needed: int
     """Sessions needed for the requested p-value; 0 if there are enough."""
     bound: float
     """Upper confidence bound on the rate of false alarms; see `Calibration.bound`."""
@@ -144,10 +145,10 @@ def learn(
 
         write_folder(folder, fill)
     alarms = sum(value < settings.threshold for value in values)
-    wanted = 0 if limit == p_value else _enough(p_value, confidence)
+    needed = 0 if limit == p_value else _enough(p_value, confidence)
     bound = found.bound(threshold, limit, confidence)
     return Learned(
-        len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, wanted, bound,
+        len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, needed, bound,
         kinds_of(sessions, templates),
     )  # fmt: skip
 

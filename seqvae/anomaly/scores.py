@@ -102,7 +102,7 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
         if of in ready:
             yield ready[of]
             continue
-        told = [found[key] for key in of]
+        windows = [found[key] for key in of]
         chunks = [chunk for segment in piece for chunk in segment]
         begin = [0] + [codec.tokenizer.overlap] * (len(chunks) - 1)
 
@@ -111,12 +111,12 @@ def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) ->
 
         ready[of] = Evidence(
             joined(chunks),
-            joined([part for one in told for part in one.log_prob]),
-            joined([part for one in told for part in one.error]),
-            sum(one.elbo for one in told),
-            sum(one.importance for one in told),
+            joined([part for one in windows for part in one.log_prob]),
+            joined([part for one in windows for part in one.error]),
+            sum(one.elbo for one in windows),
+            sum(one.importance for one in windows),
             sum(map(len, chunks)),
-            np.stack([one.mean for one in told]),
+            np.stack([one.mean for one in windows]),
         )
         yield ready[of]
 
@@ -125,14 +125,14 @@ def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> It
     """Evidence of segments, with the same `noise (L, D)` for each."""
     posterior = codec.posteriors(segments)
     draws = posterior.mean + (0.5 * posterior.logvar).exp() * noise[:, None]
-    told = codec.token_log_probs(torch.cat([draws, posterior.mean[None]]), segments)
+    log_p = codec.token_log_probs(torch.cat([draws, posterior.mean[None]]), segments)
     # summed in fp64, then rounded: the order of summation depends on lengths in the batch
     wide = Posterior(posterior.mean.double(), posterior.logvar.double())
-    total = told[:-1].double().flatten(2).sum(-1)
+    total = log_p[:-1].double().flatten(2).sum(-1)
     weight = log_prior(draws.double()) - wide.log_prob(draws.double())
     importance = ((total + weight).logsumexp(0) - math.log(len(noise))).float().tolist()
     elbo = (total.mean(0) - wide.kl().sum(1)).float().tolist()
-    average, error, means = told[:-1].double().mean(0).float().numpy(), told[-1].numpy(), posterior.mean.numpy()
+    average, error, means = log_p[:-1].double().mean(0).float().numpy(), log_p[-1].numpy(), posterior.mean.numpy()
     for i, segment in enumerate(segments):
         lengths = [len(chunk) for chunk in segment]
         yield _SegmentScores(

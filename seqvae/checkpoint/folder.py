@@ -10,20 +10,21 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from seqvae.checkpoint.hub import find, own, refuse_pickle
+from seqvae.checkpoint.hub import find
 from seqvae.config import ModelConfig, Recipe, from_dict, read, to_dict
 from seqvae.errors import CheckpointError, ConfigError, SeqVAEError
 from seqvae.io import files
+from seqvae.io.tensors import load_tensors, save_tensors, write_tensors
+from seqvae.io.untrusted import own, refuse_pickle
 from seqvae.modality import load_tokenizer
 from seqvae.nn.model import SequenceVAE
 from seqvae.protocols import Tokenizer
@@ -54,7 +55,7 @@ class Checkpoint:
     model: SequenceVAE
     tokenizer: Tokenizer
     styles: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors of styles.safetensors; style/vectors.py defines their names."""
+    """Tensors of styles.safetensors; style/styles_file.py defines their names."""
     about_styles: dict[str, str] = field(default_factory=dict)
     """Text metadata in the same file: count and source of each style."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -90,11 +91,11 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         weights = {
             stored(name): _halved(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()
         }
-        _write(weights, {"format": "pt"}, part / "model.safetensors")
+        write_tensors(weights, {"format": "pt"}, part / "model.safetensors")
         checkpoint.tokenizer.save(part / "tokenizer")
         if checkpoint.styles:
             styles = {name: tensor.contiguous() for name, tensor in checkpoint.styles.items()}
-            _write(styles, checkpoint.about_styles, part / "styles.safetensors")
+            write_tensors(styles, checkpoint.about_styles, part / "styles.safetensors")
         (part / "metrics.json").write_text(json.dumps(checkpoint.metrics, indent=1) + "\n")
         (part / "README.md").write_text(checkpoint.card)
         sums = {name: _sum(part / name) for name in SUMMED if (part / name).exists()}
@@ -126,8 +127,8 @@ def load(name: str | Path) -> Checkpoint:
                 f"{folder}: format {config['format']}, this version reads {FORMAT}; install another seqvae"
             )
         recipe = from_dict(Recipe, config["recipe"], f"{folder}/config.json")
-        for file, told in config.get("sha256", {}).items():  # older ones have none
-            if _sum(own(folder, file)) != told:
+        for file, digest in config.get("sha256", {}).items():  # older ones have none
+            if _sum(own(folder, file)) != digest:
                 raise CheckpointError(f"{folder}: {file} is not the file that was saved; copy the whole folder again")
         tokenizer = load_tokenizer(folder / "tokenizer")
         if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.field_sizes):
@@ -208,41 +209,6 @@ def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
         return SequenceVAE(config, tokenizer.field_sizes, torch.from_numpy(tokenizer.binding_depth).long())
     except ValueError as error:
         raise ConfigError(f"model: {error}; choose other sizes") from error
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and text metadata of a .safetensors file; raises CheckpointError for any other file."""
-    if path.is_file() or not path.exists():  # a pipe would never end
-        refuse_pickle(path)
-    else:
-        raise CheckpointError(f"{path}: is not a file; name a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no dict)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); write it again with seqvae") from error
-
-
-def save_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str], path: Path) -> None:
-    """Write a .safetensors file atomically; raises SeqVAEError in one line if it cannot be written."""
-    if path.exists() and not path.is_file():  # a folder or device must not be replaced
-        raise SeqVAEError(f"{path}: exists and is not a file; choose another name")
-    try:
-        with files.whole(path, lasting=True) as part:
-            _write({name: tensor.contiguous() for name, tensor in tensors.items()}, about, part)
-    except (OSError, SafetensorError) as error:
-        raise SeqVAEError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
-
-
-def _write(tensors: dict[str, Tensor], about: Mapping[str, str], path: Path) -> None:
-    """Write a .safetensors file with sorted metadata, so that equal content gives equal bytes."""
-    save_file(tensors, path, metadata=dict(about))
-    if about:
-        with path.open("r+b") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) | {"__metadata__": dict(sorted(about.items()))}
-            file.seek(8)
-            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 __all__ = [

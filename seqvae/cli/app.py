@@ -19,8 +19,10 @@ import typer
 
 from seqvae.cli import console, detect, draw, training
 from seqvae.cli import style as style_commands
-from seqvae.cli.console import Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
+from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
+from seqvae.cli.moves import check_music_options, move_facts, moves_of, target_weights
 from seqvae.errors import SeqVAEError, UsageError
+from seqvae.style.method import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from seqvae.cli.inputs import Desk, Kind
     from seqvae.codec import Codec
     from seqvae.style.arranger import Goal
-
-# a copy of style.Method, whose module imports torch; a test compares the two
-Method = Literal["mean", "discriminant", "transport"]
 
 app = console.group("Blend, interpolate and sample music, sentences and logs in the latent space of a sequence VAE.")
 app.add_typer(style_commands.app, name="style")
@@ -136,7 +135,7 @@ def blend(
             "the covariance too."
         ),
     ] = "mean",
-    model: Model = "music",
+    model: AnyModel = None,
     styles: Styles = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -152,64 +151,24 @@ def blend(
     Several moves are added: give --to once for each, and --from and --amount once, or once for each. An amount after
     a style, as in --to rock=0.3 --to jazz=0.5, is multiplied by --amount where both are given.
     """
-    from seqvae.cli.inputs import also, kind_of, load
+    from seqvae.cli.inputs import also, chosen, load
 
-    moves = _moves(targets, sources or [], amounts or [])
+    moves = moves_of(targets, sources or [], amounts or [])
     if method != "mean" and not sources:
         raise UsageError(f"--method {method} starts from a style: add --from")
-    kind = kind_of(model)
-    if keep and not kind.FILES:
-        raise UsageError(f"--keep {keep[0]}: text has no tracks; leave it out, it is for music")
-    if chroma_guidance is not None and not kind.FILES:
-        raise UsageError(f"--chroma-guidance {chroma_guidance:g}: text has no harmony; leave it out, it is for music")
-    if keep:
-        from seqvae.music import tracks
-
-        tracks.named(keep)
+    model, kind = chosen(model, inputs or [])
+    check_music_options(kind, keep or [], chroma_guidance)
     with kind.given(
         inputs or [], out, "-".join(target for _, target, _ in moves), as_json, also(wav, png, html)
     ) as desk:
         codec = load(model, styles, exact)
         from seqvae.codec import CHROMA_GUIDANCE
-        from seqvae.style.vectors import compose
+        from seqvae.style.translation import compose
 
         move = compose([codec.translate(target, source, amount, method) for source, target, amount in moves])
-        rows = [{"from": source, "to": target, "amount": amount} for source, target, amount in moves]
-        facts: dict[str, Any] = {**rows[0]} if len(rows) == 1 else {"moves": rows}
-        facts |= {"keep": keep} if keep else {}
         strength = CHROMA_GUIDANCE if chroma_guidance is None else chroma_guidance
-        weights: dict[str, float] = {}
-        for _, target, amount in moves:
-            weights[target] = weights.get(target, 0.0) + amount
-        goal = codec.goal(weights)
-        _change(kind, desk, codec, move, facts, temperature, seed, keep, strength, goal)
-
-
-def _moves(
-    targets: Sequence[str], sources: Sequence[str], amounts: Sequence[float]
-) -> list[tuple[str | None, str, float]]:
-    """Source, target and amount of every move; UsageError where the counts of the options do not match."""
-    if len(sources) not in (0, 1, len(targets)) or len(amounts) not in (0, 1, len(targets)):
-        raise UsageError(
-            f"{len(targets)} --to, {len(sources)} --from and {len(amounts)} --amount do not fit together; "
-            "give --from and --amount once, or once for every --to"
-        )
-    starts: Sequence[str | None] = sources or [None]
-    starts = [*starts] * len(targets) if len(starts) == 1 else starts
-    given: Sequence[float | None] = amounts or [None]
-    given = [*given] * len(targets) if len(given) == 1 else given
-    moves = []
-    for source, target, far in zip(starts, targets, given, strict=True):
-        name, weighed, weight = target.partition("=")
-        try:
-            own = console.finite(float(weight)) if weighed else None
-        except ValueError:
-            raise UsageError(f"--to {target}: '{weight}' is not a number; write STYLE=AMOUNT, as in rock=0.3") from None
-        if own is None:
-            moves.append((source, name, 0.5 if far is None else far))
-        else:
-            moves.append((source, name, own if far is None else own * far))
-    return moves
+        goal = codec.goal(target_weights(moves))
+        _change(kind, desk, codec, move, move_facts(moves, keep or []), temperature, seed, keep, strength, goal)
 
 
 def _change(
@@ -304,7 +263,7 @@ def interpolate(
         int | None, typer.Option(min=2, help="Instead of steps: a square grid of this size, A B on top, C D below.")
     ] = None,
     kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along an arc, or a straight line.")] = "slerp",
-    model: Model = "music",
+    model: AnyModel = None,
     wav: Wav = False,
     png: Png = False,
     html: Html = False,
@@ -315,26 +274,14 @@ def interpolate(
 
     Steps are chosen to differ evenly in the output, and never go back. With --grid, rows follow one another.
     """
-    from seqvae.cli.inputs import also, kind_of, load
+    from seqvae.cli.inputs import also, chosen, load
 
-    wanted = 2 if grid is None else 4
-    if len(pieces) < wanted:
-        raise UsageError(
-            f"missing argument '{'ABCD'[len(pieces)]}'; {'a grid' if grid else 'the command'} needs {wanted} inputs"
-        )
-    if len(pieces) > wanted:
-        raise UsageError(f"{len(pieces)} inputs; give two, or four with --grid")
-    own = kind_of(model)
+    _check_ends(pieces, grid)
+    model, own = chosen(model, pieces)
     if own.FILES and out is None:
         raise UsageError("missing option '--out'; the steps are several files; give -o FOLDER")
     given = [own.one(piece) for piece in pieces]
-    places = range(steps if grid is None else grid)
-    digits = max(2, len(str(len(places) - 1)))
-    names = [f"{i:0{digits}}" for i in places]
-    corners = [0, len(names) - 1]
-    if grid is not None:
-        names = [f"{row}-{column}" for row in names for column in names]
-        corners = [0, grid - 1, len(names) - grid, len(names) - 1]
+    names, corners = _places(steps, grid)
     with own.new(names, out, as_json, also(wav, png, html)) as desk:
         codec = load(model, exact=exact)
         if grid is None:
@@ -343,26 +290,46 @@ def interpolate(
             results = [piece for row in codec.grid(given, grid, kind) for piece in row]
         items = [item for batch in desk.batches() for item in batch]
         for i, (item, piece) in enumerate(zip(items, results, strict=True)):
-            if grid is None:
-                facts = {"from": pieces[0], "to": pieces[1], "amount": i / (steps - 1)}
-            else:
-                facts = {"corners": pieces, "row": i // grid, "column": i % grid}
+            amount = {"from": pieces[0], "to": pieces[1], "amount": i / (steps - 1)}
+            facts = amount if grid is None else {"corners": pieces, "row": i // grid, "column": i % grid}
             desk.write(item, piece, facts)
     if not own.FILES:
-        for wish, at in zip(given, corners, strict=True):
-            if results[at] != wish:
-                console.report(f"'{wish}' is decoded as '{results[at]}'")
+        for piece, at in zip(given, corners, strict=True):
+            if results[at] != piece:
+                console.report(f"'{piece}' is decoded as '{results[at]}'")
+
+
+def _check_ends(pieces: Sequence[str], grid: int | None) -> None:
+    """Raises UsageError for more or fewer inputs than the command needs."""
+    needed = 2 if grid is None else 4
+    if len(pieces) < needed:
+        raise UsageError(
+            f"missing argument '{'ABCD'[len(pieces)]}'; {'a grid' if grid else 'the command'} needs {needed} inputs"
+        )
+    if len(pieces) > needed:
+        raise UsageError(f"{len(pieces)} inputs; give two, or four with --grid")
+
+
+def _places(steps: int, grid: int | None) -> tuple[list[str], list[int]]:
+    """Names of the steps or of the places of a grid, and the indices of the given ends or corners."""
+    places = range(steps if grid is None else grid)
+    digits = max(2, len(str(len(places) - 1)))
+    names = [f"{i:0{digits}}" for i in places]
+    if grid is None:
+        return names, [0, len(names) - 1]
+    names = [f"{row}-{column}" for row in names for column in names]
+    return names, [0, grid - 1, len(names) - grid, len(names) - 1]
 
 
 @verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
 def reconstruct(
-    inputs: Inputs = None, model: Model = "music", out: Out = None, wav: Wav = False, png: Png = False,
+    inputs: Inputs = None, model: AnyModel = None, out: Out = None, wav: Wav = False, png: Png = False,
     html: Html = False, exact: Exact = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Encode and decode again, to show how much the model keeps."""
-    from seqvae.cli.inputs import also, kind_of, load
+    from seqvae.cli.inputs import also, chosen, load
 
-    kind = kind_of(model)
+    model, kind = chosen(model, inputs or [])
     with kind.given(inputs or [], out, "reconstructed", as_json, also(wav, png, html)) as desk:
         _change(kind, desk, load(model, exact=exact), lambda z: z, {})
 
@@ -373,16 +340,16 @@ def reconstruct(
     "seqvae encode @in.txt -m reviews -o latents.safetensors",
 )
 def encode(
-    out: Latents, inputs: Inputs = None, model: Model = "music", exact: Exact = False, as_json: Json = False
+    out: Latents, inputs: Inputs = None, model: AnyModel = None, exact: Exact = False, as_json: Json = False
 ) -> None:
     """Write latent vectors to a file.
 
     For music, each file gives a tensor (segments, dimensions) under its name. For text, `z` holds the vectors of all
     lines in order, and `segments` the number of vectors of each line: one, or none for a blank line.
     """
-    from seqvae.cli.inputs import kind_of, load
+    from seqvae.cli.inputs import chosen, load
 
-    kind = kind_of(model)
+    model, kind = chosen(model, inputs or [])
     batches = kind.read(inputs or [])
     ranks = console.processes(kind.FILES, inputs)
     codec = load(model, exact=exact)
@@ -436,7 +403,8 @@ def decode(
         codec = load(model, exact=exact)
         if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
             raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} is for {codec.tokenizer.kind}; choose -m")
-        most = None if template is None else len(codec.segments(template))
+        lengths = None if template is None else codec.adapter.limits(template)
+        most = None if lengths is None else -(-len(lengths) // codec.chunks)
         for name, z in pieces:
             if most is not None and len(z) > most:
                 raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer song")
@@ -480,8 +448,8 @@ def studio(
 # --- the program itself -----------------------------------------------------------------------------------------------
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(version("seqvae"))

@@ -38,6 +38,7 @@ EXTRAS = {
     "drain3": "logs",
     "sklearn": "eval",
     "sacrebleu": "eval",
+    "cachetools": "studio",
     "fastapi": "studio",
     "uvicorn": "studio",
     "multipart": "studio",
@@ -74,13 +75,13 @@ def verb(where: typer.Typer, *examples: str) -> Callable[[Verb], Verb]:
 
     def register(function: Verb) -> Verb:
         @functools.wraps(function)
-        def told(*args: Any, **kwargs: Any) -> None:
+        def command(*args: Any, **kwargs: Any) -> None:
             with _errors_in_one_line():
                 function(*args, **kwargs)
 
         shown = "\n  ".join([f"Example{'s' * (len(examples) > 1)}:", *examples])
         where.command(function.__name__.rstrip("_"), epilog=f"\b\n{shown}", cls=Command)(
-            told
+            command
         )  # \b: keep the lines as they are
         return function
 
@@ -126,6 +127,14 @@ Inputs = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="Released name, checkpoint folder or Hub id.")]
+AnyModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Released name, checkpoint folder or Hub id.  [default: music, or reviews for sentences]",
+    ),
+]
 Styles = Annotated[Path | None, typer.Option("--styles", help="File of `style fit` whose styles are added.")]
 Wav = Annotated[bool, typer.Option("--wav", help="Music: also write the sound beside each output.")]
 Png = Annotated[bool, typer.Option("--png", help="Music: also write a piano roll beside each output.")]
@@ -135,6 +144,7 @@ Exact = Annotated[
     bool,
     typer.Option("--exact", help="Identical results for any number of threads and any batch; slower."),
 ]
+Folder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on each line.")]
 
 

@@ -14,13 +14,14 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seqvae.anomaly.score import Score
 from seqvae.cli import console, verdicts
 from seqvae.cli import raw_logs as raw
-from seqvae.cli.console import Exact, Inputs, Json, Model, Seed, tell, verb
+from seqvae.cli.console import Exact, Folder, Inputs, Json, Model, Seed, tell, verb
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
 from seqvae.text.lines import safe
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from seqvae.protocols import Tokenizer
 
 app = console.group("Find sessions, sentences and songs that are not normal.")
-
-# a copy of calibration.Score, whose module imports torch; a test compares the two
-Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
 
 WHOLE = 40  # tokens of the longest piece printed in full
 AROUND = 3  # tokens printed on either side of a marked token in a longer piece
@@ -52,7 +50,7 @@ PART = 4096  # tokens in one part of a JSON line: a session may have a million
     "seqvae detect fit songs/ -m music -o songs.detector --contamination 0.05",
 )
 def fit(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    out: Folder,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -93,10 +91,12 @@ def fit(
         raise UsageError("--p-value and --contamination both set the threshold; give one of them")
     if confidence is not None and contamination is not None:
         raise UsageError("--confidence is for a --p-value, not for --contamination; give one of them")
-    wanted = 0.01 if p_value is None else p_value
-    from seqvae.anomaly import calibration, conformal
+    share = 0.01 if p_value is None else p_value
+    limit = share if contamination is None else None
+    from seqvae.anomaly import calibration
     from seqvae.anomaly import scores as anomaly
     from seqvae.cli.inputs import kind_of, load
+    from seqvae.modality import counted
 
     calibration.refuse(out)
     kind = kind_of(model)
@@ -112,16 +112,11 @@ def fit(
             yield one
 
     latents = [] if near is None else anomaly.latents(codec, near)
-    found = calibration.fit(evidence(), score, latents, seed)
-    threshold = found.threshold(wanted, confidence) if contamination is None else found.quantile(contamination)
+    found = calibration.fit(evidence(), score, latents, seed, codec.tokenizer.kind)
+    normal = counted(given, codec.tokenizer.kind, "normal ")
+    threshold = found.threshold(share, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
-        enough = _enough(wanted, bool(latents), calibration.TAILS, confidence)
-        surely = "" if confidence is None else f" with {confidence:g} confidence"
-        raise SeqVAEError(
-            f"{given} normal pieces are too few for a p-value of {wanted:g}{surely}, which needs {enough}; give as "
-            f"many, or choose a --p-value of {conformal.least_share(len(found.normal), confidence):.2g} or more"
-        )
-    limit = None if contamination is not None else wanted
+        raise _too_few(found, normal, share, bool(latents), confidence)
     about = ", ".join(inputs or ["standard input"])
     settings = calibration.Settings(calibration.named(model), threshold, limit, samples, seed, about, confidence)
     bound = found.bound(threshold, limit, confidence)
@@ -134,9 +129,9 @@ def fit(
         "bound": bound,
         "output": str(out),
     }
-    rule = f"p-value {wanted:g}" if contamination is None else f"contamination {contamination:g}"
+    rule = f"p-value {share:g}" if contamination is None else f"contamination {contamination:g}"
     sure = verdicts.bounded(bound, confidence)
-    tell(f"{given} normal pieces, anomalous below {threshold:.4g}, {sure} ({rule}), in {out}", facts, as_json)
+    tell(f"{normal}, anomalous below {threshold:.4g}, {sure} ({rule}), in {out}", facts, as_json)
 
 
 verb(
@@ -161,6 +156,18 @@ def _normal(kind: Kind, inputs: Sequence[str]) -> Iterator[Any]:
     return pieces()
 
 
+def _too_few(found: Calibration, normal: str, p_value: float, known: bool, confidence: float | None) -> SeqVAEError:
+    """The error for fewer `normal` sequences (such as "9 normal sessions") than a p-value needs."""
+    from seqvae.anomaly import calibration, conformal
+
+    enough = _enough(p_value, known, calibration.TAILS, confidence)
+    surely = "" if confidence is None else f" with {confidence:g} confidence"
+    return SeqVAEError(
+        f"{normal} are too few for a p-value of {p_value:g}{surely}, which needs {enough}; give as "
+        f"many, or choose a --p-value of {conformal.least_share(len(found.normal), confidence):.2g} or more"
+    )
+
+
 def _enough(p_value: float, known: bool, tails: int, confidence: float | None = None) -> int:
     """Smallest number of normal pieces that allows a threshold at `p_value`, whatever its remainder modulo three.
 
@@ -171,8 +178,8 @@ def _enough(p_value: float, known: bool, tails: int, confidence: float | None = 
     def left(pieces: int) -> int:
         return min(n - (0 if known else n // 3) - min(tails, n // 3) for n in range(pieces, pieces + 3))
 
-    wanted = conformal.sample_size(p_value, confidence)
-    return bisect.bisect_left(range(10**12), True, key=lambda n: left(n) >= wanted)
+    needed = conformal.sample_size(p_value, confidence)
+    return bisect.bisect_left(range(10**12), True, key=lambda n: left(n) >= needed)
 
 
 # --- score ------------------------------------------------------------------------------------------------------------
@@ -236,7 +243,7 @@ def score(
     _in_utf8()
     unknown = _Unknown(codec.tokenizer, settings.model)
 
-    def told(numbered: tuple[int, Sequence[Any]]) -> Iterator[verdicts.Row]:
+    def scored(numbered: tuple[int, Sequence[Any]]) -> Iterator[verdicts.Row]:
         """Output rows of a numbered batch."""
         first, batch = numbered
         evidences = examine(codec, (item.piece for item in batch), settings.samples, settings.seed)
@@ -250,7 +257,7 @@ def score(
                 name = f"{safe(item.facts['input'])}: " if kind.FILES else ""
                 yield facts, [name + _shown(codec.tokenizer, item.piece, evidence)]
 
-    for line in verdict.lines(ranks.in_rounds(_numbered(batches), told)):
+    for line in verdict.lines(ranks.in_rounds(_numbered(batches), scored)):
         console.write(line)
         sys.stdout.flush()
     ranks.leave()
@@ -296,16 +303,18 @@ class _Unknown:
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
         self._model = Path(model).name
         self._new = self._all = 0
-        self._quiet = tokenizer.kind != "events"
+        self._unknown = tokenizer.unknown
+        self._quiet = self._unknown is None
 
     def count(self, evidence: Evidence) -> None:
         """Count the events of one session."""
-        from seqvae.events.tokenizer import UNKNOWN
         from seqvae.protocols import EOS
 
-        self._new += int((evidence.tokens == UNKNOWN).sum())
+        if self._quiet:
+            return
+        self._new += int((evidence.tokens == self._unknown).sum())
         self._all += int((evidence.tokens != EOS).sum())
-        if not self._quiet and 2 * self._new > self._all:
+        if 2 * self._new > self._all:
             self._quiet = True
             console.report(
                 f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, so its verdict "
@@ -346,8 +355,8 @@ def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
     total = round(float(evidence.log_prob.sum(dtype="float64")), DIGITS)
     yield f', "log_prob": {json.dumps(total)}, "tokens": ['
     for at in range(0, len(evidence.tokens), PART):
-        some = zip(evidence.tokens[at : at + PART].tolist(), evidence.log_prob[at : at + PART].tolist(), strict=True)
-        rows = [{"token": tokenizer.token_text(token), "log_prob": round(nats, DIGITS)} for token, nats in some]
+        part = zip(evidence.tokens[at : at + PART].tolist(), evidence.log_prob[at : at + PART].tolist(), strict=True)
+        rows = [{"token": tokenizer.token_text(token), "log_prob": round(nats, DIGITS)} for token, nats in part]
         yield (", " if at else "") + json.dumps(rows)[1:-1]
     yield "]}"
 
@@ -375,20 +384,9 @@ def update(
     Nothing may have been fitted on the new data. A detector of raw logs takes raw logs.
     """
     from seqvae.anomaly import calibration, conformal
-    from seqvae.anomaly import scores as anomaly
-    from seqvae.cli.inputs import kind_of, load
+    from seqvae.modality import counted
 
-    where = detector
-    if _is_raw(detector):
-        from seqvae.anomaly import log_detector
-
-        learned = log_detector.load(detector)
-        where, found, settings = detector / "detector", learned.calibration, learned.settings
-        evidences: Iterable[Evidence] = (evidence for _, evidence in raw.weighed(inputs or [], learned, exact)[1])
-    else:
-        found, settings = _calibrated(detector, model)
-        pieces = _normal(kind_of(settings.model), inputs or [])
-        evidences = anomaly.examine(load(settings.model, exact=exact), pieces, settings.samples, settings.seed)
+    where, found, settings, evidences, sequence = _recalibrating(detector, inputs or [], model, exact)
     scores = [found.scores(evidence)[found.score] for evidence in evidences]
     if not scores:
         raise SeqVAEError("there is nothing to calibrate on; give normal sessions, sentences or songs")
@@ -408,11 +406,31 @@ def update(
     facts |= {"p_value": settings.p_value, "confidence": settings.confidence, "bound": bound, "output": str(detector)}
     sure = verdicts.bounded(bound, settings.confidence)
     tell(
-        f"{len(scores)} more normal pieces, {len(new.normal)} to compare with, anomalous below "
+        f"{counted(len(scores), sequence, 'more normal ')}, {len(new.normal)} to compare with, anomalous below "
         f"{settings.threshold:.4g}, {sure}, in {detector}",
         facts,
         as_json,
     )
+
+
+def _recalibrating(
+    detector: Path, inputs: Sequence[str], model: str | None, exact: bool
+) -> tuple[Path, Calibration, Settings, Iterable[Evidence], str]:
+    """The folder of a detector's calibration, the calibration, its settings, the new evidence, and the kind."""
+    if _is_raw(detector):
+        from seqvae.anomaly import log_detector
+
+        learned = log_detector.load(detector)
+        logged = (evidence for _, evidence in raw.weighed(inputs, learned, exact)[1])
+        return detector / "detector", learned.calibration, learned.settings, logged, "events"
+    from seqvae.anomaly.scores import examine
+    from seqvae.cli.inputs import kind_of, load
+
+    found, settings = _calibrated(detector, model)
+    pieces = _normal(kind_of(settings.model), inputs)
+    codec = load(settings.model, exact=exact)
+    evidences = examine(codec, pieces, settings.samples, settings.seed)
+    return detector, found, settings, evidences, codec.tokenizer.kind
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
@@ -421,9 +439,11 @@ def update(
 def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
     """The tokens of a piece with the most surprising ones marked; of a long piece only the tokens around them.
 
-    The end of a chunk, `<eos>`, is left out unless it is marked. Tokens of music follow the number of their bar.
+    The end of a chunk, `<eos>`, is left out unless it is marked. Tokens of music follow the number of their bar
+    (`Modality.chunk`).
     """
     from seqvae.anomaly.explain import pointed, spelled
+    from seqvae.modality import modality
     from seqvae.protocols import EOS
 
     ids = evidence.tokens
@@ -433,20 +453,20 @@ def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
         near = {at for i in marks for at in range(i - AROUND, i + AROUND + 1)}
         places = sorted(near.intersection(places))
     ends = ids == EOS
-    bars = (ends.cumsum() - ends + 1).tolist() if tokenizer.kind == "midi" else []
-    words = piece.split() if tokenizer.kind == "events" else []
+    chunk = modality(tokenizer.kind).chunk
+    numbers = (ends.cumsum() - ends + 1).tolist() if chunk else []
     out: list[str] = []
-    bar, last = 0, -1
-    for group, text in spelled(tokenizer, ids.tolist(), places, words):
+    number, last = 0, -1
+    for group, text in spelled(tokenizer, ids.tolist(), places, piece):
         if group[0] > last + 1:
             out.append(" …")
         last = group[-1]
         marked = not marks.isdisjoint(group)
         if ends[last] and not marked:
             continue
-        if bars and bars[last] != bar:
-            bar = bars[last]
-            out.append(f" bar {bar}:")
+        if numbers and numbers[last] != number:
+            number = numbers[last]
+            out.append(f" {chunk} {number}:")
         body = text.lstrip(" ") or text
         out += [text.removesuffix(body), console.marked(body) if marked else body]
     if not ends[last + 1 :].all():

@@ -8,13 +8,18 @@ its config.json before torch is imported, so that wrong usage is reported at onc
 from __future__ import annotations
 
 import gc
+import os
+import stat
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seqvae.checkpoint import hub
+from seqvae.cli.console import report
 from seqvae.modality import commands
+from seqvae.text.lines import MUSIC
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from seqvae.codec import Codec
 
 
+TEXT = "reviews"
+"""The model of sentences where none is named."""
 ALSO = ("wav", "png", "html")
 """Suffixes of files that a command can write beside its output: sound, picture, page."""
 
@@ -96,26 +103,47 @@ def kind_of(model: str) -> Kind:
     return module
 
 
+def chosen(model: str | None, inputs: Sequence[str]) -> tuple[str, Kind]:
+    """The model named, and its kind; without a name a model of the inputs' kind: music, or TEXT for sentences.
+
+    Sentences are `@FILE`, `-`, words with a space that are no path, and without any input a pipe or `< FILE`.
+    """
+    if model is None:
+        written = any(x[:1] == "@" or x == "-" or (" " in x.strip() and not _is_path(x)) for x in inputs)
+        model = TEXT if written or (not inputs and _is_piped()) else "music"
+        if model == TEXT:
+            report(f"text without -m: taken by the model {TEXT}")
+    return model, kind_of(model)
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # there is none
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _is_path(name: str) -> bool:
+    try:
+        return Path(name).exists() or Path(name).suffix.lower() in MUSIC
+    except OSError:  # too long for a name
+        return False
+
+
 def also(*wanted: bool) -> list[str]:
     """Entries of ALSO selected by one truth value each."""
     return [kind for kind, yes in zip(ALSO, wanted, strict=True) if yes]
 
 
 def load(model: str, styles: Path | None = None, exact: bool = False) -> Codec:
-    """Load a codec, on the GPU if there is one, and add the styles of a file."""
+    """A codec on the GPU if there is one, with the styles of a file added; see `codec.load`."""
     gc.disable()  # imported and loaded objects stay: collecting garbage among them takes a sixth of the time
     try:
-        import torch
-
         from seqvae import codec
-        from seqvae.style import vectors as style
 
-        loaded = codec.load(model, exact=exact)
+        return codec.load(model, device="auto", styles=styles, exact=exact)
     finally:
         gc.freeze()
         gc.enable()
-    if torch.cuda.is_available():
-        loaded.model.cuda()
-    if styles is not None:
-        loaded.styles.update(style.load(styles, loaded.model.config.latent))
-    return loaded

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from seqvae.cli.console import report, tell
 from seqvae.errors import ReadError, SeqVAEError, UsageError
-from seqvae.music import library
+from seqvae.music import library, tune_books
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
 
@@ -91,7 +91,9 @@ def new(names: Sequence[str], out: str | None, as_json: bool, also: Collection[s
 
 
 def one(given: str) -> Piece:
-    """The song named by an argument."""
+    """The song named by an argument; raises UsageError for a file with several tunes."""
+    if len(found := tune_books.tunes(Path(given))) > 1:
+        raise UsageError(f"{given}: holds {len(found)} tunes; name one, {found[0]} to #{len(found)}")
     return midi.read(given)
 
 
@@ -101,9 +103,9 @@ template = one
 
 def members(paths: Sequence[str]) -> Iterator[Piece]:
     """All songs in files and folders; raises ReadError at once where a path does not exist."""
-    found = library.find(paths)
+    single, found = alone(paths), library.require(paths)
     _tell_passed_over(paths)
-    return (piece for _, piece in read_each(found, alone(paths)))
+    return (piece for _, piece in read_each(found, single))
 
 
 def _items(places: Mapping[Path, Path], single: bool) -> Iterator[Item]:
@@ -112,14 +114,14 @@ def _items(places: Mapping[Path, Path], single: bool) -> Iterator[Item]:
 
 
 def alone(inputs: Sequence[str]) -> bool:
-    """Whether the input is a single file, which must be readable and whose output may have any name."""
+    """Whether the input is a single file or tune, which must be readable and whose output may have any name."""
     if not inputs:
         raise UsageError("missing argument 'INPUT'; name a file of music, a folder of them, or corpus:NAME")
-    return len(inputs) == 1 and not Path(inputs[0]).is_dir()
+    return len(inputs) == 1 and not Path(inputs[0]).is_dir() and len(tune_books.tunes(Path(inputs[0]))) == 1
 
 
 def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
-    """Every input file and its stem, which includes the subfolder below a folder that was given.
+    """Every input file and its stem, which includes the subfolder below a folder that was given; of a tune `book-3`.
 
     Of `song.mid` and `song.abc` the first in the order of `midi.SUFFIXES` is `song`, the other `song.abc`. Files below
     `out` are left out, as outputs of an earlier call. Raises SeqVAEError where there is no file, or two have one name.
@@ -127,8 +129,8 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
     found: dict[Path, Path] = {}
     for given in inputs:
         for source in library.find([given]):
-            known = source.suffix.lower() in midi.SUFFIXES
-            stem = source.stem if known else source.name.removeprefix(midi.CORPUS)
+            known = tune_books.suffix(source) in midi.SUFFIXES
+            stem = tune_books.stem(source) if known else source.name.removeprefix(midi.CORPUS)
             within = source.parent.relative_to(given) if Path(given).is_dir() else Path()
             written = out is not None and Path(given) in Path(out).parents and source.is_relative_to(out)
             if not written:
@@ -138,8 +140,8 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
         raise SeqVAEError(f"{' '.join(inputs)}: holds no music; name a folder with files in {kinds}")
     _tell_passed_over(inputs)
     first: dict[Path, Path] = {}
-    order = [*midi.SUFFIXES, *(source.suffix.lower() for source in found)]
-    for source in sorted(found, key=lambda source: order.index(source.suffix.lower())):
+    order = [*midi.SUFFIXES, *map(tune_books.suffix, found)]
+    for source in sorted(found, key=lambda source: order.index(tune_books.suffix(source))):
         name = found[source]
         if name in first and source.name not in (first[name].name, name.name):
             name = found[source] = name.with_name(source.name)
@@ -151,8 +153,8 @@ def named(inputs: Sequence[str], out: str | None = None) -> dict[Path, Path]:
 
 def _tell_passed_over(inputs: Iterable[str]) -> None:
     """Report on standard error the files in the named folders that are not music."""
-    if said := library.passed_over(inputs):
-        report(said)
+    if line := library.passed_over(inputs):
+        report(line)
 
 
 def outputs(inputs: Sequence[str], out: str | None, ending: str) -> dict[Path, Path]:
@@ -162,7 +164,9 @@ def outputs(inputs: Sequence[str], out: str | None, ending: str) -> dict[Path, P
     """
     single = alone(inputs)
     if out is None and not single:
-        raise UsageError("several inputs, or a folder, need -o FOLDER")
+        book = tune_books.tunes(Path(inputs[0])) if len(inputs) == 1 else []
+        one_tune = f" for its {len(book)} tunes; for one of them name it, as {book[0]}" if len(book) > 1 else ""
+        raise UsageError(f"several inputs, or a folder, need -o FOLDER{one_tune}")
     stems = named(inputs, out)
     if out is None:
         places = {source: Path(f"{name.name}-{ending}.mid") for source, name in stems.items()}
@@ -262,8 +266,8 @@ def _content(kind: str, item: Item, result: Any, facts: Mapping[str, Any]) -> by
 def _about(facts: Mapping[str, Any]) -> str:
     """The moves of a song in words; empty for a generated song."""
     moves = facts.get("moves", [facts] if "to" in facts else [])
-    told = [f"{move['from'] or 'itself'} to {move['to']}, amount {move['amount']:.3g}" for move in moves]
-    return " + ".join(told)
+    parts = [f"{move['from'] or 'itself'} to {move['to']}, amount {move['amount']:.3g}" for move in moves]
+    return " + ".join(parts)
 
 
 def _drawn(result: Any, original: Piece | None) -> Piece:

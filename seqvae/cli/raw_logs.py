@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 import typer
 
 from seqvae.cli import console, verdicts
-from seqvae.cli.console import Json, Seed, report, tell
+from seqvae.cli.console import Folder, Json, Seed, report, tell
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.text import lines as text
 
 if TYPE_CHECKING:
-    from seqvae.anomaly.log_detector import LogDetector
+    from seqvae.anomaly.log_detector import Learned, LogDetector
     from seqvae.anomaly.log_report import ScoredSession
     from seqvae.anomaly.scores import Evidence
     from seqvae.codec import Codec
     from seqvae.events.lines import LogReader, Record
+    from seqvae.events.session_keys import SessionKey
     from seqvae.events.sessions import Session
 
 POINTED = 5  # most records printed for a session
@@ -43,7 +44,7 @@ END = "the session ends"
 
 
 def learn(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    out: Folder,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -104,12 +105,7 @@ def learn(
         raise SeqVAEError(_none(session))
     keys = session_keys.suggest(records) if session is None and window is None else []
     if keys:
-        best = keys[0]
-        report(
-            f"no --session is given, so that {grouping.lines} lines in a row are a session; "
-            f"--session '{best.pattern}' is in {best.covered:.0%} of the lines and makes sessions of "
-            f"{best.length:.1f} lines"
-        )
+        report(_suggestion(keys[0], grouping.lines))
     given = len(sessions)
     sessions = without(sessions, excluded)
     if exclude:
@@ -123,18 +119,7 @@ def learn(
     learned = log_detector.learn(
         sessions, reader, grouping, out, p_value=p_value, confidence=confidence, minutes=minutes, seed=seed, report=say
     )
-    if learned.wanted:
-        surely = "" if confidence is None else f" with {confidence:g} confidence"
-        report(
-            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which needs about "
-            f"{learned.wanted}; the smallest possible, {learned.p_value:g}, is used"
-        )
-    for normal in learned.kinds[:KINDS] if not as_json else []:
-        if normal.sessions == 1:
-            break
-        more = len(normal.messages) - MESSAGES
-        about = "; ".join(normal.messages[:MESSAGES]) + (f"; and {more} more" if more > 0 else "")
-        report(f"taken for normal: {normal.sessions} sessions ({normal.sessions / learned.sessions:.0%}): {about}")
+    _report_learned(learned, p_value, confidence, as_json)
     rate = learned.alarms / learned.checked
     tell(
         f"{learned.sessions} sessions, {learned.templates} templates; of {learned.checked} held-out sessions "
@@ -152,6 +137,30 @@ def learn(
         },
         as_json,
     )
+
+
+def _suggestion(best: SessionKey, lines: int) -> str:
+    """A session key for a log that was divided into windows of some lines."""
+    return (
+        f"no --session is given, so that {lines} lines in a row are a session; --session '{best.pattern}' is in "
+        f"{best.covered:.0%} of the lines and makes sessions of {best.length:.1f} lines"
+    )
+
+
+def _report_learned(learned: Learned, p_value: float, confidence: float | None, as_json: bool) -> None:
+    """Warn of too few sessions, and print the kinds of sessions taken for normal."""
+    if learned.needed:
+        surely = "" if confidence is None else f" with {confidence:g} confidence"
+        report(
+            f"warning: {learned.sessions} sessions are too few for a p-value of {p_value:g}{surely}, which needs about "
+            f"{learned.needed}; the smallest possible, {learned.p_value:g}, is used"
+        )
+    for normal in learned.kinds[:KINDS] if not as_json else []:
+        if normal.sessions == 1:
+            break
+        more = len(normal.messages) - MESSAGES
+        about = "; ".join(normal.messages[:MESSAGES]) + (f"; and {more} more" if more > 0 else "")
+        report(f"taken for normal: {normal.sessions} sessions ({normal.sessions / learned.sessions:.0%}): {about}")
 
 
 def _nothing(_: str) -> None:
@@ -214,7 +223,7 @@ def _weighed(
     from seqvae.anomaly import log_detector
 
     sessions = found.grouping.sessions(records)
-    some = new = total = 0
+    count = new = total = 0
     warned = False
     while batch := list(islice(sessions, size)):
         unknown, of = found.unknown(batch)
@@ -228,8 +237,8 @@ def _weighed(
         settings = found.settings
         evidences = log_detector.evidence(model, batch, found.templates, settings.samples, settings.seed)
         yield from zip(batch, evidences, strict=True)
-        some += len(batch)
-    if not some:
+        count += len(batch)
+    if not count:
         raise SeqVAEError(_none(found.grouping.key))
 
 

@@ -1,6 +1,6 @@
 """The commands under `seqvae style`: fit styles, measure the effect of their vectors, list and describe them.
 
-Scope: arguments, the files of styles, and printed output. Out of scope: fitting (style/vectors.py), measuring
+Scope: arguments, the files of styles, and printed output. Out of scope: fitting (style/gaussian.py), measuring
 (evaluation/style_effect.py) and labels of music (music/attributes.py). Only typer is imported here, as in cli/app.py.
 """
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from seqvae.cli import console
-from seqvae.cli.console import Json, Model, Seed, Styles, tell, verb
+from seqvae.cli.console import AnyModel, Json, Model, Seed, Styles, tell, verb
 from seqvae.errors import UsageError
 
 if TYPE_CHECKING:
     from seqvae.cli.inputs import Kind
-    from seqvae.style.vectors import Style
+    from seqvae.style.gaussian import Style
 
 app = console.group("Fit styles of your own, measure their effect, list and describe them.")
 
@@ -57,15 +57,17 @@ def fit(
     hold_out: Annotated[
         bool, typer.Option("--hold-out", help="Leave out the test split, one in twenty, that `style effect` uses.")
     ] = False,
-    model: Model = "music",
+    model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
     """Fit styles to songs or sentences of your own. A name may be given several times. Use the file with --styles."""
-    from seqvae.cli.inputs import kind_of, load
+    from seqvae.cli.inputs import chosen, load
+    from seqvae.modality import counted
 
     if (out is None) is not add:
         raise UsageError("missing output; give -o FILE, or --add for the model's own folder")
-    found = _sets(kind_of(model), sets, by)
+    model, kind = chosen(model, [given.partition("=")[2] for given in sets])
+    found = _sets(kind, sets, by)
     codec = load(model)
     if hold_out:
         from seqvae.evaluation import style_effect as effect
@@ -78,7 +80,7 @@ def fit(
     path = _write(fitted, out, model)
     for name, one in fitted.items():
         facts = {"style": name, "count": one.count, "source": one.source, "output": str(path)}
-        tell(f"{name}: {one.count} pieces, in {path}", facts, as_json)
+        tell(f"{name}: {counted(one.count, codec.tokenizer.kind)}, in {path}", facts, as_json)
 
 
 def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[list[Any], str]]:
@@ -103,15 +105,15 @@ def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[lis
 def _write(styles: Mapping[str, Style], out: Path | None, model: str) -> Path:
     """Write styles to a file, or add them to the model's own folder; returns its path."""
     from seqvae.checkpoint import folder as checkpoint
-    from seqvae.style import vectors as style
+    from seqvae.style import styles_file
 
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        style.save(styles, out)
+        styles_file.save(styles, out)
         return out
     folder = checkpoint.find(model)
     kept = checkpoint.load(folder)
-    tensors, about = style.pack(styles)
+    tensors, about = styles_file.pack(styles)
     kept.styles, kept.about_styles = kept.styles | tensors, kept.about_styles | about
     checkpoint.save(kept, folder)
     return folder
@@ -155,9 +157,9 @@ def effect(
 
     effects = measure(codec, {name: pieces for name, (pieces, _) in found.items()}, songs, amount, seed, console.report)
     if add or styles is not None:
-        from seqvae.style import vectors as style
+        from seqvae.style import styles_file
 
-        known = codec.styles if styles is None else style.load(styles)
+        known = codec.styles if styles is None else styles_file.load(styles)
         changed = {
             name: replace(one, effects={**one.effects, **effects[name]}) if name in effects else one
             for name, one in known.items()
@@ -207,7 +209,8 @@ def show(
     from seqvae.cli.inputs import load
 
     codec = load(model, styles)
-    from seqvae.style.vectors import separation
+    from seqvae.modality import counted
+    from seqvae.style.translation import separation
 
     style = codec.style(name)
     others = {n: s for n, s in sorted(codec.styles.items()) if n not in (name, "all")}
@@ -215,10 +218,10 @@ def show(
     apart = {n: separation(style, other) for n, other in others.items()}
     spread = float(style.covariance.trace().sqrt())
     facts = {"style": name, "count": style.count, "source": style.source, "spread": spread}
-    facts |= {"persistence": style.persistence, "distances": distances, "told_apart": apart}
+    facts |= {"persistence": style.persistence, "distances": distances, "separation": apart}
     facts |= {"effects": {source: asdict(one) for source, one in style.effects.items()}}
     lines = [
-        f"{name}: {style.count} pieces from {style.source or 'an unknown source'}",
+        f"{name}: {counted(style.count, codec.tokenizer.kind)} from {style.source or 'an unknown source'}",
         f"spread {spread:.3f}: root mean square distance of a segment from the mean",
         f"persistence {style.persistence:.3f}: correlation of a segment with the one before",
         *(

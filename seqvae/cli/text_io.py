@@ -36,6 +36,7 @@ SEGMENTS = 1
 """Default number of segments of a generated line: one latent vector covers a sentence."""
 BATCH = 512
 """Most lines in a batch."""
+_NAME = 250  # letters that the name of a file can have
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ def _batches(inputs: Sequence[str]) -> Iterator[list[str]]:
             arriving = _Arriving(sys.stdin.buffer)
             streams.append((text.read_lines(cast(BinaryIO, arriving)), arriving.ready))
         elif given.startswith("@"):
+            text.check(Path(given[1:]))
             streams.append((text.read_lines(given[1:]), _always))
+        elif len(given) < _NAME and Path(given).suffix.lower() in text.MUSIC and Path(given).exists():
+            raise UsageError(f"{given}: is a file of music, and the model is of text; choose a model of music with -m")
         else:  # bytes that are not UTF-8 are read as in a file
             streams.append((iter([os.fsencode(given).decode(errors="replace")]), _always))
 

@@ -12,12 +12,12 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from seqvae.cli import console
-from seqvae.cli.console import Json, Model, Seed, report, tell, verb
+from seqvae.cli.console import Folder, Json, Model, Seed, report, tell, verb
 from seqvae.errors import SeqVAEError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ Half = Literal["choose", "final"]  # a copy of dataset.Half; a test compares the
 
 @verb(
     app,
+    "seqvae train music --data mine/ --start music --minutes 5",
     "seqvae train music --data songs/ --out runs/music --set model.latent=256",
     "seqvae train reviews --data positive.txt --data negative.txt --out runs/mine --minutes 10",
 )
@@ -42,7 +43,9 @@ def train(
         list[str],
         typer.Option("--data", metavar="PATH", help="Folder of music, or file of sentences.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.  [default: runs/RECIPE]")
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Text: use this vocabulary instead of learning one.")
     ] = None,
@@ -70,24 +73,22 @@ def train(
     changed = [*(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
     changed += [f"train.minutes={minutes}"] if minutes is not None else []
     settings = load_recipe(recipe, changed)
+    from seqvae.modality import modality
     from seqvae.train.loop import train_from
 
+    out = out or Path("runs") / Path(recipe).stem
     try:
-        if start is not None and tokenizer is None and settings.tokenizer.kind != "midi":
+        if start is not None and tokenizer is None and modality(settings.tokenizer.kind).vocabulary != "fixed":
             from seqvae.checkpoint import hub
 
             tokenizer = hub.find(start) / "tokenizer"  # weights belong to one vocabulary
         best, skipped = train_from(settings, data, out, tokenizer=tokenizer, resume=resume, start=start, report=report)
     except KeyboardInterrupt as stop:
-        command = ["seqvae", "train", recipe, *(f"--data={path}" for path in data), f"--out={out}"]
-        command += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
-        command += [f"--start={start}"] if start is not None else []
-        command += [f"--set={change}" for change in changed]
-        from seqvae import parallel
-
-        if parallel.join().rank:
-            raise typer.Exit(130) from None
-        console.end(f"{str(stop) or 'interrupted'}; continue with `{shlex.join(command)} --resume`", 130)
+        options = [f"--data={path}" for path in data] + [f"--out={out}"]
+        options += [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
+        options += [f"--start={start}"] if start is not None else []
+        options += [f"--set={change}" for change in changed]
+        _interrupted(str(stop) or "interrupted", ["seqvae", "train", recipe, *options, "--resume"])
     from seqvae import parallel
 
     if parallel.join().rank == 0:
@@ -96,12 +97,21 @@ def train(
         print(best)
 
 
+def _interrupted(reason: str, command: Sequence[str]) -> NoReturn:
+    """End a training, with the command that continues it printed by the first of several processes."""
+    from seqvae import parallel
+
+    if parallel.join().rank:
+        raise typer.Exit(130) from None
+    console.end(f"{reason}; continue with `{shlex.join(command)}`", 130)
+
+
 @verb(tokenizer_app, "seqvae tokenizer train --data reviews.txt --vocab-size 4000 -o tokenizers/mine")
 def train_(
     data: Annotated[
         list[str], typer.Option("--data", metavar="FILE", help="Sentences, one on each line.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    out: Folder,
     vocab_size: Annotated[int, typer.Option(min=1, help="Most tokens; few lines give fewer.")] = 4000,
     algorithm: Annotated[Algorithm, typer.Option(help="Algorithm that splits words into tokens.")] = "bpe",
     max_tokens: Annotated[int, typer.Option(min=5, help="Most tokens in a segment; longer lines are divided.")] = 128,
@@ -219,50 +229,57 @@ def evaluate(
     """
     from seqvae.checkpoint import hub
     from seqvae.cli.inputs import load
+    from seqvae.modality import modality
 
-    if hub.kind_of(hub.find(model)) == "midi":
+    if modality(hub.kind_of(hub.find(model))).content == "songs":
         if len(data) != 1:
             raise UsageError(f"{len(data)} --data: for music give one folder, with a folder for each style")
         codec, say = _sharded(load(model))
         if arrangement:
-            from seqvae.evaluation import arrangement as ruler
+            figures, table = _arrangement_figures(codec, Path(data[0]), pieces or 16, opposites or [], split, seed, say)
+        else:
+            from seqvae.evaluation import music, music_report
 
-            given = opposites or []
-            chosen = ruler.pairs_of(codec, every=True) if given == ["all"] else _pairs(given) or None
-            figures = ruler.evaluate(
-                codec, Path(data[0]), songs=pieces or 16, pairs=chosen, half=split, seed=seed, report=say
+            figures = music.evaluate(
+                codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, split=split, report=say
             )
-            _print_figures(codec, ruler.table(figures), figures, as_json)
-            return
-        from seqvae.evaluation import music as evaluate
+            table = music_report.table(figures)
+    else:
+        if arrangement:
+            raise UsageError(f"--arrangement: is for music, and {model} is not a model of music; leave it out")
+        lines, training_lines, pairs = _by_name(data), _by_name(training or []), _pairs(opposites or [])
+        from seqvae.evaluation import text, text_report
 
-        figures = evaluate.evaluate(
-            codec, Path(data[0]), pieces=pieces or 20, samples=samples or 200, seed=seed, split=split, report=say
+        plain, corpus = lines.pop("", None), training_lines.pop("", None)
+        codec, say = _sharded(load(model))
+        figures = text.evaluate_text(
+            codec,
+            plain if plain is not None else [line for members in lines.values() for line in members],
+            styles=lines,
+            train=training_lines,
+            corpus=corpus,
+            opposites=pairs or None,
+            seed=seed,
+            samples=samples or 500,
+            iw_lines=iw_lines or None,
+            transfer_lines=pieces or 1000,
+            report=say,
         )
-        _print_figures(codec, evaluate.table(figures), figures, as_json)
-        return
-    if arrangement:
-        raise UsageError(f"--arrangement: is for music, and {model} is not a model of music; leave it out")
-    held, known = _by_name(data), _by_name(training or [])
-    pairs = _pairs(opposites or [])
-    from seqvae.evaluation import text as evaluate_text
+        table = text_report.table(figures)
+    if codec.ranks.rank == 0:  # once, in the first of several processes
+        tell(table, figures, as_json)
+    codec.ranks.leave()
 
-    plain, corpus = held.pop("", None), known.pop("", None)
-    codec, say = _sharded(load(model))
-    figures = evaluate_text.evaluate_text(
-        codec,
-        plain if plain is not None else [line for lines in held.values() for line in lines],
-        styles=held,
-        train=known,
-        corpus=corpus,
-        opposites=pairs or None,
-        seed=seed,
-        samples=samples or 500,
-        iw_lines=iw_lines or None,
-        transfer_lines=pieces or 1000,
-        report=say,
-    )
-    _print_figures(codec, evaluate_text.table(figures), figures, as_json)
+
+def _arrangement_figures(
+    codec: Codec, data: Path, songs: int, pairs: Sequence[str], split: Half, seed: int, say: Callable[[str], None]
+) -> tuple[dict[str, Any], str]:
+    """Figures of blends as arrangements, and their tables."""
+    from seqvae.evaluation import arrangement, arrangement_report
+
+    chosen = arrangement.pairs_of(codec, every=True) if [*pairs] == ["all"] else _pairs(pairs) or None
+    figures = arrangement.evaluate(codec, data, songs=songs, pairs=chosen, half=split, seed=seed, report=say)
+    return figures, arrangement_report.table(figures)
 
 
 def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
@@ -281,13 +298,6 @@ def _sharded(codec: Codec) -> tuple[Codec, Callable[[str], None]]:
     return codec, report if codec.ranks.rank == 0 else lambda _: None
 
 
-def _print_figures(codec: Codec, text: str, figures: dict[str, Any], as_json: bool) -> None:
-    """Print figures once, in the first of several processes."""
-    if codec.ranks.rank == 0:
-        tell(text, figures, as_json)
-    codec.ranks.leave()
-
-
 def _by_name(given: Iterable[str]) -> dict[str, list[str]]:
     """Lines of every `NAME=@FILE`, and of `@FILE` and `FILE` under "", without blank ones; raises ReadError."""
     from seqvae.cli import text_io as lines
@@ -302,7 +312,7 @@ def _by_name(given: Iterable[str]) -> dict[str, list[str]]:
 
 @verb(app, "seqvae export -m reviews -o reviews.onnx/")
 def export(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    out: Folder,
     model: Model = "music",
     seed: Seed = 0,
     as_json: Json = False,
@@ -317,7 +327,7 @@ def export(
     from seqvae.export import SEGMENTS, export_model
 
     kept, found = export_model(model, out, SEGMENTS, seed)
-    steps = kept.recipe.objective.refine
+    steps = kept.recipe.refine.steps
     if steps:
         report(f"encoder.onnx gives the encoder's mean, without the {steps} refinement steps that follow it in seqvae")
     megabytes = sum(path.stat().st_size for path in out.glob("*.onnx")) / 1e6

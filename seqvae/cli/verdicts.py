@@ -70,15 +70,15 @@ class Verdicts:
         from seqvae.anomaly import calibration, conformal
 
         self._found, self._chosen, self._seed, self._detector = found, chosen, settings.seed, detector
-        asked = chosen.p_value is not None or chosen.confidence is not None
+        given = chosen.p_value is not None or chosen.confidence is not None
         self._limit = settings.p_value if chosen.p_value is None else chosen.p_value
         confidence = settings.confidence if chosen.confidence is None else chosen.confidence
-        if self._limit is None and (asked or chosen.random_ties):
+        if self._limit is None and (given or chosen.random_ties):
             raise UsageError("the detector was fitted for a contamination; give a --p-value too")
         if chosen.random_ties and chosen.confidence is not None:
             raise UsageError("--confidence bounds p-values without random ties; give one of the two")
         threshold = settings.threshold
-        if asked and self._limit is not None and not chosen.random_ties:
+        if given and self._limit is not None and not chosen.random_ties:
             threshold = found.threshold(self._limit, confidence)
             if threshold == -math.inf:
                 raise SeqVAEError(calibration.too_few(len(found.normal), self._limit, confidence))
@@ -169,7 +169,7 @@ class Verdicts:
         least = conformal.least_discoveries(pieces, n, rate)
         if least > 1 and not self._chosen.random_ties:
             console.report(
-                f"no discovery at --fdr {rate:g}: with {n} normal pieces for calibration, at least {least} of {pieces} "
+                f"no discovery at --fdr {rate:g}: calibrated on {n} normal ones, at least {least} of {pieces} "
                 f"must be stranger than all of them; with {conformal.sample_size(rate / pieces)}, one is enough"
             )
 

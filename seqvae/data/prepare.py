@@ -43,9 +43,10 @@ def prepare(
     """
     skipped: list[ReadError] = []
     paths = [Path(one) for one in data]
+    entry = modality(recipe.tokenizer.kind)
 
     def pieces() -> Iterator[Source]:
-        return modality(recipe.tokenizer.kind).read_sources(paths, skipped, report)
+        return entry.read_sources(paths, skipped, report)
 
     made = _made_before(data)
     folder = folder if made is None else made
@@ -58,19 +59,7 @@ def prepare(
             "let all machines see one file system, or give the address of a copy of that folder as --data",
         )
     kept, ready = folder / "tokenizer", (folder / "index.json").exists()
-    if tokenizer is not None:
-        spelled = load_tokenizer(tokenizer)
-    elif ready:
-        spelled = load_tokenizer(kept)
-    else:
-        known = (piece for *_, piece in pieces())
-        spelled = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if recipe.tokenizer.kind == "text" else known)
-    if tokenizer is not None and ready and kept.exists() and spelling(load_tokenizer(kept)) != spelling(spelled):
-        raise ConfigError(
-            f"{tokenizer}: is not the tokenizer of the shards in {folder}; leave it out, or choose another --out"
-        )
-    if spelled.kind != recipe.tokenizer.kind:
-        raise ConfigError(f"{tokenizer}: is for {spelled.kind}, and the recipe for {recipe.tokenizer.kind}")
+    spelled = _tokenizer(recipe, folder, tokenizer, pieces)
     new = not folder.exists()
     try:
         if made is None and not (ready and kept.exists()):  # files without an index are not valid
@@ -82,6 +71,28 @@ def prepare(
         if not isinstance(error, OSError):
             raise
         raise SeqVAEError(f"{folder}: cannot be written ({error}); free some space or choose another --out") from error
+
+
+def _tokenizer(recipe: Recipe, folder: Path, given: Path | None, pieces: Callable[[], Iterator[Source]]) -> Tokenizer:
+    """The tokenizer in the folder `given`, else that of the shards in `folder`, else one learned from `pieces`.
+
+    Raises ConfigError if the shards were made with another one, or if it is of another kind than the recipe's.
+    """
+    kept, ready, kind = folder / "tokenizer", (folder / "index.json").exists(), recipe.tokenizer.kind
+    if given is not None:
+        found = load_tokenizer(given)
+    elif ready:
+        found = load_tokenizer(kept)
+    else:
+        known, sampled = (piece for *_, piece in pieces()), modality(kind).vocabulary == "sample"
+        found = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if sampled else known)
+    if given is not None and ready and kept.exists() and spelling(load_tokenizer(kept)) != spelling(found):
+        raise ConfigError(
+            f"{given}: is not the tokenizer of the shards in {folder}; leave it out, or choose another --out"
+        )
+    if found.kind != kind:
+        raise ConfigError(f"{given}: is for {found.kind}, and the recipe for {kind}")
+    return found
 
 
 def _made_before(data: Sequence[str | Path]) -> Path | None:
@@ -125,10 +136,10 @@ def tokenize(recipe: Recipe, pieces: Iterable[Source], tokenizer: Tokenizer, fol
     writer = ShardWriter(folder, about)
     bar = iter(tqdm(pieces, unit="piece", disable=None, leave=False, desc="tokens"))
     encode_all = getattr(tokenizer, "encode_all", None)  # tokenizers of lines have one
-    while some := list(islice(bar, SPELLED if encode_all else 1)):
-        items = [piece for *_, piece in some]
+    while batch := list(islice(bar, SPELLED if encode_all else 1)):
+        items = [piece for *_, piece in batch]
         spelled = encode_all(items) if encode_all else map(tokenizer.encode, items)
-        for (label, group, _), chunks in zip(some, spelled, strict=True):
+        for (label, group, _), chunks in zip(batch, spelled, strict=True):
             writer.add(chunks, label, group)
     if not writer.pieces:
         raise SeqVAEError(f"{folder.parent}: no training data could be read; see the reasons above")

@@ -1,8 +1,9 @@
 """Evaluation of arrangements: excerpts moved between styles, compared with real songs and with a rule.
 
-Scope: choice of excerpts, figures of each, means with intervals over songs, and the table. A move is any callable from
+Scope: choice of excerpts, figures of each, and means with intervals over songs. A move is any callable from
 a piece to a piece, so that models and rules are measured alike. Out of scope: the statistics of one excerpt
-(music/arrangement.py), the rule (evaluation/rule_baseline.py), and how a model moves. Definitions: docs/evaluation.md.
+(music/arrangement.py), the rule (evaluation/rule_baseline.py), tables (evaluation/arrangement_report.py), and how a
+model moves. Definitions: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.music import arrangement, tracks
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
+from seqvae.music.notes import STEPS_PER_BEAT
 from seqvae.music.piece import Piece
 from seqvae.nn.posterior import Posterior
 
@@ -37,10 +39,10 @@ Move = Callable[[Piece, str, str, float], Piece]
 
 PAIRS = (("classical", "rock"), ("folk", "rock"), ("pop", "jazz"), ("rock", "jazz"), ("jazz", "classical"))
 AMOUNTS = (0.25, 0.5, 0.75, 1.0)
-BARS, BAR = 16, 4 * measures.BEAT
+BARS, BAR = 16, 4 * STEPS_PER_BEAT
 FILLED = 12  # least number of bars of an excerpt that hold a note
 REAL = 100  # training songs per style for the ranges, the classifier and the rule
-READ = 4  # songs read per song wanted, because three of four may have no sixteen bars of 4/4
+READ = 4  # songs read per song measured, because three of four may have no sixteen bars of 4/4
 CLASSIFIER_BARS = 2
 DRAWS = 2000
 FOLDS = 5
@@ -109,8 +111,8 @@ def excerpts(
     for pieces, most in ((found.train, real), (found.test, songs)):
         parts = {style: [part for piece in pieces[style] if (part := excerpt(piece, rng))][:most] for style in styles}
         cut.append(parts)
-        for style, some in parts.items():
-            if not some:
+        for style, cuts in parts.items():
+            if not cuts:
                 raise SeqVAEError(f"{data}: no song of style '{style}' has 16 bars of 4/4; add songs or drop the style")
     return Excerpts(*cut)
 
@@ -236,18 +238,7 @@ def arrangements(
         **{f"amount {amount:g}": (move, amount) for amount in amounts},
         **{name: (control, 1.0) for name, control in controls.items()},
     }  # fmt: skip
-    # (song, target, figure); nan where a song is not moved to a target
-    values = {c: np.full((len(songs), len(targets), len(FIGURES)), np.nan) for c in [*conditions, "target songs"]}
-    for source, target in pairs:
-        t = targets.index(target)
-        for i in np.flatnonzero(own == source):
-            piece = songs[i][1]
-            for name, (by, amount) in conditions.items():
-                values[name][i, t] = ruler.measure(by(piece, source, target, amount), target, piece)
-        report(f"moved {source} to {target}: {(own == source).sum()} songs")
-    for t, target in enumerate(targets):
-        for i in np.flatnonzero(own == target):
-            values["target songs"][i, t] = ruler.measure(songs[i][1], target)
+    values = _measured(ruler, songs, conditions, pairs, targets, report)
     rows = {c: x[..., : len(arrangement.STATISTICS)].copy() for c, x in values.items()}
     for x in values.values():
         for name in KIT:
@@ -258,7 +249,7 @@ def arrangements(
         "protocol": {
             "pairs": [f"{a} to {b}" for a, b in pairs], "songs": {s: len(x) for s, x in found.test.items()},
             "real_songs": {s: len(x) for s, x in found.real.items()}, "bars": BARS, "amounts": list(amounts),
-            "seed": seed, "judge_accuracy": _accuracy(ruler.classifier, songs),
+            "seed": seed, "classifier_accuracy": _accuracy(ruler.classifier, songs),
         },
         "all": {c: _figures(x, weight.get(c)) for c, x in values.items()},
         "pairs": {
@@ -273,9 +264,29 @@ def arrangements(
     over = [*((c, "rule") for c in named), *((named[-1], control) for control in controls)]
     result["differences"] = {f"{a} less {b}": _figures(values[a] - values[b]) for a, b in over}
     result["dose"] = _dose(values, named, amounts)
-    told = {c: rows[c] for c in (named[-1], "rule", "programs swapped", "target songs")}
-    result["real_or_blend"] = _real_or_blend(ruler, told, targets, named[-1], seed)
+    compared = {c: rows[c] for c in (named[-1], "rule", "programs swapped", "target songs")}
+    result["real_or_blend"] = _real_or_blend(ruler, compared, targets, named[-1], seed)
     return result
+
+
+def _measured(
+    ruler: Ruler, songs: Sequence[tuple[str, Piece]], conditions: Mapping[str, tuple[Move, float]],
+    pairs: Sequence[tuple[str, str]], targets: Sequence[str], report: Report,
+) -> dict[str, Floats]:  # fmt: skip
+    """FIGURES by condition, `(songs, targets, FIGURES)`; nan where a song is not moved to a target."""
+    own = np.array([style for style, _ in songs])
+    values = {c: np.full((len(songs), len(targets), len(FIGURES)), np.nan) for c in [*conditions, "target songs"]}
+    for source, target in pairs:
+        t = targets.index(target)
+        for i in np.flatnonzero(own == source).tolist():
+            piece = songs[i][1]
+            for name, (by, amount) in conditions.items():
+                values[name][i, t] = ruler.measure(by(piece, source, target, amount), target, piece)
+        report(f"moved {source} to {target}: {(own == source).sum()} songs")
+    for t, target in enumerate(targets):
+        for i in np.flatnonzero(own == target).tolist():
+            values["target songs"][i, t] = ruler.measure(songs[i][1], target)
+    return values
 
 
 def summary(values: Floats, weights: Floats | None = None, seed: int = 0) -> list[float]:
@@ -297,8 +308,8 @@ def summary(values: Floats, weights: Floats | None = None, seed: int = 0) -> lis
 
 def _figures(values: Floats, weights: Floats | None = None) -> dict[str, list[float]]:
     """`summary` of each of FIGURES in `values (songs, targets, FIGURES)`; figures without values are left out."""
-    told = {name: _rounded(summary(values[..., k], weights)) for k, name in enumerate(FIGURES)}
-    return {name: figure for name, figure in told.items() if not np.isnan(figure[0])}
+    figures = {name: _rounded(summary(values[..., k], weights)) for k, name in enumerate(FIGURES)}
+    return {name: figure for name, figure in figures.items() if not np.isnan(figure[0])}
 
 
 def _rounded(figure: Sequence[float]) -> list[float]:
@@ -307,8 +318,8 @@ def _rounded(figure: Sequence[float]) -> list[float]:
 
 def _accuracy(classifier: StyleClassifier, songs: Sequence[tuple[str, Piece]]) -> list[float]:
     """Share of held-out songs that the classifier assigns to their own style."""
-    said = [classifier.probability(piece.notes, piece.bounds) for _, piece in songs]
-    right = [max(p, key=lambda s: p[s]) == style for p, (style, _) in zip(said, songs, strict=True)]
+    rows = [classifier.probability(piece.notes, piece.bounds) for _, piece in songs]
+    right = [max(p, key=lambda s: p[s]) == style for p, (style, _) in zip(rows, songs, strict=True)]
     return _rounded(measures.interval(np.array(right, float)))
 
 
@@ -394,62 +405,8 @@ def _real_or_blend(
     return {name: _rounded([float(x[0]), *np.nanpercentile(x[1:], [2.5, 97.5])]) for name, x in known.items()}
 
 
-# --- table ------------------------------------------------------------------------------------------------------------
-
-TABLE = (
-    "band", "instruments", "kit repeated", "drum switches", "top line there", "top line heard",
-    "inside the target's range", "30 to 70 % new", "notes a bar", "notes a bar inside", "bass agrees",
-    "target probability", "new notes", "chroma kept", "notes kept",
-)  # fmt: skip
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The figures as a Markdown table, for reports and model cards."""
-    seen, everything, differences = result["protocol"], result["all"], result["differences"]
-    last = f"amount {seen['amounts'][-1]:g}"
-    shown = [c for c in dict.fromkeys(("amount 0.5", last)) if c in everything]
-    columns = ["source songs", *shown, "target songs", "rule", "programs swapped"]
-    controls = [key.split(" less ")[1] for key in differences if not key.endswith(" less rule")]
-    lines = [
-        f"Excerpts of {seen['bars']} bars, {'; '.join(seen['pairs'])}; held-out songs: "
-        + ", ".join(f"{n} {style}" for style, n in seen["songs"].items())
-        + f". Means with 95 % intervals over songs. The style classifier has accuracy {_cell(seen['judge_accuracy'])}.",
-        "",
-    ]
-
-    def told(of: Sequence[str], less: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
-        parts = [*(everything[c] for c in of), *(differences[d] for d in less)]
-        return {name: [_cell(part.get(name)) for part in parts] for name in names}
-
-    less = [f"{c} less rule" for c in shown]
-    lines += _rows("", [*columns, *less], told(columns, less, TABLE))
-    if controls:
-        less = [f"{last} less {c}" for c in controls]
-        head = [last, *controls, *(f"less {c}" for c in controls)]
-        lines += _rows("kept of the song", head, told([last, *controls], less, KEPT))
-    single = {f"{name} with the amount, Spearman's rank": x for name, x in result["dose"].items()}
-    single |= {f"real or not, AUC: {name}": x for name, x in result["real_or_blend"].items()}
-    lines += _rows("", ["figure"], {name: [_cell(x)] for name, x in single.items()})
-    columns = columns[:-1]
-    for name in ("band", "inside the target's range", "target probability", "new notes", "notes a bar"):
-        by_pair = {
-            pair: [_cell(row[c].get(name)).partition(" ")[0] for c in columns] for pair, row in result["pairs"].items()
-        }
-        lines += _rows(name, columns, by_pair)
-    return "\n".join(lines).rstrip()
-
-
-def _cell(x: Sequence[float] | None) -> str:
-    return "-" if x is None else f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
-
-
-def _rows(first: str, head: Sequence[str], body: Mapping[str, Sequence[str]]) -> list[str]:
-    lines = [f"| {first} | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
-    return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
-
-
 def pairs_of(codec: Codec, every: bool = False) -> list[tuple[str, str]]:
-    """PAIRS if the codec has these styles and not `every` pair is wanted; else all ordered pairs of its styles."""
+    """PAIRS if the codec has these styles and not `every` pair is requested; else all ordered pairs of its styles."""
     styles = sorted(set(codec.styles) - {"all"})
     usual = not every and {style for pair in PAIRS for style in pair} <= {*styles}
     return list(PAIRS) if usual else list(permutations(styles, 2))

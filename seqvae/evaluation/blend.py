@@ -19,6 +19,7 @@ from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation.style_classifier import StyleClassifier
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import by_bar
 from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
@@ -51,7 +52,7 @@ DRAWS = 2000
 def kept(original: Ints, other: Ints, bounds: Ints) -> dict[str, float]:
     """Each figure of KEPT, averaged over the bars with notes in the original; nan where there are none."""
     found: dict[str, list[float]] = {name: [] for name in KEPT}
-    pairs = zip(measures.bars(original, bounds), measures.bars(other, bounds), strict=True)
+    pairs = zip(by_bar(original, bounds), by_bar(other, bounds), strict=True)
     for c, (a, b) in enumerate(pairs):
         if not len(a):
             continue
@@ -83,53 +84,57 @@ def blends(
     styles = sorted(rankings)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     another = [songs[i] for i in controls.others([song.style for song in songs], rng)]
-    conditions = list(CONDITIONS)
     figures = [*classifiers, *KEPT]
     # (song, target style, figure); nan where the song is already of that style
-    rows = {c: np.full((len(songs), len(styles), len(figures)), np.nan) for c in conditions}
+    rows = {c: np.full((len(songs), len(styles), len(figures)), np.nan) for c in CONDITIONS}
     for t, target in enumerate(styles):
         numbers = [i for i, song in enumerate(songs) if song.style != target]
         moved = [songs[i] for i in numbers]
-        mean = codec.styles[target].mean
-        z = [song.z for song in moved]
-        other = [controls.as_long(another[i].z, len(songs[i].z)) for i in numbers]
-        vectors = [mean - codec.styles[song.style].mean for song in moved]
-        strangers = [mean - codec.styles[another[i].style].mean for i in numbers]
-        lengths = [float(v.norm()) for v in vectors]
-        random = controls.random_vectors([codec.styles[name] for name in styles], lengths, generator)
-        ways: dict[str, tuple[Sequence[Tensor], Sequence[Tensor]]] = {
-            "style": (z, vectors),
-            "own": (z, [mean - x.mean(0) for x in z]),
-            "random": (z, list(random)),
-            "style of another": (other, strangers),
-            "own of another": (other, [mean - x.mean(0) for x in other]),
-            "target": ([torch.zeros_like(x) for x in z], [mean] * len(z)),
-        }
-        for condition, (kind, amount, harmony) in CONDITIONS.items():
+        ways = _ways(codec, moved, [another[i] for i in numbers], target, styles, generator)
+        for condition, (kind, amount, guidance) in CONDITIONS.items():
             if kind == "programs":
                 decoded = [measures.swap_programs(song.piece.notes[:, :4], rankings[target]) for song in moved]
             else:
                 there = [x + amount * way for x, way in zip(*ways[kind], strict=True)]
-                decoded = test_songs.decode(codec, moved, there, harmony)
+                decoded = test_songs.decode(codec, moved, there, guidance)
             for i, song, notes in zip(numbers, moved, decoded, strict=True):
-                said = [classifier.probability(notes, song.piece.bounds)[target] for classifier in classifiers.values()]
-                rows[condition][i, t] = [*said, *kept(song.piece.notes[:, :4], notes, song.piece.bounds).values()]
+                bounds = song.piece.bounds
+                probability = [classifier.probability(notes, bounds)[target] for classifier in classifiers.values()]
+                rows[condition][i, t] = [*probability, *kept(song.piece.notes[:, :4], notes, bounds).values()]
         report(f"blended to {target}")
     own = np.array([song.style for song in songs])
-    out: dict[str, Any] = {"all": {}, "pairs": {}}
-    for condition, values in rows.items():
-        # a song counts once: the mean over its target styles
-        out["all"][condition] = _summary(_over_targets(values), figures)
-        for source in styles:
-            for t, target in enumerate(styles):
-                if source != target:
-                    pair = out["pairs"].setdefault(f"{source} to {target}", {})
-                    pair[condition] = _summary(values[own == source, t], figures)
+    # in "all" a song counts once: the mean over its target styles
+    out: dict[str, Any] = {"all": {c: _summary(_over_targets(x), figures) for c, x in rows.items()}}
+    out["pairs"] = {
+        f"{source} to {target}": {c: _summary(x[own == source, t], figures) for c, x in rows.items()}
+        for source in styles for t, target in enumerate(styles) if source != target
+    }  # fmt: skip
     out |= _margins({c: x[..., 0] for c, x in rows.items()}, own, styles)
     out["beyond"] = _beyond({c: x[..., len(classifiers) :] for c, x in rows.items()})
     for name, differences in out["beyond"].items():
         report(f"{name}: figures above both controls: {', '.join(controls.shown(differences)) or 'none'}")
     return out
+
+
+def _ways(
+    codec: Codec, moved: Sequence[Song], another: Sequence[Song], target: str, styles: Sequence[str],
+    generator: torch.Generator,
+) -> dict[str, tuple[Sequence[Tensor], Sequence[Tensor]]]:  # fmt: skip
+    """Latents and the vectors added to them, by kind of CONDITIONS; `another` are the songs of the controls."""
+    mean = codec.styles[target].mean
+    z = [song.z for song in moved]
+    other = [controls.as_long(song.z, len(x)) for song, x in zip(another, z, strict=True)]
+    vectors = [mean - codec.styles[song.style].mean for song in moved]
+    lengths = [float(v.norm()) for v in vectors]
+    random = controls.random_vectors([codec.styles[name] for name in styles], lengths, generator)
+    return {
+        "style": (z, vectors),
+        "own": (z, [mean - x.mean(0) for x in z]),
+        "random": (z, list(random)),
+        "style of another": (other, [mean - codec.styles[song.style].mean for song in another]),
+        "own of another": (other, [mean - x.mean(0) for x in other]),
+        "target": ([torch.zeros_like(x) for x in z], [mean] * len(z)),
+    }
 
 
 def _beyond(kept_: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -139,11 +144,11 @@ def _beyond(kept_: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, list[f
     for name in MOVES:
         without = f"target mean{', harmony 0' if 'harmony 0' in name else ''}"
         out[name] = {
-            said: {
+            against: {
                 figure: [round(x, 4) for x in controls.beyond(own, control)]
                 for figure, own, control in zip(KEPT, by_song[name].T, by_song[other].T, strict=True)
             }
-            for said, other in (("another song", f"another song, {name}"), ("target mean", without))
+            for against, other in (("another song", f"another song, {name}"), ("target mean", without))
         }
     return out
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.music import note_metrics as measures
-from seqvae.style.vectors import Style
+from seqvae.style.gaussian import Style
 
 Floats = NDArray[np.float64]
 Figure = tuple[float, float, float]

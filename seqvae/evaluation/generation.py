@@ -49,19 +49,18 @@ def samples(
     floor = [piece for style, n in shares.items() for piece in real[style][:n]]
     report(f"{len(drawn)} samples drawn, compared with {len(others)} held-out songs")
     out: dict[str, Any] = {
-        "samples": len(drawn), "held_out": len(others), "training": len(floor), "shares": shares,
+        "samples": len(drawn), "test_songs": len(others), "training": len(floor), "shares": shares,
         "temperature": TEMPERATURE, "silent": float(np.mean([not len(piece.notes) for piece in drawn])),
     }  # fmt: skip
     out["overlapped_area"] = _overlaps(drawn, floor, others, seed)
     report(f"overlapped area {out['overlapped_area']['mean']['samples'][0]:.3f}")
-    sets = {"samples": drawn, "held_out": others}
+    sets = {"samples": drawn, "test_songs": others}
     for name, column in zip(WITHIN, range(len(WITHIN)), strict=True):
         values = {of: np.array([within(piece)[column] for piece in pieces]) for of, pieces in sets.items()}
         out[name] = {of: list(measures.interval(x[~np.isnan(x)], seed)) for of, x in values.items()}
     out["frechet"] = frechet(_latents(codec, drawn), _latents(codec, others), seed)
-    report(
-        f"Fréchet distance {out['frechet']['samples'][0]:.1f}, of held-out halves {out['frechet']['held_out'][0]:.1f}"
-    )
+    distance = out["frechet"]
+    report(f"Fréchet distance {distance['samples'][0]:.1f}, of held-out halves {distance['test_songs'][0]:.1f}")
     out["copying"] = _copying(drawn, others, trained, seed, report)
     return out
 
@@ -135,7 +134,7 @@ def frechet(drawn: Sequence[Floats], others: Sequence[Floats], seed: int) -> dic
     rng = np.random.default_rng(seed)
     size = min(len(drawn), len(others)) // 2
     if not size:
-        return {"samples": [float("nan")] * 3, "held_out": [float("nan")] * 3, "pieces": 0, "ratio": float("nan")}
+        return {"samples": [float("nan")] * 3, "test_songs": [float("nan")] * 3, "pieces": 0, "ratio": float("nan")}
     far, near = [], []
     for _ in range(FRECHET_DRAWS):
         order = rng.permutation(len(others))
@@ -145,7 +144,7 @@ def frechet(drawn: Sequence[Floats], others: Sequence[Floats], seed: int) -> dic
         near.append(statistics.frechet_distance(two, one))
     figures = [list(statistics.spread(float(np.mean(x)), np.array(x), 0.0)) for x in (far, near)]
     ratio = figures[0][0] / figures[1][0] if figures[1][0] > 0 else float("nan")
-    return {"samples": figures[0], "held_out": figures[1], "pieces": size, "ratio": ratio}
+    return {"samples": figures[0], "test_songs": figures[1], "pieces": size, "ratio": ratio}
 
 
 def _copying(
@@ -160,15 +159,17 @@ def _copying(
     known = memorization.runs((piece.notes for _, piece in found if isinstance(piece, Piece)), seed)
     runs = {
         name: np.array(memorization.longest_shared([piece.notes for piece in pieces], known), float)
-        for name, pieces in (("samples", drawn), ("held_out", others))
+        for name, pieces in (("samples", drawn), ("test_songs", others))
     }
-    usual = float(np.percentile(runs["held_out"], 95))
+    usual = float(np.percentile(runs["test_songs"], 95))
     out: dict[str, Any] = {name: list(measures.interval(x, seed)) for name, x in runs.items()}
     out |= {f"{name}_longest": int(x.max(initial=0)) for name, x in runs.items()}
     out |= {
-        "held_out_95_percent": usual,
+        "test_songs_95_percent": usual,
         "beyond": list(measures.interval((runs["samples"] > usual).astype(float), seed)),
     }
     out["training_songs"] = len(known.ends)
-    report(f"longest shared run: {out['samples'][0]:.1f} notes of samples, {out['held_out'][0]:.1f} of held-out songs")
+    report(
+        f"longest shared run: {out['samples'][0]:.1f} notes of samples, {out['test_songs'][0]:.1f} of held-out songs"
+    )
     return out

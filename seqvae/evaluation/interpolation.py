@@ -66,8 +66,8 @@ def paths(codec: Codec, songs: Sequence[Song], pairs: int, rng: np.random.Genera
             }
             for name, x in rows.items()
         }
-        told = ", ".join(f"{name} {out[kind][name]['monotone'][0]:.2f}" for name in DISTANCES)
-        report(f"interpolation ({kind}): monotone for {told} of {len(chosen)} pairs")
+        shares = ", ".join(f"{name} {out[kind][name]['monotone'][0]:.2f}" for name in DISTANCES)
+        report(f"interpolation ({kind}): monotone for {shares} of {len(chosen)} pairs")
     return out
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music.note_metrics import DRUMS, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM
 
 Ints = NDArray[np.int32]
 Hashes = NDArray[np.uint64]
@@ -97,12 +97,12 @@ def longest_shared(pieces: Sequence[Ints], collection: Runs) -> list[int]:
     shared = np.zeros(len(pieces), np.int64)  # steps known to be shared
     failed = mine.ends - begins  # steps known not to be shared: the last value of a piece is not a step
     length = 1
-    asked = failed > 1
-    while asked.any():
-        numbers = np.flatnonzero(asked)
+    pending = failed > 1
+    while pending.any():
+        numbers = np.flatnonzero(pending)
         _ask(mine, begins, collection, numbers, np.full(len(numbers), length), shared, failed)
         length *= 2
-        asked = (shared == length // 2) & (length < failed)
+        pending = (shared == length // 2) & (length < failed)
     while (left := np.flatnonzero(failed - shared > 1)).size:
         _ask(mine, begins, collection, left, (shared[left] + failed[left]) // 2, shared, failed)
     return [int(steps) + 1 if steps else 0 for steps in shared]
@@ -113,15 +113,15 @@ def _ask(
 ) -> None:
     """Test whether pieces `numbers` share a run of `lengths` steps, and write the result to `shared` or `failed`."""
     for length in np.unique(lengths).tolist():
-        some = numbers[lengths == length]
-        windows = [mine.windows(length, int(begins[i]), int(mine.ends[i])) for i in some]
-        wanted = np.unique(np.concatenate(windows))
+        chosen = numbers[lengths == length]
+        windows = [mine.windows(length, int(begins[i]), int(mine.ends[i])) for i in chosen]
+        own = np.unique(np.concatenate(windows))
         theirs = collection.windows(length)
         sieve = np.zeros(1 << _SIEVE, bool)
         shift = np.uint64(64 - _SIEVE)
-        sieve[wanted >> shift] = True
-        found = np.intersect1d(wanted, theirs[sieve[theirs >> shift]])
-        for i, window in zip(some, windows, strict=True):
+        sieve[own >> shift] = True
+        found = np.intersect1d(own, theirs[sieve[theirs >> shift]])
+        for i, window in zip(chosen, windows, strict=True):
             if np.isin(window, found).any():
                 shared[i] = length
             else:

@@ -18,6 +18,7 @@ from seqvae.evaluation import blend as evaluate_blend
 from seqvae.evaluation import controls, test_songs
 from seqvae.evaluation.test_songs import Song
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import by_bar
 from seqvae.music.piece import Piece
 from seqvae.nn.posterior import Posterior
 
@@ -25,6 +26,11 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 PARTS = ("melody", "bass", "drums")
+KEPT = ("chroma", "groove", "chroma_fidelity", "groove_fidelity")
+FIGURES = (
+    "note_f1", "note_f1_sample", "note_f1_encoder", "note_f1_segment", *KEPT, "kl_bits", "kl_bits_encoder",
+    "kl_bits_whole", "random_chroma", "random_groove", *PARTS, "full_length",
+)  # fmt: skip
 
 
 def reconstruction(
@@ -44,44 +50,49 @@ def reconstruction(
         test_songs.decode(codec, songs, z)
         for z in ([song.z for song in songs], drawn, [q.sample(generator) for q in encoded])
     ]
-    strangers = controls.others([""] * len(songs), rng)
+    others = controls.others([""] * len(songs), rng)
     rows: dict[str, list[dict[str, float]]] = {}
     dropped = total = 0
     for i, (song, notes, sample, rough) in enumerate(zip(songs, *decoded, strict=True)):
         spelled = test_songs.spell(codec, codec.tokenizer.encode(song.piece), song)
         total += len(song.piece.notes)
         dropped += len(song.piece.notes) - len(spelled)
-        other = refit(songs[strangers[i]].piece, song.piece.bounds)
-        random = evaluate_blend.kept(spelled, other, song.piece.bounds)
-        parts = measures.part_f1(spelled, notes)
-        kept = evaluate_blend.kept(spelled, notes, song.piece.bounds)
-        cuts = song.piece.bounds[:: codec.chunks]
-        cuts = cuts if cuts[-1] == song.piece.bounds[-1] else np.append(cuts, song.piece.bounds[-1])
-        by_segment = zip(measures.bars(spelled, cuts), measures.bars(notes, cuts), strict=True)
-        rows.setdefault(song.style, []).append(
-            {
-                "note_f1": measures.note_f1(spelled, notes),
-                "note_f1_sample": measures.note_f1(spelled, sample),
-                "note_f1_encoder": measures.note_f1(spelled, rough),
-                "note_f1_segment": float(np.mean([measures.note_f1(a, b) for a, b in by_segment if len(a)])),
-                **{name: kept[name] for name in ("chroma", "groove", "chroma_fidelity", "groove_fidelity")},
-                "kl_bits": float(song.kl.mean() / np.log(2)),
-                "kl_bits_encoder": float(encoded[i].kl().sum(1).mean() / np.log(2)),
-                "kl_bits_whole": float(song.kl.sum() / np.log(2)),
-                "random_chroma": random["chroma"],
-                "random_groove": random["groove"],
-                **{name: np.nan if (x := parts[name]) is None else x for name in PARTS},
-                "full_length": float(len(song.z) == full),
-            }
-        )
+        random = evaluate_blend.kept(spelled, refit(songs[others[i]].piece, song.piece.bounds), song.piece.bounds)
+        row = _figures(spelled, notes, song.piece.bounds, codec.chunks)
+        row |= {
+            "note_f1_sample": measures.note_f1(spelled, sample),
+            "note_f1_encoder": measures.note_f1(spelled, rough),
+            "kl_bits": float(song.kl.mean() / np.log(2)),
+            "kl_bits_encoder": float(encoded[i].kl().sum(1).mean() / np.log(2)),
+            "kl_bits_whole": float(song.kl.sum() / np.log(2)),
+            "random_chroma": random["chroma"],
+            "random_groove": random["groove"],
+            "full_length": float(len(song.z) == full),
+        }
+        rows.setdefault(song.style, []).append({name: row[name] for name in FIGURES})
     out: dict[str, Any] = {"dropped_by_tokenizer": dropped / max(1, total)}
     for style in [*sorted(rows), "all"]:
         chosen = rows[style] if style != "all" else [row for one in rows.values() for row in one]
-        columns = {name: np.array([row[name] for row in chosen]) for name in chosen[0]}
+        columns = {name: np.array([row[name] for row in chosen]) for name in FIGURES}
         out[style] = {name: list(measures.interval(x[~np.isnan(x)])) for name, x in columns.items()}
-        told = ", ".join(f"{name} {out[style][name][0]:.3f}" for name in ("note_f1", "note_f1_sample", *PARTS))
-        report(f"{style}: {told}")
+        means = ", ".join(f"{name} {out[style][name][0]:.3f}" for name in ("note_f1", "note_f1_sample", *PARTS))
+        report(f"{style}: {means}")
     return out
+
+
+def _figures(spelled: Ints, notes: Ints, bounds: Ints, chunks: int) -> dict[str, float]:
+    """Figures of decoded notes against those that the tokenizer can spell; segments have `chunks` bars each."""
+    kept = evaluate_blend.kept(spelled, notes, bounds)
+    parts = measures.part_f1(spelled, notes)
+    cuts = bounds[::chunks]
+    cuts = cuts if cuts[-1] == bounds[-1] else np.append(cuts, bounds[-1])
+    by_segment = zip(by_bar(spelled, cuts), by_bar(notes, cuts), strict=True)
+    return {
+        "note_f1": measures.note_f1(spelled, notes),
+        "note_f1_segment": float(np.mean([measures.note_f1(a, b) for a, b in by_segment if len(a)])),
+        **{name: kept[name] for name in KEPT},
+        **{name: np.nan if (x := parts[name]) is None else x for name in PARTS},
+    }
 
 
 def _encoded(codec: Codec, songs: Sequence[Song]) -> list[Posterior]:
@@ -96,7 +107,7 @@ def _encoded(codec: Codec, songs: Sequence[Song]) -> list[Posterior]:
 def refit(piece: Piece, bounds: Ints) -> Ints:
     """The notes of a piece, bar by bar, inside other bounds; the second song of a random pair."""
     out = []
-    for c, notes in enumerate(measures.bars(piece.notes, piece.bounds)[: len(bounds) - 1]):
+    for c, notes in enumerate(by_bar(piece.notes, piece.bounds)[: len(bounds) - 1]):
         moved = notes[:, :4].copy()
         moved[:, 0] += bounds[c] - piece.bounds[c]
         out.append(moved[moved[:, 0] < bounds[c + 1]])

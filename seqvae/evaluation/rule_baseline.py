@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.music import arrangement
-from seqvae.music import note_metrics as measures
-from seqvae.music.note_metrics import BEAT, DRUMS, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, by_bar, skyline
 from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
@@ -59,11 +58,13 @@ class Rule:
         rows = [row for row in song.notes.tolist() if row[PROGRAM] != DRUMS and row[PROGRAM] not in BASSES]
         for start, end in zip(song.bounds[:-1].tolist(), song.bounds[1:].tolist(), strict=True):
             rows += [[start + step, 1, pitch, DRUMS, LOUD] for step, pitch in self.loop if start + step < end]
-        beats = np.concatenate([np.arange(a, b, BEAT) for a, b in zip(song.bounds[:-1], song.bounds[1:], strict=True)])
+        beats = np.concatenate(
+            [np.arange(a, b, STEPS_PER_BEAT) for a, b in zip(song.bounds[:-1], song.bounds[1:], strict=True)]
+        )
         sounds = arrangement.sounding(song.notes, beats)
         for beat in np.flatnonzero(sounds.any(1)).tolist():
             pitch = LOWEST + (int(sounds[beat].argmax()) - LOWEST) % 12
-            rows.append([int(beats[beat]), BEAT, pitch, self.bass, LOUD])
+            rows.append([int(beats[beat]), STEPS_PER_BEAT, pitch, self.bass, LOUD])
         notes = np.array(rows, np.int32).reshape(-1, 5)
         _, first = np.unique(notes[:, [ONSET, PROGRAM, PITCH]], axis=0, return_index=True)
         return Piece(notes[first], song.bounds, song.frame, song.name)
@@ -72,10 +73,10 @@ class Rule:
 def _loops(song: Piece) -> list[Loop]:
     """The drum hits of each bar."""
     drums = song.notes[song.notes[:, PROGRAM] == DRUMS]
-    bars = zip(measures.bars(drums, song.bounds), song.bounds.tolist(), strict=False)
+    bars = zip(by_bar(drums, song.bounds), song.bounds.tolist(), strict=False)
     return [frozenset((row[ONSET] - start, row[PITCH]) for row in bar.tolist()) for bar, start in bars]
 
 
 def _lowest_programs(song: Piece) -> list[int]:
-    programs: list[int] = measures.skyline(song.notes, highest=False)[:, PROGRAM].tolist()
+    programs: list[int] = skyline(song.notes, highest=False)[:, PROGRAM].tolist()
     return programs

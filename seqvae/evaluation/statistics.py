@@ -54,7 +54,7 @@ def overlaps(a: Floats, b: Floats, seed: int = 0) -> tuple[list[Figure], Figure]
         values.append(_overlap(f.mean(0), g.mean(0)))
         halved = [_mixed(w[:, keep], k) for w, keep, k in ((in_a, keep_x, f), (in_b, keep_y, g))]
         drawn.append(np.minimum(*halved).sum(1))
-    figures = [spread(value, some, 0.0, 1.0) for value, some in zip(values, drawn, strict=True)]
+    figures = [spread(value, draws, 0.0, 1.0) for value, draws in zip(values, drawn, strict=True)]
     return figures, spread(float(np.mean(values)), np.mean(drawn, 0), 0.0, 1.0)
 
 

@@ -1,7 +1,7 @@
 """Effect of style vectors on held-out pieces: gain of target probability, and content that is kept.
 
 Scope: the choice of held-out pieces, the controls and the test. Out of scope: the classifiers
-(evaluation/style_classifier.py, evaluation/text_transfer.py), files, and storage of the figures (style/vectors.py).
+(evaluation/style_classifier.py), files, and storage of the figures (style/styles_file.py).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from seqvae.errors import StyleError
 from seqvae.evaluation import blend as evaluate_blend
 from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text_measures
-from seqvae.evaluation import text_transfer as evaluate_transfer
-from seqvae.evaluation.style_classifier import StyleClassifier
-from seqvae.music import library
+from seqvae.evaluation.style_classifier import LineClassifier, StyleClassifier
+from seqvae.modality import modality
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
-from seqvae.style.vectors import Effect
+from seqvae.music.titles import title
+from seqvae.style.gaussian import Effect, Style
 
 Floats = NDArray[np.float64]
 SONGS = 8
@@ -36,10 +36,10 @@ CLASSIFIER_LINES = 5000  # lines per style for the classifier
 
 def is_test_piece(piece: Any) -> bool:
     """Whether a song (by its title) or a line is in the final half: one in twenty, never used for training."""
-    return half_of(library.title(piece.name) if isinstance(piece, Piece) else piece) == "final"
+    return half_of(title(piece.name) if isinstance(piece, Piece) else piece) == "final"
 
 
-class _Ear(Protocol):
+class _Meter(Protocol):
     """The part that differs between music and text."""
 
     figures: tuple[str, ...]
@@ -64,57 +64,71 @@ def measure(
     of equal length. The kept content is compared with that of another piece's latents and of the target's mean. Raises
     StyleError for a style that the codec does not have, and for one without enough held-out or other pieces.
     """
-    vectors = {name: codec.style(name).mean for name in pieces}
+    styles = {name: codec.style(name) for name in pieces}
     rng = np.random.default_rng(seed)
     moved: dict[str, list[Any]] = {}
-    heard: dict[str, list[Any]] = {}
-    for name, given in pieces.items():
-        order = [given[i] for i in rng.permutation(len(given))]
-        moved[name] = [piece for piece in order if is_test_piece(piece)][:songs]
-        heard[name] = [piece for piece in order if not is_test_piece(piece)]
-        if len(moved[name]) < 2 or not heard[name]:
-            raise StyleError(
-                f"{name}: {len(moved[name])} of {len(given)} pieces are held out, and at least two are needed; give "
-                "more, because a hash of the title holds out one in twenty"
-            )
-    classifier = _music(codec, heard, rng, seed) if codec.tokenizer.kind == "midi" else _lines(codec, heard, seed)
+    training: dict[str, list[Any]] = {}
+    for name, members in pieces.items():
+        moved[name], training[name] = _divided(name, members, songs, rng)
+    songs_moved = modality(codec.tokenizer.kind).content == "songs"
+    meters = _music(codec, training, rng, seed) if songs_moved else _lines(codec, training, seed)
     generator = torch.Generator().manual_seed(seed)
     effects: dict[str, dict[str, Effect]] = {name: {} for name in pieces}
     for source, chosen in moved.items():
-        latents, ear = classifier(source, chosen)
+        latents, meter = meters(source, chosen)
         numbers = controls.others([source] * len(latents), rng)
         another = [controls.as_long(latents[i], len(z)) for i, z in zip(numbers, latents, strict=True)]
         report(f"{source}: {len(latents)} pieces encoded")
         for target in pieces:
-            if target == source:
-                continue
-            way = amount * (vectors[target] - vectors[source])
-            lengths = [float(way.norm())] * len(latents)
-            random = controls.random_vectors([codec.style(name) for name in pieces], lengths, generator)
-            before = ear.rows(latents, target)
-            after = ear.rows([z + way for z in latents], target)
-            control = ear.rows([z + one for z, one in zip(latents, random, strict=True)], target)
-            strangers = ear.rows([z + way for z in another], target)
-            none = ear.rows([vectors[target].expand(len(z), -1) for z in latents], target)
-            found = Effect(
-                amount,
-                len(latents),
-                before=measures.interval(before[:, 0]),
-                after=measures.interval(after[:, 0]),
-                control=measures.interval(control[:, 0]),
-                kept=_kept(ear, after),
-                p=statistics.flipped(after[:, 0] - control[:, 0], seed),
-                kept_of_another=_kept(ear, strangers),
-                kept_of_none=_kept(ear, none),
-            )
-            effects[target][source] = found
-            report(f"{source} to {target}: {tell(found)}")
+            if target != source:
+                found = _effect(styles, source, target, amount, latents, another, meter, generator, seed)
+                effects[target][source] = found
+                report(f"{source} to {target}: {tell(found)}")
     return effects
 
 
-def _kept(ear: _Ear, rows: Floats) -> dict[str, tuple[float, float, float]]:
+def _divided(name: str, pieces: Sequence[Any], most: int, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
+    """At most `most` held-out pieces of a style, and its other pieces, in random order; raises StyleError for few."""
+    order = [pieces[i] for i in rng.permutation(len(pieces))]
+    test = [piece for piece in order if is_test_piece(piece)][:most]
+    training = [piece for piece in order if not is_test_piece(piece)]
+    if len(test) < 2 or not training:
+        raise StyleError(
+            f"{name}: {len(test)} of {len(pieces)} pieces are held out, and at least two are needed; give "
+            "more, because a hash of the title holds out one in twenty"
+        )
+    return test, training
+
+
+def _effect(
+    styles: Mapping[str, Style], source: str, target: str, amount: float, latents: Sequence[Tensor],
+    another: Sequence[Tensor], meter: _Meter, generator: torch.Generator, seed: int,
+) -> Effect:  # fmt: skip
+    """The effect of one vector on pieces, given by their own latents and those of `another` piece each."""
+    way = amount * (styles[target].mean - styles[source].mean)
+    lengths = [float(way.norm())] * len(latents)
+    random = controls.random_vectors(list(styles.values()), lengths, generator)
+    before = meter.rows(latents, target)
+    after = meter.rows([z + way for z in latents], target)
+    control = meter.rows([z + one for z, one in zip(latents, random, strict=True)], target)
+    of_another = meter.rows([z + way for z in another], target)
+    of_none = meter.rows([styles[target].mean.expand(len(z), -1) for z in latents], target)
+    return Effect(
+        amount,
+        len(latents),
+        before=measures.interval(before[:, 0]),
+        after=measures.interval(after[:, 0]),
+        control=measures.interval(control[:, 0]),
+        kept=_kept(meter, after),
+        p=statistics.flipped(after[:, 0] - control[:, 0], seed),
+        kept_of_another=_kept(meter, of_another),
+        kept_of_none=_kept(meter, of_none),
+    )
+
+
+def _kept(meter: _Meter, rows: Floats) -> dict[str, tuple[float, float, float]]:
     """Mean and interval of each figure of kept content in `rows (N, 1 + figures)`."""
-    return {name: measures.interval(x[~np.isnan(x)]) for name, x in zip(ear.figures, rows.T[1:], strict=True)}
+    return {name: measures.interval(x[~np.isnan(x)]) for name, x in zip(meter.figures, rows.T[1:], strict=True)}
 
 
 def tell(effect: Effect) -> str:
@@ -136,7 +150,7 @@ def tell(effect: Effect) -> str:
     )
 
 
-class _Music(_Ear):
+class _Music(_Meter):
     figures = ("chroma", "groove", "melody")
 
     def __init__(self, codec: Codec, classifier: StyleClassifier, songs: Sequence[test_songs.Song]) -> None:
@@ -146,47 +160,45 @@ class _Music(_Ear):
         rows = []
         for song, notes in zip(self.songs, test_songs.decode(self.codec, self.songs, z, CHROMA_GUIDANCE), strict=True):
             kept = evaluate_blend.kept(song.piece.notes[:, :4], notes, song.piece.bounds)
-            said = self.classifier.probability(notes, song.piece.bounds)[target]
-            rows.append([said, *(kept[name] for name in self.figures)])
+            probability = self.classifier.probability(notes, song.piece.bounds)[target]
+            rows.append([probability, *(kept[name] for name in self.figures)])
         return np.array(rows)
 
 
-Sitting = Callable[[str, Sequence[Any]], tuple[list[Tensor], _Ear]]
+Meters = Callable[[str, Sequence[Any]], tuple[list[Tensor], _Meter]]
 
 
-def _music(codec: Codec, heard: Mapping[str, Sequence[Piece]], rng: np.random.Generator, seed: int) -> Sitting:
+def _music(codec: Codec, training: Mapping[str, Sequence[Piece]], rng: np.random.Generator, seed: int) -> Meters:
     """A classifier of songs, fitted on a stretch of each."""
     chunks = SEGMENTS * codec.chunks
 
     def stretches(pieces: Sequence[Piece]) -> list[Piece]:
         return [part for piece in pieces if (part := test_songs.stretch(piece, chunks, rng)) is not None]
 
-    real = [(name, part) for name, pieces in heard.items() for part in stretches(pieces[:CLASSIFIER_SONGS])]
+    real = [(name, part) for name, pieces in training.items() for part in stretches(pieces[:CLASSIFIER_SONGS])]
     classifier = StyleClassifier(real, codec.chunks, True, seed)
 
-    def sit(source: str, pieces: Sequence[Piece]) -> tuple[list[Tensor], _Ear]:
+    def meter(source: str, pieces: Sequence[Piece]) -> tuple[list[Tensor], _Meter]:
         songs = test_songs.encode(codec, source, stretches(pieces))
         return [song.z for song in songs], _Music(codec, classifier, songs)
 
-    return sit
+    return meter
 
 
-class _Lines(_Ear):
+class _Lines(_Meter):
     figures = ("bleu",)
 
-    def __init__(self, codec: Codec, classifier: evaluate_transfer.LineClassifier, lines: Sequence[str]) -> None:
+    def __init__(self, codec: Codec, classifier: LineClassifier, lines: Sequence[str]) -> None:
         self.codec, self.classifier, self.lines = codec, classifier, lines
 
     def rows(self, z: Sequence[Tensor], target: str) -> Floats:
-        said = self.codec.decode(z)
-        hits = self.classifier.puts_in(said, [target] * len(said))
-        kept = [text_measures.sentence_bleu(one, line) for one, line in zip(said, self.lines, strict=True)]
+        decoded = self.codec.decode(z)
+        hits = self.classifier.puts_in(decoded, [target] * len(decoded))
+        kept = [text_measures.sentence_bleu(one, line) for one, line in zip(decoded, self.lines, strict=True)]
         return np.column_stack([hits, kept])
 
 
-def _lines(codec: Codec, heard: Mapping[str, Sequence[str]], seed: int) -> Sitting:
+def _lines(codec: Codec, training: Mapping[str, Sequence[str]], seed: int) -> Meters:
     """A classifier of lines with hard decisions; their mean over lines is a probability."""
-    classifier = evaluate_transfer.LineClassifier(
-        {name: lines[:CLASSIFIER_LINES] for name, lines in heard.items()}, seed
-    )
+    classifier = LineClassifier({name: lines[:CLASSIFIER_LINES] for name, lines in training.items()}, seed)
     return lambda _, lines: (codec.encode(lines), _Lines(codec, classifier, lines))

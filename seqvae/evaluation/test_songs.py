@@ -18,7 +18,7 @@ from torch import Tensor
 from seqvae.codec import Codec
 from seqvae.data.dataset import Half, half_of
 from seqvae.errors import SeqVAEError
-from seqvae.music import library
+from seqvae.music import library, titles
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn.posterior import Posterior
@@ -98,11 +98,11 @@ def gather(
     """
     files = library.find([data])
     songs = Songs({style: [] for style in styles}, {style: [] for style in styles}, [])
-    wanted: list[tuple[Path, str, bool]] = []
+    chosen: list[tuple[Path, str, bool]] = []
     tested: set[str] = set()
     count: dict[tuple[str, bool], int] = {}
     for i in rng.permutation(len(files)):
-        style, title = files[i].relative_to(data).parts[0], library.title(files[i])
+        style, title = files[i].relative_to(data).parts[0], titles.title(files[i])
         mine = half_of(title)
         if style not in styles or mine not in (None, half) or title in tested:
             continue  # one version of a test song is enough
@@ -112,11 +112,11 @@ def gather(
         taken = count.get((style, is_test), 0)
         if taken < (2 * test if is_test else train):  # twice as many, because some cannot be read
             count[style, is_test] = taken + 1
-            wanted.append((files[i], style, is_test))
+            chosen.append((files[i], style, is_test))
             if is_test:
                 tested.add(title)
-    found = library.read_all([path for path, _, _ in wanted], cache=library.default_cache())
-    for (_, style, is_test), (_, piece) in zip(wanted, found, strict=True):
+    found = library.read_all([path for path, _, _ in chosen], cache=library.default_cache())
+    for (_, style, is_test), (_, piece) in zip(chosen, found, strict=True):
         part = stretch(piece, test_chunks if is_test else train_chunks, rng) if isinstance(piece, Piece) else None
         if part is not None and (not is_test or len(songs.test[style]) < test):
             (songs.test if is_test else songs.train)[style].append(part)

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from seqvae.codec import Codec, Ints
 from seqvae.errors import SeqVAEError
+from seqvae.evaluation import ngram
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, corpus_interval
-from seqvae.evaluation.text_transfer import AMOUNTS, LineClassifier, transfer
+from seqvae.evaluation.style_classifier import LineClassifier
+from seqvae.evaluation.text_transfer import AMOUNTS, transfer
 from seqvae.music import note_metrics as measures
 from seqvae.nn import posterior as latent
 from seqvae.nn.posterior import Posterior
@@ -104,54 +106,74 @@ def evaluate_text(
     styles, train = styles or {}, train or {}
     corpus = list(corpus if corpus is not None else (line for members in train.values() for line in members))
     rng = np.random.default_rng(seed)
-    held = split(codec, lines)
-    model = text.NGram().fit(corpus) if corpus else None
-    result: dict[str, Any] = {
-        "protocol": {
-            "lines": len(lines), "words": sum(map(text.count_words, lines)), "training_lines": len(corpus),
-            "seed": seed, "bleu": text.bleu_signature(), "decoding": "greedy, except for samples",
-            "words_counted": "split at white space, and the line's end", "intervals": "95 %, bootstrap over sentences",
-            "language_model": "4-grams, interpolated Kneser-Ney, words seen once are <unk>",
-            "mutual_information": "mean of log q(z|x) - log mean over lines of q(z|x'), one draw per line, at least 0",
-        },
-        "skipped": {},
-    }  # fmt: skip
-    skipped: dict[str, str] = result["skipped"]
-    result["likelihood"] = _likelihood(codec, held, samples, iw_lines, rng, report)
-    result["reconstruction"] = _reconstruction(codec, held, rng, report)
+    test = split(codec, lines)
+    model = ngram.NGram().fit(corpus) if corpus else None
+    skipped: dict[str, str] = {}
+    result = {"protocol": _protocol(lines, corpus, seed), "skipped": skipped}
+    result["likelihood"] = _likelihood(codec, test, samples, iw_lines, rng, report)
+    result["reconstruction"] = _reconstruction(codec, test, rng, report)
     result["interpolation"] = _interpolations(codec, lines, pairs, model, rng, report)
     if model is None:
         skipped["samples"] = skipped["transfer"] = "no training lines for a language model"
     else:
         result["samples"] = _samples(codec, lines, corpus, model, generated, seed, report)
-        result["transfer"] = {}
-        if not styles:
-            skipped["transfer"] = "no labelled held-out lines"
-        for a, b in opposites if opposites is not None else combinations(styles, 2):
-            if reason := _wanting({a, b}, codec, styles, train):
-                skipped[f"transfer {a}/{b}"] = reason
-                continue
-            classifier = LineClassifier({a: train[a], b: train[b]}, seed)
-            moved = {name: _some([x for x in styles[name] if x.strip()], transfer_lines, rng) for name in (a, b)}
-            result["transfer"][f"{a}/{b}"] = transfer(codec, moved, classifier, model, amounts, rng, report)
+        labelled = Labelled(styles, train, list(opposites if opposites is not None else combinations(styles, 2)))
+        result["transfer"] = _transfers(codec, labelled, model, amounts, transfer_lines, seed, rng, report, skipped)
     plain: dict[str, Any] = _plain(result)
     return plain
 
 
-def _wanting(
-    pair: set[str], codec: Codec, styles: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
-) -> str:
+def _protocol(lines: Sequence[str], corpus: Sequence[str], seed: int) -> dict[str, Any]:
+    return {
+        "lines": len(lines), "words": sum(map(ngram.count_words, lines)), "training_lines": len(corpus),
+        "seed": seed, "bleu": text.bleu_signature(), "decoding": "greedy, except for samples",
+        "words_counted": "split at white space, and the line's end", "intervals": "95 %, bootstrap over sentences",
+        "language_model": "4-grams, interpolated Kneser-Ney, words seen once are <unk>",
+        "mutual_information": "mean of log q(z|x) - log mean over lines of q(z|x'), one draw per line, at least 0",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Lines by style, and the pairs of styles to move between."""
+
+    styles: Mapping[str, Sequence[str]]
+    """Held-out lines, which are moved."""
+    train: Mapping[str, Sequence[str]]
+    """Training lines, for the classifiers."""
+    pairs: Sequence[Pair]
+
+
+def _transfers(
+    codec: Codec, labelled: Labelled, model: ngram.NGram, amounts: Sequence[float], most: int, seed: int,
+    rng: np.random.Generator, report: Report, skipped: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """`transfer` of at most `most` lines of each style, by pair; `skipped` gets the pairs that cannot be measured."""
+    out: dict[str, Any] = {}
+    if not labelled.styles:
+        skipped["transfer"] = "no labelled held-out lines"
+    for a, b in labelled.pairs:
+        if reason := _missing({a, b}, codec, labelled):
+            skipped[f"transfer {a}/{b}"] = reason
+            continue
+        classifier = LineClassifier({a: labelled.train[a], b: labelled.train[b]}, seed)
+        moved = {name: _subset([x for x in labelled.styles[name] if x.strip()], most, rng) for name in (a, b)}
+        out[f"{a}/{b}"] = transfer(codec, moved, classifier, model, amounts, rng, report)
+    return out
+
+
+def _missing(pair: set[str], codec: Codec, labelled: Labelled) -> str:
     """The reason why lines cannot be moved between two styles; empty if they can."""
     found = {
         "styles of the model": set(codec.styles),
-        "labelled held-out lines": {name for name, lines in styles.items() if any(x.strip() for x in lines)},
-        "training lines": {name for name, lines in train.items() if any(x.strip() for x in lines)},
+        "labelled held-out lines": {name for name, lines in labelled.styles.items() if any(x.strip() for x in lines)},
+        "training lines": {name for name, lines in labelled.train.items() if any(x.strip() for x in lines)},
     }
-    missing = {what: ", ".join(sorted(pair - names)) for what, names in found.items() if pair - names}
-    return "; ".join(f"{names} not among the {what}" for what, names in missing.items())
+    missing = {group: ", ".join(sorted(pair - names)) for group, names in found.items() if pair - names}
+    return "; ".join(f"{names} not among the {group}" for group, names in missing.items())
 
 
-def _some(lines: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
+def _subset(lines: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
     """At most `most` lines, drawn without replacement, in their order."""
     return [lines[i] for i in np.sort(rng.permutation(len(lines))[:most])]
 
@@ -175,51 +197,51 @@ def _plain(value: Any) -> Any:
 
 
 def _draws(
-    codec: Codec, q: Posterior, held: Lines, draws: int, generator: torch.Generator
+    codec: Codec, q: Posterior, test: Lines, draws: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Latents `z (L, S, D)` drawn from q and log p(x|z) `(L, S)` in nats, in blocks of L until `draws` are drawn."""
-    longest = max(len(chunk) for segment in held.segments for chunk in segment)
-    each = max(1, DRAWN_TOKENS // (len(held.segments) * len(held.segments[0]) * longest))
+    longest = max(len(chunk) for segment in test.segments for chunk in segment)
+    each = max(1, DRAWN_TOKENS // (len(test.segments) * len(test.segments[0]) * longest))
     for first in range(0, draws, each):
         z = torch.stack([q.sample(generator) for _ in range(min(each, draws - first))])
-        yield z, codec.token_log_probs(z, held.segments).double().sum((2, 3))
+        yield z, codec.token_log_probs(z, test.segments).double().sum((2, 3))
 
 
-def log_weights(codec: Codec, held: Lines, draws: int, generator: torch.Generator) -> Floats:
+def log_weights(codec: Codec, test: Lines, draws: int, generator: torch.Generator) -> Floats:
     """log p(x|z) + log p(z) - log q(z|x) in nats for z drawn from q: `(draws, N)`, one column per line.
 
     The mean over draws is an ELBO. The log of the mean of the exponentials is the importance-weighted bound of Burda et
     al. (2016), which is never below it. q is the encoder's posterior, unrefined, as in the literature.
     """
-    q = codec.posteriors(held.segments, refined=False)
+    q = codec.posteriors(test.segments, refined=False)
     rows: list[Floats] = []
-    for z, told in _draws(codec, q, held, draws, generator):
-        weights = told + (latent.log_prior(z) - q.log_prob(z)).double()
-        rows += [held.by_line(row) for row in weights]
+    for z, log_p in _draws(codec, q, test, draws, generator):
+        weights = log_p + (latent.log_prior(z) - q.log_prob(z)).double()
+        rows += [test.by_line(row) for row in weights]
     return np.array(rows)
 
 
 def _likelihood(
-    codec: Codec, held: Lines, samples: int, iw_lines: int | None, rng: np.random.Generator, report: Report
+    codec: Codec, test: Lines, samples: int, iw_lines: int | None, rng: np.random.Generator, report: Report
 ) -> dict[str, Any]:
     """Negative log-likelihood in nats per sentence, perplexity over words by both bounds, and information in z."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    q = codec.posteriors(held.segments, refined=False)
-    told = torch.stack([x.sum(0) for _, x in _draws(codec, q, held, ELBO_DRAWS, generator)]).sum(0) / ELBO_DRAWS
-    kl = held.by_line(q.kl().sum(1))
-    some = rng.permutation(len(q.mean))[:MI_LINES]
-    compared = Posterior(q.mean[some], q.logvar[some])
-    part = held.pick(np.sort(rng.permutation(len(held.lines))[:iw_lines]).tolist())
+    q = codec.posteriors(test.segments, refined=False)
+    log_p = torch.stack([x.sum(0) for _, x in _draws(codec, q, test, ELBO_DRAWS, generator)]).sum(0) / ELBO_DRAWS
+    kl = test.by_line(q.kl().sum(1))
+    rows = rng.permutation(len(q.mean))[:MI_LINES]
+    compared = Posterior(q.mean[rows], q.logvar[rows])
+    part = test.pick(np.sort(rng.permutation(len(test.lines))[:iw_lines]).tolist())
     weights = log_weights(codec, part, samples, generator)
     tightened = np.logaddexp.reduce(weights, 0) - math.log(samples)
     out: dict[str, Any] = {
-        "elbo": {**_bound(held.lines, held.by_line(told) - kl), "draws": ELBO_DRAWS},
+        "elbo": {**_bound(test.lines, test.by_line(log_p) - kl), "draws": ELBO_DRAWS},
         "importance": {**_bound(part.lines, tightened), "draws": samples},
         "elbo_of_the_same": {**_bound(part.lines, weights.mean(0)), "draws": samples},
-        "reconstruction": _mean(-held.by_line(told)),
+        "reconstruction": _mean(-test.by_line(log_p)),
         "kl": _mean(kl),
         "mutual_information": latent.mutual_information(compared, compared.sample(generator)),
-        "mutual_information_at_most": math.log(len(some)),
+        "mutual_information_at_most": math.log(len(rows)),
         "active_units": latent.active_units(q.mean),
         "latent": q.mean.shape[1],
     }
@@ -228,15 +250,15 @@ def _likelihood(
 
 
 def _bound(lines: Sequence[str], log_prob: Floats) -> dict[str, Any]:
-    words = [text.count_words(line) for line in lines]
-    perplexity = corpus_interval(np.column_stack([-log_prob, words]), text.perplexity_of)
+    words = [ngram.count_words(line) for line in lines]
+    perplexity = corpus_interval(np.column_stack([-log_prob, words]), ngram.perplexity_of)
     return {"nll": _mean(-log_prob), "perplexity": perplexity, "lines": len(lines)}
 
 
 # --- reconstruction ---------------------------------------------------------------------------------------------------
 
 
-def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report: Report) -> dict[str, Any]:
+def _reconstruction(codec: Codec, test: Lines, rng: np.random.Generator, report: Report) -> dict[str, Any]:
     """BLEU and exact matches of lines decoded from means and from samples of the searched and the encoder's posterior.
 
     A mean decoded without noise is a point estimate. The KL in bits per line is the rate of the samples and is reported
@@ -244,14 +266,14 @@ def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report:
     """
     out: dict[str, Any] = {}
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    for name, refined in {**({"searched": True} if codec.objective.refine else {}), "encoder's": False}.items():
-        q = codec.posteriors(held.segments, refined=refined)
-        bits = _mean(held.by_line(q.kl().sum(1)) / math.log(2))
+    for name, refined in {**({"searched": True} if codec.refinement.steps else {}), "encoder's": False}.items():
+        q = codec.posteriors(test.segments, refined=refined)
+        bits = _mean(test.by_line(q.kl().sum(1)) / math.log(2))
         for kind, z, rate in (("mean", q.mean, None), ("sample", q.sample(generator), bits)):
-            written = codec.decode(torch.split(z, held.sizes))
-            same = [a == b for a, b in zip(written, held.lines, strict=True)]
-            apart = [edit_distance.edit_distance(a, b) for a, b in zip(written, held.lines, strict=True)]
-            bleu = corpus_interval(text.bleu_statistics(written, held.lines), text.bleu_of)
+            written = codec.decode(torch.split(z, test.sizes))
+            same = [a == b for a, b in zip(written, test.lines, strict=True)]
+            apart = [edit_distance.edit_distance(a, b) for a, b in zip(written, test.lines, strict=True)]
+            bleu = corpus_interval(text.bleu_statistics(written, test.lines), text.bleu_of)
             row = {"bleu": bleu, "exact": _mean(same), "edit_distance": _mean(apart), "kl_bits": rate}
             out[f"{name} {kind}"] = row
             report(f"reconstruction ({name} {kind}): BLEU {bleu[0]:.1f}, exact {np.mean(same):.3f}")
@@ -259,7 +281,7 @@ def _reconstruction(codec: Codec, held: Lines, rng: np.random.Generator, report:
 
 
 def _samples(
-    codec: Codec, lines: list[str], corpus: list[str], model: text.NGram, count: int, seed: int, report: Report
+    codec: Codec, lines: list[str], corpus: list[str], model: ngram.NGram, count: int, seed: int, report: Report
 ) -> dict[str, Any]:
     """Forward perplexity (of samples, under real text) and reverse (of held-out text, under samples; Zhao et al. 2018).
 
@@ -274,7 +296,7 @@ def _samples(
     sources: dict[str, list[str]] = {"prior": codec.decode(list(z[:, None]), sampling=draws)}
     if "all" in codec.styles:
         sources["fitted"] = codec.sample(count, temperature=1.0, segments=1, seed=seed, sampling=draws)
-    sources["training lines"] = _some(corpus, count, rng)
+    sources["training lines"] = _subset(corpus, count, rng)
     sources["held-out lines"] = lines
     out: dict[str, Any] = {"sentences": count}
     for name, written in sources.items():
@@ -283,7 +305,7 @@ def _samples(
             # no forward figure for the training lines, because the model was fitted on them
             "forward": None
             if name == "training lines"
-            else corpus_interval(model.statistics(written), text.perplexity_of),
+            else corpus_interval(model.statistics(written), ngram.perplexity_of),
             "reverse": None if name == "held-out lines" else _reverse(written, lines, model),
             "copies": None if name == "training lines" else _mean([line in known for line in written]),
             "distinct": round(len(set(written)) / len(written), 4),
@@ -295,16 +317,16 @@ def _samples(
     return out
 
 
-def _reverse(written: list[str], lines: list[str], model: text.NGram) -> Figure:
-    learned = text.NGram(model.order, model.vocabulary).fit(written)
-    return corpus_interval(learned.statistics(lines), text.perplexity_of)
+def _reverse(written: list[str], lines: list[str], model: ngram.NGram) -> Figure:
+    learned = ngram.NGram(model.order, model.vocabulary).fit(written)
+    return corpus_interval(learned.statistics(lines), ngram.perplexity_of)
 
 
 # --- interpolation ----------------------------------------------------------------------------------------------------
 
 
 def _interpolations(
-    codec: Codec, lines: list[str], pairs: Sequence[Pair] | None, model: text.NGram | None, rng: np.random.Generator,
+    codec: Codec, lines: list[str], pairs: Sequence[Pair] | None, model: ngram.NGram | None, rng: np.random.Generator,
     report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     """STEPS sentences between each pair, by slerp and by line: whether the ends are met and the path is smooth."""
@@ -328,11 +350,11 @@ def _interpolations(
         out[kind] = {name: _mean([x for row in rows if not math.isnan(x := row[name])]) for name in rows[0]}
         if model is not None:
             between = np.array([model.statistics(path[1:-1]).sum(0) for path in paths])
-            out[kind]["perplexity_between"] = corpus_interval(between, text.perplexity_of)
+            out[kind]["perplexity_between"] = corpus_interval(between, ngram.perplexity_of)
         report(f"interpolation ({kind}): {out[kind]['ends_met'][0]:.2f} of the pairs have both ends met")
     if model is not None:
         out["perplexity_of_ends"] = corpus_interval(
-            np.array([model.statistics(pair).sum(0) for pair in pairs]), text.perplexity_of
+            np.array([model.statistics(pair).sum(0) for pair in pairs]), ngram.perplexity_of
         )
     return out
 
@@ -353,88 +375,3 @@ def walk(path: Sequence[str], a: str, b: str) -> dict[str, float]:
         "neighbours_bleu": float(np.mean([text.sentence_bleu(y, x) for x, y in pairwise(path)])),
         "distinct": len(set(path)) / len(path),
     }
-
-
-# --- report -----------------------------------------------------------------------------------------------------------
-
-
-OLDER = {"released": "searched mean", "encoder": "encoder's mean"}  # names in results of older versions
-
-
-def table(result: dict[str, Any]) -> str:
-    """The figures as Markdown tables, for reports and model cards."""
-
-    def cell(x: Any, digits: int = 2) -> str:
-        if x is None:
-            return "-"
-        return f"{x[0]:.{digits}f} [{x[1]:.{digits}f}, {x[2]:.{digits}f}]" if isinstance(x, list) else f"{x:g}"
-
-    def rows(first: str, columns: Sequence[str], body: Mapping[str, Sequence[str]]) -> list[str]:
-        lines = [f"| {first} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        return [*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in body.items()), ""]
-
-    seen, told = result["protocol"], result["likelihood"]
-    names = {"elbo": "ELBO", "importance": "importance weighting", "elbo_of_the_same": "ELBO of the same lines"}
-    lines = [
-        f"{seen['lines']} held-out lines, {seen['words']} words counting the end of each; 95 % intervals over lines.",
-        "",
-        *rows(
-            "bound", ["lines", "draws", "NLL, nats per sentence", "perplexity per word"],
-            {n: [f"{told[k]['lines']}", f"{told[k]['draws']}", *(cell(told[k][x]) for x in ("nll", "perplexity"))]
-             for k, n in names.items()},
-        ),
-        f"KL {cell(told['kl'])} nats, mutual information {told['mutual_information']:.2f} nats (at most "
-        f"{told['mutual_information_at_most']:.2f}, the log of the lines compared), {told['active_units']} of "
-        f"{told['latent']} units active.",
-        "",
-        *rows(
-            "decoded from (a mean is a point estimate)",
-            ["BLEU", "exact", "share of words to edit", "KL, bits per line"],
-            {OLDER.get(n, n): [cell(r["bleu"], 1), *(cell(r[k]) for k in ("exact", "edit_distance")),
-                               cell(r.get("kl_bits"), 0)]
-             for n, r in result["reconstruction"].items()},
-        ),
-    ]  # fmt: skip
-    between = result["interpolation"]
-    kinds = {k: v for k, v in between.items() if isinstance(v, dict)}
-    if kinds:
-        columns = list(next(iter(kinds.values())))
-        body = {k: [cell(v[c]) for c in columns] for k, v in kinds.items()}
-        lines += rows(f"{between['pairs']} pairs", [c.replace("_", " ") for c in columns], body)
-    if "samples" in result:
-        columns = ["forward", "reverse", "copies", "distinct", "words", "unknown"]
-        body = {k: [cell(v[c]) for c in columns] for k, v in result["samples"].items() if isinstance(v, dict)}
-        lines += rows("samples", columns, body)
-    for pair, r in result.get("transfer", {}).items():
-        lines += [
-            f"{pair}: the style classifier assigns {cell(r['judge'])} of the real lines to their own style; their "
-            f"perplexity is {cell(r['perplexity'], 1)}.",
-            "",
-        ]
-        for method, by in r["methods"].items():
-            if "skipped" in by:
-                lines += [f"{method}: {by['skipped']}", ""]
-                continue
-            body = {
-                k: [cell(v["accuracy"]), cell(v["bleu"], 1), cell(v["perplexity"], 1)] for k, v in by["both"].items()
-            }
-            lines += rows(f"{pair} by {method}, amount", ["accuracy", "self-BLEU", "perplexity"], body)
-            anchors = (f"{cell(x, 1)} at {at} %" for at, x in by["bleu_at_accuracy"].items())
-            lines += [f"Self-BLEU at the classifier's accuracy: {', '.join(anchors)}.", ""]
-        if beside := r.get("controls"):
-            body = {k: [cell(v["accuracy"]), cell(v["bleu"], 1), cell(v["perplexity"], 1)] for k, v in beside.items()}
-            lines += rows(f"{pair}, difference of means by 1", ["accuracy", "self-BLEU", "perplexity"], body)
-            lines += [
-                "Gain of self-BLEU over "
-                + ", ".join(f"{k} {cell(v['beyond'], 1)}" for k, v in beside.items() if "beyond" in v)
-                + ".",
-                "",
-            ]
-        if chosen := r.get("chosen"):
-            lines += [
-                f"Chosen on one half, measured on the other: {chosen['method']} by {chosen['amount']:g}, accuracy "
-                f"{cell(chosen['accuracy'])}, self-BLEU {cell(chosen['bleu'], 1)}.",
-                "",
-            ]
-    lines += [f"Not measured: {what}: {why}." for what, why in result["skipped"].items()]
-    return "\n".join(lines).rstrip()

@@ -1,6 +1,6 @@
 """Sentences moved between styles: accuracy of the target style, and similarity to the original.
 
-Scope: the sweep of amounts, the style classifier, and BLEU at a given accuracy. Out of scope: training, and files. The
+Scope: the sweep of amounts, controls, and BLEU at a given accuracy. Out of scope: training, and files. The
 classifier is fitted on real training lines alone.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from seqvae.codec import Codec
 from seqvae.errors import StyleError
-from seqvae.evaluation import controls
+from seqvae.evaluation import controls, ngram
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, corpus_interval, resampled, with_interval
+from seqvae.evaluation.style_classifier import LineClassifier
 from seqvae.music import note_metrics as measures
-from seqvae.style import vectors as style
+from seqvae.style import translation
 
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 AMOUNTS = (*np.arange(0, 3.25, 0.25).tolist(), 3.5, 4.0)
@@ -34,104 +37,114 @@ ANCHORS = (73.6, 91.8)
 FIGURES: dict[str, tuple[slice, Callable[[Floats], Floats]]] = {
     "accuracy": (slice(0, 2), text.share_of),
     "bleu": (slice(2, 12), text.bleu_of),
-    "perplexity": (slice(12, 14), text.perplexity_of),
+    "perplexity": (slice(12, 14), ngram.perplexity_of),
 }
 
 
-class LineClassifier:
-    """Style classifier: logistic regression on TF-IDF of one to three words, fitted on real lines of two styles."""
-
-    def __init__(self, real: Mapping[str, Sequence[str]], seed: int) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
-        # character n-grams took three times as long, without a significant difference on reviews
-        counts = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
-        choice = LogisticRegression(C=4.0, max_iter=300, class_weight="balanced", random_state=seed)
-        self.model = make_pipeline(counts, choice)
-        lines = [(line, name) for name, members in real.items() for line in members]
-        self.model.fit([line for line, _ in lines], [name for _, name in lines])
-
-    def puts_in(self, lines: Sequence[str], targets: Sequence[str]) -> Floats:
-        """1 for each line that is classified as its target, else 0, `(N,)`; an empty line gets 0."""
-        said = self.model.predict(list(lines))
-        return np.array([bool(x.strip()) and s == t for x, s, t in zip(lines, said, targets, strict=True)], float)
-
-
 def transfer(
-    codec: Codec, moved: dict[str, list[str]], classifier: LineClassifier, model: text.NGram, amounts: Sequence[float],
+    codec: Codec, moved: dict[str, list[str]], classifier: LineClassifier, model: ngram.NGram, amounts: Sequence[float],
     rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Move lines of two styles to the other style by every amount and every method of style/vectors.py.
+    """Move lines of two styles to the other style by every amount and every method of style/translation.py.
 
     Accuracy is the share classified as the target, BLEU compares with the original lines, perplexity is from the
     language model. "controls" compares the full difference of means with another line moved alike, the target's mean
     alone, and a random vector of equal length. "chosen" is the setting with the best geometric mean of accuracy and
     BLEU on one half of the lines, with its figures on the other half.
     """
-    (a, of_a), (b, of_b) = moved.items()
-    sources, targets = [a] * len(of_a) + [b] * len(of_b), [b] * len(of_a) + [a] * len(of_b)
-    lines = [*of_a, *of_b]
-    latents = codec.encode(lines)
-    forth = np.array([s == a for s in sources])
-    first = np.zeros(len(lines), bool)  # the half on which a setting is chosen, balanced in direction
-    for side in (forth, ~forth):
-        first[rng.permutation(np.flatnonzero(side))[: side.sum() // 2]] = True
+    sentences = Sentences.of(codec, moved)
+    first = sentences.half(rng)
     out: dict[str, Any] = {
         "lines": {name: len(members) for name, members in moved.items()},
-        "judge": measures.interval(classifier.puts_in(lines, sources)),
-        "perplexity": corpus_interval(model.statistics(lines), text.perplexity_of),
+        "classifier": measures.interval(classifier.puts_in(sentences.lines, sentences.sources)),
+        "perplexity": corpus_interval(model.statistics(sentences.lines), ngram.perplexity_of),
         "methods": {},
     }
-    best: tuple[float, str, float, Floats] | None = None
-    for method in get_args(style.Method):
-        sweep = []
-        for amount in amounts:
-            try:
-                z = [
-                    *_blended(latents[: len(of_a)], codec.styles[a], codec.styles[b], amount, method),
-                    *_blended(latents[len(of_a) :], codec.styles[b], codec.styles[a], amount, method),
-                ]
-            except StyleError as error:
-                out["methods"][method] = {"skipped": str(error)}
-                break
-            sweep.append(statistics(codec.decode(z), lines, targets, classifier, model))
-        if len(sweep) < len(amounts):
+
+    def measure(z: Sequence[Tensor]) -> Floats:
+        return statistics(codec.decode(z), sentences.lines, sentences.targets, classifier, model)
+
+    sweeps: dict[tuple[str, float], Floats] = {}
+    for method in get_args(translation.Method):
+        try:
+            sweep = {amount: measure(_blended(codec, sentences, amount, method)) for amount in amounts}
+        except StyleError as error:
+            out["methods"][method] = {"skipped": str(error)}
             continue
-        by_amount = {f"{amount:g}": x for amount, x in zip(amounts, sweep, strict=True)}
-        figures = {
-            f"{a} to {b}": {amount: _figures(x[forth]) for amount, x in by_amount.items()},
-            f"{b} to {a}": {amount: _figures(x[~forth]) for amount, x in by_amount.items()},
-            "both": {amount: _figures(x) for amount, x in by_amount.items()},
-        }
-        every = np.stack(sweep, 1)
-        out["methods"][method] = {**figures, "bleu_at_accuracy": {f"{at:g}": _anchored(every, at) for at in ANCHORS}}
-        for amount, x in zip(amounts, sweep, strict=True):
-            sums = x[first].sum(0)
-            score = float(np.prod([f(sums[columns]) for columns, f in list(FIGURES.values())[:2]])) ** 0.5
-            if best is None or score > best[0]:
-                best = score, method, amount, x[~first]
-        anchors = ", ".join(f"{v[0]:.1f} at {k} %" for k, v in out["methods"][method]["bleu_at_accuracy"].items() if v)
-        report(f"{a}/{b} by {method}: self-BLEU {anchors or 'not measured: no amount reaches the accuracy'}")
-    out["controls"] = _controls(
-        codec, latents, sources, targets, rng, lambda z: statistics(codec.decode(z), lines, targets, classifier, model)
-    )
-    if best is not None:
-        _, method, amount, rest = best
+        figures = out["methods"][method] = _method_figures(sentences, sweep)
+        sweeps |= {(method, amount): x for amount, x in sweep.items()}
+        anchors = ", ".join(f"{v[0]:.1f} at {k} %" for k, v in figures["bleu_at_accuracy"].items() if v)
+        pair = "/".join(moved)
+        report(f"{pair} by {method}: self-BLEU {anchors or 'not measured: no amount reaches the accuracy'}")
+    out["controls"] = _controls(codec, sentences, rng, measure)
+    if sweeps:
+        method, amount = max(sweeps, key=lambda setting: _score(sweeps[setting][first]))
+        rest = sweeps[method, amount][~first]
         out["chosen"] = {"method": method, "amount": amount, "lines": len(rest), **_figures(rest)}
     return out
 
 
+@dataclass(frozen=True)
+class Sentences:
+    """Lines of two styles, each with its own style, its target and its latents."""
+
+    lines: list[str]
+    sources: list[str]
+    targets: list[str]
+    latents: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, codec: Codec, moved: Mapping[str, Sequence[str]]) -> Sentences:
+        """The lines of the first style, then those of the second."""
+        (a, of_a), (b, of_b) = moved.items()
+        sources, targets = [a] * len(of_a) + [b] * len(of_b), [b] * len(of_a) + [a] * len(of_b)
+        lines = [*of_a, *of_b]
+        return cls(lines, sources, targets, codec.encode(lines))
+
+    @property
+    def forth(self) -> Bools:
+        """The lines of the first style, `(N,)`."""
+        return np.array([source == self.sources[0] for source in self.sources])
+
+    def half(self, rng: np.random.Generator) -> Bools:
+        """The half on which a setting is chosen, `(N,)`, balanced in direction."""
+        chosen = np.zeros(len(self.lines), bool)
+        for side in (self.forth, ~self.forth):
+            chosen[rng.permutation(np.flatnonzero(side))[: side.sum() // 2]] = True
+        return chosen
+
+
+def _method_figures(sentences: Sentences, sweep: Mapping[float, Floats]) -> dict[str, Any]:
+    """Figures of one method by direction and amount, and BLEU at ANCHORS."""
+    a, b = sentences.sources[0], sentences.targets[0]
+    rows = {
+        f"{a} to {b}": sentences.forth,
+        f"{b} to {a}": ~sentences.forth,
+        "both": np.ones(len(sentences.lines), bool),
+    }
+    figures: dict[str, Any] = {
+        name: {f"{amount:g}": _figures(x[chosen]) for amount, x in sweep.items()} for name, chosen in rows.items()
+    }
+    every = np.stack(list(sweep.values()), 1)
+    return {**figures, "bleu_at_accuracy": {f"{at:g}": _anchored(every, at) for at in ANCHORS}}
+
+
+def _score(x: Floats) -> float:
+    """Geometric mean of accuracy and BLEU of outputs `(N, 14)`."""
+    total = x.sum(0)
+    score: float = float(np.prod([figure(total[columns]) for columns, figure in list(FIGURES.values())[:2]])) ** 0.5
+    return score
+
+
 def _controls(
-    codec: Codec, latents: Sequence[Tensor], sources: Sequence[str], targets: Sequence[str], rng: np.random.Generator,
-    measure: Callable[[list[Tensor]], Floats],
-) -> dict[str, dict[str, Figure]]:  # fmt: skip
+    codec: Codec, sentences: Sentences, rng: np.random.Generator, measure: Callable[[Sequence[Tensor]], Floats]
+) -> dict[str, dict[str, Figure]]:
     """FIGURES of lines moved by the difference of means, and of controls without the line or without the style.
 
     "beyond" is the BLEU of the moved lines minus that of a control, paired over sentences.
     """
-    ways = [style.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
+    latents, sources, targets = sentences.latents, sentences.sources, sentences.targets
+    ways = [translation.vector(codec.styles[s], codec.styles[t]) for s, t in zip(sources, targets, strict=True)]
     another = [
         controls.as_long(latents[i], len(z)) for i, z in zip(controls.others(sources, rng), latents, strict=True)
     ]
@@ -155,16 +168,19 @@ def _controls(
     return out
 
 
-def _blended(
-    latents: Sequence[Tensor], source: style.Style, target: style.Style, amount: float, method: style.Method
-) -> Sequence[Tensor]:
-    """Moved latents `(S, D)` of each line, moved together so that a transport is computed once."""
-    moved = style.blend(torch.cat(list(latents)), source, target, amount, method)
-    return torch.split(moved, [len(z) for z in latents])
+def _blended(codec: Codec, sentences: Sentences, amount: float, method: translation.Method) -> list[Tensor]:
+    """Moved latents `(S, D)` of each line; those of one style together, so that a transport is computed once."""
+    a, b = sentences.sources[0], sentences.targets[0]
+    count = int(sentences.forth.sum())
+    moved: list[Tensor] = []
+    for source, target, latents in ((a, b, sentences.latents[:count]), (b, a, sentences.latents[count:])):
+        z = translation.blend(torch.cat(list(latents)), codec.styles[source], codec.styles[target], amount, method)
+        moved += torch.split(z, [len(one) for one in latents])
+    return moved
 
 
 def statistics(
-    written: Sequence[str], lines: Sequence[str], targets: Sequence[str], classifier: LineClassifier, model: text.NGram
+    written: Sequence[str], lines: Sequence[str], targets: Sequence[str], classifier: LineClassifier, model: ngram.NGram
 ) -> Floats:
     """The statistics behind FIGURES of each output, `(N, 14)`."""
     hits = classifier.puts_in(written, targets)

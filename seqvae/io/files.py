@@ -1,7 +1,7 @@
 """Atomic writing of files and folders: they appear complete or not at all, even if the writing process is killed.
 
-Scope: temporary folders that are moved into place, locks that distinguish abandoned folders from active ones, and
-durability after a power cut. Out of scope: the content, and error messages.
+Scope: temporary folders that are moved into place, remains of killed processes, and durability
+after a power cut. Out of scope: the content, and error messages.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where files of a killed process remain
-    fcntl = None  # type: ignore[assignment]
+from seqvae.io.locks import lock
 
 
 def default_cache() -> Path:
@@ -41,7 +38,7 @@ def whole(place: Path, folder: bool = False, lasting: bool = False) -> Iterator[
     if folder and place.exists() and not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     _tidy(place)
-    part, lock = _begin(place)
+    part, handle = _begin(place)
     # files also get a folder: libraries may write temporary files beside them, and leave them if killed
     new = part if folder else part / place.name
     try:
@@ -68,8 +65,8 @@ def whole(place: Path, folder: bool = False, lasting: bool = False) -> Iterator[
             _sync(place.parent)
     finally:
         _remove(part)  # the old content, or an incomplete one
-        if lock is not None:
-            os.close(lock)
+        if handle is not None:
+            os.close(handle)
 
 
 def sync(place: Path) -> None:
@@ -99,29 +96,14 @@ def _mode(part: Path) -> int:
 
 
 def _begin(place: Path) -> tuple[Path, int | None]:
-    """A new folder beside `place`, and the lock that marks it as active."""
+    """A new folder beside `place`, and the descriptor of the lock that marks it as active."""
     while True:
         part = Path(tempfile.mkdtemp(".part", f".{place.name}-", place.parent))
-        lock = _lock(part, wait=True)
+        handle = lock(part, wait=True)
         if part.exists():  # else another process removed it as abandoned before it was locked
-            return part, lock
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(part: Path, wait: bool = False) -> int | None:
-    """A lock that the system releases when the process ends; None if there are no locks or another process has it."""
-    if fcntl is None:
-        return None
-    handle = None
-    try:
-        handle = os.open(part, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return handle
-    except OSError:
+            return part, handle
         if handle is not None:
             os.close(handle)
-        return None
 
 
 def _tidy(place: Path) -> None:
@@ -131,9 +113,9 @@ def _tidy(place: Path) -> None:
         with contextlib.suppress(OSError):  # another process was faster
             _remove(old) if place.exists() else old.rename(place)
     for part in place.parent.glob(f"{name}.part"):
-        if (lock := _lock(part)) is not None:
+        if (handle := lock(part)) is not None:
             _remove(part)
-            os.close(lock)
+            os.close(handle)
 
 
 def _remove(folder: Path) -> None:

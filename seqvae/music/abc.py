@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
+from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick
 
 from seqvae.music import abc_fields, bars
 from seqvae.music.abc_voice import MOST_BARS, Bar, Voice
+from seqvae.music.notes import DRUMS
 
 _FIELD = re.compile(r"([A-Za-z+]):(?![|:])(.*)")
 _LONGEST_LINE = 100_000  # letters, after macros are replaced
@@ -33,7 +34,8 @@ def decode(content: bytes) -> str:
 def tunes(content: bytes) -> list[ScoreTick]:
     """Each tune of a book as a score at `bars.TICKS` per quarter; tunes without notes are left out.
 
-    Repeats are expanded, parts follow the order in the header, voices sound together, and each program has one track.
+    Repeats are expanded, parts follow the order in the header, voices sound together, and each voice with a name of
+    its own has a track of its own.
 
     Raises:
         ValueError: a number of five digits, or more than 100,000 bars.
@@ -41,14 +43,29 @@ def tunes(content: bytes) -> list[ScoreTick]:
     return [_score([tune]) for tune in _read(content)]
 
 
-def to_symusic(content: bytes) -> ScoreTick:
-    """All tunes of a book as one score, one after another; raises ValueError as `tunes` does."""
-    return _score(list(_read(content)))
+def titles(content: bytes) -> list[str]:
+    """The title of each tune with notes in a book, empty for a tune without one."""
+    return [_title(lines) for lines in _with_notes(content)]
+
+
+def to_symusic(content: bytes, number: int = 0) -> ScoreTick:
+    """Tune `number`, from 1, of those in `titles`; 0 for all tunes as one score, one after another.
+
+    Raises:
+        LookupError: there is no tune of that number.
+        ValueError: as for `tunes`.
+    """
+    if not number:
+        return _score(list(_read(content)))
+    found = _with_notes(content)
+    if number > len(found):
+        raise LookupError(f"{len(found)} tunes")
+    return _score([_Tune(found[number - 1])])
 
 
 def _score(book: list[_Tune]) -> ScoreTick:
     result = ScoreTick(bars.TICKS)
-    tracks: dict[int, TrackTick] = {}
+    tracks: bars.PartTracks = {}
     start = Fraction(0)
     for tune in book:
         start += tune.add(result, tracks, start)
@@ -61,6 +78,20 @@ def _read(content: bytes) -> Iterator[_Tune]:
         tune = _Tune(lines)
         if any(bar.sounds for voice in tune.voices.values() for bar in voice.bars):
             yield tune
+
+
+def _with_notes(content: bytes) -> list[list[str]]:
+    """The lines of each tune that has a letter of a note outside of its fields."""
+    return [lines for lines in _split(decode(content)) if any(map(_has_note, lines))]
+
+
+def _has_note(line: str) -> bool:
+    return _FIELD.match(line) is None and re.search("[A-Ga-g]", re.sub(r'"[^"]*"|%.*', "", line)) is not None
+
+
+def _title(lines: list[str]) -> str:
+    written = next((line for line in lines if line.startswith("T:")), "T:")
+    return re.sub(r"(?<!\\)%.*", "", written[2:]).strip()
 
 
 def _split(text: str) -> Iterator[list[str]]:
@@ -180,6 +211,7 @@ class _Tune:
             if len(self.voices) == 1 and not any(bar.length for bar in self._voice.bars):
                 start = copy.deepcopy(self._voice) if self._name not in self._declared else start
             self.voices[name] = copy.deepcopy(start)
+            self.voices[name].name = "" if name.isdigit() else name
             for letter, text in self._declared.get(name, []):
                 self._apply(self.voices[name], letter, text)
         self._name = name
@@ -193,6 +225,8 @@ class _Tune:
         """Apply a field to `voice` from here on."""
         if letter in "KV":
             voice.shifts = voice.shifts | abc_fields.properties(text)
+        if letter == "V":
+            voice.name = abc_fields.voice_name(text) or voice.name
         if letter == "K":
             key = abc_fields.key(text)
             if key is not None:
@@ -214,7 +248,7 @@ class _Tune:
         elif letter == "I" and text.startswith("MIDI"):
             _midi(voice, text.split()[1:])
 
-    def add(self, score: ScoreTick, tracks: dict[int, TrackTick], start: Fraction) -> Fraction:
+    def add(self, score: ScoreTick, tracks: bars.PartTracks, start: Fraction) -> Fraction:
         """Add the tune to `score` and `tracks` from quarter `start`; returns its length in quarters."""
         voices = [_written(voice) for voice in self.voices.values()]
         lead = max(voices, key=lambda voice: (len(voice), any(bar.marks != bars.Marks() for bar in voice)))
@@ -285,10 +319,10 @@ def _midi(voice: Voice, words: list[str]) -> None:
     numbers = [int(word) for word in words[1:] if re.fullmatch(r"[+-]?\d{1,3}", word)]
     if not words:
         return
-    if words[0] == "program" and numbers and voice.program != bars.DRUMS:
+    if words[0] == "program" and numbers and voice.program != DRUMS:
         voice.program = numbers[-1] % 128
     elif words[0] == "channel" and numbers[:1] == [10]:
-        voice.program = bars.DRUMS
+        voice.program = DRUMS
     elif words[0] in ("transpose", "rtranspose") and numbers:
         voice.shifts = voice.shifts | {words[0]: numbers[0]}
     elif words[0] == "voice":

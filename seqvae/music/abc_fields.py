@@ -133,6 +133,12 @@ def part_order(text: str) -> list[str]:
     return reduce(lambda before, after: before + after, stack)
 
 
+def voice_name(text: str) -> str:
+    """The name of a V: field, `name="Second Violin"` or `nm=...`; empty without one."""
+    found = re.search(r'\b(?:name|nm)\s*=\s*(?:"([^"]*)"|(\S+))', text)
+    return "" if found is None else " ".join((found[1] or found[2] or "").split())
+
+
 def properties(text: str) -> dict[str, int]:
     """Transposition in semitones by each property of a K: or V: field: clef, octave, transpose.
 

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from seqvae.music import abc_fields, bars
 from seqvae.music.bars import Metre, Sound
+from seqvae.music.notes import DRUMS
 
 MOST_BARS = 100_000
 """Limit of bars in a voice."""
@@ -66,6 +67,7 @@ class Voice:
     metre: Metre | None = (4, 4)
     unit: Fraction = Fraction(1, 2)
     program: int = 0
+    name: str = ""
     velocity: int = bars.VELOCITY
     shifts: dict[str, int] = field(default_factory=dict)  # transpositions in semitones, by property
     part: str = ""
@@ -195,14 +197,14 @@ class Voice:
             self._accidentals[letter] = 0 if sign.endswith("/") else abc_fields.ALTERATIONS[sign]
         altered = self._accidentals.get(letter, self.key.alterations.get(letter, 0))
         pitch = 60 + 12 * octave + abc_fields.STEPS[letter] + altered
-        pitch += 0 if self.program == bars.DRUMS else sum(self.shifts.values())
+        pitch += 0 if self.program == DRUMS else sum(self.shifts.values())
         stops = place in self._held and (sign is None or self._held[place] == pitch)
         if stops:  # it has the accidental of the tied note, which holds for no other note of this bar
             pitch = self._held[place]
         event.places.append((place, pitch))
         quarters = length * self.unit if self._chord else event.length
         tie = "stop" if stops else ""
-        self.bar.sounds.append(Sound(event.start, quarters, pitch, self.program, self.velocity, tie))
+        self.bar.sounds.append(Sound(event.start, quarters, pitch, self.program, self.velocity, tie, self.name))
 
     def _close(self, length: Fraction) -> None:
         """End a chord, which lasts as long as its first note, times `length`."""

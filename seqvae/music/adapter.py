@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from seqvae.music import band
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import Ensemble
+from seqvae.music.notes import STEPS_PER_BEAT
 from seqvae.protocols import Guidance
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ class MusicAdapter:
         songs = []
         for chunks in pieces:
             notes, bounds = self._longest(chunks)
-            beats = int((notes[:, 0] % self.tokenizer.max_steps).max(initial=0)) // measures.BEAT + 1
+            beats = int((notes[:, 0] % self.tokenizer.max_steps).max(initial=0)) // STEPS_PER_BEAT + 1
             bar = notes[:, 0] // self.tokenizer.max_steps
-            notes[:, 0] += bar * (beats * measures.BEAT - self.tokenizer.max_steps)
-            songs.append((notes, bounds // self.tokenizer.max_steps * beats * measures.BEAT))
+            notes[:, 0] += bar * (beats * STEPS_PER_BEAT - self.tokenizer.max_steps)
+            songs.append((notes, bounds // self.tokenizer.max_steps * beats * STEPS_PER_BEAT))
         return band.ensemble(songs)
 
     def _longest(self, chunks: list[Ints]) -> tuple[Ints, Ints]:

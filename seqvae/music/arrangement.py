@@ -17,8 +17,19 @@ from numpy.typing import NDArray
 
 from seqvae.music import note_metrics as measures
 from seqvae.music import note_statistics
-from seqvae.music.note_metrics import DRUMS, DURATION, ONSET, PITCH, PROGRAM
-from seqvae.music.note_statistics import Statistic, pitched
+from seqvae.music.note_statistics import Statistic
+from seqvae.music.notes import (
+    DRUMS,
+    DURATION,
+    ONSET,
+    PITCH,
+    PROGRAM,
+    STEPS_PER_BEAT,
+    by_bar,
+    instrument_line,
+    skyline,
+    without_drums,
+)
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -112,7 +123,7 @@ def _placed(notes: Ints, bounds: Ints, columns: Sequence[int]) -> list[set[Hasha
     """The set of (step in the bar, *columns) of the notes of each bar."""
     return [
         {(row[ONSET] - int(start), *(row[c] for c in columns)) for row in bar.tolist()}
-        for bar, start in zip(measures.bars(notes, bounds), bounds, strict=False)
+        for bar, start in zip(by_bar(notes, bounds), bounds, strict=False)
     ]
 
 
@@ -122,7 +133,7 @@ def clashes(notes: Ints, bounds: Ints) -> float:
     Pairs of different pitches that sound at a step with a pitched onset, pooled over these steps. A pair clashes if
     the higher pitch minus the lower is 1 modulo 12. 0 if no two pitches sound together, nan without pitched notes.
     """
-    heard = pitched(notes)
+    heard = without_drums(notes)
     if not len(heard):
         return NAN
     sounds = sounding(heard, np.unique(heard[:, ONSET]))
@@ -134,7 +145,7 @@ def clashes(notes: Ints, bounds: Ints) -> float:
 
 def sounding(notes: Ints, steps: Ints) -> Bools:
     """Mask `(len(steps), 128)`: whether a pitch sounds at a step; drums are left out."""
-    heard = pitched(notes)
+    heard = without_drums(notes)
     out = np.zeros((len(steps), 128), bool)
     first = np.searchsorted(steps, heard[:, ONSET])
     last = np.searchsorted(steps, heard[:, ONSET] + heard[:, DURATION])
@@ -145,18 +156,18 @@ def sounding(notes: Ints, steps: Ints) -> Bools:
 
 def chroma_repeated(notes: Ints, bounds: Ints) -> float:
     """Mean `measures.chroma_similarity` of neighbouring bars that both have pitched notes; nan without such bars."""
-    heard = measures.bars(pitched(notes), bounds)
+    heard = by_bar(without_drums(notes), bounds)
     return _mean([measures.chroma_similarity(a, b) or 0.0 for a, b in pairwise(heard) if len(a) and len(b)])
 
 
 def low_pitch(notes: Ints, bounds: Ints) -> float:
     """5th percentile of the pitches, without drums; nan without pitched notes."""
-    return float(np.percentile(x, 5)) if len(x := pitched(notes)[:, PITCH]) else NAN
+    return float(np.percentile(x, 5)) if len(x := without_drums(notes)[:, PITCH]) else NAN
 
 
 def high_pitch(notes: Ints, bounds: Ints) -> float:
     """95th percentile of the pitches, without drums; nan without pitched notes."""
-    return float(np.percentile(x, 95)) if len(x := pitched(notes)[:, PITCH]) else NAN
+    return float(np.percentile(x, 95)) if len(x := without_drums(notes)[:, PITCH]) else NAN
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -215,17 +226,17 @@ class Range:
 
 def _keys(notes: Ints) -> set[tuple[int, int]]:
     """(onset, pitch) of the pitched notes."""
-    return set(map(tuple, pitched(notes)[:, [ONSET, PITCH]].tolist()))
+    return set(map(tuple, without_drums(notes)[:, [ONSET, PITCH]].tolist()))
 
 
 def top_line_there(original: Ints, other: Ints, line: Ints | None = None) -> float:
-    """Share of the original's top line (`measures.skyline`) whose onset and pitch occur in the other piece.
+    """Share of the original's top line (`skyline`) whose onset and pitch occur in the other piece.
 
     On any instrument except drums; nan for an original without pitched notes. If `line` is given, the original's named
     melody (`tracks.named_melody`), it replaces the top line, here and below.
     """
     there = _keys(other)
-    return _mean([key in there for key in _keys(measures.skyline(original) if line is None else line)])
+    return _mean([key in there for key in _keys(skyline(original) if line is None else line)])
 
 
 def top_line_heard(original: Ints, other: Ints, line: Ints | None = None) -> float:
@@ -235,7 +246,7 @@ def top_line_heard(original: Ints, other: Ints, line: Ints | None = None) -> flo
     notes, or over all notes of `line`. A note counts as found if the other piece has its onset and pitch and nothing
     higher sounds there. nan without such notes.
     """
-    top = measures.skyline(original) if line is None else line
+    top = skyline(original) if line is None else line
     steps, pitch = top[:, ONSET], top[:, PITCH]  # each onset once, sorted
     before, after = (_highest(notes, steps) == pitch for notes in (original, other))
     before |= line is not None
@@ -266,7 +277,7 @@ def bass_agreement(original: Ints, other: Ints, bounds: Ints) -> float:
     original is silent do not count; where the other piece is silent it disagrees. nan without places that count.
     """
     starts = bounds[:-1]
-    later = starts + 2 * measures.BEAT
+    later = starts + 2 * STEPS_PER_BEAT
     places = np.unique(np.concatenate([starts, later[later < bounds[1:]]]))
     lowest = []
     for notes in (original, other):
@@ -281,18 +292,18 @@ def accompaniment(notes: Ints, original: Ints, line: Ints | None = None) -> Ints
     The tune is the original's top line, the top line of the instrument that is most often highest (a rule that keeps
     the melody copies it), and `line` if given.
     """
-    top = measures.skyline(original)
+    top = skyline(original)
     programs, counts = np.unique(top[:, PROGRAM], return_counts=True)
-    tune = _keys(top) | (_keys(measures.line(original, int(programs[counts.argmax()]), True)) if len(top) else set())
+    tune = _keys(top) | (_keys(instrument_line(original, int(programs[counts.argmax()]), True)) if len(top) else set())
     tune |= set() if line is None else _keys(line)
-    heard = pitched(notes)
+    heard = without_drums(notes)
     found: Ints = heard[[key not in tune for key in map(tuple, heard[:, [ONSET, PITCH]].tolist())]]
     return found
 
 
 def chroma_kept(original: Ints, other: Ints, bounds: Ints, line: Ints | None = None) -> float:
     """Mean `measures.chroma_similarity` of the accompaniment over the bars in which the original has one."""
-    a, b = (measures.bars(accompaniment(notes, original, line), bounds) for notes in (original, other))
+    a, b = (by_bar(accompaniment(notes, original, line), bounds) for notes in (original, other))
     values = [measures.chroma_similarity(x, y) for x, y in zip(a, b, strict=True)]
     return _mean([value for value in values if value is not None])
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from seqvae.errors import StyleError
 from seqvae.music import key as tonality
-from seqvae.music.piece import DRUMS, ONSET, PROGRAM, STEPS_PER_BEAT, Piece
+from seqvae.music.notes import DRUMS, ONSET, PROGRAM, STEPS_PER_BEAT
+from seqvae.music.piece import Piece
 
 Floats = NDArray[np.float64]
 

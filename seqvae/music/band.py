@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.music import arrangement
-from seqvae.music import note_metrics as measures
-from seqvae.music.note_metrics import BEAT, DRUMS, DURATION, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, skyline
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-STEPS = 4 * BEAT  # of a bar of 4/4
+STEPS = 4 * STEPS_PER_BEAT  # of a bar of 4/4
 MOST = 7  # instruments of a band
 FAMILY = 8  # General MIDI's programs come in families of eight
 BASS = 4  # the family of basses
@@ -169,7 +168,7 @@ def lowest_player(programs: Sequence[int]) -> int | None:
 
 def tune(notes: Ints) -> Ints:
     """The audible top line of `notes (N, >= 4)`: the highest note of each onset at which no higher note sounds."""
-    top = measures.skyline(notes)
+    top = skyline(notes)
     sounds = arrangement.sounding(notes, top[:, ONSET])
     highest = 127 - sounds[:, ::-1].argmax(1)
     found: Ints = top[highest == top[:, PITCH]]
@@ -229,7 +228,8 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
         return notes
     share = max(0.0, most) / len(notes)
     step = notes[:, ONSET] - bounds[np.searchsorted(bounds, notes[:, ONSET], side="right") - 1]
-    level = np.where(step % BEAT == 0, 0, np.where(np.isin(step % BEAT, (BEAT // 2, 2 * BEAT // 3)), 1, 2))
+    off = step % STEPS_PER_BEAT
+    level = np.where(off == 0, 0, np.where(np.isin(off, (STEPS_PER_BEAT // 2, 2 * STEPS_PER_BEAT // 3)), 1, 2))
     stays = np.zeros(len(notes), bool)
     for program in np.unique(notes[:, PROGRAM]).tolist():
         mine = np.flatnonzero(notes[:, PROGRAM] == program)
@@ -373,45 +373,71 @@ def arranged(
     `chords` last until the next onset, other notes at least a beat.
     """
     due = bounds[:-1] if changes is None else changes
-    halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * BEAT) == 0]
-    parts = song[np.isin(song[:, PROGRAM], list(whole))]
-    free = np.isin(_place(parts), _place(line)) | (parts[:, PITCH] < LOWEST)
-    parts = np.concatenate([parts[free], under(parts[~free], line)])  # a melody that is named may lie below the top
-    stands = np.concatenate([line, parts[~np.isin(_key(parts), _key(line))]])
+    halves = due[(due - bounds[np.searchsorted(bounds, due, side="right") - 1]) % (2 * STEPS_PER_BEAT) == 0]
+    deep = lowest_player(programs)
+    stands = _kept(song, line, whole)
     new = under(written, line)
     new = new[~np.isin(_key(new), _key(stands)) & ~np.isin(new[:, PROGRAM], list(whole))]
     low, drums = new[:, PROGRAM] // FAMILY == BASS, new[:, PROGRAM] == DRUMS
-    bass, kit, rest = bass_line(new[low], bounds, due), grooved(new[drums], bounds), new[~low & ~drums]
-    deep = lowest_player(programs)
+    bass, kit = bass_line(new[low], bounds, due), grooved(new[drums], bounds)
+    rest = _accompaniment(new[~low & ~drums], song, bounds, line, halves, deep)
+    room = _room(song, bounds, len(stands), most, fresh)
+    rest = _reduced(rest, [p for p in programs if p in rest[:, PROGRAM]], room, len(kit) + len(bass))
+    rest = np.concatenate([under(bass, line), rest])
+    stays = np.isin(rest[:, ONSET], halves) | ((rest[:, PROGRAM] // FAMILY == BASS) & np.isin(rest[:, ONSET], due))
+    thin = thinned(np.concatenate([rest[~stays], kit]), bounds, room - np.count_nonzero(stays))
+    notes = np.concatenate([stands, _sustained(np.concatenate([rest[stays], thin]), bounds, (chords, deep))])
+    _, first = np.unique(_key(notes), return_index=True)
+    found = under(notes[np.sort(first)][len(stands) :], line)
+    high = np.isin(found[:, PROGRAM], (DRUMS, -1 if deep is None else deep)) | (found[:, PITCH] >= CHORDS)
+    return np.concatenate([stands, found[high]])
+
+
+def _kept(song: Ints, line: Ints, whole: Sequence[int]) -> Ints:
+    """The `line` and, below it, the notes of the song's `whole` parts."""
+    parts = song[np.isin(song[:, PROGRAM], list(whole))]
+    free = np.isin(_place(parts), _place(line)) | (parts[:, PITCH] < LOWEST)
+    parts = np.concatenate([parts[free], under(parts[~free], line)])  # a melody that is named may lie below the top
+    return np.concatenate([line, parts[~np.isin(_key(parts), _key(line))]])
+
+
+def _accompaniment(rest: Ints, song: Ints, bounds: Ints, line: Ints, halves: Ints, deep: int | None) -> Ints:
+    """Written notes of instruments beside bass and drums, above the bass; entering instruments have one rhythm."""
     above = rest[:, PROGRAM] != deep
     rest[above, PITCH] += 12 * np.maximum(0, -(-(CHORDS - rest[above, PITCH]) // 12))
     rest = under(settled(rest, bounds), line)
     for program in np.setdiff1d(rest[:, PROGRAM], song[:, PROGRAM]):
         mine = rest[:, PROGRAM] == program
         rest = np.concatenate([rest[~mine], patterned(rest[mine], bounds, halves)])
+    return rest
+
+
+def _room(song: Ints, bounds: Ints, kept: int, most: float, fresh: float) -> float:
+    """The number of written notes beside `kept` notes of the song, by the density `most` and the share `fresh`."""
     bars, share = sounding_bars(song, bounds), min(1.0, fresh)
-    room = max(most * bars - len(stands), FULL * bars)
+    room = max(most * bars - kept, FULL * bars)
     if fresh < 1:
-        room = max(room, len(stands) * fresh / (1 - fresh))
+        room = max(room, kept * fresh / (1 - fresh))
     if (song_share := 1 - share - MORE) > 0:
-        room = min(room, len(stands) * (1 - song_share) / song_share)
-    others = [p for p in programs if p in rest[:, PROGRAM]]
-    order = sorted(others, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))
-    while len(order) > 1 and room < PART * (len(rest) + len(kit) + len(bass)):
+        room = min(room, kept * (1 - song_share) / song_share)
+    return room
+
+
+def _reduced(rest: Ints, programs: Sequence[int], room: float, others: int) -> Ints:
+    """Notes without the instruments that play least, until a share PART of them and of `others` has room."""
+    order = sorted(programs, key=lambda p: np.count_nonzero(rest[:, PROGRAM] == p))
+    while len(order) > 1 and room < PART * (len(rest) + others):
         rest = rest[rest[:, PROGRAM] != order.pop(0)]
-    rest = np.concatenate([under(bass, line), rest])
-    stays = np.isin(rest[:, ONSET], halves) | ((rest[:, PROGRAM] // FAMILY == BASS) & np.isin(rest[:, ONSET], due))
-    thin = thinned(np.concatenate([rest[~stays], kit]), bounds, room - np.count_nonzero(stays))
-    rest = np.concatenate([rest[stays], thin])
-    hand = np.where(rest[:, PROGRAM] == DRUMS, -1, 2 * rest[:, PROGRAM] + (rest[:, PITCH] >= CHORDS))
-    voices = [rest[hand == -1]]
+    return rest
+
+
+def _sustained(notes: Ints, bounds: Ints, sustaining: Sequence[int | None]) -> Ints:
+    """Notes of each instrument, low and high apart, held a beat at least, or to the next onset in `sustaining`."""
+    hand = np.where(notes[:, PROGRAM] == DRUMS, -1, 2 * notes[:, PROGRAM] + (notes[:, PITCH] >= CHORDS))
+    voices = [notes[hand == -1]]
     for one in np.unique(hand[hand >= 0]).tolist():
-        voices.append(held(rest[hand == one], bounds, STEPS if one // 2 in (chords, deep) else BEAT))
-    notes = np.concatenate([stands, *voices])
-    _, first = np.unique(_key(notes), return_index=True)
-    found = under(notes[np.sort(first)][len(stands) :], line)
-    high = np.isin(found[:, PROGRAM], (DRUMS, -1 if deep is None else deep)) | (found[:, PITCH] >= CHORDS)
-    return np.concatenate([stands, found[high]])
+        voices.append(held(notes[hand == one], bounds, STEPS if one // 2 in sustaining else STEPS_PER_BEAT))
+    return np.concatenate(voices)
 
 
 def _place(notes: Ints) -> NDArray[np.int64]:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from symusic.core import NoteTick, ScoreTick, TrackTick
 
+from seqvae.music.notes import DRUMS
+
 TICKS = 10_080
 """Ticks in a quarter note; thirds, fifths, sevenths and ninths of it are whole."""
 _LAST_TICK = 200_000 * TICKS  # more do not fit a 32-bit integer
-DRUMS = 128
-"""Program number of drums."""
 VELOCITY = 80
 """Velocity of notes without a dynamic: mezzo-forte."""
 TEMPO = 100.0
@@ -132,7 +132,7 @@ def as_metre(length: Fraction, written: Metre) -> Metre | None:
 
 
 class Sound(NamedTuple):
-    """One note; start and length in quarters, `tie` is "start", "stop", "continue" or ""."""
+    """One note; start and length in quarters, `tie` is "start", "stop", "continue" or "", `part` the part's name."""
 
     start: Fraction
     length: Fraction
@@ -140,6 +140,11 @@ class Sound(NamedTuple):
     program: int
     velocity: int
     tie: str = ""
+    part: str = ""
+
+
+PartTracks = dict[tuple[int, str], TrackTick]
+"""Tracks by program and name of a part."""
 
 
 def to_ticks(quarters: Fraction) -> int:
@@ -148,42 +153,44 @@ def to_ticks(quarters: Fraction) -> int:
 
 
 def joined(sounds: Iterable[Sound]) -> list[Sound]:
-    """`sounds` sorted by start, with tied notes of one pitch and program joined."""
+    """`sounds` sorted by start, with tied notes of one pitch, program and part joined."""
     found: list[Sound] = []
-    held: dict[tuple[int, int, int], int] = {}  # (program, pitch, end) of a note with an open tie: its index
+    # (part, program, pitch, end) of a note with an open tie: its index
+    held: dict[tuple[str, int, int, int], int] = {}
     for sound in sorted(sounds, key=lambda sound: sound.start):
         end = sound.start + sound.length
         index = None
         if sound.tie in ("stop", "continue"):
-            index = held.pop((sound.program, sound.pitch, round(sound.start * 480)), None)
+            index = held.pop((sound.part, sound.program, sound.pitch, round(sound.start * 480)), None)
         if index is None:
             index = len(found)
             found.append(sound)
         else:
             found[index] = found[index]._replace(length=end - found[index].start)
         if sound.tie in ("start", "continue"):
-            held[sound.program, sound.pitch, round(end * 480)] = index
+            held[sound.part, sound.program, sound.pitch, round(end * 480)] = index
     return found
 
 
-def add_sounds(tracks: dict[int, TrackTick], sounds: Iterable[Sound], start: Fraction) -> None:
-    """Add `sounds`, from quarter `start`, to the track of their program; pitches outside MIDI's range are left out.
+def add_sounds(tracks: PartTracks, sounds: Iterable[Sound], start: Fraction) -> None:
+    """Add `sounds`, from quarter `start`, to the track of their part; pitches outside MIDI's range are left out.
 
     Raises ValueError for a note later than 200,000 quarters.
     """
     for sound in joined(sounds):
         if not 0 <= sound.pitch < 128:
             continue
-        if sound.program not in tracks:
+        key = sound.program, sound.part
+        if key not in tracks:
             drums = sound.program == DRUMS
-            tracks[sound.program] = TrackTick("", 0 if drums else sound.program, drums)
+            tracks[key] = TrackTick(sound.part, 0 if drums else sound.program, drums)
         at, length = to_ticks(start + sound.start), max(1, to_ticks(sound.length))
         if at + length > _LAST_TICK:
             raise ValueError("a note later than 200,000 quarter notes")
-        tracks[sound.program].notes.append(NoteTick(at, length, sound.pitch, sound.velocity))
+        tracks[key].notes.append(NoteTick(at, length, sound.pitch, sound.velocity))
 
 
-def add_tracks(score: ScoreTick, tracks: dict[int, TrackTick]) -> None:
-    """Add `tracks` to `score`, sorted by program."""
-    for program in sorted(tracks):
-        score.tracks.append(tracks[program])
+def add_tracks(score: ScoreTick, tracks: PartTracks) -> None:
+    """Add `tracks` to `score`, sorted by program; parts of one program keep their order."""
+    for key in sorted(tracks, key=lambda key: key[0]):
+        score.tracks.append(tracks[key])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music.note_metrics import BEAT
+from seqvae.music.notes import DRUMS, STEPS_PER_BEAT
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.protocols import EOS, Guidance
 
@@ -21,7 +21,6 @@ Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Logs = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-DRUMS = 128
 ENTER = 2.0  # log weight of an instrument of the band relative to the other tokens
 NEVER = -60.0  # log weight of an instrument that is not in the band
 KIT = 2.0  # power of the shares of drum hits
@@ -64,32 +63,12 @@ def band_guidance(
     from `plan.middle` loses REGISTER a semitone; if another instrument plays the bass, this holds for its lowest note
     at those beats.
     """
-    programs, positions, drums = (tokenizer.ids(kind) for kind in ("program", "position", "drum"))
-    size, steps = tokenizer.vocab_size, tokenizer.max_steps
-    columns = np.arange(size, dtype=np.int32)
-    entering = np.zeros(size, np.float32)
-    entering[programs] = NEVER
-    entering[programs[list(plan.programs)]] = ENTER
-    late = np.zeros((DRUMS + 2, size), np.float32)  # by the last program + 1
-    for program in plan.due:
-        late[: program + 1, programs[program + 1 :]] = NEVER
-        late[: program + 1, EOS] = NEVER
-    kit = np.zeros((steps + 1, size), np.float32)  # by the last position + 1
-    if plan.hits is not None:
-        shares = np.zeros((steps, len(drums)))
-        shares[: len(plan.hits)] = plan.hits[:steps]
-        weights = KIT * np.log((shares + RARE) / (USUAL + RARE))
-        kit[:, positions] = weights.max(1)
-        kit[1:, drums] = weights
-    register = np.zeros(128, np.float32)
-    if plan.middle is not None:
-        register -= REGISTER * np.maximum(0, np.abs(np.arange(128) - plan.middle) - REACH)
-    beats = np.zeros((3, len(full), steps), bool)  # at which a bass, drums, and chords begin
-    if changes is not None:
-        beats[0, :, : changes.shape[1] * BEAT : BEAT] = changes & full[:, None]
-        beats[2, :, :: 2 * BEAT] = beats[0, :, :: 2 * BEAT]
-    if plan.hits is not None:
-        beats[1, :, : len(plan.hits) : BEAT] = (plan.hits[::BEAT].max(1) >= BEATS) & full[:, None]
+    programs, positions = tokenizer.ids("program"), tokenizer.ids("position")
+    steps = tokenizer.max_steps
+    columns = np.arange(tokenizer.vocab_size, dtype=np.int32)
+    entering, late = _entering(tokenizer, plan)
+    kit, register = _kit(tokenizer, plan), _register(plan)
+    beats = _beats(plan, full, changes, steps)
     following = [_following(x) for x in beats]
     outside = np.setdiff1d(np.arange(128), CHORD)
     pitches, places, carries = tokenizer.ids("pitch"), np.arange(steps), plan.low in BASSES
@@ -108,15 +87,61 @@ def band_guidance(
         begins = chords & beats[2][rows, np.maximum(position, 0)] & (position >= 0)
         weights[np.ix_(begins & (state[:, 3] < 0), pitches[outside])] += NEVER
         weights[np.ix_(begins & (state[:, 3] >= 0) & (state[:, 3] < CHORD.stop), [EOS, *programs, *positions])] += NEVER
-        for some, after in zip((low, on, chords), following, strict=True):
-            due = after[rows[some], position[some] + 1]
-            mine = weights[some]
+        for playing, after in zip((low, on, chords), following, strict=True):
+            due = after[rows[playing], position[playing] + 1]
+            mine = weights[playing]
             mine[:, positions] += np.where(places > due[:, None], np.float32(NEVER), np.float32(0))
             mine[np.ix_(due < steps, [EOS, *programs])] += NEVER
-            weights[some] = mine
+            weights[playing] = mine
         return columns, weights
 
     return weigh
+
+
+def _entering(tokenizer: MidiTokenizer, plan: Plan) -> tuple[Logs, Logs]:
+    """Weights `(V,)` of instruments that enter, and in full bars `(DRUMS + 2, V)`, by the last program + 1."""
+    programs = tokenizer.ids("program")
+    entering = np.zeros(tokenizer.vocab_size, np.float32)
+    entering[programs] = NEVER
+    entering[programs[list(plan.programs)]] = ENTER
+    late = np.zeros((DRUMS + 2, tokenizer.vocab_size), np.float32)
+    for program in plan.due:
+        late[: program + 1, programs[program + 1 :]] = NEVER
+        late[: program + 1, EOS] = NEVER
+    return entering, late
+
+
+def _kit(tokenizer: MidiTokenizer, plan: Plan) -> Logs:
+    """Weights of drum hits and of their positions, `(S + 1, V)`, by the last position + 1."""
+    drums, steps = tokenizer.ids("drum"), tokenizer.max_steps
+    kit = np.zeros((steps + 1, tokenizer.vocab_size), np.float32)
+    if plan.hits is not None:
+        shares = np.zeros((steps, len(drums)))
+        shares[: len(plan.hits)] = plan.hits[:steps]
+        weights = KIT * np.log((shares + RARE) / (USUAL + RARE))
+        kit[:, tokenizer.ids("position")] = weights.max(1)
+        kit[1:, drums] = weights
+    return kit
+
+
+def _register(plan: Plan) -> Logs:
+    """Weights of the pitches of a bass, `(128,)`."""
+    register = np.zeros(128, np.float32)
+    if plan.middle is not None:
+        register -= REGISTER * np.maximum(0, np.abs(np.arange(128) - plan.middle) - REACH)
+    return register
+
+
+def _beats(plan: Plan, full: Bools, changes: Bools | None, steps: int) -> Bools:
+    """Steps at which a bass, drums, and chords begin, `(3, N, S)`."""
+    beats = np.zeros((3, len(full), steps), bool)
+    if changes is not None:
+        beats[0, :, : changes.shape[1] * STEPS_PER_BEAT : STEPS_PER_BEAT] = changes & full[:, None]
+        beats[2, :, :: 2 * STEPS_PER_BEAT] = beats[0, :, :: 2 * STEPS_PER_BEAT]
+    if plan.hits is not None:
+        often = plan.hits[::STEPS_PER_BEAT].max(1) >= BEATS
+        beats[1, :, : len(plan.hits) : STEPS_PER_BEAT] = often & full[:, None]
+    return beats
 
 
 def _following(due: Bools) -> Longs:

@@ -9,21 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from seqvae.music.notes import DURATION, ONSET, PITCH, chroma, without_drums
+
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-_ONSET, _DURATION, _PITCH, _PROGRAM = range(4)
-_DRUMS = 128
 
 # Key profiles of C major and A minor (Albrecht and Shanahan 2013, table 1), both starting from C. They share a scale,
 # so a piece that is taken for its relative key is transposed alike.
 _MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])
 _MINOR = np.roll([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052], 9)
-
-
-def pitch_classes(notes: Ints) -> Floats:
-    """Steps for which each pitch class sounds, `(12,)`, without drums."""
-    pitched = notes[notes[:, _PROGRAM] != _DRUMS]
-    return np.bincount(pitched[:, _PITCH] % 12, weights=pitched[:, _DURATION], minlength=12).astype(float)
 
 
 def home_shift(notes: Ints) -> int:
@@ -32,13 +26,13 @@ def home_shift(notes: Ints) -> int:
     The key is the one whose profile is nearest to the shares of the pitch classes (Albrecht and Shanahan 2013). 0 for
     a piece without pitched notes, and for a piece that cannot be transposed within 0..127.
     """
-    sounded = pitch_classes(notes)
+    sounded = chroma(notes)
     if not sounded.any():
         return 0
     shares = sounded / sounded.sum()
     far = [min(np.square(np.roll(shares, k) - profile).sum() for profile in (_MAJOR, _MINOR)) for k in range(12)]
     best = int(np.argmin(far))
-    pitches = notes[notes[:, _PROGRAM] != _DRUMS, _PITCH]
+    pitches = without_drums(notes)[:, PITCH]
     ways = sorted((best, best - 12), key=abs)
     return next((way for way in ways if pitches.min() + way >= 0 and pitches.max() + way <= 127), 0)
 
@@ -48,7 +42,7 @@ def minority(notes: Ints) -> float:
 
     Distances as in `home_shift`, times 100. 0 for a piece without pitched notes.
     """
-    sounded = pitch_classes(notes)
+    sounded = chroma(notes)
     if not sounded.any():
         return 0.0
     shares = sounded / sounded.sum()
@@ -64,13 +58,13 @@ def harmony(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
     The shares in a beat of `beat` steps weigh half, those in its bar most of the other half, and those in the whole
     piece the rest. All 0 in a piece without pitched notes. `bounds (C + 1,)` in steps.
     """
-    pitched = notes[notes[:, _PROGRAM] != _DRUMS]
+    pitched = without_drums(notes)
     steps = int(bounds[-1])
-    begin = np.clip(pitched[:, _ONSET], 0, steps)
-    end = np.clip(pitched[:, _ONSET] + pitched[:, _DURATION], 0, steps)
+    begin = np.clip(pitched[:, ONSET], 0, steps)
+    end = np.clip(pitched[:, ONSET] + pitched[:, DURATION], 0, steps)
     change = np.zeros((steps + 1, 12))
-    np.add.at(change, (begin, pitched[:, _PITCH] % 12), 1.0)
-    np.add.at(change, (end, pitched[:, _PITCH] % 12), -1.0)
+    np.add.at(change, (begin, pitched[:, PITCH] % 12), 1.0)
+    np.add.at(change, (end, pitched[:, PITCH] % 12), -1.0)
     sounded = np.concatenate([np.zeros((1, 12)), change[:-1].cumsum(0)]).cumsum(0)  # (steps + 1, 12), cumulative
     cuts = np.minimum(bounds[:-1, None] + beat * np.arange(beats + 1), bounds[1:, None])
     by_beat = sounded[cuts[:, 1:]] - sounded[cuts[:, :-1]]
@@ -95,13 +89,13 @@ def lowest(notes: Ints, bounds: Ints, beat: int, beats: int) -> Floats:
     The lowest note that sounds at the beat, else the lowest that begins within it, else that of the previous beat in
     the bar, else all 0. `bounds (C + 1,)` in steps.
     """
-    pitched = notes[notes[:, _PROGRAM] != _DRUMS]
-    onset, pitch = pitched[:, _ONSET], pitched[:, _PITCH]
+    pitched = without_drums(notes)
+    onset, pitch = pitched[:, ONSET], pitched[:, PITCH]
     grid = bounds[:-1, None] + beat * np.arange(beats)
     inside = grid < bounds[1:, None]
     starts = grid[inside]
     held, begun = np.full((2, len(starts)), 128)
-    first, last = np.searchsorted(starts, onset), np.searchsorted(starts, onset + pitched[:, _DURATION])
+    first, last = np.searchsorted(starts, onset), np.searchsorted(starts, onset + pitched[:, DURATION])
     for i, j, p in zip(first.tolist(), last.tolist(), pitch.tolist(), strict=True):
         held[i:j] = np.minimum(held[i:j], p)
     home = np.searchsorted(starts, onset, side="right") - 1

@@ -6,6 +6,7 @@ without a note-off, and patterns of type 2. Out of scope: notes on the grid, tem
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -24,6 +25,9 @@ _LAST_TICK = (1 << 31) - 1
 _LONGEST_DELTA = (1 << 28) - 1
 _WIRE = {0xF1: 1, 0xF2: 2, 0xF3: 1}
 """Data bytes of messages that are valid on a cable but not in a file."""
+
+_KARAOKE = re.compile(rb"@[IKLTVW]|[\\/]\w")
+"""Texts of karaoke files: marks such as `@LENGL`, and words on a new line or page."""
 
 Event = tuple[int, bytes]
 """Ticks from the start of the track, and a message with its status byte."""
@@ -51,7 +55,7 @@ def tidy(content: bytes, label: str | Path, most_beats: int) -> bytes:
     start, written = 0, []
     for track in _tracks(content, 8 + size, count, label):
         events, end = _bounded(*_events(track, label), last - start, last // division, label)
-        written.append(_written(_ended(events, end), end, start))
+        written.append(_written(_ended(_sung(events), end), end, start))
         if kind == 2:
             start += end
     header = struct.pack(">4sIHHH", b"MThd", 6, min(kind, 1), len(written), division)
@@ -216,6 +220,14 @@ def _ended(events: list[Event], end: int) -> list[Event]:
     for key in sorted(held):
         stop(key, end)
     return found
+
+
+def _sung(events: list[Event]) -> list[Event]:
+    """The events of a karaoke track (.kar) with its texts as lyrics, by which readers know the words of a song."""
+    texts = [message[_number(message, 2, "")[1] :] for _, message in events if message[:2] == b"\xff\x01"]
+    if not any(_KARAOKE.match(text) for text in texts):
+        return events
+    return [(time, b"\xff\x05" + message[2:] if message[:2] == b"\xff\x01" else message) for time, message in events]
 
 
 def _written(events: list[Event], end: int, start: int) -> bytes:

@@ -17,6 +17,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _SPELLINGS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
+_LARGEST = 255  # limit of beats in a bar, of the unit of a beat, and of the passes of a repeat
 _MARK = re.compile(r"seqvae-(drum|program)-(\d+)")
 
 
@@ -35,6 +36,9 @@ def plain(content: bytes) -> Element:
             element.tag = element.tag.rpartition("}")[2]
     if root.tag == "score-timewise":
         _order_by_parts(root)
+    for ending in root.iter("ending"):
+        if _too_large(ending.get("number", "")):  # music21 holds every pass of "1-2147483648"
+            ending.set("number", "1")
     instruments = {part.get("id"): _instruments(part) for part in root.iter("score-part")}
     for part in root.findall("part"):
         _Part(instruments.get(part.get("id"), {})).tidy(part)
@@ -102,6 +106,10 @@ def _instruments(part: Element) -> dict[str, str]:
     return marks | (programs if len(set(programs.values())) > 1 else {})
 
 
+def _too_large(text: str) -> bool:
+    return any(int(number) > _LARGEST for number in re.findall(r"\d+", text))
+
+
 def _whole(text: str | None) -> int:
     return round(float(text or 0))
 
@@ -138,6 +146,9 @@ class _Part:
 
     def _attributes(self, element: Element) -> None:
         self.divisions = Fraction(element.findtext("divisions") or self.divisions) or Fraction(1)
+        for time in element.findall("time"):  # music21 holds every beat of a bar
+            if _too_large("".join(time.itertext())):
+                element.remove(time)
         beats, unit = element.findtext("time/beats"), element.findtext("time/beat-type")
         if beats and unit and unit.strip().isdigit() and int(unit):
             self.quarters = Fraction(4 * sum(int(each) for each in re.findall(r"\d+", beats)), int(unit))

@@ -11,11 +11,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from seqvae.music.notes import (
+    DRUMS,
+    DURATION,
+    ONSET,
+    PITCH,
+    PROGRAM,
+    STEPS_PER_BEAT,
+    chroma,
+    instrument_line,
+    skyline,
+    without_drums,
+)
+
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-ONSET, DURATION, PITCH, PROGRAM = range(4)
-DRUMS = 128
-BEAT = 12
 
 # General MIDI drum pitches: kick, snare, closed hat, open hat, ride and crash, toms
 _DRUM_PARTS = ([35, 36], [37, 38, 39, 40], [42, 44], [46], [49, 51, 52, 53, 55, 57, 59], [41, 43, 45, 47, 48, 50])
@@ -33,12 +43,6 @@ def _f1(a: Ints, b: Ints) -> float:
     """F1 of the distinct rows of two tables; 1 if both are empty."""
     x, y = set(map(tuple, a.tolist())), set(map(tuple, b.tolist()))
     return 2 * len(x & y) / (len(x) + len(y)) if x or y else 1.0
-
-
-def chroma(notes: Ints) -> Floats:
-    """Steps for which each pitch class sounds, `(12,)`, without drums."""
-    pitched = notes[notes[:, PROGRAM] != DRUMS]
-    return np.bincount(pitched[:, PITCH] % 12, weights=pitched[:, DURATION], minlength=12).astype(float)
 
 
 def chroma_similarity(a: Ints, b: Ints) -> float | None:
@@ -63,7 +67,7 @@ def chroma_fidelity(a: Ints, b: Ints) -> float | None:
     von Rütte et al. (2022), Wu and Yang (2023). In `chroma_similarity` a long note counts more. None if `a` has no
     pitched note, 0 if only `b` has none (FIGARO uses a flat histogram for either).
     """
-    x, y = (np.bincount(n[n[:, PROGRAM] != DRUMS, PITCH] % 12, minlength=12).astype(float) for n in (a, b))
+    x, y = (np.bincount(without_drums(n)[:, PITCH] % 12, minlength=12).astype(float) for n in (a, b))
     return _cosine(x, y)
 
 
@@ -86,15 +90,6 @@ def _cosine(x: Floats, y: Floats) -> float | None:
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))) if y.any() else 0.0
 
 
-def skyline(notes: Ints, highest: bool = True) -> Ints:
-    """The highest or lowest pitched note of each onset (skyline, Uitdenbogerd and Zobel 1998), without drums."""
-    rows = notes[notes[:, PROGRAM] != DRUMS]
-    rows = rows[np.lexsort((rows[:, PITCH] if highest else -rows[:, PITCH], rows[:, ONSET]))]
-    last = np.append(np.diff(rows[:, ONSET]) != 0, True)[: len(rows)]
-    found: Ints = rows[last]
-    return found
-
-
 def line_f1(a: Ints, b: Ints, highest: bool = True) -> float | None:
     """F1 of onset and pitch of the top or bottom line over all instruments (`skyline`).
 
@@ -109,11 +104,6 @@ def rhythm_f1(a: Ints, b: Ints) -> float:
     return _f1(a[:, [ONSET]], b[:, [ONSET]])
 
 
-def line(notes: Ints, program: int, highest: bool) -> Ints:
-    """The top or bottom line of an instrument."""
-    return skyline(notes[notes[:, PROGRAM] == program], highest)
-
-
 def part_f1(original: Ints, other: Ints) -> dict[str, float | None]:
     """`note_f1` of melody, bass and drums; None for a part that the original does not have.
 
@@ -125,7 +115,7 @@ def part_f1(original: Ints, other: Ints) -> dict[str, float | None]:
         programs, counts = np.unique(skyline(original, highest)[:, PROGRAM], return_counts=True)
         if len(programs):
             program = int(programs[counts.argmax()])
-            out[name] = note_f1(line(original, program, highest), line(other, program, highest))
+            out[name] = note_f1(instrument_line(original, program, highest), instrument_line(other, program, highest))
         else:
             out[name] = None
     drums = original[original[:, PROGRAM] == DRUMS]
@@ -133,16 +123,10 @@ def part_f1(original: Ints, other: Ints) -> dict[str, float | None]:
     return out
 
 
-def bars(notes: Ints, bounds: Ints) -> list[Ints]:
-    """The notes that begin in each bar, a table per bar."""
-    home = np.searchsorted(bounds, notes[:, ONSET], side="right") - 1
-    return [notes[home == c] for c in range(len(bounds) - 1)]
-
-
 def swap_programs(notes: Ints, ranking: Sequence[int]) -> Ints:
     """Baseline without a model: the i-th most used instrument becomes the i-th of `ranking`; drums are unchanged."""
     swapped = notes.copy()
-    programs, counts = np.unique(notes[notes[:, PROGRAM] != DRUMS, PROGRAM], return_counts=True)
+    programs, counts = np.unique(without_drums(notes)[:, PROGRAM], return_counts=True)
     for i, program in enumerate(programs[np.argsort(-counts, kind="stable")]):
         swapped[notes[:, PROGRAM] == program, PROGRAM] = ranking[i % len(ranking)]
     return swapped
@@ -162,12 +146,12 @@ def features(notes: Ints, steps: int, instruments: bool = True) -> Floats:
 
     Without `instruments` no feature depends on programs or drums: rhythm, harmony, register and texture remain.
     """
-    pitched = notes[notes[:, PROGRAM] != DRUMS]
+    pitched = without_drums(notes)
     heard = notes if instruments else pitched
-    beats = max(1, steps) / BEAT
+    beats = max(1, steps) / STEPS_PER_BEAT
     onset, count = heard[:, ONSET], max(1, len(heard))
-    place = np.bincount(onset % BEAT, minlength=BEAT) / count
-    beat = np.bincount(onset // BEAT % 4, minlength=4) / count
+    place = np.bincount(onset % STEPS_PER_BEAT, minlength=STEPS_PER_BEAT) / count
+    beat = np.bincount(onset // STEPS_PER_BEAT % 4, minlength=4) / count
     duration = pitched[:, DURATION]
     edges = [1, 2, 3, 4, 6, 7, 9, 12, 13, 18, 24, 36, 48, 10**6]
     lasting = np.histogram(duration, edges)[0] / max(1, len(pitched))

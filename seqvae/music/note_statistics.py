@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music.note_metrics import BEAT, DRUMS, DURATION, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DURATION, ONSET, PITCH, STEPS_PER_BEAT, without_drums
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -19,15 +19,9 @@ Statistic = Callable[[Ints, Ints], float]
 POSITIONS = 48  # limit per bar
 
 
-def pitched(notes: Ints) -> Ints:
-    """The notes except drums."""
-    found: Ints = notes[notes[:, PROGRAM] != DRUMS]
-    return found
-
-
 def pitch_count(notes: Ints, bounds: Ints) -> float:
     """Number of different pitches (Yang and Lerch 2020)."""
-    return float(len(np.unique(pitched(notes)[:, PITCH])))
+    return float(len(np.unique(without_drums(notes)[:, PITCH])))
 
 
 def note_count(notes: Ints, bounds: Ints) -> float:
@@ -37,13 +31,13 @@ def note_count(notes: Ints, bounds: Ints) -> float:
 
 def pitch_range(notes: Ints, bounds: Ints) -> float:
     """Semitones from the lowest to the highest pitch (Yang and Lerch 2020); nan without notes."""
-    pitches = pitched(notes)[:, PITCH]
+    pitches = without_drums(notes)[:, PITCH]
     return float(np.ptp(pitches)) if len(pitches) else float("nan")
 
 
 def pitch_interval(notes: Ints, bounds: Ints) -> float:
     """Mean absolute interval in semitones between the highest notes of successive onsets (Yang and Lerch 2020)."""
-    heard = pitched(notes)
+    heard = without_drums(notes)
     starts, at = np.unique(heard[:, ONSET], return_inverse=True)
     if len(starts) < 2:
         return float("nan")
@@ -54,19 +48,19 @@ def pitch_interval(notes: Ints, bounds: Ints) -> float:
 
 def inter_onset_interval(notes: Ints, bounds: Ints) -> float:
     """Mean beats between successive onsets; simultaneous notes count once (Yang and Lerch 2020)."""
-    starts = np.unique(pitched(notes)[:, ONSET])
-    return float(np.diff(starts).mean() / BEAT) if len(starts) > 1 else float("nan")
+    starts = np.unique(without_drums(notes)[:, ONSET])
+    return float(np.diff(starts).mean() / STEPS_PER_BEAT) if len(starts) > 1 else float("nan")
 
 
 def note_length(notes: Ints, bounds: Ints) -> float:
     """Mean duration of a note in beats: the mean of the note-length histogram of Yang and Lerch (2020)."""
-    heard = pitched(notes)
-    return float(heard[:, DURATION].mean() / BEAT) if len(heard) else float("nan")
+    heard = without_drums(notes)
+    return float(heard[:, DURATION].mean() / STEPS_PER_BEAT) if len(heard) else float("nan")
 
 
 def polyphony(notes: Ints, bounds: Ints) -> float:
     """Mean number of sounding notes, over the steps in which a note sounds (Dong et al. 2020)."""
-    heard = pitched(notes)
+    heard = without_drums(notes)
     if not len(heard):
         return float("nan")
     change = np.zeros(int((heard[:, ONSET] + heard[:, DURATION]).max()) + 1, np.int64)
@@ -82,7 +76,7 @@ def pitch_class_entropy(notes: Ints, bounds: Ints, window: int | None = None) ->
     The mean over all windows of `window` bars that hold a note; the whole stretch if `window` is None. nan without
     notes.
     """
-    heard = pitched(notes)
+    heard = without_drums(notes)
     count = len(bounds) - 1
     window = min(window or count, count)
     bar = np.searchsorted(bounds, heard[:, ONSET], side="right") - 1

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from seqvae.music import piece as midi
-from seqvae.music.piece import DRUMS, PROGRAM, Piece
+from seqvae.music.notes import DRUMS, PROGRAM
+from seqvae.music.piece import Piece
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#332288")
 """Colours of Okabe and Ito (2008), without black and yellow; the last one is from Tol (2021)."""

@@ -1,45 +1,46 @@
 """`Piece`: notes on a grid of twelve steps a beat, read from any music source and written as MIDI.
 
-Scope: size limits, the grid, bars, conversion to and from other libraries' scores, and atomic writes.
-Out of scope: folders, caches and song titles (music/library.py), music21 streams (music/readers.py), tokens, models.
+Scope: size limits, notes on the grid, conversion to and from other libraries' scores, and atomic writes. Out of scope:
+tempos, metres and bars (music/frame.py), folders and caches (music/library.py), music21 streams (music/readers.py),
+tokens, models.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from symusic.core import (
-    KeySignatureTick,
     NoteTickList,
     ScoreQuarter,
     ScoreSecond,
     ScoreTick,
-    TempoTick,
-    TimeSignatureTick,
     TrackTick,
 )
 
 from seqvae.errors import ReadError, SeqVAEError
 from seqvae.io import files
-from seqvae.music import midi_bytes, track_events
+from seqvae.music import midi_bytes, track_events, tune_books
+from seqvae.music.frame import MAX_CHUNK_STEPS as MAX_CHUNK_STEPS
+from seqvae.music.frame import chunk_bounds as chunk_bounds
+from seqvae.music.frame import clean_frame, seconds
+from seqvae.music.frame import frame_rows as frame_rows
+from seqvae.music.frame import make_frame as make_frame
+from seqvae.music.notes import DRUMS as DRUMS
+from seqvae.music.notes import DURATION as DURATION
+from seqvae.music.notes import ONSET as ONSET
+from seqvae.music.notes import PITCH as PITCH
+from seqvae.music.notes import PROGRAM as PROGRAM
+from seqvae.music.notes import STEPS_PER_BEAT as STEPS_PER_BEAT
+from seqvae.music.notes import VELOCITY as VELOCITY
 from seqvae.music.track_events import Tracks
 
-STEPS_PER_BEAT = 12
-"""Steps in a quarter note; 12 holds both thirds and quarters of a beat exactly."""
-MAX_CHUNK_STEPS = 48
-"""Length limit of a chunk in steps, one bar of 4/4; longer bars are split at beats."""
-DRUMS = 128
-"""Program number of drum notes; 0 to 127 are the General MIDI programs."""
-ONSET, DURATION, PITCH, PROGRAM, VELOCITY = range(5)
-"""Columns of `Piece.notes`."""
 _HOME = 5  # a sixth column during sorting: the track of each note
 TICKS_PER_BEAT = 480
 """Ticks in a quarter note of written files."""
@@ -61,7 +62,6 @@ SUFFIXES = MIDI_SUFFIXES + SCORE_SUFFIXES
 CORPUS = "corpus:"
 """Prefix of a work in music21's corpus, as in `corpus:bach/bwv66.6`."""
 
-_SLOWEST, _FASTEST = 15_000_000, 60_000  # microseconds per quarter: 4 and 1000 beats per minute
 _ANOTHER_COPY = "get another copy of the file, or leave it out"
 
 Notes = NDArray[np.int32]
@@ -107,8 +107,8 @@ def read(source: Source, *, name: str = "") -> Piece:
     Args:
         source: a path with one of `SUFFIXES`, a name in music21's corpus (`corpus:bach/bwv66.6`), the bytes of a MIDI
             or MusicXML file, a `symusic.Score`, a `pretty_midi.PrettyMIDI`, a music21 stream, or a `Piece`, which is
-            returned unchanged.
-        name: the name of the piece, and of the source in messages; by default the stem of the file.
+            returned unchanged. `book.abc#3` is the third tune of an ABC file, `book.abc` all tunes in a row.
+        name: the name of the piece, and of the source in messages; by default the stem of the file, or a tune's title.
 
     Raises:
         ReadError: the source is missing, is not music, is damaged, has no notes, or exceeds `MAX_NOTES`, `MAX_BEATS`
@@ -140,7 +140,7 @@ def _library(source: object) -> str:
 
 
 def resolve(source: str | Path) -> Path:
-    """The path of `source`, a file or a work in music21's corpus; raises ReadError if it does not exist."""
+    """The file of `source`, a path, a tune's path or a work in music21's corpus; raises ReadError if there is none."""
     text = source if isinstance(source, str) else source.as_posix()
     if text.startswith(CORPUS):
         from seqvae.music import readers
@@ -150,7 +150,7 @@ def resolve(source: str | Path) -> Path:
         except LookupError:
             advice = "try corpus:bach/bwv66.6, or list the works with music21.corpus.getPaths()"
             raise ReadError(text, "music21's corpus has no such work", advice) from None
-    path = Path(source)
+    path, _ = tune_books.divided(source)
     if path.is_dir():
         raise ReadError(path, "it is a folder", "name a file in it")
     if not path.exists():
@@ -160,8 +160,8 @@ def resolve(source: str | Path) -> Path:
 
 def _read_file(source: str | Path, name: str) -> Piece:
     path = resolve(source)
-    inside = str(source).startswith(CORPUS)
-    name = name or (path.name.removesuffix(path.suffix) if inside else path.stem)
+    inside, number = str(source).startswith(CORPUS), tune_books.divided(source)[1]
+    name = name or (tune_books.title(source) if number else path.stem)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES and not inside:
         kind = f"'{path.suffix}' is not a kind of music file known here" if suffix else "its name has no suffix"
@@ -179,7 +179,7 @@ def _read_file(source: str | Path, name: str) -> Piece:
     if suffix in MIDI_SUFFIXES:
         return _from_midi(content, source, name)
     if suffix == ".abc":
-        return _from_abc(content, source, name)
+        return _from_abc(content, source, name, number)
     return _from_notation(path, source, name)
 
 
@@ -207,11 +207,13 @@ def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
     return _from_score(score, label, name)
 
 
-def _from_abc(content: bytes, label: str | Path, name: str) -> Piece:
+def _from_abc(content: bytes, label: str | Path, name: str, number: int) -> Piece:
     from seqvae.music import abc
 
     try:
-        score = abc.to_symusic(content)
+        score = abc.to_symusic(content, number)
+    except LookupError as error:
+        raise ReadError(label, f"the file has {error}", "name one of them, from #1 on") from error
     except ValueError as error:
         raise ReadError(label, f"its ABC cannot be read ({_plain(error)})", "correct it, or leave it out") from error
     return _from_score(score, label, name)
@@ -254,7 +256,7 @@ def _plain(error: Exception) -> str:
 def _from_score(score: Any, label: str | Path, name: str) -> Piece:
     """Convert a symusic score in any time unit: notes and frame are rounded to the grid."""
     ticks = _guarded(label, "its times are damaged", lambda: score.to("tick"))
-    frame = _guarded(label, "its times are damaged", lambda: _clean_frame(ticks))
+    frame = _guarded(label, "its times are damaged", lambda: clean_frame(ticks, MAX_BEATS))
     events, homes = _guarded(
         label, "its tracks are damaged", lambda: track_events.read(ticks, TICKS_PER_BEAT, MAX_BEATS)
     )
@@ -294,54 +296,6 @@ def _distinct(notes: NDArray[Any]) -> Notes:
     return found
 
 
-FrameRows = tuple[list[tuple[int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]]]
-"""Tempos (step, microseconds per quarter), metres (step, numerator, denominator), keys (step, sharps, 1 if minor)."""
-
-
-def frame_rows(frame: ScoreTick) -> FrameRows:
-    """Tempos, metres and keys of a frame as integers."""
-    tempos = [(t.time, t.mspq) for t in frame.tempos]
-    metres = [(s.time, s.numerator, s.denominator) for s in frame.time_signatures]
-    return tempos, metres, [(k.time, k.key, k.tonality) for k in frame.key_signatures]
-
-
-def make_frame(rows: FrameRows) -> ScoreTick:
-    """Inverse of `frame_rows`."""
-    frame = ScoreTick(STEPS_PER_BEAT)
-    tempos, metres, keys = rows
-    for at, mspq in tempos:
-        frame.tempos.append(TempoTick(at, mspq=mspq))
-    for metre in metres:
-        frame.time_signatures.append(TimeSignatureTick(*metre))
-    for key in keys:
-        frame.key_signatures.append(KeySignatureTick(*key))
-    return frame
-
-
-def _clean_frame(score: ScoreTick) -> ScoreTick:
-    """Tempos, metres and keys of `score` on the grid, without impossible values (0/4, 60 sharps)."""
-    per_quarter = score.ticks_per_quarter
-    last = MAX_BEATS * per_quarter  # times in a file can have any value: bound them before computing with them
-
-    def on_grid(rows: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
-        bounded = (row for row in rows if 0 <= row[0] <= last)
-        return (((2 * STEPS_PER_BEAT * at + per_quarter) // (2 * per_quarter), *row) for at, *row in bounded)
-
-    tempos, metres, keys = frame_rows(score)
-    # of two events at the same step the later one counts, as in MIDI players
-    speeds = {at: (min(_SLOWEST, max(_FASTEST, mspq)),) for at, mspq in on_grid(tempos) if mspq > 0}
-    bars = {at: (n, d) for at, n, d in on_grid(metres) if n > 0 and d in (1, 2, 4, 8, 16, 32, 64)}
-    modes = {at: (sharps, minor) for at, sharps, minor in on_grid(keys) if abs(sharps) <= 7 and minor in (0, 1)}
-    # a repeated metre starts a bar; a repeated tempo or key changes nothing and is left out
-    return make_frame((_changes(speeds), [(at, *bars[at]) for at in sorted(bars)], _changes(modes)))
-
-
-def _changes(values: Mapping[int, tuple[int, ...]]) -> list[Any]:
-    """(step, *value) wherever the value differs from the previous one, sorted by step."""
-    rows = sorted(values.items())
-    return [(at, *new) for (at, new), (_, old) in zip(rows, [(0, ()), *rows], strict=False) if new != old]
-
-
 def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path) -> None:
     """Raise ReadError if the piece exceeds a limit, which suggests a damaged file; times of `notes` in steps."""
     advice = "cut it into pieces first"
@@ -350,47 +304,9 @@ def _check_limits(notes: NDArray[np.int64], frame: ScoreTick, label: str | Path)
     end = int((notes[:, ONSET] + notes[:, DURATION]).max())
     if end > MAX_BEATS * STEPS_PER_BEAT or int(notes[:, :2].min()) < 0:  # symusic's times wrap around below zero
         raise ReadError(label, f"it is longer than {MAX_BEATS:,} quarter notes", advice)
-    hours = _seconds(frame, end) / 3600
+    hours = seconds(frame, end) / 3600
     if hours > MAX_HOURS:
         raise ReadError(label, f"it lasts {hours:.1f} hours, and the limit is {MAX_HOURS:g}", advice)
-
-
-def _seconds(frame: ScoreTick, end: int) -> float:
-    """Duration of `end` steps in seconds; 120 beats per minute before the first tempo."""
-    changes = [(0, 500_000), *(row for row in frame_rows(frame)[0] if row[0] < end), (end, 0)]
-    return sum((b[0] - a[0]) * a[1] for a, b in pairwise(changes)) / STEPS_PER_BEAT / 1e6
-
-
-def chunk_bounds(signatures: Iterable[tuple[int, int, int]], end: int) -> NDArray[np.int32]:
-    """(C + 1,) int32 steps: bar lines of `signatures` [(step, numerator, denominator)], long bars split, up to `end`.
-
-    Bars before the first signature are 4/4. A signature inside a bar ends that bar. If a bar is not a whole number of
-    steps long, its lines are rounded without accumulating error.
-    """
-    found = [np.zeros(1, np.int64)]
-    changes = [(0, 4, 4), *sorted(signatures), (end, 4, 4)]
-    for (start, numerator, denominator), (after, _, _) in pairwise(changes):
-        stop = min(after, end)
-        if stop <= start:
-            continue
-        whole = 4 * STEPS_PER_BEAT * numerator  # a bar is whole / denominator steps
-        bars = -(-(stop - start) * denominator // whole)
-        lines = start + np.arange(bars + 1, dtype=np.int64) * whole // denominator
-        starts = (lines[:, None] + np.array(_cuts(numerator, denominator))).reshape(-1)
-        found.append(starts if stop == end else starts[starts < stop])
-    bounds = np.unique(np.concatenate(found))
-    return bounds[: np.searchsorted(bounds, end) + 1].astype(np.int32)
-
-
-def _cuts(numerator: int, denominator: int) -> list[int]:
-    """Starts of the chunks of a bar: 0, and for bars over `MAX_CHUNK_STEPS` the beats that split it most evenly."""
-    length = max(1, 4 * STEPS_PER_BEAT * numerator // denominator)
-    if length <= MAX_CHUNK_STEPS:
-        return [0]
-    beat = 3 * STEPS_PER_BEAT // 2 if denominator == 8 and numerator % 3 == 0 else STEPS_PER_BEAT
-    beats = -(-length // beat)
-    parts = -(-beats // (MAX_CHUNK_STEPS // beat))
-    return [beat * (-(-beats * part // parts)) for part in range(parts)]
 
 
 def to_score(
@@ -405,7 +321,7 @@ def to_score(
         notes: (N, 5) as in `Piece`, in any order.
         frame: the frame of a piece, or any score without tracks.
         velocity: 1..127 for every note, instead of the notes' own.
-        tracks: events of the tracks beside notes; notes without a home there go to one track per program.
+        tracks: events of the tracks beside notes; notes without a home there get one track per program with its pedal.
 
     Returns:
         A score at `TICKS_PER_BEAT` ticks per quarter; its tracks have General MIDI names and are sorted by program.
@@ -433,6 +349,8 @@ def to_score(
         )
         if tracks is not None and place >= 0:
             track_events.dress(track, tracks.events.tracks[place])
+        elif tracks is not None:
+            track_events.sustain(track, tracks.events)
         score.tracks.append(track)
     if tracks is not None:
         score.markers = tracks.events.markers.copy()

@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import music21
-from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick, TrackTick
+from symusic.core import KeySignatureTick, ScoreTick, TempoTick, TimeSignatureTick
 
 from seqvae.music import humdrum, musicxml
 from seqvae.music.bars import (
-    DRUMS,
     FASTEST,
     SLOWEST,
     TEMPO,
     TICKS,
     VELOCITY,
     Marks,
+    PartTracks,
     Sound,
     add_sounds,
     add_tracks,
@@ -42,6 +42,7 @@ from seqvae.music.bars import (
     to_ticks,
     unfold,
 )
+from seqvae.music.notes import DRUMS
 
 m21: Any = music21  # only partly typed, so not checked strictly
 
@@ -171,13 +172,13 @@ class _Timeline:
 
 @_limited
 def to_symusic(source: Any) -> ScoreTick:
-    """Convert a music21 stream of any kind to a score at `TICKS` per quarter: one track per program, drums on one.
+    """Convert a music21 stream of any kind to a score at `TICKS` per quarter: one track per program and name of a part.
 
     Repeats are expanded, transposing instruments are written at sounding pitch, and tied notes are joined. Grace notes
     and chord symbols are left out. The tunes of an `Opus` follow one another.
     """
     score = ScoreTick(TICKS)
-    tracks: dict[int, TrackTick] = {}
+    tracks: PartTracks = {}
     start = Fraction(0)
     for tune in source.scores if isinstance(source, m21.stream.Opus) else [source]:
         parts = list(tune.parts) if isinstance(tune, m21.stream.Score) else []
@@ -331,7 +332,7 @@ class _Voicing:
         # names in Humdrum that music21 does not know ("*I:Violino 1") stay in the part as ":Violino 1"
         unknown = (mark.tandem for mark in part.getElementsByClass("MiscTandem"))
         named = next((text[1:] for text in unknown if text[:1] in (":", '"')), "")
-        self.name = getattr(part, "partName", None) or named
+        self.name = " ".join((getattr(part, "partName", None) or named).split())
         self.change(part.getInstrument(returnDefault=True))
 
     def change(self, player: Any) -> None:
@@ -361,7 +362,8 @@ class _Voicing:
                 for member in members:
                     pitch, program = self.pitch(member)
                     kind = member.tie.type if member.tie is not None else ""
-                    yield Sound(shift + _quarters(item.offset), length, pitch, program, _velocity(member, item), kind)
+                    at, loud = shift + _quarters(item.offset), _velocity(member, item)
+                    yield Sound(at, length, pitch, program, loud, kind, self.name)
 
     def pitch(self, member: Any) -> tuple[int, int]:
         """MIDI pitch and program of a note; an unpitched note is a drum on any instrument."""

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvae.music import tracks
-from seqvae.music.piece import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, Notes, Piece
+from seqvae.music.notes import DURATION, ONSET, PITCH, STEPS_PER_BEAT, without_drums
+from seqvae.music.piece import Notes, Piece
 from seqvae.music.tokenizer import MidiTokenizer, moved
 
 Ints = NDArray[np.int32]
@@ -63,7 +64,7 @@ def _beat_edges(bounds: Ints, beats: int) -> Ints:
 def beat_chroma(notes: Notes, bounds: Ints, beats: int) -> Bytes:
     """Pitch classes by beat, `(C, B, 12)`, as in `SongBars.chroma`."""
     steps = int(bounds[-1])
-    pitched = notes[notes[:, PROGRAM] != DRUMS]
+    pitched = without_drums(notes)
     begin = np.clip(pitched[:, ONSET], 0, steps)
     end = np.clip(pitched[:, ONSET] + pitched[:, DURATION], 0, steps)
     pitch = pitched[:, PITCH]

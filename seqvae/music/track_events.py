@@ -26,6 +26,8 @@ from symusic.core import (
 
 CHANNELS = 15
 """Channels of a MIDI file beside the drum channel: the limit of tracks with a channel of their own."""
+SUSTAIN = 64
+"""Number of the controller that is the sustain pedal."""
 _MANY = 5  # words in a name: a longer name is a remark
 _BANKS = (0, 32)  # controllers that select the sound bank of a program
 
@@ -163,6 +165,17 @@ def dress(track: TrackTick, like: TrackTick) -> None:
     track.controls = ControlChangeTickList.from_numpy(*(column[rows] for column in controls.values()))
     track.pitch_bends = like.pitch_bends.copy()
     track.lyrics = like.lyrics.copy()
+
+
+def sustain(track: TrackTick, events: ScoreTick) -> None:
+    """Copy the sustain pedal to a `track` of new notes, from the track of its instrument that uses the pedal most."""
+    found: list[list[NDArray[Any]]] = []
+    for like in events.tracks:
+        if not track.is_drum and not like.is_drum and like.program == track.program:
+            controls = like.controls.numpy()
+            found.append([column[controls["number"] == SUSTAIN] for column in controls.values()])
+    if found:
+        track.controls = ControlChangeTickList.from_numpy(*max(found, key=lambda columns: len(columns[0])))
 
 
 def joined(programs: NDArray[np.int32], home: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from seqvae.errors import UsageError
 from seqvae.music import band, track_events
-from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
-from seqvae.music.piece import DRUMS, DURATION, ONSET, PITCH, PROGRAM, Notes, Piece
+from seqvae.music.notes import DRUMS, DURATION, ONSET, PITCH, PROGRAM, instrument_line, skyline
+from seqvae.music.piece import Notes, Piece
 from seqvae.music.track_events import Tracks
 
 MELODY = -1
@@ -55,7 +55,7 @@ def named_melody(piece: Piece) -> Notes | None:
     """
     if piece.tracks is None or not (mine := _melodies(piece, piece.tracks)):
         return None
-    line: Notes = measures.skyline(piece.notes[np.isin(piece.tracks.home, mine)])
+    line: Notes = skyline(piece.notes[np.isin(piece.tracks.home, mine)])
     return line
 
 
@@ -85,12 +85,12 @@ def melody(piece: Piece) -> tuple[Notes, int]:
     if line is not None:
         programs, counts = np.unique(line[:, PROGRAM], return_counts=True)
         return line, int(programs[counts.argmax()])
-    top = measures.skyline(piece.notes)
+    top = skyline(piece.notes)
     if not len(top):
         return top, -1
     programs, counts = np.unique(top[:, PROGRAM], return_counts=True)
     program = int(programs[counts.argmax()])
-    return measures.line(piece.notes, program, highest=True), program
+    return instrument_line(piece.notes, program, highest=True), program
 
 
 def keep(new: Notes, piece: Piece, parts: frozenset[int]) -> Notes:
@@ -117,7 +117,7 @@ def keep(new: Notes, piece: Piece, parts: frozenset[int]) -> Notes:
     lowest = np.array([sounding[a : a + d].min() for a, d in stays[:, [ONSET, DURATION]].tolist()], int)
     own = stays[:, PROGRAM] == program
     if 2 * len(line) <= np.count_nonzero(old[:, PROGRAM] == program):
-        own &= np.isin(_key(stays), _key(measures.line(stays, program, highest=True)))
+        own &= np.isin(_key(stays), _key(instrument_line(stays, program, highest=True)))
     above = (stays[:, PITCH] >= lowest) & (stays[:, PROGRAM] != DRUMS)
     stays = stays[~(own | above)]
     stands = np.concatenate([stands, line[~np.isin(_key(line), _key(stands))]])

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvae.config import ModelConfig
-from seqvae.nn.layers import Binding, Cache, LockedDropout, Packing, Residual, TransformerLayer, take
+from seqvae.nn.binding import Binding
+from seqvae.nn.blocks import Cache, LockedDropout, Residual, TransformerLayer
+from seqvae.nn.kernels import Packing, take
 
 
 @dataclass(frozen=True)

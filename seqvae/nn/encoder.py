@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
-from seqvae.nn.layers import Packing, Residual, TransformerLayer
-from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
-
-FIRST_LOGVAR = -3.0  # sharp at first: a broad posterior would drown the sum of bound tokens
+from seqvae.nn.blocks import Residual, TransformerLayer
+from seqvae.nn.kernels import Packing
+from seqvae.nn.posterior import Posterior, first_logvar, posterior_from
 
 
 class Encoder(nn.Module):
@@ -31,8 +30,7 @@ class Encoder(nn.Module):
         self.logvar = nn.Linear(config.chunks * config.width, config.latent)
         nn.init.orthogonal_(self.mean.weight)
         nn.init.zeros_(self.mean.bias)
-        nn.init.zeros_(self.logvar.weight)
-        nn.init.constant_(self.logvar.bias, FIRST_LOGVAR)
+        first_logvar(self.logvar)
 
     def forward(self, x: Tensor, mask: Tensor) -> Posterior:
         """Bound tokens `x (M, W)` at the positions where `mask (B, C, T)` is True, to a posterior `(B, D)`."""
@@ -42,7 +40,7 @@ class Encoder(nn.Module):
         if self.token_encoder is not None:
             x = packing.pack(self.token_encoder(packing.unpack(x), mask))
         chunks = self.chunk(packing.sums(x).view(b, c, -1)).flatten(1)
-        return Posterior(self.mean(chunks).float(), self.logvar(chunks).float().clamp(*LOGVAR_RANGE))
+        return posterior_from(chunks, self.mean, self.logvar)
 
 
 class RecurrentEncoder(nn.Module):

@@ -1,6 +1,6 @@
-"""The loss: reconstruction and weighted KL in nats, annealing, free bits, and refinement of posterior means.
+"""The loss: reconstruction and weighted KL in nats, annealing and free bits.
 
-Scope: the formulas. Out of scope: optimizers, data, files.
+Scope: the formulas. Out of scope: refinement of posteriors (nn/refine.py), optimizers, data, files.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from seqvae.config import ObjectiveConfig
-from seqvae.nn.layers import Packing, shifted
+from seqvae.nn import noise
+from seqvae.nn.binding import shifted
 from seqvae.nn.model import Output, SequenceVAE
-from seqvae.nn.posterior import Posterior, floored_kl
+from seqvae.nn.posterior import floored_kl
 from seqvae.protocols import EOS, MASK, PAD
-
-REFINE_RATE, REFINE_DECAY = 0.1, 0.9
-REFINE_FLOOR = 0.05  # nats a unit: much smaller gradients are noise, which Adam would scale up to full steps
 
 
 def beta_at(config: ObjectiveConfig, step: float) -> float:
@@ -44,65 +42,15 @@ def masked(tokens: Tensor, share: float, generator: torch.Generator | None = Non
     """`tokens` with a random `share` of the non-PAD tokens replaced by MASK."""
     if share <= 0:
         return tokens
-    hit = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    hit = noise.uniform(tokens.shape, tokens.device, generator) < share
     return tokens.masked_fill(hit & (tokens != PAD), MASK)
-
-
-def refine(
-    model: SequenceVAE, tokens: Tensor, fields: Tensor, allowed: Tensor | None, posterior: Posterior,
-    config: ObjectiveConfig, low: bool = False,
-) -> Posterior:  # fmt: skip
-    """A posterior whose mean is optimized for its own `tokens (B, C, T)`.
-
-    Each of `config.refine` steps descends the gradient of -log p(x|z) - bag log p(x|z, cues) + refine_beta |z|^2 / 2
-    (the part of the KL that depends on the mean) by Adam, which scales every number on its own, so that results do not
-    depend on the rest of the batch. Segments with a token that is not yet the most likely one continue, without the
-    penalty on |z|, up to `config.refine_most` steps. With `low`, the decoder computes in bf16.
-    """
-    z = posterior.mean.clone()
-    first, second = torch.zeros_like(z), torch.zeros_like(z)
-    rows = torch.arange(len(z), device=z.device)  # segments that continue
-
-    def constants() -> tuple[Tensor, Packing, Tensor, Tensor | None]:
-        """The inputs that do not change from step to step."""
-        weight = tokens != PAD
-        disallowed = None if allowed is None else ~allowed[weight]
-        return shifted(tokens), model.packing(tokens, fields), tokens[weight], disallowed
-
-    inputs, packing, targets, disallowed = constants()
-    # the recurrent kernels of CUDA have no backward in evaluation
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        for step in range(1, max(config.refine, config.refine_most) + 1):
-            here = z[rows].detach().requires_grad_()
-            autoregressive, direct = model.decoder_outputs(here, inputs, fields, packing, low)
-            nats, right = autoregressive.cross_entropy(targets, disallowed)
-            if step <= config.refine:
-                nats = nats + config.refine_beta * here.square().sum() / 2
-            if config.bag > 0:
-                nats = nats + config.bag * direct.cross_entropy(targets, disallowed)[0]
-            (slope,) = torch.autograd.grad(nats, here)
-            if step > config.refine:
-                wrong = torch.zeros(len(rows), dtype=torch.bool, device=z.device)
-                wrong[(tokens != PAD).nonzero()[:, 0][~right]] = True
-                rows, slope = rows[wrong], slope[wrong]
-                if not len(rows):
-                    break
-                tokens, fields = tokens[wrong], fields[wrong]
-                allowed = None if allowed is None else allowed[wrong]
-                inputs, packing, targets, disallowed = constants()
-            with torch.no_grad():
-                first[rows] = first[rows].lerp(slope, 1 - REFINE_DECAY)
-                second[rows] = second[rows].lerp(slope.square(), 1 - REFINE_DECAY)
-                even = 1 - REFINE_DECAY**step
-                z[rows] -= REFINE_RATE * (first[rows] / even) / ((second[rows] / even).sqrt() + REFINE_FLOOR)
-    return Posterior(z.detach(), posterior.logvar)
 
 
 def dropped(tokens: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
     """`tokens (..., T)` with a random `share` of those before EOS removed, the rest moved up, and PAD at the end."""
     if share <= 0:
         return tokens
-    lost = torch.rand(tokens.shape, generator=generator, device=tokens.device) < share
+    lost = noise.uniform(tokens.shape, tokens.device, generator) < share
     lost = (lost & (tokens != EOS)) | (tokens == PAD)
     order = lost.to(torch.int8).argsort(dim=-1, stable=True)  # kept tokens first, in their order
     return tokens.masked_fill(lost, PAD).gather(-1, order)

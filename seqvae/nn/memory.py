@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
+from seqvae.nn.binding import Binding
+from seqvae.nn.blocks import Cache, TransformerLayer
 from seqvae.nn.decoder import DecoderOutput
-from seqvae.nn.layers import Binding, Cache, Packing, TransformerLayer
-from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
+from seqvae.nn.kernels import Packing
+from seqvae.nn.posterior import Posterior, first_logvar, posterior_from
 
-FIRST_LOGVAR = -3.0  # sharp at first
 QUERIES = 64  # pooling queries; each pools an equal share of the value dimensions
 VALUES = 2  # dimensions of pooled values and of questions to z, in widths
 LOUDNESS = 0.1  # scale of positions; embeddings begin at 0.25
@@ -55,8 +56,7 @@ class PooledEncoder(nn.Module):
         self.logvar = nn.Linear(pooled, config.latent)
         nn.init.orthogonal_(self.value.weight)
         nn.init.orthogonal_(self.mean.weight)
-        nn.init.zeros_(self.logvar.weight)
-        nn.init.constant_(self.logvar.bias, FIRST_LOGVAR)
+        first_logvar(self.logvar)
 
     def forward(self, x: Tensor, mask: Tensor) -> Posterior:
         """Embedded tokens `x (M, W)` at the positions where `mask (B, 1, T)` is True, to a posterior `(B, D)`."""
@@ -76,8 +76,7 @@ class PooledEncoder(nn.Module):
         # values are bound to positions, so that queries with equal weights still encode word order
         value = value * positions(0, t, value.shape[-1], x.device).to(value.dtype)
         pooled = (weights.to(value.dtype)[..., None] * value.view(n, t, QUERIES, -1)).sum(1).flatten(1)
-        pooled = self.pooled_norm(pooled)
-        return Posterior(self.mean(pooled).float(), self.logvar(pooled).float().clamp(*LOGVAR_RANGE))
+        return posterior_from(self.pooled_norm(pooled), self.mean, self.logvar)
 
 
 class Question(nn.Module):

@@ -1,7 +1,7 @@
 """`SequenceVAE`: encoder, latent vector and decoder composed.
 
-Scope: the calls from tokens to posterior, from z to predictions, and from z to tokens by nn/sampling.py. Out of scope:
-losses (nn/loss.py), the meaning of tokens, files.
+Scope: the calls from tokens to posterior, from z to predictions, and from z to tokens by nn/sampling.py and nn/beam.py.
+Out of scope: losses (nn/loss.py), the meaning of tokens, files.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from seqvae import _aliases
 from seqvae.config import ModelConfig
+from seqvae.nn import noise
+from seqvae.nn.beam import search
+from seqvae.nn.binding import Binding
 from seqvae.nn.decoder import Decoder, DecoderOutput
 from seqvae.nn.encoder import Encoder
-from seqvae.nn.layers import Binding, Packing, multiplies_bf16
+from seqvae.nn.kernels import Packing, multiplies_bf16
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.posterior import Posterior
-from seqvae.nn.sampling import Sampling, decode, search
+from seqvae.nn.sampling import Sampling, decode
 from seqvae.protocols import PAD, Grammar, Guidance
 
 
@@ -45,7 +48,7 @@ class SequenceVAE(nn.Module):
     """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
 
     def __init__(self, config: ModelConfig, field_sizes: tuple[int, ...], binding_depth: Tensor) -> None:
-        """`field_sizes` and `binding_depth (V,)` come from the tokenizer; see `layers.Binding`."""
+        """`field_sizes` and `binding_depth (V,)` come from the tokenizer; see `binding.Binding`."""
         super().__init__()
         self.config, self.vocab_size, self.field_sizes = config, len(binding_depth), tuple(field_sizes)
         binding = Binding(binding_depth, self.field_sizes, config.width, config.previous)
@@ -63,17 +66,16 @@ class SequenceVAE(nn.Module):
     def encode(self, tokens: Tensor, fields: Tensor, track_dropout: float = 0.0) -> Posterior:
         """`tokens (B, C, T)` with PAD at the end and `fields (B, C, T, K)`, to a posterior `(B, D)`.
 
-        With `track_dropout`, in every other segment the tokens that share a value of the first position field (in
-        music, one instrument in one bar) are weakened by a common random share of at most `track_dropout`.
+        With `track_dropout`, in every other segment the tokens of a chunk that share a value of the first position
+        field are weakened by a common random share of at most `track_dropout`.
         """
         mask = tokens != PAD
         x = self.decoder.binding.bind(tokens, fields, mask)
         if track_dropout > 0 and self.field_sizes:
             under = torch.cat([fields[..., 1:, 0], fields[..., -1:, 0]], -1)  # a token of depth 0 opens its own group
+            drawn = noise.uniform((*tokens.shape[:2], self.field_sizes[0]), x.device)
             # the root favours large shares: tokens hardly weakened teach little
-            shares = track_dropout * torch.rand(*tokens.shape[:2], self.field_sizes[0], device=x.device).sqrt().gather(
-                -1, under
-            )
+            shares = track_dropout * drawn.sqrt().gather(-1, under)
             shares[1::2] = 0
             x = x * (1 - shares)[mask].unsqueeze(-1).to(x.dtype)
         posterior: Posterior = self.encoder(x, mask)

@@ -9,9 +9,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from seqvae.nn import noise
 
 LOGVAR_RANGE = (-12.0, 4.0)  # exp of these stays finite and distinct from zero in bf16
+FIRST_LOGVAR = -3.0  # sharp at first: a broad posterior would drown the sum of bound tokens
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Posterior:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw per row by reparameterisation (Kingma and Welling 2014): `(B, D)`."""
         device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device).to(self.mean.device)
-        return self.mean + (0.5 * self.logvar).exp() * noise
+        drawn = noise.normal(self.mean.shape, device, generator).to(self.mean.device)
+        return self.mean + (0.5 * self.logvar).exp() * drawn
 
     def kl(self) -> Tensor:
         """KL(q(z|x) || N(0, I)) of each dimension, `(B, D)`, in nats."""
@@ -34,6 +37,17 @@ class Posterior:
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) for `z (..., B, D)`: `(..., B)`, in nats."""
         return _log_normal(z, self.mean, self.logvar)
+
+
+def first_logvar(layer: nn.Linear) -> None:
+    """Initialise a layer that computes log-variances to the constant `FIRST_LOGVAR`."""
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, FIRST_LOGVAR)
+
+
+def posterior_from(x: Tensor, mean: nn.Linear, logvar: nn.Linear) -> Posterior:
+    """q(z|x) of features `x (B, F)` by two linear layers, its log-variances clamped to `LOGVAR_RANGE`."""
+    return Posterior(mean(x).float(), logvar(x).float().clamp(*LOGVAR_RANGE))
 
 
 def log_prior(z: Tensor) -> Tensor:

@@ -1,31 +1,26 @@
-"""Decoding: logits to tokens by temperature, top-k, top-p or beam search, under a grammar.
+"""Decoding: logits to tokens by temperature, top-k and top-p, under a grammar.
 
-Scope: one step function and one grammar. Out of scope: models, latents, files. A row's tokens depend on its own logits
-and its own seed, never on the other rows of the batch.
+Scope: one step function and one grammar. Out of scope: beam search (nn/beam.py), models, latents, files. A row's tokens
+depend on its own logits and its own seed, never on the other rows of the batch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqvae.nn.kernels import DISALLOWED
 from seqvae.protocols import BOS, EOS, Grammar, Guidance
 
 Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
-Floats = NDArray[np.float64]
-DISALLOWED = -1e9  # the logit of a disallowed token, where infinity would give NaN
 _ROWS = 64  # rows sampled at once: their probabilities stay in the processor's cache
 _BLOCK = 64  # tokens per block in the first stage of a draw
 _FEW = 64  # tokens that nearly always contain the top-p set
-POWER = 0.6  # exponent of the length penalty in beam search; see `worth`
 TOP_P = 0.95  # default for new samples
 
 
@@ -40,7 +35,7 @@ class Sampling:
     top_p: float = 1.0
     """Draw among the most likely tokens that together reach this probability (Holtzman et al. 2020)."""
     max_tokens: int = 1024
-    """Maximum tokens of a chunk, EOS included; a longer chunk ends at its last complete note or word."""
+    """Maximum tokens of a chunk, EOS included; a longer chunk ends at the last place where it could have ended."""
     seed: int = 0
     """Seed; row i of a call uses (seed, first_row + i)."""
     first_row: int = 0
@@ -87,17 +82,10 @@ def decode(
     tokens = np.full(len(rows), BOS, np.int32)
     keep: Tensor | None = None
     for done in range(settings.max_tokens):
-        logits, allowed = _ask(step, grammar, state, tokens, keep, device)
-        for guidance in guidances:
-            logits = _guided(logits, allowed, *guidance(rows, state))
+        logits, allowed = next_logits(step, grammar, state, tokens, keep, device, guidances, rows)
         whole[rows[np.broadcast_to(allowed[:, EOS], len(rows))]] = done
         uniform = np.array([draws[i].random() for i in rows]) if draws else None
-        for at in range(0, len(rows), _ROWS):
-            some = slice(at, at + _ROWS)
-            some_allowed = allowed if len(allowed) == 1 else allowed[some]
-            tokens[some] = choose(
-                _masked(logits[some], some_allowed), settings, None if uniform is None else uniform[some]
-            )
+        tokens = _chosen(logits, allowed, settings, uniform)
         out[rows, done] = tokens
         alive = tokens != EOS
         length[rows[~alive]] = done + 1
@@ -114,16 +102,36 @@ def decode(
     return [row[:size].copy() for row, size in zip(out, length, strict=True)]
 
 
-def _ask(
-    step: Step, grammar: Grammar, state: Ints, tokens: Ints, keep: Tensor | None, device: torch.device
-) -> tuple[Tensor, NDArray[np.bool_]]:
-    """One step: logits `(N, V)` and the allowed tokens, `(N, V)`, or `(1, V)` where all rows are equal."""
+def next_logits(
+    step: Step, grammar: Grammar, state: Ints, tokens: Ints, keep: Tensor | None, device: torch.device,
+    guidances: Sequence[Guidance], rows: NDArray[np.int64],
+) -> tuple[Tensor, NDArray[np.bool_]]:  # fmt: skip
+    """One step with guidance: logits `(N, V)`, and the allowed tokens, `(N, V)`, or `(1, V)` where all rows are equal.
+
+    `tokens (N,)` are the tokens before, `state (N, S)` the grammar's states, `keep` the rows of the previous step that
+    continue (all if None), and `rows (N,)` their numbers in the call.
+    """
     fields = torch.from_numpy(grammar.position_fields(state)).to(device)[:, None]
     logits = step(torch.from_numpy(tokens).to(device).long()[:, None], fields.long(), keep)
-    return logits, grammar.allowed(state[:1] if len(state) and (state == state[0]).all() else state)
+    allowed = grammar.allowed(state[:1] if len(state) and (state == state[0]).all() else state)
+    for guidance in guidances:
+        logits = _guided(logits, allowed, *guidance(rows, state))
+    return logits, allowed
 
 
-def _masked(logits: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
+def _chosen(
+    logits: Tensor, allowed: NDArray[np.bool_], settings: Sampling, uniform: NDArray[np.float64] | None
+) -> Ints:
+    """`choose` under a grammar's `allowed (N or 1, V)`, by blocks of rows."""
+    tokens = np.empty(len(logits), np.int32)
+    for at in range(0, len(tokens), _ROWS):
+        rows = slice(at, at + _ROWS)
+        permitted = allowed if len(allowed) == 1 else allowed[rows]
+        tokens[rows] = choose(masked(logits[rows], permitted), settings, None if uniform is None else uniform[rows])
+    return tokens
+
+
+def masked(logits: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
     """Logits `(N, V)` in fp32, minus infinity for tokens that are not allowed."""
     return logits.float() + torch.from_numpy(np.where(allowed, np.float32(0), np.float32(-np.inf))).to(logits.device)
 
@@ -164,8 +172,8 @@ def _drawn(p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         sums = p[:, :whole].reshape(len(p), whole // _BLOCK, _BLOCK).sum(-1)
         block, uniform = _drawn(torch.cat([sums, p[:, whole:].sum(-1, keepdim=True)], -1), uniform)
         places = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=p.device)
-        some = p.gather(-1, places.clamp(max=p.shape[-1] - 1)).masked_fill(places >= p.shape[-1], 0.0)
-        place, uniform = _drawn(some, uniform)
+        within = p.gather(-1, places.clamp(max=p.shape[-1] - 1)).masked_fill(places >= p.shape[-1], 0.0)
+        place, uniform = _drawn(within, uniform)
         return block * _BLOCK + place, uniform
     p = p.double()
     sums = p.cumsum(-1)
@@ -207,116 +215,3 @@ def _within(p: Tensor, uniform: Tensor, settings: Sampling) -> Tensor:
     if len(more) and order.shape[-1] < p.shape[-1] and not settings.top_k:  # the first few do not reach top-p
         token[more] = _within(p[more], uniform[more], replace(settings, top_k=p.shape[-1]))
     return token
-
-
-# --- search -----------------------------------------------------------------------------------------------------------
-
-
-Nats = TypeVar("Nats", float, Floats)
-
-
-def worth(nats: Nats, tokens: int) -> Nats:
-    """A log-probability divided by the length penalty of Wu et al. (2016), who found exponents near 0.6 best.
-
-    Measured with four or five hypotheses and exponents 0, 0.6 and 1. F1 of the decoder's tokens in bars of music:
-    0.915, 0.920 and 0.922 (0.916 without search). BLEU of reconstructed sentences: 37, 39 and 40 (28 without search);
-    with a model whose sentences are too long: 55, 53 and 48 (28). The exponent 0.6 is nowhere the worst.
-    """
-    return nats / math.pow((5 + tokens) / 6, POWER)
-
-
-def search(
-    step: Step,
-    grammar: Grammar,
-    state: Ints,
-    settings: Sampling,
-    device: torch.device,
-    guidances: Sequence[Guidance] = (),
-) -> list[Ints]:
-    """Beam search: the most likely tokens of each row that `settings.beam` hypotheses find, EOS included.
-
-    The most likely continuations of a row's hypotheses survive. Those that end are set aside, until as many have ended
-    as there are hypotheses, or none that continues could still win. The greedy sequence of `decode` is always among the
-    hypotheses and is completed, so the result is never worse than a greedy sequence that ends; with one hypothesis it
-    is that of `decode`. If nothing has ended after `max_tokens`, the row is cut as in `decode`. Temperature, top-k,
-    top-p and seed are ignored.
-
-    Ended hypotheses are compared by `worth`, not by the plain sum of log-probabilities, which favours short sequences
-    wherever the model is unsure (Stahlberg and Byrne 2019).
-    """
-    width = max(1, settings.beam)
-    rows = np.arange(len(state))  # the R rows still searched, with n hypotheses each, numbered consecutively
-    score: Floats = np.zeros((len(rows), 1))  # (R, n) in nats, minus infinity for an empty slot
-    whole = np.zeros((len(rows), 1), np.int64)  # length of each at the last place where it could have ended
-    greedy = np.ones(len(rows), np.bool_)  # whether a row's first hypothesis is still the greedy one
-    ended = np.zeros(len(rows), np.int64)  # ended hypotheses per row
-    best = np.full(len(rows), -np.inf)  # worth of the best ended one; `found`: its step, number and length
-    found = [(0, 0, 0)] * len(rows)
-    path: list[tuple[Longs, Ints]] = []  # for each step's hypotheses: parent number and last token
-    tokens = np.full(len(rows), BOS, np.int32)
-    keep: Tensor | None = None
-    for done in range(settings.max_tokens):
-        logits, allowed = _ask(step, grammar, state, tokens, keep, device)
-        for guidance in guidances:
-            logits = _guided(logits, allowed, *guidance(rows.repeat(score.shape[1]), state))
-        whole[np.broadcast_to(allowed[:, EOS], len(state)).reshape(whole.shape)] = done
-        score, token, parent = _continued(score, _masked(logits, allowed), greedy, width)
-        ends = token == EOS
-        for i, k in np.argwhere(ends[:, :width] & (score[:, :width] > -np.inf)):
-            ended[rows[i]] += 1
-            if worth(score[i, k], done + 1) > best[rows[i]]:
-                best[rows[i]], found[rows[i]] = worth(score[i, k], done + 1), (done, int(parent[i, k]), done)
-        greedy &= ~ends[:, 0]
-        score[ends] = -np.inf
-        score, token, parent = _taken(np.argsort(ends, axis=1, kind="stable")[:, :width], score, token, parent)
-        none = np.isneginf(score)  # an empty slot repeats the first, so that the grammar sees only allowed tokens
-        token, parent = np.where(none, token[:, :1], token), np.where(none, parent[:, :1], parent)
-        alive = ((ended[rows] < width) | greedy) & (worth(score.max(1), settings.max_tokens) > best[rows])
-        if not alive.any():
-            break
-        rows, score, greedy = rows[alive], score[alive], greedy[alive]
-        follows, tokens = parent[alive].ravel(), token[alive].ravel().astype(np.int32)
-        whole = whole.ravel()[follows].reshape(score.shape)
-        state = grammar.advance(state[follows], tokens)
-        path.append((follows, tokens))
-        keep = torch.from_numpy(follows).to(device)
-    else:
-        for i in np.flatnonzero(np.isneginf(best[rows])):
-            k = int(score[i].argmax())
-            found[rows[i]] = len(path), int(i) * score.shape[1] + k, int(whole[i, k])
-    return [np.array([*_trace(path[:at], number)[:length], EOS], np.int32) for at, number, length in found]
-
-
-def _continued(score: Floats, logits: Tensor, greedy: NDArray[np.bool_], width: int) -> tuple[Floats, Longs, Longs]:
-    """The best continuations of hypotheses with `score (R, n)` and `logits (R * n, V)`, best first.
-
-    Twice `width` of them, since at most half can end: scores, tokens and parents, each `(R, M)`. Where `greedy (R,)`,
-    the first is the argmax continuation of the first hypothesis, whatever its score.
-    """
-    total = logits.logsumexp(-1, keepdim=True)
-    first = logits.argmax(-1, keepdim=True)
-    peak = logits.gather(-1, first)
-    told, token = logits.scatter(-1, first, float("inf")).topk(min(width + 1, logits.shape[-1]), -1)
-    told[:, :1] = peak  # before equally likely tokens
-    more = score.reshape(-1, 1) + (told - total).double().cpu().numpy()
-    shape = len(score), score.shape[1] * more.shape[1]
-    parent, more = np.arange(len(more)).repeat(more.shape[1]).reshape(shape), more.reshape(shape)
-    rank = more.copy()
-    rank[greedy, 0] = np.inf
-    order = np.argsort(-rank, axis=1, kind="stable")[:, : 2 * width]
-    return _taken(order, more, token.cpu().numpy().reshape(shape), parent)
-
-
-def _taken(order: Longs, score: Floats, token: Longs, parent: Longs) -> tuple[Floats, Longs, Longs]:
-    """Scores, tokens and parents `(R, M)` in the order `(R, L)`."""
-    take = np.take_along_axis
-    return take(score, order, 1), take(token, order, 1), take(parent, order, 1)
-
-
-def _trace(path: list[tuple[Longs, Ints]], number: int) -> list[int]:
-    """The tokens of one hypothesis of a path's last step."""
-    tokens = []
-    for follows, token in reversed(path):
-        tokens.append(int(token[number]))
-        number = int(follows[number])
-    return tokens[::-1]

@@ -1,6 +1,7 @@
 """The song model: a vector for a whole song, a vector for each bar, and harmony and melody as inputs.
 
-Scope: networks and their losses for bars of tokens, in torch. Out of scope: files, songs as notes, styles, optimizers.
+Scope: the one musical model in nn/: networks and their losses for bars of tokens, in torch. Out of scope: files, songs
+as notes, styles, optimizers.
 
 For a song with bars x_b, harmony h_b and melody m_b,
 
@@ -22,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvae.nn.layers import Binding, Cache, Residual, TransformerLayer
-from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
+from seqvae.nn.binding import Binding
+from seqvae.nn.blocks import Cache, Residual, TransformerLayer
+from seqvae.nn.kernels import DISALLOWED
+from seqvae.nn.posterior import Posterior, first_logvar, posterior_from
 from seqvae.protocols import PAD
 
 PROGRAM, POSITION, PITCH, DRUM, DURATION = range(1, 6)
 """Token types, as `MidiTokenizer` numbers them."""
-FIRST_LOGVAR = -3.0  # sharp at first: a broad posterior would drown the sum of bound tokens
 MEMORY = 2  # vectors of the code that the decoder attends to, beside its beats
 PRIOR_RANGE = (-7.0, 2.0)  # log-variances of the learned prior
 
@@ -45,7 +47,7 @@ class SongConfig:
     """Beats of the longest bar, B."""
     song: int = 96
     """Dimensions of the song vector."""
-    bar: int = 256
+    bar: int = 512
     """Dimensions of a bar vector."""
     bound: int = 512
     """Width of bound tokens and of the code."""
@@ -95,8 +97,8 @@ def place_fields(tokens: Tensor, kind: Tensor, value: Tensor) -> Tensor:
     kinds, values = kind[tokens], value[tokens]
     index = torch.arange(tokens.shape[1], device=tokens.device)
 
-    def last(wanted: int) -> Tensor:
-        return torch.where(kinds == wanted, index, -1).cummax(-1).values
+    def last(type_: int) -> Tensor:
+        return torch.where(kinds == type_, index, -1).cummax(-1).values
 
     program, position = last(PROGRAM), last(POSITION)
     fields = torch.stack(
@@ -157,7 +159,7 @@ class BarEncoder(nn.Module):
         for layer in self.layers:
             x, _ = layer(x, mask)
         x = self.norm(x)
-        weights = self.weigh(x).float().masked_fill(~present[..., None], -1e9).softmax(1)  # (N, T, Q)
+        weights = self.weigh(x).float().masked_fill(~present[..., None], DISALLOWED).softmax(1)  # (N, T, Q)
         pooled = torch.einsum("ntq,ntw->nqw", weights.to(x.dtype), x)
         return torch.cat([total.float(), pooled.flatten(1).float()], -1)
 
@@ -248,8 +250,7 @@ class SongModel(nn.Module):
             first.weight.mul_(0.3)
             first.weight[:, : c.bar] = self.mean.weight[:, : c.bound].T
         for layer in (self.logvar, self.song_logvar):
-            nn.init.zeros_(layer.weight)
-            nn.init.constant_(layer.bias, FIRST_LOGVAR)
+            first_logvar(layer)
         for table in (self.length, self.line, self.sounding, self.upcoming, self.next_pitch):
             nn.init.normal_(table.weight, std=0.1 if table.weight.shape[1] == c.width else 0.3)
 
@@ -271,13 +272,13 @@ class SongModel(nn.Module):
 
     def bar_posterior(self, features: Tensor) -> Posterior:
         """q(z_b | x_b) of `features (N, F)`."""
-        return Posterior(self.mean(features).float(), self.logvar(features).float().clamp(*LOGVAR_RANGE))
+        return posterior_from(features, self.mean, self.logvar)
 
     def song_posterior(self, features: Tensor, counts: Tensor) -> Posterior:
         """q(s | bars) of R songs: `features (R, C, F)`, averaged over bars with `counts (R, C)` as weights."""
         weight = counts[..., None].to(features.dtype)
         pooled = (self.feature(features) * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return Posterior(self.song_mean(pooled).float(), self.song_logvar(pooled).float().clamp(*LOGVAR_RANGE))
+        return posterior_from(pooled, self.song_mean, self.song_logvar)
 
     # --- conditions ---------------------------------------------------------------------------------------------------
 
@@ -312,12 +313,12 @@ class SongModel(nn.Module):
         row = torch.arange(len(inputs), device=inputs.device)[:, None]
         beat = ((place - 1).clamp(min=0) // (self.config.steps // self.config.beats)).clamp(max=self.config.beats - 1)
         sounding, upcoming, pitch = tables[row, place].unbind(-1)
-        code = code.to(keys.dtype)  # under autocast, normalised codes are fp32 and products with keys would be, too
-        asked = code[:, None, None] * keys
-        x = self.enter(self.binding.tokens(inputs)) + self.answer(asked.flatten(2)) + self.chord(harmony)[row, beat]
+        code = code.to(keys.dtype)  # under autocast a normalised code is fp32, and its products with keys would be, too
+        unbound = code[:, None, None] * keys
+        x = self.enter(self.binding.tokens(inputs)) + self.answer(unbound.flatten(2)) + self.chord(harmony)[row, beat]
         x = x + self.sounding(sounding) + self.upcoming(upcoming) + self.next_pitch(pitch)
         # programs are bound to nothing, positions to their program, notes to both
-        direct = self.depth[0] * code[:, None] + self.depth[1] * asked[..., 0, :] + self.depth[2] * asked[..., 1, :]
+        direct = self.depth[0] * code[:, None] + self.depth[1] * unbound[..., 0, :] + self.depth[2] * unbound[..., 1, :]
         return x, direct
 
     def outputs(self, x: Tensor, direct: Tensor) -> Tensor:

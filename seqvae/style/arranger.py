@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.music import arrangement, band, guidance
-from seqvae.music import note_metrics as measures
 from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, skyline
+from seqvae.nn.model import SequenceVAE
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Adapter, Guide
 
@@ -43,7 +44,7 @@ class TokenGenerator(Protocol):
     """The part of a codec that decodes."""
 
     adapter: Any
-    model: Any
+    model: SequenceVAE
 
     def generate_tokens(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
@@ -135,7 +136,8 @@ def arrange(
     tune = tracks.tune(piece) if tracks.MELODY in parts else piece.notes[:0]
     own = band.presence(piece.notes, piece.bounds)
     density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
-    changes = _changes(adapter.roots(piece), piece.bounds)
+    harmony, roots = adapter.harmony(piece), adapter.roots(piece)
+    changes = _changes(roots, piece.bounds)
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
         there = z + far / near * (moved - z)
@@ -143,7 +145,9 @@ def arrange(
         programs = band.choose(own, goal.ensemble, near, shares)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
         chords = band.accompanist(programs, own, shares)
-        guide = _guide(adapter, stretch, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords)
+        guide = _guide(
+            adapter, stretch, harmony, roots, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords
+        )
         chunks = codec.generate_tokens(there, stretch.lengths, sampling, guide=guide)
         written = _written(adapter, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
@@ -164,7 +168,7 @@ def arrange(
 def improvised(codec: TokenGenerator, z: Tensor, ensemble: Ensemble) -> Guide:
     """The guide for decoding a new song `z (S, D)`: one band of the style, with its drum pattern."""
     shares = program_shares(codec, z)
-    programs = band.choose(np.zeros(measures.DRUMS + 1), ensemble, 1.0, shares)
+    programs = band.choose(np.zeros(DRUMS + 1), ensemble, 1.0, shares)
     plan = _plan(programs, ensemble.hits, shares)
     return lambda rows: [guidance.band_guidance(codec.adapter.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
 
@@ -175,9 +179,9 @@ def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:
     if outline is None:
         return None
     tokens, logits = outline
-    wanted = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
-    row = torch.full((int(max(tokens.max(), wanted.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
-    return np.asarray(logits[:, row[wanted]].softmax(-1).mean(0), np.float64)
+    ids = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
+    row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
+    return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
 
 
 def _changed(piece: Piece) -> Bools:
@@ -186,7 +190,7 @@ def _changed(piece: Piece) -> Bools:
     if filled.any():
         first = int(filled.argmax())
         start, end = piece.bounds[first : first + 2]
-        onset = piece.notes[piece.notes[:, measures.ONSET] >= start, measures.ONSET].min()
+        onset = piece.notes[piece.notes[:, ONSET] >= start, ONSET].min()
         short = end - start < np.diff(piece.bounds).max()
         filled[first] = not (short or 2 * (onset - start) >= end - start) or filled.sum() == 1
     return filled
@@ -194,14 +198,16 @@ def _changed(piece: Piece) -> Bools:
 
 def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) -> Ints:
     """Arranged `notes (N, 5)` with those of the piece in the bars that are not decoded, played by the band."""
-    own, new = (changed[np.searchsorted(piece.bounds, x[:, measures.ONSET], "right") - 1] for x in (piece.notes, notes))
-    aside = piece.notes[~own & (piece.notes[:, measures.PROGRAM] != measures.DRUMS)]
+    own, new = (changed[np.searchsorted(piece.bounds, x[:, ONSET], "right") - 1] for x in (piece.notes, notes))
+    aside = piece.notes[~own & (piece.notes[:, PROGRAM] != DRUMS)]
     return np.concatenate([band.players(aside, programs, band.presence(piece.notes, piece.bounds)), notes[new]])
 
 
 def _guide(
     adapter: MusicAdapter,
     stretch: Stretch,
+    harmony: Floats,
+    roots: Floats,
     ensemble: Ensemble,
     programs: list[int],
     whole: list[int],
@@ -210,17 +216,20 @@ def _guide(
     chroma_guidance: float,
     chords: int | None,
 ) -> Guide:
-    """The guidance of the song for the instruments of the band that are not `whole`."""
+    """The guidance of the song for the instruments of the band that are not `whole`.
+
+    `harmony` and `roots (C, B, 12)` are those of all bars of the song.
+    """
     piece, tokenizer = stretch.piece, adapter.tokenizer
-    bottom = measures.skyline(piece.notes, highest=False)
+    bottom = skyline(piece.notes, highest=False)
     entering = [program for program in programs if program not in whole]
     plan = _plan(entering, ensemble.hits, shares, _middle(bottom), chords)
     without = not any(program // band.FAMILY == band.BASS for program in programs)
-    if without and len(bottom) and np.bincount(bottom[:, measures.PROGRAM]).argmax() in whole:
+    if without and len(bottom) and np.bincount(bottom[:, PROGRAM]).argmax() in whole:
         plan = replace(plan, low=None)
     below = BELOW if without and plan.low is not None else 0
     full = stretch.of(changed).astype(bool)
-    sounding, roots = stretch.of(adapter.harmony(piece)), stretch.of(adapter.roots(piece))
+    sounding, roots = stretch.of(harmony), stretch.of(roots)
     changes = _change(roots)
     roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
 
@@ -243,7 +252,7 @@ def _change(roots: Floats) -> Bools:
 def _changes(roots: Floats, bounds: Ints) -> Ints:
     """The same beats in steps of the piece, `(K,)`."""
     bar, beat = np.nonzero(_change(roots))
-    found: Ints = (bounds[bar] + measures.BEAT * beat).astype(np.int32)
+    found: Ints = (bounds[bar] + STEPS_PER_BEAT * beat).astype(np.int32)
     return found
 
 
@@ -251,11 +260,9 @@ def _plan(
     programs: list[int], hits: Floats, shares: Floats | None, middle: float = MIDDLE, chords: int | None = None
 ) -> guidance.Plan:
     """Plan of a band: drums, bass, `chords` and programs with DUE_SHARE play in every full bar."""
-    kit = hits if measures.DRUMS in programs and hits.any() else None
+    kit = hits if DRUMS in programs and hits.any() else None
     deep = band.lowest_player(programs)
-    due = [
-        p for p in programs if p in (measures.DRUMS, deep, chords) or (shares is not None and shares[p] >= DUE_SHARE)
-    ]
+    due = [p for p in programs if p in (DRUMS, deep, chords) or (shares is not None and shares[p] >= DUE_SHARE)]
     return guidance.Plan(programs, due or programs, kit, middle, deep, chords)
 
 
@@ -263,7 +270,7 @@ def _middle(bottom: Ints) -> float:
     """Where a bass plays: around the median of the song's lowest notes, in octaves that a bass has."""
     if not len(bottom):
         return MIDDLE
-    return float(np.clip(np.median(bottom[:, measures.PITCH]), MIDDLE - 4, MIDDLE + 4)) + 0.5
+    return float(np.clip(np.median(bottom[:, PITCH]), MIDDLE - 4, MIDDLE + 4)) + 0.5
 
 
 def _written(adapter: MusicAdapter, stretch: Stretch, chunks: list[Ints], changed: Bools) -> Ints:

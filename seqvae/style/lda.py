@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqvae.style.vectors import Style
+from seqvae.style.gaussian import Style
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ class SongCodec:
         about = config.read(folder / "song.json")
         tokenizer = MidiTokenizer(max_steps=about["config"]["steps"], common_key=True)
         model = SongModel(
-            SongConfig(**about["config"]), torch.from_numpy(tokenizer._type), torch.from_numpy(tokenizer._value)
+            SongConfig(**about["config"]),
+            torch.from_numpy(tokenizer.token_types),
+            torch.from_numpy(tokenizer.token_values),
         )
         weights: dict[str, Tensor] = {}
         for part in sorted(folder.glob("song-*.safetensors")):

@@ -7,8 +7,10 @@ of output as of input.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
+import shlex
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +25,12 @@ _BOM = b"\xef\xbb\xbf"
 LONGEST = 16 << 20
 """Maximum bytes of a line: a compressed file with a longer one is not text."""
 _ENDINGS = {"txt", "text", "gz"}  # parts of a file's name that do not name its style
+MUSIC = {".mid", ".midi", ".kar", ".rmi", ".smf", ".mxl", ".musicxml", ".krn", ".abc"}
+"""Suffixes of music, which is no text here even where it is written in letters."""
+_TABLES = {".csv", ".tsv"}
+_HEAD, _ROWS = 1 << 14, 50  # bytes and rows of a file that decide what it is
+_SHOWN, _WIDE = 8, 80  # names of columns in a message, and their letters
+_MARKS = {",": "", ";": ", delimiter=';'", "\t": ", delimiter='\\t'"}  # arguments of csv.reader
 
 
 def read_lines(source: str | PathLike[str] | BinaryIO) -> Iterator[str]:
@@ -70,8 +78,45 @@ def _lines(stream: BinaryIO, name: str | PathLike[str]) -> Iterator[str]:
         raise ReadError(name, str(error), "copy the file again") from error
 
 
+def check(path: Path) -> None:
+    """Raise ReadError for a file of music, another file that is not text, or a table (.csv or .tsv)."""
+    if not path.is_file():  # a pipe is read once
+        return
+    suffixes = {suffix.lower() for suffix in path.suffixes[-2:]}
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:  # reading names the reason
+        return
+    if suffixes & MUSIC or head.startswith((b"MThd", b"RIFF")):
+        advice = "give files in UTF-8 with one sentence a line; for music take the model, or the recipe, music"
+        raise ReadError(path, "it is not text but music", advice)
+    if b"\0" in head.split(b"\n")[0]:
+        raise ReadError(path, "it is not text", "give files in UTF-8 with one sentence a line")
+    if suffixes & _TABLES:
+        raise _table(path, head)
+
+
+def _table(path: Path, head: bytes) -> ReadError:
+    """The refusal of a table, with a command that writes its column with the longest texts to a file of lines."""
+    text = head.decode(errors="replace").removeprefix("\ufeff")
+    mark = max(",;\t", key=text.partition("\n")[0].count)
+    rows = [row for row in csv.reader(text.splitlines()[:_ROWS], delimiter=mark) if row]
+    names = rows[0] if rows else []
+    length = [sum(len(row[i]) for row in rows[1:] if i < len(row)) for i in range(len(names))]
+    column = length.index(max(length)) if length else 0
+    code = f"import csv, sys; [print(*row[{column}].split()) for row in list(csv.reader(sys.stdin{_MARKS[mark]}))[1:]]"
+    shown = safe(", ".join(names[:_SHOWN]))[:_WIDE]
+    called = f", for column '{safe(names[column])[:_WIDE]}'" if names else ""
+    return ReadError(
+        path,
+        f"it is a table ({shown}), not one sentence a line",
+        f'write one column to a file{called}: python -c "{code}" < {shlex.quote(path.name)} > lines.txt',
+    )
+
+
 def find(paths: Iterable[str | PathLike[str]]) -> list[Path]:
-    """The named files, and all files in named folders, sorted; raises ReadError for an empty folder."""
+    """The named files, and all files in named folders, sorted; raises ReadError for an empty folder, and as `check`."""
     found: list[Path] = []
     for given in paths:
         path = Path(given)
@@ -79,6 +124,8 @@ def find(paths: Iterable[str | PathLike[str]]) -> list[Path]:
         if not inside:
             raise ReadError(path, "there is no file in it", "name files with one sentence a line")
         found += inside
+    for path in found:
+        check(path)
     return found
 
 
@@ -109,9 +156,6 @@ def sources(
 ) -> Iterator[tuple[str, str, str]]:
     """As `Modality.read_sources`: the style is from a file's name, the group is a line's `title`; none is skipped."""
     for path in find(data):
-        for number, line in enumerate(read_lines(path)):
-            if not number and "\0" in line:
-                advice = "give files in UTF-8 with one sentence a line; of music, take a recipe for music"
-                raise ReadError(path, "it is not text", advice)
+        for line in read_lines(path):
             if line.strip():
                 yield style_of(path), title(line), line

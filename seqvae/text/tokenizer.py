@@ -102,47 +102,11 @@ class TextTokenizer(NoPositionFields):
         parts = [part for line in lines for part in _parts(line)]
         if not parts:
             raise TokenizerError("there are no lines to learn a vocabulary from; check the files that were given")
-        letters = set().union(*parts) - {" "}
-        rare = letters & _APART
-        room = (vocab_size - LEAST) // 2  # at most half of the learned tokens are single letters
-        if len(letters - rare) > room:
-            counts: Counter[str] = Counter()
-            for part in parts:
-                counts.update(part)
-            rare |= set(sorted(letters - rare, key=lambda letter: (-counts[letter], letter))[room:])
-        if rare:
+        if rare := _rare_letters(parts, (vocab_size - LEAST) // 2):
             # lines are split at rare letters, which the trainer would otherwise add to the vocabulary
             gap = re.compile(f"[{''.join(map(re.escape, sorted(rare)))}]+")
             parts = [between for part in parts for between in gap.split(part) if between]
-        written = io.BytesIO()
-        try:
-            spm.SentencePieceTrainer.train(
-                sentence_iterator=iter(parts),
-                model_writer=written,
-                model_type=algorithm,
-                vocab_size=vocab_size,
-                hard_vocab_limit=False,  # few lines give few tokens
-                byte_fallback=True,
-                character_coverage=1.0,
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                add_dummy_prefix=False,  # we add the space ourselves: parts of a line must not get one
-                split_by_unicode_script=False,
-                pad_id=PAD,
-                bos_id=BOS,
-                eos_id=EOS,
-                unk_id=MASK,  # with byte tokens nothing is unknown
-                # the trainer splits lines at these names, and a corpus may contain "<unk>" or "<eos>"
-                pad_piece=f"<pad{SPACE}>",
-                bos_piece=f"<bos{SPACE}>",
-                eos_piece=f"<eos{SPACE}>",
-                unk_piece=f"<mask{SPACE}>",
-                num_threads=1,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise TokenizerError(f"no vocabulary of {vocab_size} can be learned here ({error})") from error
-        return cls(written.getvalue(), max_tokens)
+        return cls(_sentencepiece(parts, vocab_size, algorithm), max_tokens)
 
     @classmethod
     def load(cls, folder: Path, max_tokens: int) -> TextTokenizer:
@@ -340,3 +304,51 @@ class TextGrammar:
     def position_fields(self, state: Ints) -> Ints:
         """Position fields `(N, 0)`: none."""
         return np.zeros((len(state), 0), np.int32)
+
+
+def _rare_letters(parts: Sequence[str], room: int) -> set[str]:
+    """Letters without a token of their own: those in `_APART`, and all but the `room` most frequent of the others.
+
+    Thus at most half of the learned tokens are single letters.
+    """
+    letters = set().union(*parts) - {" "}
+    rare = letters & _APART
+    if len(letters - rare) > room:
+        counts: Counter[str] = Counter()
+        for part in parts:
+            counts.update(part)
+        rare |= set(sorted(letters - rare, key=lambda letter: (-counts[letter], letter))[room:])
+    return rare
+
+
+def _sentencepiece(parts: Sequence[str], vocab_size: int, algorithm: str) -> bytes:
+    """A SentencePiece model learned from parts of lines; raises TokenizerError if none can be learned."""
+    written = io.BytesIO()
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(parts),
+            model_writer=written,
+            model_type=algorithm,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,  # few lines give few tokens
+            byte_fallback=True,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,  # we add the space ourselves: parts of a line must not get one
+            split_by_unicode_script=False,
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=MASK,  # with byte tokens nothing is unknown
+            # the trainer splits lines at these names, and a corpus may contain "<unk>" or "<eos>"
+            pad_piece=f"<pad{SPACE}>",
+            bos_piece=f"<bos{SPACE}>",
+            eos_piece=f"<eos{SPACE}>",
+            unk_piece=f"<mask{SPACE}>",
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(f"no vocabulary of {vocab_size} can be learned here ({error})") from error
+    return written.getvalue()

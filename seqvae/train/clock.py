@@ -27,7 +27,7 @@ class Clock:
         """`minutes` is the whole budget, 0 for none; `used` seconds of it were spent by earlier calls."""
         self.budget, self.used, self.ranks = 60 * minutes, used, ranks
         self.interrupted = False
-        """True if some process was asked to stop."""
+        """True if a process has received a signal to stop."""
         self._interrupted, self._zero = interrupted, now() - used
         self._steps, self._first = 0, used
         self._last = 0.0  # seconds of the last step
@@ -36,10 +36,12 @@ class Clock:
     def read(self) -> float:
         """Read the clock; returns the seconds since the last reading."""
         before = self.used
-        heard = torch.tensor([0.0 if self.ranks.rank else now() - self._zero, self._interrupted()], dtype=torch.float64)
-        self.ranks.add([heard])
-        self.used, asked = heard.tolist()
-        self.interrupted = asked > 0
+        shared = torch.tensor(
+            [0.0 if self.ranks.rank else now() - self._zero, self._interrupted()], dtype=torch.float64
+        )
+        self.ranks.add([shared])
+        self.used, interrupted = shared.tolist()
+        self.interrupted = interrupted > 0
         return self.used - before
 
     def step(self) -> float:

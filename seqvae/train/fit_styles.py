@@ -1,7 +1,7 @@
 """Styles of a finished checkpoint, fitted on its training pieces.
 
 Scope: the choice of pieces and segments for each style, and of a mixture. Out of scope: fitting itself
-(style/vectors.py, style/mixture.py), and training.
+(style/gaussian.py, style/mixture.py), and training.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.checkpoint import folder as checkpoint
-from seqvae.codec import Ints, load
+from seqvae.codec import Codec, Ints, load
 from seqvae.data.dataset import Longs, TokenData
+from seqvae.modality import counted
 from seqvae.music.band import Ensemble
 from seqvae.protocols import PAD
-from seqvae.style import mixture
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, mixture, styles_file
 
 Report = Callable[[str], None]
 Floats = NDArray[np.float64]
@@ -46,6 +46,42 @@ def pieces_of_styles(data: TokenData, rng: np.random.Generator, most: int = STYL
     return {data.styles[one]: np.sort(pieces) for one, (_, pieces) in kept.items()}
 
 
+def _stretches(
+    data: TokenData, chosen: Longs, chunks: int, segments: int, rng: np.random.Generator
+) -> tuple[Longs, Longs]:
+    """At most `segments` consecutive segments of each of the pieces `chosen`, from a random start.
+
+    For each segment its piece and its first chunk.
+    """
+    pieces, firsts, _ = data.windows(chosen, chunks)
+    rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)  # of a segment within its piece
+    count = np.searchsorted(pieces, pieces, side="right") - np.searchsorted(pieces, pieces)
+    place = rng.random(len(chosen))[np.searchsorted(chosen, pieces)]
+    begin = (place * np.maximum(1, count - segments + 1)).astype(np.int64)
+    kept = (rank >= begin) & (rank < begin + segments)
+    return pieces[kept], firsts[kept]
+
+
+def _encoded(
+    codec: Codec, data: TokenData, pieces: Longs, firsts: Longs, generator: torch.Generator
+) -> tuple[list[Tensor], list[Tensor], list[list[Ints]]]:
+    """Posterior means of segments and draws from their posteriors, by batch `(B, D)`; the tokens of each piece."""
+    means: list[Tensor] = []
+    draws: list[Tensor] = []
+    _, index = np.unique(pieces, return_inverse=True)
+    songs: list[list[Ints]] = [[] for _ in np.unique(pieces)]
+    for at in range(0, len(pieces), STYLE_BATCH):
+        here = slice(at, at + STYLE_BATCH)
+        tokens = data.gather(pieces[here], firsts[here], codec.chunks)
+        rows = [[chunk[chunk != PAD] for chunk in segment] for segment in tokens]
+        posterior = codec.posteriors(rows)
+        for song, segment in zip(index[here], rows, strict=True):
+            songs[song] += segment
+        means.append(posterior.mean)
+        draws.append(posterior.sample(generator))
+    return means, draws, songs
+
+
 def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16, most: int = STYLE_PIECES) -> None:
     """Fit every style of the training split, and `all` of them together, and add them to the checkpoint.
 
@@ -58,40 +94,26 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     draws: list[Tensor] = []  # from the posteriors, for the mixture: wider than posterior means
     generator = torch.Generator().manual_seed(0)
     for name, chosen in sorted(pieces_of_styles(data, rng, most).items()):
-        pieces, firsts, _ = data.windows(chosen, codec.chunks)
-        # consecutive segments of each piece: rank them within the piece, and start at random
-        rank = np.arange(len(pieces)) - np.searchsorted(pieces, pieces)
-        count = np.searchsorted(pieces, pieces, side="right") - np.searchsorted(pieces, pieces)
-        place = rng.random(len(chosen))[np.searchsorted(chosen, pieces)]
-        begin = (place * np.maximum(1, count - segments + 1)).astype(np.int64)
-        kept = (rank >= begin) & (rank < begin + segments)
-        pieces, firsts = pieces[kept], firsts[kept]
-        means: list[Tensor] = []
-        songs: list[list[Ints]] = [[] for _ in np.unique(pieces)]
-        place_of = np.unique(pieces, return_inverse=True)[1]
-        for at in range(0, len(pieces), STYLE_BATCH):
-            tokens = data.gather(pieces[at : at + STYLE_BATCH], firsts[at : at + STYLE_BATCH], codec.chunks)
-            rows = [[chunk[chunk != PAD] for chunk in segment] for segment in tokens]
-            posterior = codec.posteriors(rows)
-            for song, segment in zip(place_of[at : at + STYLE_BATCH], rows, strict=True):
-                songs[song] += segment
-            means.append(posterior.mean)
-            draws.append(posterior.sample(generator))
+        pieces, firsts = _stretches(data, chosen, codec.chunks, segments, rng)
+        means, drawn, songs = _encoded(codec, data, pieces, firsts, generator)
+        draws += drawn
         if means:
             _, sizes = np.unique(pieces, return_counts=True)
             latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
             ensembles[name] = codec.adapter.ensemble(songs)
     about = "{}: {} pieces of the training split"
     styles = {
-        name: replace(style.fit(z, about.format(name, len(z))), ensemble=ensembles[name])
+        name: replace(gaussian.fit(z, about.format(name, len(z))), ensemble=ensembles[name])
         for name, z in sorted(latents.items())
     }
     everything = [z for one in latents.values() for z in one]
-    styles["all"] = style.fit(everything, about.format("all styles", len(everything)))
+    styles["all"] = gaussian.fit(everything, about.format("all styles", len(everything)))
     kept = checkpoint.load(folder)
-    kept.styles, kept.about_styles = style.pack(styles)
+    kept.styles, kept.about_styles = styles_file.pack(styles)
     if all(len(z) == 1 for z in everything):  # longer pieces are sampled segment by segment instead
-        drawn = torch.cat(draws)
-        kept.styles |= mixture.pack(mixture.fit(drawn, min(MIXTURE, max(1, len(drawn) // 300))))
+        points = torch.cat(draws)
+        kept.styles |= mixture.pack(mixture.fit(points, min(MIXTURE, max(1, len(points) // 300))))
     checkpoint.save(kept, folder)
-    report("styles: " + ", ".join(f"{name} ({one.count} pieces)" for name, one in styles.items()))
+    report(
+        "styles: " + ", ".join(f"{name} ({counted(one.count, codec.tokenizer.kind)})" for name, one in styles.items())
+    )

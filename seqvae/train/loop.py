@@ -1,7 +1,7 @@
 """The training loop, for every kind of sequence: from recipe and data to a checkpoint folder.
 
 Scope: the order of work, the times of validation, saving and stopping, and reports. Out of scope: a step
-(train/trainer.py), tokenization (modality.py), the command line (cli/app.py).
+(train/trainer.py), the saved state (train/state.py), tokenization (modality.py), the command line (cli/app.py).
 
 A run's folder holds `data/` (token shards), `state.safetensors` (everything a resumed run needs, replaced in one move),
 `best/` (the checkpoint with the best validation loss) and `log.jsonl` (one line a report). An interrupted run also has
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,11 +26,14 @@ from seqvae.config import Recipe
 from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
-from seqvae.protocols import Tokenizer
+from seqvae.io.locks import lock_file
+from seqvae.modality import counted, modality
+from seqvae.protocols import PAD, Tokenizer
 from seqvae.train.clock import Clock, interrupts, span
 from seqvae.train.fit_styles import fit_styles
 from seqvae.train.metrics import collapsed
-from seqvae.train.trainer import Run, rate_at
+from seqvae.train.state import rate_at
+from seqvae.train.trainer import Run
 
 Report = Callable[[str], None]
 LN2 = math.log(2)
@@ -81,24 +83,12 @@ def _held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder; the system releases it when the process ends, and its file is removed."""
-    path = folder / "lock"
-    with path.open("w") as file:
-        with contextlib.suppress(ImportError):  # Windows has no such locks
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):  # its last holder has just removed it
-                    raise BlockingIOError
-            except OSError as error:
-                reason = "another process trains here; wait for it, or choose another --out"
-                raise SeqVAEError(f"{folder}: {reason}") from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows does not remove open files
-                path.unlink()
+    """Hold the lock of a run's folder; raises SeqVAEError if another process has it."""
+    with lock_file(folder / "lock") as held:
+        if not held:
+            reason = "another process trains here; wait for it, or choose another --out"
+            raise SeqVAEError(f"{folder}: {reason}")
+        yield
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
@@ -112,11 +102,25 @@ def _train(
     recipe: Recipe, data: TokenData, tokenizer: Tokenizer, folder: Path, resume: bool, start: str | Path | None,
     report: Report,
 ) -> Path:  # fmt: skip
+    """As `train`, under the folder's lock."""
     keep_memory()
     report = report if parallel.join().rank == 0 else lambda _: None
     run = Run(recipe, data, tokenizer, folder, report)
-    config, progress, ranks = recipe.train, run.progress, run.ranks
-    if ranks.broadcast((folder / "state.safetensors").exists):
+    _begin(run, resume, start, report)
+    run.cut_log()
+    report(_summary(run))
+    run.compile()
+    with interrupts() as interrupted:
+        _loop(run, Clock(recipe.train.minutes, run.progress.seconds, run.ranks, interrupted), report)
+    if run.ranks.rank == 0:
+        shutil.rmtree(folder / "last", ignore_errors=True)
+    return folder / "best"
+
+
+def _begin(run: Run, resume: bool, start: str | Path | None, report: Report) -> None:
+    """Load the saved state, or the weights of the checkpoint `start`, or neither, and report it."""
+    config, progress, folder = run.recipe.train, run.progress, run.folder
+    if run.ranks.broadcast((folder / "state.safetensors").exists):
         if not resume:
             raise SeqVAEError(f"{folder}: holds a run already; add --resume to go on with it, or choose another --out")
         run.load_state()
@@ -126,31 +130,25 @@ def _train(
     elif start is not None:
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
-    elif recipe.tokenizer.kind == "midi" and len(data) < FEW_SONGS:
-        report(f"only {len(data)} songs: `--start music --minutes 5` fine-tunes a model of thousands of songs")
-    run.cut_log()
+    elif modality(run.recipe.tokenizer.kind).content == "songs" and len(run.data) < FEW_SONGS:
+        report(f"only {len(run.data)} songs: `--start music --minutes 5` fine-tunes a model of thousands of songs")
+
+
+def _summary(run: Run) -> str:
+    """Size, precision and device of a run in a line."""
     parameters = sum(p.numel() for p in run.model.parameters())
-    where = run.device.type + (f" in {ranks.count} processes" if ranks.count > 1 else "")
-    report(f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
-           f"{len(run.batches)} pieces to train on")  # fmt: skip
-    run.compile()
-    with interrupts() as interrupted:
-        _loop(run, Clock(config.minutes, progress.seconds, ranks, interrupted), report)
-    if ranks.rank == 0:
-        shutil.rmtree(folder / "last", ignore_errors=True)
-    return folder / "best"
+    where = run.device.type + (f" in {run.ranks.count} processes" if run.ranks.count > 1 else "")
+    return (
+        f"{parameters / 1e6:.1f} M parameters, {'bf16' if run.bf16 else 'fp32'} on {where}, "
+        f"{counted(len(run.batches), run.tokenizer.kind)} to train on"
+    )
 
 
 def _loop(run: Run, clock: Clock, report: Report) -> None:
     """Run steps until the run is finished; raises KeyboardInterrupt after saving if it must stop early."""
-    config, progress, folder = run.recipe.train, run.progress, run.folder
+    config, progress = run.recipe.train, run.progress
     timed = clock.budget > 0
-    began, tokens_seen, told = clock.used, 0, False
-    bar = tqdm(
-        total=clock.budget or config.steps, initial=clock.used if timed else progress.step, unit="step", smoothing=0.02,
-        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if timed else None,
-        disable=True if run.ranks.rank else None,
-    )  # fmt: skip
+    reports = _Reports(run, clock, report)
     batches = run.batches.resume(progress.epoch, progress.position)
     last = progress.seconds >= clock.budget if timed else progress.step >= config.steps
     if last and math.isinf(progress.best):  # no time or step is left, but nothing was validated yet
@@ -160,48 +158,71 @@ def _loop(run: Run, clock: Clock, report: Report) -> None:
         run.share, before = clock.share, progress.place
         progress.epoch, progress.position, tokens = next(batches)
         result = run.step(tokens)
-        tokens_seen += int((tokens != 0).sum())
         progress.recent.append([result.reconstruction, result.kl, result.accuracy, result.beta])
         seconds = clock.step()
-        bar.update(seconds if timed else 1)
         last = clock.over if timed else progress.step >= config.steps
-        left = clock.left(config.steps - progress.step)
-        if bar.disable and not told and clock.used - began >= FIRST_WORD:
-            report(f"step {progress.step}: about {left} left")
-            told = True
-        if progress.step % 100 == 0:
-            _tell(run, tokens_seen / (clock.used - began), left, bar, report)
+        reports.step(int((tokens != PAD).sum()), seconds)
         due = progress.place // config.evaluate_every > before // config.evaluate_every and clock.may_validate
         if due or last:
             _validate(run, last, report)
-            bar.update(clock.validated() if timed else 0)
+            reports.bar.update(clock.validated() if timed else 0)
         if timed:
             progress.seconds = max(clock.used, clock.budget) if last else clock.used
         if progress.step % config.save_every == 0 or last or clock.interrupted:
             run.save_state()
         if clock.interrupted and not last:
             run.save("last")
-            bar.close()
-            where = f"the state is in {folder}, a model of this step in {folder / 'last'}"
+            reports.bar.close()
+            where = f"the state is in {run.folder}, a model of this step in {run.folder / 'last'}"
             raise KeyboardInterrupt(f"interrupted at step {progress.step}: {where}")
-    bar.close()
+    reports.bar.close()
 
 
-def _tell(run: Run, per_second: float, left: str, bar: Any, report: Report) -> None:
-    """Log and report means over the steps since the last report."""
-    progress = run.progress
-    reconstruction, kl, accuracy, beta = np.mean(progress.recent, 0).tolist()
-    progress.recent.clear()
-    line = {
-        "step": progress.step, "loss": reconstruction + beta * kl, "reconstruction": reconstruction,
-        "kl_bits": kl / LN2, "beta": beta, "accuracy": accuracy, "tokens_per_second": per_second,
-        "learning_rate": rate_at(run.recipe.train, progress.place),
-    }  # fmt: skip
-    run.log("train", line)
-    bar.set_postfix_str(f"loss {line['loss']:.1f} nats, KL {line['kl_bits']:.0f} bits, {per_second:.0f} tokens/s")
-    if bar.disable:
-        report(f"step {progress.step}: loss {line['loss']:.2f} nats, KL {line['kl_bits']:.1f} bits, accuracy "
-               f"{accuracy:.3f}, beta {beta:.3f}, {per_second:.0f} tokens/s, {left} left")  # fmt: skip
+class _Reports:
+    """Progress bar, log and lines of a run's steps."""
+
+    def __init__(self, run: Run, clock: Clock, report: Report) -> None:
+        self.run, self.clock, self.report = run, clock, report
+        self.timed = clock.budget > 0
+        self.began, self.tokens = clock.used, 0
+        self.announced = False
+        """True once the expected time has been reported."""
+        self.bar: Any = tqdm(
+            total=clock.budget or run.recipe.train.steps, initial=clock.used if self.timed else run.progress.step,
+            unit="step", smoothing=0.02, disable=True if run.ranks.rank else None,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if self.timed else None,
+        )  # fmt: skip
+
+    def step(self, tokens: int, seconds: float) -> None:
+        """Report a step that took `tokens` and `seconds`: the expected time once, metrics at every hundredth step."""
+        progress, passed = self.run.progress, self.clock.used - self.began
+        self.tokens += tokens
+        self.bar.update(seconds if self.timed else 1)
+        left = self.clock.left(self.run.recipe.train.steps - progress.step)
+        if self.bar.disable and not self.announced and passed >= FIRST_WORD:
+            self.report(f"step {progress.step}: about {left} left")
+            self.announced = True
+        if progress.step % 100 == 0:
+            self._metrics(self.tokens / passed, left)
+
+    def _metrics(self, per_second: float, left: str) -> None:
+        """Log and report means over the steps since the last report."""
+        progress = self.run.progress
+        reconstruction, kl, accuracy, beta = np.mean(progress.recent, 0).tolist()
+        progress.recent.clear()
+        line = {
+            "step": progress.step, "loss": reconstruction + beta * kl, "reconstruction": reconstruction,
+            "kl_bits": kl / LN2, "beta": beta, "accuracy": accuracy, "tokens_per_second": per_second,
+            "learning_rate": rate_at(self.run.recipe.train, progress.place),
+        }  # fmt: skip
+        self.run.log("train", line)
+        short = f"loss {line['loss']:.1f} nats, KL {line['kl_bits']:.0f} bits, {per_second:.0f} tokens/s"
+        self.bar.set_postfix_str(short)
+        if self.bar.disable:
+            self.report(
+                f"step {progress.step}: loss {line['loss']:.2f} nats, KL {line['kl_bits']:.1f} bits, accuracy "
+                f"{accuracy:.3f}, beta {beta:.3f}, {per_second:.0f} tokens/s, {left} left"
+            )
 
 
 def _validate(run: Run, last: bool, report: Report) -> None:

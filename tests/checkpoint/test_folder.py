@@ -31,6 +31,7 @@ from seqvae.checkpoint.folder import (
 from seqvae.config import ModelConfig, Recipe
 from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.io import files
+from seqvae.io import tensors as tensor_files
 from seqvae.music.tokenizer import MidiTokenizer
 
 RECIPE = Recipe(name="tiny", model=ModelConfig(chunks=1, latent=4, width=16, hidden=8, heads=2))
@@ -393,7 +394,7 @@ def test_a_file_is_replaced_in_one_move(tmp_path: Path, monkeypatch: pytest.Monk
     def no_space(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    monkeypatch.setattr(tensor_files, "save_file", no_space)
     with pytest.raises(SeqVAEError, match="free some space"):
         save_tensors({"a": torch.ones(2)}, {}, path)
     assert path.read_bytes() == before

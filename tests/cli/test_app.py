@@ -16,12 +16,10 @@ import typer
 from commands import seqvae, shell, song, told
 
 from seqvae import codec
-from seqvae.cli import app as cli
 from seqvae.cli import style as stylebook
 from seqvae.cli.app import app
 from seqvae.cli.console import OLD_OPTIONS
 from seqvae.music import attributes
-from seqvae.style import vectors as style
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -56,7 +54,6 @@ def test_no_command_is_left_out_here() -> None:
 
 
 def test_choices_are_those_of_the_modules_behind() -> None:
-    assert typing.get_args(cli.Method) == typing.get_args(style.Method)
     assert set(typing.get_args(stylebook.By)) == set(attributes.ATTRIBUTES)
 
 
@@ -89,7 +86,7 @@ def test_no_arguments_at_all_is_a_call_for_help(group: list[str]) -> None:
 
 
 def test_any_other_failure_of_the_system_is_one_line(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object, exact: bool = False) -> Iterator[None]:
+    def fail(_: object, **settings: object) -> Iterator[None]:
         raise OSError(errno.EIO, "Input/output error", "/mnt/x")
 
     monkeypatch.setattr(codec, "load", fail)

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from commands import done, files, seqvae, told
+from commands import done, files, seqvae, song, told
 from conftest import SENTENCES
 
 from seqvae import codec
 from seqvae.checkpoint import folder as checkpoint
+from seqvae.cli import inputs
 from seqvae.codec import Codec
 from seqvae.evaluation import style_effect as effect
 
@@ -70,6 +71,30 @@ def test_what_the_model_knows_comes_back_and_moves(tiny_text: Path, here: Path) 
     better = done("blend", "@in.txt", "-m", tiny_text, "--from", "bad", "--to", "good", "--amount", 1.5)
     bad = [new for old, new in zip(SENTENCES, better, strict=True) if " bad " in old]
     assert sum(" good " in line for line in bad) > len(bad) / 2
+
+
+def test_text_without_a_model_goes_to_a_model_of_text(
+    tiny_text: Path, here: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "TEXT", str(tiny_text))
+    lines = ["the food was good", "the bar is new"]
+    text_file(here / "in.txt", lines)
+    for given in ([lines[0]], ["@in.txt"]):
+        result = seqvae("reconstruct", *given)
+        assert result.stdout.splitlines() == said(lines[: 2 if given[0] == "@in.txt" else 1])
+        assert result.stderr == f"text without -m: taken by the model {tiny_text}\n"
+    assert done("style", "fit", "a=@in.txt", "-o", "my.styles") == ["a: 2 sentences, in my.styles"]
+    (here / "my songs").mkdir()
+    for music in ("song.mid", "my song.mid", "corpus:bach/bwv66.6", "my songs"):
+        assert inputs.chosen(None, [music])[0] == "music"
+        assert inputs.chosen("reviews", [music])[0] == "reviews"
+
+
+def test_music_is_no_text(tiny_text: Path, here: Path) -> None:
+    song(here / "a.mid")
+    assert "a.mid: is a file of music" in told(seqvae("reconstruct", "a.mid", "-m", tiny_text), 2)
+    assert "cannot read a.mid: it is not text but music" in told(seqvae("reconstruct", "@a.mid", "-m", tiny_text))
+    assert "not text but music" in told(seqvae("style", "fit", "a=a.mid", "-m", tiny_text, "-o", "my.styles"))
 
 
 def test_a_sentence_a_file_and_standard_input_go_together(
@@ -332,13 +357,13 @@ def test_a_style_of_ones_own(tiny_text: Path, here: Path) -> None:
     assert len(done("blend", SENTENCES[0], *mine, *both, "--amount", 2)) == 1
     assert len(done("generate", *mine, "--style", "room", "-n", 3)) == 3
     shown = "\n".join(done("style", "show", "room", *mine))
-    assert "room: 24 pieces from @room.txt" in shown
+    assert "room: 24 sentences from @room.txt" in shown
     assert "from the mean of staff: " in shown
 
 
 def test_a_style_tells_how_far_it_is_from_the_others(tiny_text: Path) -> None:
     [line] = done("style", "show", "good", "-m", tiny_text, "--json")
-    apart = json.loads(line)["told_apart"]
+    apart = json.loads(line)["separation"]
     assert set(apart) == {"bad", "past", "present"}
     assert all(0.5 <= share <= 1 for share in apart.values())
     assert apart["bad"] > max(apart["past"], apart["present"]), "good and bad share no sentence, good and past do"

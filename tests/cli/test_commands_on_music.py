@@ -19,10 +19,11 @@ from symusic.core import ScoreTick
 from seqvae import codec
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.data.dataset import half_of
-from seqvae.music import library as collection
 from seqvae.music import piece as midi
+from seqvae.music.titles import title
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.style.vectors import Style, save
+from seqvae.style.gaussian import Style
+from seqvae.style.styles_file import save
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -121,7 +122,7 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
         bare = score.notes[score.notes[:, midi.PROGRAM] != midi.DRUMS]
         midi.write(midi.to_score(bare, score.frame), here / "in" / f"bare {i}.mid")
     lines = done("style", "fit", "in", "--attribute", "drums", "-m", tiny_music, "-o", "drums.styles")
-    assert lines == ["without-drums: 3 pieces, in drums.styles", "with-drums: 3 pieces, in drums.styles"]
+    assert lines == ["without-drums: 3 songs, in drums.styles", "with-drums: 3 songs, in drums.styles"]
     to = ["--from", "without-drums", "--to", "with-drums", "--styles", "drums.styles"]
     assert done("blend", "in/0.mid", "-m", tiny_music, *to, "-o", "b.mid") == ["b.mid"]
     assert "is sparse" not in told(
@@ -132,13 +133,13 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
 def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: Path) -> None:
     titles: dict[bool, list[str]] = {True: [], False: []}
     for i in range(400):
-        titles[half_of(collection.title(f"tune{i}")) == "final"].append(f"tune{i}")
+        titles[half_of(title(f"tune{i}")) == "final"].append(f"tune{i}")
     for style, number in (("calm", 1), ("wild", 5)):
-        for i, title in enumerate([*titles[True][:3], *titles[False][:6]]):
-            song(here / style / f"{title}.mid", number + i)
+        for i, name in enumerate([*titles[True][:3], *titles[False][:6]]):
+            song(here / style / f"{name}.mid", number + i)
     sets = ["calm=calm", "wild=wild", "-m", tiny_music]
     fitted = done("style", "fit", *sets, "--hold-out", "-o", "my.styles")
-    assert fitted == ["calm: 6 pieces, in my.styles", "wild: 6 pieces, in my.styles"], "the held-out ones are left out"
+    assert fitted == ["calm: 6 songs, in my.styles", "wild: 6 songs, in my.styles"], "the held-out ones are left out"
     before = done("style", "list", "-m", tiny_music, "--styles", "my.styles", "--json")
     assert all(json.loads(line).keys() == {"style", "count", "source"} for line in before)
     lines = done("style", "effect", *sets, "--styles", "my.styles", "--songs", 2, "--json")
@@ -235,6 +236,29 @@ def test_files_of_one_stem_are_all_taken_and_the_rest_of_a_folder_counted(tiny_m
     assert result.stderr == "files passed over: 1, not music by their suffix (1 .png)\n"
     rows = [json.loads(line) for line in done("encode", "in", "-m", tiny_music, "-o", "z.safetensors", "--json")]
     assert {row["input"]: row["name"] for row in rows} == {"in/a.abc": "a.abc", "in/a.kar": "a.kar", "in/a.mid": "a"}
+
+
+def test_the_tunes_of_a_file_are_pieces(tiny_music: Path, here: Path) -> None:
+    tunes = "X:1\nT:One\nM:4/4\nL:1/4\nK:C\nCDEF|\n\nX:2\nT:Two\nM:4/4\nL:1/4\nK:C\nGABc|\n"
+    (here / "in").mkdir()
+    (here / "in" / "book.abc").write_text(tunes)
+    song(here / "in" / "book-2.mid")
+    blend = ["blend", "-m", tiny_music, "--to", "wild"]
+    assert done(*blend, "in/book.abc", "-o", "out") == ["out/book-1.mid", "out/book-2.mid"]
+    assert done(*blend, "in/book.abc#2") == ["book-2-wild.mid"]
+    assert midi.read(here / "out" / "book-2.mid").notes.tolist() == midi.read(here / "book-2-wild.mid").notes.tolist()
+    assert done("reconstruct", "in", "-m", tiny_music, "-o", "all") == [
+        "all/book-2.mid", "all/book-1.mid", "all/book.abc#2.mid"
+    ]  # fmt: skip
+    rows = [json.loads(x) for x in done("encode", "in/book.abc", "-m", tiny_music, "-o", "z.safetensors", "--json")]
+    assert [(row["input"], row["name"]) for row in rows] == [("in/book.abc#1", "book-1"), ("in/book.abc#2", "book-2")]
+    assert done("style", "fit", "mine=in/book.abc", "-m", tiny_music, "-o", "my.styles") == [
+        "mine: 2 songs, in my.styles"
+    ]
+    said = told(seqvae(*blend, "in/book.abc"), 2)
+    assert "need -o FOLDER for its 2 tunes; for one of them name it, as in/book.abc#1" in said
+    one = told(seqvae("interpolate", "in/book.abc", "in/book-2.mid", "-m", tiny_music, "-o", "out"), 2)
+    assert "in/book.abc: holds 2 tunes; name one, in/book.abc#1 to #2" in one
 
 
 def test_a_folder_with_nothing_readable_is_an_error(tiny_music: Path, here: Path) -> None:
@@ -366,7 +390,7 @@ def test_a_style_is_described_by_its_place(tiny_music: Path) -> None:
     assert shown["distances"] == {"wild": pytest.approx(float((styles["calm"].mean - styles["wild"].mean).norm()))}
     assert shown["spread"] > 0
     text = "\n".join(done("style", "show", "calm", "-m", tiny_music))
-    assert "3 pieces" in text
+    assert "3 songs" in text
     assert "mean of wild" in text
 
 

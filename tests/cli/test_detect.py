@@ -8,16 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-import typing
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from commands import done, files, seqvae, song, told, told_last
-from conftest import SENTENCES, SESSIONS, session
+from commands import done, files, seqvae, told
+from conftest import SESSIONS, session
+from verdicts import HELD_OUT, STRANGE, fitted, rows, text_file
 
 from seqvae import codec
 from seqvae.anomaly import calibration, conformal
@@ -26,37 +24,21 @@ from seqvae.anomaly.calibration import Calibration
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.cli import detect
 from seqvae.cli import text_io as lines
-from seqvae.cli.app import main
-from seqvae.music.tokenizer import MidiTokenizer
 
 pytestmark = pytest.mark.usefixtures("here")
 
-HELD_OUT = [session(number) for number in range(1000, 1120)]
-STRANGE = ["close close open sync sync", "read", "", "open melt check close", "open " + "write sync " * 30 + "close"]
 Typed = Callable[[str], None]
 
 
-def text_file(path: Path, content: list[str]) -> Path:
-    path.write_text("".join(f"{line}\n" for line in content))
-    return path
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory, tiny_events: Path) -> Path:
+    return fitted(tmp_path_factory.mktemp("detect"), tiny_events)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(detector: Path) -> Path:
     """Files of normal sessions: those that the model knows, and others."""
-    made = tmp_path_factory.mktemp("detect")
-    text_file(made / "known.txt", SESSIONS)
-    text_file(made / "normal.txt", HELD_OUT)
-    return made
-
-
-@pytest.fixture(scope="module")
-def detector(folder: Path, tiny_events: Path) -> Path:
-    """A detector of strange sessions that promises one false alarm in twenty."""
-    out = folder / "tiny.detector"
-    known = f"--known=@{folder}/known.txt"
-    done("detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", out, known, "--p-value", 0.05)
-    return out
+    return detector.parent
 
 
 @pytest.fixture
@@ -65,25 +47,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
     return lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
 
-def rows(*args: object) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in done("detect", "score", *args, "--json")]
-
-
-def lowest(row: dict[str, Any]) -> list[str]:
-    """The five most surprising tokens of a piece, as they stand in it."""
-    order = sorted(range(len(row["tokens"])), key=lambda i: row["tokens"][i]["log_prob"])[:5]
-    return [row["tokens"][i]["token"] for i in sorted(order)]
-
-
-def marks(line: str) -> list[str]:
-    return re.findall(r"\[([^]]*)\]", line)
-
-
 # --- fit --------------------------------------------------------------------------------------------------------------
-
-
-def test_the_scores_to_choose_from_are_those_of_calibration() -> None:
-    assert typing.get_args(detect.Score) == typing.get_args(calibration.Score)
 
 
 def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, here: Path) -> None:
@@ -104,7 +68,7 @@ def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, he
     assert (settings.model, settings.samples, settings.seed) == (str(tiny_events.resolve()), 3, 5)
     assert str(folder / "normal.txt") in settings.about
     [said] = done(*fit)
-    assert said.startswith("120 normal pieces, anomalous below "), "it may be fitted again"
+    assert said.startswith("120 normal sessions, anomalous below "), "it may be fitted again"
     assert said.endswith("(p-value 0.1), in new/d")
 
 
@@ -160,7 +124,7 @@ def test_too_few_pieces_are_refused_with_the_number_it_takes(
     fit += ["--reference", f"@{folder}/known.txt"] if known else []
     text_file(here / "in.txt", HELD_OUT[:12] if known else HELD_OUT[:24])
     line = told(seqvae(*fit))
-    assert "normal pieces are too few for a p-value of 0.1" in line
+    assert "normal sessions are too few for a p-value of 0.1" in line
     assert files(here) == ["in.txt"]
     [enough] = map(int, re.findall(r"which needs (\d+)", line))
     assert enough == (13 if known else 25)
@@ -311,7 +275,7 @@ def test_a_batch_too_large_for_discoveries_is_told(detector: Path, here: Path) -
     text_file(here / "in.txt", [*HELD_OUT[:30], STRANGE[0]])
     said = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
     least = conformal.least_discoveries(31, n, 0.01)
-    assert f"no discovery at --fdr 0.01: with {n} normal pieces for calibration, at least {least} of 31" in said.stderr
+    assert f"no discovery at --fdr 0.01: calibrated on {n} normal ones, at least {least} of 31" in said.stderr
     assert said.stdout.count("anomalous") == 0
 
 
@@ -350,7 +314,7 @@ def test_a_change_of_normal_is_told_and_the_detector_recalibrated(detector: Path
     assert changed.threshold == after.threshold(0.05) == row["threshold"]
     assert changed.about == f"{settings.about}; @new.txt"
     [line] = done("detect", "update", "d", "@new.txt", "--replace")
-    assert line.startswith("120 more normal pieces, 120 to compare with, anomalous below")
+    assert line.startswith("120 more normal sessions, 120 to compare with, anomalous below")
     fresh = rows("@new.txt", "--detector", "d")
     assert sum(row["anomalous"] for row in fresh) <= 6
     assert np.array_equal(calibration.load(here / "d")[0].normal, sorted(row["score"] for row in fresh))
@@ -364,67 +328,6 @@ def test_too_few_pieces_leave_a_detector_as_it_was(detector: Path, here: Path) -
     text_file(here / "none.txt", [])
     assert "there is nothing to calibrate on" in told(seqvae("detect", "update", "d", "@none.txt"))
     assert np.array_equal(calibration.load(here / "d")[0].normal, calibration.load(detector)[0].normal)
-
-
-# --- where a piece is surprising --------------------------------------------------------------------------------------
-
-
-def test_brackets_mark_the_five_least_likely_tokens(detector: Path) -> None:
-    for line in [*HELD_OUT[:8], STRANGE[0], ""]:
-        [row] = rows(line, "--detector", detector)
-        [shown] = done("detect", "score", line, "--detector", detector)
-        assert marks(shown) == lowest(row)
-        tokens = shown.split()[2:]
-        assert ("<eos>" in shown) is ("<eos>" in lowest(row)), "an end that surprises nobody is left out"
-        assert [token.strip("[]") for token in tokens if "eos" not in token] == line.split()
-
-
-def test_an_event_that_was_never_seen_is_shown_as_it_stands(detector: Path) -> None:
-    [shown] = done("detect", "score", "open melt \x1b[31m check close", "--detector", detector)
-    assert "[melt]" in shown
-    assert "[\\x1b[31m]" in shown, "a log does not paint the terminal"
-    assert [token["token"] for token in rows("open melt", "--detector", detector)[0]["tokens"]][1] == "<unk>"
-
-
-def test_of_a_long_piece_only_what_stands_around_them_is_shown(detector: Path) -> None:
-    middle = ["open", *["read", "check"] * 40, *["sync"] * 5, *["read", "check"] * 40, "close"]
-    [row] = rows(" ".join(middle), "--detector", detector)
-    [shown] = done("detect", "score", " ".join(middle), "--detector", detector)
-    assert marks(shown) == lowest(row)
-    parts = [part.split() for part in shown.split("  ")[-1].strip().split("…")]
-    assert len(parts) > 1
-    spelled = " " + " ".join([*middle, "<eos>"]) + " "
-    for part in parts:
-        assert len(part) <= 5 * (2 * detect.AROUND + 1)
-        assert not part or f" {' '.join(part).replace('[', '').replace(']', '')} " in spelled
-    assert sum(map(len, parts)) <= 5 * (2 * detect.AROUND + 1)
-
-
-@pytest.mark.parametrize(
-    ("terminal", "variables", "coloured"),
-    [
-        (True, {"TERM": "xterm"}, True),
-        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
-        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
-        (True, {"TERM": "dumb"}, False),
-        (False, {"TERM": "xterm"}, False),
-    ],
-)
-def test_they_are_red_on_a_terminal_that_shows_colours(
-    detector: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, variables: dict[str, str], coloured: bool
-) -> None:
-    class Output(io.StringIO):
-        def isatty(self) -> bool:
-            return terminal
-
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with redirect_stdout(Output()) as output, pytest.raises(SystemExit):
-        main(["detect", "score", HELD_OUT[0], "--detector", str(detector)])
-    [plain] = done("detect", "score", HELD_OUT[0], "--detector", detector)
-    painted = re.sub(r"\[([^]]*)\]", "\x1b[1;31m\\1\x1b[0m", plain)
-    assert output.getvalue() == (painted if coloured else plain) + "\n"
 
 
 # --- which detector ---------------------------------------------------------------------------------------------------
@@ -457,99 +360,13 @@ def test_a_model_may_carry_its_detector(folder: Path, tiny_events: Path, here: P
     assert rows(*HELD_OUT[:3], "--detector", "moved/detector") == before
 
 
-# --- other kinds ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def of_text(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
-    made = tmp_path_factory.mktemp("text") / "d"
-    normal = text_file(made.parent / "in.txt", SENTENCES[:30])
-    done("detect", "fit", f"@{normal}", "-m", tiny_text, "-o", made, "--p-value", 0.1, "--samples", 2)
-    return made
-
-
-@pytest.mark.parametrize(
-    ("line", "wanted"),
-    [
-        *((line, line) for line in SENTENCES[:3]),
-        ("the  food (was) odd", "the  food (was) odd"),
-        (" naïve ☃", " naïve ☃"),
-        ("a\tb\x0bc\u2028d\\n", "a\\tb\\x0bc\\u2028d\\n"),
-        ("x\ny", "x\\ny"),
-    ],
-)
-def test_tokens_of_a_sentence_read_as_the_sentence(of_text: Path, line: str, wanted: str) -> None:
-    [shown] = done("detect", "score", line, "--detector", of_text)
-    assert re.sub(r"[][]", "", shown[21:].replace(" [<eos>]", "")) == wanted
-    assert 1 <= len(marks(shown)) <= 5
-
-
-def test_the_least_likely_words_are_marked_and_letters_stay_whole(of_text: Path) -> None:
-    [row] = rows(SENTENCES[0], "--detector", of_text)
-    [shown] = done("detect", "score", SENTENCES[0], "--detector", of_text)
-    assert marks(shown) == [token.strip() for token in lowest(row)]
-    assert "".join(token["token"] for token in row["tokens"]) == f" {SENTENCES[0]}<eos>"
-    [row] = rows("the food ☃", "--detector", of_text)
-    assert [token["token"] for token in row["tokens"]][-5:] == [" ", "<0xE2>", "<0x98>", "<0x83>", "<eos>"]
-    [shown] = done("detect", "score", "the food ☃", "--detector", of_text)
-    assert shown.endswith("food [☃] [<eos>]"), "what is a space to the model is none to the reader"
-
-
-def test_a_long_sentence_has_a_gap_between_words(of_text: Path) -> None:
-    [shown] = done("detect", "score", " ".join(SENTENCES[:8]), "--detector", of_text)
-    assert "…" in shown
-    assert shown[21:].count("[") == 5
-
-
-def test_music_is_scored_file_by_file_and_what_cannot_be_read_is_skipped(tiny_music: Path, here: Path) -> None:
-    for i in range(7):
-        song(here / "in" / f"{i}.mid", i, bars=2 + i % 3)
-    (here / "in" / "bad.mid").write_text("no music")
-    result = seqvae("detect", "fit", "in", "-m", tiny_music, "-o", "d", "--contamination", 0.3, "--samples", 2)
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "1 of 8 files skipped"), result.stderr
-    assert result.stdout.startswith("7 normal pieces, ")
-    result = seqvae("detect", "score", "in", "--detector", "d", "--json")
-    said = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(row["index"], row["input"]) for row in said] == [(i, f"in/{i}.mid") for i in range(7)]
-    assert "skipped: cannot read in/bad.mid" in result.stderr
-    assert said[0]["tokens"][0]["token"] == "Program_0"
-    [shown] = done("detect", "score", "in/2.mid", "--detector", "d")
-    start, _, tokens = shown.partition(" in/2.mid: ")
-    assert start.split()[1] in ("normal", "anomalous")
-    assert len(marks(tokens)) == 5
-    bar, marked = 1, []
-    for token in tokens.split():
-        if token.endswith(":"):
-            bar = int(token[:-1])
-        elif token.startswith("["):
-            marked.append((bar, token[1:-1]))
-    tokens_ = said[2]["tokens"]
-    order = sorted(range(len(tokens_)), key=lambda i: tokens_[i]["log_prob"])[:5]
-    bars = [1 + sum(token["token"] == "<eos>" for token in tokens_[:i]) for i in range(len(tokens_))]
-    assert marked == [(bars[i], tokens_[i]["token"]) for i in sorted(order)]
-    assert "cannot read in/bad.mid" in told(seqvae("detect", "score", "in/bad.mid", "--detector", "d"))
-    assert "none of 1 files could be read" in told_last(seqvae("detect", "score", bad_folder(here), "--detector", "d"))
-
-
-def bad_folder(here: Path) -> Path:
-    (here / "bad").mkdir()
-    (here / "bad" / "one.mid").write_text("no music")
-    return Path("bad")
-
-
-def test_tokens_of_music_have_names(tokenizer: MidiTokenizer) -> None:
-    assert [tokenizer.token_text(i) for i in range(4)] == ["<pad>", "<bos>", "<eos>", "<mask>"]
-    for name in ("Program_33", "Position_12", "Pitch_60", "PitchDrum_38"):
-        assert tokenizer.token_text(tokenizer.vocabulary[name]) == name
-
-
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["fit", "@few.txt", "-o", "d"], "3 normal pieces are too few to calibrate on"),
+        (["fit", "@few.txt", "-o", "d"], "3 normal sessions are too few to calibrate on"),
         (["fit", "@gone.txt", "-o", "d"], "cannot read gone.txt: "),
         (["fit", "@few.txt", "--reference", "gone.txt", "-o", "d"], "cannot read gone.txt: "),
         (["fit", "@few.txt", "-o", "mine"], "mine: exists and is not a detector's folder; choose another -o"),

@@ -83,7 +83,7 @@ def test_learning_tells_of_each_part(learned: tuple[Path, dict[str, Any]]) -> No
     assert (facts["records"], facts["inside"], facts["sessions"]) == (lines + 1, lines, 400)
     assert (facts["trained"], facts["calibrated"], facts["checked"]) == (200, 140, 60)
     assert facts["templates"] == len(SAYS)
-    assert (facts["p_value"], facts["wanted"]) == (0.02, 0)
+    assert (facts["p_value"], facts["needed"]) == (0.02, 0)
     assert facts["false_alarms"] == facts["alarms"] / 60 <= 0.1
     inside = files(folder)
     assert {"templates.json", "config.json", "model.safetensors", "detector/detector.json"} <= set(inside)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from seqvae.checkpoint import hub as released
 from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import arrangement as evaluate_arrangement
+from seqvae.evaluation import arrangement_report, music_report, text_report
 from seqvae.evaluation import music as evaluate
 from seqvae.evaluation import text as evaluate_text
 from seqvae.train import loop as train
@@ -45,7 +49,7 @@ def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch:
         return {"data": str(data), **settings}
 
     monkeypatch.setattr(evaluate, "evaluate", fake)
-    monkeypatch.setattr(evaluate, "table", lambda result: f"| {result['pieces']} |")
+    monkeypatch.setattr(music_report, "table", lambda result: f"| {result['pieces']} |")
     result = seqvae("evaluate", "-m", tiny_music, "--data", "songs", "--pieces", 3)
     assert (result.stdout, result.stderr) == ("| 3 |\n", "listening\n")
     [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--seed", 4, "--json")
@@ -60,7 +64,7 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
         return {"data": str(data), **settings}
 
     monkeypatch.setattr(evaluate_arrangement, "evaluate", fake)
-    monkeypatch.setattr(evaluate_arrangement, "table", lambda result: f"| {result['songs']} |")
+    monkeypatch.setattr(arrangement_report, "table", lambda result: f"| {result['songs']} |")
     command = ["evaluate", "-m", tiny_music, "--data", "songs", "--arrangement"]
     assert seqvae(*command).stdout == "| 16 |\n"
     [line] = done(*command, "--pairs", "a/b", "--pairs", "b/c", "--pieces", 3, "--split", "choose", "--json")
@@ -75,8 +79,42 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
 def test_a_recipe_for_text_refuses_music(here: Path) -> None:
     song(here / "songs" / "a.mid")
     line = told(seqvae("train", "reviews", "--data", "songs", "--out", "run"))
-    assert "cannot read songs/a.mid: it is not text; give files in UTF-8" in line
+    assert "cannot read songs/a.mid: it is not text but music; give files in UTF-8" in line
+    assert "music" in told(seqvae("tokenizer", "train", "--data", "songs", "-o", "tokens"))
     assert not (here / "run" / "data").exists()
+
+
+@pytest.mark.parametrize("recipe", ["reviews", "logs-short"])
+def test_a_recipe_for_lines_refuses_a_table_and_says_how_to_get_its_lines(here: Path, recipe: str) -> None:
+    (here / "my logs").mkdir()
+    rows = 'Time;Content\n1;Receiving block\n2;"Sent;  block"\n'
+    (here / "my logs" / "log.csv").write_text(rows, encoding="utf-8-sig")
+    line = told(seqvae("train", recipe, "--data", "my logs", "--out", "run"))
+    assert line.startswith(
+        "seqvae: cannot read my logs/log.csv: it is a table (Time, Content), not one sentence a line"
+    )
+    assert "for column 'Content': " in line
+    command = line.partition("'Content': ")[2].replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(command, shell=True, cwd=here / "my logs", check=True)
+    assert (here / "my logs" / "lines.txt").read_text() == "Receiving block\nSent; block\n"
+
+
+def test_a_recipe_for_music_refuses_text(here: Path) -> None:
+    (here / "lines").mkdir()
+    (here / "lines" / "good.txt").write_text("a good place\n")
+    line = told(seqvae("train", "music", "--data", "lines", "--out", "run"))
+    assert "cannot read lines: it holds no music (files passed over: 1, not music by their suffix (1 .txt))" in line
+    assert "sentences and logs are for models of text" in line
+    assert files(here) == ["lines/good.txt"]
+
+
+def test_a_few_songs_train_from_a_model_by_one_short_command(here: Path, tiny_music: Path) -> None:
+    for i in range(5):
+        song(here / "mine" / f"song{i}.mid", i)
+    settings = ["--set=model.latent=16", "--set=model.width=32", "--set=model.hidden=16"]
+    result = seqvae("train", "music", "--data", "mine/", "--start", tiny_music, "--minutes", 0.02, *settings)
+    assert (result.exit_code, result.stdout) == (0, "runs/music/best\n"), result.stderr
+    assert done("blend", "mine/song0.mid", "-m", "runs/music/best", "--to", "mine") == ["song0-mine.mid"]
 
 
 def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:
@@ -189,7 +227,7 @@ def test_evaluate_sorts_the_lines_by_their_names(tiny_text: Path, here: Path, mo
         return {"lines": len(lines)}
 
     monkeypatch.setattr(evaluate_text, "evaluate_text", fake)
-    monkeypatch.setattr(evaluate_text, "table", lambda result: f"| {result['lines']} |")
+    monkeypatch.setattr(text_report, "table", lambda result: f"| {result['lines']} |")
     for name in ("test.good", "test.bad", "train.good", "train.bad", "plain"):
         text_file(here / name, [name, "", f"more of {name}"])
     sets = ["--data", "good=@test.good", "--data", "bad=test.bad", "--train", "good=@train.good"]

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seqvae.data import dataset
-from seqvae.data.dataset import CUTS, Batches, ShardWriter, Split, TokenData, cuts, fetched, in_split, split_of
+from seqvae.data import dataset, sampler
+from seqvae.data.dataset import CUTS, ShardWriter, Split, TokenData, cuts, fetched, in_split, split_of
+from seqvae.data.sampler import Batches
 from seqvae.errors import ReadError, SeqVAEError
 
 Ints = NDArray[np.int32]
@@ -399,7 +400,7 @@ def test_an_epoch_goes_from_shard_to_shard_in_a_random_order(data: TokenData) ->
 
 
 def test_some_batches_are_drawn_from_all_shards(data: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "BLOCK", 4)
+    monkeypatch.setattr(sampler, "BLOCK", 4)
     source = batches(data, max_windows=1)
     found = [np.concatenate(both) for both in zip(*source.some(40), strict=True)]
     assert 35 <= len(found[0]) <= 40, "an offset may leave nothing of a piece"
@@ -411,7 +412,7 @@ def test_some_batches_are_drawn_from_all_shards(data: TokenData, monkeypatch: py
 
 
 def test_every_piece_is_a_stranger_as_often(data: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "BLOCK", 4)
+    monkeypatch.setattr(sampler, "BLOCK", 4)
     source = batches(data)
     assert row_ids(source) == row_ids(batches(data))
     drawn: list[int] = []

@@ -11,7 +11,7 @@ import torch
 from seqvae.cli import training as workshop
 from seqvae.data.dataset import Half, half_of, split_of
 from seqvae.evaluation import controls
-from seqvae.style.vectors import Style
+from seqvae.style.gaussian import Style
 
 
 def style(mean: list[float], variances: list[float]) -> Style:

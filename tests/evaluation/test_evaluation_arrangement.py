@@ -18,9 +18,10 @@ from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import Half, half_of
 from seqvae.errors import SeqVAEError, StyleError
 from seqvae.evaluation import arrangement as ruler
+from seqvae.evaluation import arrangement_report
 from seqvae.evaluation.arrangement import FIGURES, Excerpts
-from seqvae.music import library as collection
 from seqvae.music import piece as midi
+from seqvae.music import titles
 from seqvae.music.piece import Piece
 
 
@@ -166,9 +167,9 @@ def test_kit_figures_are_told_where_the_target_has_drums(found: Excerpts) -> Non
 
 
 def test_the_table_has_every_figure_once(result: dict[str, Any]) -> None:
-    told = ruler.table(result)
+    told = arrangement_report.table(result)
     json.dumps(result, allow_nan=False)
-    for name in ruler.TABLE:
+    for name in arrangement_report.TABLE:
         assert told.count(f"\n| {name} | ") >= 1
     assert "| kept of the song | amount 1 | another song | less another song |" in told
     assert len({line.count("|") for line in told.split("\n\n")[1].splitlines()}) == 1
@@ -185,7 +186,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         wanted = {None: 6, "choose": 2, "final": 2}
         for i in range(2000):
             title = f"{name}{i:04d}"
-            half = half_of(collection.title(f"{title}.mid"))
+            half = half_of(titles.title(f"{title}.mid"))
             if wanted[half]:
                 wanted[half] -= 1
                 piece = groove(2 * i + parity, bars=16)
@@ -210,8 +211,8 @@ def test_songs_of_the_half_that_was_asked_for(folder: Path) -> None:
     halves: tuple[Half, ...] = ("choose", "final")
     for half in halves:
         found = ruler.excerpts(folder, ["even", "odd"], 5, half=half)
-        assert {half_of(collection.title(piece.name)) for piece in found.test["odd"]} == {half}
-        assert {half_of(collection.title(piece.name)) for piece in found.real["odd"]} == {None}
+        assert {half_of(titles.title(piece.name)) for piece in found.test["odd"]} == {half}
+        assert {half_of(titles.title(piece.name)) for piece in found.real["odd"]} == {None}
         assert (len(found.real["even"]), len(found.test["even"])) == (6, 2)
     few = ruler.excerpts(folder, ["even"], 1, real=3)
     assert (len(few.real["even"]), len(few.test["even"])) == (3, 1)

@@ -38,14 +38,14 @@ def test_strength_by_hand() -> None:
     assert evaluate_blend.strength_of(0.5, 0.5, 0.5) == 0
 
 
-def test_a_judge_of_two_styles_knows_no_third() -> None:
+def test_a_classifier_of_two_styles_knows_no_third() -> None:
     stretches = [(name, groove(i)) for i in range(6) for name in [("straight", "swung")[i % 2]]]
-    judge = StyleClassifier([*stretches, ("empty", groove(0, bars=2))], 2, True, 0)
+    classifier = StyleClassifier([*stretches, ("empty", groove(0, bars=2))], 2, True, 0)
     piece = groove(9)
-    said = judge.probability(piece.notes, piece.bounds)
-    between = judge.between(piece.notes, piece.bounds, "swung", "straight")
+    said = classifier.probability(piece.notes, piece.bounds)
+    between = classifier.between(piece.notes, piece.bounds, "swung", "straight")
     assert between == pytest.approx(said["swung"] / (said["swung"] + said["straight"]))
-    assert between + judge.between(piece.notes, piece.bounds, "straight", "swung") == pytest.approx(1)
+    assert between + classifier.between(piece.notes, piece.bounds, "straight", "swung") == pytest.approx(1)
     assert between > 0.5
 
 

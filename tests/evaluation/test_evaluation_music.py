@@ -18,11 +18,10 @@ from seqvae.errors import SeqVAEError
 from seqvae.evaluation import blend as evaluate_blend
 from seqvae.evaluation import generation as evaluate_samples
 from seqvae.evaluation import music as evaluate
-from seqvae.evaluation import style_classifier as judge
-from seqvae.evaluation import test_songs
-from seqvae.music import library as collection
+from seqvae.evaluation import music_report, style_classifier, test_songs
 from seqvae.music import piece as midi
-from seqvae.style import vectors as style
+from seqvae.music import titles
+from seqvae.style import gaussian
 
 STYLES = ("odd", "even")
 
@@ -35,7 +34,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found = {None: 0, "final": 0, "choose": 0}
         for i in range(2000):
             title = f"{name}{i:04d}"
-            half = half_of(collection.title(f"{title}.mid"))
+            half = half_of(titles.title(f"{title}.mid"))
             if found[half] < {None: 8, "final": 3, "choose": 1}[half]:
                 found[half] += 1
                 piece = groove(2 * i + parity)
@@ -101,10 +100,10 @@ def test_parts_that_no_song_lacks_are_measured(result: dict[str, Any]) -> None:
 def test_samples_come_in_the_shares_of_the_songs(result: dict[str, Any]) -> None:
     drawn = result["samples"]
     assert drawn["shares"] == {"even": 3, "odd": 3}
-    assert (drawn["samples"], drawn["held_out"], drawn["training"]) == (6, 6, 6)
+    assert (drawn["samples"], drawn["test_songs"], drawn["training"]) == (6, 6, 6)
     assert drawn["copying"]["training_songs"] == 16
     # training songs of one kind repeat the same bars, so a held-out song shares long runs with them
-    assert drawn["copying"]["held_out"][0] > 8
+    assert drawn["copying"]["test_songs"][0] > 8
     # real songs of one kind overlap more than samples of a barely trained model
     area = drawn["overlapped_area"]["mean"]
     assert area["training"][0] > area["samples"][0]
@@ -136,18 +135,24 @@ def test_a_margin_is_the_difference_of_the_probabilities(result: dict[str, Any])
     for moved in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
         for baseline in ("programs swapped", f"random {moved.split()[1]}"):
             margin = result["blend"]["margin"][f"{moved} over {baseline}"]["all"][0]
-            assert margin == pytest.approx(everything[moved]["judge"][0] - everything[baseline]["judge"][0], abs=1e-3)
+            assert margin == pytest.approx(
+                everything[moved]["classifier"][0] - everything[baseline]["classifier"][0], abs=1e-3
+            )
 
 
-def test_the_judge_tells_straight_from_swung(result: dict[str, Any]) -> None:
+def test_the_classifiers_distinguish_straight_from_swung(result: dict[str, Any]) -> None:
     # the two styles differ in the position of their chords, which both classifiers use
-    assert result["judge_accuracy"]["judge"][0] == result["judge_accuracy"]["blind"][0] == 1
+    assert (
+        result["classifier_accuracy"]["classifier"][0]
+        == result["classifier_accuracy"]["classifier_without_instruments"][0]
+        == 1
+    )
 
 
 def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
 
-    class Listener(judge.StyleClassifier):
+    class Listener(style_classifier.StyleClassifier):
         def __init__(self, stretches: Any, chunks: int, instruments: bool, seed: int) -> None:
             heard.extend(piece.name for _, piece in stretches)
             super().__init__(stretches, chunks, instruments, seed)
@@ -157,7 +162,7 @@ def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeyp
         monkeypatch.setattr(part, name, lambda *_: {})
     evaluate.evaluate(codec, songs, pieces=1, samples=6, pairs=5)
     assert heard
-    assert {split_of(collection.title(name)) for name in heard} == {"train"}
+    assert {split_of(titles.title(name)) for name in heard} == {"train"}
 
 
 def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> None:
@@ -166,14 +171,14 @@ def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> Non
         found = test_songs.gather(
             songs, STYLES, train=8, test=9, train_chunks=4, test_chunks=4, rng=np.random.default_rng(0), half=half
         )
-        names[half] = {collection.title(piece.name) for pieces in found.test.values() for piece in pieces}
+        names[half] = {titles.title(piece.name) for pieces in found.test.values() for piece in pieces}
         assert {half_of(name) for name in names[half]} == {half}
-        assert {half_of(collection.title(path)) for path in found.trained} == {None}
+        assert {half_of(titles.title(path)) for path in found.trained} == {None}
     assert (len(names["choose"]), len(names["final"])) == (2, 6)
 
 
 def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
-    text = evaluate.table(result)
+    text = music_report.table(result)
     for words in (
         "odd to even",
         "even to odd",
@@ -196,28 +201,34 @@ def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
 
 
 def test_figures_of_an_older_model_are_still_told(result: dict[str, Any]) -> None:
-    old = {name: result[name] for name in ("protocol", "judge_accuracy", "blend")}
+    old = {name: result[name] for name in ("protocol", "classifier_accuracy", "blend")}
     old["blend"] = {name: part for name, part in old["blend"].items() if name != "p_values"}
+    older = {"classifier": "judge", "classifier_without_instruments": "blind"}
+    old["judge_accuracy"] = {older[name]: x for name, x in old.pop("classifier_accuracy").items()}
+    old["blend"]["pairs"] = {
+        pair: {c: {older.get(name, name): x for name, x in row.items()} for c, row in rows.items()}
+        for pair, rows in old["blend"]["pairs"].items()
+    }
     names = ("note_f1", "chroma", "groove", "kl_bits", "random_chroma", "random_groove")
     old["reconstruction"] = {
         style: {name: row[name] for name in names} if isinstance(row, dict) else row
         for style, row in result["reconstruction"].items()
     }
-    text = evaluate.table(old)
+    text = music_report.table(old)
     assert "programs swapped" in text
     assert "KL" not in text, "a KL stands beside samples alone"
     without = ("another song", "target mean")
     old["blend"]["all"] = {name: row for name, row in old["blend"]["all"].items() if not name.startswith(without)}
     assert "chroma kept" in text
-    text = evaluate.table(old)
-    assert evaluate.OLDER in text
+    text = music_report.table(old)
+    assert music_report.OLDER in text
     assert "chroma kept" not in text, "nothing is kept where there is no control"
 
 
 def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, songs: Path, tmp_path: Path) -> None:
     for name in STYLES:
         (tmp_path / name).mkdir()
-    source = next(p for p in sorted((songs / "odd").iterdir()) if split_of(collection.title(p)) == "train")
+    source = next(p for p in sorted((songs / "odd").iterdir()) if split_of(titles.title(p)) == "train")
     (tmp_path / "odd" / source.name).write_bytes(source.read_bytes())
     with pytest.raises(SeqVAEError, match="held out"):
         evaluate.evaluate(codec, tmp_path)
@@ -225,6 +236,6 @@ def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, s
 
 def test_a_model_with_one_style_cannot_be_judged(trained: Trained, songs: Path) -> None:
     model = seqvae.load(trained.best)
-    model.styles = {"odd": style.fit([torch.zeros(2, 16)])}
+    model.styles = {"odd": gaussian.fit([torch.zeros(2, 16)])}
     with pytest.raises(SeqVAEError, match="two styles"):
         evaluate.evaluate(model, songs)

@@ -19,11 +19,13 @@ from seqvae.codec import Codec
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import text as evaluate_text
 from seqvae.evaluation import text_metrics as text
+from seqvae.evaluation import text_report
 from seqvae.evaluation import text_transfer as evaluate_transfer
+from seqvae.evaluation.style_classifier import LineClassifier
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.style import vectors as style
-from seqvae.style.vectors import Style
+from seqvae.style import gaussian, translation
+from seqvae.style.gaussian import Style
 
 Ints = NDArray[np.int32]
 SLOTS = (
@@ -46,7 +48,7 @@ class Toy:
     """
 
     def __init__(self, refine: int = 1) -> None:
-        self.objective = SimpleNamespace(refine=refine)
+        self.refinement = SimpleNamespace(steps=refine)
         self.model = SimpleNamespace(config=SimpleNamespace(latent=len(SLOTS)))
         self.styles: dict[str, Style] = {}
         self.calls: list[tuple[str, int]] = []
@@ -101,8 +103,8 @@ def rest(lines: Sequence[str]) -> list[str]:
 def toy() -> Toy:
     made = Toy()
     both = {"negative": NEGATIVE, "positive": POSITIVE}
-    made.styles = {name: style.fit(made.encode(rest(lines))) for name, lines in both.items()}
-    made.styles["all"] = style.fit(made.encode(EVERY))
+    made.styles = {name: gaussian.fit(made.encode(rest(lines))) for name, lines in both.items()}
+    made.styles["all"] = gaussian.fit(made.encode(EVERY))
     return made
 
 
@@ -243,8 +245,8 @@ def test_what_a_path_is_like() -> None:
 
 def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
-    assert pair["judge"] == [1, 1, 1]
-    assert set(pair["methods"]) == set(get_args(style.Method))
+    assert pair["classifier"] == [1, 1, 1]
+    assert set(pair["methods"]) == set(get_args(translation.Method))
     both = pair["methods"]["mean"]["both"]
     assert [float(amount) for amount in both] == list(evaluate_transfer.AMOUNTS)
     assert both["0"]["accuracy"][0] == 0
@@ -296,11 +298,11 @@ def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
     )  # fmt: skip
     for method in result["transfer"]["negative/positive"]["methods"].values():
         assert method["bleu_at_accuracy"] == {"73.6": None, "91.8": None}
-    assert "- at 73.6 %" in evaluate_text.table(result)
+    assert "- at 73.6 %" in text_report.table(result)
 
 
 def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
-    amounts = len(get_args(style.Method)) * len(evaluate_transfer.AMOUNTS)
+    amounts = len(get_args(translation.Method)) * len(evaluate_transfer.AMOUNTS)
     # two interpolations, four reconstructions, two kinds of samples, every amount of each method, four controls;
     # and calls of earlier tests
     assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30
@@ -308,10 +310,10 @@ def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> N
     assert sum(what == "encode" for what, _ in toy.calls[: amounts + 10]) == 2
 
 
-def test_the_judge_gives_an_empty_line_to_nobody() -> None:
-    judge = evaluate_transfer.LineClassifier({"negative": NEGATIVE, "positive": POSITIVE}, 0)
+def test_an_empty_line_is_classified_as_no_style() -> None:
+    classifier = LineClassifier({"negative": NEGATIVE, "positive": POSITIVE}, 0)
     lines = [NEGATIVE[0], POSITIVE[0], "", " "]
-    assert judge.puts_in(lines, ["negative", "negative", "negative", "positive"]).tolist() == [1, 0, 0, 0]
+    assert classifier.puts_in(lines, ["negative", "negative", "negative", "positive"]).tolist() == [1, 0, 0, 0]
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -358,7 +360,7 @@ def test_the_same_seed_gives_the_same_figures(toy: Toy) -> None:
 
 
 def test_the_table_quotes_every_part(result: dict[str, Any], reports: list[str]) -> None:
-    table = evaluate_text.table(result)
+    table = text_report.table(result)
     for words in ("importance weighting", "mutual information", "searched sample", "another line", "slerp",
                   "held-out lines", "by transport", "Self-BLEU at the classifier's", "Chosen on one half"):  # fmt: skip
         assert words in table

@@ -55,10 +55,10 @@ def test_frechet_distance_of_the_same_distribution_is_the_floor() -> None:
     def pieces(mean: float) -> list[np.ndarray]:
         return [rng.normal(mean, 1, (4, 3)) for _ in range(40)]
 
-    held_out = pieces(0)
-    same, far = (evaluate_samples.frechet(pieces(mean), held_out, 0) for mean in (0.0, 2.0))
+    test_songs = pieces(0)
+    same, far = (evaluate_samples.frechet(pieces(mean), test_songs, 0) for mean in (0.0, 2.0))
     assert same["pieces"] == 20
     assert same["ratio"] < 2
     low, high = far["samples"][1:]
-    assert low < 3 * 2**2 + far["held_out"][0] < high * 1.2, "three dimensions, each 2 away, and what chance adds"
-    assert far["samples"][1] > far["held_out"][2]
+    assert low < 3 * 2**2 + far["test_songs"][0] < high * 1.2, "three dimensions, each 2 away, and what chance adds"
+    assert far["samples"][1] > far["test_songs"][2]

@@ -280,7 +280,6 @@ def test_its_tokens_have_no_cues_and_any_may_follow() -> None:
     assert events.position_fields(tokens).shape == (2, 1, 7, 0)
     assert events.allowed(tokens) is None
     assert events.binding_depth.tolist() == [0] * events.vocab_size
-    assert events.augment(tokens, 5) is tokens
     assert events.mix(tokens, tokens + 1, np.random.default_rng(0)) is tokens
 
 

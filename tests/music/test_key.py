@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seqvae.music.key import harmony, home_shift, lowest, pitch_classes
+from seqvae.music.key import harmony, home_shift, lowest
+from seqvae.music.notes import chroma
 from seqvae.music.piece import PITCH, Piece
 from seqvae.music.tokenizer import MidiTokenizer
 
@@ -49,7 +50,7 @@ def test_the_way_home_is_short_and_stays_in_range(pitches: list[int]) -> None:
 
 def test_drums_have_no_key() -> None:
     assert home_shift(melody([35, 38, 42, 46], program=128)) == 0
-    assert not pitch_classes(melody([35, 38], program=128)).any()
+    assert not chroma(melody([35, 38], program=128)).any()
 
 
 def test_a_chorale_in_f_sharp_minor_goes_up_to_a_minor(bach: Piece) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from seqvae.errors import ReadError, TokenizerError
 from seqvae.modality import adapter_of
 from seqvae.music import piece as midi
-from seqvae.music import tokenizer as midi_tokenizer
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.protocols import BOS, EOS, MASK, PAD
@@ -242,55 +241,6 @@ def test_a_scope_counts_the_fields_that_say_where_a_token_stands(
         assert (cue[2] > 0) == (kind == "Duration"), "a duration, and nothing else, stands at a pitch"
 
 
-# --- transposition ----------------------------------------------------------------------------------------------------
-
-
-@given(music(), st.integers(-12, 12))
-def test_up_and_down_again_is_the_same_away_from_the_edges(
-    tokenizer: MidiTokenizer, case: tuple[Ints, Ints], amount: int
-) -> None:
-    notes, bounds = case
-    pitched = notes[:, 3] != DRUMS
-    notes = notes[~pitched | ((notes[:, 2] >= 12) & (notes[:, 2] <= 115))]
-    pitched = notes[:, 3] != DRUMS
-    tokens = padded(tokenizer.encode_notes(notes, bounds))
-    before = tokens.copy()
-    moved = tokenizer.augment(tokens, amount)
-    assert tokens.tolist() == before.tolist(), "the argument is left alone"
-    assert tokenizer.augment(moved, -amount).tolist() == tokens.tolist()
-    expected = notes.copy()
-    expected[pitched, 2] += amount
-    assert as_set(tokenizer.decode_notes(list(moved), bounds)) == as_set(expected)
-    # transposed tokens equal the tokens of transposed notes
-    assert moved.tolist() == padded(tokenizer.encode_notes(expected, bounds)).tolist()
-
-
-@given(music(), st.integers(-12, 12))
-def test_what_was_moved_is_still_spelled_right(tokenizer: MidiTokenizer, case: tuple[Ints, Ints], amount: int) -> None:
-    notes, bounds = case
-    moved = tokenizer.augment(padded(tokenizer.encode_notes(notes, bounds)), amount)
-    again = tokenizer.decode_notes(list(moved), bounds)
-    assert len(again) == len(notes), "no two notes become one, at the edges either"
-    assert moved.tolist() == padded(tokenizer.encode_notes(again, bounds)).tolist()
-
-
-def test_a_chunk_without_room_stays_where_it_is(tokenizer: MidiTokenizer) -> None:
-    bounds = np.array([0, 48])
-    tokens = tokenizer.encode_notes(np.array([[0, 6, 3, 0], [0, 6, 125, 0]], np.int32), bounds)[0]
-    assert tokenizer.augment(tokens, 5).tolist() == tokens.tolist()
-
-
-@pytest.mark.parametrize("pitch", [0, 5, 11, 12, 115, 116, 122, 127])
-def test_at_the_edges_the_pitch_class_is_kept(tokenizer: MidiTokenizer, pitch: int) -> None:
-    bounds = np.array([0, 48])
-    tokens = tokenizer.encode_notes(np.array([[0, 6, pitch, 0], [0, 1, pitch, DRUMS]], np.int32), bounds)[0]
-    for amount in range(-12, 13):
-        one, drum = tokenizer.decode_notes([tokenizer.augment(tokens, amount)], bounds).tolist()
-        octave = -12 if pitch + amount > 127 else 12 if pitch + amount < 0 else 0
-        assert one == [0, 6, pitch + amount + octave, 0]
-        assert drum == [0, 1, pitch, DRUMS]
-
-
 # --- real music -------------------------------------------------------------------------------------------------------
 
 
@@ -348,10 +298,6 @@ def test_the_vocabulary_is_that_of_miditok(beats: int) -> None:
     theirs, ours = miditok.REMI(settings).vocab, MidiTokenizer(max_steps=12 * beats).vocabulary
     assert {name: token for name, token in ours.items() if token < len(theirs)} == theirs
     assert list(ours)[len(theirs) :] == [f"Position_{step}" for step in range(48, 12 * beats)]
-
-
-def test_the_grid_is_that_of_the_pieces() -> None:
-    assert midi_tokenizer.STEPS_PER_BEAT == midi.STEPS_PER_BEAT
 
 
 # --- mixing -----------------------------------------------------------------------------------------------------------

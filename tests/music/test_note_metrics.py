@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seqvae.music import note_metrics as measures
+from seqvae.music.notes import by_bar, chroma, skyline
 
 Ints = NDArray[np.int32]
 
@@ -40,7 +41,7 @@ def test_note_f1(a: Ints, b: Ints, expected: float) -> None:
 
 def test_chroma_counts_the_time_of_pitch_classes_and_no_drums() -> None:
     both = notes(C, (0, 6, 72, 5), E, KICK)
-    assert measures.chroma(both).tolist() == [18, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0]
+    assert chroma(both).tolist() == [18, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_chroma_similarity() -> None:
@@ -60,7 +61,7 @@ def test_groove_is_about_steps_where_something_begins() -> None:
 
 def test_bars_hold_the_notes_that_begin_in_them() -> None:
     rows = notes((0, 99, 60, 0), (47, 1, 61, 0), (48, 1, 62, 0))
-    first, second = measures.bars(rows, np.array([0, 48, 96], np.int32))
+    first, second = by_bar(rows, np.array([0, 48, 96], np.int32))
     assert first[:, 2].tolist() == [60, 61]
     assert second[:, 2].tolist() == [62]
 
@@ -131,9 +132,9 @@ def test_groove_fidelity_smooths_by_one_four_one() -> None:
 
 def test_the_skyline_is_the_highest_note_of_each_onset() -> None:
     rows = notes(E, C, (12, 3, 50, 7), KICK, (12, 3, 40, 7))
-    assert measures.skyline(rows)[:, 2].tolist() == [64, 50]
-    assert measures.skyline(rows, highest=False)[:, 2].tolist() == [60, 40]
-    assert measures.skyline(notes(KICK)).tolist() == []
+    assert skyline(rows)[:, 2].tolist() == [64, 50]
+    assert skyline(rows, highest=False)[:, 2].tolist() == [60, 40]
+    assert skyline(notes(KICK)).tolist() == []
 
 
 def test_parts_are_measured_apart() -> None:

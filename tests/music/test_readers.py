@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqvae.errors import ReadError
-from seqvae.music import abc, abc_fields, bars, humdrum
+from seqvae.music import abc, abc_fields, bars, humdrum, musicxml
 from seqvae.music import piece as midi
 from seqvae.music.bars import Marks
 
@@ -145,6 +145,18 @@ def test_a_book_is_its_tunes_and_no_words() -> None:
     found = abc.tunes(book.encode())
     assert [[note.pitch for track in tune.tracks for note in track.notes] for tune in found] == [[64, 65, 67], [69]]
     assert [metre.numerator for tune in found for metre in tune.time_signatures] == [3, 3]
+
+
+def names(piece: midi.Piece) -> list[tuple[str, int, int]]:
+    """Name, program and number of notes of each track."""
+    assert piece.tracks is not None
+    count = [int((piece.tracks.home == i).sum()) for i in range(len(piece.tracks.events.tracks))]
+    return [(one.name, one.program, n) for one, n in zip(piece.tracks.events.tracks, count, strict=True)]
+
+
+def test_voices_are_tracks_by_name(tmp_path: Path) -> None:
+    text = 'V:1 clef=bass snm="x" name="Low Whistle"\nV:Fiddle\nV:3\nK:C\n[V:1]CDEF|\n[V:Fiddle]GABc|\n[V:3]z2 ab|\n'
+    assert names(read_abc(tmp_path, HEAD + text)) == [("Low Whistle", 0, 4), ("Fiddle", 0, 4), ("", 0, 2)]
 
 
 def test_a_metre_that_no_file_can_say_is_none(tmp_path: Path) -> None:
@@ -284,6 +296,17 @@ def test_a_measure_with_a_gap_at_its_end_keeps_its_length() -> None:
     assert midi.frame_rows(piece.frame)[1] == [(0, 4, 4)]
 
 
+@pytest.mark.parametrize("number", [256, 2**31])
+def test_impossible_numbers_take_no_memory(number: int) -> None:
+    ending = f"<barline location='left'><ending number='1-{number}' type='start'/></barline>"
+    times = attributes().replace("<beats>4", f"<beats>{number}")
+    root = musicxml.plain(score([times + ending + note("A4", 16), attributes() + note("B4", 16)]).encode())
+    assert [time.findtext("beats") for time in root.iter("time")] == ["4"]
+    assert [ending.get("number") for ending in root.iter("ending")] == ["1"]
+    piece = midi.read(score([times + ending + note("A4", 16), attributes() + note("B4", 16)]).encode())
+    assert sounds(piece) == [(0, 69), (48, 71)]
+
+
 def test_each_note_of_a_kit_has_its_drum() -> None:
     listed = "".join(
         f"<score-instrument id='I{drum}'><instrument-name>x</instrument-name></score-instrument>"
@@ -307,6 +330,18 @@ def test_a_chord_is_tied_note_by_note() -> None:
 
     piece = midi.read(score([attributes() + chord("start"), chord("stop")]).encode())
     assert [tuple(map(int, row[:3])) for row in piece.notes] == [(0, 96, 60), (0, 48, 64), (48, 48, 64)]
+
+
+def test_parts_are_tracks_by_name(tmp_path: Path) -> None:
+    text = score([attributes() + note("A4", 8) * 2], [attributes() + note("A4", 8)], [attributes() + note("C4", 16)])
+    for name in ("Violin I", "Violin\n II", "Gesang"):
+        text = text.replace("<part-name>P<", f"<part-name>{name}<", 1)
+    piece = midi.read(text.encode())
+    assert [x[0] for x in names(piece)] == ["Gesang", "Violin I", "Violin II"], "the melody is the first"
+    assert sounds(piece) == [(0, 60), (0, 69), (24, 69)]
+    humdrum = tmp_path / "duo.krn"
+    humdrum.write_text('**kern\t**kern\n*I"Cello\t*I"Violin I\n4C\t4c\n*-\t*-\n')
+    assert {x[0] for x in names(midi.read(humdrum))} == {"Cello", "Violin I"}
 
 
 def test_a_score_in_order_of_time() -> None:

@@ -189,6 +189,19 @@ def test_at_amount_0_tracks_hold_what_they_held(small: Codec) -> None:
     assert counts == {one.name: len(one.notes) for one in score.tracks}, "two hands are two tracks"
 
 
+def test_the_pedal_of_an_instrument_stays_with_its_new_notes() -> None:
+    piece = midi.read(song())
+    assert piece.notes[piece.notes[:, PROGRAM] == 0][:, 1].max() == 24, "notes are as long as they are written"
+    new = piece.notes.copy()
+    new[:, PITCH] += 1
+    found = tracks.homes(new, piece, frozenset([tracks.MELODY]), new[:0])
+    score = midi.to_score(new, piece.frame, tracks=found)
+    controls = {one.name: [(x.time, x.number, x.value) for x in one.controls] for one in score.tracks}
+    assert controls.pop("Acoustic Grand Piano") == [(TICKS // 2 + 7, 64, 127), (TICKS, 64, 0)]
+    assert sorted(controls) == ["Choir Aahs", "Drums", "Electric Bass (finger)"]
+    assert not any(controls.values()), "another instrument has no pedal"
+
+
 def test_drums_and_instruments_that_are_kept_hold_what_they_held(small: Codec) -> None:
     score = song()
     blend = small.blend(score, target="odd", source="even", amount=1, keep=["drums", 0])
@@ -245,6 +258,38 @@ def test_lyrics_of_a_track_without_notes_go_to_the_melody() -> None:
     piece = midi.read(midi.to_bytes(score))
     assert piece.tracks is not None
     assert told(piece.tracks.events)["Lead Vocal"][-1] == [(0, "oh"), (TICKS, "la")]
+
+
+def text(kind: int, words: str, after: int = 0) -> bytes:
+    """A meta event `after` ticks (at most 127)."""
+    return bytes((after, 0xFF, kind, len(words))) + words.encode()
+
+
+def karaoke(first: str) -> bytes:
+    """A file with a track of words, as in .kar, after a track that begins with a remark."""
+    words = text(3, "Words") + text(1, first) + text(1, "\\Oh", 96) + text(1, " my", 48)
+    music = text(1, "by somebody") + bytes.fromhex("00903c50 603c00")
+    made = b"MThd" + bytes.fromhex("00000006 0001 0002 0060")
+    for events in (music, words):
+        made += b"MTrk" + (len(events) + 4).to_bytes(4, "big") + events + bytes.fromhex("00ff2f00")
+    return made
+
+
+@pytest.mark.parametrize("first", ["@KMIDI KARAOKE FILE", "@LENGL", "/A"])
+def test_words_of_a_karaoke_file_are_lyrics(first: str) -> None:
+    piece = midi.read(karaoke(first))
+    assert piece.tracks is not None
+    words = [(0, first), (TICKS, "\\Oh"), (TICKS + TICKS // 2, " my")]
+    again = midi.read(midi.to_bytes(midi.to_score(piece.notes, piece.frame, tracks=piece.tracks)))
+    assert again.tracks is not None
+    for tracks_ in (piece.tracks, again.tracks):
+        assert [[(x.time, x.text) for x in one.lyrics] for one in tracks_.events.tracks] == [words]
+
+
+def test_remarks_are_no_lyrics() -> None:
+    score = midi.read(karaoke("a remark").replace(b"\\Oh", b"/ o"))
+    assert score.tracks is not None
+    assert [len(one.lyrics) for one in score.tracks.events.tracks] == [0]
 
 
 def test_a_name_in_latin_1_is_read() -> None:

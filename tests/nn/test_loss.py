@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqvae.checkpoint import folder as checkpoint
-from seqvae.config import ModelConfig, ObjectiveConfig
+from seqvae.config import ModelConfig, ObjectiveConfig, RefineConfig
 from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn.binding import Binding, shifted
 from seqvae.nn.decoder import DecoderOutput
-from seqvae.nn.layers import Binding, shifted
-from seqvae.nn.loss import Loss, charged_kl, dropped, loss, masked, objective_at, refine
+from seqvae.nn.loss import Loss, charged_kl, dropped, loss, masked, objective_at
 from seqvae.nn.model import Output, SequenceVAE
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.refine import refine
 from seqvae.protocols import EOS, MASK, PAD
 
 # two segments of two chunks of up to three tokens of a vocabulary of four (MASK, 3, is said to be a token here)
@@ -396,7 +397,7 @@ def case(tokenizer: MidiTokenizer) -> tuple[SequenceVAE, Tensor, Tensor, Tensor]
 
 
 Case = tuple[SequenceVAE, Tensor, Tensor, Tensor]
-REFINED = ObjectiveConfig(refine=20, refine_beta=0.01)
+REFINED = RefineConfig(steps=20, beta=0.01)
 
 
 @torch.no_grad()
@@ -451,10 +452,10 @@ def test_no_steps_change_nothing_and_a_heavy_kl_shortens(case: Case) -> None:
     model, tokens, fields, allowed = case
     with torch.no_grad():
         first = model.encode(tokens, fields)
-    same = refine(model, tokens, fields, allowed, first, replace(REFINED, refine=0))
+    same = refine(model, tokens, fields, allowed, first, replace(REFINED, steps=0))
     assert torch.equal(same.mean, first.mean)
     light, heavy = (
-        refine(model, tokens, fields, allowed, first, replace(REFINED, refine_beta=beta)).mean for beta in (0.0, 100.0)
+        refine(model, tokens, fields, allowed, first, replace(REFINED, beta=beta)).mean for beta in (0.0, 100.0)
     )
     assert (heavy.norm(dim=1) < light.norm(dim=1)).all()
 
@@ -487,8 +488,8 @@ def test_a_segment_goes_on_until_it_comes_back() -> None:
             best = model.decode_logits(z, shifted(tokens), fields)[0].argmax(-1)
         return ((best == tokens) | (tokens == PAD)).all(-1).all(-1)
 
-    short = refine(model, tokens, fields, None, first, replace(REFINED, refine=1)).mean
-    long = refine(model, tokens, fields, None, first, replace(REFINED, refine=1, refine_most=300)).mean
+    short = refine(model, tokens, fields, None, first, replace(REFINED, steps=1)).mean
+    long = refine(model, tokens, fields, None, first, replace(REFINED, steps=1, most_steps=300)).mean
     done = right(short)
     assert 0 < done.sum() < len(tokens), "else there is nothing to show"
     assert right(long).sum() > done.sum()

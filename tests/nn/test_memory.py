@@ -15,7 +15,7 @@ from seqvae.codec import load as load_codec
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig
 from seqvae.errors import ConfigError
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 from seqvae.nn.loss import loss
 from seqvae.nn.memory import positions
 from seqvae.nn.model import SequenceVAE

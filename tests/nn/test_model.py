@@ -16,13 +16,14 @@ from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ModelConfig, ObjectiveConfig
 from seqvae.errors import ConfigError
 from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn.beam import search
+from seqvae.nn.binding import shifted
 from seqvae.nn.decoder import Decoder
 from seqvae.nn.kernels import Steady
-from seqvae.nn.layers import shifted
 from seqvae.nn.loss import loss
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import LOGVAR_RANGE
-from seqvae.nn.sampling import Sampling, search
+from seqvae.nn.sampling import Sampling
 from seqvae.protocols import EOS, PAD
 
 ENCODERS = ("recurrent", "transformer", "set")

@@ -11,7 +11,7 @@ from torch import Tensor
 from seqvae.music.piece import Piece, make_frame
 from seqvae.music.song_bars import beat_chroma, melody_grid, song_bars
 from seqvae.music.tokenizer import MidiTokenizer
-from seqvae.nn.layers import shifted
+from seqvae.nn.binding import shifted
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.song_model import Conditions, SongConfig, SongModel, gaussian_kl, melody_tables, place_fields
 from seqvae.style.song_codec import SongCodec
@@ -25,7 +25,7 @@ def codec() -> SongCodec:
         tokenizer.vocab_size, song=4, bar=6, bound=32, width=16, heads=2, queries=2, encoder_layers=1,
         decoder_layers=2, prior_width=16, prior_layers=1,
     )  # fmt: skip
-    model = SongModel(config, torch.from_numpy(tokenizer._type), torch.from_numpy(tokenizer._value))
+    model = SongModel(config, torch.from_numpy(tokenizer.token_types), torch.from_numpy(tokenizer.token_values))
     with torch.no_grad():  # a prior that says something, and positions that count
         torch.nn.init.normal_(model.prior.out.weight)
         torch.nn.init.normal_(model.no_song)

@@ -15,8 +15,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from seqvae.checkpoint.folder import load_tensors, save_tensors
 from seqvae.errors import StyleError
-from seqvae.style import mixture
-from seqvae.style import vectors as style
+from seqvae.style import gaussian, mixture, styles_file
 from seqvae.style.mixture import FLOOR, Mixture, climb, draw, fit, log_prob, pack, start, unpack
 
 seeds = st.integers(0, 2**31)
@@ -220,13 +219,13 @@ def test_packing_keeps_a_mixture_of_any_scale(seed: int, scale: float) -> None:
 
 def test_a_file_keeps_a_mixture_beside_styles_even_one_of_its_name(tmp_path: Path) -> None:
     points = groups(200)
-    styles = {"mixture": style.fit([points]), "rock": style.fit([points + 1])}
-    tensors, about = style.pack(styles)
+    styles = {"mixture": gaussian.fit([points]), "rock": gaussian.fit([points + 1])}
+    tensors, about = styles_file.pack(styles)
     packed = pack(fit(points))
     assert not tensors.keys() & packed.keys()
     path = tmp_path / "styles.safetensors"
     save_tensors(tensors | packed, about, path)
-    assert style.load(path, D).keys() == styles.keys()
+    assert styles_file.load(path, D).keys() == styles.keys()
     again = unpack(load_tensors(path)[0])
     assert again is not None
     assert torch.equal(again.means, fit(points).means)

@@ -230,7 +230,6 @@ def test_its_tokens_have_no_cues_and_nearly_all_are_allowed(text: TextTokenizer)
     assert text.position_fields(tokens).shape == (2, 1, 7, 0)
     assert text.allowed(tokens) is None
     assert text.binding_depth.tolist() == [0] * text.vocab_size
-    assert text.augment(tokens, 5) is tokens
     assert text.mix(tokens, tokens + 1, rng) is tokens
 
 

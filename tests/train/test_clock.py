@@ -31,7 +31,8 @@ from seqvae.parallel import Ranks
 from seqvae.train import clock
 from seqvae.train import loop as train
 from seqvae.train.clock import Clock, interrupts
-from seqvae.train.trainer import Run, rate_at
+from seqvae.train.state import rate_at
+from seqvae.train.trainer import Run
 
 Begin = Callable[..., list[str]]
 
@@ -238,7 +239,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int, number: int = signal.
 def thirty(recipe: Recipe) -> Recipe:
     """Thirty steps, with all that draws random numbers."""
     objective = replace(recipe.objective, word_dropout=0.3, denoise=0.1)
-    config = replace(recipe.train, minutes=0.0, steps=30, warmup_steps=5, evaluate_every=10, transpose=2)
+    config = replace(recipe.train, minutes=0.0, steps=30, warmup_steps=5, evaluate_every=10, mix=0.5)
     return replace(recipe, objective=objective, train=config)
 
 
@@ -377,7 +378,7 @@ def test_one_piece_and_its_copies_are_refused_before_the_first_step(
     for split in ("train", "valid"):
         title = next(f"song {i}" for i in range(1000) if split_of(f"song {i}") == split)
         data = shards.tokenize(thirty, [("rock", title, groove(0))] * 3, tokenizer, tmp_path / split)
-        with pytest.raises(SeqVAEError, match=r"only one piece, or copies of one.*of 3 read.*add another"):
+        with pytest.raises(SeqVAEError, match=r"only one song, or copies of one.*of 3 read.*add another"):
             train.train(thirty, data, tokenizer, tmp_path / "run", resume=False, report=lambda _: None)
 
 
@@ -402,10 +403,10 @@ def test_two_kinds_of_sessions_many_times_over_can_be_trained_on() -> None:
     run = ["train", "hdfs", "--data", "normal.txt", "--out", "run", *(f"--set={s}" for s in settings)]
     result = seqvae(*run)
     assert (result.exit_code, result.stdout) == (0, "run/best\n"), result.stderr
-    assert "20 pieces to train on" in result.stderr
+    assert "20 sessions to train on" in result.stderr
     Path("one.txt").write_text(f"{kinds[0]}\n" * 20)
     again = *run[:2], "--data", "one.txt", "--out", "other", *run[6:]
-    assert "only one piece, or copies of one" in told_last(seqvae(*again))
+    assert "only one session, or copies of one" in told_last(seqvae(*again))
     Path("one.txt").write_text(f"{kinds[0]}\n{kinds[1]}\n")
     result = seqvae(*again)
     assert (result.exit_code, result.stdout) == (0, "other/best\n"), "the file is read again"

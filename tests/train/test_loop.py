@@ -29,12 +29,13 @@ from seqvae.errors import ConfigError, ReadError, SeqVAEError
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn import loss as objective
 from seqvae.nn.loss import Loss
-from seqvae.style import vectors as style
+from seqvae.style import gaussian
 from seqvae.train import loop as train
 from seqvae.train import trainer as run
 from seqvae.train.fit_styles import fit_styles, pieces_of_styles
 from seqvae.train.metrics import collapsed
-from seqvae.train.trainer import Run, rate_at
+from seqvae.train.state import rate_at
+from seqvae.train.trainer import Run
 
 Start = Callable[..., Path]
 
@@ -133,7 +134,7 @@ def test_the_figures_are_what_they_say(trained: Trained) -> None:
 
 
 def test_a_run_says_how_it_goes(trained: Trained) -> None:
-    assert any("parameters, fp32" in line and "12 pieces" in line for line in trained.reports)
+    assert any("parameters, fp32" in line and "12 sentences" in line for line in trained.reports)
     assert any(line.startswith("valid: loss") and "kl_bits" in line for line in trained.reports)
     assert any(line.startswith("step 100: loss") and "tokens/s" in line for line in trained.reports)
     assert not any("collapsing" in line for line in trained.reports)
@@ -442,7 +443,7 @@ def test_styles_are_fitted_on_what_was_trained_on(
     assert set(codec.styles) == {"all", "rock", "jazz"}
     assert [codec.styles[name].count for name in ("all", "jazz", "rock")] == [12, 6, 6]
     means = codec.encode([groove(i) for i in range(12)])
-    expected = style.fit(means[:6])
+    expected = gaussian.fit(means[:6])
     torch.testing.assert_close(codec.styles["jazz"].mean, expected.mean, rtol=1e-3, atol=1e-3)
     weights, before = checkpoint.load(folder).model.state_dict(), checkpoint.load(trained.best).model.state_dict()
     assert all(torch.equal(weights[name], before[name]) for name in before), "the model is the same"

@@ -9,11 +9,11 @@ import torch
 from precision import needs_bf16
 from torch import Tensor
 
-from seqvae.config import ModelConfig, ObjectiveConfig
-from seqvae.nn.layers import shifted
-from seqvae.nn.loss import refine
+from seqvae.config import ModelConfig, RefineConfig
+from seqvae.nn.binding import shifted
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.refine import refine
 from seqvae.protocols import EOS, PAD
 
 V = 30
@@ -35,23 +35,23 @@ class Segments:
         with torch.no_grad():
             self.first = self.model.encode(self.tokens, self.fields)
 
-    def refined(self, config: ObjectiveConfig, ruled: bool = True) -> Tensor:
+    def refined(self, config: RefineConfig, ruled: bool = True) -> Tensor:
         allowed = self.allowed if ruled else None
         return refine(self.model, self.tokens, self.fields, allowed, self.first, config).mean
 
-    def by_adam(self, config: ObjectiveConfig, ruled: bool = True) -> tuple[Tensor, list[int]]:
+    def by_adam(self, config: RefineConfig, ruled: bool = True) -> tuple[Tensor, list[int]]:
         """What `refine` says that it does, segment by segment; and the steps that each one took."""
         means, steps = [], []
         for i, mean in enumerate(self.first.mean):
             z = mean[None].clone().requires_grad_()
             adam = torch.optim.Adam([z], lr=0.1, betas=(0.9, 0.9), eps=0.05)
-            step, most = 0, max(config.refine, config.refine_most)
+            step, most = 0, max(config.steps, config.most_steps)
             while step < most:
                 told, bag, right = self.nats(i, z, ruled)
-                if step >= config.refine and right:
+                if step >= config.steps and right:
                     break
                 step += 1
-                price = config.refine_beta * z.square().sum() / 2 if step <= config.refine else 0
+                price = config.beta * z.square().sum() / 2 if step <= config.steps else 0
                 adam.zero_grad()
                 (told + config.bag * bag + price).backward()  # type: ignore[no-untyped-call]
                 adam.step()
@@ -74,11 +74,11 @@ def segments() -> Segments:
     return Segments()
 
 
-CONFIG = ObjectiveConfig(bag=0.3, refine=8, refine_beta=0.5)
+CONFIG = RefineConfig(bag=0.3, steps=8, beta=0.5)
 
 
 @pytest.mark.parametrize("ruled", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"bag": 0.0}, {"refine_beta": 0.0}, {"refine": 1}])
+@pytest.mark.parametrize("changes", [{}, {"bag": 0.0}, {"beta": 0.0}, {"steps": 1}])
 def test_refining_is_adam_on_what_it_is_said_to_lower(
     segments: Segments, changes: dict[str, float], ruled: bool
 ) -> None:
@@ -89,7 +89,7 @@ def test_refining_is_adam_on_what_it_is_said_to_lower(
 
 @pytest.mark.parametrize("ruled", [True, False])
 def test_each_segment_goes_on_until_its_own_tokens_are_the_most_likely(segments: Segments, ruled: bool) -> None:
-    config = replace(CONFIG, refine=4, refine_most=16, refine_beta=0.5)
+    config = replace(CONFIG, steps=4, most_steps=16, beta=0.5)
     expected, steps = segments.by_adam(config, ruled)
     assert min(steps) < max(steps), "else there is nothing to show"
     torch.testing.assert_close(segments.refined(config, ruled), expected, rtol=1e-2, atol=1e-3)
@@ -101,9 +101,9 @@ def test_each_segment_goes_on_until_its_own_tokens_are_the_most_likely(segments:
 
 
 def test_a_search_makes_its_tensors_where_its_input_is(segments: Segments) -> None:
-    expected = segments.refined(replace(CONFIG, refine_most=12))
+    expected = segments.refined(replace(CONFIG, most_steps=12))
     with torch.device("meta"):  # what is made where nobody says where has no values
-        torch.testing.assert_close(segments.refined(replace(CONFIG, refine_most=12)), expected)
+        torch.testing.assert_close(segments.refined(replace(CONFIG, most_steps=12)), expected)
 
 
 @needs_bf16

@@ -1,0 +1,11 @@
+"""Names of the anomaly scores.
+
+Scope: the names, for command lines that answer before torch is imported. Out of scope: computing scores
+(anomaly/scores.py, anomaly/calibration.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]

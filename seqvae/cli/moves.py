@@ -1,0 +1,70 @@
+"""Moves between styles as the command line names them.
+
+Scope: --from, --to, --amount and the options of music, checked. Out of scope: the moves (style/translation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from seqvae.cli import console
+from seqvae.errors import UsageError
+
+if TYPE_CHECKING:
+    from seqvae.cli.inputs import Kind
+
+Move = tuple[str | None, str, float]
+"""Source, target and amount; without a source, a move starts from the input itself."""
+
+
+def check_music_options(kind: Kind, keep: Sequence[str], chroma_guidance: float | None) -> None:
+    """Raises UsageError for options of music where the model is none, and for tracks without such a name."""
+    if keep and not kind.FILES:
+        raise UsageError(f"--keep {keep[0]}: text has no tracks; leave it out, it is for music")
+    if chroma_guidance is not None and not kind.FILES:
+        raise UsageError(f"--chroma-guidance {chroma_guidance:g}: text has no harmony; leave it out, it is for music")
+    if keep:
+        from seqvae.music import tracks
+
+        tracks.named(keep)
+
+
+def move_facts(moves: Sequence[Move], keep: Sequence[str]) -> dict[str, Any]:
+    """Moves and kept tracks, for --json."""
+    rows = [{"from": source, "to": target, "amount": amount} for source, target, amount in moves]
+    facts: dict[str, Any] = {**rows[0]} if len(rows) == 1 else {"moves": rows}
+    return facts | ({"keep": keep} if keep else {})
+
+
+def target_weights(moves: Sequence[Move]) -> dict[str, float]:
+    """The sum of the amounts of each target."""
+    weights: dict[str, float] = {}
+    for _, target, amount in moves:
+        weights[target] = weights.get(target, 0.0) + amount
+    return weights
+
+
+def moves_of(targets: Sequence[str], sources: Sequence[str], amounts: Sequence[float]) -> list[Move]:
+    """Source, target and amount of every move; UsageError where the counts of the options do not match."""
+    if len(sources) not in (0, 1, len(targets)) or len(amounts) not in (0, 1, len(targets)):
+        raise UsageError(
+            f"{len(targets)} --to, {len(sources)} --from and {len(amounts)} --amount do not fit together; "
+            "give --from and --amount once, or once for every --to"
+        )
+    starts: Sequence[str | None] = sources or [None]
+    starts = [*starts] * len(targets) if len(starts) == 1 else starts
+    given: Sequence[float | None] = amounts or [None]
+    given = [*given] * len(targets) if len(given) == 1 else given
+    moves = []
+    for source, target, far in zip(starts, targets, given, strict=True):
+        name, weighed, weight = target.partition("=")
+        try:
+            own = console.finite(float(weight)) if weighed else None
+        except ValueError:
+            raise UsageError(f"--to {target}: '{weight}' is not a number; write STYLE=AMOUNT, as in rock=0.3") from None
+        if own is None:
+            moves.append((source, name, 0.5 if far is None else far))
+        else:
+            moves.append((source, name, own if far is None else own * far))
+    return moves

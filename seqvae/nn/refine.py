@@ -1,0 +1,100 @@
+"""Refinement of posterior means for their own tokens by gradient steps (semi-amortized inference, Kim et al. 2018).
+
+Scope: the search for a latent vector that decodes to given tokens. Out of scope: the loss of training (nn/loss.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqvae.config import RefineConfig
+from seqvae.nn.binding import shifted
+from seqvae.nn.kernels import Packing
+from seqvae.nn.model import SequenceVAE
+from seqvae.nn.posterior import Posterior
+from seqvae.protocols import PAD
+
+RATE, DECAY = 0.1, 0.9
+FLOOR = 0.05  # nats a unit: much smaller gradients are noise, which Adam would scale up to full steps
+
+
+def refine(
+    model: SequenceVAE, tokens: Tensor, fields: Tensor, allowed: Tensor | None, posterior: Posterior,
+    config: RefineConfig, low: bool = False,
+) -> Posterior:  # fmt: skip
+    """A posterior whose mean is optimized for its own `tokens (B, C, T)`.
+
+    Each of `config.steps` steps descends the gradient of -log p(x|z) - bag log p(x|z, cues) + beta |z|^2 / 2 (the part
+    of the KL that depends on the mean) by Adam, which scales every number on its own, so that results do not depend on
+    the rest of the batch. Segments with a token that is not yet the most likely one continue, without the penalty on
+    |z|, up to `config.most_steps` steps. With `low`, the decoder computes in bf16.
+    """
+    z = posterior.mean.clone()
+    first, second = torch.zeros_like(z), torch.zeros_like(z)
+    rows = torch.arange(len(z), device=z.device)  # segments that continue
+    segments = _Segments.of(model, tokens, fields, allowed)
+    # the recurrent kernels of CUDA have no backward in evaluation
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        for step in range(1, max(config.steps, config.most_steps) + 1):
+            slope, right = _slope(model, z[rows], segments, config, step <= config.steps, low)
+            if step > config.steps:
+                wrong = segments.wrong(right)
+                rows, slope = rows[wrong], slope[wrong]
+                if not len(rows):
+                    break
+                segments = segments.where(model, wrong)
+            with torch.no_grad():
+                first[rows] = first[rows].lerp(slope, 1 - DECAY)
+                second[rows] = second[rows].lerp(slope.square(), 1 - DECAY)
+                even = 1 - DECAY**step
+                z[rows] -= RATE * (first[rows] / even) / ((second[rows] / even).sqrt() + FLOOR)
+    return Posterior(z.detach(), posterior.logvar)
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """Segments `tokens (B, C, T)`, and the inputs of the decoder that do not change from step to step."""
+
+    tokens: Tensor
+    fields: Tensor
+    allowed: Tensor | None
+    inputs: Tensor
+    packing: Packing
+    targets: Tensor
+    disallowed: Tensor | None
+
+    @staticmethod
+    def of(model: SequenceVAE, tokens: Tensor, fields: Tensor, allowed: Tensor | None) -> _Segments:
+        weight = tokens != PAD
+        disallowed = None if allowed is None else ~allowed[weight]
+        packing = model.packing(tokens, fields)
+        return _Segments(tokens, fields, allowed, shifted(tokens), packing, tokens[weight], disallowed)
+
+    def where(self, model: SequenceVAE, kept: Tensor) -> _Segments:
+        """The segments where `kept (B,)` is True."""
+        allowed = None if self.allowed is None else self.allowed[kept]
+        return _Segments.of(model, self.tokens[kept], self.fields[kept], allowed)
+
+    def wrong(self, right: Tensor) -> Tensor:
+        """Whether each segment has a target that is not the most likely token `(B,)`; `right (M,)` by target."""
+        wrong = torch.zeros(len(self.tokens), dtype=torch.bool, device=right.device)
+        wrong[(self.tokens != PAD).nonzero()[:, 0][~right]] = True
+        return wrong
+
+
+def _slope(
+    model: SequenceVAE, z: Tensor, segments: _Segments, config: RefineConfig, penalty: bool, low: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradient at `z (B, D)`, and whether each target is the most likely token `(M,)`."""
+    here = z.detach().requires_grad_()
+    autoregressive, direct = model.decoder_outputs(here, segments.inputs, segments.fields, segments.packing, low)
+    nats, right = autoregressive.cross_entropy(segments.targets, segments.disallowed)
+    if penalty:
+        nats = nats + config.beta * here.square().sum() / 2
+    if config.bag > 0:
+        nats = nats + config.bag * direct.cross_entropy(segments.targets, segments.disallowed)[0]
+    (slope,) = torch.autograd.grad(nats, here)
+    return slope, right

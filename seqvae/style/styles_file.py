@@ -1,0 +1,150 @@
+"""Files of styles: tensors and JSON, without pickle.
+
+Scope: styles to tensors and back, with checks of their sizes and numbers. Out of scope: fitting and moves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqvae.checkpoint.folder import load_tensors, save_tensors
+from seqvae.errors import StyleError
+from seqvae.music.band import Ensemble
+from seqvae.style.exemplars import principal
+from seqvae.style.gaussian import Effect, Style
+
+RANK = 128  # directions of a covariance stored on disk
+MOST = 1 << 28  # maximum numbers in all covariances of one file
+
+
+def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and text for styles.safetensors.
+
+    A covariance is stored as its `rank` largest directions and the remaining variances, `F F^T + diag(v)`, as in factor
+    analysis. This keeps the diagonal and takes a tenth of the space. Sums are stored as `principal` returns them.
+    """
+    tensors: dict[str, Tensor] = {}
+    about: dict[str, str] = {}
+    for name, style in styles.items():
+        values, vectors = torch.linalg.eigh(style.covariance.double())
+        factors = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
+        left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
+        mean = style.mean.float().clone()  # a file may not hold a tensor twice, and a style may have two names
+        tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
+        if style.exemplars is not None:
+            weights, directions = principal(style.exemplars.double())
+            tensors |= {f"{name}.coefficients": weights.half(), f"{name}.directions": directions.half()}
+        if style.ensemble is not None:
+            for part in fields(Ensemble):
+                kept = torch.from_numpy(getattr(style.ensemble, part.name))
+                tensors[f"{name}.{part.name}"] = kept.half() if part.name == "hits" else kept.float()
+        facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
+        effects = {source: asdict(effect) for source, effect in style.effects.items()}
+        about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
+    return tensors, about
+
+
+def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: int | None = None) -> dict[str, Style]:
+    """Styles from the result of `pack`.
+
+    Raises StyleError for missing tensors, NaN, or another number of dimensions. Sizes are checked before a covariance
+    is computed, since it is far larger than its stored form.
+    """
+    sizes = [tensors[key].numel() for key in tensors if key.endswith(".mean")]
+    if sum(size**2 for size in sizes) > MOST:
+        raise StyleError(f"{len(sizes)} styles of {max(sizes):,} dimensions are too large; write fewer into one file")
+    try:
+        return {name: _style(name, tensors, json.loads(facts), dimensions) for name, facts in about.items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise StyleError(f"not a styles file ({error}); write one with `seqvae style fit`") from error
+
+
+def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], dimensions: int | None) -> Style:
+    """One style of a file."""
+    mean, factors, variances = _moments(name, tensors, dimensions)
+    return Style(
+        mean,
+        factors @ factors.T + variances.diag(),
+        facts["count"],
+        facts["source"],
+        facts["persistence"],
+        _exemplars(name, tensors, len(mean)),
+        _ensemble(name, tensors),
+        {source: _effect(effect) for source, effect in facts.get("effects", {}).items()},
+    )
+
+
+def _moments(name: str, tensors: Mapping[str, Tensor], dimensions: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean `(D,)`, factors `(D, R)` and remaining variances `(D,)` of a style; raises StyleError for damaged ones."""
+    mean, factors, variances = (tensors[f"{name}.{part}"].float() for part in ("mean", "factors", "variances"))
+    if dimensions is not None and mean.shape != (dimensions,):
+        raise StyleError(
+            f"style '{name}' has {mean.numel()} dimensions, the model {dimensions}; fit it with this model"
+        )
+    if factors.shape[:-1] != mean.shape or variances.shape != mean.shape or mean.ndim != 1:
+        raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
+    if not (all(part.isfinite().all() for part in (mean, factors, variances)) and (variances >= 0).all()):
+        raise StyleError(f"style '{name}': holds NaN, infinity or a negative variance; fit it again")
+    return mean, factors, variances
+
+
+def _exemplars(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
+    """The sums of a style, None if there are none; raises StyleError for damaged ones."""
+    if f"{name}.coefficients" in tensors:
+        weights, directions = tensors[f"{name}.coefficients"].float(), tensors[f"{name}.directions"].float()
+        if directions.ndim != 2 or weights.shape[2:] != directions.shape[:1]:
+            raise StyleError(f"style '{name}': its sums of pieces and their directions differ in size; fit it again")
+        if weights.shape[:2].numel() * directions.shape[1] > MOST:
+            raise StyleError(f"style '{name}': its sums of pieces are too large; fit it again")
+        exemplars = weights @ directions
+    elif f"{name}.sums" in tensors:  # older files store them directly
+        exemplars = tensors[f"{name}.sums"].float()
+    else:
+        return None
+    if exemplars.ndim != 3 or len(exemplars) < 2 or not exemplars.shape[1] or exemplars.shape[2] != dimensions:
+        raise StyleError(f"style '{name}': its sums of pieces and its mean differ in size; fit it again")
+    if not exemplars.isfinite().all():
+        raise StyleError(f"style '{name}': its sums of pieces hold NaN or infinity; fit it again")
+    return exemplars
+
+
+def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
+    """The ensemble of a style, None if there is none; raises StyleError for a damaged one."""
+    sizes = {"programs": (129,), "hits": (48, 128), "size": (3,), "notes": (3,)}
+    found = {part: tensors[f"{name}.{part}"] for part in sizes if f"{name}.{part}" in tensors}
+    if not found:
+        return None
+    if {part: tuple(x.shape) for part, x in found.items()} != sizes:
+        raise StyleError(f"style '{name}': its ensemble is incomplete; fit it again")
+    if not all(bool((x.isfinite() & (x >= 0)).all()) for x in found.values()):
+        raise StyleError(f"style '{name}': its ensemble holds NaN, infinity or a negative number; fit it again")
+    return Ensemble(**{part: x.double().numpy() for part, x in found.items()})
+
+
+def _effect(facts: Mapping[str, Any]) -> Effect:
+    """An effect from JSON, with lists made tuples again."""
+    figures = {name: tuple(facts[name]) for name in ("before", "after", "control")}
+    names = [name for name in ("kept", "kept_of_another", "kept_of_none") if name in facts]
+    kept = {of: {name: tuple(x) for name, x in facts[of].items()} for of in names}
+    return Effect(**{**facts, **figures, **kept})
+
+
+def save(styles: Mapping[str, Style], path: Path) -> None:
+    """Write styles to one .safetensors file."""
+    save_tensors(*pack(styles), path)
+
+
+def load(path: Path, dimensions: int | None = None) -> dict[str, Style]:
+    """Read styles that `save` wrote; raises StyleError if they have another number of dimensions."""
+    tensors, about = load_tensors(path)
+    try:
+        return unpack(tensors, about, dimensions)
+    except StyleError as error:
+        raise StyleError(f"{path}: {error}") from error

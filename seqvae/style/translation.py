@@ -1,0 +1,114 @@
+"""Moves between styles: differences of means, along the discriminant, optimal transport.
+
+Scope: the arithmetic of moves, and how far apart styles lie. Out of scope: fitting styles (style/gaussian.py), encoding
+and decoding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from seqvae.errors import StyleError
+from seqvae.style.gaussian import Style, matrix_root
+from seqvae.style.method import Method as Method
+
+FAR = 1e6  # larger amounts are clamped, so that no vector overflows
+
+
+def vector(source: Style | Tensor, target: Style) -> Tensor:
+    """`(D,)`: mean_target - mean_source; `source` may be a piece's own mean `(D,)`."""
+    return target.mean - (source.mean if isinstance(source, Style) else source)
+
+
+def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Tensor:
+    """Move `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; see `translate`."""
+    return translate(source, target, amount, method)(z)
+
+
+def translate(
+    source: Style | Tensor, target: Style, amount: float, method: Method = "mean"
+) -> Callable[[Tensor], Tensor]:
+    """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
+
+    mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each row only as far as needed to
+    reach a common position (`advance`); a segment that is already half-way moves half as much. transport:
+    (1 - amount) z + amount T(z), with T the optimal transport between the two Gaussians (`transport`). A point has no
+    covariance: other methods than mean then raise StyleError.
+    """
+    if math.isfinite(amount):  # decoding rejects NaN and infinity
+        amount = max(-FAR, min(FAR, amount))
+    if method == "mean":
+        shift = amount * vector(source, target)
+        return lambda z: z + shift
+    if not isinstance(source, Style):
+        raise StyleError(f"{method} needs a style to start from; add --from, or use the mean method")
+    if method == "discriminant":
+        return lambda z: z + advance(z, source, target, amount)[:, None] * vector(source, target)
+    carried = transport(source, target)
+    return lambda z: (1 - amount) * z + amount * carried(z)
+
+
+def compose(translations: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """The sum of several moves: z + sum_i (move_i(z) - z).
+
+    For mean differences with weights w_i this is z + sum_i w_i (mean_i - mean_s): a point between several styles.
+    """
+    if len(translations) == 1:
+        return translations[0]
+    return lambda z: z + sum((move(z) - z for move in translations), torch.zeros_like(z))
+
+
+mover, together = translate, compose  # their names in earlier versions
+
+
+def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
+    """Share of the difference of means that takes each row of `z (S, D)` to a common position: `(S,)`, at least 0.
+
+    The position of z is p = w.(z - mean_s) / w.(mean_t - mean_s) with w = S^-1 (mean_t - mean_s) and S the mean of the
+    two covariances: 0 at the source's mean and 1 at the target's, on the axis that separates them best (Fisher 1936).
+    Up to amount 1 z moves from p to (1 - amount) p + amount; above 1, to `amount`. Rows already beyond stay.
+    """
+    between, w = _discriminant(source, target)
+    if not between @ w > 0:  # the two styles are the same
+        return torch.zeros(len(z), dtype=z.dtype)
+    place = (z.double() - source.mean) @ w / (between @ w)
+    goal = (1 - amount) * place + amount if amount <= 1 else torch.full_like(place, amount)
+    way: Tensor = (goal - place).clamp(min=0).to(z.dtype)
+    return way
+
+
+def separation(one: Style, other: Style) -> float:
+    """Share of segments on their own style's side of the axis that separates two styles best: 0.5 to 1.
+
+    Phi(d / 2) with d^2 = (mean_a - mean_b) S^-1 (mean_a - mean_b) and S the mean of the covariances: exact for two
+    Gaussians with equal covariance.
+    """
+    between, w = _discriminant(one, other)
+    squared = (between @ w).clamp(min=0)
+    return float(torch.special.ndtr(squared.sqrt() / 2))
+
+
+def _discriminant(source: Style, target: Style) -> tuple[Tensor, Tensor]:
+    """mean_t - mean_s and S^-1 (mean_t - mean_s), both `(D,)`, with S the mean of the covariances."""
+    pooled = (source.covariance + target.covariance).double() / 2
+    between = vector(source, target).double()
+    pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
+    return between, torch.linalg.solve(pooled, between)
+
+
+def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
+    """T(z) = mean_t + A (z - mean_s), A = S_s^-1/2 (S_s^1/2 S_t S_s^1/2)^1/2 S_s^-1/2 (Knott and Smith 1984).
+
+    The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I. Raises StyleError for a
+    source without spread: no linear map makes a Gaussian of a point.
+    """
+    if not source.covariance.trace() > 0:
+        raise StyleError("transport needs a style of more than one segment to start from; fit it on more pieces")
+    s, t = source.covariance.double(), target.covariance.double()
+    root, inverse = matrix_root(s), matrix_root(s, inverse=True)
+    a = inverse @ matrix_root(root @ t @ root) @ inverse
+    return lambda z: (target.mean + (z.double() - source.mean) @ a).to(z.dtype)
