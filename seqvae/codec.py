@@ -29,7 +29,7 @@ from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Guide, Tokenizer
 from seqvae.style import arranger, gaussian, interpolation, mixture, moves, styles_file, translation
-from seqvae.style.arranger import Goal
+from seqvae.style.arranger import Goal, Stretch
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
 from seqvae.style.moves import ChromaGuide
@@ -334,6 +334,8 @@ class Codec:
         segments: int = 4,
         seed: int = 0,
         sampling: Sampling | None = None,
+        like: Any | None = None,
+        chroma_guidance: float = CHROMA_GUIDANCE,
     ) -> list[Any]:
         """New pieces of `segments` segments each, drawn from a style; see `style.draw`.
 
@@ -341,19 +343,33 @@ class Codec:
         style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from
         N(0, I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if
         the style has sums of pieces, the decoder takes the most likely tokens. Music is played by one band if the style
-        knows its ensembles.
+        knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that
+        gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`.
         """
+        frame = None if like is None else self.adapter.read(like)
         z, styles = self._drawn(count, style, temperature, segments, seed)
         if sampling is None and styles and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
         if all(one.ensemble is None for one in styles):
-            return self.decode(z, sampling=sampling)
+            return self._plain(z, sampling, frame, chroma_guidance)
         made = []
         for i, (x, one) in enumerate(zip(z, styles, strict=True)):
-            guide = None if one.ensemble is None else arranger.improvised(self, x, one.ensemble)
-            made += self.decode([x], sampling=replace(sampling, first_row=i * segments * self.chunks), guide=guide)
+            numbered = replace(sampling, first_row=i * segments * self.chunks)
+            if one.ensemble is None:
+                made += self._plain([x], numbered, frame, chroma_guidance)
+            else:
+                made.append(arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frame, chroma_guidance))
         return made
+
+    def _plain(self, z: list[Tensor], sampling: Sampling, like: Any | None, chroma_guidance: float) -> list[Any]:
+        """New pieces without a band, with the frame and the harmony of `like`."""
+        if like is None:
+            return self.decode(z, sampling=sampling)
+        stretches = [Stretch(like, list(range(len(x))), self.chunks, None) for x in z]
+        harmony = batches.joined([one.harmony(self.adapter) for one in stretches])
+        guide = None if harmony is None else ChromaGuide(self.adapter, harmony, chroma_guidance)
+        return self.decode(z, sampling=sampling, like=[like] * len(z), guide=guide)
 
     def _drawn(
         self, count: int, style: str | Style | None, temperature: float, segments: int, seed: int
@@ -383,10 +399,11 @@ class Codec:
 
     def fit_style(self, pieces: Iterable[Any], source: str = "") -> Style:
         """A style from pieces (any accepted sources); raises StyleError if there is none."""
-        split = [self.segments(self.adapter.read(piece)) for piece in pieces]
+        read = [self.adapter.read(piece) for piece in pieces]
+        split = list(map(self.segments, read))
         fitted = gaussian.fit(self.means(split, False), source)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
-        return replace(fitted, ensemble=self.adapter.ensemble(songs))
+        return replace(fitted, ensemble=self.adapter.ensemble(songs, read))
 
 
 def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = False) -> Codec:

@@ -119,8 +119,11 @@ class Adapter(Protocol):
     def chroma_guidance(self, harmony: Floats, strength: float) -> Guidance | None:
         """Guidance of decoded notes toward the `harmony (N, B, 12)` of their rows; see `Guidance`."""
 
-    def ensemble(self, pieces: Iterable[list[Ints]]) -> Any:
-        """The ensemble of pieces, from the tokens of their chunks: a `music.band.Ensemble`; None for other kinds."""
+    def ensemble(self, pieces: Iterable[list[Ints]], read: Iterable[Any] = ()) -> Any:
+        """The ensemble of pieces, a `music.band.Ensemble`; None for other kinds.
+
+        `pieces` are the tokens of their chunks, `read` the same pieces as read.
+        """
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
         """One or more distances between two decoded pieces, from 0 to 1."""

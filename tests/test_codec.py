@@ -17,8 +17,9 @@ from seqvae import codec
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec
 from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
-from seqvae.music import arrangement, band
+from seqvae.music import arrangement, band, chords
 from seqvae.music import piece as midi
+from seqvae.music.notes import without_drums
 from seqvae.music.piece import Piece
 from seqvae.nn import inference
 from seqvae.nn.posterior import Posterior
@@ -419,8 +420,44 @@ def test_without_temperature_a_style_s_mean_is_decoded(small: Codec) -> None:
     odd = small.styles["odd"]
     assert odd.ensemble is not None
     mean = odd.mean.expand(2, -1)
-    expected = small.decode([mean], guide=arranger.improvised(small, mean, odd.ensemble))[0]
+    blank = arranger.Stretch(small.adapter.blank(2 * small.chunks), [0, 1], small.chunks, None)
+    expected = small.decode([mean], guide=arranger.improvised(small, mean, odd.ensemble, blank))[0]
     assert rows(one) == rows(two) == rows(expected)
+
+
+@pytest.mark.parametrize("style", ["odd", "prior"])
+def test_a_new_song_over_chords_has_their_key_their_length_and_their_notes(small: Codec, style: str) -> None:
+    like = chords.song("Db | Gb | Ab | Db", 6, beats=3, tempo=90)
+
+    def drawn(strength: float) -> Piece:
+        return midi.read(small.sample(1, style, segments=3, seed=1, like=like, chroma_guidance=strength)[0])
+
+    def fits(piece: Piece) -> float:
+        pitched = without_drums(piece.notes)
+        return float(np.isin(pitched[:, 2] % 12, [0, 1, 3, 5, 6, 8, 10]).mean())  # the scale of D flat major
+
+    guided = drawn(6.0)
+    assert len(guided.notes) and guided.notes[:, 0].max() < like.bounds[-1]
+    assert [(x.numerator, x.denominator) for x in guided.frame.time_signatures] == [(3, 4)]
+    assert round(guided.frame.tempos[0].qpm) == 90
+    assert fits(guided) > max(0.9, fits(drawn(0.0)))
+
+
+def test_a_blend_keeps_the_velocities_of_notes_that_stay_and_has_the_accents_of_the_style(small: Codec) -> None:
+    piece = groove(3)
+    piece.notes[:, 4] = 40 + 5 * (piece.notes[:, 0] % 12)
+    even = small.styles["even"]
+    assert even.ensemble is not None
+    loud = replace(even, ensemble=replace(even.ensemble, accents=np.full((256, 16), 30.0)))
+    plain, accented = (
+        midi.read(small.blend(piece, target=one, source="odd", amount=1.0, keep=())).notes for one in (even, loud)
+    )
+    assert np.array_equal(plain[:, :4], accented[:, :4])
+    own = {(row[0], row[2], row[3] == 128) for row in piece.notes.tolist()}
+    stays = np.array([(row[0], row[2], row[3] == 128) in own for row in plain.tolist()])
+    assert not stays.all()
+    assert np.array_equal(plain[stays, 4], accented[stays, 4])
+    assert (accented[~stays, 4] == np.minimum(plain[~stays, 4] + 30, 127)).all()
 
 
 def test_whatever_is_decoded_is_a_file_for_any_reader(small: Codec) -> None:
@@ -475,7 +512,7 @@ def test_tokens_of_sums_are_the_likeliest_unless_asked_for_otherwise(
 ) -> None:
     chosen: list[Sampling] = []
 
-    def decode(self: Codec, z: list[Tensor], *, sampling: Sampling) -> list[None]:
+    def decode(self: Codec, z: list[Tensor], *, sampling: Sampling, **_: None) -> list[None]:
         chosen.append(sampling)
         return [None] * len(z)
 

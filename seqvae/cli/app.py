@@ -20,7 +20,7 @@ import typer
 from seqvae.cli import console, detect, draw, training
 from seqvae.cli import style as style_commands
 from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
-from seqvae.cli.moves import check_music_options, move_facts, moves_of, target_weights
+from seqvae.cli.moves import check_music_options, move_facts, moves_of, over, target_weights
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.style.method import Method
 
@@ -197,6 +197,7 @@ def _change(
 @verb(
     app,
     "seqvae generate -m music --style jazz -n 4 -o out/",
+    "seqvae generate -m music --style rock --chords 'C | Am | F | G' --segments 8 -o out/",
     "seqvae generate -m reviews --style positive -n 10 --temperature 0.8",
 )
 def generate(
@@ -207,6 +208,10 @@ def generate(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of songs, sentences or sessions.")] = 1,
     segments: Annotated[
         int | None, typer.Option(min=1, help="Segments in each of them.  [default: 4 for music, 1 for text]")
+    ] = None,
+    chords: Annotated[
+        str | None,
+        typer.Option(metavar="CHORDS", help="Chords of new songs by bar, again from the first: 'C | Am7 | F G | %'."),
     ] = None,
     temperature: Temperature = 0.9,
     top_p: TopP = None,
@@ -225,20 +230,23 @@ def generate(
     from seqvae.cli.inputs import also, kind_of, load
 
     kind = kind_of(model)
+    check_music_options(kind, chords=chords)
     size = segments or kind.SEGMENTS
     digits, stem = len(str(count)), style or Path(model).absolute().name
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
         from seqvae.nn.sampling import TOP_P, Sampling
 
+        facts = {"style": style, "segments": size} | ({} if chords is None else {"chords": chords})
+        like = None if chords is None else over(chords, size * codec.chunks)
         chosen = top_p is not None or top_k or beam
         sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
         draw, own, known = random.Random(seed), seed, codec.styles.get(style or "all")
         row = len(known.exemplars) if known is not None and known.exemplars is not None else 1
         for batch in desk.batches():
-            pieces = codec.sample(len(batch), style, temperature, size, own, sampling)
+            pieces = codec.sample(len(batch), style, temperature, size, own, sampling, like)
             for item, piece in zip(batch, pieces, strict=True):
-                desk.write(item, piece, {"style": style, "segments": size, "seed": own})
+                desk.write(item, piece, {**facts, "seed": own})
             # consecutive seeds draw the examples of a style without replacement
             own = draw.getrandbits(32) // row * row + (own + 1) % row
 

@@ -18,8 +18,12 @@ Move = tuple[str | None, str, float]
 """Source, target and amount; without a source, a move starts from the input itself."""
 
 
-def check_music_options(kind: Kind, keep: Sequence[str], chroma_guidance: float | None) -> None:
-    """Raises UsageError for options of music where the model is none, and for tracks without such a name."""
+def check_music_options(
+    kind: Kind, keep: Sequence[str] = (), chroma_guidance: float | None = None, chords: str | None = None
+) -> None:
+    """Raises UsageError for options of music where the model is none, for unknown tracks, and for unknown chords."""
+    if chords is not None and not kind.FILES:
+        raise UsageError(f"--chords '{chords}': text has no harmony; leave it out, it is for music")
     if keep and not kind.FILES:
         raise UsageError(f"--keep {keep[0]}: text has no tracks; leave it out, it is for music")
     if chroma_guidance is not None and not kind.FILES:
@@ -28,6 +32,15 @@ def check_music_options(kind: Kind, keep: Sequence[str], chroma_guidance: float 
         from seqvae.music import tracks
 
         tracks.named(keep)
+    if chords is not None:
+        over(chords, 1)
+
+
+def over(chords: str, bars: int) -> Any:
+    """The song of these chords, a `music.piece.Piece`; see `music.chords.song`."""
+    from seqvae.music.chords import song
+
+    return song(chords, bars)
 
 
 def move_facts(moves: Sequence[Move], keep: Sequence[str]) -> dict[str, Any]:

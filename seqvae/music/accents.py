@@ -11,11 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music.note_metrics import BEAT, DRUMS, ONSET, PITCH, PROGRAM
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, VELOCITY
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-VELOCITY = 4
 PLACES = 16
 """Places of a bar of 4/4, a quarter of a beat each; longer bars begin again from the first."""
 ROWS = 256
@@ -27,7 +26,7 @@ SHRINK = 3.0  # songs without accents that are counted in each cell
 def cells(notes: Ints, bounds: Ints) -> tuple[Ints, Ints]:
     """Row and place of each note `(N,)` in a table of accents."""
     bar = np.clip(np.searchsorted(bounds, notes[:, ONSET], side="right") - 1, 0, len(bounds) - 2)
-    place = (notes[:, ONSET] - bounds[bar]) * 4 // BEAT % PLACES
+    place = (notes[:, ONSET] - bounds[bar]) * 4 // STEPS_PER_BEAT % PLACES
     row = np.where(notes[:, PROGRAM] == DRUMS, 128 + notes[:, PITCH], notes[:, PROGRAM])
     return row, place
 

@@ -7,12 +7,13 @@ Out of scope: models, latent vectors, files of the command line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music import band
+from seqvae.music import accents, band
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import Ensemble
 from seqvae.music.notes import STEPS_PER_BEAT
@@ -87,8 +88,11 @@ class MusicAdapter:
         """As `MidiTokenizer.chroma_guidance`."""
         return self.tokenizer.chroma_guidance(harmony, strength)
 
-    def ensemble(self, pieces: Iterable[list[Ints]]) -> Ensemble:
-        """As `band.ensemble`; the length of a bar in whole beats follows from the latest onset in any bar."""
+    def ensemble(self, pieces: Iterable[list[Ints]], read: Iterable[Piece] = ()) -> Ensemble:
+        """As `band.ensemble`; the length of a bar in whole beats follows from the latest onset in any bar.
+
+        Accents come from the velocities of songs as `read`, since tokens have none.
+        """
         songs = []
         for chunks in pieces:
             notes, bounds = self._longest(chunks)
@@ -96,7 +100,8 @@ class MusicAdapter:
             bar = notes[:, 0] // self.tokenizer.max_steps
             notes[:, 0] += bar * (beats * STEPS_PER_BEAT - self.tokenizer.max_steps)
             songs.append((notes, bounds // self.tokenizer.max_steps * beats * STEPS_PER_BEAT))
-        return band.ensemble(songs)
+        table = accents.accents((piece.notes, piece.bounds) for piece in read)
+        return replace(band.ensemble(songs), accents=table)
 
     def _longest(self, chunks: list[Ints]) -> tuple[Ints, Ints]:
         """Notes and bars of decoded chunks, all chunks as long as the longest."""
@@ -121,17 +126,6 @@ class MusicAdapter:
         return midi.to_score(notes, like.frame, tracks=tracks.homes(notes, like, parts, line))
 
     def notes(self, chunks: list[Ints], like: Piece) -> Ints:
-        """Notes `(N, 5)` of decoded chunks; each bar has the loudness that it has in `like`."""
-        from seqvae.music import piece as midi
-
+        """Notes `(N, 5)` of decoded chunks; loudness as in `like`, see `accents.velocities`."""
         notes = self.tokenizer.decode_notes(chunks, like.bounds, self.tokenizer.shift(like))
-        bar = np.clip(np.searchsorted(like.bounds, notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2)
-        home = np.clip(
-            np.searchsorted(like.bounds, like.notes[:, midi.ONSET], side="right") - 1, 0, len(like.bounds) - 2
-        )
-        total = np.bincount(home, weights=like.notes[:, midi.VELOCITY], minlength=len(like.bounds) - 1)
-        count = np.bincount(home, minlength=len(like.bounds) - 1)
-        usual = total.sum() / count.sum() if count.sum() else 80
-        loud = np.where(count > 0, total / np.maximum(count, 1), usual)
-        velocity = np.clip(np.round(loud[bar]), 1, 127).astype(np.int32)
-        return np.column_stack([notes, velocity])
+        return np.column_stack([notes, accents.velocities(notes, like.notes, like.bounds)])

@@ -10,12 +10,12 @@ whole song; a blend is the product of both (Hinton 2002).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music import arrangement
+from seqvae.music import accents, arrangement
 from seqvae.music.notes import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, skyline
 
 Ints = NDArray[np.int32]
@@ -58,6 +58,8 @@ class Ensemble:
     """`(3,)`: PERCENTILES of the number of instruments."""
     notes: Floats
     """`(3,)`: PERCENTILES of `density`."""
+    accents: Floats = field(default_factory=lambda: np.zeros((accents.ROWS, accents.PLACES)))
+    """`(256, 16)`: how much louder an instrument is at a place in the bar; see `accents.accents`. 0 if unknown."""
 
 
 def mixed(parts: Sequence[tuple[Ensemble, float]]) -> Ensemble:

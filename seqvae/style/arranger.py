@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.music import arrangement, band, guidance
+from seqvae.music import accents, arrangement, band, guidance
 from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
-from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, skyline
+from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, VELOCITY, skyline
+from seqvae.nn import batches
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Adapter, Guide
@@ -160,17 +161,53 @@ def arrange(
             best, most, line = notes, new, played
         if new >= ENOUGH:
             break
+    best[:, VELOCITY] = accents.velocities(best, piece.notes, piece.bounds, goal.ensemble.accents)
     kept = parts - {tracks.MELODY}
     notes = tracks.keep(best, piece, kept) if kept else best
     return midi.to_score(notes, piece.frame, tracks=tracks.homes(notes, piece, parts, line))
 
 
-def improvised(codec: TokenGenerator, z: Tensor, ensemble: Ensemble) -> Guide:
-    """The guide for decoding a new song `z (S, D)`: one band of the style, with its drum pattern."""
+def improvise(
+    codec: TokenGenerator, z: Tensor, chunks: int, ensemble: Ensemble, sampling: Sampling, like: Piece | None = None,
+    chroma_guidance: float = 0.0,
+) -> Any:  # fmt: skip
+    """A new `symusic.Score` from `z (S, D)`, `chunks` bars in each: a band of the style, its drum pattern and accents.
+
+    `like` is a song that gives tempo, metre, key, length and, with a strength of `chroma_guidance`, harmony.
+    """
+    from seqvae.music import piece as midi
+
+    adapter: MusicAdapter = codec.adapter
+    count = len(z) * chunks
+    frame = adapter.blank(count) if like is None else like
+    stretch = Stretch(frame, list(range(len(z))), chunks, batches.filled(adapter.limits(frame), count))
+    decoded = codec.generate_tokens(
+        z, stretch.lengths, sampling, guide=improvised(codec, z, ensemble, stretch, chroma_guidance)
+    )
+    decoded = decoded[: batches.unpadded(adapter.limits(frame), count)]
+    frame = adapter.template(decoded) if like is None else frame
+    notes = adapter.notes(decoded, frame)
+    notes[:, VELOCITY] = accents.velocities(notes, frame.notes[:0], frame.bounds, ensemble.accents)
+    return midi.to_score(notes, frame.frame)
+
+
+def improvised(
+    codec: TokenGenerator, z: Tensor, ensemble: Ensemble, stretch: Stretch, chroma_guidance: float = 0.0
+) -> Guide:
+    """The guide for decoding a new song `z (S, D)`: a band of the style, and the harmony of `stretch.piece` if any."""
+    adapter: MusicAdapter = codec.adapter
     shares = program_shares(codec, z)
     programs = band.choose(np.zeros(DRUMS + 1), ensemble, 1.0, shares)
     plan = _plan(programs, ensemble.hits, shares)
-    return lambda rows: [guidance.band_guidance(codec.adapter.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
+    harmony, roots = stretch.of(adapter.harmony(stretch.piece)), stretch.of(adapter.roots(stretch.piece))
+
+    def guide(rows: slice) -> list[Any]:
+        guidances = [guidance.band_guidance(adapter.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
+        if chroma_guidance and harmony.any():
+            guidances.append(adapter.tokenizer.chroma_guidance(harmony[rows], chroma_guidance, roots[rows]))
+        return guidances
+
+    return guide
 
 
 def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         if style.ensemble is not None:
             for part in fields(Ensemble):
                 kept = torch.from_numpy(getattr(style.ensemble, part.name))
-                tensors[f"{name}.{part.name}"] = kept.half() if part.name == "hits" else kept.float()
+                tensors[f"{name}.{part.name}"] = kept.half() if part.name in ("hits", "accents") else kept.float()
         facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
         effects = {source: asdict(effect) for source, effect in style.effects.items()}
         about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
@@ -125,7 +125,13 @@ def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
         raise StyleError(f"style '{name}': its ensemble is incomplete; fit it again")
     if not all(bool((x.isfinite() & (x >= 0)).all()) for x in found.values()):
         raise StyleError(f"style '{name}': its ensemble holds NaN, infinity or a negative number; fit it again")
-    return Ensemble(**{part: x.double().numpy() for part, x in found.items()})
+    ensemble = Ensemble(**{part: x.double().numpy() for part, x in found.items()})
+    table = tensors.get(f"{name}.accents")  # files of earlier versions have none
+    if table is None:
+        return ensemble
+    if table.shape != ensemble.accents.shape or not bool(table.isfinite().all()):
+        raise StyleError(f"style '{name}': its accents are damaged; fit it again")
+    return replace(ensemble, accents=table.double().numpy())
 
 
 def _effect(facts: Mapping[str, Any]) -> Effect:

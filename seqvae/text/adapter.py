@@ -62,7 +62,7 @@ class LineAdapter:
     def chroma_guidance(self, harmony: Floats, strength: float) -> None:
         """None: a line has no pitch."""
 
-    def ensemble(self, pieces: Iterable[list[Ints]]) -> None:
+    def ensemble(self, pieces: Iterable[list[Ints]], read: Iterable[str] = ()) -> None:
         """None: a line has no ensemble."""
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:

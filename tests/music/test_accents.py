@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqvae.music import accents
-from seqvae.music.note_metrics import DRUMS
+from seqvae.music.notes import DRUMS
 
 BOUNDS = np.array([0, 48, 96], np.int32)
 
