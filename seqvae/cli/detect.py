@@ -265,6 +265,8 @@ def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, 
     """Print verdicts on the sessions of raw logs, each as soon as it is scored, and write the report."""
     from seqvae.anomaly import log_detector
 
+    if html is not None:
+        raw.refuse_report(html)
     found = log_detector.load(detector)
     verdict = verdicts.Verdicts(found.calibration, found.settings, chosen, str(detector))
     _in_utf8()

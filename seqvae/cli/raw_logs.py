@@ -7,9 +7,12 @@ cli/app.py.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
@@ -329,6 +332,21 @@ def _reported(
     )
 
 
+def refuse_report(path: Path) -> None:
+    """Raise SeqVAEError if no report can be written there, before sessions are scored."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> SeqVAEError:
+    return SeqVAEError(f"{path}: cannot be written ({error.strerror}); choose another --html")
+
+
 def write_report(
     path: Path, inputs: Sequence[str], detector: Path, sessions: Sequence[tuple[dict[str, Any], ScoredSession]],
     limit: float | None, fdr: float | None,
@@ -344,5 +362,5 @@ def write_report(
         with files.whole(path) as part:
             part.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise SeqVAEError(f"{path}: cannot be written ({error.strerror}); choose another --html") from error
+        raise _unwritable(path, error) from error
     report(f"report in {path}")

@@ -137,6 +137,15 @@ def test_a_report_is_of_raw_logs(tiny_events: Path, here: Path) -> None:
     assert said.exit_code == 2 and "--html is for raw logs" in said.stderr
 
 
+def test_an_unwritable_report_is_refused_before_scoring(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+    written(here / "new.log", log(range(1000, 1003)))
+    for place, why in (("none/x.html", "No such file or directory"), (".", "Is a directory")):
+        said = seqvae("detect", "score", "new.log", "--detector", learned[0], "--html", place)
+        assert said.exit_code == 1 and said.stdout == ""
+        assert f"cannot be written ({why}); choose another --html" in said.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["new.log"]
+
+
 def test_learning_offers_a_key_lists_what_is_normal_and_leaves_out_the_excluded(here: Path) -> None:
     written(here / "a.log", log(range(400)))
     said = seqvae("detect", "learn", "a.log", "-o", "x.detector", "--minutes", 0.01, "--p-value", 0.5)
