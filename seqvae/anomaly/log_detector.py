@@ -48,8 +48,7 @@ LEAST = 20
 """Minimum number of sessions."""
 KNOWN = 2000
 """Maximum training sessions from which latent distances are measured."""
-SCORE: Score = "worst"
-"""Detects wrong order and new, missing or repeated events that the combined score misses."""
+SCORE: Score = "combined"
 SAMPLES = 16  # draws from the posterior
 MOST_KINDS = 50
 """Maximum kinds of normal sessions in the report."""
@@ -128,8 +127,8 @@ def learn(
         best = train(recipe, data, tokenizer, Path(run) / "run", resume=False, report=lambda _: None)
         model = codec.load(best)
         report(f"calibrating on {len(held)} other sessions")
-        near = anomaly.latents(model, list(dict.fromkeys(pieces))[:KNOWN])
-        found = calibration.fit(evidence(model, held, templates, SAMPLES, seed), SCORE, near, seed)
+        near, tokens = anomaly.reference(model, list(dict.fromkeys(pieces))[:KNOWN])
+        found = calibration.fit(evidence(model, held, templates, SAMPLES, seed), SCORE, near, seed, tokens)
         limit = max(p_value, conformal.least_share(len(found.normal), confidence))
         threshold, about = found.threshold(limit, confidence), f"{len(held)} sessions of a log"
         settings = Settings(str(best), threshold, limit, SAMPLES, seed, about, confidence)

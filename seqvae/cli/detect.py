@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 app = console.group("Find sessions, sentences and songs that are not normal.")
 
 # a copy of calibration.Score, whose module imports torch; a test compares the two
-Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
+Score = Literal[
+    "combined", "probability", "error", "elbo", "importance", "worst", "familiar", "sum", "quantile", "novelty",
+    "latent", "fisher",
+]  # fmt: skip
 
 WHOLE = 40  # tokens of the longest piece printed in full
 AROUND = 3  # tokens printed on either side of a marked token in a longer piece
@@ -66,7 +69,8 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Normal data for latent distances, preferably the training data; without it, a third of INPUT.",
+            help="Normal data for latent distances and novelty, preferably the training data; without it, a third of "
+            "INPUT.",
         ),
     ] = None,
     score: Annotated[Score, typer.Option(help="Anomaly score: several scores combined, or one of them.")] = "combined",
@@ -111,8 +115,8 @@ def fit(
             given += 1
             yield one
 
-    latents = [] if near is None else anomaly.latents(codec, near)
-    found = calibration.fit(evidence(), score, latents, seed)
+    latents, tokens = ([], []) if near is None else anomaly.reference(codec, near)
+    found = calibration.fit(evidence(), score, latents, seed, tokens)
     threshold = found.threshold(wanted, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
         enough = _enough(wanted, bool(latents), calibration.TAILS, confidence)
