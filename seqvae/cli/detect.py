@@ -365,6 +365,7 @@ def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
     app,
     "seqvae detect update hdfs.detector @normal.txt",
     "seqvae detect update ssh.detector new.log --replace",
+    "seqvae detect update ssh.detector new.log --train",
 )
 def update(
     detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder to recalibrate.", show_default=False)],
@@ -372,14 +373,31 @@ def update(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the old calibration, where normal has changed.")
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Raw logs: also train the model on half of the new sessions and all its old ones."
+        ),
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, callback=console.finite, help="Training time in minutes, with --train.")
+    ] = 1.0,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Present place of its model.")] = None,
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Add new normal data to a detector's calibration. The model and its scores stay as they are.
+    """Add new normal data to a detector's calibration. Without --train, the model and its scores stay as they are.
 
     Nothing may have been fitted on the new data. A detector of raw logs takes raw logs.
     """
+    if train:
+        if not _is_raw(detector):
+            raise UsageError(
+                "--train is for a detector that `seqvae detect learn` wrote; train other models with `seqvae train`, "
+                "and fit a detector to them"
+            )
+        raw.train(inputs or [], detector, replace, minutes, as_json)
+        return
     from seqvae.anomaly import calibration, conformal
     from seqvae.anomaly import scores as anomaly
     from seqvae.cli.inputs import kind_of, load

@@ -176,6 +176,27 @@ def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
     return chain.from_iterable(reader.records(lines, name) for lines, name in zip(opened, names, strict=True))
 
 
+def train(inputs: Sequence[str], detector: Path, alone: bool, minutes: float, as_json: bool) -> None:
+    """Learn a detector again from its own sessions and those of `inputs`; see `log_detector.extend`."""
+    from seqvae.anomaly import log_detector
+
+    found = log_detector.load(detector)
+    sessions = list(found.grouping.sessions(_records(inputs, found.reader())))
+    learned = log_detector.extend(
+        detector, sessions, alone=alone, minutes=minutes, report=report if not as_json else _nothing
+    )
+    rate = learned.alarms / max(1, learned.checked)
+    confidence = found.settings.confidence
+    tell(
+        f"{len(sessions)} more normal sessions, {learned.trained} to train on, {learned.calibrated} to calibrate on; "
+        f"of {learned.checked} held-out sessions {learned.alarms} ({rate:.1%}) are anomalous at "
+        f"p <= {learned.p_value:g}, {verdicts.bounded(learned.bound, confidence)}; in {detector}",
+        {"pieces": len(sessions), **asdict(learned), "confidence": confidence, "false_alarms": rate,
+         "output": str(detector)},
+        as_json,
+    )  # fmt: skip
+
+
 # --- score ------------------------------------------------------------------------------------------------------------
 
 

@@ -211,6 +211,57 @@ def test_new_sessions_are_calibrated_on(learned: tuple[Path, dict[str, Any]], he
     assert [row["score"] for row in found] == sorted(row["score"] for row in found)
 
 
+def test_an_update_trains_a_new_kind_and_forgets_nothing(
+    learned: tuple[Path, dict[str, Any]], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "now", time.process_time)
+    shutil.copytree(learned[0], here / "x.detector")
+    rng = np.random.default_rng(1)
+
+    def backup(_: int) -> list[str]:
+        """A new kind of normal session, of three new messages and an old one."""
+        copied = ["copied block {0} to mirror {1}"] * int(rng.integers(1, 5))
+        return ["backup number {0} starts", *copied, "check", "backup is complete"]
+
+    strange = {1001: ["open", "melt down of {0} cores", "close"], 1002: ["close", "sync", "open", "sync"]}
+    strange[1003] = ["backup is complete", "check", "backup number {0} starts"]
+    places = range(1010, 1030)
+    written(here / "new.log", log(range(5000, 5160), {number: backup(number) for number in range(5000, 5160)}))
+    written(here / "test.log", log(range(1000, 1050), {**strange, **{number: backup(number) for number in places}}))
+
+    def anomalous() -> set[int]:
+        return {int(row["session"]) for row in rows("test.log", "--detector", "x.detector") if row["anomalous"]}
+
+    assert anomalous() >= {*places, *strange}
+    [line] = done("detect", "update", "x.detector", "new.log", "--train", "--minutes", 0.2, "--json")
+    facts = json.loads(line)
+    assert (facts["pieces"], facts["trained"], facts["calibrated"], facts["checked"]) == (160, 280, 196, 84)
+    assert facts["templates"] == len(SAYS) + 3
+    assert (facts["p_value"], facts["sessions"]) == (0.02, 560)
+    after = anomalous()
+    assert after >= set(strange), "what was anomalous still is"
+    assert len(after & set(places)) <= 2, "the new kind is normal"
+    assert len(after - set(strange) - set(places)) <= 3, "and the old one still is"
+    assert files(here / "x.detector") == files(learned[0])
+    assert len(log_detector.load(here / "x.detector").calibration.normal) == 196 - 65
+    done("detect", "update", "x.detector", "new.log", "--train", "--replace", "--minutes", 0.01)
+    assert len(log_detector.load(here / "x.detector").calibration.normal) == 56 - 18
+
+
+def test_training_needs_sessions_and_a_detector_that_has_its_own(
+    learned: tuple[Path, dict[str, Any]], tiny_events: Path, here: Path
+) -> None:
+    shutil.copytree(learned[0], here / "x.detector")
+    written(here / "few.log", log(range(5)))
+    assert "5 sessions are too few to train on" in told(seqvae("detect", "update", "x.detector", "few.log", "--train"))
+    (here / "x.detector" / "sessions.json").unlink()
+    written(here / "new.log", log(range(40)))
+    assert "sessions.json: the detector's own" in told(seqvae("detect", "update", "x.detector", "new.log", "--train"))
+    written(here / "normal.txt", [session(number) for number in range(600, 700)])
+    done("detect", "fit", "@normal.txt", "-m", tiny_events, "-o", "y.detector", "--p-value", 0.1)
+    assert "--train is for" in told(seqvae("detect", "update", "y.detector", "@normal.txt", "--train"), 2)
+
+
 def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_said(here: Path) -> None:
     kinds = [session(number).split() for number in range(4)]
     lines = log(range(48), {number: kinds[number % 4] for number in range(48)})
