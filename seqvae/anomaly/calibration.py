@@ -242,7 +242,8 @@ def _surprise(column: Doubles, value: float) -> float:
     k = max(1, round(TAIL * n))
     scale = max(float(column[min(k, n - 1)] - column[:k].mean()), UNIT)
     known = float(np.interp(value, different, shares))
-    return known + (math.log(n + 1) - shares[0]) * min(1.0, below / SUDDEN) + math.log1p(below / scale)
+    jump = math.log(n + 1) - float(shares[0])
+    return known + jump * min(1.0, below / SUDDEN) + math.log1p(below / scale)
 
 
 def _pareto_surprise(column: Doubles, value: float) -> float:
