@@ -149,7 +149,7 @@ def released(data: Path) -> dict[str, tuple[str, Callable[[], Part]]]:
     def adfa() -> Part:
         normal = lines("adfa/test.normal")
         random.Random(0).shuffle(normal)
-        return Part(lines("adfa/train.normal"), normal[:400], normal[400:700])
+        return Part(lines("adfa/train.normal"), normal[:1073], normal[1073:])
 
     return {"HDFS, released": ("hdfs", hdfs), "ADFA-LD, released": ("syscalls", adfa)}
 
