@@ -68,7 +68,7 @@ def faulty(sessions: Sequence[str], train: Sequence[str], seed: int) -> dict[str
         events = line.split()
         for how, found in out.items():
             tried = (changed(events, how) for _ in range(TRIES))
-            new = next((some for some in tried if some and tuple(some) not in known), None)
+            new = next((some for some in tried if some not in ([], events) and tuple(some) not in known), None)
             if new is not None and len(events) > 1:
                 found.append(" ".join(new))
     return out
