@@ -58,9 +58,9 @@ def detector(
     codec: Codec, calibrate: Sequence[Any], known: Sequence[Any], samples: int, seed: int
 ) -> tuple[Scorer, dict[str, Calibration]]:
     """All scores of our detector, and the calibration of each."""
-    near = anomaly.latents(codec, known) if known else []
+    near, tokens = anomaly.reference(codec, known) if known else ([], [])
     evidence = list(anomaly.examine(codec, calibrate, samples, seed))
-    fitted = {OURS.format(score): calibration.fit(evidence, score, near, seed) for score in get_args(Score)}
+    fitted = {OURS.format(score): calibration.fit(evidence, score, near, seed, tokens) for score in get_args(Score)}
     any_of_them = fitted[COMBINED]  # they differ in nothing but which score is compared
 
     def score(pieces: Sequence[Any]) -> dict[str, Doubles]:

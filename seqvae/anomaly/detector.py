@@ -67,9 +67,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     def fit(self, X: Sequence[Any], y: Any = None, *, known: Sequence[Any] = ()) -> Self:
         """Calibrate on normal pieces that the model was not trained on; `y` is ignored.
 
-        `known` are pieces from which latent distances are measured, ideally the training set. Raises ReadError for a
-        piece that cannot be read, SeqVAEError for too few pieces or invalid settings, CheckpointError if there is no
-        such model.
+        `known` are pieces from which latent distances and novelty are measured, ideally the training set. Raises
+        ReadError for a piece that cannot be read, SeqVAEError for too few pieces or invalid settings, CheckpointError
+        if there is no such model.
         """
         del y
         share = self.p_value if self.contamination == "auto" else self.contamination
@@ -78,8 +78,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         if self.confidence is not None and not (0 < share < 1 and 0 < self.confidence < 1):
             raise SeqVAEError(f"a share of {share} with {self.confidence} confidence; choose both between 0 and 1")
         self.codec_ = codec.load(self.model, exact=self.exact)
-        near = anomaly.latents(self.codec_, _pieces(known))
-        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed)
+        near, tokens = anomaly.reference(self.codec_, _pieces(known))
+        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed, tokens)
         if self.contamination == "auto":
             self.offset_ = self.calibration_.threshold(self.p_value, self.confidence)
             if self.confidence is not None and self.offset_ == -math.inf:

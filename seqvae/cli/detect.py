@@ -64,7 +64,8 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Normal data for latent distances, preferably the training data; without it, a third of INPUT.",
+            help="Normal data for latent distances and novelty, preferably the training data; without it, a third of "
+            "INPUT.",
         ),
     ] = None,
     score: Annotated[Score, typer.Option(help="Anomaly score: several scores combined, or one of them.")] = "combined",
@@ -111,8 +112,8 @@ def fit(
             given += 1
             yield one
 
-    latents = [] if near is None else anomaly.latents(codec, near)
-    found = calibration.fit(evidence(), score, latents, seed, codec.tokenizer.kind)
+    latents, tokens = ([], []) if near is None else anomaly.reference(codec, near)
+    found = calibration.fit(evidence(), score, latents, seed, tokens, codec.tokenizer.kind)
     normal = counted(given, codec.tokenizer.kind, "normal ")
     threshold = found.threshold(share, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
@@ -272,6 +273,8 @@ def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, 
     """Print verdicts on the sessions of raw logs, each as soon as it is scored, and write the report."""
     from seqvae.anomaly import log_detector
 
+    if html is not None:
+        raw.refuse_report(html)
     found = log_detector.load(detector)
     verdict = verdicts.Verdicts(found.calibration, found.settings, chosen, str(detector))
     _in_utf8()
@@ -368,6 +371,7 @@ def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
     app,
     "seqvae detect update hdfs.detector @normal.txt",
     "seqvae detect update ssh.detector new.log --replace",
+    "seqvae detect update ssh.detector new.log --train",
 )
 def update(
     detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder to recalibrate.", show_default=False)],
@@ -375,14 +379,31 @@ def update(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the old calibration, where normal has changed.")
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Raw logs: also train the model on half of the new sessions and all its old ones."
+        ),
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, callback=console.finite, help="Training time in minutes, with --train.")
+    ] = 1.0,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Present place of its model.")] = None,
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Add new normal data to a detector's calibration. The model and its scores stay as they are.
+    """Add new normal data to a detector's calibration. Without --train, the model and its scores stay as they are.
 
     Nothing may have been fitted on the new data. A detector of raw logs takes raw logs.
     """
+    if train:
+        if not _is_raw(detector):
+            raise UsageError(
+                "--train is for a detector that `seqvae detect learn` wrote; train other models with `seqvae train`, "
+                "and fit a detector to them"
+            )
+        raw.train(inputs or [], detector, replace, minutes, as_json)
+        return
     from seqvae.anomaly import calibration, conformal
     from seqvae.modality import counted
 
