@@ -38,7 +38,7 @@ _APART = set("\u2581\u2585\u2047\0\t\n\r")
 
 
 class TextTokenizer(NoPositionFields):
-    """Byte-pair or unigram tokens (Sennrich et al. 2016; Kudo 2018) with fallback to bytes.
+    """Byte-pair or unigram tokens (Sennrich et al. 2016; Kudo 2018) or characters, with fallback to bytes.
 
     A piece is one line, a `str`. Encoding is lossless for all of Unicode: ``decode_text(encode(line)) == line``. A line
     is one chunk, unless it has more than `max_tokens` tokens including EOS; then it is cut, before a word if possible.
@@ -92,8 +92,8 @@ class TextTokenizer(NoPositionFields):
     ) -> TextTokenizer:
         """Learn a vocabulary from lines, in memory; equal lines give equal tokenizers.
 
-        `vocab_size` is the maximum number of tokens: few lines give fewer. `algorithm` is `bpe` or `unigram`. Raises
-        TokenizerError if there are no lines, or if `vocab_size` is below 261.
+        `vocab_size` is the maximum number of tokens: few lines give fewer. `algorithm` is `bpe`, `unigram`, or
+        `char` for one token a character. Raises TokenizerError if there are no lines, or if `vocab_size` is below 261.
         """
         if vocab_size < LEAST:
             raise TokenizerError(
