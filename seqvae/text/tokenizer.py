@@ -77,6 +77,9 @@ class TextTokenizer(NoPositionFields):
         for value, i in bytes_.items():
             self._surface[i] = bytes([value])
         self._surface[: len(SPECIAL)] = [b""] * len(SPECIAL)
+        learned = [name for name, byte in zip(names, spelled, strict=True) if not byte][len(SPECIAL) :]
+        self.by_character = all(len(name) == 1 for name in learned)
+        """Whether each token is one character or a byte."""
         self._opens: Bools = np.array([name.startswith(SPACE) for name in names])
         self._inside: Bools = (self.byte_of >= 0x80) & (self.byte_of < 0xC0)
         self._grammar = TextGrammar(self)
