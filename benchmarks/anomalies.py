@@ -71,15 +71,16 @@ def detector(
 
 
 def autoencoder(folder: Path) -> Scorer:
-    """Minus the reconstruction error of a plain autoencoder, nats a token."""
+    """Minus the reconstruction error of a plain autoencoder, nats a token, and that of its worst token."""
     codec = kinds.load(str(folder / "best" if (folder / "best").is_dir() else folder))
     if not codec.objective.autoencoder:
         raise SystemExit(f"{folder}: was not trained with objective.autoencoder=true")
 
     def score(pieces: Sequence[Any]) -> dict[str, Doubles]:
         # its vector is the mean; the one draw that `examine` wants at least is not looked at
-        found = [one.error.mean() for one in anomaly.examine(codec, pieces, samples=1)]
-        return {"plain autoencoder, error": np.array(found, np.float64)}
+        found = [(one.error.mean(), one.error.min()) for one in anomaly.examine(codec, pieces, samples=1)]
+        mean, worst = np.array(found, np.float64).T
+        return {"plain autoencoder, error": mean, "plain autoencoder, worst": worst}
 
     return score
 
