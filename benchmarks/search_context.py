@@ -38,6 +38,7 @@ from seqvae.evaluation import test_songs
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn import inference
 from seqvae.nn.layers import multiplies_bf16
 from seqvae.nn.loss import loss, refine
 from seqvae.nn.posterior import Posterior
@@ -104,7 +105,7 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
 
 def decode(model: Codec, songs: Sequence[test_songs.Song]) -> list[Ints]:
     """As `test_songs.decode`, each segment after the one before."""
-    assert sum(len(song.z) for song in songs) <= codec.BATCH_CHUNKS // model.chunks, "what comes before is told once"
+    assert sum(len(song.z) for song in songs) <= inference.BATCH_CHUNKS // model.chunks, "more than a batch"
     told(model, befores([song.z for song in songs], [split(model, song.piece)[2] for song in songs]))
     return test_songs.decode(model, songs, [song.z for song in songs])
 

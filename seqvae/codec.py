@@ -1,6 +1,7 @@
 """`Codec`: a tokenizer and a model. Pieces to latent vectors and back; the main interface for users.
 
-Scope: segments, batches, assembly of decoded pieces. Out of scope: training, metrics, kinds of pieces (modality.py).
+Scope: the functions that users call, and loading. Out of scope: inference in batches (nn/inference.py), moves of pieces
+(style/moves.py), training, metrics, kinds of pieces (modality.py).
 """
 
 from __future__ import annotations
@@ -18,29 +19,26 @@ from torch import Tensor
 from seqvae import _aliases
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import ObjectiveConfig
-from seqvae.data import batches
-from seqvae.errors import CheckpointError, SeqVAEError, StyleError
+from seqvae.errors import CheckpointError, StyleError
 from seqvae.modality import adapter_of
-from seqvae.nn.kernels import steady
-from seqvae.nn.layers import DISALLOWED, multiplies_bf16, shifted
-from seqvae.nn.loss import refine
+from seqvae.nn import batches
+from seqvae.nn.inference import BatchInference, Inference, padded, segmented
+from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
-from seqvae.protocols import EOS, PAD, Adapter, Guide, Tokenizer
-from seqvae.style import arranger, interpolation, mixture
+from seqvae.protocols import Adapter, Guide, Tokenizer
+from seqvae.style import arranger, interpolation, mixture, moves
 from seqvae.style import vectors as style
-from seqvae.style.arranger import Goal, Stretch
+from seqvae.style.arranger import Goal
 from seqvae.style.mixture import Mixture
+from seqvae.style.moves import ChromaGuide
 from seqvae.style.vectors import Style, choose, draw, standard
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 CHROMA_GUIDANCE = 1.5
 """Default strength of harmony guidance in a blend; see `Codec.blend`."""
-BATCH_TOKENS = 16384  # tokens encoded or scored at once: limits memory and does not change results
-SCORE_NUMBERS = 1 << 22  # probabilities held at once when scoring: more would leave the processor's cache
-BATCH_CHUNKS = 512  # chunks decoded side by side
 CANDIDATES = 6  # points decoded per step of an interpolation; with 2, a tenth of the paths in music go backward
 
 
@@ -50,7 +48,7 @@ class Codec:
     """A model ready for use; see `seqvae.load`."""
 
     tokenizer: Tokenizer
-    model: Any
+    model: SequenceVAE
     styles: dict[str, Style] = field(default_factory=dict)
     name: str = ""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -61,6 +59,8 @@ class Codec:
     """Processes that call the same functions with the same arguments: each does a part, all get all results."""
     exact: bool = False
     """True for results that are bit-identical in any batch and on any number of threads, at lower speed."""
+    wrap: Callable[[BatchInference], Inference] | None = None
+    """Makes the inference that is used from that of the model: to cache posteriors, report progress or stop."""
     adapter: Adapter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,30 +68,24 @@ class Codec:
         self.model.eval().requires_grad_(False)  # gradients are needed for latents, not for weights
         self.chunks: int = self.model.config.chunks
 
+    @property
+    def _batched(self) -> BatchInference:
+        return BatchInference(self.model, self.tokenizer, self.objective, self.ranks, self.exact)
+
+    @property
+    def inference(self) -> Inference:
+        """Inference with the present settings, wrapped by `wrap`."""
+        return self._batched if self.wrap is None else self.wrap(self._batched)
+
     # --- encoding -----------------------------------------------------------------------------------------------------
 
     def segments(self, piece: Any) -> list[list[Ints]]:
         """Token ids of a piece by segment and chunk; the last segment is padded with empty chunks."""
-        chunks = self.tokenizer.encode(piece)
-        chunks += [np.array([EOS], np.int32)] * (-len(chunks) % self.chunks)
-        return [chunks[i : i + self.chunks] for i in range(0, len(chunks), self.chunks)]
+        return segmented(self.tokenizer.encode(piece), self.chunks)
 
-    @torch.no_grad()
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
-        """Posteriors `(S, D)` of segments, in batches of similar length; `refined` means are for decoding."""
-        longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
-        mean = torch.zeros(len(segments), self.model.config.latent)
-        logvar = torch.zeros_like(mean)
-        for rows in self.ranks.shard(batches.batches(longest, BATCH_TOKENS // self.chunks)):
-            tokens, fields = self.tensors([segments[i] for i in rows], even=not refined)
-            with steady(self.exact):
-                posterior = self.model.encode(tokens, fields)
-                if refined and self.objective.refine:
-                    allowed, low = self._allowed(tokens), multiplies_bf16(tokens.device)
-                    posterior = refine(self.model, tokens, fields, allowed, posterior, self.objective, low)
-            mean[rows], logvar[rows] = posterior.mean[: len(rows)].cpu(), posterior.logvar[: len(rows)].cpu()
-        self.ranks.add([mean, logvar])
-        return Posterior(mean, logvar)
+        """Posteriors `(S, D)` of segments; `refined` means are for decoding."""
+        return self.inference.posteriors(segments, refined)
 
     def encode(self, pieces: Iterable[Any]) -> list[Tensor]:
         """Refined posterior means: one `(S, D)` a piece of S segments. Raises ReadError for unreadable pieces."""
@@ -116,57 +110,16 @@ class Codec:
         segments = self.segments(piece)
         posterior, generator = self.posteriors(segments), torch.Generator().manual_seed(seed)
         draws = torch.stack([posterior.sample(generator) for _ in range(samples)])
-        return self.token_log_probs(draws, segments).mean(0), self.tensors(segments)[0].cpu()
+        tokens = torch.from_numpy(padded(segments, self.chunks)).long()
+        return self.token_log_probs(draws, segments).mean(0), tokens
 
-    @torch.no_grad()
     def token_log_probs(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
         """Log-probability of every token given L vectors a segment, `z (L, S, D)`: `(L, S, C, T)` in nats, 0 at PAD."""
-        longest = np.array([max(map(len, segment)) for segment in segments])
-        total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
-        budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
-        for rows in self.ranks.shard(batches.batches(longest, max(1, budget // self.chunks))):
-            tokens, fields = self.tensors([segments[i] for i in rows], even=True)
-            allowed = self._allowed(tokens)
-            disallowed = None if allowed is None else ~allowed
-            each = max(1, budget // tokens.numel())  # vectors at once
-            for at in range(0, len(z), each):
-                some = z[at : at + each, rows + rows[-1:] * (len(tokens) - len(rows))].to(tokens.device)
-                inputs, repeated = (x.repeat(len(some), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), fields))
-                low = torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device))
-                with steady(self.exact), low:
-                    logits = self.model.decode_logits(some.flatten(0, 1), inputs, repeated)[0].float()
-                logits = logits.view(len(some), *tokens.shape, -1)
-                if disallowed is not None:
-                    logits.masked_fill_(disallowed, DISALLOWED)
-                wanted = tokens.expand(len(some), *tokens.shape)[..., None]
-                log_p = logits.log_softmax(-1).gather(-1, wanted)[..., 0].masked_fill(tokens == PAD, 0.0)
-                width = int(longest[rows[-1]])
-                total[at : at + each, rows, :, :width] = log_p[:, : len(rows), :, :width].cpu()
-        self.ranks.add([total])
-        return total
-
-    def _allowed(self, tokens: Tensor) -> Tensor | None:
-        """`(B, C, T, V)`: the tokens that the grammar allows at each step of `tokens (B, C, T)`; None for all."""
-        rules = self.tokenizer.allowed(tokens.cpu().numpy())
-        return None if rules is None else torch.from_numpy(rules).to(tokens.device)
+        return self.inference.token_log_probs(z, segments)
 
     def tensors(self, segments: Sequence[list[Ints]], even: bool = False) -> tuple[Tensor, Tensor]:
-        """Tokens `(B, C, T)` and position fields `(B, C, T, K)` of segments, padded.
-
-        With `even`, B and T are rounded up to few different sizes, by repeating the last segment: oneDNN caches code
-        and the allocator caches memory for every shape, and a million lines have more shapes than a thousand.
-        """
-        longest = max((len(chunk) for segment in segments for chunk in segment), default=1)
-        if even:
-            segments = [*segments, *[segments[-1]] * (batches.even(len(segments)) - len(segments))]
-            longest = batches.even(longest)
-        tokens = np.full((len(segments), self.chunks, longest), PAD, np.int32)
-        for i, segment in enumerate(segments):
-            for c, chunk in enumerate(segment):
-                tokens[i, c, : len(chunk)] = chunk
-        device = next(self.model.parameters()).device
-        fields = self.tokenizer.position_fields(tokens)
-        return torch.from_numpy(tokens).long().to(device), torch.from_numpy(fields).long().to(device)
+        """Tokens `(B, C, T)` and position fields `(B, C, T, K)` of segments; see `BatchInference.tensors`."""
+        return self._batched.tensors(segments, even)
 
     # --- decoding -----------------------------------------------------------------------------------------------------
 
@@ -179,29 +132,9 @@ class Codec:
         Notes are guided toward the `harmony (S * C, B, 12)` with a `strength` (`Adapter.chroma_guidance`), tokens by
         `guide`. Raises SeqVAEError for a vector with NaN or infinity in it.
         """
-        z = z.float()
-        if not bool(z.isfinite().all()):
-            raise SeqVAEError("a latent vector with NaN or infinity cannot be decoded; move less far, or encode again")
-        grammar = self.tokenizer.grammar()
-        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.tokenizer.max_tokens))
-        each = max(1, BATCH_CHUNKS // self.chunks)
-
-        def written(first: int) -> list[Ints]:
-            part = z[first : first + each].to(next(self.model.parameters()).device)
-            rows = len(part) * self.chunks
-            lengths = None if limits is None else limits[first * self.chunks :][:rows]
-            sounding = None if harmony is None else harmony[first * self.chunks :][:rows]
-            guidance = None if sounding is None else self.adapter.chroma_guidance(sounding, strength)
-            guidances = [] if guidance is None else [guidance]
-            if guide is not None:
-                guidances += guide(slice(first * self.chunks, first * self.chunks + rows))
-            numbered = replace(sampling, first_row=sampling.first_row + first * self.chunks)
-            with steady(self.exact):
-                segments = self.model.generate(part, grammar, grammar.start(rows, lengths), numbered, guidances)
-            return [chunk for segment in segments for chunk in segment]
-
-        parts = self.ranks.map_sharded(range(0, len(z), each), written)
-        return [chunk for part in parts for chunk in part]
+        guides: list[Guide] = [] if harmony is None else [ChromaGuide(self.adapter, harmony, strength)]
+        guides += [] if guide is None else [guide]
+        return self.inference.generate_tokens(z, limits, sampling, guides)
 
     def decode(
         self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None,
@@ -235,26 +168,21 @@ class Codec:
         self, z: Sequence[Tensor], like: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None
     ) -> list[list[Ints]]:
         """Token ids of the chunks of each piece with latents `z (S, D)`, as many chunks as its frame has."""
-        limits = [self._filled(self.adapter.limits(template), len(x)) for x, template in zip(z, like, strict=True)]
+        limits = [
+            batches.filled(self.adapter.limits(template), len(x) * self.chunks)
+            for x, template in zip(z, like, strict=True)
+        ]
         chunks = self.generate_tokens(torch.cat(list(z)), batches.joined(limits), sampling or Sampling(), guide=guide)
         out, at = [], 0
         for x, template in zip(z, like, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
-            out.append(mine[: self._size(template, len(mine))])
+            out.append(mine[: batches.unpadded(self.adapter.limits(template), len(mine))])
             at += len(mine)
         return out
 
-    def _filled(self, limits: Ints | None, segments: int) -> Ints | None:
-        """Lengths of all chunks of `segments` segments; padding chunks have length 1."""
-        if limits is None:
-            return None
-        count = segments * self.chunks
-        return np.append(limits[:count], np.ones(max(0, count - len(limits)), np.int32))
-
-    def _size(self, piece: Any, chunks: int) -> int:
-        """Number of the `chunks` decoded chunks that belong to a piece, without padding."""
-        limits = self.adapter.limits(piece)
-        return chunks if limits is None else min(chunks, len(limits))
+    def _sizes(self, like: Sequence[Any], segments: int) -> list[int]:
+        """The number of the first of `segments` segments that belong to each piece."""
+        return [-(-batches.unpadded(self.adapter.limits(one), segments * self.chunks) // self.chunks) for one in like]
 
     def reconstruct(self, piece: Any) -> Any:
         """Encode and decode a piece without moving it."""
@@ -331,39 +259,9 @@ class Codec:
         as in `blend`. With a `goal`, pieces that move are arranged for one band. Known `segments` and `latents (S, D)`
         of each piece can be given to save computing them again.
         """
-        read, sampling = [self.adapter.read(piece) for piece in pieces], sampling or Sampling()
-        split = [list(one) for one in segments or map(self.segments, read)]
-        full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
-        wanted = [[one[i] for i in rows] for one, rows in zip(split, full, strict=True)]
-        parted = self.means(wanted) if latents is None else [z[i] for z, i in zip(latents, full, strict=True)]
-        moved = [move(part) if len(part) else part for part in parted]
-        # an unmoved piece is its reconstruction, without guidance or arrangement
-        turned = [not torch.equal(a, b) for a, b in zip(parted, moved, strict=True)]
-        kept = [self.adapter.parts(keep, turn) for turn in turned]
-        stretches = [
-            Stretch(piece, rows, self.chunks, self._filled(self.adapter.limits(piece), len(one)))
-            for piece, one, rows in zip(read, split, full, strict=True)
-        ]
-        made: dict[int, Any] = {}
-        row = sampling.first_row
-        for i, stretch in enumerate(stretches):
-            if goal is not None and turned[i]:
-                numbered = replace(sampling, first_row=row)
-                made[i] = arranger.arrange(self, stretch, parted[i], moved[i], goal, numbered, chroma_guidance, kept[i])
-            row += len(stretch.bars)
-        rest = [i for i in range(len(read)) if i not in made]
-        if any(full[i] for i in rest):
-            guided = bool(chroma_guidance) and any(turned[i] for i in rest)
-            sounding = batches.joined([stretches[i].harmony(self.adapter, turned[i]) for i in rest]) if guided else None
-            z, lengths = torch.cat([moved[i] for i in rest]), batches.joined([stretches[i].lengths for i in rest])
-            chunks = iter(self.generate_tokens(z, lengths, sampling, sounding, chroma_guidance))
-            for i in rest:
-                for k in full[i]:
-                    split[i][k] = [new if len(old) > 1 else old for old, new in zip(split[i][k], chunks, strict=False)]
-        for i in rest:
-            flat = [chunk for segment in split[i] for chunk in segment]
-            made[i] = self.adapter.assemble(flat[: self._size(read[i], len(flat))], read[i], kept[i], not turned[i])
-        return [made[i] for i in range(len(read))]
+        read = [self.adapter.read(piece) for piece in pieces]
+        moved = moves.encode_and_move(self, read, move, segments, latents)
+        return moves.decode(self, moved, sampling or Sampling(), keep, chroma_guidance, goal)
 
     def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
         """`steps` pieces from `a` to `b`; the ends are the model's reconstructions of both.
@@ -394,21 +292,20 @@ class Codec:
         way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
         nearer = [int(2 * i >= len(way)) for i in range(len(way))]
         like = [*ends] or [self.adapter.blank(len(a) * self.chunks)] * 2
-        sizes = [-(-self._size(template, len(a) * self.chunks) // self.chunks) for template in like]
+        sizes = self._sizes(like, len(a))
         chunks = self._spelled([z[: sizes[e]] for z, e in zip(way, nearer, strict=True)], [like[e] for e in nearer])
-        filled = [one + [np.array([EOS], np.int32)] * (-len(one) % self.chunks) for one in chunks]
-        segments = [one[i : i + self.chunks] for one in filled for i in range(0, len(one), self.chunks)]
-        latents = torch.split(self.posteriors(segments).mean, [len(one) // self.chunks for one in filled])
-
-        def distances(end: int) -> Tensor:
-            rows = []
-            for one, z in zip(chunks, latents, strict=True):
-                x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments common to both
-                rows.append([*self.adapter.apart(chunks[end], one), float((x - y).norm())])
-            return torch.tensor(rows)
-
-        chosen = interpolation.even(distances(0), distances(-1), steps)
+        latents = self.means([segmented(one, self.chunks) for one in chunks], refined=False)
+        there, back = (self._apart(chunks, latents, end) for end in (0, -1))
+        chosen = interpolation.even(there, back, steps)
         return way[chosen], [(chunks[i], nearer[i]) for i in chosen]
+
+    def _apart(self, chunks: Sequence[list[Ints]], latents: Sequence[Tensor], end: int) -> Tensor:
+        """`(P, K)`: distances of P decoded points of a path from the point `end`, with latents `(S, D)` of each."""
+        rows = []
+        for one, z in zip(chunks, latents, strict=True):
+            x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments common to both
+            rows.append([*self.adapter.apart(chunks[end], one), float((x - y).norm())])
+        return torch.tensor(rows)
 
     def grid(self, corners: Sequence[Any], size: int = 5, kind: str = "slerp") -> list[list[Any]]:
         """`size` rows of `size` pieces between four corners: top left, top right, bottom left, bottom right.
@@ -422,8 +319,8 @@ class Codec:
         sheet = interpolation.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
         templates = [read[corner] for corner in near]
-        kept = [-(-self._size(template, len(z[0]) * self.chunks) // self.chunks) for template in templates]
-        pieces = self.decode([x[:n] for x, n in zip(sheet, kept, strict=True)], like=templates)
+        sizes = self._sizes(templates, len(z[0]))
+        pieces = self.decode([x[:n] for x, n in zip(sheet, sizes, strict=True)], like=templates)
         for piece, at in zip(again, (0, size - 1, size * (size - 1), size * size - 1), strict=True):
             pieces[at] = piece
         return [pieces[at : at + size] for at in range(0, size * size, size)]
@@ -445,15 +342,7 @@ class Codec:
         the style has sums of pieces, the decoder takes the most likely tokens. Music is played by one band if the style
         knows its ensembles.
         """
-        generator, styles = torch.Generator().manual_seed(seed), list[Style]()
-        if style is None and self.mixture is not None and segments == 1:
-            z = list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1))
-        else:
-            if style is None:
-                styles = choose(self.styles, count, seed) or [self.style("all")] * count
-            else:
-                styles = [standard(self.model.config.latent) if style == "prior" else self.style(style)] * count
-            z = [draw(one, segments, generator, temperature, seed + i) for i, one in enumerate(styles)]
+        z, styles = self._drawn(count, style, temperature, segments, seed)
         if sampling is None and styles and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
@@ -464,6 +353,19 @@ class Codec:
             guide = None if one.ensemble is None else arranger.improvised(self, x, one.ensemble)
             made += self.decode([x], sampling=replace(sampling, first_row=i * segments * self.chunks), guide=guide)
         return made
+
+    def _drawn(
+        self, count: int, style: str | Style | None, temperature: float, segments: int, seed: int
+    ) -> tuple[list[Tensor], list[Style]]:
+        """Latents `(segments, D)` of new pieces, and the style of each; no style for draws from the mixture."""
+        generator = torch.Generator().manual_seed(seed)
+        if style is None and self.mixture is not None and segments == 1:
+            return list(torch.split(mixture.draw(self.mixture, count, generator, temperature), 1)), []
+        if style is None:
+            styles = choose(self.styles, count, seed) or [self.style("all")] * count
+        else:
+            styles = [standard(self.model.config.latent) if style == "prior" else self.style(style)] * count
+        return [draw(one, segments, generator, temperature, seed + i) for i, one in enumerate(styles)], styles
 
     # --- styles -------------------------------------------------------------------------------------------------------
 
@@ -493,6 +395,18 @@ def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = F
     return Codec(kept.tokenizer, kept.model, styles, name, kept.recipe.objective, mixed, exact=exact)
 
 
-def load(name: str | Path, *, exact: bool = False) -> Codec:
-    """A codec by released name, folder or Hub id; `exact` as in `Codec`. Raises CheckpointError in one line."""
-    return from_checkpoint(checkpoint.load(name), str(name), exact)
+def load(
+    name: str | Path, *, device: str | torch.device = "cpu", styles: Path | None = None, exact: bool = False
+) -> Codec:
+    """A codec by released name, folder or Hub id; `exact` as in `Codec`.
+
+    `device` is a device of torch, or "auto" for the GPU if there is one. `styles` is a file of `style fit` whose styles
+    are added. Raises CheckpointError or StyleError in one line.
+    """
+    codec = from_checkpoint(checkpoint.load(name), str(name), exact)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    codec.model.to(device)
+    if styles is not None:
+        codec.styles.update(style.load(styles, codec.model.config.latent))
+    return codec

@@ -1,9 +1,10 @@
 """The registry of modalities: music, sentences and event logs, one entry each.
 
 Scope: for each kind of sequence, the tokenizer, the adapter between a user's pieces and tokens, the reader of training
-files, and the module that reads arguments of commands. Codec, training, commands and studio use this registry, so a new
-kind is one more entry. Out of scope: how a kind does these things. An entry names objects as `module:attribute`, which
-are imported at first use: music does not load SentencePiece, and `seqvae --help` loads neither.
+files, the module that reads arguments of commands, and the properties in which kinds differ for programs. Codec,
+training, commands and studio use this registry and compare no names, so a new kind is one more entry. Out of scope: how
+a kind does these things. An entry names objects as `module:attribute`, which are imported at first use: music does not
+load SentencePiece, and `seqvae --help` loads neither.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqvae.config import TokenizerConfig, present, read
 from seqvae.errors import CheckpointError, ConfigError, ReadError, TokenizerError
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from seqvae.protocols import Adapter, Tokenizer
 
 
+Content = Literal["songs", "sentences", "sessions"]
+Vocabulary = Literal["fixed", "sample", "all"]
+
+
 @dataclass(frozen=True)
 class Modality:
-    """One kind of sequence, by the names of its objects."""
+    """One kind of sequence, by the names of its objects and its properties."""
 
     kind: str
     """Its name in recipes, `tokenizer.json` and latent files."""
@@ -35,6 +40,12 @@ class Modality:
     """A function with the signature of `read_sources`, for training."""
     commands: str
     """A module with the interface of `cli.inputs.Kind`: inputs of commands, and where their results go."""
+    content: Content = "sentences"
+    """What its pieces are: songs (`music.piece.Piece`), or lines of text, which are sentences or sessions."""
+    vocabulary: Vocabulary = "fixed"
+    """Whether its vocabulary is fixed, or learned from a random sample of the training lines, or from all pieces."""
+    chunk: str = ""
+    """Name of a chunk, where tokens are shown with the number of their chunk: "bar" for music."""
 
     def read_sources(
         self, paths: Sequence[Path], skipped: list[ReadError], report: Callable[[str], None]
@@ -61,6 +72,8 @@ register(
         adapter="seqvae.music.adapter:MusicAdapter",
         sources="seqvae.music.library:sources",
         commands="seqvae.cli.music_io",
+        content="songs",
+        chunk="bar",
     )
 )
 register(
@@ -70,6 +83,7 @@ register(
         adapter="seqvae.text.adapter:LineAdapter",
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
+        vocabulary="sample",
     )
 )
 register(
@@ -79,6 +93,8 @@ register(
         adapter="seqvae.text.adapter:LineAdapter",  # a session is a line as well
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
+        content="sessions",
+        vocabulary="all",
     )
 )
 

@@ -25,12 +25,12 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 Guidance = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
-"""Guidance of decoding: (row numbers (N,), their states (N, S)) -> some tokens (P,) and their log-weights (N, P).
+"""Guidance of decoding: (row numbers (N,), their states (N, S)) -> P tokens (P,) and their log-weights (N, P).
 
 Probability moves among these tokens alone: their total probability stays that of the model.
 """
 Guide = Callable[[slice], list[Guidance]]
-"""(a slice of all decoded rows, in order) -> the leans of these rows, numbered from 0."""
+"""(a slice of all decoded rows, in order) -> the guidances of these rows, numbered from 0."""
 
 PAD, BOS, EOS, MASK = range(4)  # the first ids of every vocabulary
 
@@ -64,6 +64,8 @@ class Tokenizer(Protocol):
     """Tokens that a chunk repeats from the chunk before it; 0 except for windows of long sessions."""
     binding_depth: Ints
     """`(V,)`: number of position fields that each token is bound to (its depth)."""
+    unknown: int | None
+    """The token of every word outside of the vocabulary, where a token is a word; None for other kinds."""
 
     def encode(self, piece: Any) -> list[Ints]:
         """Token ids of every chunk of a piece, each ending in EOS."""
@@ -143,6 +145,7 @@ class NoPositionFields:
     """Shared methods of kinds whose tokens have no position fields, such as sentences and logs."""
 
     field_sizes: tuple[int, ...] = ()
+    unknown: int | None = None
 
     def position_fields(self, tokens: Ints) -> Ints:
         """Position fields `(..., T, 0)`: none."""

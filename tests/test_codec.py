@@ -20,6 +20,7 @@ from seqvae.errors import CheckpointError, ReadError, StyleError, UsageError
 from seqvae.music import arrangement, band
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
+from seqvae.nn import inference
 from seqvae.nn import loss as objective
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
@@ -65,7 +66,7 @@ def test_company_does_not_change_a_latent(
     exact, pieces = replace(small, exact=True), [bach, song, groove(4)]
     together = exact.encode(pieces)
     alone = [exact.encode([piece])[0] for piece in pieces]
-    monkeypatch.setattr(codec, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(inference, "BATCH_TOKENS", 64)
     in_small_batches = exact.encode(pieces)
     for a, b, c in zip(together, alone, in_small_batches, strict=True):
         assert torch.equal(b, a)
@@ -115,7 +116,7 @@ def test_company_does_not_change_what_is_decoded(small: Codec, song: Piece, monk
         if sampling is None:  # else the draws of a piece follow from its place among the pieces too
             assert [rows(exact.decode([z])[0]) for z in latents] == [rows(score) for score in together]
         with monkeypatch.context() as patch:
-            patch.setattr(codec, "BATCH_CHUNKS", 4)
+            patch.setattr(inference, "BATCH_CHUNKS", 4)
             assert [rows(score) for score in exact.decode(latents, sampling=sampling)] == [rows(s) for s in together]
         first = small.generate_tokens(latents[0], None, sampling or Sampling())
         part = small.generate_tokens(latents[0][:2], None, sampling or Sampling())
@@ -268,7 +269,7 @@ def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
         searched.append(len(tokens))
         return refine(model, tokens, *rest)
 
-    monkeypatch.setattr(codec, "refine", counted)
+    monkeypatch.setattr(inference, "refine", counted)
     monkeypatch.setattr(small, "objective", replace(small.objective, refine=2))
     pieces = [song, groove(3), groove(7, bars=5), groove(2)]
     sizes = [len(small.segments(piece)) for piece in pieces]
@@ -451,6 +452,16 @@ def test_a_codec_is_loaded_with_its_styles(small: Codec, trained: Trained, tmp_p
     assert isinstance(again.style("odd"), Style)
     piece = groove(3)
     assert rows(again.blend(piece, target="odd", amount=0)) == rows(small.reconstruct(piece))
+
+
+def test_a_codec_is_loaded_on_a_device_with_the_styles_of_a_file(
+    small: Codec, trained: Trained, tmp_path: Path
+) -> None:
+    style.save({"mine": small.styles["odd"]}, tmp_path / "my.styles")
+    loaded = seqvae.load(trained.best, device="meta", styles=tmp_path / "my.styles")
+    assert {part.device.type for part in loaded.model.parameters()} == {"meta"}
+    assert loaded.styles.keys() == seqvae.load(trained.best).styles.keys() | {"mine"}
+    torch.testing.assert_close(loaded.style("mine").mean, small.styles["odd"].mean)
 
 
 def test_no_model_is_an_error_in_one_line(tmp_path: Path) -> None:

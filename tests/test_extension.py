@@ -18,14 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import done
+from commands import done, seqvae, told
 from conftest import SENTENCES
+from fastapi.testclient import TestClient
+from studios import HOME, refusal, result
 from torch import Tensor, nn
 
 from seqvae import codec
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
 from seqvae.data.dataset import split_of
 from seqvae.errors import TokenizerError
+from seqvae.evaluation import style_effect
 from seqvae.events.tokenizer import EventGrammar
 from seqvae.modality import MODALITIES, Modality, register
 from seqvae.nn import decoder, encoder
@@ -33,6 +36,8 @@ from seqvae.nn import loss as objective
 from seqvae.nn import posterior as latent
 from seqvae.nn.layers import Packing
 from seqvae.protocols import EOS, Ints, NoPositionFields
+from seqvae.studio.models import Models
+from seqvae.studio.server import application
 from seqvae.text.lines import title
 from seqvae.train import loop as train
 
@@ -101,7 +106,7 @@ class DnaTokenizer(NoPositionFields):
         return cls(**settings)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dna() -> Iterator[Modality]:
     """The one entry that a new kind needs; strands are lines, and take what lines have."""
     entry = Modality(
@@ -110,6 +115,9 @@ def dna() -> Iterator[Modality]:
         adapter="seqvae.text.adapter:LineAdapter",
         sources="seqvae.text.lines:sources",
         commands="seqvae.cli.text_io",
+        content="sentences",
+        vocabulary="fixed",
+        chunk="segment",
     )
     register(entry)
     yield entry
@@ -123,14 +131,25 @@ def strand(number: int) -> str:
     return 2 * one + 2 * two
 
 
-def test_a_kind_of_sequence(dna: Modality, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def strands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dna") / "strands.txt"
+    path.write_text("".join(f"{strand(i)}\n" for i in range(400)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def best(dna: Modality, strands: Path) -> Path:
+    """A model of strands, trained for some seconds."""
+    recipe = replace(RECIPE, tokenizer=replace(RECIPE.tokenizer, kind=dna.kind, max_tokens=16))
+    recipe = replace(recipe, train=replace(recipe.train, steps=150, evaluate_every=50, save_every=150))
+    return train.train_from(recipe, [strands], strands.with_name("run"), report=lambda _: None)[0]
+
+
+def test_a_kind_of_sequence(best: Path) -> None:
     tokenizer = DnaTokenizer()
     assert tokenizer.decode_text(tokenizer.encode(strand(3) * 5)) == strand(3) * 5
-    (tmp_path / "strands.txt").write_text("".join(f"{strand(i)}\n" for i in range(400)))
-    longer = replace(RECIPE, tokenizer=replace(RECIPE.tokenizer, kind=dna.kind, max_tokens=16))
-    longer = replace(longer, train=replace(longer.train, steps=150, evaluate_every=50, save_every=150))
-    best, _ = train.train_from(longer, [tmp_path / "strands.txt"], tmp_path / "run", report=lambda _: None)
-    first, *_, last = validations(tmp_path / "run")
+    first, *_, last = validations(best.parent)
     assert last["loss"] < first["loss"]
     model = codec.load(best)
     assert isinstance(model.tokenizer, DnaTokenizer)
@@ -140,6 +159,59 @@ def test_a_kind_of_sequence(dna: Modality, tmp_path: Path) -> None:
     right = [a == b for x, y in zip(held_out, again, strict=True) for a, b in zip(x, y, strict=False)]
     assert np.mean(right) > 0.4, "by chance a quarter"
     assert done("reconstruct", held_out[0], "-m", best) == again[:1]
+
+
+def test_a_fixed_vocabulary_is_not_taken_from_the_model_to_start_from(best: Path, strands: Path) -> None:
+    settings = ["train.steps=2", "train.evaluate_every=2", "train.save_every=2", "tokenizer.max_tokens=12"]
+    recipe = json.loads((best / "config.json").read_text())["recipe"]
+    toml = strands.with_name("dna.toml")
+    toml.write_text(
+        f'name = "dna"\n[tokenizer]\nkind = "dna"\n[model]\nchunks = 1\nlatent = {recipe["model"]["latent"]}\n'
+        "width = 32\nhidden = 32\nprevious = true\n"
+    )
+    changes = [f"--set={one}" for one in settings]
+    out = strands.with_name("started")
+    [made] = done("train", toml, "--data", strands, "--out", out, "--start", best, *changes)
+    assert codec.load(Path(made)).tokenizer.max_tokens == 12
+
+
+def test_a_new_kind_is_evaluated_as_its_content_is(best: Path, strands: Path) -> None:
+    options = ("--samples", 2, "--iw-lines", 2, "--json")
+    [line] = done("evaluate", "-m", best, "--data", f"@{strands}", *options)
+    assert json.loads(line)["protocol"]["lines"] == 400
+    assert "is not a model of music" in told(seqvae("evaluate", "-m", best, "--data", strands, "--arrangement"), 2)
+
+
+def test_tokens_of_a_new_kind_are_shown_with_the_numbers_of_its_chunks(best: Path, strands: Path) -> None:
+    detector = strands.with_name("detector")
+    done("detect", "fit", f"@{strands}", "-m", best, "-o", detector, "--samples", 2)
+    result = seqvae("detect", "score", 2 * strand(3), "--detector", detector)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert re.findall(r"segment \d+:", result.stdout) == ["segment 1:", "segment 2:"]
+
+
+def test_the_effect_of_a_style_of_a_new_kind_is_measured(best: Path) -> None:
+    model = codec.load(best)
+    pieces = {letter: [letter * 2 + strand(i) for i in range(200)] for letter in "AC"}
+    model.styles = {name: model.fit_style(lines) for name, lines in pieces.items()}
+    effects = style_effect.measure(model, pieces, songs=2)
+    assert {name: list(found) for name, found in effects.items()} == {"A": ["C"], "C": ["A"]}
+    assert list(effects["A"]["C"].kept) == ["bleu"]
+
+
+def test_the_studio_has_pages_for_a_new_kind(best: Path) -> None:
+    name = str(best)
+    with TestClient(application(Models([name])), HOME) as client:
+        [facts] = [one for one in client.get("/api/models").json() if one["name"] == name]
+        assert (facts["kind"], facts["content"]) == ("dna", "sentences")
+        steps = result(client, "/api/text/steps", {"model": name, "a": strand(1), "b": strand(2), "steps": 3})
+        assert all(set(step["text"]) <= set("ACGT") for step in steps)
+        found = result(client, "/api/map/decode", {"model": name, "x": 0, "y": 0})
+        assert (found["roll"], set(found["text"]) - set("ACGT")) == (None, set())
+        examples = result(client, "/api/anomalies/examples", {"model": name})
+        assert len(examples) == 5
+        blend = {"model": name, "piece": "0" * 32, "target": "all"}
+        assert "is for dna; choose one for midi" in refusal(client.post("/api/music/blend", json=blend), 400)
 
 
 # --- a backbone -------------------------------------------------------------------------------------------------------

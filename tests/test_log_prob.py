@@ -12,11 +12,10 @@ import torch
 from conftest import groove
 from precision import needs_bf16
 
-from seqvae import codec
 from seqvae.codec import Codec
 from seqvae.config import ObjectiveConfig
-from seqvae.data import batches
 from seqvae.music.piece import Piece
+from seqvae.nn import batches, inference
 from seqvae.nn.layers import shifted
 from seqvae.nn.loss import loss
 from seqvae.nn.posterior import Posterior
@@ -33,7 +32,7 @@ def test_log_probabilities_are_nats_of_the_tokens(
         return Posterior(mean, torch.full_like(mean, -40.0))
 
     monkeypatch.setattr(Codec, "posteriors", sharp)
-    monkeypatch.setattr(codec, "multiplies_bf16", lambda device: half)
+    monkeypatch.setattr(inference, "multiplies_bf16", lambda device: half)
     for piece in (song, groove(1)):
         segments = small.segments(piece)
         config = ObjectiveConfig(autoencoder=True)
@@ -67,9 +66,9 @@ def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> No
 def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     shapes: set[torch.Size] = set()
-    monkeypatch.setattr(codec, "multiplies_bf16", lambda device: False)
-    monkeypatch.setattr(codec, "BATCH_TOKENS", 4096)
-    monkeypatch.setattr(codec, "SCORE_NUMBERS", 2048 * small.tokenizer.vocab_size)
+    monkeypatch.setattr(inference, "multiplies_bf16", lambda device: False)
+    monkeypatch.setattr(inference, "BATCH_TOKENS", 4096)
+    monkeypatch.setattr(inference, "SCORE_NUMBERS", 2048 * small.tokenizer.vocab_size)
     for name in ("encode", "decode_logits"):
         original = getattr(small.model, name)
 
@@ -109,7 +108,7 @@ def test_company_and_batches_do_not_change_a_log_probability(
     assert all(math.isfinite(x) and x < 0 for x in together)
     assert exact.log_prob([song], samples=4, seed=2)[0] == together[0]
     assert exact.log_prob([groove(0)], samples=4, seed=3)[0] != together[1]
-    monkeypatch.setattr(codec, "BATCH_TOKENS", 32)
+    monkeypatch.setattr(inference, "BATCH_TOKENS", 32)
     assert exact.log_prob([song], samples=4, seed=2)[0] == together[0]
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from seqvae.anomaly.scores import Evidence
-from seqvae.events.tokenizer import UNKNOWN
 from seqvae.protocols import EOS, Tokenizer
 from seqvae.text.lines import safe
 from seqvae.text.tokenizer import TextTokenizer
@@ -85,16 +84,17 @@ def marked(tokenizer: Tokenizer, evidence: Evidence) -> set[int]:
 
 
 def spelled(
-    tokenizer: Tokenizer, ids: Sequence[int], places: Sequence[int], words: Sequence[str]
+    tokenizer: Tokenizer, ids: Sequence[int], places: Sequence[int], piece: Any
 ) -> Iterator[tuple[list[int], str]]:
     """The text of tokens at some positions, each with the space before it.
 
-    The bytes of one letter are joined, and a separate space is joined with the token after it. An event without a token
-    is shown as in `words`.
+    The bytes of one letter are joined, and a separate space is joined with the token after it. A word outside of the
+    vocabulary is shown as in the `piece`.
     """
     if not isinstance(tokenizer, TextTokenizer):
+        words = [] if tokenizer.unknown is None else piece.split()
         for i in places:
-            unknown = i < len(words) and ids[i] == UNKNOWN
+            unknown = i < len(words) and ids[i] == tokenizer.unknown
             yield [i], " " + safe(words[i] if unknown else tokenizer.token_text(ids[i]))
         return
     value = tokenizer.byte_of

@@ -436,7 +436,8 @@ def decode(
         codec = load(model, exact=exact)
         if about.get("kind", codec.tokenizer.kind) != codec.tokenizer.kind:
             raise SeqVAEError(f"{latents}: holds {about['kind']}, and {model} is for {codec.tokenizer.kind}; choose -m")
-        most = None if template is None else len(codec.segments(template))
+        lengths = None if template is None else codec.adapter.limits(template)
+        most = None if lengths is None else -(-len(lengths) // codec.chunks)
         for name, z in pieces:
             if most is not None and len(z) > most:
                 raise SeqVAEError(f"'{name}' has {len(z)} segments, and --like {like} only {most}; name a longer song")

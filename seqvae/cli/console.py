@@ -39,6 +39,7 @@ EXTRAS = {
     "narwhals": "logs",
     "sklearn": "eval",
     "sacrebleu": "eval",
+    "cachetools": "studio",
     "fastapi": "studio",
     "uvicorn": "studio",
     "multipart": "studio",

@@ -299,16 +299,18 @@ class _Unknown:
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
         self._model = Path(model).name
         self._new = self._all = 0
-        self._quiet = tokenizer.kind != "events"
+        self._unknown = tokenizer.unknown
+        self._quiet = self._unknown is None
 
     def count(self, evidence: Evidence) -> None:
         """Count the events of one session."""
-        from seqvae.events.tokenizer import UNKNOWN
         from seqvae.protocols import EOS
 
-        self._new += int((evidence.tokens == UNKNOWN).sum())
+        if self._quiet:
+            return
+        self._new += int((evidence.tokens == self._unknown).sum())
         self._all += int((evidence.tokens != EOS).sum())
-        if not self._quiet and 2 * self._new > self._all:
+        if 2 * self._new > self._all:
             self._quiet = True
             console.report(
                 f"warning: {self._new / self._all:.0%} of the events are unknown to {self._model}, so its verdict "
@@ -428,10 +430,11 @@ def update(
 def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
     """The tokens of a piece with the most surprising ones marked; of a long piece only the tokens around them.
 
-    The end of a chunk, `<eos>`, is left out unless it is marked. Tokens of music follow the number of their bar.
-    Neighbouring characters are marked together.
+    The end of a chunk, `<eos>`, is left out unless it is marked. Tokens of music follow the number of their bar
+    (`Modality.chunk`). Neighbouring characters are marked together.
     """
     from seqvae.anomaly import explain
+    from seqvae.modality import modality
     from seqvae.protocols import EOS
 
     ids = evidence.tokens
@@ -443,20 +446,20 @@ def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
         near = {at for i in marks for at in range(i - around, i + around + 1)}
         places = sorted(near.intersection(places))
     ends = ids == EOS
-    bars = (ends.cumsum() - ends + 1).tolist() if tokenizer.kind == "midi" else []
-    words = piece.split() if tokenizer.kind == "events" else []
+    chunk = modality(tokenizer.kind).chunk
+    numbers = (ends.cumsum() - ends + 1).tolist() if chunk else []
     out: list[tuple[str, bool]] = []  # text, and whether it is marked
-    bar, last = 0, -1
-    for group, text in explain.spelled(tokenizer, ids.tolist(), places, words):
+    number, last = 0, -1
+    for group, text in explain.spelled(tokenizer, ids.tolist(), places, piece):
         if group[0] > last + 1:
             out.append((" …", False))
         last = group[-1]
         marked = not marks.isdisjoint(group)
         if ends[last] and not marked:
             continue
-        if bars and bars[last] != bar:
-            bar = bars[last]
-            out.append((f" bar {bar}:", False))
+        if numbers and numbers[last] != number:
+            number = numbers[last]
+            out.append((f" {chunk} {number}:", False))
         body = text.lstrip(" ") or text
         out += [(text.removesuffix(body), marked and characters), (body, marked)]
     if not ends[last + 1 :].all():

@@ -102,20 +102,12 @@ def also(*wanted: bool) -> list[str]:
 
 
 def load(model: str, styles: Path | None = None, exact: bool = False) -> Codec:
-    """Load a codec, on the GPU if there is one, and add the styles of a file."""
+    """A codec on the GPU if there is one, with the styles of a file added; see `codec.load`."""
     gc.disable()  # imported and loaded objects stay: collecting garbage among them takes a sixth of the time
     try:
-        import torch
-
         from seqvae import codec
-        from seqvae.style import vectors as style
 
-        loaded = codec.load(model, exact=exact)
+        return codec.load(model, device="auto", styles=styles, exact=exact)
     finally:
         gc.freeze()
         gc.enable()
-    if torch.cuda.is_available():
-        loaded.model.cuda()
-    if styles is not None:
-        loaded.styles.update(style.load(styles, loaded.model.config.latent))
-    return loaded

@@ -70,10 +70,11 @@ def train(
     changed = [*(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
     changed += [f"train.minutes={minutes}"] if minutes is not None else []
     settings = load_recipe(recipe, changed)
+    from seqvae.modality import modality
     from seqvae.train.loop import train_from
 
     try:
-        if start is not None and tokenizer is None and settings.tokenizer.kind != "midi":
+        if start is not None and tokenizer is None and modality(settings.tokenizer.kind).vocabulary != "fixed":
             from seqvae.checkpoint import hub
 
             tokenizer = hub.find(start) / "tokenizer"  # weights belong to one vocabulary
@@ -221,8 +222,9 @@ def evaluate(
     """
     from seqvae.checkpoint import hub
     from seqvae.cli.inputs import load
+    from seqvae.modality import modality
 
-    if hub.kind_of(hub.find(model)) == "midi":
+    if modality(hub.kind_of(hub.find(model))).content == "songs":
         if len(data) != 1:
             raise UsageError(f"{len(data)} --data: for music give one folder, with a folder for each style")
         codec, say = _sharded(load(model))

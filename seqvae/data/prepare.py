@@ -43,9 +43,10 @@ def prepare(
     """
     skipped: list[ReadError] = []
     paths = [Path(one) for one in data]
+    entry = modality(recipe.tokenizer.kind)
 
     def pieces() -> Iterator[Source]:
-        return modality(recipe.tokenizer.kind).read_sources(paths, skipped, report)
+        return entry.read_sources(paths, skipped, report)
 
     made = _made_before(data)
     folder = folder if made is None else made
@@ -64,7 +65,7 @@ def prepare(
         spelled = load_tokenizer(kept)
     else:
         known = (piece for *_, piece in pieces())
-        spelled = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if recipe.tokenizer.kind == "text" else known)
+        spelled = make(recipe.tokenizer, lambda: evenly(known, LEARNED) if entry.vocabulary == "sample" else known)
     if tokenizer is not None and ready and kept.exists() and spelling(load_tokenizer(kept)) != spelling(spelled):
         raise ConfigError(
             f"{tokenizer}: is not the tokenizer of the shards in {folder}; leave it out, or choose another --out"

@@ -22,6 +22,7 @@ from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text_measures
 from seqvae.evaluation import text_transfer as evaluate_transfer
 from seqvae.evaluation.style_classifier import StyleClassifier
+from seqvae.modality import modality
 from seqvae.music import library
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
@@ -77,7 +78,8 @@ def measure(
                 f"{name}: {len(moved[name])} of {len(given)} pieces are held out, and at least two are needed; give "
                 "more, because a hash of the title holds out one in twenty"
             )
-    classifier = _music(codec, heard, rng, seed) if codec.tokenizer.kind == "midi" else _lines(codec, heard, seed)
+    songs_moved = modality(codec.tokenizer.kind).content == "songs"
+    classifier = _music(codec, heard, rng, seed) if songs_moved else _lines(codec, heard, seed)
     generator = torch.Generator().manual_seed(seed)
     effects: dict[str, dict[str, Effect]] = {name: {} for name in pieces}
     for source, chosen in moved.items():

@@ -34,6 +34,7 @@ class EventTokenizer(NoPositionFields):
     """
 
     kind = "events"
+    unknown: int | None = UNKNOWN
 
     def __init__(self, symbols: Sequence[str], max_tokens: int = 128, overlap: int = 0) -> None:
         """`symbols` in the order of their ids; windows of at most `max_tokens` tokens that repeat `overlap` of them.

@@ -43,6 +43,7 @@ class MidiTokenizer:
 
     kind = "midi"
     overlap = 0
+    unknown: int | None = None
     max_tokens = 1024  # several times the fullest bar
 
     def __init__(self, max_steps: int = 48, common_key: bool = False) -> None:

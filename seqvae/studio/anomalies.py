@@ -56,7 +56,7 @@ class Verdicts(BaseModel):
     sessions: list[Verdict]
 
 
-class Asked(BaseModel):
+class Named(BaseModel):
     """A model."""
 
     model: str = "hdfs"
@@ -67,24 +67,23 @@ def routes(desk: Desk, models: Models) -> APIRouter:
     router = APIRouter(prefix="/api/anomalies", tags=["anomalies"])
 
     @router.post("", responses=shapes(Verdicts), response_class=Response)
-    async def score(asked: Sessions) -> Response:
+    async def score(body: Sessions) -> Response:
         """Score sessions and mark their most surprising tokens."""
-        models.find(asked.model, "text", "events")
-        if sum(map(len, asked.lines)) > CHARACTERS:
+        models.find(body.model, "sentences", "sessions")
+        if sum(map(len, body.lines)) > CHARACTERS:
             raise HTTPException(413, f"more than {CHARACTERS:,} characters; send fewer sessions at once")
 
         def work(job: Job) -> Any:
-            found, settings = models.detector(asked.model)
-            codec = models.codec(asked.model, lambda progress, _: job.check())
+            found, settings = models.detector(body.model)
+            codec = models.codec(body.model, lambda progress, _: job.check())
             rows: list[dict[str, Any]] = []
-            for at in range(0, len(asked.lines), BATCH):
-                job.tell(at / len(asked.lines), "scoring")
-                lines = [line if line.strip() else "" for line in asked.lines[at : at + BATCH]]
-                told = anomaly.examine(codec, lines, settings.samples, settings.seed)
-                for line, evidence in zip(lines, told, strict=True):
+            for at in range(0, len(body.lines), BATCH):
+                job.report(at / len(body.lines), "scoring")
+                lines = [line if line.strip() else "" for line in body.lines[at : at + BATCH]]
+                evidences = anomaly.examine(codec, lines, settings.samples, settings.seed)
+                for line, evidence in zip(lines, evidences, strict=True):
                     value = found.scores(evidence)[found.score]
                     pointed = explain.pointed(evidence)
-                    words = line.split() if codec.tokenizer.kind == "events" else []
                     places = range(min(SHOWN, len(evidence.tokens)))
                     tokens = [
                         {
@@ -92,7 +91,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                             "log_prob": round(float(evidence.log_prob[group].min()), 4),
                             "marked": not pointed.isdisjoint(group),
                         }
-                        for group, text in explain.spelled(codec.tokenizer, evidence.tokens.tolist(), places, words)
+                        for group, text in explain.spelled(codec.tokenizer, evidence.tokens.tolist(), places, line)
                     ]
                     rows.append(
                         {
@@ -105,19 +104,19 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                     )
             return {"p_value": settings.p_value, "sessions": rows}
 
-        return await desk.answer(work, asked.model)
+        return await desk.answer(work, body.model)
 
     @router.post("/examples", responses=shapes(list[str]), response_class=Response)
-    async def examples(asked: Asked) -> Response:
+    async def examples(body: Named) -> Response:
         """Example sessions: four samples of the model, and the longest of them shuffled."""
-        models.find(asked.model, "text", "events")
+        models.find(body.model, "sentences", "sessions")
 
         def work(job: Job) -> Any:
-            lines = models.codec(asked.model, job.tell).sample(4, temperature=0.7, segments=1, seed=1)
+            lines = models.codec(body.model, job.report).sample(4, temperature=0.7, segments=1, seed=1)
             words = max(lines, key=len).split()
             random.Random(0).shuffle(words)
             return [*lines, " ".join(words)]
 
-        return await desk.answer(work, asked.model)
+        return await desk.answer(work, body.model)
 
     return router

@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
 
+from cachetools import LRUCache
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from seqvae.errors import SeqVAEError
-from seqvae.studio.cache import Cache
 from seqvae.studio.jobs import AbandonedError, FullError, Job, State, Worker
 
 QUICK = 0.5  # seconds before a response is a job
@@ -66,12 +67,22 @@ def shapes(result: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {**shape, "description": "done"}, 202: {**shape, "description": "not yet"}, **PROBLEMS}
 
 
+class Jobs(LRUCache[str, Job]):
+    """Jobs by their ids, cancelled when they are dropped."""
+
+    def popitem(self) -> tuple[str, Job]:
+        """Drop the least recently polled job."""
+        name, job = super().popitem()
+        job.cancel()
+        return name, job
+
+
 class Desk:
     """Jobs of all requests, and their workers."""
 
     def __init__(self) -> None:
         self._workers: dict[str | None, Worker] = {}
-        self._jobs: Cache[Job] = Cache(JOBS, Job.cancel)
+        self._jobs, self._lock = Jobs(JOBS), threading.Lock()
 
     async def answer(self, work: Callable[[Job], Any], model: str | None = None) -> Response:
         """Queue work for a model (or for reading) and respond when it is done, or after QUICK seconds."""
@@ -82,30 +93,32 @@ class Desk:
             job = worker.submit(Job(lambda job: _json(work(job))))
         except FullError:
             raise HTTPException(503, "too many jobs are waiting; try again soon", {"Retry-After": "5"}) from None
-        self._jobs.put(job.id, job)
+        with self._lock:
+            self._jobs[job.id] = job
         return await self.look(job, QUICK)
 
     async def look(self, job: Job, seconds: float) -> Response:
         """State of a job, as soon as it has ended or `seconds` have passed."""
-        job.ask()
+        job.poll()
         waiting = asyncio.wrap_future(job.future)
         waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # raised below
         await asyncio.wait([waiting], timeout=seconds)
-        job.ask()
+        job.poll()
         ended = job.future.done()
         if ended and (error := job.future.exception()) is not None:
             raise error
         message = job.message
         if job.state == "waiting" and (ahead := max(worker.ahead(job) for worker in self._workers.values())):
             message = f"waiting, jobs ahead: {ahead}"
-        told = {"job": job.id, "state": job.state, "progress": round(job.progress, 3), "message": message}
-        head = json.dumps(told)[:-1].encode()
+        facts = {"job": job.id, "state": job.state, "progress": round(job.progress, 3), "message": message}
+        head = json.dumps(facts)[:-1].encode()
         body = head + b', "result": ' + (job.future.result() if ended else b"null") + b"}"
         return Response(body, 200 if ended else 202, media_type="application/json")
 
     def find(self, name: str) -> Job:
         """A job by its id; raises HTTPException where it is unknown."""
-        job = self._jobs.get(name)
+        with self._lock:
+            job = self._jobs.get(name)
         if job is None:
             raise HTTPException(404, "this job is unknown or no longer kept; send its request again")
         return job
@@ -143,32 +156,32 @@ def routes(desk: Desk) -> APIRouter:
 def errors_in_words(app: FastAPI) -> None:
     """Turn every error into {"error": one line}."""
 
-    def told(status: int, reason: str, headers: Any = None) -> Response:
+    def refusal(status: int, reason: str, headers: Any = None) -> Response:
         line = " ".join(reason.split())
         return Response(json.dumps({"error": line}), status, headers=headers, media_type="application/json")
 
     @app.exception_handler(SeqVAEError)
     async def _(_: Request, error: SeqVAEError) -> Response:
-        return told(400, str(error))
+        return refusal(400, str(error))
 
     @app.exception_handler(AnyHTTPException)
     async def _(_: Request, error: AnyHTTPException) -> Response:
         reason = WORDS.get(error.status_code, "") if error.detail == HTTPStatus(error.status_code).phrase else ""
-        return told(error.status_code, reason or str(error.detail), error.headers)
+        return refusal(error.status_code, reason or str(error.detail), error.headers)
 
     @app.exception_handler(AbandonedError)
     async def _(_: Request, error: AbandonedError) -> Response:
-        return told(410, "the job was cancelled; send its request again")
+        return refusal(410, "the job was cancelled; send its request again")
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         if first["type"] == "json_invalid" or not where:
-            return told(422, "the body is not a JSON object; see /api.html")
-        return told(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}; see /api.html")
+            return refusal(422, "the body is not a JSON object; see /api.html")
+        return refusal(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}; see /api.html")
 
     @app.exception_handler(Exception)
     async def _(_: Request, error: Exception) -> Response:
         logging.getLogger("seqvae.studio").error("a bug", exc_info=error)
-        return told(500, "internal error of the studio; see its terminal")
+        return refusal(500, "internal error of the studio; see its terminal")

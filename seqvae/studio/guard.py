@@ -77,7 +77,7 @@ class Guard:
         if refused and not started:
             if refused.status == 413:
                 await body.drain()
-            await _tell(send, refused)
+            await _respond(send, refused)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
         """Reason for rejecting a request by its headers, or None."""
@@ -95,10 +95,10 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LIMIT:
             return TOO_LARGE
-        wanted = "multipart/form-data" if scope["path"] in self._forms else "application/json"
+        expected = "multipart/form-data" if scope["path"] in self._forms else "application/json"
         given = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if (length != "0" or "transfer-encoding" in headers) and given != wanted:
-            return Refusal(415, f"'{given[:80]}' is not accepted here; send {wanted}")
+        if (length != "0" or "transfer-encoding" in headers) and given != expected:
+            return Refusal(415, f"'{given[:80]}' is not accepted here; send {expected}")
         return None
 
     def _known(self, host: str) -> bool:
@@ -150,7 +150,7 @@ class _Body:
                     self._whole = not message.get("more_body", False)
 
 
-async def _tell(send: Send, refused: Refusal) -> None:
+async def _respond(send: Send, refused: Refusal) -> None:
     body = json.dumps({"error": refused.reason}).encode()
     headers = [
         (b"content-type", b"application/json"),

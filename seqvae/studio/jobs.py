@@ -33,7 +33,7 @@ class FullError(Exception):
 
 
 class Job:
-    """One job. Its thread calls `check` and `tell`; other threads read its state."""
+    """One job. Its thread calls `check` and `report`; other threads read its state."""
 
     def __init__(self, work: Work) -> None:
         self.id = secrets.token_urlsafe(12)
@@ -60,12 +60,12 @@ class Job:
         if self.left:
             raise AbandonedError
 
-    def tell(self, progress: float, message: str) -> None:
+    def report(self, progress: float, message: str) -> None:
         """Set the progress, from 0 to 1, and the present step; raises as `check`."""
         self.check()
         self.progress, self.message = progress, message
 
-    def ask(self) -> None:
+    def poll(self) -> None:
         """Record a poll."""
         self.seen = time.monotonic()
 

@@ -11,11 +11,13 @@ import torch
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from seqvae.codec import Codec
+from seqvae.modality import modality
 from seqvae.music.pianoroll import shade
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
-from seqvae.studio.models import Models, PatientCodec
-from seqvae.studio.music import Roll, Shelf, key_of
+from seqvae.studio.models import Models
+from seqvae.studio.shelf import Roll, Shelf, key_of
 from seqvae.style.lda import Plane, plane
 
 POINTS = 60  # samples of each style in the map
@@ -70,10 +72,10 @@ class Maps:
     def __init__(self) -> None:
         self._planes: dict[str, Plane] = {}
 
-    def of(self, model: str, codec: PatientCodec) -> Plane:
+    def of(self, model: str, codec: Codec, job: Job) -> Plane:
         """A model's plane."""
         if model not in self._planes:
-            codec.tell(0.0, "finding the plane that separates the styles")
+            job.report(0.0, "finding the plane that separates the styles")
             styles = {name: style for name, style in sorted(codec.styles.items()) if name != "all"}
             self._planes[model] = plane(styles or {"prior": codec.style("all")})
         return self._planes[model]
@@ -85,12 +87,12 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
     maps = Maps()
 
     @router.post("", responses=shapes(Map), response_class=Response)
-    async def show(asked: Named) -> Response:
+    async def show(body: Named) -> Response:
         """The styles of a model in two dimensions."""
-        models.find(asked.model)
+        models.find(body.model)
 
         def work(job: Job) -> Any:
-            found = maps.of(asked.model, models.codec(asked.model, job.tell))
+            found = maps.of(body.model, models.codec(body.model, job.report), job)
             generator = torch.Generator().manual_seed(0)
             places = []
             for i, (name, style) in enumerate(found.styles.items()):
@@ -102,26 +104,26 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
                 places.append({"name": name, "colour": shade(i), **plain})
             return {"styles": places}
 
-        return await desk.answer(work, asked.model)
+        return await desk.answer(work, body.model)
 
     @router.post("/decode", responses=shapes(Found), response_class=Response)
-    async def decode(asked: At) -> Response:
+    async def decode(body: At) -> Response:
         """Decode a point of the map to a sentence, a session, or one segment of music."""
-        models.find(asked.model)
+        models.find(body.model)
 
         def work(job: Job) -> Any:
-            codec = models.codec(asked.model, job.tell)
-            found = maps.of(asked.model, codec)
-            at = torch.tensor([asked.x, asked.y], dtype=torch.float64)
-            [piece] = codec.decode([found.draw(at, asked.spread, asked.seed)[None]])
+            codec = models.codec(body.model, job.report)
+            found = maps.of(body.model, codec, job)
+            at = torch.tensor([body.x, body.y], dtype=torch.float64)
+            [piece] = codec.decode([found.draw(at, body.spread, body.seed)[None]])
             shares = {name: round(share, 4) for name, share in found.shares(at).items()}
-            if codec.tokenizer.kind != "midi":
+            if modality(codec.tokenizer.kind).content != "songs":
                 return {"shares": shares, "text": piece, "roll": None}
             near = max(shares, key=shares.__getitem__)
-            key = key_of(asked.model_dump_json())
-            roll = shelf.keep(key, f"{near} {asked.x:.2f} {asked.y:.2f}", piece, codec.adapter.blank(codec.chunks))
+            key = key_of(body.model_dump_json())
+            roll = shelf.keep(key, f"{near} {body.x:.2f} {body.y:.2f}", piece, codec.adapter.blank(codec.chunks))
             return {"shares": shares, "text": None, "roll": roll}
 
-        return await desk.answer(work, asked.model)
+        return await desk.answer(work, body.model)
 
     return router

@@ -13,15 +13,17 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from seqvae.errors import SeqVAEError
+from seqvae.modality import Content
 from seqvae.studio import anomalies, answers, map, music, text
 from seqvae.studio.answers import PROBLEMS, Desk
 from seqvae.studio.guard import Guard
 from seqvae.studio.models import Models
+from seqvae.studio.shelf import Shelf
 
 STATIC = Path(__file__).parent / "static"
 CONNECTIONS = 1000  # most at once; others get status 503
@@ -34,13 +36,14 @@ class Model(BaseModel):
 
     name: str
     kind: str
+    content: Content = Field(description="what its pieces are")
     styles: list[str]
     detector: bool
 
 
 def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
     """The page and the API; `hosts` are accepted host names."""
-    desk, shelf = Desk(), music.Shelf()
+    desk, shelf = Desk(), Shelf()
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

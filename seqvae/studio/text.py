@@ -62,31 +62,36 @@ def routes(desk: Desk, models: Models) -> APIRouter:
     router = APIRouter(prefix="/api/text", tags=["text"])
 
     @router.post("/steps", responses=shapes(list[Step]), response_class=Response)
-    async def steps(asked: Walk) -> Response:
+    async def steps(body: Walk) -> Response:
         """Interpolate between two sentences; the ends are as the model decodes them."""
-        models.find(asked.model, "text", "events")
+        models.find(body.model, "sentences", "sessions")
 
         def work(job: Job) -> Any:
-            codec = models.codec(asked.model, job.tell)
-            found = codec.interpolate(asked.a, asked.b, asked.steps)
-            return [{"amount": round(i / (asked.steps - 1), 4), "text": text} for i, text in enumerate(found)]
+            codec = models.codec(body.model, job.report)
+            found = codec.interpolate(body.a, body.b, body.steps)
+            return [{"amount": round(i / (body.steps - 1), 4), "text": text} for i, text in enumerate(found)]
 
-        return await desk.answer(work, asked.model)
+        return await desk.answer(work, body.model)
 
     @router.post("/blend", responses=shapes(Result), response_class=Response)
-    async def blend(asked: Moved) -> Response:
+    async def blend(body: Moved) -> Response:
         """Move a sentence by several styles at once."""
-        facts = models.find(asked.model, "text", "events")
-        for name in {name for move in asked.moves for name in (move.source, move.target) if name}:
+        facts = models.find(body.model, "sentences", "sessions")
+        for name in {name for move in body.moves for name in (move.source, move.target) if name}:
             if name not in facts.styles:
-                raise HTTPException(400, f"{asked.model} has no style '{name}'; it has {', '.join(facts.styles)}")
+                raise HTTPException(400, f"{body.model} has no style '{name}'; it has {', '.join(facts.styles)}")
 
         def work(job: Job) -> Any:
-            codec = models.codec(asked.model, job.tell)
-            moves = [codec.translate(move.target, move.source, move.amount) for move in asked.moves]
-            [moved] = codec.transform([asked.text], style.compose(moves))
-            return {"text": moved, "unmoved": codec.reconstruct(asked.text)}
+            codec = models.codec(body.model, job.report)
+            moves = [codec.translate(move.target, move.source, move.amount) for move in body.moves]
+            segments = [codec.segments(body.text)]
+            latents = codec.means(segments)
+            [moved], [unmoved] = (
+                codec.transform([body.text], move, segments=segments, latents=latents)
+                for move in (style.compose(moves), lambda z: z)
+            )
+            return {"text": moved, "unmoved": unmoved}
 
-        return await desk.answer(work, asked.model)
+        return await desk.answer(work, body.model)
 
     return router

@@ -23,6 +23,7 @@ from seqvae.music import arrangement, band, guidance
 from seqvae.music import note_metrics as measures
 from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
+from seqvae.nn.model import SequenceVAE
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Adapter, Guide
 
@@ -43,7 +44,7 @@ class TokenGenerator(Protocol):
     """The part of a codec that decodes."""
 
     adapter: Any
-    model: Any
+    model: SequenceVAE
 
     def generate_tokens(
         self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
@@ -135,7 +136,8 @@ def arrange(
     tune = tracks.tune(piece) if tracks.MELODY in parts else piece.notes[:0]
     own = band.presence(piece.notes, piece.bounds)
     density = band.between(piece.notes, piece.bounds, goal.ensemble, near)
-    changes = _changes(adapter.roots(piece), piece.bounds)
+    harmony, roots = adapter.harmony(piece), adapter.roots(piece)
+    changes = _changes(roots, piece.bounds)
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
         there = z + far / near * (moved - z)
@@ -143,7 +145,9 @@ def arrange(
         programs = band.choose(own, goal.ensemble, near, shares)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
         chords = band.accompanist(programs, own, shares)
-        guide = _guide(adapter, stretch, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords)
+        guide = _guide(
+            adapter, stretch, harmony, roots, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords
+        )
         chunks = codec.generate_tokens(there, stretch.lengths, sampling, guide=guide)
         written = _written(adapter, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
@@ -202,6 +206,8 @@ def _left_alone(notes: Ints, piece: Piece, programs: list[int], changed: Bools) 
 def _guide(
     adapter: MusicAdapter,
     stretch: Stretch,
+    harmony: Floats,
+    roots: Floats,
     ensemble: Ensemble,
     programs: list[int],
     whole: list[int],
@@ -210,7 +216,10 @@ def _guide(
     chroma_guidance: float,
     chords: int | None,
 ) -> Guide:
-    """The guidance of the song for the instruments of the band that are not `whole`."""
+    """The guidance of the song for the instruments of the band that are not `whole`.
+
+    `harmony` and `roots (C, B, 12)` are those of all bars of the song.
+    """
     piece, tokenizer = stretch.piece, adapter.tokenizer
     bottom = measures.skyline(piece.notes, highest=False)
     entering = [program for program in programs if program not in whole]
@@ -220,7 +229,7 @@ def _guide(
         plan = replace(plan, low=None)
     below = BELOW if without and plan.low is not None else 0
     full = stretch.of(changed).astype(bool)
-    sounding, roots = stretch.of(adapter.harmony(piece)), stretch.of(adapter.roots(piece))
+    sounding, roots = stretch.of(harmony), stretch.of(roots)
     changes = _change(roots)
     roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
 

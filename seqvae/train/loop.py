@@ -27,6 +27,7 @@ from seqvae.config import Recipe
 from seqvae.data import prepare as shards
 from seqvae.data.dataset import TokenData
 from seqvae.errors import ReadError, SeqVAEError
+from seqvae.modality import modality
 from seqvae.protocols import Tokenizer
 from seqvae.train.clock import Clock, interrupts, span
 from seqvae.train.fit_styles import fit_styles
@@ -126,7 +127,7 @@ def _train(
     elif start is not None:
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
-    elif recipe.tokenizer.kind == "midi" and len(data) < FEW_SONGS:
+    elif modality(recipe.tokenizer.kind).content == "songs" and len(data) < FEW_SONGS:
         report(f"only {len(data)} songs: `--start music --minutes 5` fine-tunes a model of thousands of songs")
     run.cut_log()
     parameters = sum(p.numel() for p in run.model.parameters())

@@ -25,6 +25,7 @@ from seqvae.codec import Codec
 from seqvae.errors import ReadError
 from seqvae.events.tokenizer import UNKNOWN
 from seqvae.music.piece import Piece
+from seqvae.nn import inference
 from seqvae.protocols import BOS, EOS
 
 NEW = [session(number) for number in range(1000, 1020)]
@@ -34,7 +35,7 @@ ODD = ["", "close", "open sync close panic", "open " + "read check " * 20 + "clo
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 a number can round otherwise in other company, by up to a hundredth of itself."""
-    monkeypatch.setattr(codec, "multiplies_bf16", lambda device: False)
+    monkeypatch.setattr(inference, "multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_windows_that_are_alike_are_examined_once(events: Codec, monkeypatch: py
 @pytest.mark.bf16
 def test_half_precision_says_nearly_the_same(events: Codec, tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [alone(events, line) for line in NEW[:10]]
-    monkeypatch.setattr(codec, "multiplies_bf16", lambda device: True)
+    monkeypatch.setattr(inference, "multiplies_bf16", lambda device: True)
     for one, other in zip(examine(codec.load(tiny_events), NEW[:10]), expected, strict=True):
         # a logit is off by up to 2^-8 of the largest, of about ten; a log-probability by twice as much
         same(one, other, atol=0.1)

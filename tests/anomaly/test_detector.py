@@ -31,6 +31,7 @@ from seqvae.anomaly.detector import Detector
 from seqvae.anomaly.scores import examine
 from seqvae.errors import CheckpointError, ReadError, SeqVAEError
 from seqvae.music import piece as midi
+from seqvae.nn import inference
 
 NORMAL = [session(number) for number in range(1000, 1150)]
 NEW = [session(number) for number in range(2000, 2060)]
@@ -48,7 +49,7 @@ METHODS = ("score_samples", "decision_function", "predict", "p_values")
 def full_precision() -> Iterator[None]:
     """In bf16 a number can round otherwise in other company, by up to a hundredth of itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "multiplies_bf16", lambda device: False)
+        patch.setattr(inference, "multiplies_bf16", lambda device: False)
         yield
 
 

@@ -12,12 +12,13 @@ from seqvae import codec
 from seqvae.anomaly.expectation import expected
 from seqvae.anomaly.scores import examine
 from seqvae.codec import Codec
+from seqvae.nn import inference
 
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding to bf16 depends on the batch."""
-    monkeypatch.setattr(codec, "multiplies_bf16", lambda device: False)
+    monkeypatch.setattr(inference, "multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(scope="module")

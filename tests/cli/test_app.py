@@ -89,7 +89,7 @@ def test_no_arguments_at_all_is_a_call_for_help(group: list[str]) -> None:
 
 
 def test_any_other_failure_of_the_system_is_one_line(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object, exact: bool = False) -> Iterator[None]:
+    def fail(_: object, **settings: object) -> Iterator[None]:
         raise OSError(errno.EIO, "Input/output error", "/mnt/x")
 
     monkeypatch.setattr(codec, "load", fail)

@@ -17,11 +17,11 @@ from conftest import SENTENCES, Trained, groove
 from test_evaluation_music import songs  # noqa: F401, a fixture
 
 import seqvae
-from seqvae import codec as codec_
 from seqvae import parallel as distributed
 from seqvae.codec import Codec
 from seqvae.evaluation import music as evaluate
 from seqvae.evaluation import text as evaluate_text
+from seqvae.nn import inference
 
 
 def smaller() -> dict[str, int]:
@@ -45,16 +45,17 @@ def figures(kind: str, codec: Codec, data: Path) -> dict[str, Any]:
 def work(kind: str, checkpoint: Path, data: Path) -> None:
     """Work of one process: all figures, and how many times its model decoded."""
     for name, value in smaller().items():
-        setattr(codec_, name, value)
+        setattr(inference, name, value)
     codec, calls = seqvae.load(checkpoint), 0
-    write = codec.model.generate
+    generate = codec.model.generate
 
     def counted(*args: Any) -> Any:
         nonlocal calls
         calls += 1
-        return write(*args)
+        return generate(*args)
 
-    codec.model.generate, codec.ranks = counted, distributed.join()
+    codec.model.generate = counted  # type: ignore[method-assign, assignment]
+    codec.ranks = distributed.join()
     found = figures(kind, codec, data)
     Path(f"{codec.ranks.rank}.json").write_text(json.dumps([calls, found]))
     codec.ranks.leave()
@@ -72,7 +73,7 @@ def test_two_processes_measure_what_one_does(
     else:
         data.write_text("".join(f"{line}\n" for line in SENTENCES))
     for name, value in smaller().items():
-        monkeypatch.setattr(codec_, name, value)
+        monkeypatch.setattr(inference, name, value)
     expected = json.dumps(figures(kind, seqvae.load(checkpoint), data))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     tests = Path(__file__).parents[1]

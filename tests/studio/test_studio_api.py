@@ -19,7 +19,8 @@ from seqvae import codec
 from seqvae.anomaly import explain
 from seqvae.errors import CheckpointError, SeqVAEError
 from seqvae.music import piece as midi
-from seqvae.studio import guard, music
+from seqvae.nn.inference import BatchInference
+from seqvae.studio import guard, shelf
 from seqvae.studio.models import Models
 from seqvae.studio.server import application, listen
 from seqvae.style import vectors as style
@@ -40,6 +41,7 @@ def test_models_are_the_released_ones_and_those_that_were_named(client: TestClie
     assert told[names["music"]] == {
         "name": names["music"],
         "kind": "midi",
+        "content": "songs",
         "styles": ["calm", "wild"],
         "detector": False,
     }
@@ -126,13 +128,13 @@ def test_a_piece_is_encoded_once_however_often_the_slider_moves(
     client: TestClient, names: dict[str, str], tune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
-    plain = codec.Codec.posteriors
+    plain = BatchInference.posteriors
 
-    def counted(self: codec.Codec, segments: Any, refined: bool = False) -> Any:
+    def counted(self: BatchInference, segments: Any, refined: bool = False) -> Any:
         encoded.append(len(segments))
         return plain(self, segments, refined)
 
-    monkeypatch.setattr(codec.Codec, "posteriors", counted)
+    monkeypatch.setattr(BatchInference, "posteriors", counted)
     files = {"file": ("other.mid", song(tune.with_name("other.mid"), 5).read_bytes())}
     piece = result(client, "/api/music/pieces", files=files)["id"]
     for amount in (0.1, 0.2, 0.3):
@@ -203,10 +205,10 @@ def test_a_file_that_is_no_piece_is_refused_in_words(
 def test_too_many_notes_and_too_long_sound_are_refused(
     client: TestClient, opened: Any, tune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(music, "NOTES", 10)
+    monkeypatch.setattr(shelf, "NOTES", 10)
     told = client.post("/api/music/pieces", files={"file": (tune.name, tune.read_bytes())}, data={"bars": 3})
     assert "more than 10 notes" in refusal(wait(client, told), 413)
-    monkeypatch.setattr(music, "MINUTES", 0)
+    monkeypatch.setattr(shelf, "MINUTES", 0)
     assert "fewer bars" in refusal(client.get(f"/api/music/{opened['id']}.wav"), 413)
     assert "no longer kept" in refusal(client.get("/api/music/nothing.wav"), 404)
 

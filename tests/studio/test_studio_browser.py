@@ -175,14 +175,14 @@ def test_long_work_shows_how_far_it_is_and_can_be_cancelled(
     def long(self: Any, *args: Any) -> list[str]:
         try:
             for i in range(1000):
-                self.tell(i / 1000, "walking slowly")
+                self.inference.report(i / 1000, "walking slowly")
                 time.sleep(0.02)
         except jobs.AbandonedError:
             stopped.set()
             raise
         return []
 
-    monkeypatch.setattr("seqvae.studio.models.PatientCodec.interpolate", long)
+    monkeypatch.setattr("seqvae.codec.Codec.interpolate", long)
     page.get_by_role("tab", name="Text").click()
     page.select_option("#text-model", names["text"])
     page.get_by_role("button", name="Walk").click()

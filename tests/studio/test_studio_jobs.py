@@ -18,7 +18,9 @@ from studios import HOME, refusal, result, wait
 
 from seqvae import codec
 from seqvae.music import piece as midi
+from seqvae.nn.inference import BatchInference
 from seqvae.studio import answers, jobs
+from seqvae.studio.inference import JobInference, Shared
 from seqvae.studio.models import Models
 from seqvae.studio.server import application
 
@@ -40,12 +42,12 @@ def slow(narrow: TestClient, names: dict[str, str], monkeypatch: pytest.MonkeyPa
 
     def until_free(self: Any, *args: Any, **kwargs: Any) -> list[str]:
         for i in range(1000):
-            self.tell(i / 1000, "waiting for the test")
+            self.inference.report(i / 1000, "waiting for the test")
             if free.wait(0.01):
                 break
         return ["done"]
 
-    monkeypatch.setattr("seqvae.studio.models.PatientCodec.interpolate", until_free)
+    monkeypatch.setattr("seqvae.codec.Codec.interpolate", until_free)
     monkeypatch.setattr(answers, "QUICK", 0.05)
     asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
     yield lambda: narrow.post("/api/text/steps", json=asked)
@@ -111,7 +113,7 @@ def test_a_bug_is_told_in_words_and_the_next_request_is_served(
 ) -> None:
     asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
     with monkeypatch.context() as broken:
-        broken.setattr("seqvae.studio.models.PatientCodec.interpolate", lambda *_: 1 / 0)
+        broken.setattr("seqvae.codec.Codec.interpolate", lambda *_: 1 / 0)
         assert "internal error of the studio" in refusal(client.post("/api/text/steps", json=asked), 500)
     assert result(client, "/api/text/steps", asked)
 
@@ -135,16 +137,23 @@ def test_nothing_is_left_behind(
 
 
 def test_the_same_posterior_whether_remembered_or_not(names: dict[str, str]) -> None:
-    patient = Models([names["text"]]).codec(names["text"], lambda *_: None)
+    model = Models([names["text"]]).codec(names["text"], lambda *_: None)
     lines = ["the food was good and the bar is new", "the room is bad and the place is cold"]
-    patient.exact = True  # else the last digits follow from how many are encoded at once
-    [first], [again] = patient.encode(lines[:1]), patient.encode(lines[:1])
-    both = patient.encode(lines)
+    model.exact = True  # else the last digits follow from how many are encoded at once
+    [first], [again] = model.encode(lines[:1]), model.encode(lines[:1])
+    both = model.encode(lines)
     assert torch.equal(first, again) and torch.equal(first, both[0])
-    assert patient.encode([]) == []
+    assert model.encode([]) == []
 
 
 # --- several at once --------------------------------------------------------------------------------------------------
+
+
+def shared_by(models: Models, name: str) -> Shared:
+    """The state that the jobs of a model share."""
+    inference = models.codec(name, lambda *_: None).inference
+    assert isinstance(inference, JobInference)
+    return inference.shared
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
@@ -166,15 +175,15 @@ def test_what_several_want_decoded_is_decoded_together_and_as_alone(
 
     wanted = [moved(alone, *job) for job in jobs_of]
     rows: list[int] = []
-    plain = codec.Codec.generate_tokens
+    plain = BatchInference.generate_tokens
 
-    def counted(self: codec.Codec, z: Any, *more: Any) -> Any:
+    def counted(self: BatchInference, z: Any, *more: Any) -> Any:
         rows.append(len(z))
         return plain(self, z, *more)
 
-    monkeypatch.setattr(codec.Codec, "generate_tokens", counted)
-    one = models.codec(names["music"], lambda *_: None)
-    with one._decoding:  # while somebody decodes, the others come to wait
+    monkeypatch.setattr(BatchInference, "generate_tokens", counted)
+    shared = shared_by(models, names["music"])
+    with shared.decoding:  # while somebody decodes, the others come to wait
 
         def blended(piece: Any, amount: float) -> bytes:
             return moved(models.codec(names["music"], lambda *_: None), piece, amount)
@@ -182,7 +191,7 @@ def test_what_several_want_decoded_is_decoded_together_and_as_alone(
         pool = ThreadPoolExecutor(len(jobs_of))
         told = [pool.submit(blended, *job) for job in jobs_of]
         until = time.monotonic() + 20
-        while len(one._orders) < len(jobs_of) and time.monotonic() < until:
+        while len(shared.orders) < len(jobs_of) and time.monotonic() < until:
             time.sleep(0.01)
     assert [one.result(30) for one in told] == wanted
     pool.shutdown()
@@ -194,14 +203,14 @@ def test_the_same_piece_that_several_ask_for_is_encoded_once(
 ) -> None:
     models, piece = Models([names["music"]]), midi.read(song(tmp_path / "a.mid", 7))
     encoded: list[int] = []
-    plain = codec.Codec.posteriors
+    plain = BatchInference.posteriors
 
-    def counted(self: codec.Codec, segments: Any, refined: bool = False) -> Any:
+    def counted(self: BatchInference, segments: Any, refined: bool = False) -> Any:
         encoded.append(len(segments))
         time.sleep(0.1)
         return plain(self, segments, refined)
 
-    monkeypatch.setattr(codec.Codec, "posteriors", counted)
+    monkeypatch.setattr(BatchInference, "posteriors", counted)
     each = at_once(*[lambda: models.codec(names["music"], lambda *_: None).encode([piece])[0]] * 5)
     assert encoded == [2]
     assert all(torch.equal(z, each[0]) for z in each)
@@ -224,21 +233,22 @@ def test_one_of_a_batch_that_fails_fails_alone(
 ) -> None:
     models, piece = Models([names["music"]]), midi.read(song(tmp_path / "a.mid", 7))
     one = models.codec(names["music"], lambda *_: None)
-    plain, broken = codec.Codec.generate_tokens, iter([True])
+    plain, broken = BatchInference.generate_tokens, iter([True])
 
-    def once(self: codec.Codec, *given: Any) -> Any:
+    def once(self: BatchInference, *given: Any) -> Any:
         if next(broken, False):
             raise ZeroDivisionError
         return plain(self, *given)
 
-    monkeypatch.setattr(codec.Codec, "generate_tokens", once)
+    monkeypatch.setattr(BatchInference, "generate_tokens", once)
+    shared = shared_by(models, names["music"])
     with ThreadPoolExecutor(4) as pool:
-        with one._decoding:
+        with shared.decoding:
             told = [pool.submit(one.transform, [piece], one.translate("wild", None, 1.0)) for _ in range(4)]
-            while len(one._orders) < 4:
+            while len(shared.orders) < 4:
                 time.sleep(0.01)
         assert sorted(type(each.exception(30)).__name__ for each in told) == ["NoneType"] * 3 + ["ZeroDivisionError"]
-    assert one._orders == []
+    assert shared.orders == []
 
 
 def test_a_users_logs_do_not_wait_for_another_users_sentences(

@@ -16,45 +16,40 @@ from typing import Any
 import pytest
 import torch
 from commands import song
-from hypothesis import given
-from hypothesis import strategies as st
 
 from seqvae.errors import ReadError
 from seqvae.music import piece as midi
 from seqvae.studio import guard, jobs
-from seqvae.studio.cache import Cache
+from seqvae.studio.answers import Jobs
 from seqvae.studio.guard import Guard
 from seqvae.studio.jobs import AbandonedError, FullError, Job, Worker
 from seqvae.studio.reading import Reader
+from seqvae.studio.shelf import SoundFiles
 from seqvae.style.lda import plane
 from seqvae.style.vectors import Style, fit
 
 # --- caches -----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 12)), max_size=40))
-def test_a_cache_is_never_larger_than_allowed_and_forgets_each_value_once(puts: list[tuple[str, int]]) -> None:
-    gone: list[object] = []
-    cache: Cache[object] = Cache(20, gone.append)
-    kept: dict[str, tuple[object, int]] = {}
-    replaced = 0
-    for key, size in puts:
-        replaced += key in kept and cache.get(key) is not None
-        value = object()
-        assert cache.put(key, value, size) is value
-        kept[key] = value, size
-        there = [(value, size) for key, (value, size) in kept.items() if cache.get(key) is value]
-        assert sum(size for _, size in there) <= 20 and len(there) == len(cache)
-    assert len(gone) == len(set(gone)) == len(puts) - len(cache) - replaced
+def test_sound_files_take_bounded_space_and_the_least_recently_used_is_deleted(tmp_path: Path) -> None:
+    files = SoundFiles(20, lambda path: path.stat().st_size)
+    for name, size in (("a", 8), ("b", 8)):
+        (tmp_path / name).write_bytes(bytes(size))
+        files[name] = tmp_path / name
+    assert files["a"] == tmp_path / "a"
+    (tmp_path / "c").write_bytes(bytes(8))
+    files["c"] = tmp_path / "c"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files) == ["a", "c"]
 
 
-def test_what_was_asked_for_longest_ago_goes_first() -> None:
-    cache: Cache[int] = Cache(2)
-    cache.put("a", 1)
-    cache.put("b", 2)
-    assert cache.get("a") == 1
-    cache.put("c", 3)
-    assert (cache.get("a"), cache.get("b"), cache.get("c")) == (1, None, 3)
+def test_the_job_polled_longest_ago_is_cancelled_for_a_new_one() -> None:
+    made, kept = [Job(lambda _: b"") for _ in range(3)], Jobs(2)
+    for job in made[:2]:
+        kept[job.id] = job
+    assert kept[made[0].id] is made[0]
+    kept[made[2].id] = made[2]
+    assert [job.left for job in made] == [False, True, False]
+    assert set(kept) == {made[0].id, made[2].id}
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
@@ -101,7 +96,7 @@ def test_a_cancelled_job_stops_where_it_checks_and_one_that_waits_never_starts(w
     def goes_on(job: Job) -> bytes:
         started.set()
         for i in range(10_000):
-            job.tell(i / 10_000, "on and on")
+            job.report(i / 10_000, "on and on")
             time.sleep(0.001)
         return b""
 
@@ -130,7 +125,7 @@ def test_a_job_that_nobody_asks_for_is_left(monkeypatch: pytest.MonkeyPatch) -> 
     time.sleep(0.06)
     with pytest.raises(AbandonedError):
         job.check()
-    job.ask()
+    job.poll()
     job.check()
 
 

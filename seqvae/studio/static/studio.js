@@ -40,10 +40,10 @@ addEventListener("drop", (event) => event.preventDefault());
 
 trying(async () => {
   const models = await get("/api/models");
-  startMusic(models.filter((model) => model.kind === "midi"));
-  startText(models.filter((model) => model.kind === "text"));
+  startMusic(models.filter((model) => model.content === "songs"));
+  startText(models.filter((model) => model.content === "sentences"));
   opened.set("map", startMap(models));
-  startAnomalies(models.filter((model) => model.detector && model.kind !== "midi"));
+  startAnomalies(models.filter((model) => model.detector && model.content !== "songs"));
   const asked = tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash);
   if (asked) open(asked);
   document.body.dataset.ready = "yes";

@@ -1,6 +1,6 @@
-"""Batches of rows with different lengths in few shapes, and concatenation of values per chunk.
+"""Batches of rows with different lengths in few shapes, and the lengths of chunks.
 
-Scope: row numbers and lengths. Out of scope: tokens and models.
+Scope: row numbers, lengths, other values per chunk. Out of scope: tokens and models.
 """
 
 from __future__ import annotations
@@ -37,3 +37,15 @@ def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
     """The values per chunk of several pieces, concatenated; None for a kind without such values."""
     parts = [part for part in limits if part is not None]
     return np.concatenate(parts) if parts else None
+
+
+def filled(lengths: NDArray[np.int32] | None, chunks: int) -> NDArray[np.int32] | None:
+    """The lengths of `chunks` chunks of a piece; those that pad its last segment have length 1."""
+    if lengths is None:
+        return None
+    return np.append(lengths[:chunks], np.ones(max(0, chunks - len(lengths)), np.int32))
+
+
+def unpadded(lengths: NDArray[np.int32] | None, chunks: int) -> int:
+    """The number of the first of `chunks` chunks that belong to a piece, without the padding of its last segment."""
+    return chunks if lengths is None else min(chunks, len(lengths))

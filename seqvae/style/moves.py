@@ -1,0 +1,150 @@
+"""Pieces encoded, moved in the latent space and decoded together.
+
+Scope: the segments that move, the parts that stay, the harmony of the original, and the choice between an arrangement
+and a plain decode. Out of scope: the map of latent vectors (style/vectors.py), arranging (style/arranger.py), reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.nn import batches
+from seqvae.nn.sampling import Sampling
+from seqvae.protocols import Adapter, Guidance
+from seqvae.style import arranger
+from seqvae.style.arranger import Goal, Stretch, TokenGenerator
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+
+
+class Mover(TokenGenerator, Protocol):
+    """The part of a codec that moves pieces."""
+
+    chunks: int
+
+    def segments(self, piece: Any) -> list[list[Ints]]:
+        """As `Codec.segments`."""
+
+    def means(self, split: Sequence[Sequence[list[Ints]]], refined: bool = True) -> list[Tensor]:
+        """As `Codec.means`."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChromaGuide:
+    """The guide of decoded notes toward a harmony; see `Adapter.chroma_guidance`."""
+
+    adapter: Adapter
+    harmony: Floats
+    """`(N, B, 12)`: chroma of every decoded row."""
+    strength: float
+
+    def __call__(self, rows: slice) -> list[Guidance]:
+        """The guidance of some rows; none for a kind without pitch."""
+        guidance = self.adapter.chroma_guidance(self.harmony[rows], self.strength)
+        return [] if guidance is None else [guidance]
+
+
+@dataclass(frozen=True, eq=False)
+class MovedPiece:
+    """A piece whose S segments with content have moved."""
+
+    stretch: Stretch
+    """The piece, and the numbers of these segments."""
+    segments: Sequence[list[Ints]]
+    """All segments of the piece."""
+    z: Tensor
+    """`(S, D)`: latent vectors before the move."""
+    moved: Tensor
+    """`(S, D)`: latent vectors after it."""
+
+    @cached_property
+    def changed(self) -> bool:
+        """Whether the move changes the piece; if not, the result is its reconstruction, without guidance or band."""
+        return not torch.equal(self.z, self.moved)
+
+    def chunks(self, decoded: Sequence[Ints]) -> list[Ints]:
+        """All chunks of the piece, with the `decoded` S * C ones in place of those that have content."""
+        new, full = iter(decoded), set(self.stretch.segments)
+        out: list[Ints] = []
+        for number, segment in enumerate(self.segments):
+            inside = number in full
+            for chunk in segment:
+                made = next(new) if inside else chunk
+                out.append(made if len(chunk) > 1 else chunk)
+        return out
+
+
+def encode_and_move(
+    codec: Mover,
+    pieces: Sequence[Any],
+    move: Callable[[Tensor], Tensor],
+    segments: Sequence[Sequence[list[Ints]]] | None = None,
+    latents: Sequence[Tensor] | None = None,
+) -> list[MovedPiece]:
+    """The pieces with their segments and latent vectors before and after a move; known ones can be given."""
+    split = segments or [codec.segments(piece) for piece in pieces]
+    full = [[i for i, segment in enumerate(one) if max(map(len, segment)) > 1] for one in split]
+    if latents is None:
+        parts = codec.means([[one[i] for i in rows] for one, rows in zip(split, full, strict=True)])
+    else:
+        parts = [z[rows] for z, rows in zip(latents, full, strict=True)]
+    out = []
+    for piece, one, rows, z in zip(pieces, split, full, parts, strict=True):
+        lengths = batches.filled(codec.adapter.limits(piece), len(one) * codec.chunks)
+        out.append(MovedPiece(Stretch(piece, rows, codec.chunks, lengths), one, z, move(z) if len(z) else z))
+    return out
+
+
+def decode(
+    codec: Mover,
+    pieces: Sequence[MovedPiece],
+    sampling: Sampling,
+    keep: Sequence[str | int] | None = (),
+    chroma_guidance: float = 0.0,
+    goal: Goal | None = None,
+) -> list[Any]:
+    """Moved pieces as the user's objects, in their order: arranged one by one with a `goal`, else decoded together.
+
+    `keep`, `chroma_guidance` and `goal` are as in `Codec.transform`.
+    """
+    kept = [codec.adapter.parts(keep, one.changed) for one in pieces]
+    made: dict[int, Any] = {}
+    row = sampling.first_row
+    for i, one in enumerate(pieces):
+        if goal is not None and one.changed:
+            numbered = replace(sampling, first_row=row)
+            made[i] = arranger.arrange(codec, one.stretch, one.z, one.moved, goal, numbered, chroma_guidance, kept[i])
+        row += len(one.stretch.bars)
+    rest = [i for i in range(len(pieces)) if i not in made]
+    chunks = _together(codec, [pieces[i] for i in rest], sampling, chroma_guidance)
+    for i, mine in zip(rest, chunks, strict=True):
+        piece = pieces[i].stretch.piece
+        mine = mine[: batches.unpadded(codec.adapter.limits(piece), len(mine))]
+        made[i] = codec.adapter.assemble(mine, piece, kept[i], not pieces[i].changed)
+    return [made[i] for i in range(len(pieces))]
+
+
+def _together(
+    codec: Mover, pieces: Sequence[MovedPiece], sampling: Sampling, chroma_guidance: float
+) -> list[list[Ints]]:
+    """The chunks of each piece, decoded in one call."""
+    new: list[Ints] = []
+    if any(one.stretch.segments for one in pieces):
+        harmony = None
+        if chroma_guidance and any(one.changed for one in pieces):
+            harmony = batches.joined([one.stretch.harmony(codec.adapter, one.changed) for one in pieces])
+        lengths = batches.joined([one.stretch.lengths for one in pieces])
+        z = torch.cat([one.moved for one in pieces])
+        new = codec.generate_tokens(z, lengths, sampling, harmony, chroma_guidance)
+    sizes = [len(one.stretch.bars) for one in pieces]
+    starts = np.cumsum([0, *sizes])
+    return [one.chunks(new[at : at + size]) for one, at, size in zip(pieces, starts, sizes, strict=False)]
