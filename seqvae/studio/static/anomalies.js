@@ -48,7 +48,7 @@ export function startAnomalies(models) {
         ? await run("sessions", "/api/logs", { model: model(), text: lines.join("\n") })
         : await run("sessions", "/api/anomalies", { model: model(), lines });
       const odd = found.sessions.filter((session) => session.anomalous).length;
-      const rule = found.p_value === null ? "" : ` at p ≤ ${found.p_value}`;
+      const rule = found.p_value === null ? "" : ` at p ≤ ${Number(found.p_value.toPrecision(3))}`;
       const other = found.strange ? `; ${Math.round(100 * found.unknown)} % of the lines match no known template: this log seems to be from another source` : "";
       const said = `${odd} of ${found.sessions.length} anomalous${rule}${other}`;
       const place = $("#sessions-result");
@@ -85,7 +85,7 @@ export function startAnomalies(models) {
   droppable($("#anomalies"), (file) => trying(async () => {
     if (file.size > LARGEST) throw new Error(`${file.name}: larger than 3 MB; drop fewer lines`);
     $("#sessions-lines").value = (await file.text()).replace(/\n$/, "");
-    if (looksRaw($("#sessions-lines").value) && !raw()) say("this is a raw log: learn a detector from it, or choose one");
-    else await score();
+    if (looksRaw($("#sessions-lines").value) && !raw()) throw new Error("this is a raw log: learn a detector from it, or choose a detector of raw logs");
+    await score();
   }));
 }
