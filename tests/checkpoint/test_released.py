@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import done
 
 from seqvae import codec
 from seqvae.anomaly import calibration, explain
@@ -107,6 +108,15 @@ def test_an_injection_is_found_in_a_request_with_its_characters() -> None:
     [span] = explain.unlikely(model.tokenizer, evidence[1])
     assert span.text.startswith("'+or+'1'='1")
     assert span.start == injected.index("'")
+    long = f"{usual}&{'x' * 600}"  # two segments
+    printed = done("detect", "score", "-m", "requests", usual, injected, long, "--json")
+    rows = [json.loads(line) for line in printed]
+    assert [row["anomalous"] for row in rows] == [False, True, True]
+    assert rows[1]["spans"][0]["text"] == span.text
+    for row in rows:
+        assert all(row["input"][one["start"] : one["end"]] == one["text"] for one in row["spans"])
+    [line] = done("detect", "score", "-m", "requests", injected)
+    assert f"precio=335[{span.text}]" in line
 
 
 @each
