@@ -275,7 +275,7 @@ def load(folder: Path) -> LogDetector:
         facts: dict[str, Any] = read(own(folder, FILE))
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}")
-        grouping = Grouping(facts["key"], facts["window"])
+        grouping = Grouping(facts["key"], facts["window"], facts.get("column"))
         LogReader(facts["header"], facts["field"])
         templates = Templates.from_state(facts["templates"])
     except CheckpointError:
