@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import bisect
 import io
-import itertools
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seqvae.anomaly.score import Score
-from seqvae.cli import console, verdicts
+from seqvae.cli import console, marks, verdicts
 from seqvae.cli import raw_logs as raw
 from seqvae.cli.console import Exact, Folder, Inputs, Json, Model, Seed, tell, verb
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
@@ -35,11 +32,6 @@ if TYPE_CHECKING:
     from seqvae.protocols import Tokenizer
 
 app = console.group("Find sessions, sentences and songs that are not normal.")
-
-WHOLE = 40  # tokens of the longest piece printed in full
-AROUND = 3  # tokens printed on either side of a marked token in a longer piece
-CHARACTERS = 30  # the same where tokens are characters
-PART = 4096  # tokens in one part of a JSON line: a session may have a million
 
 
 # --- fit --------------------------------------------------------------------------------------------------------------
@@ -255,11 +247,11 @@ def score(
             unknown.count(evidence)
             facts = {"index": index, **item.facts, **verdict.facts(index, found.scores(evidence)[found.score])}
             if as_json:
-                parts = _json(codec.tokenizer, evidence)
+                parts = marks.rest_of_json(codec.tokenizer, evidence)
                 yield facts, parts if ranks.count == 1 else list(parts)
             else:
                 name = f"{safe(item.facts['input'])}: " if kind.FILES else ""
-                yield facts, [name + _shown(codec.tokenizer, item.piece, evidence)]
+                yield facts, [name + marks.shown(codec.tokenizer, item.piece, evidence)]
 
     for line in verdict.lines(ranks.in_rounds(_numbered(batches), scored)):
         console.write(line)
@@ -354,23 +346,6 @@ def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, 
         raise CheckpointError(f"{detector}: its model has moved; give its place with -m ({error})") from error
 
 
-def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
-    """The rest of a JSON line after its facts, in parts, as a long session would need much memory."""
-    from seqvae.anomaly import explain
-
-    total = round(float(evidence.log_prob.sum(dtype="float64")), explain.DIGITS)
-    yield f', "log_prob": {json.dumps(total)}, '
-    if explain.by_character(tokenizer):
-        spans = [asdict(span) for span in explain.unlikely(tokenizer, evidence)]
-        yield f'"spans": {json.dumps(spans)}, '
-    yield '"tokens": ['
-    for at in range(0, len(evidence.tokens), PART):
-        part = zip(evidence.tokens[at : at + PART].tolist(), evidence.log_prob[at : at + PART].tolist(), strict=True)
-        rows = [{"token": tokenizer.token_text(token), "log_prob": round(nats, explain.DIGITS)} for token, nats in part]
-        yield (", " if at else "") + json.dumps(rows)[1:-1]
-    yield "]}"
-
-
 # --- update -----------------------------------------------------------------------------------------------------------
 
 
@@ -459,49 +434,3 @@ def _recalibrating(
     codec = load(settings.model, exact=exact)
     evidences = examine(codec, pieces, settings.samples, settings.seed)
     return detector, found, settings, evidences, codec.tokenizer.kind
-
-
-# --- output -----------------------------------------------------------------------------------------------------------
-
-
-def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
-    """The tokens of a piece with the most surprising ones marked; of a long piece only the tokens around them.
-
-    The end of a chunk, `<eos>`, is left out unless it is marked. Tokens of music follow the number of their bar
-    (`Modality.chunk`). Neighbouring characters are marked together.
-    """
-    from seqvae.anomaly import explain
-    from seqvae.modality import modality
-    from seqvae.protocols import EOS
-
-    ids = evidence.tokens
-    marks = explain.marked(tokenizer, evidence)
-    characters = explain.by_character(tokenizer)
-    around = CHARACTERS if characters else AROUND
-    places: Sequence[int] = range(len(ids))
-    if len(ids) > WHOLE:
-        near = {at for i in marks for at in range(i - around, i + around + 1)}
-        places = sorted(near.intersection(places))
-    ends = ids == EOS
-    chunk = modality(tokenizer.kind).chunk
-    numbers = (ends.cumsum() - ends + 1).tolist() if chunk else []
-    out: list[tuple[str, bool]] = []  # text, and whether it is marked
-    number, last = 0, -1
-    for group, text in explain.spelled(tokenizer, ids.tolist(), places, piece):
-        if group[0] > last + 1:
-            out.append((" …", False))
-        last = group[-1]
-        marked = not marks.isdisjoint(group)
-        if ends[last] and not marked:
-            continue
-        if numbers and numbers[last] != number:
-            number = numbers[last]
-            out.append((f" {chunk} {number}:", False))
-        body = text.lstrip(" ") or text
-        out += [(text.removesuffix(body), marked and characters), (body, marked)]
-    if not ends[last + 1 :].all():
-        out.append((" …", False))
-    if characters:
-        runs = itertools.groupby(out, key=lambda part: part[1])
-        out = [("".join(text for text, _ in run), marked) for marked, run in runs]
-    return "".join(console.marked(text) if marked and text else text for text, marked in out).removeprefix(" ")
