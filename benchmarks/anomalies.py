@@ -1,13 +1,14 @@
 r"""How well anomalies are told from normal pieces, beside simple rules, at a rate of false alarms promised beforehand.
 
     python benchmarks/anomalies.py logs --model hdfs --train TRAIN --known TRAIN --calibrate CAL --normal NORMAL \
-        --anomalous ANOMALOUS [--autoencoder RUN_FOLDER]
+        --anomalous ANOMALOUS [--autoencoder RUN_FOLDER] [--score worst] [--characters]
     python benchmarks/anomalies.py pieces --model reviews --calibrate <(head -n 2000 LINES) \
         --normal <(sed -n 2001,3000p LINES) --anomalous <(sed -n 3001,4000p LINES) --shuffle
     python benchmarks/anomalies.py false-alarms --of hdfs CAL NORMAL TRAIN --of music CALIBRATE_FOLDER NORMAL_FOLDER
 
-Prints one Markdown table, and below it in words what the pieces are and where a baseline beats our combined score. A
-file holds one session or sentence a line; music comes in files and folders.
+Prints one Markdown table, and below it in words what the pieces are and where a baseline beats our --score. A file
+holds one session or sentence a line; music comes in files and folders. With --characters the baselines take characters
+for events.
 
 All scores of our detector are measured from one pass; `--autoencoder` adds the reconstruction error, nats a token, of a
 model that was trained with objective.autoencoder=true. The baselines of logs (log_baselines.py) are fitted on --train.
@@ -58,9 +59,9 @@ def detector(
     codec: Codec, calibrate: Sequence[Any], known: Sequence[Any], samples: int, seed: int
 ) -> tuple[Scorer, dict[str, Calibration]]:
     """All scores of our detector, and the calibration of each."""
-    near = anomaly.latents(codec, known) if known else []
+    near, tokens = anomaly.reference(codec, known) if known else ([], [])
     evidence = list(anomaly.examine(codec, calibrate, samples, seed))
-    fitted = {OURS.format(score): calibration.fit(evidence, score, near, seed) for score in get_args(Score)}
+    fitted = {OURS.format(score): calibration.fit(evidence, score, near, seed, tokens) for score in get_args(Score)}
     any_of_them = fitted[COMBINED]  # they differ in nothing but which score is compared
 
     def score(pieces: Sequence[Any]) -> dict[str, Doubles]:
@@ -71,7 +72,7 @@ def detector(
 
 
 def autoencoder(folder: Path) -> Scorer:
-    """Minus the reconstruction error of a plain autoencoder, nats a token."""
+    """Minus the reconstruction error of a plain autoencoder, nats a token, and that of its worst token."""
     folder = folder / "best" if (folder / "best").is_dir() else folder
     codec = kinds.load(str(folder))
     if not checkpoint.load(folder).recipe.objective.autoencoder:
@@ -79,8 +80,9 @@ def autoencoder(folder: Path) -> Scorer:
 
     def score(pieces: Sequence[Any]) -> dict[str, Doubles]:
         # its vector is the mean; the one draw that `examine` wants at least is not looked at
-        found = [one.error.mean() for one in anomaly.examine(codec, pieces, samples=1)]
-        return {"plain autoencoder, error": np.array(found, np.float64)}
+        found = [(one.error.mean(), one.error.min()) for one in anomaly.examine(codec, pieces, samples=1)]
+        mean, worst = np.array(found, np.float64).T
+        return {"plain autoencoder, error": mean, "plain autoencoder, worst": worst}
 
     return score
 
@@ -162,7 +164,10 @@ def compare(options: argparse.Namespace) -> None:
     baseline = {"": autoencoder(options.autoencoder)} if options.autoencoder else {}
     train = list(read(options.train)) if logs else []
     if logs:
-        baseline |= {name: alone(name, fit(train)) for name, fit in baselines(options.seed).items()}
+        events = characters if options.characters else list
+        given = events(train)
+        for name, fit in baselines(options.seed).items():
+            baseline[name] = alone(name, after(events, fit(given)))
     sizes = {"seqvae": len(fitted[COMBINED].normal), **({"baselines": len(calibrate)} if baseline else {})}
     levels = options.level or [LEVEL, *([STRICT] if STRICT * (min(sizes.values()) + 1) >= 1 else [])]
     scores = measured(ours, fitted, pieces, levels)
@@ -183,7 +188,9 @@ def compare(options: argparse.Namespace) -> None:
     ]
     if logs:
         about += [seen(train, normal, "normal"), seen(train, anomalous, "anomalous")]
-    about += comparison(found, COMBINED, [one.method for one in scores if one.method not in fitted], noun)
+    about += comparison(
+        found, OURS.format(options.score), [one.method for one in scores if one.method not in fitted], noun
+    )
     about += [f"{who}: {promise(level, size, len(normal))}" for level in levels for who, size in sizes.items()]
     about.append(f"{options.samples} draws; {setting(codec)}.")
     if options.json:
@@ -191,6 +198,18 @@ def compare(options: argparse.Namespace) -> None:
         print(json.dumps({"methods": rows, "about": about}, indent=1))
     else:
         print("\n\n".join([table(found, noun), *about]))
+
+
+def after(
+    events: Callable[[Sequence[str]], Sequence[str]], score: Callable[[Sequence[str]], Doubles]
+) -> Callable[[Sequence[str]], Doubles]:
+    """A function from lines to the scores of their sessions of events."""
+    return lambda lines: score(events(lines))
+
+
+def characters(lines: Sequence[str]) -> list[str]:
+    """Lines as sessions whose events are characters, for the baselines."""
+    return [" ".join(line.replace(" ", "\u2423")) for line in lines]
 
 
 def seen(train: Sequence[str], lines: Sequence[str], what: str) -> str:
@@ -267,11 +286,13 @@ def main() -> None:
     for name in ("calibrate", "normal", "anomalous"):
         two.add_argument(f"--{name}", nargs="+", required=True, metavar="PATH")
     two.add_argument("--known", nargs="+", metavar="PATH", help="what the model was trained on, for distances")
+    two.add_argument("--score", choices=get_args(Score), default="combined", help="ours, in the comparison in words")
     two.add_argument("--autoencoder", type=Path, metavar="FOLDER", help="of a run, or of a checkpoint")
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = arguments.add_subparsers(dest="mode", required=True)
     logs = modes.add_parser("logs", parents=[two, common], help="sessions of event ids, with baselines")
     logs.add_argument("--train", nargs="+", required=True, metavar="PATH", help="what baselines are fitted on")
+    logs.add_argument("--characters", action="store_true", help="lines whose events are characters, as requests")
     logs.set_defaults(shuffle=False)
     pieces = modes.add_parser("pieces", parents=[two, common], help="lines or music")
     pieces.add_argument("--shuffle", action="store_true", help="shuffle the words of the anomalous lines")

@@ -68,8 +68,10 @@ def _grams(line: str, n: int) -> Iterator[tuple[str, ...]]:
     return (tuple(events[i : i + n]) for i in range(len(events) - n + 1))
 
 
-def witten_bell(train: Sequence[str], order: int) -> Scorer:
+def witten_bell(train: Sequence[str], order: int, of: Callable[[list[float]], np.float64 | float] = np.mean) -> Scorer:
     """Mean log-probability of an event, a session's end among them, in an n-gram model (Witten and Bell 1991).
+
+    `of` is taken instead of the mean, such as the minimum.
 
     p(w|h) = (c(hw) + T(h) p(w|h')) / (c(h) + T(h)), with h' the context without its first event, T(h) the number of
     different events after h and c(h) of all. Without a context, h' is uniform over the types of training, the end, and
@@ -93,7 +95,7 @@ def witten_bell(train: Sequence[str], order: int) -> Scorer:
                 p = (events[event] + kinds * p) / (total + kinds)
             yield math.log(p)
 
-    return lambda lines: np.array([np.mean(list(nats(line))) for line in lines])
+    return lambda lines: np.array([of(list(nats(line))) for line in lines])
 
 
 def _contexts(line: str, order: int) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -117,5 +119,6 @@ def baselines(seed: int) -> dict[str, Callable[[Sequence[str]], Scorer]]:
         "STIDE, n = 6": partial(stide, n=6),
         "STIDE, n = 10": partial(stide, n=10),
         "n-gram model, order 8": partial(witten_bell, order=8),
+        "n-gram model, order 6, worst event": partial(witten_bell, order=6, of=min),
         "isolation forest": partial(isolation_forest, seed=seed),
     }

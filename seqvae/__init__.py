@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from seqvae import _aliases
 
-__all__ = ["Codec", "Detector", "SequenceVAE", "__version__", "load"]
+__all__ = ["Codec", "Detector", "LogReader", "SequenceVAE", "__version__", "load"]
 
 _aliases.install()
 
 if TYPE_CHECKING:
     from seqvae.anomaly.detector import Detector
     from seqvae.codec import Codec, load
+    from seqvae.events.lines import LogReader
     from seqvae.nn.model import SequenceVAE
 
     __version__: str
@@ -24,6 +25,7 @@ else:
         "Codec": "seqvae.codec",
         "load": "seqvae.codec",
         "Detector": "seqvae.anomaly.detector",
+        "LogReader": "seqvae.events.lines",
         "SequenceVAE": "seqvae.nn.model",
     }
 

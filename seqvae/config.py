@@ -55,8 +55,9 @@ class TokenizerConfig:
     common_key: bool = False
     """Music: transpose every song to C major or A minor before encoding, and back after decoding, so that a style is
     described in scale degrees and fits every key."""
-    algorithm: Literal["unigram", "bpe"] = "bpe"
-    """Text: SentencePiece's training algorithm (unigram: Kudo 2018; BPE: Sennrich et al. 2016)."""
+    algorithm: Literal["unigram", "bpe", "char"] = "bpe"
+    """Text: SentencePiece's training algorithm (unigram: Kudo 2018; BPE: Sennrich et al. 2016), or one token for each
+    character (char)."""
     vocab_size: Count = 4000
     """Text and events: maximum number of tokens in the vocabulary; a small training set gives fewer."""
     max_tokens: Count = 128

@@ -32,4 +32,5 @@ def pieces(count: int, seed: int = 0) -> list[Evidence]:
 def compared(normal: Sequence[float]) -> Calibration:
     """A calibration that compares scores with these."""
     one, tails = torch.zeros(1, D), np.zeros((1, len(COLUMNS)))
-    return Calibration("worst", one[0], torch.eye(D), one, tails, np.sort(np.array(normal, float)))
+    grams = torch.zeros(0, dtype=torch.long)
+    return Calibration("worst", one[0], torch.eye(D), one, grams, tails, np.sort(np.array(normal, float)))

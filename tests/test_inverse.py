@@ -218,7 +218,8 @@ def test_a_detector(axes: int, pieces: int, threshold: float, p_value: float | N
         torch.randn(4, generator=seed),
         torch.randn(4, axes, generator=seed),
         torch.randn(pieces, axes, generator=seed),
-        np.sort(np.random.default_rng(pieces).normal(size=(pieces, 7)), 0),
+        torch.arange(pieces),
+        np.sort(np.random.default_rng(pieces).normal(size=(pieces, len(calibration.COLUMNS))), 0),
         np.sort(np.random.default_rng(axes).normal(size=pieces)),
     )
     told = Settings("hdfs", threshold, p_value, 3, 1, about)

@@ -26,6 +26,10 @@ LINES = {
         "we love this place !",
     ],
     "hdfs": ["E5 E22 E5 E5 E11 E9 E11 E9 E26 E26", "E5 E5 E22 E11 E9"],
+    "requests": [
+        "get http://localhost:8080/tienda1/publico/pagar.jsp?modo=insertar&precio=335&b1=confirmar",
+        "get http://localhost:8080/tienda1/publico/pagar.jsp.bak",
+    ],
     "syscalls": ["6 6 63 6 42 120 6 195 120 6 6 114 114 1", "3 3 3 3 5 5 19 6 6"],
 }
 Outputs = dict[str, list[Any]]
@@ -51,7 +55,7 @@ def outputs(name: str) -> Outputs:
     if kind == "midi":
         made["blend"] = [codec.blend(pieces[0], source="classical", target="rock", amount=0.5)]
         made["generate jazz"] = codec.sample(1, "jazz", temperature=0.8, segments=2, seed=7)
-    elif kind == "text":
+    elif name == "reviews":
         made["blend"] = [codec.blend(line, source="positive", target="negative", amount=0.7) for line in pieces]
     shown: Outputs = {what: [shows(piece) for piece in some] for what, some in made.items()}
     shown["scores"] = [round(one.elbo, 2) for one in examine(codec, pieces, 4)]

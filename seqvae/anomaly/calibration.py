@@ -30,7 +30,7 @@ from torch import Tensor
 
 from seqvae.anomaly import conformal
 from seqvae.anomaly.score import Score as Score
-from seqvae.anomaly.scores import Evidence
+from seqvae.anomaly.scores import Evidence, Ints
 from seqvae.checkpoint.folder import find, load_tensors, save_tensors, write_folder
 from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError
@@ -39,12 +39,21 @@ from seqvae.modality import counted
 from seqvae.style.mixture import shrinkage
 
 Doubles = NDArray[np.float64]
-COLUMNS: tuple[Score, ...] = ("probability", "error", "elbo", "importance", "worst", "familiar", "latent")
-COMBINED: tuple[Score, ...] = ("elbo", "worst", "latent")  # they detect different anomalies
-TAIL = 0.1  # lowest share of scores, fitted by a Pareto tail
+COLUMNS: tuple[Score, ...] = (
+    "probability", "error", "elbo", "importance", "worst", "familiar", "sum", "quantile", "novelty", "latent",
+)  # fmt: skip
+ADDED = "sum", "quantile", "novelty"  # columns that detectors of FORMAT 1 do not have
+COMBINED: dict[Score, float] = {"worst": 1.0, "familiar": 0.6, "novelty": 0.6, "latent": 0.6}
+"""Scores with the exponents of their p-values; chosen by faults put into normal sessions."""
+FISHER: tuple[Score, ...] = ("elbo", "worst", "latent")
+TAIL = 0.1  # lowest share of scores, from which the scale of their tail is estimated
+UNIT = 0.1  # smallest scale of a tail, in the unit of the score
+SUDDEN = 0.01  # a score this far below all others has its full surprise; a difference in the last digit has not
+LOW = 0.1  # the quantile of `quantile`
 TAILS = 250  # maximum pieces for estimating the tails
 RANK = 128  # principal directions of the latent space used for distances
 LATENTS = 1 << 19  # maximum numbers in the stored latents
+GRAMS = 1 << 19  # maximum stored n-grams, the most frequent ones
 RUN = 64  # length in tokens of the window of `familiar`
 DIGITS = 3  # decimals of a score: equal pieces may differ in the last digits, which must not matter
 MOST_SAMPLES = 1 << 16  # maximum draws that a detector's folder may request
@@ -52,10 +61,10 @@ LEAST = 6  # minimum pieces for calibration
 
 
 def figures(evidence: Evidence) -> Doubles:
-    """`(6,)`: all COLUMNS except the last, in nats a token.
+    """`(8,)`: all COLUMNS except the last two, in nats a token, and `sum` in nats.
 
     `worst` is that of the least likely token. `familiar` is the largest mean over RUN consecutive tokens: it is low if
-    no part of a long piece resembles the training data.
+    no part of a long piece resembles the training data. `quantile` is that of a tenth of the tokens.
     """
     log_prob = evidence.log_prob.astype(np.float64)
     sums = np.concatenate([[0.0], np.cumsum(log_prob)])
@@ -68,9 +77,27 @@ def figures(evidence: Evidence) -> Doubles:
             evidence.importance / evidence.read,
             log_prob.min(),
             (sums[run:] - sums[:-run]).max() / run,
+            log_prob.sum(),
+            np.quantile(log_prob, LOW),
         ]
     )
     return np.round(found, DIGITS)
+
+
+def _grams(tokens: Ints) -> NDArray[np.int64]:
+    """`(3, N)`: the n-grams of 1, 2 and 3 tokens that end at each of `tokens (N,)`, each as one number."""
+    ids = np.concatenate([[1, 1], tokens.astype(np.int64) + 2])  # 1 is before the first token, 0 is no token
+    pairs = ids[1:-1] << 20 | ids[2:]
+    return np.stack([ids[2:], pairs, ids[:-2] << 40 | pairs])
+
+
+def _known_grams(pieces: Iterable[Ints]) -> Tensor:
+    """`(G,)`: the distinct n-grams of pieces, sorted; the most frequent ones if there are many."""
+    every = [_grams(tokens).ravel() for tokens in pieces]
+    found, counts = np.unique(np.concatenate(every) if every else np.zeros(0, np.int64), return_counts=True)
+    if len(found) > GRAMS:
+        found = np.sort(found[np.argsort(-counts, kind="stable")[:GRAMS]])
+    return torch.from_numpy(found)
 
 
 @dataclass(frozen=True)
@@ -85,8 +112,10 @@ class Calibration:
     """`(D, R)`: whitening matrix; `(z - centre) @ axes` of normal latents has variance 1 in each of R directions."""
     latents: Tensor
     """`(M, R)`: whitened normal latents."""
+    grams: Tensor
+    """`(G,)`: n-grams of normal pieces, sorted."""
     tails: Doubles
-    """`(n, 7)`: the COLUMNS of normal pieces, each column sorted."""
+    """`(n, 10)`: the COLUMNS of normal pieces, each column sorted."""
     normal: Doubles
     """`(N,)`: scores of normal pieces, sorted; p-values are computed from these alone."""
 
@@ -111,23 +140,37 @@ class Calibration:
         nearest = [_nearest(part, self.latents) for part in torch.split(z, 1024)]
         return round(float(torch.cat(nearest).mean()), DIGITS)
 
+    def novelty(self, tokens: Ints) -> float:
+        """Number of n-grams of 1 to 3 tokens that no normal piece has, divided by the number of tokens."""
+        grams, known = _grams(tokens).ravel(), self.grams.numpy()
+        place = np.searchsorted(known, grams)
+        seen = (known[np.minimum(place, len(known) - 1)] == grams).sum() if len(known) else 0
+        return round(float(len(grams) - seen) / len(tokens), DIGITS)
+
     def scores(self, evidence: Evidence) -> dict[Score, float]:
         """All scores of a piece; low is anomalous.
 
-        `combined` is minus the sum of the surprises of the COMBINED scores: the log-probability that a normal piece has
-        scores as low, if they were independent.
+        `combined` is minus log sum_i p_i^(-c_i), with p_i the share of normal pieces whose i-th score is as low and c_i
+        its exponent in COMBINED. As in the harmonic mean of p-values (Wilson 2019), the smallest p-value decides, and
+        no other score can compensate for it. Exponents below 1 keep the rare extremes of scores other than `worst`
+        from taking up the few false alarms that a small p-value allows.
+
+        `fisher` is minus the sum of the surprises of the FISHER scores (Fisher 1925): the log-probability that a normal
+        piece has scores as low, if they were independent.
         """
         if evidence not in self._seen:
             self._seen[evidence] = self._scores(self._row(evidence))
         return self._seen[evidence]
 
     def _row(self, evidence: Evidence) -> Doubles:
-        return np.append(figures(evidence), -self.distance(evidence.means))
+        return np.append(figures(evidence), [-self.novelty(evidence.tokens), -self.distance(evidence.means)])
 
     def _scores(self, row: Doubles) -> dict[Score, float]:
         out = dict(zip(COLUMNS, row.tolist(), strict=True))
-        surprise = (_surprise(self.tails[:, i], row[i]) for i, name in enumerate(COLUMNS) if name in COMBINED)
-        return {"combined": -sum(surprise), **out}
+        columns = {name: self.tails[:, i] for i, name in enumerate(COLUMNS)}
+        each = [exponent * _surprise(columns[name], out[name]) for name, exponent in COMBINED.items()]
+        fisher = sum(_pareto_surprise(columns[name], out[name]) for name in FISHER)
+        return {"combined": -float(np.logaddexp.reduce(each)), **out, "fisher": -fisher}
 
     def p_value(self, score: float, uniform: float | None = None) -> float:
         """(1 + number of normal pieces with a score as low) / (N + 1); with `uniform` ties are broken at random.
@@ -172,6 +215,7 @@ class Calibration:
             "centre": self.centre,
             "axes": self.axes,
             "latents": self.latents,
+            "grams": self.grams,
             "tails": torch.from_numpy(self.tails),
             "normal": torch.from_numpy(self.normal),
         }
@@ -183,6 +227,24 @@ def _nearest(z: Tensor, latents: Tensor) -> Tensor:
 
 
 def _surprise(column: Doubles, value: float) -> float:
+    """-log of the share of a sorted `column (n,)` of normal scores that are as low as `value`, in nats.
+
+    Between scores the logarithm of (k + 1) / (n + 1) is interpolated, with k scores as low. Below all scores the share
+    is 1 / (n + 1) / (1 + (lowest - value) / m), with m the mean of t - score within the lowest tenth and t the first
+    score above it: a Pareto tail of shape 1, since a value beyond all data may lie anywhere.
+    """
+    n = len(column)
+    different, counts = np.unique(column, return_counts=True)
+    shares = -np.log((counts.cumsum() + 1) / (n + 1))
+    below = max(float(different[0]) - value, 0.0)
+    k = max(1, round(TAIL * n))
+    scale = max(float(column[min(k, n - 1)] - column[:k].mean()), UNIT)
+    known = float(np.interp(value, different, shares))
+    jump = math.log(n + 1) - float(shares[0])
+    return known + jump * min(1.0, below / SUDDEN) + math.log1p(below / scale)
+
+
+def _pareto_surprise(column: Doubles, value: float) -> float:
     """-log of the share of a sorted `column (n,)` of normal scores that are as low as `value`, in nats.
 
     Below the lowest tenth, k of n scores, the share is k / n / (1 + (t - value) / m), with t the first score above the
@@ -200,17 +262,17 @@ def _surprise(column: Doubles, value: float) -> float:
 
 def fit(
     evidence: Iterable[Evidence], score: Score = "combined", known: Sequence[Tensor] = (), seed: int = 0,
-    kind: str = "",
+    tokens: Sequence[Ints] = (), kind: str = "",
 ) -> Calibration:  # fmt: skip
     """Calibrate on the evidence of normal pieces that the model was not trained on.
 
     Latent distances are measured from `known`, posterior means `(S, D)` of other normal pieces such as the training
-    set; without them, from a third of the given pieces. Raises SeqVAEError for fewer than LEAST pieces, which it calls
-    by the noun of their `kind` of sequence.
+    set, and novelty from their `tokens`; without them, from a third of the given pieces. Raises SeqVAEError for fewer
+    than LEAST pieces, which it calls by the noun of their `kind` of sequence.
     """
     if score not in get_args(Score):
         raise SeqVAEError(f"unknown score '{score}'; choose from {', '.join(get_args(Score))}")
-    given = [(figures(one), one.means) for one in evidence]
+    given = [(figures(one), one.means, one.tokens) for one in evidence]
     if len(given) < LEAST:
         few = counted(len(given), kind, "normal ") if kind else f"{len(given)} normal pieces"
         raise SeqVAEError(f"{few} are too few to calibrate on; give {LEAST} or more, 300 or more for p-values of 0.01")
@@ -219,8 +281,9 @@ def fit(
     near, order = ([], order) if len(known) else (order[:third], order[third:])
     points = torch.cat([*known, *(torch.from_numpy(given[i][1]) for i in near)])
     centre, axes, latents = _reference(points, seed)
-    empty = Calibration(score, centre, axes, latents, np.zeros((0, len(COLUMNS))), np.zeros(0))
-    rows = [np.append(given[i][0], -empty.distance(given[i][1])) for i in order]
+    grams = _known_grams([*tokens, *(given[i][2] for i in near)])
+    empty = Calibration(score, centre, axes, latents, grams, np.zeros((0, len(COLUMNS))), np.zeros(0))
+    rows = [np.append(given[i][0], [-empty.novelty(given[i][2]), -empty.distance(given[i][1])]) for i in order]
     tail_count = min(TAILS, third)
     half = replace(empty, tails=np.sort(np.stack(rows[:tail_count]), 0))
     return replace(half, normal=np.sort([half._scores(row)[score] for row in rows[tail_count:]]))
@@ -249,19 +312,31 @@ def from_tensors(score: Score, tensors: Mapping[str, Tensor]) -> Calibration:
     """The calibration from its `tensors`; raises SeqVAEError for missing or inconsistent parts."""
     try:
         centre, axes, latents = (tensors[name].float() for name in ("centre", "axes", "latents"))
+        grams = tensors["grams"].long()
         tails, normal = (tensors[name].double().numpy() for name in ("tails", "normal"))
     except KeyError as error:
         raise SeqVAEError(f"a detector without {error}; fit it again") from error
     d = len(centre)
     fits = axes.ndim == 2 and len(axes) == d and latents.shape[1:] == axes.shape[1:] and len(latents) and len(tails)
+    fits = fits and grams.ndim == 1
     if not (fits and tails.shape[1:] == (len(COLUMNS),) and normal.ndim == 1 and score in get_args(Score)):
         raise SeqVAEError("a detector whose parts do not fit together; fit it again")
-    return Calibration(score, centre, axes, latents, np.sort(tails, 0), np.sort(normal))
+    return Calibration(score, centre, axes, latents, grams.sort().values, np.sort(tails, 0), np.sort(normal))
+
+
+def _from_format_1(score: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """Score and tensors of a detector from before `novelty`: its `combined` is `fisher` now."""
+    tails = tensors.get("tails", torch.zeros(0))
+    if tails.ndim == 2 and tails.shape[1] == len(COLUMNS) - len(ADDED):
+        old = iter(tails.T)
+        columns = [torch.zeros(len(tails), dtype=tails.dtype) if name in ADDED else next(old) for name in COLUMNS]
+        tensors = {**tensors, "tails": torch.stack(columns, 1)}
+    return "fisher" if score == "combined" else score, {"grams": torch.zeros(0, dtype=torch.long), **tensors}
 
 
 # --- the folder of a detector -----------------------------------------------------------------------------------------
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -352,12 +427,16 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
     refuse_pickle(folder)
     try:
         facts: dict[str, Any] = read(own(folder, "detector.json"))
-        if facts.pop("format") != FORMAT:
+        version = facts.pop("format")
+        if version not in (1, FORMAT):
             raise CheckpointError(f"{folder}: a detector of another version; fit it again with `seqvae detect fit`")
         weights, score = facts.pop("weights"), facts.pop("score")
         beside = folder.parent if (folder.parent / "config.json").is_file() else None  # inside its checkpoint
         settings = Settings(**{**facts, "model": str(model or beside or facts["model"])})
-        calibration = from_tensors(score, load_tensors(own(folder, "calibration.safetensors"))[0])
+        tensors = load_tensors(own(folder, "calibration.safetensors"))[0]
+        if version == 1:
+            score, tensors = _from_format_1(score, tensors)
+        calibration = from_tensors(score, tensors)
         share = settings.p_value is None or 0 <= settings.p_value <= 1
         if not (share and type(settings.samples) is int and 1 <= settings.samples <= MOST_SAMPLES):
             raise ValueError(f"a p-value of {settings.p_value} with {settings.samples} samples")

@@ -1,7 +1,8 @@
 """`Detector`: a model and its calibration as a scikit-learn outlier detector.
 
-Scope: `fit`, `score_samples`, `decision_function`, `predict` and their conventions. Out of scope: computing evidence
-(anomaly/scores.py), calibration and storage (anomaly/calibration.py), the command line.
+Scope: `fit`, `score_samples`, `decision_function`, `predict` and their conventions; data frames in, data frames of
+verdicts out. Out of scope: computing evidence (anomaly/scores.py), calibration and storage (anomaly/calibration.py),
+learning from logs (anomaly/log_detector.py), the command line.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,15 @@ from seqvae import codec
 from seqvae.anomaly import calibration, conformal
 from seqvae.anomaly import scores as anomaly
 from seqvae.anomaly.calibration import Calibration, Settings
+from seqvae.anomaly.explain import pointed
 from seqvae.anomaly.score import Score
 from seqvae.errors import SeqVAEError
+from seqvae.events import frames
+from seqvae.events.lines import LogReader
+from seqvae.events.sessions import Grouping, Session
+
+if TYPE_CHECKING:  # they need the extra `logs`
+    from seqvae.anomaly.log_detector import Learned, LogDetector
 
 Doubles = NDArray[np.float64]
 
@@ -34,7 +42,18 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     >>> detector = Detector("hdfs").fit(normal_sessions)  # doctest: +SKIP
     >>> detector.predict(new_sessions)  # -1 is anomalous, 1 is not  # doctest: +SKIP
+
+    A detector of a log, by `learn` or from the folder of `seqvae detect learn`, takes `Session`s as pieces, which
+    `sessions` makes from a data frame. `verdicts` takes the frame itself.
+
+    >>> detector = Detector.learn(normal, "ssh.detector", session="pid")  # doctest: +SKIP
+    >>> detector.verdicts(new)  # a frame with one row for each session  # doctest: +SKIP
     """
+
+    log_: LogDetector | None = None
+    """Templates and grouping of a detector of a log."""
+    learned_: Learned
+    """The result of `learn`."""
 
     def __init__(
         self,
@@ -67,9 +86,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     def fit(self, X: Sequence[Any], y: Any = None, *, known: Sequence[Any] = ()) -> Self:
         """Calibrate on normal pieces that the model was not trained on; `y` is ignored.
 
-        `known` are pieces from which latent distances are measured, ideally the training set. Raises ReadError for a
-        piece that cannot be read, SeqVAEError for too few pieces or invalid settings, CheckpointError if there is no
-        such model.
+        `known` are pieces from which latent distances and novelty are measured, ideally the training set. Raises
+        ReadError for a piece that cannot be read, SeqVAEError for too few pieces or invalid settings, CheckpointError
+        if there is no such model.
         """
         del y
         share = self.p_value if self.contamination == "auto" else self.contamination
@@ -78,8 +97,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         if self.confidence is not None and not (0 < share < 1 and 0 < self.confidence < 1):
             raise SeqVAEError(f"a share of {share} with {self.confidence} confidence; choose both between 0 and 1")
         self.codec_ = codec.load(self.model, exact=self.exact)
-        near = anomaly.latents(self.codec_, _pieces(known))
-        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed)
+        near, tokens = anomaly.reference(self.codec_, _pieces(known))
+        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed, tokens)
         if self.contamination == "auto":
             self.offset_ = self.calibration_.threshold(self.p_value, self.confidence)
             if self.confidence is not None and self.offset_ == -math.inf:
@@ -109,7 +128,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return self.calibration_.bound(self.offset_, None)
 
     def _evidence(self, X: Sequence[Any]) -> Iterable[anomaly.Evidence]:
-        return anomaly.examine(self.codec_, _pieces(X), self.samples, self.seed)
+        pieces = _pieces(X)
+        if self.log_ is not None:
+            from seqvae.anomaly import log_detector
+
+            pieces = [log_detector.piece(one, self.log_.templates) for one in pieces]
+        return anomaly.examine(self.codec_, pieces, self.samples, self.seed)
 
     def score_samples(self, X: Sequence[Any]) -> Doubles:
         """`(n,)`: the score of each piece; low is anomalous."""
@@ -139,8 +163,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return np.where(self.score_samples(X) < self.offset_, -1, 1)
 
     def save(self, folder: str | Path, about: str = "") -> None:
-        """Write the folder that `seqvae detect score --detector` and `load` read; no pickle in it."""
+        """Write the folder that `seqvae detect score --detector` and `load` read; no pickle in it.
+
+        Raises SeqVAEError for a detector of a log, whose folder `learn` wrote.
+        """
         check_is_fitted(self, "calibration_")
+        if self.log_ is not None:
+            raise SeqVAEError(f"{folder}: a detector of a log is the folder {self.model}; copy that")
         calibration.save(self.calibration_, self._settings(about), Path(folder))
 
     def _settings(self, about: str) -> Settings:
@@ -150,7 +179,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     @classmethod
     def load(cls, folder: str | Path, model: str | Path | None = None, *, exact: bool = False) -> Detector:
-        """A fitted detector from its folder; raises CheckpointError if it is missing or its model has other weights."""
+        """A fitted detector from its folder, also that of `seqvae detect learn`.
+
+        Raises CheckpointError if it is missing or its model has other weights.
+        """
+        if (Path(folder) / "templates.json").is_file():
+            from seqvae.anomaly import log_detector
+
+            detector = cls.load(Path(folder) / "detector", model, exact=exact)
+            detector.log_ = log_detector.load(Path(folder))
+            return detector
         found, settings = calibration.load(Path(folder), None if model is None else str(model))
         share: float | Literal["auto"] = "auto"
         if settings.p_value is None:
@@ -168,6 +206,89 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         detector.codec_ = codec.load(settings.model, exact=exact)
         detector.calibration_, detector.offset_ = found, settings.threshold
         return detector
+
+    # --- data frames --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def learn(
+        cls,
+        frame: Any,
+        folder: str | Path,
+        *,
+        message: str = "message",
+        time: str | None = None,
+        session: str | None = None,
+        key: str | None = None,
+        window: str | None = None,
+        p_value: float = 0.01,
+        confidence: float | None = None,
+        minutes: float = 1.0,
+        seed: int = 0,
+    ) -> Detector:
+        """Learn a detector from a data frame of normal log records, as `seqvae detect learn` does from lines.
+
+        Columns are named by `message`, `time` and `session`. Instead of a session column, a `key` or a `window` groups
+        the records, as `Grouping` says. Writes `folder`; see `log_detector.learn` for the rest and for the errors.
+        """
+        from seqvae.anomaly import log_detector
+
+        reader, grouping = LogReader(), Grouping(key, window, session)
+        found = frames.sessions(frame, reader, grouping, message, time)
+        learned = log_detector.learn(
+            found, reader, grouping, Path(folder), p_value=p_value, confidence=confidence, minutes=minutes, seed=seed,
+            report=lambda _: None,
+        )  # fmt: skip
+        detector = cls.load(folder)
+        detector.learned_ = learned
+        return detector
+
+    def sessions(
+        self, frame: Any, *, message: str = "message", time: str | None = None, session: str | None = None
+    ) -> list[Session]:
+        """The sessions of a data frame of log records, grouped as when the detector was learned.
+
+        A `session` column can have another name than then, or take the place of a key. Raises SeqVAEError for a missing
+        column and for a detector that was not learned from a log.
+        """
+        if self.log_ is None:
+            raise SeqVAEError(f"{self.model}: was not learned from a log; give pieces, or a frame to `verdicts`")
+        grouping = self.log_.grouping if session is None else Grouping(column=session)
+        return frames.sessions(frame, self.log_.reader(), grouping, message, time)
+
+    def verdicts(
+        self, frame: Any, *, message: str = "message", time: str | None = None, session: str | None = None
+    ) -> Any:
+        """Verdicts on a data frame, as a frame of the same library (pandas, polars and others that narwhals knows).
+
+        A detector of a log gives one row for each session: `session`, `start` (the first time, if there are times),
+        `records`, `score`, `p_value`, `anomalous`, and its least likely records by `rows` (positions from 0) and
+        `messages`. Other detectors take each message for a piece, and add `score`, `p_value` and `anomalous` to the
+        frame. Raises SeqVAEError for a missing column, and ReadError for a missing message.
+        """
+        check_is_fitted(self, "calibration_")
+        if self.log_ is None:
+            return frames.extended(frame, self._judged(self._evidence(frames.column(frame, message))))
+        found = self.sessions(frame, message=message, time=time, session=session)
+        evidence = list(self._evidence(found))
+        firsts = [one.records[0].number - 1 for one in found]
+        columns: dict[str, list[Any]] = {"session": [one.name for one in found]}
+        if time is not None:
+            times = frames.column(frame, time)
+            columns["start"] = [times[first] for first in firsts]
+        columns |= {"records": [len(one.records) for one in found], **self._judged(evidence)}
+        marked = [
+            [one.records[place] for place in sorted(pointed(told)) if place < len(one.records)]
+            for one, told in zip(found, evidence, strict=True)
+        ]
+        columns["rows"] = [[record.number - 1 for record in some] for some in marked]
+        columns["messages"] = [[record.text for record in some] for some in marked]
+        return frames.like(frame, columns)
+
+    def _judged(self, evidence: Iterable[anomaly.Evidence]) -> dict[str, list[Any]]:
+        """Columns with the verdict on each piece."""
+        scores = [self.calibration_.scores(one)[self.statistic] for one in evidence]
+        p_values = [self.calibration_.p_value(score) for score in scores]
+        return {"score": scores, "p_value": p_values, "anomalous": [score < self.offset_ for score in scores]}
 
     def __sklearn_tags__(self) -> Any:
         """X is a sequence of pieces, not a table of numbers."""

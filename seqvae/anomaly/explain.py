@@ -1,13 +1,15 @@
 """The most surprising tokens of a piece, and their text.
 
-Scope: the least likely tokens in a piece's evidence, and the text of tokens at given positions. Out of scope: whether
-the piece is anomalous, and the terminal or page that displays it.
+Scope: the least likely tokens in a piece's evidence, spans of unlikely characters, and the text of tokens at given
+positions. Out of scope: whether the piece is anomalous, and the terminal or page that displays it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from seqvae.anomaly.scores import Evidence
 from seqvae.protocols import EOS, Tokenizer
@@ -18,11 +20,67 @@ POINTED = 5
 """Number of tokens that are marked."""
 DIGITS = 4
 """Decimals of log-probabilities: the last digits depend on the other pieces of the batch."""
+RARE = 0.002
+"""Probability below which a character is marked."""
+GAP = 2
+"""Maximum characters between two marked ones that are marked with them."""
 
 
 def pointed(evidence: Evidence) -> set[int]:
     """The positions of the least likely tokens."""
     return set(evidence.log_prob.round(DIGITS).argsort(kind="stable")[:POINTED].tolist())
+
+
+def spans(evidence: Evidence) -> list[range]:
+    """Ranges of unlikely tokens, for tokens that are characters; the least likely one is always in a range."""
+    nats = evidence.log_prob.round(DIGITS)
+    found: list[range] = []
+    for i in [i for i, value in enumerate(nats.tolist()) if value < math.log(RARE) or i == nats.argmin()]:
+        if found and i - found[-1].stop <= GAP:
+            found[-1] = range(found[-1].start, i + 1)
+        else:
+            found.append(range(i, i + 1))
+    return found
+
+
+@dataclass(frozen=True)
+class Span:
+    """Unlikely characters of a line."""
+
+    start: int
+    end: int
+    """Its characters, from `start` up to `end`; none if it is the end of the line that is unlikely."""
+    text: str
+    log_prob: float
+    """Log-probability of these characters, in nats."""
+
+
+def unlikely(tokenizer: TextTokenizer, evidence: Evidence) -> list[Span]:
+    """The `spans` of a line by their places in it."""
+
+    def text(end: int) -> str:
+        """The line up to a token."""
+        ids = evidence.tokens[:end]
+        return tokenizer.decode_text([ids[ids != EOS]])
+
+    found = []
+    for span in spans(evidence):
+        start, whole = len(text(span.start)), text(span.stop)
+        nats = round(float(evidence.log_prob[span.start : span.stop].sum(dtype="float64")), DIGITS)
+        found.append(Span(start, len(whole), whole[start:], nats))
+    return found
+
+
+def by_character(tokenizer: Tokenizer) -> TypeGuard[TextTokenizer]:
+    """Whether tokens are characters, for which `spans` are marked, not `pointed` tokens."""
+    return isinstance(tokenizer, TextTokenizer) and tokenizer.by_character
+
+
+def marked(tokenizer: Tokenizer, evidence: Evidence) -> set[int]:
+    """The positions of the tokens to mark: those of `spans` for characters, else `pointed`."""
+    if by_character(tokenizer):
+        return {i for span in spans(evidence) for i in span}
+    return pointed(evidence)
 
 
 def spelled(

@@ -5,7 +5,9 @@ headers (events/lines.py), the terminal (cli/raw_logs.py).
 
 Sessions are divided at random into three parts; equal sessions may be in several. From the first part, templates are
 mined and the model is trained; on the second, p-values are calibrated; on the third, false alarms are counted. The
-folder is a checkpoint that also holds `templates.json` and the detector.
+folder is a checkpoint that also holds `templates.json`, the sessions of each part as events, and the detector. An
+update trains a new model on the old and new sessions of the first part, so that nothing is forgotten, and calibrates it
+on those of the second.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ from seqvae.train.loop import train
 
 RECIPE = "logs-short"  # for short sessions
 FILE = "templates.json"
+SESSIONS = "sessions.json"
+KEPT = 20_000
+"""Maximum sessions of each part that a detector keeps, chosen at random."""
 FORMAT = 1
 PARTS = 0.5, 0.35
 """Shares of the sessions for training and for calibration; the rest is for counting false alarms."""
@@ -49,8 +54,7 @@ LEAST = 20
 """Minimum number of sessions."""
 KNOWN = 2000
 """Maximum training sessions from which latent distances are measured."""
-SCORE: Score = "worst"
-"""Detects wrong order and new, missing or repeated events that the combined score misses."""
+SCORE: Score = "combined"
 SAMPLES = 16  # draws from the posterior
 MOST_KINDS = 50
 """Maximum kinds of normal sessions in the report."""
@@ -78,7 +82,7 @@ class Learned:
     """Sessions needed for the requested p-value; 0 if there are enough."""
     bound: float
     """Upper confidence bound on the rate of false alarms; see `Calibration.bound`."""
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Kind, ...] = ()
     """The kinds of sessions assumed to be normal, the most frequent first; at most MOST_KINDS."""
 
 
@@ -113,44 +117,96 @@ def learn(
             f"{len(sessions)} sessions are too few to learn from; give {LEAST} or more, 500 or more for p-values of "
             "0.01, or group records by another key or a shorter window"
         )
+    templates = Templates()
+    parts = _parts(sessions, templates, seed)
+    facts = {"format": FORMAT, "header": reader.header, "field": reader.field, **asdict(grouping)}
+    learned = _learn(parts, templates, facts, folder, p_value, confidence, minutes, seed, report)
+    return replace(learned, kinds=kinds_of(sessions, templates))
+
+
+def extend(
+    folder: Path, sessions: Sequence[Session], *, alone: bool = False, minutes: float = 1.0,
+    report: Callable[[str], None] = print,
+) -> Learned:  # fmt: skip
+    """Learn a detector again from its sessions and new normal ones, and replace it.
+
+    The new sessions are divided as those of `learn`; with `alone`, only they calibrate the p-values. Raises SeqVAEError
+    for fewer than LEAST sessions, and for a detector that does not have its own.
+    """
+    found = load(folder)
+    if len(sessions) < LEAST:
+        raise SeqVAEError(
+            f"{len(sessions)} sessions are too few to train on; give {LEAST} or more, or leave --train out"
+        )
+    try:
+        kept = [[line for line, count in part for _ in range(count)] for part in read(own(folder, SESSIONS))["parts"]]
+    except (OSError, ValueError, KeyError, TypeError, SeqVAEError) as error:
+        raise CheckpointError(
+            f"{folder / SESSIONS}: the detector's own sessions cannot be read ({error}); learn it again with "
+            "`seqvae detect learn`"
+        ) from error
+    settings, templates = found.settings, found.templates
+    new = _parts(sessions, templates, settings.seed)
+    parts = [new[i] if alone and i else [*old, *new[i]] for i, old in enumerate(kept)]
+    facts = {"format": FORMAT, "header": found.header, "field": found.field, **asdict(found.grouping)}
+    return _learn(
+        parts, templates, facts, folder, settings.p_value or 0.01, settings.confidence, minutes, settings.seed, report
+    )
+
+
+def _parts(sessions: Sequence[Session], templates: Templates, seed: int) -> list[list[str]]:
+    """Sessions as text, divided at random into three parts; `templates` are mined from the first."""
     order = np.random.default_rng(seed).permutation(len(sessions)).tolist()
     first = round(PARTS[0] * len(order))
     second = first + round(PARTS[1] * len(order))
-    normal, held, others = ([sessions[i] for i in sorted(part)] for part in np.split(order, [first, second]))
-    templates = Templates.mine(record.content for record in _as_written(normal))
-    pieces = [piece(session, templates) for session in normal]
+    parts = [[sessions[i] for i in sorted(part)] for part in np.split(order, [first, second])]
+    templates.add(record.content for record in _as_written(parts[0]))
+    return [[piece(session, templates) for session in part] for part in parts]
+
+
+def _learn(
+    parts: Sequence[Sequence[str]], templates: Templates, facts: dict[str, Any], folder: Path, p_value: float,
+    confidence: float | None, minutes: float, seed: int, report: Callable[[str], None],
+) -> Learned:  # fmt: skip
+    """Train on the first part, calibrate on the second, count false alarms on the third, and write the folder."""
+    trained, held, others = parts
+    total = sum(map(len, parts))
     recipe = load_recipe(RECIPE, [f"train.minutes={minutes}", f"train.seed={seed}", "tokenizer.vocab_size=4000"])
     recipe = replace(recipe, name="log")
     with tempfile.TemporaryDirectory() as run:
-        tokenizer = make(recipe.tokenizer, lambda: pieces)
-        sources = [("normal", f"session {i}", line) for i, line in enumerate(pieces)]
+        tokenizer = make(recipe.tokenizer, lambda: trained)
+        sources = [("normal", f"session {i}", line) for i, line in enumerate(trained)]
         data = shards.tokenize(recipe, sources, tokenizer, Path(run) / "data")
-        report(f"{len(templates)} templates in {len(normal)} of {len(sessions)} sessions; training {minutes:g} minutes")
+        report(f"{len(templates)} templates in {len(trained)} of {total} sessions; training {minutes:g} minutes")
         best = train(recipe, data, tokenizer, Path(run) / "run", resume=False, report=lambda _: None)
         model = codec.load(best)
         report(f"calibrating on {len(held)} other sessions")
-        near = anomaly.latents(model, list(dict.fromkeys(pieces))[:KNOWN])
-        found = calibration.fit(evidence(model, held, templates, SAMPLES, seed), SCORE, near, seed)
+        near, tokens = anomaly.reference(model, list(dict.fromkeys(trained))[:KNOWN])
+        found = calibration.fit(anomaly.examine(model, held, SAMPLES, seed), SCORE, near, seed, tokens, "events")
         limit = max(p_value, conformal.least_share(len(found.normal), confidence))
         threshold, about = found.threshold(limit, confidence), f"{len(held)} sessions of a log"
         settings = Settings(str(best), threshold, limit, SAMPLES, seed, about, confidence)
-        values = [found.scores(one)[SCORE] for one in evidence(model, others, templates, SAMPLES, seed)]
-        facts = {"format": FORMAT, "header": reader.header, "field": reader.field, **asdict(grouping)}
-        facts |= {"templates": templates.state()}
+        values = [found.scores(one)[SCORE] for one in anomaly.examine(model, others, SAMPLES, seed)]
+        facts = {**facts, "templates": templates.state()}
 
         def fill(part: Path) -> None:
             shutil.copytree(best, part, dirs_exist_ok=True)
             (part / FILE).write_text(json.dumps(facts, indent=1) + "\n")
+            (part / SESSIONS).write_text(json.dumps({"parts": [_kept(one, seed) for one in parts]}) + "\n")
             calibration.save(found, settings, part / "detector", called=folder.name)
 
         write_folder(folder, fill)
     alarms = sum(value < settings.threshold for value in values)
     needed = 0 if limit == p_value else _enough(p_value, confidence)
     bound = found.bound(threshold, limit, confidence)
-    return Learned(
-        len(sessions), len(normal), len(held), len(others), len(templates), limit, alarms, needed, bound,
-        kinds_of(sessions, templates),
-    )  # fmt: skip
+    return Learned(total, len(trained), len(held), len(others), len(templates), limit, alarms, needed, bound)
+
+
+def _kept(lines: Sequence[str], seed: int) -> list[tuple[str, int]]:
+    """Sessions with their counts, at most KEPT."""
+    if len(lines) > KEPT:
+        lines = [lines[i] for i in np.random.default_rng(seed).permutation(len(lines))[:KEPT].tolist()]
+    return list(Counter(lines).items())
 
 
 def _enough(p_value: float, confidence: float | None) -> int:
@@ -219,7 +275,7 @@ def load(folder: Path) -> LogDetector:
         facts: dict[str, Any] = read(own(folder, FILE))
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}")
-        grouping = Grouping(facts["key"], facts["window"])
+        grouping = Grouping(facts["key"], facts["window"], facts.get("column"))
         LogReader(facts["header"], facts["field"])
         templates = Templates.from_state(facts["templates"])
     except CheckpointError:

@@ -8,4 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Score = Literal["combined", "probability", "error", "elbo", "importance", "worst", "familiar", "latent"]
+Score = Literal[
+    "combined", "probability", "error", "elbo", "importance", "worst", "familiar", "sum", "quantile", "novelty",
+    "latent", "fisher",
+]  # fmt: skip

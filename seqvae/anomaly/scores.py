@@ -67,13 +67,23 @@ def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 
 
 
 def latents(codec: Codec, pieces: Iterable[Any]) -> list[Tensor]:
-    """Posterior means `(S, D)` of every piece, unrefined as in `Evidence`.
+    """Posterior means `(S, D)` of every piece, as of `reference`."""
+    return reference(codec, pieces)[0]
+
+
+def reference(codec: Codec, pieces: Iterable[Any]) -> tuple[list[Tensor], list[Ints]]:
+    """Posterior means `(S, D)` and tokens `(N,)` of every piece, unrefined and counted once as in `Evidence`.
 
     Raises ReadError for a piece that cannot be read.
     """
     split = [codec.segments(codec.adapter.read(piece)) for piece in pieces]
     means = codec.posteriors([segment for piece in split for segment in piece]).mean
-    return list(torch.split(means, [len(piece) for piece in split]))
+    overlap = codec.tokenizer.overlap
+    tokens = []
+    for piece in split:
+        chunks = [chunk for segment in piece for chunk in segment]
+        tokens.append(np.concatenate([chunks[0], *(chunk[overlap:] for chunk in chunks[1:])]))
+    return list(torch.split(means, [len(piece) for piece in split])), tokens
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,8 @@ def _change(
         results = codec.transform(pieces, move, sampling, keep, chroma_guidance, split, goal=goal)
         for item, result, segments in zip(batch, results, split, strict=True):
             desk.write(item, result, {"segments": len(segments), **facts})
+            if kind.FILES and (said := kind.losses(codec, item, segments, None if facts else result)):
+                console.report(said)
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
 
 

@@ -36,6 +36,7 @@ OLD_OPTIONS = {
 Verb = Callable[..., None]
 EXTRAS = {
     "drain3": "logs",
+    "narwhals": "logs",
     "sklearn": "eval",
     "sacrebleu": "eval",
     "cachetools": "studio",

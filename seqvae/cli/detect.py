@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import io
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqvae.anomaly.score import Score
-from seqvae.cli import console, verdicts
+from seqvae.cli import console, marks, verdicts
 from seqvae.cli import raw_logs as raw
 from seqvae.cli.console import Exact, Folder, Inputs, Json, Model, Seed, tell, verb
 from seqvae.errors import CheckpointError, SeqVAEError, UsageError
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
     from seqvae.protocols import Tokenizer
 
 app = console.group("Find sessions, sentences and songs that are not normal.")
-
-WHOLE = 40  # tokens of the longest piece printed in full
-AROUND = 3  # tokens printed on either side of a marked token in a longer piece
-PART = 4096  # tokens in one part of a JSON line: a session may have a million
 
 
 # --- fit --------------------------------------------------------------------------------------------------------------
@@ -64,7 +59,8 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Normal data for latent distances, preferably the training data; without it, a third of INPUT.",
+            help="Normal data for latent distances and novelty, preferably the training data; without it, a third of "
+            "INPUT.",
         ),
     ] = None,
     score: Annotated[Score, typer.Option(help="Anomaly score: several scores combined, or one of them.")] = "combined",
@@ -111,8 +107,8 @@ def fit(
             given += 1
             yield one
 
-    latents = [] if near is None else anomaly.latents(codec, near)
-    found = calibration.fit(evidence(), score, latents, seed, codec.tokenizer.kind)
+    latents, tokens = ([], []) if near is None else anomaly.reference(codec, near)
+    found = calibration.fit(evidence(), score, latents, seed, tokens, codec.tokenizer.kind)
     normal = counted(given, codec.tokenizer.kind, "normal ")
     threshold = found.threshold(share, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
@@ -251,11 +247,11 @@ def score(
             unknown.count(evidence)
             facts = {"index": index, **item.facts, **verdict.facts(index, found.scores(evidence)[found.score])}
             if as_json:
-                parts = _json(codec.tokenizer, evidence)
+                parts = marks.rest_of_json(codec.tokenizer, evidence)
                 yield facts, parts if ranks.count == 1 else list(parts)
             else:
                 name = f"{safe(item.facts['input'])}: " if kind.FILES else ""
-                yield facts, [name + _shown(codec.tokenizer, item.piece, evidence)]
+                yield facts, [name + marks.shown(codec.tokenizer, item.piece, evidence)]
 
     for line in verdict.lines(ranks.in_rounds(_numbered(batches), scored)):
         console.write(line)
@@ -272,6 +268,8 @@ def _score_raw(inputs: Sequence[str], detector: Path, chosen: verdicts.Choices, 
     """Print verdicts on the sessions of raw logs, each as soon as it is scored, and write the report."""
     from seqvae.anomaly import log_detector
 
+    if html is not None:
+        raw.refuse_report(html)
     found = log_detector.load(detector)
     verdict = verdicts.Verdicts(found.calibration, found.settings, chosen, str(detector))
     _in_utf8()
@@ -348,19 +346,6 @@ def _calibrated(detector: Path | None, model: str | None) -> tuple[Calibration, 
         raise CheckpointError(f"{detector}: its model has moved; give its place with -m ({error})") from error
 
 
-def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
-    """The rest of a JSON line after its facts, in parts, as a long session would need much memory."""
-    from seqvae.anomaly.explain import DIGITS
-
-    total = round(float(evidence.log_prob.sum(dtype="float64")), DIGITS)
-    yield f', "log_prob": {json.dumps(total)}, "tokens": ['
-    for at in range(0, len(evidence.tokens), PART):
-        part = zip(evidence.tokens[at : at + PART].tolist(), evidence.log_prob[at : at + PART].tolist(), strict=True)
-        rows = [{"token": tokenizer.token_text(token), "log_prob": round(nats, DIGITS)} for token, nats in part]
-        yield (", " if at else "") + json.dumps(rows)[1:-1]
-    yield "]}"
-
-
 # --- update -----------------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +353,7 @@ def _json(tokenizer: Tokenizer, evidence: Evidence) -> Iterator[str]:
     app,
     "seqvae detect update hdfs.detector @normal.txt",
     "seqvae detect update ssh.detector new.log --replace",
+    "seqvae detect update ssh.detector new.log --train",
 )
 def update(
     detector: Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder to recalibrate.", show_default=False)],
@@ -375,14 +361,31 @@ def update(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the old calibration, where normal has changed.")
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Raw logs: also train the model on half of the new sessions and all its old ones."
+        ),
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, callback=console.finite, help="Training time in minutes, with --train.")
+    ] = 1.0,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Present place of its model.")] = None,
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Add new normal data to a detector's calibration. The model and its scores stay as they are.
+    """Add new normal data to a detector's calibration. Without --train, the model and its scores stay as they are.
 
     Nothing may have been fitted on the new data. A detector of raw logs takes raw logs.
     """
+    if train:
+        if not _is_raw(detector):
+            raise UsageError(
+                "--train is for a detector that `seqvae detect learn` wrote; train other models with `seqvae train`, "
+                "and fit a detector to them"
+            )
+        raw.train(inputs or [], detector, replace, minutes, as_json)
+        return
     from seqvae.anomaly import calibration, conformal
     from seqvae.modality import counted
 
@@ -431,44 +434,3 @@ def _recalibrating(
     codec = load(settings.model, exact=exact)
     evidences = examine(codec, pieces, settings.samples, settings.seed)
     return detector, found, settings, evidences, codec.tokenizer.kind
-
-
-# --- output -----------------------------------------------------------------------------------------------------------
-
-
-def _shown(tokenizer: Tokenizer, piece: Any, evidence: Evidence) -> str:
-    """The tokens of a piece with the most surprising ones marked; of a long piece only the tokens around them.
-
-    The end of a chunk, `<eos>`, is left out unless it is marked. Tokens of music follow the number of their bar
-    (`Modality.chunk`).
-    """
-    from seqvae.anomaly.explain import pointed, spelled
-    from seqvae.modality import modality
-    from seqvae.protocols import EOS
-
-    ids = evidence.tokens
-    marks = pointed(evidence)
-    places: Sequence[int] = range(len(ids))
-    if len(ids) > WHOLE:
-        near = {at for i in marks for at in range(i - AROUND, i + AROUND + 1)}
-        places = sorted(near.intersection(places))
-    ends = ids == EOS
-    chunk = modality(tokenizer.kind).chunk
-    numbers = (ends.cumsum() - ends + 1).tolist() if chunk else []
-    out: list[str] = []
-    number, last = 0, -1
-    for group, text in spelled(tokenizer, ids.tolist(), places, piece):
-        if group[0] > last + 1:
-            out.append(" …")
-        last = group[-1]
-        marked = not marks.isdisjoint(group)
-        if ends[last] and not marked:
-            continue
-        if numbers and numbers[last] != number:
-            number = numbers[last]
-            out.append(f" {chunk} {number}:")
-        body = text.lstrip(" ") or text
-        out += [text.removesuffix(body), console.marked(body) if marked else body]
-    if not ends[last + 1 :].all():
-        out.append(" …")
-    return "".join(out).removeprefix(" ")

@@ -85,6 +85,9 @@ class Kind(Protocol):
     def template(self, given: str) -> Any:
         """The piece that supplies tempo, metre and key, which a latent vector does not hold."""
 
+    def losses(self, codec: Codec, item: Any, segments: Sequence[Any], result: Any | None = None) -> str:
+        """A line on the losses of a piece in its tokens and, with a `result`, in the model; or nothing."""
+
     def members(self, paths: Sequence[str]) -> Iterator[Any]:
         """All pieces in files and folders."""
 

@@ -26,6 +26,8 @@ from seqvae.music.piece import Piece
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seqvae.codec import Codec
+
 FILES = True
 """Every output is a file."""
 SEGMENTS = 4
@@ -229,6 +231,15 @@ def read_each(sources: Collection[Path], single: bool) -> Iterator[tuple[Path, P
         raise SeqVAEError(f"none of {skipped} files could be read; see the reasons above")
     if skipped:
         report(f"{skipped} of {len(sources)} files skipped")
+
+
+def losses(codec: Codec, item: Item, segments: Sequence[Any], result: Any | None = None) -> str:
+    """What grid, vocabulary and, for a reconstruction, the model lose of a song, after its name; or nothing."""
+    from seqvae.music import losses as shares
+
+    again = None if result is None else _drawn(result, item.piece).notes
+    said = shares.sentence(codec.tokenizer, item.piece, segments, again)
+    return said and f"{item.facts['input']}: {said}"
 
 
 # --- further files beside an output -----------------------------------------------------------------------------------

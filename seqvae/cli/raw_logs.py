@@ -7,9 +7,12 @@ cli/app.py.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
@@ -182,6 +185,27 @@ def _records(inputs: Sequence[str], reader: LogReader) -> Iterator[Record]:
     return chain.from_iterable(reader.records(lines, name) for lines, name in zip(opened, names, strict=True))
 
 
+def train(inputs: Sequence[str], detector: Path, alone: bool, minutes: float, as_json: bool) -> None:
+    """Learn a detector again from its own sessions and those of `inputs`; see `log_detector.extend`."""
+    from seqvae.anomaly import log_detector
+
+    found = log_detector.load(detector)
+    sessions = list(found.grouping.sessions(_records(inputs, found.reader())))
+    learned = log_detector.extend(
+        detector, sessions, alone=alone, minutes=minutes, report=report if not as_json else _nothing
+    )
+    rate = learned.alarms / max(1, learned.checked)
+    confidence = found.settings.confidence
+    tell(
+        f"{len(sessions)} more normal sessions, {learned.trained} to train on, {learned.calibrated} to calibrate on; "
+        f"of {learned.checked} held-out sessions {learned.alarms} ({rate:.1%}) are anomalous at "
+        f"p <= {learned.p_value:g}, {verdicts.bounded(learned.bound, confidence)}; in {detector}",
+        {"pieces": len(sessions), **asdict(learned), "confidence": confidence, "false_alarms": rate,
+         "output": str(detector)},
+        as_json,
+    )  # fmt: skip
+
+
 # --- score ------------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +362,21 @@ def _reported(
     )
 
 
+def refuse_report(path: Path) -> None:
+    """Raise SeqVAEError if no report can be written there, before sessions are scored."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> SeqVAEError:
+    return SeqVAEError(f"{path}: cannot be written ({error.strerror}); choose another --html")
+
+
 def write_report(
     path: Path, inputs: Sequence[str], detector: Path, sessions: Sequence[tuple[dict[str, Any], ScoredSession]],
     limit: float | None, fdr: float | None,
@@ -353,5 +392,5 @@ def write_report(
         with files.whole(path) as part:
             part.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise SeqVAEError(f"{path}: cannot be written ({error.strerror}); choose another --html") from error
+        raise _unwritable(path, error) from error
     report(f"report in {path}")

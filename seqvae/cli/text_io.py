@@ -30,6 +30,8 @@ from seqvae.text import lines as text
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seqvae.codec import Codec
+
 FILES = False
 """Outputs are lines of one stream."""
 SEGMENTS = 1
@@ -70,6 +72,11 @@ def one(given: str) -> str:
     if len(found) != 1:
         raise UsageError(f"{given}: holds {'several lines' if found else 'no line'}; give one sentence")
     return found[0]
+
+
+def losses(codec: Codec, item: Item, segments: Sequence[Any], result: Any | None = None) -> str:
+    """Nothing: a line is written beside its input."""
+    return ""
 
 
 def template(given: str) -> str:

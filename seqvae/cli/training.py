@@ -27,7 +27,7 @@ app = console.group("Train, evaluate and export models.")
 tokenizer_app = console.group("Learn a vocabulary for text, and show its tokens.")
 app.add_typer(tokenizer_app, name="tokenizer")
 
-Algorithm = Literal["bpe", "unigram"]
+Algorithm = Literal["bpe", "unigram", "char"]
 Half = Literal["choose", "final"]  # a copy of dataset.Half; a test compares the two
 
 
@@ -113,7 +113,9 @@ def train_(
     ],
     out: Folder,
     vocab_size: Annotated[int, typer.Option(min=1, help="Most tokens; few lines give fewer.")] = 4000,
-    algorithm: Annotated[Algorithm, typer.Option(help="Algorithm that splits words into tokens.")] = "bpe",
+    algorithm: Annotated[
+        Algorithm, typer.Option(help="Algorithm that splits words into tokens; char splits at every character.")
+    ] = "bpe",
     max_tokens: Annotated[int, typer.Option(min=5, help="Most tokens in a segment; longer lines are divided.")] = 128,
     as_json: Json = False,
 ) -> None:

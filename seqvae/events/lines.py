@@ -108,17 +108,14 @@ class LogReader:
         if self.field is not None:
             yield from self._fields(lines, source)
             return
-        if self._split is None:
-            first = list(islice(lines, SAMPLE))
-            self.header = recognise(first)
-            self._split = _splitter(self.header)
-            lines = chain(first, lines)
+        first = [] if self._split is not None else list(islice(lines, SAMPLE))
+        split_off = self.splitter(first)
         begun: list[str] = []
         at, split = 0, (0, 0)
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(chain(first, lines), 1):
             if not line.strip():
                 continue
-            found = self._split(line)
+            found = split_off(line)
             if found is None and begun and (self.header != PLAIN or _CONTINUED.match(line)):
                 begun.append(line)
                 continue
@@ -127,6 +124,19 @@ class LogReader:
             begun, at, split = [line], number, found or (0, len(line))
         if begun:
             yield _record(source, at, begun, split)
+
+    def frame(self, frame: Any, message: str = "message", time: str | None = None) -> list[Record]:
+        """The records of a data frame; see `frames.records`."""
+        from seqvae.events import frames
+
+        return frames.records(frame, self, message, time)
+
+    def splitter(self, lines: Iterable[str]) -> Split:
+        """A function from a line to the span of its content; the header, if not known, is recognised from `lines`."""
+        if self._split is None:
+            self.header = recognise(islice(lines, SAMPLE))
+            self._split = _splitter(self.header)
+        return self._split
 
     def _fields(self, lines: Iterator[str], source: str) -> Iterator[Record]:
         """Records of JSON lines; a line that is not JSON or lacks the field is content as a whole."""

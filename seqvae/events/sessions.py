@@ -30,8 +30,8 @@ class Session:
 class Grouping:
     """Settings for the division of records into sessions.
 
-    Raises SeqVAEError if both are given, for a key that is not a regular expression with a group, and for an invalid
-    window.
+    Raises SeqVAEError if more than one is given, for a key that is not a regular expression with a group, and for an
+    invalid window.
     """
 
     key: str | None = None
@@ -39,9 +39,12 @@ class Grouping:
     window: str | None = None
     """Lines (`20`) or time (`30s`, `5m`, `1h`) of a session; LINES by default, if there is no key."""
 
+    column: str | None = None
+    """A column; rows of a data frame with the same value in it form a session."""
+
     def __post_init__(self) -> None:
-        if self.key is not None and self.window is not None:
-            raise SeqVAEError("a session key and a window exclude each other; give one of them")
+        if sum(given is not None for given in (self.key, self.window, self.column)) > 1:
+            raise SeqVAEError("a session key, a window and a column exclude each other; give one of them")
         if self.key is not None:
             try:
                 groups = re.compile(self.key).groups
@@ -66,8 +69,13 @@ class Grouping:
         """The sessions of records; sessions by key come after all records, in the order of their first record.
 
         Records without the key are in no session. Raises SeqVAEError for a window of time and a record without a time
-        stamp.
+        stamp, and for a column, which records do not have.
         """
+        if self.column is not None:
+            raise SeqVAEError(
+                f"sessions are by the column '{self.column}' of a data frame; give such a frame to "
+                "`seqvae.Detector.verdicts`, or learn from raw lines with a session key"
+            )
         if self.key is not None:
             return self._keyed(records)
         window = self.window or str(LINES)

@@ -63,12 +63,16 @@ class Templates:
     def mine(cls, messages: Iterable[str]) -> Self:
         """Mine the templates of messages, in the order of the log."""
         made = cls()
+        made.add(messages)
+        return made
+
+    def add(self, messages: Iterable[str]) -> None:
+        """Mine further messages; existing templates keep their events and may get more variable parts."""
         for message in messages:
             masked = mask(message)
-            cluster, _ = made._drain.add_log_message(masked)
-            if cluster.cluster_id not in made._first:
-                made._first[cluster.cluster_id] = masked.split()[:_WORDS]
-        return made
+            cluster, _ = self._drain.add_log_message(masked)
+            if cluster.cluster_id not in self._first:
+                self._first[cluster.cluster_id] = masked.split()[:_WORDS]
 
     def __len__(self) -> int:
         return len(self._first)

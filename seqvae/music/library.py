@@ -174,11 +174,12 @@ def _digest(file: Path, tune: int = 0) -> str:
 
 
 def pack(piece: Piece) -> bytes:
-    """A piece without its name as the content of an .npz file of integers."""
+    """A piece without its name as the content of an .npz file."""
     tempos, metres, keys = (np.array(rows, np.int64) for rows in midi.frame_rows(piece.frame))
     buffer = io.BytesIO()
-    tracks: dict[str, Any] = {} if piece.tracks is None else track_events.arrays(piece.tracks)
-    np.savez(buffer, notes=piece.notes, bounds=piece.bounds, tempos=tempos, metres=metres, keys=keys, **tracks)
+    more: dict[str, Any] = {} if piece.tracks is None else track_events.arrays(piece.tracks)
+    more["rounding"] = np.array(piece.rounding)
+    np.savez(buffer, notes=piece.notes, bounds=piece.bounds, tempos=tempos, metres=metres, keys=keys, **more)
     return buffer.getvalue()
 
 
@@ -189,7 +190,8 @@ def unpack(content: bytes, name: str) -> Piece:
             frame = midi.make_frame(tuple(stored[rows].tolist() for rows in ("tempos", "metres", "keys")))
             # files packed by older versions have no tracks
             tracks = track_events.from_arrays(stored, midi.TICKS_PER_BEAT) if "home" in stored else None
-            return Piece(stored["notes"], stored["bounds"], frame, name, tracks)
+            off, joined = stored["rounding"].tolist() if "rounding" in stored else (0.0, 0.0)
+            return Piece(stored["notes"], stored["bounds"], frame, name, tracks, (off, joined))
     except Exception as error:  # zipfile and numpy raise many kinds of errors for damaged files
         raise ValueError("not a packed piece") from error
 

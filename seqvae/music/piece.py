@@ -26,7 +26,7 @@ from symusic.core import (
 
 from seqvae.errors import ReadError, SeqVAEError
 from seqvae.io import files
-from seqvae.music import midi_bytes, track_events, tune_books
+from seqvae.music import losses, midi_bytes, track_events, tune_books
 from seqvae.music.frame import MAX_CHUNK_STEPS as MAX_CHUNK_STEPS
 from seqvae.music.frame import chunk_bounds as chunk_bounds
 from seqvae.music.frame import clean_frame, seconds
@@ -80,6 +80,7 @@ class Piece:
         frame: tempos, time and key signatures at `STEPS_PER_BEAT` ticks per quarter note, without tracks.
         name: the name of the piece, by default the stem of its file.
         tracks: the tracks of its file, or None if unknown.
+        rounding: shares of its file's notes that the grid moved, and joined with another (`losses.rounding`).
     """
 
     notes: Notes
@@ -87,6 +88,7 @@ class Piece:
     frame: ScoreTick
     name: str = ""
     tracks: Tracks | None = None
+    rounding: tuple[float, float] = (0.0, 0.0)
 
     def part(self, first: int, last: int) -> tuple[Notes, Tracks | None]:
         """Notes that begin in chunks `first` to `last - 1`, and their tracks; times count from the start of `first`."""
@@ -188,9 +190,7 @@ def _read_content(content: bytes, label: str, name: str) -> Piece:
         raise ReadError(label, "it is empty", "give the content of a MIDI or MusicXML file")
     _check_size(len(content), label)
     head = content.lstrip()[:400]
-    if content[:2] == b"PK":
-        return _from_notation(content, label, name)
-    if head.removeprefix(b"\xef\xbb\xbf").startswith((b"<?xml", b"<score-", b"<!DOCTYPE")):
+    if content[:2] == b"PK" or head.removeprefix(b"\xef\xbb\xbf").startswith((b"<?xml", b"<score-", b"<!DOCTYPE")):
         return _from_notation(content, label, name)
     return _from_midi(content, label, name)
 
@@ -263,25 +263,23 @@ def _from_score(score: Any, label: str | Path, name: str) -> Piece:
     rows = []
     for track, home in zip(ticks.tracks, homes, strict=True):
         a = track.notes.numpy()
-        program, place = np.full_like(a["time"], _program(track)), np.full_like(a["time"], home)
+        program = np.full_like(a["time"], DRUMS if track.is_drum else track.program)
+        place = np.full_like(a["time"], home)
         columns = (a["time"], a["duration"], a["pitch"], program, a["velocity"], place)
         rows.append(np.stack([column.astype(np.int64) for column in columns], axis=1))
     notes = np.concatenate([np.zeros((0, 6), np.int64), *rows])
     if not len(notes):
         raise ReadError(label, "there is not a single note in it", "give a file with notes")
     per_quarter = ticks.ticks_per_quarter
+    exact = notes[:, ONSET] * (STEPS_PER_BEAT / per_quarter)
     notes[:, :2] = (notes[:, :2] * (2 * STEPS_PER_BEAT) + per_quarter) // (2 * per_quarter)  # to the nearest step
     _check_limits(notes, frame, label)
     notes[:, DURATION] = np.maximum(notes[:, DURATION], 1)
     notes[:, PITCH:_HOME] = np.clip(notes[:, PITCH:_HOME], [0, 0, 1], [127, DRUMS, 127])
     bounds = chunk_bounds(frame_rows(frame)[1], int(notes[:, ONSET].max()) + 1)
     found = _distinct(notes)
-    tracks = Tracks(events, found[:, _HOME])
-    return Piece(np.ascontiguousarray(found[:, :_HOME]), bounds, frame, name, tracks)
-
-
-def _program(track: TrackTick) -> int:
-    return DRUMS if track.is_drum else track.program
+    tracks, rounding = Tracks(events, found[:, _HOME]), losses.rounding(exact - notes[:, ONSET], len(found))
+    return Piece(np.ascontiguousarray(found[:, :_HOME]), bounds, frame, name, tracks, rounding)
 
 
 def _distinct(notes: NDArray[Any]) -> Notes:

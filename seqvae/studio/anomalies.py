@@ -83,7 +83,7 @@ def routes(desk: Desk, models: Models) -> APIRouter:
                 evidences = anomaly.examine(codec, lines, settings.samples, settings.seed)
                 for line, evidence in zip(lines, evidences, strict=True):
                     value = found.scores(evidence)[found.score]
-                    pointed = explain.pointed(evidence)
+                    pointed = explain.marked(codec.tokenizer, evidence)
                     places = range(min(SHOWN, len(evidence.tokens)))
                     tokens = [
                         {

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqvae import codec
 from seqvae.anomaly import calibration
@@ -21,6 +22,9 @@ from seqvae.codec import Codec
 from seqvae.errors import SeqVAEError
 from seqvae.modality import MODALITIES, Content, modality
 from seqvae.studio.inference import JobInference, Report, Shared
+
+if TYPE_CHECKING:  # it needs the extra `logs`
+    from seqvae.anomaly.log_detector import LogDetector
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Facts:
     """Names of its styles."""
     detector: bool
     """Whether it has a detector of anomalies."""
+    raw: bool
+    """Whether it was learned from a raw log, and takes raw lines."""
 
 
 class Models:
@@ -49,12 +55,21 @@ class Models:
         self.facts = [self._facts(name, folder) for name, folder in self._folders.items()]
         self._codecs: dict[str, tuple[Codec, Shared]] = {}
         self._detectors: dict[str, tuple[Calibration, Settings]] = {}
+        self._logs: dict[str, LogDetector] = {}
         self._loading = threading.Lock()
+
+    def add(self, name: str, folder: Path) -> None:
+        """Add a model that was made after the start."""
+        facts = self._facts(name, folder)
+        with self._loading:
+            self._folders[name] = folder
+            self.facts.append(facts)
 
     @staticmethod
     def _facts(name: str, folder: Path) -> Facts:
         facts = hub.facts(folder)
-        return Facts(name, facts.kind, modality(facts.kind).content, facts.styles, (folder / "detector").is_dir())
+        detector, raw = (folder / "detector").is_dir(), (folder / "templates.json").is_file()
+        return Facts(name, facts.kind, modality(facts.kind).content, facts.styles, detector, raw)
 
     def find(self, name: str, *contents: Content) -> Facts:
         """Description of a model; raises SeqVAEError where it is unknown, or none of `contents` is its content."""
@@ -87,3 +102,14 @@ class Models:
                 folder = self._folders[name]
                 self._detectors[name] = calibration.load(folder / "detector", str(folder))
         return self._detectors[name]
+
+    def log(self, name: str) -> LogDetector:
+        """A detector of raw logs; raises SeqVAEError where the model is none."""
+        if not self.find(name).raw:
+            raise SeqVAEError(f"the model '{name}' was not learned from a raw log; learn one from yours")
+        from seqvae.anomaly import log_detector
+
+        with self._loading:
+            if name not in self._logs:
+                self._logs[name] = log_detector.load(self._folders[name])
+        return self._logs[name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp
 
 from seqvae.errors import SeqVAEError
 from seqvae.modality import Content
-from seqvae.studio import anomalies, answers, map, music, text
+from seqvae.studio import anomalies, answers, logs, map, music, text
 from seqvae.studio.answers import PROBLEMS, Desk
 from seqvae.studio.guard import Guard
 from seqvae.studio.models import Models
@@ -39,17 +40,20 @@ class Model(BaseModel):
     content: Content = Field(description="what its pieces are")
     styles: list[str]
     detector: bool
+    raw: bool = Field(description="whether it takes raw lines of a log")
 
 
 def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
     """The page and the API; `hosts` are accepted host names."""
     desk, shelf = Desk(), Shelf()
+    learned = tempfile.TemporaryDirectory(prefix="seqvae-logs-")
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
         desk.close()
         shelf.close()
+        learned.cleanup()
 
     # FastAPI's own documentation pages load scripts from other sites; ours is static/api.html
     app = FastAPI(title="seqvae studio", description=ABOUT, docs_url=None, redoc_url=None, lifespan=life)
@@ -64,6 +68,7 @@ def application(models: Models, hosts: Sequence[str] = ()) -> ASGIApp:
     app.include_router(text.routes(desk, models))
     app.include_router(map.routes(desk, models, shelf))
     app.include_router(anomalies.routes(desk, models))
+    app.include_router(logs.routes(desk, models, learned))
     app.include_router(answers.routes(desk))
 
     @app.get("/favicon.ico", include_in_schema=False)

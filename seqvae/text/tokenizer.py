@@ -38,7 +38,7 @@ _APART = set("\u2581\u2585\u2047\0\t\n\r")
 
 
 class TextTokenizer(NoPositionFields):
-    """Byte-pair or unigram tokens (Sennrich et al. 2016; Kudo 2018) with fallback to bytes.
+    """Byte-pair or unigram tokens (Sennrich et al. 2016; Kudo 2018) or characters, with fallback to bytes.
 
     A piece is one line, a `str`. Encoding is lossless for all of Unicode: ``decode_text(encode(line)) == line``. A line
     is one chunk, unless it has more than `max_tokens` tokens including EOS; then it is cut, before a word if possible.
@@ -77,6 +77,9 @@ class TextTokenizer(NoPositionFields):
         for value, i in bytes_.items():
             self._surface[i] = bytes([value])
         self._surface[: len(SPECIAL)] = [b""] * len(SPECIAL)
+        learned = [name for name, byte in zip(names, spelled, strict=True) if not byte][len(SPECIAL) :]
+        self.by_character = all(len(name) == 1 for name in learned)
+        """Whether each token is one character or a byte."""
         self._opens: Bools = np.array([name.startswith(SPACE) for name in names])
         self._inside: Bools = (self.byte_of >= 0x80) & (self.byte_of < 0xC0)
         self._grammar = TextGrammar(self)
@@ -92,8 +95,8 @@ class TextTokenizer(NoPositionFields):
     ) -> TextTokenizer:
         """Learn a vocabulary from lines, in memory; equal lines give equal tokenizers.
 
-        `vocab_size` is the maximum number of tokens: few lines give fewer. `algorithm` is `bpe` or `unigram`. Raises
-        TokenizerError if there are no lines, or if `vocab_size` is below 261.
+        `vocab_size` is the maximum number of tokens: few lines give fewer. `algorithm` is `bpe`, `unigram`, or
+        `char` for one token a character. Raises TokenizerError if there are no lines, or if `vocab_size` is below 261.
         """
         if vocab_size < LEAST:
             raise TokenizerError(

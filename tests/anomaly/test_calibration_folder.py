@@ -79,7 +79,7 @@ def test_the_folder_holds_json_and_tensors_and_no_pickle(saved: Path) -> None:
     facts = json.loads((saved / "detector.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert {"format", "weights", "score", "model", "threshold", "p_value", "samples", "seed", "about"} == facts.keys()
     tensors, _ = load_tensors(saved / "calibration.safetensors")
-    assert tensors.keys() == {"centre", "axes", "latents", "tails", "normal"}
+    assert tensors.keys() == {"centre", "axes", "latents", "grams", "tails", "normal"}
     assert [path.name for path in saved.parent.iterdir()] == ["one"], "nothing is left beside it"
 
 
@@ -184,6 +184,20 @@ def test_a_setting_that_cannot_be_is_an_error(saved: Path, name: str, value: Any
 def test_another_version_is_refused(saved: Path) -> None:
     changed(saved, format=calibration.FORMAT + 1)
     assert "another version" in refusal(saved)
+
+
+def test_a_detector_of_format_1_gives_the_same_scores_as_before(saved: Path, fitted: Calibration) -> None:
+    tensors, _ = load_tensors(saved / "calibration.safetensors")
+    kept = [i for i, name in enumerate(COLUMNS) if name not in calibration.ADDED]
+    old = {name: part for name, part in tensors.items() if name != "grams"} | {"tails": tensors["tails"][:, kept]}
+    save_tensors(old, {}, saved / "calibration.safetensors")
+    changed(saved, format=1)
+    found, settings = load(saved)
+    assert (found.score, settings.threshold) == ("fisher", fitted.threshold(0.05))
+    for piece in pieces(20, seed=1):
+        assert found.scores(piece)["fisher"] == fitted.scores(piece)["fisher"]
+    changed(saved, score="worst")
+    assert load(saved)[0].score == "worst"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not tensors"])

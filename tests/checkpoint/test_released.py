@@ -7,15 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import done
 
 from seqvae import codec
-from seqvae.anomaly import calibration
+from seqvae.anomaly import calibration, explain
 from seqvae.anomaly import scores as anomaly
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint.hub import find, released
 from seqvae.codec import Codec
 from seqvae.music import piece as midi
 from seqvae.music.piece import Piece
+from seqvae.text.tokenizer import TextTokenizer
 
 pytestmark = pytest.mark.bf16
 
@@ -45,7 +47,8 @@ each = pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.name) f
 def test_it_loads_and_knows_its_styles(folder: Path) -> None:
     model = codec.load(folder.name)
     assert checkpoint.find(folder.name) == folder
-    assert STYLES.get(model.tokenizer.kind, {"all"}) <= model.styles.keys()
+    kind = "events" if folder.name == "requests" else model.tokenizer.kind  # requests are text without a sentiment
+    assert STYLES.get(kind, {"all"}) <= model.styles.keys()
     for style in model.styles.values():
         assert style.count > 0
         assert style.source
@@ -90,6 +93,30 @@ def test_an_event_out_of_place_is_found_among_blocks_of_hdfs() -> None:
     pieces = [usual, usual.replace("E26 E23", "E20 E23", 1), usual.rpartition(" E21")[0], ""]
     scores = [found.scores(one)[found.score] for one in anomaly.examine(model, pieces)]
     assert [score < settings.threshold for score in scores] == [False, True, True, True]
+
+
+@pytest.mark.bf16
+def test_an_injection_is_found_in_a_request_with_its_characters() -> None:
+    usual = "get http://localhost:8080/tienda1/publico/pagar.jsp?modo=insertar&precio=335&b1=confirmar"
+    injected = usual.replace("335", "335'+or+'1'='1")
+    pieces = [usual, injected, usual.replace("b1", "b1a"), usual.replace("pagar.jsp", "pagar.jsp.bak")]
+    found, settings = calibration.load(find("requests") / "detector")
+    model = codec.load("requests")
+    evidence = list(anomaly.examine(model, pieces, settings.samples))
+    assert [found.scores(one)[found.score] < settings.threshold for one in evidence] == [False, True, True, True]
+    assert isinstance(model.tokenizer, TextTokenizer)
+    [span] = explain.unlikely(model.tokenizer, evidence[1])
+    assert span.text.startswith("'+or+'1'='1")
+    assert span.start == injected.index("'")
+    long = f"{usual}&{'x' * 600}"  # two segments
+    printed = done("detect", "score", "-m", "requests", usual, injected, long, "--json")
+    rows = [json.loads(line) for line in printed]
+    assert [row["anomalous"] for row in rows] == [False, True, True]
+    assert rows[1]["spans"][0]["text"] == span.text
+    for row in rows:
+        assert all(row["input"][one["start"] : one["end"]] == one["text"] for one in row["spans"])
+    [line] = done("detect", "score", "-m", "requests", injected)
+    assert f"precio=335[{span.text}]" in line
 
 
 @each

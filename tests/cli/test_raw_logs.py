@@ -137,6 +137,15 @@ def test_a_report_is_of_raw_logs(tiny_events: Path, here: Path) -> None:
     assert said.exit_code == 2 and "--html is for raw logs" in said.stderr
 
 
+def test_an_unwritable_report_is_refused_before_scoring(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+    written(here / "new.log", log(range(1000, 1003)))
+    for place, why in (("none/x.html", "No such file or directory"), (".", "Is a directory")):
+        said = seqvae("detect", "score", "new.log", "--detector", learned[0], "--html", place)
+        assert said.exit_code == 1 and said.stdout == ""
+        assert f"cannot be written ({why}); choose another --html" in said.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["new.log"]
+
+
 def test_learning_offers_a_key_lists_what_is_normal_and_leaves_out_the_excluded(here: Path) -> None:
     written(here / "a.log", log(range(400)))
     said = seqvae("detect", "learn", "a.log", "-o", "x.detector", "--minutes", 0.01, "--p-value", 0.5)
@@ -200,6 +209,57 @@ def test_new_sessions_are_calibrated_on(learned: tuple[Path, dict[str, Any]], he
     found = rows("new.log", "--detector", "x.detector", "--worst-first", "--fdr", 0.2)
     assert [row["rank"] for row in found] == list(range(1, 101))
     assert [row["score"] for row in found] == sorted(row["score"] for row in found)
+
+
+def test_an_update_trains_a_new_kind_and_forgets_nothing(
+    learned: tuple[Path, dict[str, Any]], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "now", time.process_time)
+    shutil.copytree(learned[0], here / "x.detector")
+    rng = np.random.default_rng(1)
+
+    def backup(_: int) -> list[str]:
+        """A new kind of normal session, of three new messages and an old one."""
+        copied = ["copied block {0} to mirror {1}"] * int(rng.integers(1, 5))
+        return ["backup number {0} starts", *copied, "check", "backup is complete"]
+
+    strange = {1001: ["open", "melt down of {0} cores", "close"], 1002: ["close", "sync", "open", "sync"]}
+    strange[1003] = ["backup is complete", "check", "backup number {0} starts"]
+    places = range(1010, 1030)
+    written(here / "new.log", log(range(5000, 5160), {number: backup(number) for number in range(5000, 5160)}))
+    written(here / "test.log", log(range(1000, 1050), {**strange, **{number: backup(number) for number in places}}))
+
+    def anomalous() -> set[int]:
+        return {int(row["session"]) for row in rows("test.log", "--detector", "x.detector") if row["anomalous"]}
+
+    assert anomalous() >= {*places, *strange}
+    [line] = done("detect", "update", "x.detector", "new.log", "--train", "--minutes", 0.2, "--json")
+    facts = json.loads(line)
+    assert (facts["pieces"], facts["trained"], facts["calibrated"], facts["checked"]) == (160, 280, 196, 84)
+    assert facts["templates"] == len(SAYS) + 3
+    assert (facts["p_value"], facts["sessions"]) == (0.02, 560)
+    after = anomalous()
+    assert after >= set(strange), "what was anomalous still is"
+    assert len(after & set(places)) <= 2, "the new kind is normal"
+    assert len(after - set(strange) - set(places)) <= 3, "and the old one still is"
+    assert files(here / "x.detector") == files(learned[0])
+    assert len(log_detector.load(here / "x.detector").calibration.normal) == 196 - 65
+    done("detect", "update", "x.detector", "new.log", "--train", "--replace", "--minutes", 0.01)
+    assert len(log_detector.load(here / "x.detector").calibration.normal) == 56 - 18
+
+
+def test_training_needs_sessions_and_a_detector_that_has_its_own(
+    learned: tuple[Path, dict[str, Any]], tiny_events: Path, here: Path
+) -> None:
+    shutil.copytree(learned[0], here / "x.detector")
+    written(here / "few.log", log(range(5)))
+    assert "5 sessions are too few to train on" in told(seqvae("detect", "update", "x.detector", "few.log", "--train"))
+    (here / "x.detector" / "sessions.json").unlink()
+    written(here / "new.log", log(range(40)))
+    assert "sessions.json: the detector's own" in told(seqvae("detect", "update", "x.detector", "new.log", "--train"))
+    written(here / "normal.txt", [session(number) for number in range(600, 700)])
+    done("detect", "fit", "@normal.txt", "-m", tiny_events, "-o", "y.detector", "--p-value", 0.1)
+    assert "--train is for" in told(seqvae("detect", "update", "y.detector", "@normal.txt", "--train"), 2)
 
 
 def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_said(here: Path) -> None:

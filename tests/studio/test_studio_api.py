@@ -44,6 +44,7 @@ def test_models_are_the_released_ones_and_those_that_were_named(client: TestClie
         "content": "songs",
         "styles": ["calm", "wild"],
         "detector": False,
+        "raw": False,
     }
     assert told[names["events"]]["detector"]
 

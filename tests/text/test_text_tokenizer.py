@@ -175,14 +175,14 @@ def test_it_travels_to_another_process(text: TextTokenizer) -> None:
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram", "char"])
 def test_the_same_lines_give_the_same_tokenizer(algorithm: str) -> None:
     one, other = (TextTokenizer.train(iter(CORPUS), 400, algorithm) for _ in range(2))
     assert one.model == other.model
     assert TextTokenizer.train(CORPUS[1:], 400, algorithm).model != one.model
 
 
-@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram", "char"])
 @given(corpus=st.lists(lines, min_size=1, max_size=8), vocab_size=st.integers(LEAST, 500))
 @example(corpus=[""], vocab_size=LEAST)
 @example(corpus=["a"], vocab_size=LEAST)
@@ -197,7 +197,7 @@ def test_few_lines_make_a_smaller_vocabulary(algorithm: str, corpus: list[str], 
         assert tokenizer.decode_text(tokenizer.encode(line)) == line
 
 
-@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram", "char"])
 def test_more_letters_than_there_is_room_for_are_spelled_in_bytes(algorithm: str) -> None:
     many = ["".join(map(chr, range(start, start + 50))) + " 汉字" * 3 for start in range(0x5000, 0x6000, 50)]
     tokenizer = TextTokenizer.train(many, 300, algorithm)
@@ -206,7 +206,15 @@ def test_more_letters_than_there_is_room_for_are_spelled_in_bytes(algorithm: str
     assert len(tokenizer.encode("汉")[0]) < len(tokenizer.encode("\u5050")[0]), "the frequent ones are learned"
 
 
-@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_characters_are_a_token_each() -> None:
+    tokenizer = TextTokenizer.train(["get /a?b=c", "post /a?b=d"], 400, "char")
+    [chunk] = tokenizer.encode("get  /aaa?")
+    assert [tokenizer.token_text(i) for i in chunk.tolist()] == [*" get  /aaa?", "<eos>"]
+    [chunk] = tokenizer.encode("a<")
+    assert [tokenizer.token_text(i) for i in chunk.tolist()] == [" ", "a", "<0x3C>", "<eos>"]
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram", "char"])
 def test_names_of_special_tokens_are_learned_like_words(algorithm: str) -> None:
     tokenizer = TextTokenizer.train(["the <unk> of <eos> and <bos>"] * 50, 340, algorithm)
     [chunk] = tokenizer.encode("<unk> <eos> <bos>")

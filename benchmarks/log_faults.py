@@ -1,0 +1,186 @@
+r"""From raw logs to verdicts, one command each; faults put into normal sessions; false alarms on all sets of logs.
+
+    python benchmarks/log_faults.py ../shared/data/logs OUT [--minutes 1] [--only NAME]
+
+Three raw logs go through `seqvae detect learn` and `seqvae detect score`, each timed: OpenSSH by process, a package log
+by package (made_logs.py), HDFS by block (made_logs.py from train.normal). Detectors are kept in OUT. OpenStack is
+learned by request. The event ids of HDFS and the traces of ADFA-LD are scored by the released models, calibrated on
+normal sessions that these were not trained on.
+
+Each set has sessions for calibration and others for testing, all normal. Into the latter, one fault each is put:
+shuffled (no training session has this order), a novel event, an event dropped, an event doubled. For every score, the
+table has the share of faults found at p <= 0.01, and the share of normal test sessions called anomalous.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import made_logs
+import numpy as np
+import processor
+from detection_figures import share_interval
+
+from seqvae import codec
+from seqvae.anomaly import calibration, log_detector
+from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly.calibration import Score
+from seqvae.config import read
+
+LEVEL = 0.01
+MOST = 150  # normal test sessions that get faults
+NEW = "<new>"  # an event that no session has
+TRIES = 50
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sessions of event ids."""
+
+    train: list[str]
+    calibrate: list[str]
+    test: list[str]
+
+
+def faulty(sessions: Sequence[str], train: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """One session of each fault for each session; without those for which only orders of the training set came up."""
+    rng, known = np.random.default_rng(seed), {tuple(line.split()) for line in train}
+    out: dict[str, list[str]] = {"shuffled": [], "novel": [], "dropped": [], "doubled": []}
+
+    def changed(events: list[str], how: str) -> list[str]:
+        at = int(rng.integers(len(events)))
+        if how == "shuffled":
+            return [events[i] for i in rng.permutation(len(events))]
+        if how == "dropped":
+            return events[:at] + events[at + 1 :]
+        return [*events[:at], NEW if how == "novel" else events[at], *events[at:]]
+
+    for line in sessions:
+        events = line.split()
+        for how, found in out.items():
+            tried = (changed(events, how) for _ in range(TRIES))
+            new = next((some for some in tried if some not in ([], events) and tuple(some) not in known), None)
+            if new is not None and len(events) > 1:
+                found.append(" ".join(new))
+    return out
+
+
+def rates(model: codec.Codec, part: Part, seed: int) -> tuple[list[list[str]], str]:
+    """Rows of a table, one for each score, and the number of sessions."""
+    faults = faulty(part.test[:MOST], part.train, seed)
+    near, tokens = anomaly.reference(model, list(dict.fromkeys(part.train))[: log_detector.KNOWN])
+    evidence = list(anomaly.examine(model, part.calibrate))
+    # test sessions and faults of one call: equal ones are examined once
+    parts = {"false alarms": part.test, **faults}
+    found = {name: list(anomaly.examine(model, some)) for name, some in parts.items()}
+    rows, compared = [], 0
+    for score in get_args(Score):
+        fitted = calibration.fit(evidence, score, near, seed, tokens)
+        compared = len(fitted.normal)
+        limit = max(LEVEL, 1 / (compared + 1))
+        threshold = fitted.threshold(limit)
+        hits = {name: [fitted.scores(one)[score] < threshold for one in some] for name, some in found.items()}
+        cells = [f"{np.mean(hits[name]):.3f}" if hits[name] else "" for name in faults]
+        alarms = sum(hits["false alarms"])
+        low, high = share_interval(alarms, len(part.test))
+        rows.append([score, *cells, f"{100 * alarms / len(part.test):.2f} % [{100 * low:.2f}, {100 * high:.2f}]"])
+    counts = ", ".join(f"{len(some)} {name}" for name, some in faults.items())
+    limit = max(LEVEL, 1 / (compared + 1))
+    about = f"{len(part.calibrate)} sessions to calibrate on, {compared} compared, p <= {limit:.3g}; "
+    return rows, about + f"{len(part.test)} normal test sessions; {counts}"
+
+
+def learned(name: str, log: Path, key: str, out: Path, minutes: float) -> Part:
+    """A detector of a raw log by the command line, timed, and its sessions."""
+    folder = out / f"{name}.detector"
+
+    def timed(*arguments: str) -> tuple[float, str]:
+        begin = time.perf_counter()
+        command = [sys.executable, "-m", "seqvae", "detect", *arguments, "--json"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return time.perf_counter() - begin, said
+
+    learning, said = timed("learn", str(log), "--session", key, "-o", str(folder), "--minutes", str(minutes))
+    scoring, verdicts = timed("score", str(log), "--detector", str(folder))
+    facts, rows = json.loads(said), [json.loads(line) for line in verdicts.splitlines()]
+    print(
+        f"| {name} | {facts['inside']} | {facts['sessions']} | {learning:.0f} | {scoring:.0f} | "
+        f"{facts['alarms']} of {facts['checked']} | {sum(row['anomalous'] for row in rows)} |",
+        flush=True,
+    )
+    parts = read(folder / log_detector.SESSIONS)["parts"]
+    return Part(*([line for line, count in some for _ in range(count)] for some in parts))
+
+
+def made(data: Path, out: Path) -> dict[str, tuple[Path, str]]:
+    """The raw logs with their session keys."""
+    (out / "dpkg.log").write_text("".join(f"{line}\n" for line in made_logs.dpkg(1200, 11)))
+    normal = (data / "hdfs" / "train.normal").read_text().splitlines()
+    lines = made_logs.hdfs(normal, data / "hdfs" / "templates.csv", 11)
+    (out / "HDFS.log").write_text("".join(f"{line}\n" for line in lines))
+    return {
+        "OpenSSH": (data / "raw" / "OpenSSH.log", r"sshd\[(\d+)"),
+        "dpkg": (out / "dpkg.log", made_logs.DPKG_KEY),
+        "HDFS": (out / "HDFS.log", made_logs.HDFS_KEY),
+        "OpenStack": (data / "raw" / "OpenStack.log", r"(req-[\w-]+)"),
+    }
+
+
+def released(data: Path) -> dict[str, tuple[str, Callable[[], Part]]]:
+    """Sets of event ids with the released model of each."""
+
+    def lines(name: str) -> list[str]:
+        return (data / name).read_text().splitlines()
+
+    def hdfs() -> Part:
+        normal = lines("hdfs/train.normal")
+        random.Random(0).shuffle(normal)
+        return Part(normal[1000:], normal[:1000], lines("hdfs/test.normal"))
+
+    def adfa() -> Part:
+        normal = lines("adfa/test.normal")
+        random.Random(0).shuffle(normal)
+        return Part(lines("adfa/train.normal"), normal[:1073], normal[1073:])
+
+    return {"HDFS, released": ("hdfs", hdfs), "ADFA-LD, released": ("syscalls", adfa)}
+
+
+def main() -> None:
+    """Print tables in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--only", help="one of the sets")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(processor.described(1))
+    print("\n| log | lines | sessions | learn, s | score, s | held-out sessions called anomalous | of the whole log |")
+    print("|---|---|---|---|---|---|---|")
+    sets: dict[str, tuple[str | Path, Part]] = {}
+    for name, (log, key) in made(options.data, options.out).items():
+        if options.only in (None, name):
+            part = learned(name, log, key, options.out, options.minutes)
+            sets[name] = options.out / f"{name}.detector", part
+    for name, (model, of) in released(options.data).items():
+        if options.only in (None, name):
+            sets[name] = model, of()
+    for name, (place, part) in sets.items():
+        rows, about = rates(codec.load(place), part, options.seed)
+        print(f"\n{name}: {about}\n\n| score | shuffled | novel | dropped | doubled | false alarms |")
+        print("|---|---|---|---|---|---|")
+        print("\n".join(f"| {' | '.join(row)} |" for row in rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()

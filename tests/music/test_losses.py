@@ -1,0 +1,73 @@
+"""What is said of notes that the grid, the vocabulary and a model lose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from symusic.core import NoteTick, ScoreTick, TrackTick
+
+from seqvae.music import library, losses
+from seqvae.music import piece as midi
+from seqvae.music.tokenizer import MidiTokenizer
+
+
+def read(*notes: tuple[int, int, int]) -> midi.Piece:
+    """A piano piece of notes (tick of 480 a beat, ticks, pitch)."""
+    score = ScoreTick(480)
+    track = TrackTick("", 0, False)
+    for time, duration, pitch in notes:
+        track.notes.append(NoteTick(time, duration, pitch, 80))
+    score.tracks.append(track)
+    return midi.read(score)
+
+
+def said(piece: midi.Piece, again: midi.Notes | None = None, most: int = 1024) -> str:
+    tokenizer = MidiTokenizer()
+    tokenizer.max_tokens = most
+    return losses.sentence(tokenizer, piece, [tokenizer.encode(piece)], again)
+
+
+def test_nothing_is_said_of_a_song_on_the_grid() -> None:
+    piece = read((0, 480, 60), (480, 160, 64), (1920, 2160, 67))
+    assert piece.rounding == (0, 0)
+    assert said(piece, piece.notes) == ""
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"),
+    [
+        ([(0, 480, 60), (15, 480, 62)], "50% begin off the grid of twelve steps a beat and are moved"),
+        ([(0, 480, 60), (5, 480, 60)], "50% coincide with another of their instrument on the grid"),
+        ([(0, 2200, 60), (0, 480, 62)], "50% get a length that the vocabulary has"),
+    ],
+)
+def test_each_loss_has_its_share(notes: list[tuple[int, int, int]], words: str) -> None:
+    assert said(read(*notes)) == f"of its notes {words}"
+
+
+def test_full_bars_and_notes_that_do_not_come_back() -> None:
+    piece = read(*((0, 480, pitch) for pitch in range(60, 68)), (1920, 480, 60), (1920, 480, 61))
+    assert said(piece, most=10) == "of its notes 80% are in bars that are too full for the model"
+    assert said(piece, piece.notes[:9]) == "of its notes 10% do not come back"
+    other = piece.notes + np.array([0, 5, 0, 0, 1], np.int32)
+    assert said(piece, other) == "", "lengths and loudness do not count"
+
+
+def test_the_cache_keeps_the_shares() -> None:
+    piece = read((15, 480, 60), (0, 480, 60), (0, 240, 60))
+    assert piece.rounding == pytest.approx((1 / 3, 2 / 3))
+    assert library.unpack(library.pack(piece), "").rounding == piece.rounding
+
+
+def test_reconstruct_and_blend_say_it(tiny_music: Path, here: Path) -> None:
+    from commands import seqvae
+
+    score = midi.to_score(read((0, 480, 60)).notes, midi.make_frame(([], [], [])))
+    score.tracks[0].notes.append(NoteTick(495, 480, 64, 80))
+    midi.write(score, here / "a.mid")
+    moved = "a.mid: of its notes 50% begin off the grid of twelve steps a beat and are moved"
+    for verb in (["reconstruct"], ["blend", "--to", "wild"]):
+        result = seqvae(*verb, "a.mid", "-m", tiny_music, "-o", "b.mid")
+        assert result.stderr.startswith(moved), result.stderr
