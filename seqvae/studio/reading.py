@@ -21,12 +21,12 @@ class Reader:
     """A process that reads one file at a time, started at the first call."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._workers = Workers(1)
 
     def read(self, source: bytes | str, name: str, check: Callable[[], None] = lambda: None) -> Piece:
         """As `midi.read`; `check` is called many times a second, and an exception from it ends the reading."""
-        answer = self._workers.call(self._seconds, library.read_packed, source, name)
+        answer = self._workers.call(self.seconds, library.read_packed, source, name)
         try:
             while wait([answer], 0.05).not_done:
                 check()
@@ -35,7 +35,7 @@ class Reader:
         try:
             found = answer.result()
         except TimeoutError as error:
-            raise ReadError(name, f"it takes longer than {self._seconds:g} s", "give a shorter song") from error
+            raise ReadError(name, f"it takes longer than {self.seconds:g} s", "give a shorter song") from error
         except (OSError, RuntimeError) as error:
             raise ReadError(name, "it crashed the process that read it", "get another copy of the file") from error
         if isinstance(found, ReadError):

@@ -22,7 +22,7 @@ from seqvae.anomaly import calibration, conformal
 from seqvae.anomaly import scores as anomaly
 from seqvae.anomaly.calibration import Calibration
 from seqvae.checkpoint import folder as checkpoint
-from seqvae.cli import detect
+from seqvae.cli import detect, marks
 from seqvae.cli import text_io as lines
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -202,10 +202,10 @@ def test_what_is_said_does_not_depend_on_batches_and_parts(
 
 
 def test_a_long_session_is_told_in_small_parts(tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detect, "PART", 10)
+    monkeypatch.setattr(marks, "PART", 10)
     model = codec.load(tiny_events)
     [one] = anomaly.examine(model, ["open " + "read check " * 200 + "close"], 1)
-    parts = ['{"index": 0', *detect._json(model.tokenizer, one)]
+    parts = ['{"index": 0', *marks.rest_of_json(model.tokenizer, one)]
     assert len(parts) > 40
     assert max(map(len, parts)) < 600
     assert len(json.loads("".join(parts))["tokens"]) == 403

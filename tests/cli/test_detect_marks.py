@@ -13,7 +13,7 @@ from commands import done, seqvae, song, told, told_last
 from conftest import SENTENCES
 from verdicts import HELD_OUT, STRANGE, fitted, lowest, marks, rows, text_file
 
-from seqvae.cli import detect
+from seqvae.cli import marks as shown_marks
 from seqvae.cli.app import main
 from seqvae.music.tokenizer import MidiTokenizer
 
@@ -51,9 +51,9 @@ def test_of_a_long_piece_only_what_stands_around_them_is_shown(detector: Path) -
     assert len(parts) > 1
     spelled = " " + " ".join([*middle, "<eos>"]) + " "
     for part in parts:
-        assert len(part) <= 5 * (2 * detect.AROUND + 1)
+        assert len(part) <= 5 * (2 * shown_marks.AROUND + 1)
         assert not part or f" {' '.join(part).replace('[', '').replace(']', '')} " in spelled
-    assert sum(map(len, parts)) <= 5 * (2 * detect.AROUND + 1)
+    assert sum(map(len, parts)) <= 5 * (2 * shown_marks.AROUND + 1)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_the_figures_are_what_they_say(trained: Trained) -> None:
 
 
 def test_a_run_says_how_it_goes(trained: Trained) -> None:
-    assert any("parameters, fp32" in line and "12 sentences" in line for line in trained.reports)
+    assert any("parameters, fp32" in line and "12 songs" in line for line in trained.reports)
     assert any(line.startswith("valid: loss") and "kl_bits" in line for line in trained.reports)
     assert any(line.startswith("step 100: loss") and "tokens/s" in line for line in trained.reports)
     assert not any("collapsing" in line for line in trained.reports)
