@@ -2,9 +2,9 @@
 
     python benchmarks/accents.py MUSIC checkpoints/music          # MUSIC has one folder a style
 
-Training reads shards of tokens, which have no velocities, so the tables of `seqvae.music.accents` are added here. Prints
-how well the table of a style agrees with validation songs: the mean correlation over their drums, and over their other
-instruments, of the mean velocity at each place in the bar.
+Training reads shards of tokens, which have no velocities, so the tables of `seqvae.music.accents` are added here.
+Prints how well the table of a style agrees with validation songs: the mean correlation over their drums, and over their
+other instruments, of the mean velocity at each place in the bar.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class Run:
         self.weights: list[Tensor] = list(model.parameters())
         self.copies: list[Tensor] = list(self.low.parameters())
         assert isinstance(model.decoder, MemoryDecoder)
-        inner = (model.encoder, model.decoder.questions, model.decoder.layers)
+        inner = (model.encoder, model.decoder.retrievals, model.decoder.layers)
         square: list[Tensor] = [w for part in inner for w in part.parameters() if w.ndim == 2 and matrices == "muon"]
         rest = {id(w) for w in square}
         self.muon = Muon(square)

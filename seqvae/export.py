@@ -3,10 +3,11 @@
 Scope: the parts of a model for encoding and for one step of decoding, their dynamic axes in ONNX, the exported folder.
 Out of scope: the meaning of tokens, sampling (docs/export.md shows it in numpy).
 
-`encoder` maps tokens and cues `(B, C, T)` and `(B, C, T, K)` to mean and logvar `(B, D)`. `start` maps z `(B, D)` to
-the codes of its chunks `(N, W)`, N = B C, and their first cache. `step` maps code, last tokens `(N,)`, cues of the next
-token `(N, K)` and cache to logits `(N, V)` and the next cache. Rows are the first axis of every tensor between graphs,
-so that ended rows can be removed in the same way for every decoder. Kinds without cues have no such inputs.
+`encoder` maps tokens `(B, C, T)` and their position fields `(B, C, T, K)` to mean and logvar `(B, D)`. `start` maps z
+`(B, D)` to the codes of its chunks `(N, W)`, N = B C, and their first cache. `step` maps code, last tokens `(N,)`,
+position fields of the next token `(N, K)` and cache to logits `(N, V)` and the next cache. Rows are the first axis of
+every tensor between graphs, so that ended rows can be removed in the same way for every decoder. Kinds without position
+fields have no such inputs.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ class _Encode(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.model.encode(tokens.long(), cues.long())
+    def forward(self, tokens: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.model.encode(tokens.long(), fields.long())
         return posterior.mean, posterior.logvar
 
 
@@ -145,11 +146,11 @@ class _Step(nn.Module):
             column[tokens] = torch.arange(len(tokens))
             self.columns.append(column)
 
-    def forward(self, code: Tensor, tokens: Tensor, cues: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, code: Tensor, tokens: Tensor, fields: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         before = [part.transpose(0, self.axis) for part in cache]
-        told, _, after = self.decoder(code, tokens.long()[:, None], cues.long()[:, None], before)
-        logits = told.binding.logits(told.x)
-        for column, outer in zip(self.columns, told.outer, strict=True):
+        output, _, after = self.decoder(code, tokens.long()[:, None], fields.long()[:, None], before)
+        logits = output.binding.logits(output.x)
+        for column, outer in zip(self.columns, output.outer, strict=True):
             logits = logits + torch.cat([outer.part, torch.zeros_like(outer.part[:, :1])], -1)[:, column]
         return logits, *(part.transpose(0, self.axis) for part in after)
 
@@ -176,11 +177,11 @@ def _parts(model: SequenceVAE) -> dict[str, _Part]:
     # three segments of five tokens: a size of one would be exported as constant
     tokens = torch.full((3, config.chunks, 5), EOS, dtype=torch.int32)
     tokens[1:, :, 3:] = PAD
-    cues = torch.zeros(*tokens.shape, fields, dtype=torch.int32)
+    position_fields = torch.zeros(*tokens.shape, fields, dtype=torch.int32)
     z = torch.zeros(3, config.latent)
     with torch.no_grad():
         code, *cache = _Start(model)(z)
-        first = (code, tokens[..., 0].flatten(), cues[..., 0, :].flatten(0, 1))
+        first = (code, tokens[..., 0].flatten(), position_fields[..., 0, :].flatten(0, 1))
         step = _Step(model)
         _, *cache = step(*first, *cache)  # a cache that is not empty
     rows, segments, grows = {0: "rows"}, {0: "segments"}, _grows(model.decoder)
@@ -191,11 +192,14 @@ def _parts(model: SequenceVAE) -> dict[str, _Part]:
     )
     return {
         "encoder": _Part(
-            _Encode(model), (tokens, cues), {"tokens": places, "cues": places}, {"mean": segments, "logvar": segments}
+            _Encode(model),
+            (tokens, position_fields),
+            {"tokens": places, "fields": places},
+            {"mean": segments, "logvar": segments},
         ),
         "start": _Part(_Start(model), (z,), {"z": segments}, {"code": rows, **before}),
         "step": _Part(
-            step, (*first, *cache), {"code": rows, "tokens": rows, "cues": rows, **before}, {"logits": rows, **after}
+            step, (*first, *cache), {"code": rows, "tokens": rows, "fields": rows, **before}, {"logits": rows, **after}
         ),
     }
 
@@ -245,26 +249,26 @@ def compare(kept: Checkpoint, folder: Path, segments: int, seed: int = 0) -> Dif
         rows = min(segments, int(rng.integers(1, 17)))
         segments -= rows
         tokens = random_tokens(kept.tokenizer, rows, kept.model.config.chunks, rng)
-        cues = kept.tokenizer.position_fields(tokens)
-        told, asked = torch.from_numpy(tokens).long(), torch.from_numpy(cues).long()
-        posterior = kept.model.encode(told, asked)
-        mean, logvar = _run(encoder, tokens=tokens, cues=cues)
+        fields = kept.tokenizer.position_fields(tokens)
+        long_tokens, long_fields = torch.from_numpy(tokens).long(), torch.from_numpy(fields).long()
+        posterior = kept.model.encode(long_tokens, long_fields)
+        mean, logvar = _run(encoder, tokens=tokens, fields=fields)
         note("encoder", posterior.mean.numpy(), mean)
         note("encoder", posterior.logvar.numpy(), logvar)
-        z, inputs = posterior.sample(torch.Generator().manual_seed(segments)), shifted(told)
-        wanted = kept.model.decode_logits(z, inputs, asked)[0].flatten(0, 1).numpy()
+        z, inputs = posterior.sample(torch.Generator().manual_seed(segments)), shifted(long_tokens)
+        wanted = kept.model.decode_logits(z, inputs, long_fields)[0].flatten(0, 1).numpy()
         code, *cache = _run(start, z=z.numpy())
-        last, following = (part.flatten(0, 1).int().numpy() for part in (inputs, asked))
+        last, following = (part.flatten(0, 1).int().numpy() for part in (inputs, long_fields))
         counted = (tokens != PAD).reshape(len(last), -1)
         for t in range(tokens.shape[-1]):
             before = {f"cache_{i}": part for i, part in enumerate(cache)}
-            logits, *cache = _run(step, code=code, tokens=last[:, t], cues=following[:, t], **before)
+            logits, *cache = _run(step, code=code, tokens=last[:, t], fields=following[:, t], **before)
             note("decoder", wanted[counted[:, t], t], logits[counted[:, t]])
     return Differences(**furthest)
 
 
 def _run(session: Any, **feed: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """A graph's outputs; unused inputs, such as cues of a kind without them, are omitted."""
+    """A graph's outputs; unused inputs, such as the position fields of a kind without them, are omitted."""
     outputs: list[NDArray[np.float32]] = session.run(
         None, {given.name: feed[given.name] for given in session.get_inputs()}
     )
@@ -275,8 +279,8 @@ def random_tokens(tokenizer: Tokenizer, segments: int, chunks: int, rng: np.rand
     """Random segments `(B, C, T)` of tokens that the grammar allows, of random lengths, padded with PAD."""
     longest = int(rng.integers(1, min(tokenizer.max_tokens, LONGEST) + 1))
 
-    def step(tokens: Tensor, cues: Tensor, keep: Tensor | None) -> Tensor:
-        del cues, keep
+    def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
+        del fields, keep
         logits = torch.from_numpy(rng.random((len(tokens), tokenizer.vocab_size)))
         logits[torch.from_numpy(rng.random(len(tokens)) < 1 / longest), EOS] = 1.0
         return logits

@@ -3,7 +3,7 @@
 Scope: the interface that data, training, decoding and the codec need from any kind. Out of scope: the kinds themselves
 (modality.py has them), files and torch. Everything here is numpy.
 
-The position fields (*cues*) of a token describe its position, as known from the tokens before it: for music the
+The position fields of a token describe its position, as known from the tokens before it: for music the
 program, the position in the bar and the pitch whose duration comes next. With them the model binds a token to its
 position without recurrence, and the decoder retrieves from the latent code the tokens at a position (the pitches of
 program 33 at step 24, say). Sentences have none.

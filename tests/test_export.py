@@ -135,10 +135,10 @@ def test_the_graphs_take_what_the_page_says(kind: str, exported: Path) -> None:
         session = onnxruntime.InferenceSession(str(exported / f"{graph}.onnx"))
         return [x.name for x in session.get_inputs()], [x.name for x in session.get_outputs()]
 
-    cues = ["cues"] if kind == "music" else []
-    assert names("encoder") == (["tokens", *cues], ["mean", "logvar"])
+    fields = ["fields"] if kind == "music" else []
+    assert names("encoder") == (["tokens", *fields], ["mean", "logvar"])
     assert names("start") == (["z"], ["code", "cache_0", "cache_1"])
-    assert names("step") == (["code", "tokens", *cues, "cache_0", "cache_1"], ["logits", "next_0", "next_1"])
+    assert names("step") == (["code", "tokens", *fields, "cache_0", "cache_1"], ["logits", "next_0", "next_1"])
 
 
 # --- without torch ----------------------------------------------------------------------------------------------------

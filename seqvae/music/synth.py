@@ -99,14 +99,14 @@ def _played(score: ScoreTick, tracks: Sequence[TrackTick], volume: int, length: 
     clock: Any = bare.to("second")
     clock.markers = TextMetaSecondList([TextMetaSecond(length / RATE, "")])
     bare.markers = clock.to("tick").markers
-    told = any(control.number == _VOLUME for track in tracks for control in track.controls)
+    has_levels = any(control.number == _VOLUME for track in tracks for control in track.controls)
     total: Frames | None = None
     clipped = False
     for first in range(0, len(tracks), _CHANNELS):  # every track gets a channel of its own
         part: ScoreTick = bare.copy()
         for track in tracks[first : first + _CHANNELS]:
             part.tracks.append(track.copy())
-            first_level = ControlChangeTick(0, _VOLUME, _USUAL if told else 127)
+            first_level = ControlChangeTick(0, _VOLUME, _USUAL if has_levels else 127)
             levels = [(x.time, x.number, x.value) for x in (first_level, *track.controls)]
             part.tracks[-1].controls = ControlChangeTickList(
                 [ControlChangeTick(at, n, x * volume // 127 if n == _VOLUME else x) for at, n, x in levels]

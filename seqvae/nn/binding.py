@@ -20,7 +20,7 @@ from seqvae.protocols import BOS
 class Binding(nn.Module):
     """Tokens bound to their positions by multiplication, and codes unbound by a position.
 
-    A position has fields (cues) from the general to the special, and each value of a field has a key. A token's
+    A position has fields from the general to the special, and each value of a field has a key. A token's
     embedding times the keys of its position binds the two. A sum of bound vectors, multiplied by the same keys, returns
     the tokens of that position. With keys of +1 and -1 this holds from the first random weights on
     (multiply-add-permute memories, Gayler 1998; Plate 1995), so tokens are copied through one latent vector long before

@@ -1,6 +1,6 @@
 """The decoder: a latent vector and the tokens so far to logits of the next token.
 
-Scope: the conductor (z to one code a chunk), unbinding a code by position fields (cues), the autoregressive head with
+Scope: the conductor (z to one code a chunk), unbinding a code by position fields, the autoregressive head with
 its cache. Out of scope: sampling, grammars, losses.
 
 A chunk sees its own code and its own tokens only. So chunks decode in parallel, and the decoder cannot ignore z (the

@@ -20,7 +20,7 @@ from seqvae.nn.kernels import Packing
 from seqvae.nn.posterior import Posterior, first_logvar, posterior_from
 
 QUERIES = 64  # pooling queries; each pools an equal share of the value dimensions
-VALUES = 2  # dimensions of pooled values and of questions to z, in widths
+VALUES = 2  # dimensions of pooled values and of queries to z, in widths
 LOUDNESS = 0.1  # scale of positions; embeddings begin at 0.25
 FAINT = 0.1  # factor on initial weights of layers that start near the identity
 GAIN = 4.0  # factor on initial retrieval, to matter beside the previous word
@@ -79,23 +79,23 @@ class PooledEncoder(nn.Module):
         return posterior_from(self.pooled_norm(pooled), self.mean, self.logvar)
 
 
-class Question(nn.Module):
+class Retrieval(nn.Module):
     """Retrieval from z by elementwise product with a query: a bilinear map of low rank."""
 
     def __init__(self, width: int, latent: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.asking = nn.Linear(width, VALUES * width)
-        self.asked = nn.Linear(latent, VALUES * width)
-        self.answer = nn.Linear(VALUES * width, width)
+        self.query = nn.Linear(width, VALUES * width)
+        self.value = nn.Linear(latent, VALUES * width)
+        self.out = nn.Linear(VALUES * width, width)
         with torch.no_grad():
-            self.answer.weight.mul_(FAINT)
+            self.out.weight.mul_(FAINT)
 
     def forward(self, x: Tensor, z: Tensor, keys: Tensor | None = None) -> Tensor:
         """`x (N, T, W)` plus values retrieved from `z (N, D)` at each step; `keys (T, V)` are added to the query."""
-        asking = self.asking(self.norm(x))
-        asking = asking if keys is None else asking + keys.to(asking.dtype)
-        out: Tensor = x + self.answer(asking * self.asked(z).unsqueeze(1))
+        query = self.query(self.norm(x))
+        query = query if keys is None else query + keys.to(query.dtype)
+        out: Tensor = x + self.out(query * self.value(z).unsqueeze(1))
         return out
 
 
@@ -110,21 +110,21 @@ class MemoryDecoder(nn.Module):
         if binding.field_sizes or config.previous or config.chunks != 1:
             raise ValueError("decoder 'memory' needs one chunk, tokens without position fields, and previous = false")
         self.binding, self.width = binding, config.width
-        self.questions = nn.ModuleList(Question(config.width, config.latent) for _ in range(config.layers))
+        self.retrievals = nn.ModuleList(Retrieval(config.width, config.latent) for _ in range(config.layers))
         self.layers = nn.ModuleList(_layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        question = self.questions[0]
-        assert isinstance(question, Question)
+        first = self.retrievals[0]
+        assert isinstance(first, Retrieval)
         with torch.no_grad():
-            question.asking.weight.mul_(FAINT)
+            first.query.weight.mul_(FAINT)
 
     def begin_as(self, encoder: PooledEncoder) -> None:
         """Initial weights that retrieve the words that the encoder bound to a position, so copying works at once."""
-        question = self.questions[0]
-        assert isinstance(question, Question)
+        first = self.retrievals[0]
+        assert isinstance(first, Retrieval)
         with torch.no_grad():
-            question.asked.weight.copy_(encoder.mean.weight.T)
-            question.answer.weight.copy_(GAIN * encoder.value.weight.T)
+            first.value.weight.copy_(encoder.mean.weight.T)
+            first.out.weight.copy_(GAIN * encoder.value.weight.T)
 
     def codes(self, z: Tensor) -> Tensor:
         """`z (B, D)` unchanged, for the only chunk: `(B, 1, D)`."""
@@ -144,13 +144,13 @@ class MemoryDecoder(nn.Module):
     ) -> tuple[DecoderOutput, DecoderOutput, Cache]:
         """`code (N, D)` and the tokens before each step, `inputs (N, T)`; as `Decoder.forward`.
 
-        The prediction without history is the first question's answer to a position alone.
+        The prediction without history is retrieved from z by the position alone.
         """
         packing = packing or self.packing(inputs, fields)
         hidden, after = self.hidden(code, inputs, cache)
         past, steps = _past(cache), inputs.shape[1]
         place = self._positions(past, steps, inputs.device).expand(len(code), -1, -1).to(code.dtype)
-        alone = self.norm(self.questions[0](place, code, self._keys(past, steps, inputs.device)))
+        alone = self.norm(self.retrievals[0](place, code, self._keys(past, steps, inputs.device)))
         output = (DecoderOutput(self.binding, packing.pack(x), None, []) for x in (hidden, alone))
         return next(output), next(output), after
 
@@ -165,8 +165,8 @@ class MemoryDecoder(nn.Module):
         past, steps = _past(cache), inputs.shape[1]
         x = x + self._positions(past, steps, inputs.device).to(x.dtype)
         after: Cache = []
-        for i, (question, layer) in enumerate(zip(self.questions, self.layers, strict=True)):
-            x = question(x, code, None if i else self._keys(past, steps, inputs.device))
+        for i, (retrieval, layer) in enumerate(zip(self.retrievals, self.layers, strict=True)):
+            x = retrieval(x, code, None if i else self._keys(past, steps, inputs.device))
             x, kept = layer(x, None, cache[2 * i : 2 * i + 2] or None)
             after += kept
         return self.norm(x), after

@@ -27,10 +27,10 @@ def refine(
 ) -> Posterior:  # fmt: skip
     """A posterior whose mean is optimized for its own `tokens (B, C, T)`.
 
-    Each of `config.steps` steps descends the gradient of -log p(x|z) - bag log p(x|z, cues) + beta |z|^2 / 2 (the part
-    of the KL that depends on the mean) by Adam, which scales every number on its own, so that results do not depend on
-    the rest of the batch. Segments with a token that is not yet the most likely one continue, without the penalty on
-    |z|, up to `config.most_steps` steps. With `low`, the decoder computes in bf16.
+    Each of `config.steps` steps descends the gradient of -log p(x|z) - bag log p(x|z, fields) + beta |z|^2 / 2 by Adam,
+    which scales every number on its own, so that results do not depend on the rest of the batch. The last term is the
+    part of the KL that depends on the mean. Segments with a token that is not yet the most likely one continue, without
+    the penalty on |z|, up to `config.most_steps` steps. With `low`, the decoder computes in bf16.
     """
     z = posterior.mean.clone()
     first, second = torch.zeros_like(z), torch.zeros_like(z)

@@ -51,7 +51,7 @@ class Sampling:
 
 
 Step = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(tokens (N, 1), cues (N, 1, K), rows of the previous step that continue or None for all) -> logits (N, V).
+"""(tokens (N, 1), position fields (N, 1, K), rows of the previous step that continue or None for all) -> logits (N, V).
 
 The continuing rows come in any order, and in beam search a row may occur more than once.
 """
