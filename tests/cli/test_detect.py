@@ -192,7 +192,7 @@ def test_what_is_said_does_not_depend_on_batches_and_parts(
     text_file(here / "in.txt", [*HELD_OUT[:9], *STRANGE])
     shown, whole = done("detect", "score", "@in.txt", "--detector", detector), rows("@in.txt", "--detector", detector)
     monkeypatch.setattr(lines, "BATCH", 4)
-    monkeypatch.setattr(detect, "PART", 3)
+    monkeypatch.setattr(marks, "PART", 3)
     assert done("detect", "score", "@in.txt", "--detector", detector) == shown
     for one, other in zip(rows("@in.txt", "--detector", detector), whole, strict=True):
         for token, same in zip(one.pop("tokens"), other.pop("tokens"), strict=True):
