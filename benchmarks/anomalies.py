@@ -38,7 +38,7 @@ from detection_figures import Doubles, Ints, Scores, comparison, figures, markdo
 from log_baselines import baselines, counter
 
 from seqvae.anomaly import calibration
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly.calibration import Calibration, Score
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.cli import inputs as kinds

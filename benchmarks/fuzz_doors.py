@@ -198,7 +198,7 @@ def _kept(kind: str) -> Path:
     from seqvae import codec
     from seqvae.anomaly import calibration
     from seqvae.anomaly.calibration import Settings
-    from seqvae.anomaly.scores import examine
+    from seqvae.anomaly.evidence import examine
     from seqvae.checkpoint import folder as checkpoint
     from seqvae.style import gaussian, styles_file
 
@@ -283,7 +283,7 @@ def _detector(content: bytes) -> None:
 @cache
 def _evidence() -> Any:
     from seqvae import codec
-    from seqvae.anomaly.scores import examine
+    from seqvae.anomaly.evidence import examine
 
     return next(iter(examine(codec.load(_kept("events")), ["open read close"], 2, 0)))
 

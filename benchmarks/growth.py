@@ -131,7 +131,7 @@ def train(folder: Path) -> int:
 
 def score(folder: Path) -> int:
     """Score some of the lines: a twentieth."""
-    from seqvae.anomaly import scores as anomaly
+    from seqvae.anomaly import evidence as anomaly
     from seqvae.codec import load
     from seqvae.text import lines as text
 

@@ -32,7 +32,7 @@ from detection_figures import share_interval
 
 from seqvae import codec
 from seqvae.anomaly import calibration, log_detector
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly.calibration import Score
 from seqvae.config import read
 

@@ -17,8 +17,8 @@ import torch
 from drain3.drain import Drain
 
 from seqvae import codec
+from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly import log_detector
-from seqvae.anomaly import scores as anomaly
 from seqvae.text import lines as text
 
 

@@ -28,7 +28,7 @@ import processor
 
 import seqvae
 from seqvae import parallel as distributed
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.cli import text_io as lines
 from seqvae.config import load_recipe
 from seqvae.data import prepare as shards

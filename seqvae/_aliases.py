@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 MOVED = {
+    "seqvae.anomaly.scores": "seqvae.anomaly.evidence",
     "seqvae.calibration": "seqvae.anomaly.calibration",
     "seqvae.forms": "seqvae.modality",
     "seqvae.latent": "seqvae.nn.posterior",
@@ -34,7 +35,7 @@ MOVED = {
     "seqvae.vocabulary": "seqvae.protocols",
 }
 INSIDE = {
-    "seqvae.anomaly": ("seqvae.anomaly.scores",),
+    "seqvae.anomaly": ("seqvae.anomaly.evidence",),
     "seqvae.checkpoint": ("seqvae.checkpoint.folder",),
     "seqvae.style": (
         "seqvae.style.gaussian",

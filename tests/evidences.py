@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from seqvae.anomaly.calibration import COLUMNS, Calibration
-from seqvae.anomaly.scores import Evidence
+from seqvae.anomaly.evidence import Evidence
 
 Numbers = Sequence[float] | NDArray[Any]
 D = 3

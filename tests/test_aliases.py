@@ -31,7 +31,7 @@ def test_an_old_module_is_the_new_one(old: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("package", "name", "home"),
     [
-        ("seqvae.anomaly", "examine", "seqvae.anomaly.scores"),
+        ("seqvae.anomaly", "examine", "seqvae.anomaly.evidence"),
         ("seqvae.checkpoint", "save", "seqvae.checkpoint.folder"),
         ("seqvae.style", "Style", "seqvae.style.gaussian"),
         ("seqvae.style", "transport", "seqvae.style.translation"),

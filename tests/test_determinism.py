@@ -13,7 +13,7 @@ from commands import done, shell
 from conftest import groove
 
 import seqvae
-from seqvae.anomaly.scores import examine
+from seqvae.anomaly.evidence import examine
 from seqvae.codec import Codec
 from seqvae.nn.sampling import Sampling
 

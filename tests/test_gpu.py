@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqvae import codec
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.codec import Codec
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
 from seqvae.music.piece import Piece

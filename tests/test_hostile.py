@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from seqvae import codec, config
 from seqvae.anomaly import calibration
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint import hub as released
 from seqvae.checkpoint.folder import load, load_tensors

@@ -41,7 +41,7 @@ def outputs(name: str) -> Outputs:
     from conftest import groove
 
     from seqvae import load
-    from seqvae.anomaly.scores import examine
+    from seqvae.anomaly.evidence import examine
     from seqvae.nn.sampling import Sampling
 
     torch.manual_seed(0)

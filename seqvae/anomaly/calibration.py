@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.anomaly import conformal
-from seqvae.anomaly.score import Score as Score
-from seqvae.anomaly.scores import Evidence, Ints
+from seqvae.anomaly.evidence import Evidence, Ints
+from seqvae.anomaly.score_names import Score as Score
 from seqvae.checkpoint.folder import find, load_tensors, save_tensors, write_folder
 from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError

@@ -1,7 +1,7 @@
 """`Detector`: a model and its calibration as a scikit-learn outlier detector.
 
 Scope: `fit`, `score_samples`, `decision_function`, `predict` and their conventions; data frames in, data frames of
-verdicts out. Out of scope: computing evidence (anomaly/scores.py), calibration and storage (anomaly/calibration.py),
+verdicts out. Out of scope: computing evidence (anomaly/evidence.py), calibration and storage (anomaly/calibration.py),
 learning from logs (anomaly/log_detector.py), the command line.
 """
 
@@ -19,10 +19,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from seqvae import codec
 from seqvae.anomaly import calibration, conformal
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly.calibration import Calibration, Settings
 from seqvae.anomaly.explain import pointed
-from seqvae.anomaly.score import Score
+from seqvae.anomaly.score_names import Score
 from seqvae.errors import SeqVAEError
 from seqvae.events import frames
 from seqvae.events.lines import LogReader

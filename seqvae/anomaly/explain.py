@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from seqvae.anomaly.scores import Evidence
+from seqvae.anomaly.evidence import Evidence
 from seqvae.protocols import EOS, Tokenizer
 from seqvae.text.lines import safe
 from seqvae.text.tokenizer import TextTokenizer

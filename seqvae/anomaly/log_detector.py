@@ -26,10 +26,10 @@ import numpy as np
 
 from seqvae import codec
 from seqvae.anomaly import calibration, conformal
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly.calibration import Calibration, Settings
-from seqvae.anomaly.score import Score
-from seqvae.anomaly.scores import Evidence
+from seqvae.anomaly.evidence import Evidence
+from seqvae.anomaly.score_names import Score
 from seqvae.checkpoint.folder import write_folder
 from seqvae.codec import Codec
 from seqvae.config import load_recipe, read

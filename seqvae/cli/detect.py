@@ -1,7 +1,7 @@
 """The commands under `seqvae detect`: calibrate a detector on normal sessions, score others, recalibrate.
 
 Scope: arguments, and the printed p-value, verdict and surprising tokens. Out of scope: scores and calibration
-(anomaly/scores.py, anomaly/calibration.py) and scikit-learn (anomaly/detector.py). Only typer is imported here, as in
+(anomaly/evidence.py, anomaly/calibration.py) and scikit-learn (anomaly/detector.py). Only typer is imported here, as in
 cli/app.py.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqvae.anomaly.score import Score
+from seqvae.anomaly.score_names import Score
 from seqvae.cli import console, marks, verdicts
 from seqvae.cli import raw_logs as raw
 from seqvae.cli.console import Exact, Folder, Inputs, Json, Model, Seed, tell, verb
@@ -26,8 +26,8 @@ from seqvae.text.lines import safe
 
 if TYPE_CHECKING:
     from seqvae.anomaly.calibration import Calibration, Settings
+    from seqvae.anomaly.evidence import Evidence
     from seqvae.anomaly.log_report import ScoredSession
-    from seqvae.anomaly.scores import Evidence
     from seqvae.cli.inputs import Kind
     from seqvae.protocols import Tokenizer
 
@@ -90,7 +90,7 @@ def fit(
     share = 0.01 if p_value is None else p_value
     limit = share if contamination is None else None
     from seqvae.anomaly import calibration
-    from seqvae.anomaly import scores as anomaly
+    from seqvae.anomaly import evidence as anomaly
     from seqvae.cli.inputs import kind_of, load
     from seqvae.modality import counted
 
@@ -234,7 +234,7 @@ def score(
     batches = kind.read(inputs or [])
     ranks = console.processes(kind.FILES, inputs)
     codec = load(settings.model, exact=exact)
-    from seqvae.anomaly.scores import examine
+    from seqvae.anomaly.evidence import examine
 
     _in_utf8()
     unknown = _Unknown(codec.tokenizer, settings.model)
@@ -426,7 +426,7 @@ def _recalibrating(
         learned = log_detector.load(detector)
         logged = (evidence for _, evidence in raw.weighed(inputs, learned, exact)[1])
         return detector / "detector", learned.calibration, learned.settings, logged, "events"
-    from seqvae.anomaly.scores import examine
+    from seqvae.anomaly.evidence import examine
     from seqvae.cli.inputs import kind_of, load
 
     found, settings = _calibrated(detector, model)

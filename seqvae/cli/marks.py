@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seqvae.cli import console
 
 if TYPE_CHECKING:
-    from seqvae.anomaly.scores import Evidence
+    from seqvae.anomaly.evidence import Evidence
     from seqvae.protocols import Tokenizer
 
 WHOLE = 40  # tokens of the longest piece printed in full

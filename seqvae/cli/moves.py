@@ -1,6 +1,7 @@
-"""Moves between styles as the command line names them.
+"""The options of `blend` joined into moves between styles.
 
-Scope: --from, --to, --amount and the options of music, checked. Out of scope: the moves (style/translation.py).
+Scope: as many --from and --amount as --to, STYLE=AMOUNT, checks of options of music. Out of scope: the options
+themselves (cli/app.py), the moves (style/translation.py).
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ from seqvae.errors import SeqVAEError, UsageError
 from seqvae.text import lines as text
 
 if TYPE_CHECKING:
+    from seqvae.anomaly.evidence import Evidence
     from seqvae.anomaly.log_detector import Learned, LogDetector
     from seqvae.anomaly.log_report import ScoredSession
-    from seqvae.anomaly.scores import Evidence
     from seqvae.codec import Codec
     from seqvae.events.lines import LogReader, Record
     from seqvae.events.session_keys import SessionKey

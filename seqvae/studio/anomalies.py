@@ -1,6 +1,6 @@
 """Routes of anomalies: p-values of sessions and their most surprising tokens.
 
-Scope: requests with sessions or sentences. Out of scope: scores and calibration (anomaly/scores.py,
+Scope: requests with sessions or sentences. Out of scope: scores and calibration (anomaly/evidence.py,
 anomaly/calibration.py).
 """
 
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, Field
 
+from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly import explain
-from seqvae.anomaly import scores as anomaly
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models

@@ -1,7 +1,7 @@
 """Arrangement: a moved song decoded by one band, with its tune on top and a given share of new notes.
 
 Scope: guidance of the decoder by the whole song, the length of the move, and the notes of the arrangement. Out of
-scope: latent vectors before the move, the choice of a band (music/band.py), token weights (music/guidance.py).
+scope: latent vectors before the move, the choice of a band (music/band.py), token weights (music/band_guidance.py).
 
 The decoder sees one segment, and half a difference of style means lies between its thresholds. Without guidance each
 segment would have its own band. So the probability given a segment is multiplied by weights of the whole song (a
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.music import accents, arrangement, band, guidance
+from seqvae.music import accents, arrangement, band, band_guidance
 from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
 from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, VELOCITY, skyline
@@ -202,7 +202,7 @@ def improvised(
     harmony, roots = stretch.of(adapter.harmony(stretch.piece)), stretch.of(adapter.roots(stretch.piece))
 
     def guide(rows: slice) -> list[Any]:
-        guidances = [guidance.band_guidance(adapter.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
+        guidances = [band_guidance.band_guidance(adapter.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
         if chroma_guidance and harmony.any():
             guidances.append(adapter.tokenizer.chroma_guidance(harmony[rows], chroma_guidance, roots[rows]))
         return guidances
@@ -271,7 +271,7 @@ def _guide(
     roots = np.where(roots.any(-1, keepdims=True), roots, sounding)
 
     def guide(rows: slice) -> list[Any]:
-        guidances = [guidance.band_guidance(tokenizer, plan, full[rows], changes[rows])]
+        guidances = [band_guidance.band_guidance(tokenizer, plan, full[rows], changes[rows])]
         if chroma_guidance:
             guidances.append(tokenizer.chroma_guidance(sounding[rows], chroma_guidance, roots[rows], below))
         return guidances
@@ -295,12 +295,12 @@ def _changes(roots: Floats, bounds: Ints) -> Ints:
 
 def _plan(
     programs: list[int], hits: Floats, shares: Floats | None, middle: float = MIDDLE, chords: int | None = None
-) -> guidance.Plan:
+) -> band_guidance.Plan:
     """Plan of a band: drums, bass, `chords` and programs with DUE_SHARE play in every full bar."""
     kit = hits if DRUMS in programs and hits.any() else None
     deep = band.lowest_player(programs)
     due = [p for p in programs if p in (DRUMS, deep, chords) or (shares is not None and shares[p] >= DUE_SHARE)]
-    return guidance.Plan(programs, due or programs, kit, middle, deep, chords)
+    return band_guidance.Plan(programs, due or programs, kit, middle, deep, chords)
 
 
 def _middle(bottom: Ints) -> float:

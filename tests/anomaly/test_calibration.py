@@ -31,7 +31,7 @@ from seqvae.anomaly.calibration import (
     figures,
     fit,
 )
-from seqvae.anomaly.scores import Evidence
+from seqvae.anomaly.evidence import Evidence
 from seqvae.errors import SeqVAEError
 
 Doubles = NDArray[np.float64]

@@ -28,7 +28,7 @@ from seqvae import codec
 from seqvae.anomaly import conformal
 from seqvae.anomaly.calibration import Score
 from seqvae.anomaly.detector import Detector
-from seqvae.anomaly.scores import examine
+from seqvae.anomaly.evidence import examine
 from seqvae.errors import CheckpointError, ReadError, SeqVAEError
 from seqvae.music import piece as midi
 from seqvae.nn import inference

@@ -9,8 +9,8 @@ import pytest
 from conftest import session
 
 from seqvae import codec
+from seqvae.anomaly.evidence import examine
 from seqvae.anomaly.expectation import expected
-from seqvae.anomaly.scores import examine
 from seqvae.codec import Codec
 from seqvae.nn import inference
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from seqvae.anomaly import explain
+from seqvae.anomaly.evidence import Evidence
 from seqvae.anomaly.explain import Span
-from seqvae.anomaly.scores import Evidence
 from seqvae.text.tokenizer import TextTokenizer
 
 LINES = ["get /a?id=1", "get /b?id=2", "post /añ?id=3"]

@@ -11,7 +11,7 @@ from commands import done
 
 from seqvae import codec
 from seqvae.anomaly import calibration, explain
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint.hub import find, released
 from seqvae.codec import Codec

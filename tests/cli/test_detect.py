@@ -19,7 +19,7 @@ from verdicts import HELD_OUT, STRANGE, fitted, rows, text_file
 
 from seqvae import codec
 from seqvae.anomaly import calibration, conformal
-from seqvae.anomaly import scores as anomaly
+from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly.calibration import Calibration
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.cli import detect, marks

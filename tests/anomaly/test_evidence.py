@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from seqvae import codec
-from seqvae.anomaly import scores as anomaly
-from seqvae.anomaly.scores import Evidence, examine, latents
+from seqvae.anomaly import evidence as anomaly
+from seqvae.anomaly.evidence import Evidence, examine, latents
 from seqvae.codec import Codec
 from seqvae.errors import ReadError
 from seqvae.events.tokenizer import UNKNOWN

@@ -1,7 +1,7 @@
 """Names of the anomaly scores.
 
 Scope: the names, for command lines that answer before torch is imported. Out of scope: computing scores
-(anomaly/scores.py, anomaly/calibration.py).
+(anomaly/evidence.py, anomaly/calibration.py).
 """
 
 from __future__ import annotations
