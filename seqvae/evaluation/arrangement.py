@@ -9,7 +9,7 @@ model moves. Definitions: docs/evaluation.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
 from seqvae.music.notes import STEPS_PER_BEAT
 from seqvae.music.piece import Piece
+from seqvae.nn.inference import Inference
 from seqvae.nn.posterior import Posterior
+from seqvae.nn.sampling import Sampling
+from seqvae.protocols import Guide
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -172,19 +175,29 @@ def unmoved(piece: Piece, source: str, target: str, amount: float) -> Piece:
     return piece
 
 
-class Remembering(Codec):
-    """A codec that encodes a piece once, however often it is moved."""
+@dataclass(frozen=True)
+class CachedPosteriors:
+    """Inference that encodes a song once, however often it is moved."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.found: dict[tuple[bool, bytes], Posterior] = {}
+    inner: Inference
+    found: dict[tuple[bool, bytes], Posterior]
 
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
-        """As `Codec.posteriors`."""
+        """As `Inference.posteriors`."""
         key = refined, b"|".join(chunk.tobytes() for segment in segments for chunk in segment)
         if key not in self.found:
-            self.found[key] = super().posteriors(segments, refined)
+            self.found[key] = self.inner.posteriors(segments, refined)
         return self.found[key]
+
+    def token_log_probs(self, z: Tensor, segments: Sequence[list[Ints]]) -> Tensor:
+        """As `Inference.token_log_probs`."""
+        return self.inner.token_log_probs(z, segments)
+
+    def generate_tokens(
+        self, z: Tensor, limits: Ints | None, sampling: Sampling, guides: Sequence[Guide] = ()
+    ) -> list[Ints]:
+        """As `Inference.generate_tokens`."""
+        return self.inner.generate_tokens(z, limits, sampling, guides)
 
 
 def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move, dict[str, Move]]:
@@ -193,7 +206,8 @@ def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move
     "another song" moves the latents of the next test song of the source style; "target mean" decodes the mean of the
     target style, whatever the amount.
     """
-    once = Remembering(**{field.name: getattr(codec, field.name) for field in fields(codec) if field.init})
+    found: dict[tuple[bool, bytes], Posterior] = {}
+    once = replace(codec, wrap=lambda inner: CachedPosteriors(inner, found))
     following = {id(piece): songs[i - 1] for songs in test.values() for i, piece in enumerate(songs)}
 
     def blend(piece: Piece, source: str, target: str, amount: float) -> Piece:

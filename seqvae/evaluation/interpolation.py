@@ -78,16 +78,8 @@ def _notes(codec: Codec, segment: Sequence[Ints]) -> Ints:
 
 def distances(latents: Floats, notes: Sequence[Ints], end: int) -> dict[str, Floats]:
     """Distances of the points of a path, `latents (STEPS, D)` and their notes, from the point `end`: `(STEPS,)`."""
-
-    def apart(a: Ints, b: Ints) -> float:
-        x, y = measures.chroma_similarity(a, b), measures.chroma_similarity(b, a)
-        return 0.0 if x is None and y is None else 1.0 - (x or 0.0)
-
-    return {
-        "latent": np.linalg.norm(latents - latents[end], axis=1),
-        "notes": np.array([1 - measures.note_f1(notes[end], one) for one in notes]),
-        "chroma": np.array([apart(notes[end], one) for one in notes]),
-    }
+    by_notes, by_chroma = np.array([measures.distances(notes[end], one) for one in notes]).T
+    return {"latent": np.linalg.norm(latents - latents[end], axis=1), "notes": by_notes, "chroma": by_chroma}
 
 
 def walk(there: Floats, back: Floats) -> tuple[float, float, float]:

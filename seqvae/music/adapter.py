@@ -109,10 +109,8 @@ class MusicAdapter:
         return self.tokenizer.decode_notes(chunks, bounds), bounds
 
     def apart(self, a: list[Ints], b: list[Ints]) -> list[float]:
-        """1 - note F1 and 1 - cosine of the pitch classes, with all chunks as long as the longest."""
-        x, y = (self._longest(chunks)[0] for chunks in (a, b))
-        alike, other = measures.chroma_similarity(x, y), measures.chroma_similarity(y, x)
-        return [1 - measures.note_f1(x, y), 0.0 if alike is None and other is None else 1 - (alike or 0.0)]
+        """As `note_metrics.distances`, with all chunks as long as the longest."""
+        return list(measures.distances(*(self._longest(chunks)[0] for chunks in (a, b))))
 
     def assemble(self, chunks: list[Ints], like: Piece, keep: frozenset[int] = frozenset(), again: bool = False) -> Any:
         """A `symusic.Score`; kept instruments, or everything if unchanged (`again`), get their original tracks."""

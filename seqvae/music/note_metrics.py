@@ -53,6 +53,12 @@ def chroma_similarity(a: Ints, b: Ints) -> float | None:
     return _cosine(chroma(a), chroma(b))
 
 
+def distances(a: Ints, b: Ints) -> tuple[float, float]:
+    """1 - note F1, and 1 - chroma similarity, which is 0 between two songs without pitched notes."""
+    x, y = chroma_similarity(a, b), chroma_similarity(b, a)
+    return 1.0 - note_f1(a, b), 0.0 if x is None and y is None else 1.0 - (x or 0.0)
+
+
 def groove_similarity(a: Ints, b: Ints, start: int, length: int) -> float:
     """Grooving similarity of two bars (Wu and Yang 2020): 1 - mean over steps of the XOR of their onset masks."""
     x, y = np.zeros(length, bool), np.zeros(length, bool)

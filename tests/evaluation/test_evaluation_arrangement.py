@@ -23,6 +23,7 @@ from seqvae.evaluation.arrangement import FIGURES, Excerpts
 from seqvae.music import piece as midi
 from seqvae.music import titles
 from seqvae.music.piece import Piece
+from seqvae.nn.inference import BatchInference
 
 
 def alone(number: int) -> Piece:
@@ -246,13 +247,13 @@ def test_a_codec_blends_as_its_users_do_and_controls_know_nothing_of_the_song(co
 
 def test_latents_are_found_once(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     searched = []
-    search = Codec.posteriors
+    search = BatchInference.posteriors
 
-    def counted(self: Codec, segments: Any, refined: bool = False) -> Any:
+    def counted(self: BatchInference, segments: Any, refined: bool = False) -> Any:
         searched.append(refined)
         return search(self, segments, refined)
 
-    monkeypatch.setattr(Codec, "posteriors", counted)
+    monkeypatch.setattr(BatchInference, "posteriors", counted)
     songs = [groove(3), groove(5)]
     move, controls = ruler.codec_moves(codec, {"odd": songs})
     for amount in (0.5, 1.0):
