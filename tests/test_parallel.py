@@ -281,7 +281,7 @@ def test_results_come_in_the_order_of_the_items(two: list[dict[str, Any]]) -> No
 
 
 @pytest.mark.slow
-def test_a_broadcast_reaches_all_processes(two: list[dict[str, Any]]) -> None:
+def test_processes_exchange_sums_values_and_failures(two: list[dict[str, Any]]) -> None:
     for found in two:
         assert found["sums"] == [[[3.0] * 3] * 2, 4.0]
         assert found["from first"] == "made by 0"

@@ -203,7 +203,7 @@ def test_the_reading_process_gives_the_same_result(tmp_path: Path) -> None:
 
         (process,) = set(multiprocessing.active_children()) - others
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)  # it ends without an answer, as after a parser's crash
+        os.kill(process.pid, signal.SIGSTOP)  # no answer before it is killed, as in a parser's crash
         threading.Timer(0.2, os.kill, (process.pid, signal.SIGKILL)).start()
         with pytest.raises(ReadError, match="crashed the process"):
             reader.read(content, "c")
