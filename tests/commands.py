@@ -1,4 +1,4 @@
-"""How the tests of the command line call it, and the songs they give it."""
+"""Calls of the command line for tests, and songs as their input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Result:
 
 
 def seqvae(*args: object) -> Result:
-    """The command, in this process: bugs come through as exceptions."""
+    """Run the command in this process; bugs raise their exceptions."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(arg) for arg in args])
@@ -35,14 +35,14 @@ def seqvae(*args: object) -> Result:
 
 
 def done(*args: object) -> list[str]:
-    """The command's lines of output, when it has to work."""
+    """Output lines of a command that must succeed."""
     result = seqvae(*args)
     assert result.exit_code == 0, result.stderr
     return result.stdout.split("\n")[:-1]
 
 
 def told(result: Result, code: int = 1) -> str:
-    """The one line that a command says when it fails."""
+    """The one-line error of a failed command."""
     assert result.exit_code == code, result.stderr
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
@@ -51,13 +51,13 @@ def told(result: Result, code: int = 1) -> str:
 
 
 def shell(*args: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """The command, in a process of its own."""
+    """Run the command in a process of its own."""
     command = [sys.executable, "-m", "seqvae", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
 
 def told_last(result: Result) -> str:
-    """The last line of a command that fails after it has reported."""
+    """The error line of a command that fails after its reports."""
     assert result.exit_code == 1
     line = result.stderr.splitlines()[-1]
     assert line.startswith("seqvae: ")
@@ -77,12 +77,12 @@ def song(path: Path, number: int = 0, bars: int = 4) -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    """Every file below a folder, hidden ones too."""
+    """Relative paths of all files below a folder, hidden ones too."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def one_line(call: Callable[[], object], kind: type[SeqVAEError] = CheckpointError) -> str:
-    """What a call is refused with."""
+    """The one-line message of the error that a call raises."""
     with pytest.raises(kind) as caught:
         call()
     told = str(caught.value)

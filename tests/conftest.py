@@ -1,4 +1,4 @@
-"""What many tests need: a tokenizer, a real piece, pieces made of rows, and a small model trained on a few of them."""
+"""Shared fixtures: a tokenizer, a real piece, pieces made of rows, and a small model trained on a few of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-if TYPE_CHECKING:  # the files that need neither torch nor music21 shall not wait for them
+if TYPE_CHECKING:  # test files without torch and music21 must not wait for their import
     from fastapi.testclient import TestClient
 
     from seqvae.codec import Codec
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # the files that need neither torch nor music21 shall not wai
     from seqvae.music.tokenizer import MidiTokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for two threads to be faster than one
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where there are two, one that waits leaves its core to others
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # with two threads, a waiting one leaves its core to others
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network
 settings.register_profile("seqvae", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("seqvae")
 
@@ -89,7 +89,7 @@ def groove(number: int, bars: int = 8) -> Piece:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of `seqvae.train.loop` on a dozen made-up pieces."""
+    """A run of `seqvae.train.loop` on a dozen synthetic pieces."""
 
     recipe: Recipe
     folder: Path
@@ -102,7 +102,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer) -> Path:
-    """Token shards of pieces of which some are in the training split and some in the validation split."""
+    """Token shards of pieces in the training and validation splits."""
     from seqvae.config import Recipe
     from seqvae.data import prepare as shards
     from seqvae.data.dataset import split_of
@@ -141,7 +141,7 @@ def small_recipe() -> Recipe:
 def trained(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer, collection: Path, small_recipe: Recipe
 ) -> Trained:
-    """A small model after some seconds of training: poor, but it ends its bars and listens to its latent vector."""
+    """A small model after some seconds of training: poor, but it ends its bars and depends on its latent vector."""
     from seqvae.data.dataset import TokenData
     from seqvae.train import loop as train
 
@@ -156,7 +156,7 @@ def trained(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The test works in an empty folder, with an empty cache."""
+    """An empty working folder, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -165,7 +165,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_music(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenizer) -> Path:
-    """A checkpoint that has learned nothing, with two styles."""
+    """An untrained checkpoint with three styles."""
     import torch
     from commands import song
 
@@ -199,7 +199,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that has learned SENTENCES by heart in two seconds, with four styles."""
+    """A checkpoint that has memorised SENTENCES in two seconds of training, with four styles."""
     from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
     from seqvae.train.loop import train_from
 
@@ -227,7 +227,7 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def session(number: int) -> str:
-    """What a made-up server does: it opens, reads or writes some times over, and closes."""
+    """A session of a synthetic server: open, a few reads or writes, close."""
     rng = np.random.default_rng(number)
     work = [["read", "check"], ["write", "sync", "check"]]
     done = [event for kind in rng.integers(0, 2, rng.integers(1, 8)) for event in work[kind]]
@@ -239,7 +239,7 @@ SESSIONS = [session(number) for number in range(300)]
 
 @pytest.fixture(scope="session")
 def tiny_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that has learned SESSIONS in two seconds; those of more than 11 events make several windows."""
+    """A checkpoint trained on SESSIONS for two seconds; sessions of more than 11 events have several windows."""
     from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
     from seqvae.train.loop import train_from
 
@@ -268,7 +268,7 @@ def tiny_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def names(
     tiny_music: Path, tiny_text: Path, tiny_events: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """Three small models for the studio, the one of logs with a detector."""
+    """Three small models for the studio; the model of logs has a detector."""
     from studios import with_detector
 
     watchful = with_detector(tiny_events, tmp_path_factory.mktemp("studio"))
@@ -277,7 +277,7 @@ def names(
 
 @pytest.fixture(scope="module")
 def client(names: dict[str, str]) -> Iterator[TestClient]:
-    """A studio of them."""
+    """A studio with these models."""
     from fastapi.testclient import TestClient
     from studios import HOME
 
@@ -311,7 +311,7 @@ def small(trained: Trained) -> Codec:
 
 @pytest.fixture(scope="module")
 def song(make_piece: MakePiece) -> Piece:
-    """Eleven bars, at first of 3/4: bars 1 and 4 have no notes, nor have 6 and 7, which are a segment of their own."""
+    """Eleven bars, the first of 3/4. Bars 1 and 4 have no notes, nor have 6 and 7, which make a segment."""
     bounds = [0, 36, 72, 108, 156, 204, 252, 300, 348, 396, 444, 492]
     rng = np.random.default_rng(0)
     rows = [

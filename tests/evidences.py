@@ -1,4 +1,4 @@
-"""Evidence made up, for tests of what is made of it: no model has to say it."""
+"""Synthetic evidence, for tests without a model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ D = 3
 
 
 def evidence(log_prob: Numbers, where: Numbers = (0.0,) * D, kl: float = 2.0) -> Evidence:
-    """What a model might say of a piece with these log-probabilities, that lies there."""
+    """Evidence of a piece with these log-probabilities and this posterior mean."""
     told = np.array(log_prob, np.float32)
     elbo, means = float(told.sum()) - kl, np.atleast_2d(np.array(where, np.float32))
     return Evidence(np.arange(len(told), dtype=np.int32), told, told + 0.1, elbo, elbo + 0.5, len(told), means)
 
 
 def pieces(count: int, seed: int = 0) -> list[Evidence]:
-    """Pieces of unlike lengths that lie around the origin."""
+    """Evidence of pieces of different lengths, with posterior means around the origin."""
     rng = np.random.default_rng(seed)
     return [evidence(-rng.exponential(1, rng.integers(5, 30)), rng.normal(0, 1, D)) for _ in range(count)]
 

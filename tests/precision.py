@@ -1,4 +1,4 @@
-"""Which tests compute in bf16, and where they can."""
+"""Precisions of tests: bf16 where the processor supports it."""
 
 from __future__ import annotations
 

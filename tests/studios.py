@@ -1,4 +1,4 @@
-"""A studio for tests: small models, and requests that wait for their job."""
+"""The studio in tests: small models, and requests that wait for their job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOME = "http://localhost"
 
 
 def with_detector(checkpoint: Path, folder: Path) -> Path:
-    """A copy of a model of logs that carries a detector."""
+    """A copy of a model of logs with a detector in its folder."""
     copied = folder / "watchful"
     shutil.copytree(checkpoint, copied)
     lines = folder / "normal.txt"
@@ -24,7 +24,7 @@ def with_detector(checkpoint: Path, folder: Path) -> Path:
 
 
 def result(client: TestClient, path: str, body: Any = None, **more: Any) -> Any:
-    """What a job comes to."""
+    """The result of a job."""
     told = client.post(path, json=body, **more) if body is not None else client.post(path, **more)
     while told.status_code == 202:
         told = client.get(f"/api/jobs/{told.json()['job']}")
@@ -34,7 +34,7 @@ def result(client: TestClient, path: str, body: Any = None, **more: Any) -> Any:
 
 
 def refusal(told: Any, status: int) -> str:
-    """The one line that a refused request gets."""
+    """The one-line error of a refused request."""
     assert told.status_code == status, told.text
     body = told.json()
     assert list(body) == ["error"]
@@ -44,12 +44,12 @@ def refusal(told: Any, status: int) -> str:
 
 
 def notes(roll: dict[str, Any]) -> list[list[float]]:
-    """All notes of a roll with the program of each."""
+    """All notes of a piano roll with their programs."""
     return sorted([track["program"], *note] for track in roll["tracks"] for note in track["notes"])
 
 
 def wait(client: TestClient, told: Any) -> Any:
-    """The last answer of a job that may fail."""
+    """The final response of a job that may fail."""
     while told.status_code == 202:
         told = client.get(f"/api/jobs/{told.json()['job']}")
     return told

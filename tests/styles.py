@@ -18,7 +18,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def random_style(seed: int, dimensions: int = D, persistence: float = 0.0) -> Style:
-    """Any mean, and a covariance whose axes are turned and of unlike lengths."""
+    """A style with any mean and a covariance with rotated axes of different lengths."""
     a = noise(dimensions, dimensions, seed=seed) + 0.5 * torch.eye(dimensions)
     covariance = a @ a.T / dimensions + 0.1 * torch.eye(dimensions)
     return Style(3 * noise(dimensions, seed=seed + 1), covariance, 9, "here", persistence)

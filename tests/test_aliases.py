@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("old", _aliases.MOVED)
-def test_an_old_module_is_the_new_one(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_module_name_gives_the_new_module(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, old, raising=False)
     with pytest.warns(DeprecationWarning, match=f"{old} has moved: import {_aliases.MOVED[old]}"):
         found = import_module(old)
@@ -38,7 +38,7 @@ def test_an_old_module_is_the_new_one(old: str, monkeypatch: pytest.MonkeyPatch)
         ("seqvae.train", "train_from", "seqvae.train.loop"),
     ],
 )
-def test_a_function_of_a_module_that_is_a_package_now(package: str, name: str, home: str) -> None:
+def test_a_function_of_a_former_module_is_found_in_its_package(package: str, name: str, home: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"{package}.{name} has moved"):
         found = getattr(import_module(package), name)
     assert found is getattr(import_module(home), name)
@@ -61,7 +61,7 @@ def test_a_program_with_old_names_runs() -> None:
     assert done.stdout.split() == ["seqvae.music.piece", "seqvae.nn.sampling", "seqvae.style.gaussian"]
 
 
-def test_a_class_has_its_old_attributes_and_keywords() -> None:
+def test_a_class_accepts_its_old_attributes_and_keywords() -> None:
     @_aliases.renamed(old="new", harmony="strength")
     class Thing:
         new = 3
@@ -77,7 +77,7 @@ def test_a_class_has_its_old_attributes_and_keywords() -> None:
     assert thing.blend("a", strength=0.5) == ("a", 0.5)
 
 
-def test_old_names_of_functions_and_attributes_are_the_new_ones(small: Codec) -> None:
+def test_old_names_of_functions_and_attributes_give_the_new_ones(small: Codec) -> None:
     assert (translation.mover, translation.together) == (translation.translate, translation.compose)
     assert modality.form_of is modality.adapter_of
     for owner, old, new in (

@@ -1,6 +1,6 @@
-"""The house: contracts about imports, the length of files, and their names.
+"""Architecture: contracts about imports, lengths and names of files.
 
-The contracts stand in `pyproject.toml`; which package holds what stands in CONTRIBUTING.md.
+The contracts are in `pyproject.toml`; CONTRIBUTING.md describes the packages.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_the_contracts_about_imports_are_kept() -> None:
 
 
 @pytest.mark.parametrize("path", _python_files("seqvae"), ids=str)
-def test_a_module_fits_its_place(path: Path) -> None:
+def test_a_module_has_limited_length_and_depth_and_absolute_imports(path: Path) -> None:
     source = (ROOT / path).read_text(encoding="utf-8")
     assert source.count("\n") <= MAX_LINES, "make two modules of it"
     assert len(path.parts) <= 3, "packages are one level deep"
@@ -55,7 +55,7 @@ def test_a_module_fits_its_place(path: Path) -> None:
                 assert not names, f"line {node.lineno}: import {names} from its own module: else imports run in circles"
 
 
-def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
+def test_no_file_has_a_catch_all_name() -> None:
     found = [
         f"{path}:1: '{word}' says nothing about what the file holds: name it for that"
         for path in _python_files("seqvae", "tests", "benchmarks")
@@ -64,14 +64,14 @@ def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
     assert not found, "\n" + "\n".join(found)
 
 
-def test_tests_lie_in_the_folders_of_what_they_test() -> None:
+def test_tests_are_in_the_folders_of_the_code_they_test() -> None:
     packages = {path.parent.name for path in (ROOT / "seqvae").glob("*/__init__.py")}
     folders = {path.parts[1] for path in _python_files("tests") if len(path.parts) > 2}
     assert folders <= packages
 
 
 @pytest.mark.parametrize("module", ["seqvae", "seqvae.config", "seqvae.modality", "seqvae.cli.app"])
-def test_importing_it_is_quick(module: str) -> None:
+def test_importing_seqvae_is_quick(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{'torch', 'music21', 'numpy', 'pebble'}} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []

@@ -1,4 +1,4 @@
-"""Pieces to latent vectors and back: company changes nothing, and what tokens do not hold comes from the original."""
+"""Pieces to latent vectors and back; other pieces change nothing, and what has no token comes from the original."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHORT = Sampling(max_tokens=48)
 
 
 def rows(score: Any) -> list[list[int]]:
-    """Every note of a score: start, length, pitch, program or 128, velocity."""
+    """Every note of a score: onset, duration, pitch, program or 128, velocity."""
     found = [
         [note.time, note.duration, note.pitch, 128 if track.is_drum else track.program, note.velocity]
         for track in score.tracks
@@ -49,10 +49,10 @@ def bars(score: Any, bounds: Any) -> list[int]:
     return [int(count) for count in np.bincount(at, minlength=len(bounds) - 1)]
 
 
-# --- there ------------------------------------------------------------------------------------------------------------
+# --- encoding ---------------------------------------------------------------------------------------------------------
 
 
-def test_each_piece_has_a_vector_a_segment(small: Codec, song: Piece, bach: Piece) -> None:
+def test_each_piece_has_a_latent_vector_per_segment(small: Codec, song: Piece, bach: Piece) -> None:
     pieces = [song, groove(0), groove(1, bars=1), bach]
     latents = small.encode(pieces)
     assert [tuple(z.shape) for z in latents] == [(-(-(len(p.bounds) - 1) // 2), 16) for p in pieces]
@@ -60,7 +60,7 @@ def test_each_piece_has_a_vector_a_segment(small: Codec, song: Piece, bach: Piec
     assert small.encode([]) == []
 
 
-def test_company_does_not_change_a_latent(
+def test_other_pieces_do_not_change_a_latent(
     small: Codec, song: Piece, bach: Piece, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact, pieces = replace(small, exact=True), [bach, song, groove(4)]
@@ -74,7 +74,7 @@ def test_company_does_not_change_a_latent(
     assert (together[0][0] - together[0][1]).abs().max() > 0.1, "segments differ"
 
 
-def test_every_kind_of_source_is_the_same_music(small: Codec, song: Piece, tmp_path: Path) -> None:
+def test_every_kind_of_source_gives_the_same_music(small: Codec, song: Piece, tmp_path: Path) -> None:
     score = midi.to_score(song.notes, song.frame)
     path = midi.write(score, tmp_path / "song.mid")
     sources = [path, str(path), path.read_bytes(), score, midi.to_pretty_midi(score)]
@@ -83,17 +83,17 @@ def test_every_kind_of_source_is_the_same_music(small: Codec, song: Piece, tmp_p
         torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_read_is_an_error_in_one_line(small: Codec, tmp_path: Path) -> None:
+def test_an_unreadable_piece_is_an_error_in_one_line(small: Codec, tmp_path: Path) -> None:
     (tmp_path / "bad.mid").write_bytes(b"MThd")
     for call in (lambda p: small.encode([p]), small.reconstruct, lambda p: small.blend(p, target="odd")):
         with pytest.raises(ReadError, match=r"bad\.mid"):
             call(tmp_path / "bad.mid")
 
 
-# --- and back ---------------------------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reconstruction_has_something_of_the_original(small: Codec) -> None:
+def test_a_reconstruction_resembles_the_original(small: Codec) -> None:
     own = other = 0
     pieces = [groove(i) for i in range(0, 12, 3)]
     back = [{(row[0], row[2], row[3]) for row in rows(small.reconstruct(piece))} for piece in pieces]
@@ -105,7 +105,7 @@ def test_a_reconstruction_has_something_of_the_original(small: Codec) -> None:
     assert own > 1.2 * other, "the model of some seconds of training follows the piece that it is given"
 
 
-def test_company_does_not_change_what_is_decoded(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_pieces_do_not_change_a_decoded_piece(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = replace(small, exact=True)
     latents = exact.encode([groove(0), song, groove(5)])
     for sampling in (None, Sampling(temperature=1.0, seed=3, max_tokens=60)):
@@ -113,7 +113,7 @@ def test_company_does_not_change_what_is_decoded(small: Codec, song: Piece, monk
         for count in (1, 2):
             alone = exact.decode(latents[:count], sampling=sampling)
             assert [rows(score) for score in alone] == [rows(score) for score in together[:count]]
-        if sampling is None:  # else the draws of a piece follow from its place among the pieces too
+        if sampling is None:  # otherwise the samples of a piece also depend on its index
             assert [rows(exact.decode([z])[0]) for z in latents] == [rows(score) for score in together]
         with monkeypatch.context() as patch:
             patch.setattr(inference, "BATCH_CHUNKS", 4)
@@ -123,7 +123,7 @@ def test_company_does_not_change_what_is_decoded(small: Codec, song: Piece, monk
         assert [chunk.tolist() for chunk in part] == [chunk.tolist() for chunk in first[:4]]
 
 
-def test_a_new_piece_is_bars_of_four_four(small: Codec) -> None:
+def test_a_new_piece_has_bars_of_four_four(small: Codec) -> None:
     (score,) = small.decode([torch.zeros(3, 16)])
     assert [(s.time, s.numerator, s.denominator) for s in score.time_signatures] == [(0, 4, 4)]
     assert len(score.tempos) == 1
@@ -141,7 +141,7 @@ def frame(score: Any) -> Any:
     return midi.frame_rows(score.resample(midi.STEPS_PER_BEAT))
 
 
-def test_the_frame_comes_from_the_original(small: Codec, song: Piece) -> None:
+def test_tempo_metre_and_keys_come_from_the_original(small: Codec, song: Piece) -> None:
     moved = [small.reconstruct(song), small.blend(song, target="odd", source="even", sampling=SHORT)]
     moved += small.decode(small.encode([song]), like=[song])
     for score in moved:
@@ -161,7 +161,7 @@ def test_empty_bars_stay_empty(small: Codec, song: Piece) -> None:
         assert sum(after) > 0
 
 
-def test_an_odd_number_of_bars_keeps_its_last(small: Codec) -> None:
+def test_the_last_of_an_odd_number_of_bars_is_kept(small: Codec) -> None:
     for count in (1, 3):
         piece = groove(2, bars=count)
         assert len(small.segments(piece)) == (count + 1) // 2
@@ -170,14 +170,14 @@ def test_an_odd_number_of_bars_keeps_its_last(small: Codec) -> None:
         assert after[count - 1] > 0
 
 
-def test_a_bar_is_as_loud_as_it_was(small: Codec, song: Piece) -> None:
+def test_a_bar_keeps_its_loudness(small: Codec, song: Piece) -> None:
     ticks = song.bounds * 40
     found = rows(small.reconstruct(song))
     for time, _, _, _, velocity in found:
         assert velocity == 40 + 5 * (int(np.searchsorted(ticks, time, side="right")) - 1)
 
 
-def test_a_piece_without_notes_stays_without(small: Codec, make_piece: MakePiece) -> None:
+def test_a_piece_without_notes_stays_empty(small: Codec, make_piece: MakePiece) -> None:
     silence = make_piece([], [0, 48, 96])
     for score in (small.reconstruct(silence), small.blend(silence, target="odd")):
         assert rows(score) == []
@@ -214,7 +214,7 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
     for moved in moves:
         decoded.append([])
         small.blend(piece, **moved)
-    expected = [  # parts that enter are written all the way; the amount decides how many do
+    expected = [  # entering parts are fully generated; the amount decides their number
         z + odd.mean - even.mean,
         z + odd.mean - z.mean(0),
         z + (translation.blend(z, even, odd, 0.75, "transport") - z) / 0.75,
@@ -225,7 +225,7 @@ def test_a_blend_decodes_the_moved_latents(small: Codec, monkeypatch: pytest.Mon
             torch.testing.assert_close(more, z + times * (there - z), rtol=1e-4, atol=1e-4)
 
 
-def test_an_unknown_style_names_those_there_are(small: Codec, song: Piece) -> None:
+def test_an_unknown_style_lists_the_styles(small: Codec, song: Piece) -> None:
     for call in (
         lambda: small.blend(song, target="polka"),
         lambda: small.blend(song, target="odd", source="polka"),
@@ -235,7 +235,7 @@ def test_an_unknown_style_names_those_there_are(small: Codec, song: Piece) -> No
             call()
 
 
-def test_transport_without_a_style_to_start_from_is_refused(small: Codec, song: Piece) -> None:
+def test_transport_without_a_source_style_is_refused(small: Codec, song: Piece) -> None:
     with pytest.raises(StyleError, match="--from"):
         small.blend(song, target="odd", method="transport")
 
@@ -250,7 +250,7 @@ def test_a_style_is_fitted_on_pieces(small: Codec) -> None:
         small.fit_style([])
 
 
-def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) -> None:
+def test_the_ends_of_an_interpolation_are_the_reconstructions(small: Codec, song: Piece) -> None:
     other = groove(7, bars=5)
     way = small.interpolate(song, other, steps=4)
     assert len(way) == 4
@@ -261,7 +261,7 @@ def test_the_ends_of_a_way_are_the_reconstructions(small: Codec, song: Piece) ->
     assert [frame(score) for score in way] in ways, "the nearer end's frame, and steps are even in what is decoded"
 
 
-def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
+def test_the_ends_of_an_interpolation_and_the_corners_of_a_grid_are_refined_once(
     small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched = []
@@ -281,14 +281,14 @@ def test_the_ends_of_a_way_and_the_corners_of_a_grid_are_searched_once(
     assert sum(searched) == sum(sizes)
 
 
-def test_a_way_from_a_piece_to_itself_stays_there(small: Codec) -> None:
+def test_an_interpolation_from_a_piece_to_itself_is_constant(small: Codec) -> None:
     piece = groove(7)
     expected = rows(small.reconstruct(piece))
     assert all(rows(score) == expected for score in small.interpolate(piece, piece, steps=3))
 
 
 @pytest.mark.parametrize("kind", ["line", "slerp"])
-def test_a_way_takes_points_of_the_path_that_do_not_go_back(small: Codec, kind: str) -> None:
+def test_an_interpolation_uses_points_of_the_path_without_reversals(small: Codec, kind: str) -> None:
     a, b = small.encode([groove(0), groove(7)])
     z, decoded = small.walk(a, b, 5, kind)
     path = interpolate.path(a, b, 4 * codec.CANDIDATES + 1, kind)
@@ -301,7 +301,7 @@ def test_a_way_takes_points_of_the_path_that_do_not_go_back(small: Codec, kind: 
         list(z), [small.adapter.blank(len(a) * small.chunks)] * 5)]  # fmt: skip
 
     def back(points: list[int]) -> float:
-        """How far the distances from both ends go the wrong way in all."""
+        """Total change of the distances from both ends in the wrong direction."""
         pieces = small._spelled(list(path[points]), [small.adapter.blank(len(a) * small.chunks)] * len(points))
         there, left = (np.array([small.adapter.apart(pieces[end], one) for one in pieces]) for end in (0, -1))
         return float(np.maximum(-np.diff(there, axis=0), 0).sum() + np.maximum(np.diff(left, axis=0), 0).sum())
@@ -309,7 +309,7 @@ def test_a_way_takes_points_of_the_path_that_do_not_go_back(small: Codec, kind: 
     assert back(places) <= back([i * codec.CANDIDATES for i in range(5)]) + 1e-9
 
 
-def test_the_pieces_of_a_way_are_those_of_the_walk(small: Codec) -> None:
+def test_the_pieces_of_an_interpolation_are_those_of_its_path(small: Codec) -> None:
     a, b = groove(0), groove(7)
     pieces = small.interpolate(a, b, steps=3)
     za, zb = small.encode([a, b])
@@ -330,7 +330,7 @@ def test_a_grid_has_four_corners_and_the_frames_of_the_nearest(small: Codec, son
         small.grid(corners[:3])
 
 
-# --- several styles, and what stays -----------------------------------------------------------------------------------
+# --- several styles, and kept parts -----------------------------------------------------------------------------------
 
 
 def test_weights_add_up_and_the_amount_scales_them(small: Codec) -> None:
@@ -347,7 +347,7 @@ def test_weights_add_up_and_the_amount_scales_them(small: Codec) -> None:
 
 
 @pytest.mark.parametrize(("keep", "program"), [("drums", 128), (33, 33), ("Acoustic Grand Piano", 0)])
-def test_what_is_kept_is_as_it_was_and_the_rest_is_blended(small: Codec, keep: str | int, program: int) -> None:
+def test_kept_parts_are_unchanged_and_the_rest_is_blended(small: Codec, keep: str | int, program: int) -> None:
     piece = groove(2)
     blended, kept = (rows(small.blend(piece, target="odd", amount=2, keep=parts)) for parts in ((), (keep,)))
     old = rows(midi.to_score(piece.notes, piece.frame))
@@ -355,7 +355,7 @@ def test_what_is_kept_is_as_it_was_and_the_rest_is_blended(small: Codec, keep: s
     assert [row for row in kept if row[3] != program] == [row for row in blended if row[3] != program]
 
 
-def test_a_melody_stays_under_any_blend(small: Codec) -> None:
+def test_a_kept_melody_stays_in_any_blend(small: Codec) -> None:
     piece = groove(2)
     kept = rows(small.blend(piece, target="odd", amount=2, keep=["melody"]))
     top = {at: pitch for at, _, pitch, program, _ in sorted(rows(midi.to_score(piece.notes, piece.frame)))
@@ -363,7 +363,7 @@ def test_a_melody_stays_under_any_blend(small: Codec) -> None:
     assert all([row for row in kept if row[0] == at and row[3] == 0 and row[2] == pitch] for at, pitch in top.items())
 
 
-def test_a_blend_is_arranged_by_one_band_with_the_tune_on_top(small: Codec) -> None:
+def test_a_blend_is_arranged_for_one_band_with_the_melody_on_top(small: Codec) -> None:
     piece = groove(2)
     assert small.goal("odd", 0) is None
     assert small.goal({"odd": 0.3, "even": -0.1}) is None
@@ -379,7 +379,7 @@ def test_a_blend_is_arranged_by_one_band_with_the_tune_on_top(small: Codec) -> N
         assert len(np.unique(blend.notes[:, midi.PROGRAM])) <= band.MOST
 
 
-def test_a_pickup_is_left_alone(small: Codec) -> None:
+def test_a_pickup_is_unchanged(small: Codec) -> None:
     whole = groove(2)
     notes = whole.notes[whole.notes[:, midi.ONSET] >= 30]
     piece = Piece(notes, whole.bounds, whole.frame, "pickup")
@@ -390,7 +390,7 @@ def test_a_pickup_is_left_alone(small: Codec) -> None:
     assert len(blend) > len(first)
 
 
-def test_a_part_that_no_piece_has_is_refused(small: Codec) -> None:
+def test_an_unknown_part_is_refused(small: Codec) -> None:
     with pytest.raises(UsageError, match="no track 'theremin'"):
         small.blend(groove(0), target="odd", keep=["theremin"])
 
@@ -415,7 +415,7 @@ def test_a_seed_gives_the_same_pieces(small: Codec) -> None:
     assert pieces(style="even", seed=1) != first
 
 
-def test_without_temperature_a_style_s_mean_is_decoded(small: Codec) -> None:
+def test_temperature_0_decodes_the_mean_of_a_style(small: Codec) -> None:
     one, two = (small.sample(1, style="odd", temperature=0, segments=2, seed=seed)[0] for seed in (0, 1))
     odd = small.styles["odd"]
     assert odd.ensemble is not None
@@ -460,7 +460,7 @@ def test_a_blend_keeps_the_velocities_of_notes_that_stay_and_has_the_accents_of_
     assert (accented[~stays, 4] == np.minimum(plain[~stays, 4] + 30, 127)).all()
 
 
-def test_whatever_is_decoded_is_a_file_for_any_reader(small: Codec) -> None:
+def test_any_decoded_score_is_a_file_for_any_reader(small: Codec) -> None:
     import music21
     from symusic.core import ScoreTick
 
@@ -501,13 +501,13 @@ def test_a_codec_is_loaded_on_a_device_with_the_styles_of_a_file(
     torch.testing.assert_close(loaded.style("mine").mean, small.styles["odd"].mean)
 
 
-def test_no_model_is_an_error_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_model_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         seqvae.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_tokens_of_sums_are_the_likeliest_unless_asked_for_otherwise(
+def test_tokens_of_exemplars_are_the_most_likely_unless_requested_otherwise(
     small: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: list[Sampling] = []

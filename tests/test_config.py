@@ -1,4 +1,4 @@
-"""Settings are read strictly: what is not known, or not of its type, or out of range, is named."""
+"""Settings are read strictly: an unknown name, wrong type or value out of range is named in the error."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_toml_is_read_over_the_defaults(recipe_file: Path) -> None:
     assert isinstance(recipe.objective.beta, float)
 
 
-def test_json_says_the_same(recipe_file: Path, tmp_path: Path) -> None:
+def test_json_gives_the_same_recipe(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file)
     path = tmp_path / "small.json"
     path.write_text(json.dumps(to_dict(recipe)))
@@ -66,20 +66,20 @@ def test_json_says_the_same(recipe_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_of_ours_is_read_by_its_name(name: str) -> None:
+def test_every_built_in_recipe_is_read_by_its_name(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe != Recipe(name=name), "a recipe that says nothing is none"
     assert from_dict(Recipe, to_dict(recipe), name) == recipe
 
 
-def test_there_is_a_recipe_for_music_and_for_every_kind() -> None:
+def test_there_is_a_recipe_for_every_modality() -> None:
     assert "music" in RECIPES
     kinds = {load_recipe(name).tokenizer.kind for name in RECIPES}
     assert kinds == MODALITIES.keys() == {"midi", "text", "events"}
 
 
-# --- what is wrong is named -------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("text", "named"), [
@@ -106,7 +106,7 @@ def test_there_is_a_recipe_for_music_and_for_every_kind() -> None:
     ("[tokenizer]\nkind = 'events'\noverlap = 0.5", [".tokenizer.overlap", "expected int", "0.5"]),
     ("[model\nwidth = 3", ["cannot be read", "line 1"]),
 ])  # fmt: skip
-def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, named: list[str]) -> None:
+def test_the_wrong_setting_of_a_file_is_named(tmp_path: Path, text: str, named: list[str]) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -115,14 +115,14 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, named: list
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '"music"', "null", '["name"]'])
-def test_json_that_is_no_table_is_an_error(tmp_path: Path, text: str) -> None:
+def test_json_other_than_an_object_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"bad\.json"):
         load_recipe(path)
 
 
-def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
+def test_invalid_utf_8_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -130,7 +130,7 @@ def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["musik", "no/such/file.toml", "no.json"])
-def test_a_recipe_that_is_not_there_names_those_that_are(source: str) -> None:
+def test_an_unknown_recipe_lists_the_recipes(source: str) -> None:
     with pytest.raises(ConfigError, match=r"no such recipe.*music"):
         load_recipe(source)
 
@@ -143,7 +143,7 @@ def test_names_given_in_python_are_strict_too() -> None:
 # --- changes from the command line ------------------------------------------------------------------------------------
 
 
-def test_changes_are_laid_over_the_file(recipe_file: Path) -> None:
+def test_changes_override_the_file(recipe_file: Path) -> None:
     changes = ["model.width=384", "objective.beta=0.25", "model.encoder=set", "train.compile=false"]
     changes += ["name=other", "train.precision=fp32"]
     recipe = load_recipe(recipe_file, changes)
@@ -152,7 +152,7 @@ def test_changes_are_laid_over_the_file(recipe_file: Path) -> None:
     assert recipe.train.learning_rate == 2e-3, "the rest stays"
 
 
-def test_the_last_change_counts(recipe_file: Path) -> None:
+def test_the_last_change_wins(recipe_file: Path) -> None:
     assert load_recipe(recipe_file, ["model.width=32", "model.width=48"]).model.width == 48
 
 
@@ -167,7 +167,7 @@ def test_the_last_change_counts(recipe_file: Path) -> None:
     ("model=3", "expected a table"),
     ("=3", "unknown setting ''"),
 ])  # fmt: skip
-def test_what_is_wrong_in_a_change_is_named(recipe_file: Path, change: str, named: str) -> None:
+def test_the_wrong_setting_of_a_change_is_named(recipe_file: Path, change: str, named: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe(recipe_file, [change])
     assert named in str(caught.value)
@@ -177,7 +177,7 @@ def test_what_is_wrong_in_a_change_is_named(recipe_file: Path, change: str, name
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_defaults_are_themselves_allowed_and_frozen(section: type[Any]) -> None:
+def test_the_defaults_are_valid_and_frozen(section: type[Any]) -> None:
     default = section()
     assert from_dict(section, to_dict(default), "default") == default
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -197,8 +197,8 @@ def test_every_setting_has_a_docstring(section: type[Any]) -> None:
             assert isinstance(after.value.value, str), ast.unparse(field)
 
 
-def test_ranges_belong_to_the_field_and_not_to_its_name() -> None:
-    """`train.steps` is a count, and no step of refinement is a number of steps too."""
+def test_ranges_belong_to_a_field_and_not_to_its_name() -> None:
+    """`train.steps` must be positive, and 0 steps of refinement are allowed."""
     assert from_dict(Recipe, {"refine": {"steps": 0}}, "here").refine.steps == 0
     with pytest.raises(ConfigError, match=r"here\.train\.steps: 0 is out of range; choose a number from 1 to"):
         from_dict(Recipe, {"train": {"steps": 0}}, "here")
@@ -224,7 +224,7 @@ def test_released_checkpoints_are_refined_as_their_files_say(name: str) -> None:
     assert refine.bag == old["bag"]
 
 
-def test_an_earlier_option_changes_a_recipe_of_today() -> None:
+def test_an_earlier_option_changes_a_current_recipe() -> None:
     recipe = load_recipe("music")
     changed = load_recipe("music", ["objective.refine=40"])
     assert changed == dataclasses.replace(recipe, refine=dataclasses.replace(recipe.refine, steps=40))
@@ -237,7 +237,7 @@ def test_a_grid_of_twelve_steps_is_the_only_one_and_need_not_be_named() -> None:
         from_dict(config.TokenizerConfig, {**old, "steps_per_beat": 6}, "old")
 
 
-def test_a_setting_that_is_gone_is_ignored_in_a_checkpoint_and_refused_in_a_recipe() -> None:
+def test_a_removed_setting_is_ignored_in_a_checkpoint_and_refused_in_a_recipe() -> None:
     for value in (0, 5):
         assert from_dict(Recipe, {"train": {"transpose": value}}, "checkpoint") == Recipe()
     assert load_recipe("music", ["train.transpose=0"]) == load_recipe("music")

@@ -1,6 +1,6 @@
-"""Whatever is killed, or finds no room, leaves what was there; the next one goes on, and cleans up behind it.
+"""A killed process or a full disk leaves the old state; the next process resumes and cleans up.
 
-A handful of what `benchmarks/crashes.py --kills 200` does, and each bug that it found on its own.
+A few of the kills of `benchmarks/crashes.py --kills 200`, and a test for each bug it found.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def writer(text: str, name: str = "a") -> Callable[[Path], None]:
-    """What fills a folder with one file."""
+    """A callback that fills a folder with one file."""
 
     def fill(part: Path) -> None:
         (part / name).write_text(text)
@@ -86,15 +86,17 @@ def logged(out: Path) -> list[dict[str, Any]]:
     return [{name: x for name, x in line.items() if name != "tokens_per_second"} for line in found]
 
 
-def test_a_log_taken_up_is_that_of_one_run(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was logged after the state comes again once, and means are over all steps since the line before."""
+def test_the_log_of_a_resumed_run_equals_that_of_one_run(
+    lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines logged after the saved state are written again once, and means cover all steps since the line before."""
 
     def run(name: str, resume: bool = False) -> None:
         train.train_from(RECIPE, [lines], tmp_path / name, resume=resume, report=lambda _: None)
 
     run("straight")
     step = Run.step
-    for last in (20, 55, 104):  # before the first state, and after others
+    for last in (20, 55, 104):  # before the first saved state, and after later ones
 
         def cut(self: Run, tokens: Any, last: int = last) -> Any:
             if self.progress.step == last:
@@ -105,16 +107,14 @@ def test_a_log_taken_up_is_that_of_one_run(lines: Path, tmp_path: Path, monkeypa
             patch.setattr(Run, "step", cut)
             run("cut", resume=True)
         with (tmp_path / "cut" / "log.jsonl").open("a") as file:
-            file.write('{"kind": "tra')  # half a line
+            file.write('{"kind": "tra')  # an incomplete line
     run("cut", resume=True)
     assert logged(tmp_path / "cut") == logged(tmp_path / "straight")
     assert [line["step"] for line in logged(tmp_path / "cut")] == [50, 100, 100, 110]
 
 
-def test_a_vocabulary_without_shards_counts_for_nothing(
-    lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Shards and their vocabulary are there together: what is left by one that was killed is made again."""
+def test_a_vocabulary_without_shards_is_ignored(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards and their vocabulary are valid only together; the remains of a killed process are made again."""
     wanted = shards.prepare(RECIPE, [lines], tmp_path / "straight", report=lambda _: None)[0].index
     for broken in ("nothing", "half a folder", "another vocabulary"):
         out = tmp_path / broken
@@ -140,7 +140,7 @@ def test_a_vocabulary_without_shards_counts_for_nothing(
 
 
 def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every call that moves or removes something, one of the two states is there."""
+    """At every call that moves or removes a file, the folder has one of the two states."""
     folder = tmp_path / "kept"
     checkpoint.write_folder(folder, writer("1"))
     if sys.platform != "linux":
@@ -159,8 +159,8 @@ def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path: Path, monkeypa
     assert files(tmp_path) == ["kept/a"]
 
 
-def test_what_a_library_writes_first_is_left_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """safetensors writes a file of its own, which only its owner may read, and moves it."""
+def test_temporary_files_of_a_library_are_left_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors writes a temporary file with owner-only permissions, and moves it."""
     seen: list[str] = []
 
     def watched(tensors: Any, path: Path, **named: Any) -> None:
@@ -178,7 +178,9 @@ def test_what_a_library_writes_first_is_left_nowhere_else(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_what_the_killed_have_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path, folder: bool) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_files_being_written_are_not(
+    tmp_path: Path, folder: bool
+) -> None:
     script = (
         "import sys, time; from pathlib import Path; from seqvae.io import files\n"
         "with files.whole(Path(sys.argv[1]), bool(int(sys.argv[2]))) as part:\n"
@@ -217,7 +219,7 @@ def test_a_folder_does_not_replace_a_file(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"place": b"mine"}
 
 
-def test_where_folders_cannot_change_places_the_next_one_puts_back(
+def test_without_atomic_exchange_the_next_process_restores_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places, "_exchange", lambda *_: False)
@@ -230,7 +232,7 @@ def test_where_folders_cannot_change_places_the_next_one_puts_back(
     assert tree(tmp_path) == {"place/a": b"new"}
 
 
-# --- two at once ------------------------------------------------------------------------------------------------------
+# --- two processes at once --------------------------------------------------------------------------------------------
 
 
 def test_the_second_of_two_commands_is_refused_even_while_the_first_makes_shards(lines: Path, here: Path) -> None:
@@ -251,7 +253,7 @@ def test_the_second_of_two_commands_is_refused_even_while_the_first_makes_shards
     done("train", "tiny.json", "--data", lines, "--out", "run", "--set", "train.steps=2")
 
 
-def test_of_two_that_write_the_same_file_one_wins_wholly(tmp_path: Path) -> None:
+def test_concurrent_writes_of_a_file_leave_one_complete_version(tmp_path: Path) -> None:
     script = (
         "import sys, torch; from pathlib import Path; from seqvae.checkpoint import folder as checkpoint\n"
         "folder, mine = Path(sys.argv[1]), float(sys.argv[2])\n"
@@ -281,7 +283,7 @@ def test_of_two_that_write_the_same_file_one_wins_wholly(tmp_path: Path) -> None
 
 
 def limited(limit: int, *args: object) -> str:
-    """What a command says where no file may be longer than so many bytes: one line, the last."""
+    """The last line of a command's output under a limit on the file size in bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -292,7 +294,7 @@ def limited(limit: int, *args: object) -> str:
     return line
 
 
-def test_a_full_disk_leaves_the_old_files_and_says_where(tiny_text: Path, lines: Path, here: Path) -> None:
+def test_a_full_disk_leaves_the_old_files_and_names_the_path(tiny_text: Path, lines: Path, here: Path) -> None:
     done("style", "fit", f"mine=@{lines}", "-m", tiny_text, "-o", "my.styles")
     done("detect", "fit", f"@{lines}", "-m", tiny_text, "-o", "det", "--p-value", 0.1)
     done("reconstruct", "food", "-m", tiny_text, "-o", "out.txt")
@@ -313,7 +315,7 @@ def test_a_full_disk_while_a_midi_file_is_written(tiny_music: Path, here: Path) 
     assert tree(here) == before
 
 
-def test_a_full_disk_while_training_is_gone_on_from(lines: Path, here: Path) -> None:
+def test_training_resumes_after_a_full_disk(lines: Path, here: Path) -> None:
     (here / "tiny.json").write_text(json.dumps(to_dict(RECIPE)))
     run = ["train", "tiny.json", "--data", lines, "--out", "run"]
     assert "run/data: cannot be written" in limited(3000, *run)
@@ -333,7 +335,7 @@ def test_a_full_disk_while_training_is_gone_on_from(lines: Path, here: Path) -> 
     assert all(torch.equal(one[0][name], other[0][name]) for name in one[0])
 
 
-def test_a_full_disk_in_the_middle_of_the_log_is_gone_on_from(lines: Path, here: Path) -> None:
+def test_training_resumes_after_a_full_disk_in_the_middle_of_the_log(lines: Path, here: Path) -> None:
     recipe = replace(RECIPE, train=replace(RECIPE.train, steps=300, evaluate_every=5, save_every=5))
     (here / "tiny.json").write_text(json.dumps(to_dict(recipe)))
     run = ["train", "tiny.json", "--data", lines, "--out", "run"]
@@ -369,7 +371,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, tiny_text: Path) -> None:
     assert (small_disk / "my.styles").read_bytes() == old
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tiny_text: Path, lines: Path, here: Path) -> None:
+def test_an_unwritable_path_is_a_one_line_error(tiny_text: Path, lines: Path, here: Path) -> None:
     """Below a file, and in /proc, where root may not write either."""
     (here / "file").write_text("x")
     (here / "tiny.json").write_text(json.dumps(to_dict(RECIPE)))
@@ -387,7 +389,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tiny_text: Path, lines: Path
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write in a read-only folder")
-def test_a_read_only_folder_is_one_line(tiny_text: Path, lines: Path, here: Path) -> None:
+def test_a_read_only_folder_is_a_one_line_error(tiny_text: Path, lines: Path, here: Path) -> None:
     (here / "locked").mkdir(mode=0o555)
     assert "locked" in told(seqvae("style", "fit", f"mine=@{lines}", "-m", tiny_text, "-o", "locked/my.styles"))
     result = shell("train", "reviews", "--data", lines, "--out", "locked/run")

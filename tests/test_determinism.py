@@ -1,4 +1,4 @@
-"""The same call with the same seed gives the same files; exact, also on more threads and with more in the batch."""
+"""The same call with the same seed gives identical files; in exact mode also on more threads and in larger batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SENTENCES = [
 
 
 def by_command(threads: int, folder: Path, *arguments: str) -> list[bytes]:
-    """What a command leaves in its folder, and what it prints."""
+    """The files and the output of a command."""
     folder.mkdir()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -43,7 +43,7 @@ def by_command(threads: int, folder: Path, *arguments: str) -> list[bytes]:
     ("model", "options"),
     [("music", ["--style", "rock", "-n", "3", "-o", "songs"]), ("reviews", ["-n", "60"]), ("hdfs", ["-n", "30"])],
 )
-def test_what_is_drawn_does_not_depend_on_the_number_of_threads(model: str, options: list[str], tmp_path: Path) -> None:
+def test_samples_do_not_depend_on_the_number_of_threads(model: str, options: list[str], tmp_path: Path) -> None:
     one, two = (
         by_command(n, tmp_path / str(n), "generate", "--exact", "-m", model, *options, "--seed", "5") for n in (1, 2)
     )
@@ -52,7 +52,7 @@ def test_what_is_drawn_does_not_depend_on_the_number_of_threads(model: str, opti
     assert one == two
 
 
-def test_what_is_moved_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+def test_translations_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     song = str(tmp_path / "song.mid")
     codec = seqvae.load("music")
     codec.adapter.assemble(codec.tokenizer.encode(groove(1, 4)), groove(1, 4)).dump_midi(song)
@@ -70,7 +70,7 @@ def test_what_is_moved_does_not_depend_on_the_number_of_threads(tmp_path: Path) 
 
 
 @pytest.mark.bf16
-def test_the_same_call_gives_the_same_in_any_process(tiny_text: Path) -> None:
+def test_the_same_call_gives_the_same_result_in_any_process(tiny_text: Path) -> None:
     call = ["generate", "-m", tiny_text, "-n", 30, "--seed", 5]
     first = done(*call)
     assert len(set(first)) > 3
@@ -83,7 +83,7 @@ def reviews() -> Codec:
     return seqvae.load("reviews", exact=True)
 
 
-def test_a_latent_vector_does_not_depend_on_what_else_is_encoded(reviews: Codec) -> None:
+def test_a_latent_vector_does_not_depend_on_other_pieces(reviews: Codec) -> None:
     for codec, pieces in (
         (reviews, SENTENCES),
         (seqvae.load("music", exact=True), [groove(bars, bars) for bars in (2, 5, 8)]),
@@ -94,7 +94,7 @@ def test_a_latent_vector_does_not_depend_on_what_else_is_encoded(reviews: Codec)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8)], ids=["likeliest", "drawn"])
-def test_what_is_decoded_does_not_depend_on_what_else_is(reviews: Codec, sampling: Sampling) -> None:
+def test_a_decoded_piece_does_not_depend_on_other_pieces(reviews: Codec, sampling: Sampling) -> None:
     z = torch.randn(40, reviews.model.config.latent, generator=torch.Generator().manual_seed(3))
     together = reviews.generate_tokens(z, None, sampling)
     for i in (0, 1, 17, 39):
@@ -102,7 +102,7 @@ def test_what_is_decoded_does_not_depend_on_what_else_is(reviews: Codec, samplin
         assert [list(ids) for ids in alone] == [list(together[i])]
 
 
-def test_what_is_scored_does_not_depend_on_what_else_is(reviews: Codec) -> None:
+def test_a_score_does_not_depend_on_other_pieces(reviews: Codec) -> None:
     for codec, pieces in (
         (reviews, SENTENCES),
         (seqvae.load("hdfs", exact=True), ["E5 E22 E5", "E11", "E9 E26 E3 E5 E5 E21 E23 E11"]),

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, asks nobody else for anything, and shows commands that there are."""
+"""The documentation builds without a warning, loads nothing from other hosts, and shows existing commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ch
 def shown(text: str) -> Iterator[str]:
     """Every call of `seqvae` in the shell blocks of a page."""
     for block in re.findall(r"^ *```(?:bash|sh)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
-        # a pipe at the end of a line goes on, and so does a backslash; a comment ends with its line
+        # a pipe or a backslash at the end of a line continues it; a comment ends with its line
         for line in re.sub(r"\\\n|(?<=\|)\n", " ", block).splitlines():
             words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
             words.whitespace_split = True
@@ -40,8 +40,8 @@ def shown(text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in PAGES])
-def test_commands_on_a_page_are_taken(page: Path) -> None:
-    """Names of commands and options, and the types of values; nothing is run."""
+def test_commands_on_a_page_are_accepted(page: Path) -> None:
+    """Names of commands and options, and types of values; nothing is run."""
     for line in shown(page.read_text()):
         if "DIR" in line.split() or "..." in line or "PATH" in line.split():
             continue  # a pattern, not a command
@@ -73,10 +73,10 @@ def test_an_unknown_option_would_be_found(tmp_path: Path) -> None:
     page.write_text("```bash\ncat a | seqvae blend a.mid --to rock --louder > b\n```\n")
     assert list(shown(page.read_text())) == ["blend a.mid --to rock --louder"]
     with pytest.raises(pytest.fail.Exception, match="--louder"):
-        test_commands_on_a_page_are_taken(page)
+        test_commands_on_a_page_are_accepted(page)
 
 
-def test_the_house_names_every_file() -> None:
+def test_contributing_names_every_file() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     tree = re.search(r"^```\n(seqvae/\n.*?)^checkpoints/ ", page, re.MULTILINE | re.DOTALL)
     assert tree is not None
@@ -95,7 +95,7 @@ def test_the_house_names_every_file() -> None:
     assert sorted(there) == sorted(name for name in named if name.endswith(".py"))
 
 
-def test_the_way_of_a_blend_names_what_there_is() -> None:
+def test_the_page_on_the_flow_of_a_blend_names_existing_code() -> None:
     names = re.findall(r"`(\w+(?:\.\w+)+)`", (ROOT / "docs" / "flow.md").read_text())
     assert len(names) > 30
     for name in names:
@@ -111,7 +111,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"{module} is not here; pip install -e '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # the theme's word on its own future, on every start
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # the theme's notice about its future, on every start
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
@@ -130,7 +130,7 @@ def test_the_site_has_cards_commands_and_reference(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20
     for page in pages:

@@ -1,4 +1,4 @@
-"""The scripts in docs/examples are run, on small inputs, as their first lines say."""
+"""The scripts in docs/examples run on small inputs, as their first lines say."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_all_are_listed() -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_is_blended_by_each_amount(tmp_path: Path) -> None:
+def test_a_folder_is_blended_at_each_amount(tmp_path: Path) -> None:
     for i in range(2):
         song(tmp_path / "songs" / f"{i}.mid", i, bars=2)
     result = run(tmp_path, "blend-folder.sh", "songs", "jazz", "out", 0, 1)

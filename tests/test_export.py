@@ -1,4 +1,4 @@
-"""Exported models: every graph beside torch, and the program of docs/export.md, which has no torch."""
+"""Exported models: every graph against torch, and the torch-free program of docs/export.md."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def tiny(kind: str, request: pytest.FixtureRequest) -> Path:
-    """A checkpoint of each kind; the music that one writes has an end, as the untaught `tiny_music` has not."""
+    """A checkpoint of each modality; its music ends, unlike that of the untrained `tiny_music`."""
     folder = request.getfixturevalue("trained").best if kind == "music" else request.getfixturevalue(f"tiny_{kind}")
     return Path(folder)
 
 
 @pytest.fixture
 def exported(kind: str, tiny: Path, exports: Path) -> Path:
-    """The same without torch, written once a kind."""
+    """Its export for use without torch, written once per modality."""
     if not (exports / kind).exists():
         export.export_model(tiny, exports / kind, segments=4)
     return exports / kind
@@ -59,19 +59,19 @@ def exported(kind: str, tiny: Path, exports: Path) -> Path:
 
 @pytest.fixture
 def sources(kind: str, here: Path) -> list[Any]:
-    """Pieces of each kind: with bars of content and a last segment to fill, or one line each."""
+    """Pieces of each modality: bars of notes with a partial last segment, or one line each."""
     if kind == "music":
         return [str(song(here / f"{bars}.mid", bars, bars)) for bars in (1, 3, 4)]
     return [*SENTENCES[::9], "zzz never seen ü", ""] if kind == "text" else [*SESSIONS[:8], "open odd close", ""]
 
 
 def network(tiny: Path, folder: Path, **sizes: Any) -> Path:
-    """A checkpoint with the tokenizer of another, and a network of another shape that has learned nothing."""
+    """A checkpoint with the tokenizer of another and an untrained network of another shape."""
     kept = checkpoint.load(tiny)
     recipe = dataclasses.replace(kept.recipe, model=dataclasses.replace(kept.recipe.model, **sizes))
     torch.manual_seed(0)
     model = checkpoint.build(recipe.model, kept.tokenizer)
-    for weights in model.parameters():  # some are 0 at first, and would hide mistakes
+    for weights in model.parameters():  # some are initially 0, which would hide mistakes
         weights.data += 0.1 * torch.randn_like(weights)
     checkpoint.save(checkpoint.Checkpoint(recipe, model, kept.tokenizer), folder)
     return folder
@@ -84,10 +84,10 @@ def program() -> Any:
     return names["Model"]
 
 
-# --- beside torch -----------------------------------------------------------------------------------------------------
+# --- against torch ----------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_sequences_are_as_in_torch(tiny: Path, exported: Path) -> None:
+def test_a_thousand_sequences_give_the_results_of_torch(tiny: Path, exported: Path) -> None:
     found = export.compare(checkpoint.load(tiny), exported, 1000, seed=1)
     assert 0 < found.encoder < 1e-4
     assert 0 < found.decoder < 1e-4
@@ -104,7 +104,7 @@ def test_a_thousand_sequences_are_as_in_torch(tiny: Path, exported: Path) -> Non
     ],
     ids=str,
 )
-def test_so_are_networks_of_every_shape(
+def test_networks_of_every_shape_give_the_results_of_torch(
     which: str, sizes: dict[str, Any], here: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = network(request.getfixturevalue(which), here / "other", **sizes)
@@ -113,7 +113,7 @@ def test_so_are_networks_of_every_shape(
     assert max(found.encoder, found.decoder) < 1e-4
 
 
-def test_random_sequences_are_of_all_lengths_and_follow_the_rules(tiny: Path) -> None:
+def test_random_sequences_have_all_lengths_and_follow_the_grammar(tiny: Path) -> None:
     tokenizer = checkpoint.load(tiny).tokenizer
     rng = np.random.default_rng(0)
     lengths = set()
@@ -130,7 +130,7 @@ def test_random_sequences_are_of_all_lengths_and_follow_the_rules(tiny: Path) ->
     assert len(lengths) > 10
 
 
-def test_the_graphs_take_what_the_page_says(kind: str, exported: Path) -> None:
+def test_the_graphs_have_the_documented_inputs(kind: str, exported: Path) -> None:
     def names(graph: str) -> tuple[list[str], list[str]]:
         session = onnxruntime.InferenceSession(str(exported / f"{graph}.onnx"))
         return [x.name for x in session.get_inputs()], [x.name for x in session.get_outputs()]
@@ -163,13 +163,13 @@ def test_the_program_of_the_page_writes_the_same_tokens(tiny: Path, exported: Pa
 
 
 def heard(piece: Any) -> Any:
-    """What can be compared of a piece: a line, or the notes of a score."""
+    """Comparable content of a piece: a line, or the notes of a score."""
     if isinstance(piece, str):
         return piece
     return [(track.program, note.time, note.duration, note.pitch) for track in piece.tracks for note in track.notes]
 
 
-def test_it_cuts_what_does_not_end_where_the_codec_does(tiny_music: Path, tiny_text: Path, here: Path) -> None:
+def test_it_truncates_unfinished_pieces_like_the_codec(tiny_music: Path, tiny_text: Path, here: Path) -> None:
     for name, tiny in {"music": tiny_music, "text": tiny_text}.items():
         there = codec.load(network(tiny, here / name))
         export.export_model(here / name, here / f"{name}.onnx", segments=1)
@@ -185,7 +185,7 @@ def test_it_needs_no_torch(kind: str, tiny: Path, exported: Path, sources: list[
     if kind == "music" and version("huggingface_hub").startswith(("0.", "1.")):
         pytest.skip("MidiTok imports the Hub's client, which before 2.0 imports torch")
     (here / "loop.py").write_text(PROGRAM)
-    # MidiTok imports torch where there is one: there is none
+    # MidiTok imports torch if installed: it must not be
     absent = "sys.modules['torch'] = None\n" if kind == "music" else ""
     checked = "assert sys.modules.get('torch') is None, 'torch was imported'\n"
     runner = f"import runpy, sys\n{absent}runpy.run_path('loop.py', run_name='__main__')\n{checked}"
@@ -203,11 +203,11 @@ def test_it_needs_no_torch(kind: str, tiny: Path, exported: Path, sources: list[
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_tells_what_it_wrote_and_how_far_it_is(tiny_text: Path, tiny_events: Path, here: Path) -> None:
+def test_the_command_reports_its_files_and_progress(tiny_text: Path, tiny_events: Path, here: Path) -> None:
     [line] = done("export", "-m", tiny_text, "-o", "a.onnx/")
     assert " MB in a.onnx; over 64 random segments up to " in line
     assert files(here / "a.onnx") == sorted([*FILES, "README.md", "tokenizer/sentencepiece.model"])
-    [line] = done("export", "-m", tiny_events, "-o", "a.onnx", "--json")  # one export takes the place of another
+    [line] = done("export", "-m", tiny_events, "-o", "a.onnx", "--json")  # an export replaces another
     facts = json.loads(line)
     assert max(facts.pop("encoder"), facts.pop("decoder")) < 1e-4
     assert facts.pop("megabytes") < 1
@@ -216,7 +216,7 @@ def test_the_command_tells_what_it_wrote_and_how_far_it_is(tiny_text: Path, tiny
     assert sorted(path.name for path in here.iterdir()) == ["a.onnx"]
 
 
-def test_it_says_that_a_search_is_left_out(tiny_events: Path, here: Path) -> None:
+def test_it_reports_that_refinement_is_left_out(tiny_events: Path, here: Path) -> None:
     kept = checkpoint.load(tiny_events)
     refine = dataclasses.replace(kept.recipe.refine, steps=7)
     kept.recipe = dataclasses.replace(kept.recipe, refine=refine)
@@ -235,9 +235,7 @@ def test_no_other_folder_is_replaced(tiny_events: Path, here: Path) -> None:
     assert (tiny_events / "model.safetensors").exists()
 
 
-def test_a_graph_that_says_something_else_is_not_kept(
-    tiny_events: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_with_other_results_is_not_kept(tiny_events: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with _spoilt(monkeypatch, "logvar", 0.01):
         line = told_last(seqvae("export", "-m", tiny_events, "-o", "out"))
     assert "differ from torch by 0.01 (encoder)" in line
@@ -265,7 +263,7 @@ def _spoilt(monkeypatch: pytest.MonkeyPatch, output: str, by: float) -> Iterator
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_without_its_packages_it_says_how_to_get_them(
+def test_missing_packages_are_an_error_with_the_install_command(
     package: str, tiny_events: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

@@ -1,7 +1,7 @@
-"""How to add a kind of sequence, a backbone and an objective: one of each, through the loop that trains the real ones.
+"""How to add a modality, a backbone and an objective: one of each, in the training loop of the real ones.
 
-docs/extending.md leads through this file. A kind of sequence is an entry in the registry of modalities. For a backbone
-and an objective, what is patched here are the lines that an addition would change there.
+docs/extending.md explains this file. A modality is an entry in the registry of modalities. For a backbone
+and an objective, the test patches the lines that an addition would change.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ RECIPE = Recipe(
 
 
 def validations(run: Path) -> list[dict[str, Any]]:
-    """What a run said of itself each time."""
+    """The validation records of a run."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "valid"]
 
@@ -63,7 +63,7 @@ def validations(run: Path) -> list[dict[str, Any]]:
 
 
 class DnaTokenizer(NoPositionFields):
-    """A strand of DNA a line, a token a base, in segments of `max_tokens`."""
+    """Strands of DNA, one per line, with one token per base, in segments of `max_tokens`."""
 
     kind = "dna"
     overlap = 0
@@ -108,7 +108,7 @@ class DnaTokenizer(NoPositionFields):
 
 @pytest.fixture(scope="module")
 def dna() -> Iterator[Modality]:
-    """The one entry that a new kind needs; strands are lines, and take what lines have."""
+    """The registry entry of the new modality; strands are lines, with the defaults of lines."""
     entry = Modality(
         kind="dna",
         tokenizer=f"{__name__}:DnaTokenizer",
@@ -125,7 +125,7 @@ def dna() -> Iterator[Modality]:
 
 
 def strand(number: int) -> str:
-    """Two codons, each repeated: what a model has to remember is few letters."""
+    """Two codons, each repeated, so that a model has to remember few letters."""
     draw = np.random.default_rng(number)
     one, two = ("".join(draw.choice(list("ACGT"), 3)) for _ in range(2))
     return 2 * one + 2 * two
@@ -146,7 +146,7 @@ def best(dna: Modality, strands: Path) -> Path:
     return train.train_from(recipe, [strands], strands.with_name("run"), report=lambda _: None)[0]
 
 
-def test_a_kind_of_sequence(best: Path) -> None:
+def test_a_new_modality(best: Path) -> None:
     tokenizer = DnaTokenizer()
     assert tokenizer.decode_text(tokenizer.encode(strand(3) * 5)) == strand(3) * 5
     first, *_, last = validations(best.parent)
@@ -161,7 +161,7 @@ def test_a_kind_of_sequence(best: Path) -> None:
     assert done("reconstruct", held_out[0], "-m", best) == again[:1]
 
 
-def test_a_fixed_vocabulary_is_not_taken_from_the_model_to_start_from(best: Path, strands: Path) -> None:
+def test_a_fixed_vocabulary_is_not_copied_from_the_initial_model(best: Path, strands: Path) -> None:
     settings = ["train.steps=2", "train.evaluate_every=2", "train.save_every=2", "tokenizer.max_tokens=12"]
     recipe = json.loads((best / "config.json").read_text())["recipe"]
     toml = strands.with_name("dna.toml")
@@ -175,14 +175,14 @@ def test_a_fixed_vocabulary_is_not_taken_from_the_model_to_start_from(best: Path
     assert codec.load(Path(made)).tokenizer.max_tokens == 12
 
 
-def test_a_new_kind_is_evaluated_as_its_content_is(best: Path, strands: Path) -> None:
+def test_a_new_modality_is_evaluated_by_its_content(best: Path, strands: Path) -> None:
     options = ("--samples", 2, "--iw-lines", 2, "--json")
     [line] = done("evaluate", "-m", best, "--data", f"@{strands}", *options)
     assert json.loads(line)["protocol"]["lines"] == 400
     assert "is not a model of music" in told(seqvae("evaluate", "-m", best, "--data", strands, "--arrangement"), 2)
 
 
-def test_tokens_of_a_new_kind_are_shown_with_the_numbers_of_its_chunks(best: Path, strands: Path) -> None:
+def test_tokens_of_a_new_modality_are_shown_with_their_chunk_numbers(best: Path, strands: Path) -> None:
     detector = strands.with_name("detector")
     done("detect", "fit", f"@{strands}", "-m", best, "-o", detector, "--samples", 2)
     result = seqvae("detect", "score", 2 * strand(3), "--detector", detector)
@@ -190,7 +190,7 @@ def test_tokens_of_a_new_kind_are_shown_with_the_numbers_of_its_chunks(best: Pat
     assert re.findall(r"segment \d+:", result.stdout) == ["segment 1:", "segment 2:"]
 
 
-def test_the_effect_of_a_style_of_a_new_kind_is_measured(best: Path) -> None:
+def test_the_effect_of_a_style_of_a_new_modality_is_measured(best: Path) -> None:
     model = codec.load(best)
     pieces = {letter: [letter * 2 + strand(i) for i in range(200)] for letter in "AC"}
     model.styles = {name: model.fit_style(lines) for name, lines in pieces.items()}
@@ -199,7 +199,7 @@ def test_the_effect_of_a_style_of_a_new_kind_is_measured(best: Path) -> None:
     assert list(effects["A"]["C"].kept) == ["bleu"]
 
 
-def test_the_studio_has_pages_for_a_new_kind(best: Path) -> None:
+def test_the_studio_has_pages_for_a_new_modality(best: Path) -> None:
     name = str(best)
     with TestClient(application(Models([name])), HOME) as client:
         [facts] = [one for one in client.get("/api/models").json() if one["name"] == name]
@@ -218,14 +218,14 @@ def test_the_studio_has_pages_for_a_new_kind(best: Path) -> None:
 
 
 class ConvolutionReader(nn.Module):
-    """Reads a chunk by two convolutions: every token knows four neighbours on each side."""
+    """Encodes a chunk by two convolutions: every token sees four neighbours on each side."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv1d(config.width, config.width, 5, padding=2) for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`; padding must not be heard."""
+        """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`; padding must not change the result."""
         for layer in self.layers:
             heard: Tensor = layer((x * mask.unsqueeze(-1)).transpose(1, 2))
             x = x + heard.transpose(1, 2).relu()
@@ -246,7 +246,7 @@ def test_a_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert last["loss"] < 0.8 * first["loss"]
     model = codec.load(best).model
     assert isinstance(model.encoder.token_encoder, ConvolutionReader)
-    # the law that every backbone has to keep: what is padded does not change what is read
+    # an invariant of every backbone: padding does not change the result
     tokens = torch.tensor([[[9, 8, 7, EOS]]])
     padded = torch.cat([tokens, torch.zeros_like(tokens)], -1)
     short, long = (model.encode(x, torch.zeros(*x.shape, 0, dtype=torch.long)).mean for x in (tokens, padded))
@@ -254,7 +254,7 @@ def test_a_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 class GatedWriter(nn.Module):
-    """Writes a chunk by gated units (Cho et al. 2014) whose first state is told by the code."""
+    """Decodes a chunk by gated units (Cho et al. 2014) with a first state computed from the code."""
 
     batch_axis = 1  # of the state (1, N, H)
 
@@ -277,14 +277,14 @@ class GatedWriter(nn.Module):
         return self.leave(packing.pack(out)), [state]
 
 
-def test_a_backbone_that_writes(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "RecurrentHead", GatedWriter)
     best, _ = train.train_from(RECIPE, [lines], tmp_path / "run", report=lambda _: None)
     first, *_, last = validations(tmp_path / "run")
     assert last["loss"] < 0.8 * first["loss"]
     model = codec.load(best).model
     assert isinstance(model.decoder.autoregressive_head, GatedWriter)
-    # the laws: one step after the other, with rows left out on the way, gives what many at once give
+    # the invariant: single steps, with rows left out on the way, equal one pass over many
     code = model.decoder.codes(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)))[:, 0]
     inputs, fields = torch.tensor([[1, 9, 8, 7], [1, 5, 6, 7]]), torch.zeros(2, 4, 0, dtype=torch.long)
     at_once = model.decoder(code, inputs, fields, model.decoder.start(code))[0].logits().view(2, 4, -1)
@@ -296,7 +296,7 @@ def test_a_backbone_that_writes(lines: Path, tmp_path: Path, monkeypatch: pytest
         assert torch.allclose(told.logits(), at_once[rows, t], atol=1e-4)
 
 
-def test_the_page_names_what_there_is() -> None:
+def test_the_page_names_existing_code() -> None:
     page = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
     named = re.findall(r"`(\w+(?:\.\w+)+)(?:\(([\w, ]+)\))?`", page)
     checked = 0

@@ -1,4 +1,4 @@
-"""Every door takes spoilt input or refuses it in one line; and benchmarks/fuzz.py, which sends far more, finds bugs."""
+"""Every entry point accepts corrupted input or refuses it in one line; benchmarks/fuzz.py tries far more."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ import fuzz  # noqa: E402
 import fuzz_doors  # noqa: E402
 import fuzz_inputs  # noqa: E402
 
-FEW = {"musicxml", "mxl", "humdrum", "abc"}  # music21 takes its time
+FEW = {"musicxml", "mxl", "humdrum", "abc"}  # music21 is slow
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_stays() -> Iterator[None]:
-    """The doors change some settings for good, as they may in a process of their own."""
+    """Restores settings that entry points change permanently, as they may in a process of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(released, "released_folder", released.released_folder)
         patch.setattr(notation, "SECONDS", notation.SECONDS)
@@ -39,7 +39,7 @@ def nothing_stays() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", fuzz_doors.DOORS)
-def test_a_door_takes_spoilt_input_or_refuses_it_in_one_line(name: str) -> None:
+def test_an_entry_point_accepts_corrupted_input_or_refuses_it_in_one_line(name: str) -> None:
     door = fuzz_doors.DOORS[name]
     seeds = door.seeds()
     taken = sum(fuzz.attempt(door.read, seed) for seed in seeds)
@@ -56,19 +56,19 @@ def test_a_door_takes_spoilt_input_or_refuses_it_in_one_line(name: str) -> None:
 @given(st.binary(max_size=300))
 @example(b"")
 @example(b"\xff\xfe<\0?\0x\0m\0l\0")
-def test_any_bytes_are_taken_or_refused(content: bytes) -> None:
+def test_any_bytes_are_accepted_or_refused(content: bytes) -> None:
     for name in ("midi", "text", "logs", "toml", "json", "styles"):
         fuzz.attempt(fuzz_doors.DOORS[name].read, content)
 
 
 @settings(max_examples=100)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_comes_back(line: str) -> None:
+def test_any_text_is_restored(line: str) -> None:
     for name in ("text", "logs", "set"):
         fuzz.attempt(fuzz_doors.DOORS[name].read, line.encode())
 
 
-def test_an_input_follows_from_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_is_determined_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, door in fuzz_doors.DOORS.items():
         seeds = door.seeds()
         some = [fuzz.made(name, 0, i, seeds) for i in range(50, 60)]
@@ -76,7 +76,7 @@ def test_an_input_follows_from_its_number(monkeypatch: pytest.MonkeyPatch) -> No
         assert len(set(some)) > 5, name
 
 
-def test_a_refusal_is_told_from_a_bug() -> None:
+def test_a_refusal_is_distinguished_from_a_bug() -> None:
     def refuse(_: bytes) -> None:
         raise ReadError("a", "it is\nnothing", "take\nanother")
 
@@ -89,7 +89,7 @@ def test_a_refusal_is_told_from_a_bug() -> None:
         fuzz.attempt(break_, b"")
 
 
-def test_folders_come_back_from_what_they_are_packed_in() -> None:
+def test_packed_folders_are_unpacked_unchanged() -> None:
     files = {"a/b.json": b"{}", "c": bytes(300)}
     assert fuzz_inputs.unpacked(fuzz_inputs.packed(files)) == files
     assert fuzz_inputs.unpacked(b"PK\3\4") == {}
@@ -113,7 +113,7 @@ def clean(killed=None): pass
 
 
 @pytest.mark.slow
-def test_the_driver_finds_each_kind_of_bug_goes_on_and_keeps_the_input(tmp_path: Path) -> None:
+def test_the_driver_finds_each_kind_of_bug_continues_and_keeps_the_input(tmp_path: Path) -> None:
     code = (BENCHMARKS / "fuzz.py").read_text().replace("SECONDS = 10.0", "SECONDS = 0.5")
     (tmp_path / "fuzz.py").write_text(code.replace("MEMORY = 2 << 30", "MEMORY = 300 << 20"))
     (tmp_path / "fuzz_doors.py").write_text(STUB)

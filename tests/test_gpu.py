@@ -1,4 +1,4 @@
-"""On a GPU everything is as on the processor but for rounding; skipped where there is none."""
+"""Results on a GPU equal those on the processor but for rounding; skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_run_on_the_gpu_learns_and_its_checkpoint_loads_anywhere(tmp_path: Pat
     assert codec.load(best).reconstruct(LINES[0])
 
 
-def test_latents_and_log_probabilities_are_those_of_the_processor(tiny_text: Path) -> None:
+def test_latents_and_log_probabilities_equal_those_of_the_processor(tiny_text: Path) -> None:
     here, there = pair(tiny_text)
     for a, b in zip(here.encode(LINES), there.encode(LINES), strict=True):
         torch.testing.assert_close(a, b.cpu(), rtol=1e-2, atol=1e-2)
@@ -51,7 +51,7 @@ def test_latents_and_log_probabilities_are_those_of_the_processor(tiny_text: Pat
         assert two.log_prob == pytest.approx(one.log_prob, abs=0.1)  # in bf16
 
 
-def test_what_is_decoded_is_what_the_processor_decodes(tiny_text: Path, tiny_music: Path, bach: Piece) -> None:
+def test_decoded_pieces_equal_those_of_the_processor(tiny_text: Path, tiny_music: Path, bach: Piece) -> None:
     here, there = pair(tiny_text)
     z = here.encode(LINES)
     same = [a == b for a, b in zip(here.decode(z), there.decode(z), strict=True)]

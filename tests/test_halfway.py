@@ -1,4 +1,4 @@
-"""Figures of what readers of piano rolls complained of, against values computed by hand."""
+"""Figures for the faults that readers of piano rolls found, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def notes(*rows: tuple[int, int, int, int]) -> NDArray[np.int32]:
     return np.array([(*row, 80) for row in rows], np.int32).reshape(-1, 5)
 
 
-def test_splinters_are_bars_that_stand_alone(halfway: ModuleType) -> None:
+def test_splinters_are_isolated_bars(halfway: ModuleType) -> None:
     song = notes(*((48 * bar, 6, 60, 0) for bar in range(4)), (48, 6, 60, 40), (0, 6, 60, 41), (48, 6, 60, 41))
     assert halfway.splinters(song, BOUNDS) == pytest.approx(1 / 7), "of 4 + 1 + 2 bars the violin's"
     assert np.isnan(halfway.splinters(song[:0], BOUNDS))

@@ -1,4 +1,4 @@
-"""What strangers may hand over: folders and files that claim too much, lead elsewhere, or run a program when opened."""
+"""Hostile folders and files: false sizes, links to other places, and code that runs when opened."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def change(path: Path, **changes: Any) -> None:
 
 
 def tensors_file(header: Any, body: bytes = b"") -> bytes:
-    """A .safetensors file, whatever its header says."""
+    """A .safetensors file with any header."""
     told = json.dumps(header).encode()
     return struct.pack("<Q", len(told)) + told + body
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A copy of the old checkpoint, to be spoilt."""
+    """A copy of the old checkpoint, to corrupt."""
     return Path(shutil.copytree(OLD, tmp_path / "old"))
 
 
 @pytest.fixture
 def new(tmp_path: Path) -> Path:
-    """The same, written by this version."""
+    """The same checkpoint, written by this version."""
     checkpoint.save(load(OLD), tmp_path / "new")
     return tmp_path / "new"
 
 
-# --- what an earlier version wrote ------------------------------------------------------------------------------------
+# --- files of earlier versions ----------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_of_version_0_1_is_read() -> None:
@@ -74,7 +74,7 @@ def test_a_detector_of_version_0_1_is_read() -> None:
     found, settings = calibration.load(OLD / "detector")
     assert (settings.p_value, settings.samples) == (0.05, 2)
     [evidence] = anomaly.examine(codec.load(OLD), LINES[:1], settings.samples, settings.seed)
-    assert found.score == "fisher"  # its name since another combination has taken the name combined
+    assert found.score == "fisher"  # its name since another combination is called combined
     assert found.scores(evidence)["fisher"] == pytest.approx(-3.167, abs=0.02)
 
 
@@ -89,42 +89,42 @@ def test_shards_of_version_0_1_are_read() -> None:
 
 
 @pytest.mark.parametrize("file", ["config.json", "detector/detector.json"])
-def test_a_newer_format_is_refused_with_words(old: Path, file: str) -> None:
+def test_a_newer_format_is_refused_with_a_message(old: Path, file: str) -> None:
     change(old / file, format=2 if file == "config.json" else 3)
     read = load if file == "config.json" else lambda folder: calibration.load(folder / "detector")
     told = one_line(lambda: read(old))
     assert "format 2" in told or "another version" in told
 
 
-def test_newer_shards_are_refused_with_words(old: Path) -> None:
+def test_newer_shards_are_refused_with_a_message(old: Path) -> None:
     change(old / "data" / "index.json", version=3)
     assert "version 3, and this seqvae reads 1 and 2" in one_line(lambda: TokenData(old / "data"), ReadError)
 
 
-# --- sums -------------------------------------------------------------------------------------------------------------
+# --- checksums --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "styles.safetensors", "tokenizer/tokenizer.json"])
-def test_a_file_that_was_altered_is_told(new: Path, file: str) -> None:
+def test_an_altered_file_is_reported(new: Path, file: str) -> None:
     content = bytearray((new / file).read_bytes())
     content[-4] ^= 1
     (new / file).write_bytes(content)
     assert f"{file} is not the file that was saved" in one_line(lambda: load(new))
 
 
-def test_a_file_with_a_sum_must_be_there(new: Path) -> None:
+def test_a_file_with_a_checksum_must_exist(new: Path) -> None:
     (new / "styles.safetensors").unlink()
     assert "styles.safetensors" in one_line(lambda: load(new))
 
 
-def test_what_people_write_in_has_no_sum(new: Path) -> None:
+def test_files_for_users_to_edit_have_no_checksum(new: Path) -> None:
     (new / "README.md").write_text("mine")
     (new / "metrics.json").write_text("{}")
     assert load(new).card == "mine"
 
 
 @pytest.mark.parametrize("sums", [3, [1], {"../../secret": "0"}, {"model.safetensors": 5}, {"nothing": "0"}, None])
-def test_sums_that_are_none_are_an_error_in_one_line(new: Path, sums: Any) -> None:
+def test_invalid_checksums_are_an_error_in_one_line(new: Path, sums: Any) -> None:
     change(new / "config.json", sha256=sums)
     one_line(lambda: load(new))
 
@@ -148,7 +148,7 @@ HEADERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", HEADERS)
-def test_a_header_that_claims_what_is_not_there_is_refused(old: Path, what: str) -> None:
+def test_a_header_with_a_false_size_is_refused(old: Path, what: str) -> None:
     for path in (old / "model.safetensors", old / "styles.safetensors"):
         path.write_bytes(tensors_file(HEADERS[what], bytes(16)))
         assert str(path) in one_line(lambda path=path: load_tensors(path))  # type: ignore[misc]
@@ -165,7 +165,7 @@ def test_a_header_longer_than_its_file_is_refused(old: Path, length: int) -> Non
     "sizes",
     [{"width": 2**17}, {"latent": HUGE}, {"hidden": 2**17}, {"layers": HUGE}, {"chunks": HUGE}, {"width": 2**62}],
 )
-def test_a_model_far_larger_than_its_weights_is_refused_before_it_is_made(
+def test_a_model_far_larger_than_its_weights_is_refused_before_allocation(
     old: Path, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was asked for"))
@@ -182,14 +182,14 @@ def test_a_vocabulary_far_larger_than_its_weights_is_refused(old: Path, monkeypa
     assert "the settings need at least" in one_line(lambda: load(old))
 
 
-def test_weights_of_whole_numbers_are_refused(old: Path) -> None:
+def test_integer_weights_are_refused(old: Path) -> None:
     path = old / "model.safetensors"
     save_file({name: tensor.to(torch.int64) for name, tensor in load_file(path).items()}, path)
     assert "weights of type I64" in one_line(lambda: load(old))
 
 
 @pytest.mark.parametrize("steps", [12 * 10**9, 480])
-def test_a_grid_without_bounds_is_refused(tmp_path: Path, steps: int) -> None:
+def test_an_unbounded_grid_is_refused(tmp_path: Path, steps: int) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"kind": "midi", "max_steps": steps}))
     from seqvae.modality import load_tokenizer
 
@@ -202,8 +202,8 @@ def write_styles(path: Path, mean: Any, factors: Any, variances: Any) -> Path:
     return path
 
 
-def test_a_small_file_cannot_ask_for_a_huge_covariance(tmp_path: Path) -> None:
-    """A million variances are 4 MB, and their covariance, which is never kept, four thousand times a GB."""
+def test_a_small_file_cannot_request_a_huge_covariance(tmp_path: Path) -> None:
+    """A million variances are 4 MB; their covariance, which is never stored, would be 4,000 GB."""
     n = 1_000_000
     path = write_styles(tmp_path / "a.styles", torch.zeros(n), torch.zeros(n, 0), torch.ones(n))
     assert "too large" in one_line(lambda: styles_file.load(path), StyleError)
@@ -220,29 +220,29 @@ def test_a_small_file_cannot_ask_for_a_huge_covariance(tmp_path: Path) -> None:
         (torch.zeros(4), torch.zeros(4, 2, 3), torch.ones(4)),
     ],
 )
-def test_styles_that_are_no_gaussians_are_refused(tmp_path: Path, mean: Any, factors: Any, variances: Any) -> None:
+def test_invalid_gaussians_are_refused(tmp_path: Path, mean: Any, factors: Any, variances: Any) -> None:
     path = write_styles(tmp_path / "a.styles", mean, factors, variances)
     assert str(path) in one_line(lambda: styles_file.load(path), StyleError)
 
 
-def test_a_style_without_any_spread_moves_nothing_but_breaks_nothing(tmp_path: Path) -> None:
+def test_a_style_without_variance_is_harmless(tmp_path: Path) -> None:
     path = write_styles(tmp_path / "a.styles", torch.zeros(4), torch.zeros(4, 1), torch.zeros(4))
     point = styles_file.load(path)["a"]
     z = torch.ones(2, 4)
     assert torch.equal(translation.translate(point, point, 0.5, "discriminant")(z), z)
 
 
-def test_a_checkpoint_whose_styles_are_of_another_space_is_refused(old: Path) -> None:
+def test_a_checkpoint_with_styles_of_another_latent_space_is_refused(old: Path) -> None:
     write_styles(old / "styles.safetensors", torch.zeros(9), torch.zeros(9, 1), torch.ones(9))
     assert "9 dimensions, the model 4" in one_line(lambda: codec.load(old), SeqVAEError)
 
 
-# --- nothing outside of the folder ------------------------------------------------------------------------------------
+# --- links out of the folder ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", [*checkpoint.FILES, "detector/detector.json", "detector/calibration.safetensors"])
 @pytest.mark.parametrize("target", ["elsewhere", "/dev/zero", "itself"])
-def test_a_link_that_leads_out_is_refused(old: Path, file: str, target: str) -> None:
+def test_a_link_out_of_the_folder_is_refused(old: Path, file: str, target: str) -> None:
     path = old / file
     if path.exists():
         path.rename(old.parent / "elsewhere")
@@ -283,7 +283,7 @@ def test_a_pipe_is_not_waited_for(old: Path, file: str) -> None:
 
 
 class Trap:
-    """Says so where it is opened."""
+    """Leaves a file as a trace when unpickled."""
 
     def __init__(self, sprung: Path) -> None:
         self.sprung = sprung
@@ -306,7 +306,7 @@ def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_pickle_given_for_anything_is_refused_with_the_reason(trap: Path, old: Path) -> None:
+def test_a_pickle_in_place_of_any_file_is_refused_with_the_reason(trap: Path, old: Path) -> None:
     in_a_folder = Path(shutil.copytree(old, old.with_name("with a pickle")))
     (in_a_folder / "model.safetensors").unlink()
     shutil.copy(trap, in_a_folder / "pytorch_model.bin")
@@ -324,7 +324,7 @@ def test_a_pickle_given_for_anything_is_refused_with_the_reason(trap: Path, old:
     assert not (old.parent / "sprung").exists()
 
 
-def test_no_array_of_objects_is_opened(old: Path) -> None:
+def test_object_arrays_are_not_opened(old: Path) -> None:
     path = old / "data" / "shard-00000.tokens.npy"
     np.save(path, np.array([Trap(old.parent / "sprung")], object), allow_pickle=True)
     one_line(lambda: TokenData(old / "data"), ReadError)
@@ -339,7 +339,7 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     "file", ["config.json", "metrics.json", "tokenizer/tokenizer.json", "detector/detector.json", "styles.safetensors"]
 )
-def test_json_without_a_bottom_is_refused(old: Path, file: str) -> None:
+def test_endlessly_nested_json_is_refused(old: Path, file: str) -> None:
     content = struct.pack("<Q", len(DEEP)) + DEEP.encode() if file.endswith("tensors") else DEEP.encode()
     (old / file).write_bytes(content)
     one_line(lambda: calibration.load(old / "detector") if file.startswith("detector") else load(old))
@@ -348,7 +348,7 @@ def test_json_without_a_bottom_is_refused(old: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.toml"])
-def test_a_recipe_without_a_bottom_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_endlessly_nested_recipe_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("a = " * name.endswith("toml") + DEEP)
     assert "nested too deeply" in one_line(lambda: load_recipe(tmp_path / name), ConfigError)
 
@@ -358,9 +358,9 @@ def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
     assert "out of range" in one_line(lambda: load_recipe(tmp_path / "r.json"), ConfigError)
 
 
-def test_settings_that_are_too_large_are_not_read_to_their_end(old: Path) -> None:
+def test_too_large_settings_are_not_read_completely(old: Path) -> None:
     with (old / "config.json").open("r+b") as file:
-        file.truncate(10**12)  # a hole: it takes no room
+        file.truncate(10**12)  # a sparse file: it takes no disk space
     assert f"more than {config.MOST >> 20} MB" in one_line(lambda: load(old))
 
 
@@ -371,7 +371,7 @@ def test_a_long_value_does_not_make_a_long_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", ['"x"', "3", "[]", '{"__metadata__": 3}'])
-def test_a_header_that_is_no_table_is_refused_by_the_list_of_models(old: Path, header: str) -> None:
+def test_a_header_other_than_an_object_is_refused_by_the_list_of_models(old: Path, header: str) -> None:
     (old / "styles.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode())
     one_line(lambda: released.facts(old))
 
@@ -381,7 +381,7 @@ def test_a_header_that_is_no_table_is_refused_by_the_list_of_models(old: Path, h
     [{"p_value": 10**30}, {"p_value": -1}, {"samples": 10**12}, {"samples": 0}, {"samples": 2.5}, {"p_value": "x"}],
 )
 def test_a_detector_of_impossible_settings_is_refused(old: Path, facts: dict[str, Any]) -> None:
-    """The threshold of a p-value of 10^30 was looked for without an end."""
+    """The search for the threshold of a p-value of 10^30 was endless."""
     change(old / "detector" / "detector.json", threshold=None, **facts)
     one_line(lambda: calibration.load(old / "detector"))
 
@@ -434,6 +434,6 @@ SHARDS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("what", SHARDS)
-def test_shards_that_do_not_belong_together_are_refused(old: Path, what: str) -> None:
+def test_inconsistent_shards_are_refused(old: Path, what: str) -> None:
     SHARDS[what](old)
     assert str(old) in one_line(lambda: TokenData(old / "data"), ReadError)

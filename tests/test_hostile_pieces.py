@@ -1,4 +1,4 @@
-"""Music and lines from strangers: archives, entities and numbers that would fill a memory or never end."""
+"""Hostile music and lines: archives, entities and numbers that exhaust memory or time."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def zipped(path: Path, **files: bytes) -> Path:
 
 
 @pytest.mark.parametrize("given", ["file", "bytes"])
-def test_an_archive_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path, given: str) -> None:
+def test_a_decompression_bomb_is_not_unpacked(tmp_path: Path, given: str) -> None:
     bomb = zipped(tmp_path / "a.mxl", score=b" " * (midi.MAX_BYTES + 1))
     assert bomb.stat().st_size < 100_000
     source: Any = bomb if given == "file" else bomb.read_bytes()
     assert "more than 32 MB" in one_line(lambda: midi.read(source), ReadError)
 
 
-def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
+def test_paths_in_an_archive_are_not_followed(tmp_path: Path) -> None:
     bomb = tmp_path / "a.mxl"
     with zipfile.ZipFile(bomb, "w") as archive:
         archive.writestr("../../../evil.xml", b"<score-partwise/>")
@@ -74,19 +74,19 @@ ABC = 'X:20240101\nT:Tune 1234567\nM:4/4\nL:1/8\nQ:1/4=120\nK:G\n%123456\n"^1234
 
 
 @pytest.mark.parametrize("what", ["d2147483648", "z99999", "[M:65536/8] d", "d\nM:65536/8\nd", "d\nQ:1/4=99999"])
-def test_a_length_that_would_fill_the_memory_with_bars_is_refused(tmp_path: Path, what: str) -> None:
+def test_a_length_with_too_many_bars_for_memory_is_refused(tmp_path: Path, what: str) -> None:
     path = tmp_path / "a.abc"
     path.write_text(ABC.format(what))
     assert "a number of five digits" in one_line(lambda: midi.read(path), ReadError)
 
 
-def test_numbers_in_words_of_a_tune_are_no_lengths(tmp_path: Path) -> None:
+def test_numbers_in_the_words_of_a_tune_are_not_lengths(tmp_path: Path) -> None:
     (tmp_path / "a.abc").write_text(ABC.format("d4"))
     assert len(midi.read(tmp_path / "a.abc").notes) == 5
 
 
-def test_a_score_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """music21 goes round the circle of fifths once for each sharp of a key."""
+def test_an_endless_score_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """music21 steps through the circle of fifths for each sharp of a key."""
     monkeypatch.setattr(notation, "SECONDS", 0.5)
     score = (
         "<?xml version='1.0'?><score-partwise><part-list><score-part id='P1'><part-name>x</part-name></score-part>"
@@ -114,7 +114,7 @@ def test_music_from_a_device_is_refused(tmp_path: Path) -> None:
     assert "no plain file" in one_line(lambda: midi.read(tmp_path / "a.mid"), ReadError)
 
 
-def test_a_line_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+def test_an_endlessly_unpacking_line_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"first\n" + b" " * (text.LONGEST + 1)))
     lines = text.read_lines(path)
@@ -122,13 +122,13 @@ def test_a_line_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
     assert "a line of more than 16 MB" in one_line(lambda: next(lines), ReadError)
 
 
-def test_a_line_as_long_as_may_be_is_read() -> None:
+def test_a_line_of_the_maximal_length_is_read() -> None:
     line = b"x" * (text.LONGEST - 1) + b"\n"
     assert [len(found) for found in text.read_lines(io.BytesIO(line + b"y"))] == [text.LONGEST - 1, 1]
 
 
-def test_a_line_of_millions_of_letters_is_spelled_in_seconds_and_little_memory() -> None:
-    """Of one word, which is where all is slowest: ten million took 15 s, and 3 GB as three bytes each."""
+def test_a_line_of_millions_of_letters_is_tokenized_in_seconds_and_little_memory() -> None:
+    """One word is the slowest case: ten million letters took 15 s, and 3 GB at three bytes each."""
     tokenizer = TextTokenizer.train(["a few words to learn from"], 300, max_tokens=24)
     line = "\ufffd" * 3_000_000
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -140,7 +140,7 @@ def test_a_line_of_millions_of_letters_is_spelled_in_seconds_and_little_memory()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 500 << 10
 
 
-def test_a_long_line_has_the_same_tokens_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_line_tokenized_in_parts_has_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = TextTokenizer.train(["a few words to learn from"], 300, max_tokens=24)
     line = " ".join(["few words to learn"] * 20)
     [whole] = tokenizer.encode_all([line])
@@ -151,8 +151,8 @@ def test_a_long_line_has_the_same_tokens_in_parts(monkeypatch: pytest.MonkeyPatc
     assert (tokenizer.decode_text(first), tokenizer.decode_text(last)) == ("a few", "")
 
 
-def test_a_debugger_may_follow_the_reading_of_a_score(tmp_path: Path) -> None:
-    """What ends a score that takes too long, taken back in vain, had tracing go round in one place for ever."""
+def test_a_score_can_be_read_under_a_debugger(tmp_path: Path) -> None:
+    """Restoring the trace function in vain, after the time limit of a score, made tracing loop for ever."""
     score = tmp_path / "a.abc"
     score.write_text("X:1\nT:a\nM:4/4\nL:1/4\nK:C\nCDEF|\n")
     script = (

@@ -1,4 +1,4 @@
-"""What is saved is what is loaded, for all that lies in files. Spelling and notes are tested with their kinds."""
+"""Loading restores the saved objects, for all file formats. Tokens and notes are tested with their modalities."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def folder() -> Iterator[Path]:
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    """Of any type and shape, any bits: infinity and NaN too."""
+    """Tensors of any type and shape with any bits, infinity and NaN too."""
     dtype, shape = draw(st.sampled_from(DTYPES)), draw(st.lists(st.integers(0, 4), max_size=3))
     made = torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))) * 1e4
     if made.numel():
@@ -68,11 +68,11 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 @given(
-    # a file of no tensors is one that the library itself cannot always read
+    # the library cannot always read a file without tensors
     st.dictionaries(TEXT.filter(lambda name: name != "__metadata__"), tensors(), min_size=1, max_size=4),
     st.dictionaries(TEXT, TEXT, max_size=4),
 )
-def test_tensors_and_what_is_said_of_them(some: dict[str, Tensor], about: dict[str, str]) -> None:
+def test_tensors_and_their_metadata(some: dict[str, Tensor], about: dict[str, str]) -> None:
     with folder() as place:
         save_tensors(some, about, place / "a.safetensors")
         again, told = load_tensors(place / "a.safetensors")
@@ -101,7 +101,7 @@ def test_pieces_in_shards(pieces: list[list[list[int]]], seed: int) -> None:
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    """Any numbers and switches in place of the defaults; what is chosen by name, and what must fit, stays."""
+    """Any numbers and flags in place of the defaults; named choices and dependent settings stay."""
 
     def changed(some: object, fixed: set[str]) -> dict[str, object]:
         kinds = {
@@ -125,7 +125,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 
 @given(recipes())
-def test_a_recipe_and_the_values_it_is_written_as(recipe: Recipe) -> None:
+def test_a_recipe_and_its_serialised_values(recipe: Recipe) -> None:
     assert from_dict(Recipe, to_dict(recipe), "there and back") == recipe
 
 
@@ -202,7 +202,7 @@ def test_a_checkpoint(chunks: int, latent: int, width: int, seed: int) -> None:
     old, new = kept.model.state_dict(), again.model.state_dict()
     assert old.keys() == new.keys()
     assert all(torch.allclose(new[name].float(), old[name].float(), rtol=2**-10, atol=1e-7) for name in old)
-    # weights are kept in half precision: what is loaded is kept to the bit
+    # weights are stored in half precision: loaded weights are stored exactly
     with folder() as place:
         checkpoint.save(again, place / "any")
         third = checkpoint.load(place / "any").model.state_dict()

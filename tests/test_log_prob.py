@@ -1,4 +1,4 @@
-"""Reconstruction probability: what a piece is worth to a model, whatever its company."""
+"""Reconstruction log-probability of a piece, whatever the other pieces."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from seqvae.nn.posterior import Posterior
 
 @pytest.mark.bf16
 @pytest.mark.parametrize("half", [False, pytest.param(True, marks=needs_bf16)], ids=["fp32", "bf16"])
-def test_log_probabilities_are_nats_of_the_tokens(
+def test_the_log_probability_is_the_negative_cross_entropy_of_the_tokens(
     small: Codec, song: Piece, half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sharp(self: Codec, segments: Any) -> Posterior:
-        """The posterior without its spread, so that every draw is the mean."""
+        """The posterior without variance, so that every sample is the mean."""
         mean = self.model.encode(*self.tensors(segments)).mean.detach()
         return Posterior(mean, torch.full_like(mean, -40.0))
 
@@ -63,7 +63,7 @@ def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> No
     ]
 
 
-def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_uses_few_tensor_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     shapes: set[torch.Size] = set()
     monkeypatch.setattr(inference, "multiplies_bf16", lambda device: False)
@@ -100,7 +100,7 @@ def test_scoring_meets_few_shapes(small: Codec, monkeypatch: pytest.MonkeyPatch)
     assert evened < len(shapes) / 2
 
 
-def test_company_and_batches_do_not_change_a_log_probability(
+def test_other_pieces_and_batches_do_not_change_a_log_probability(
     small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = replace(small, exact=True)
@@ -112,7 +112,7 @@ def test_company_and_batches_do_not_change_a_log_probability(
     assert exact.log_prob([song], samples=4, seed=2)[0] == together[0]
 
 
-def test_more_draws_come_nearer_to_each_other(small: Codec) -> None:
+def test_estimates_of_more_draws_vary_less(small: Codec) -> None:
     def spread(samples: int) -> float:
         return float(np.std([small.log_prob([groove(0)], samples=samples, seed=seed)[0] for seed in range(6)]))
 

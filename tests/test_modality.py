@@ -1,4 +1,4 @@
-"""The door: what a recipe asks for is made, what was saved is loaded, and all else is an error in one line."""
+"""Modalities: tokenizers made from recipes, loaded from folders, and errors in one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def text() -> Tokenizer:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_made_and_has_the_common_parts(kind: str) -> None:
+def test_every_modality_is_made_with_the_common_interface(kind: str) -> None:
     made = make(TokenizerConfig(kind=kind, vocab_size=300), lambda: LINES)
     assert made.kind == kind
     assert made.binding_depth.shape == (made.vocab_size,)
@@ -45,12 +45,12 @@ def test_every_kind_is_made_and_has_the_common_parts(kind: str) -> None:
     assert grammar.advance(state, np.full(4, 2, np.int32)).shape == state.shape
 
 
-def test_an_unknown_kind_of_a_recipe_names_those_known() -> None:
+def test_an_unknown_modality_of_a_recipe_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="midi, text, events"):
         make(TokenizerConfig(kind="smoke"), lambda: LINES)
 
 
-def test_music_asks_for_no_pieces() -> None:
+def test_a_music_tokenizer_reads_no_pieces() -> None:
     def pieces() -> Iterator[str]:
         raise AssertionError("asked for pieces")
 
@@ -59,7 +59,7 @@ def test_music_asks_for_no_pieces() -> None:
     assert (made.max_steps, made.common_key) == (96, True)
 
 
-def test_text_is_learned_as_the_settings_say(text: Tokenizer) -> None:
+def test_a_text_tokenizer_is_learned_with_the_settings(text: Tokenizer) -> None:
     assert isinstance(text, TextTokenizer)
     assert text.max_tokens == 32
     assert text.vocab_size <= 300
@@ -68,7 +68,7 @@ def test_text_is_learned_as_the_settings_say(text: Tokenizer) -> None:
     assert unigram.model != text.model
 
 
-def test_events_are_learned_as_the_settings_say() -> None:
+def test_an_event_tokenizer_is_learned_with_the_settings() -> None:
     events = make(TokenizerConfig(kind="events", vocab_size=7, max_tokens=9, overlap=2), lambda: [*LINES, *LINES])
     assert isinstance(events, EventTokenizer)
     assert (events.window, events.overlap, events.vocab_size) == (9, 2, 7)
@@ -88,7 +88,7 @@ def test_text_without_lines_is_an_error() -> None:
         make(TokenizerConfig(kind="text"), lambda: [])
 
 
-def test_music_that_is_saved_is_loaded(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
+def test_a_saved_music_tokenizer_is_loaded(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "tokenizer")
     again = load_tokenizer(tmp_path / "tokenizer")
     assert isinstance(again, MidiTokenizer)
@@ -96,7 +96,7 @@ def test_music_that_is_saved_is_loaded(tokenizer: MidiTokenizer, tmp_path: Path)
     assert again.field_sizes == tokenizer.field_sizes
 
 
-def test_text_that_is_saved_is_loaded(text: Tokenizer, tmp_path: Path) -> None:
+def test_a_saved_text_tokenizer_is_loaded(text: Tokenizer, tmp_path: Path) -> None:
     assert isinstance(text, TextTokenizer)
     text.save(tmp_path / "tokenizer")
     again = load_tokenizer(tmp_path / "tokenizer")
@@ -106,7 +106,7 @@ def test_text_that_is_saved_is_loaded(text: Tokenizer, tmp_path: Path) -> None:
         assert [chunk.tolist() for chunk in again.encode(line)] == [chunk.tolist() for chunk in text.encode(line)]
 
 
-def test_events_that_are_saved_are_loaded(tmp_path: Path) -> None:
+def test_a_saved_event_tokenizer_is_loaded(tmp_path: Path) -> None:
     events = make(TokenizerConfig(kind="events", max_tokens=5, overlap=2), lambda: LINES)
     assert isinstance(events, EventTokenizer)
     events.save(tmp_path / "tokenizer")
@@ -126,7 +126,7 @@ def test_a_folder_without_a_tokenizer_is_an_error_in_one_line(tmp_path: Path, te
     assert "tokenizer.json" in str(caught.value)
 
 
-def test_an_unknown_kind_names_those_known(tmp_path: Path) -> None:
+def test_an_unknown_modality_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"kind": "smoke"}')
     with pytest.raises(CheckpointError, match="smoke") as caught:
         load_tokenizer(tmp_path)
@@ -134,7 +134,7 @@ def test_an_unknown_kind_names_those_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [12, 6])
-def test_music_of_an_earlier_version_is_on_the_grid_that_is_left(tmp_path: Path, steps: int) -> None:
+def test_music_of_an_earlier_version_uses_the_remaining_grid(tmp_path: Path, steps: int) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"kind": "midi", "steps_per_beat": steps, "max_steps": 48}))
     if steps == 12:
         assert load_tokenizer(tmp_path).vocab_size == MidiTokenizer().vocab_size

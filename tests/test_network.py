@@ -1,4 +1,4 @@
-"""No command asks the network, but for a model on the Hub that was named.
+"""No command uses the network, except for a named model on the Hub.
 
 Each runs in processes of which none, workers among them, may connect or look up a name, except on this machine. What
 native code does by itself is not seen: Python's own sockets are what is watched.
@@ -59,7 +59,7 @@ for call in json.loads(sys.argv[1]):
 
 @dataclass(frozen=True)
 class Watch:
-    """Where calls run, and what they ask for."""
+    """A place to run calls with a record of their network requests."""
 
     folder: Path
     environment: dict[str, str]
@@ -70,7 +70,7 @@ class Watch:
         return [line.removeprefix(f"{word} ") for line in lines if line.startswith(word)]
 
     def run(self, *calls: str) -> subprocess.CompletedProcess[str]:
-        """Commands, one after the other in one process; the first that fails ends it."""
+        """Run commands one after the other in one process, until one fails."""
         command = [sys.executable, "-c", CALLS, json.dumps([call.split() for call in calls])]
         return subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
@@ -81,7 +81,7 @@ class Watch:
 def watch(here: Path, tmp_path: Path) -> Watch:
     (tmp_path / "guard").mkdir()
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
-    # online for all that the Hub's client knows
+    # the Hub's client is not in offline mode
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     root = str(Path(__file__).parent.parent)
     environment |= {
@@ -92,8 +92,8 @@ def watch(here: Path, tmp_path: Path) -> Watch:
     return Watch(here, environment, tmp_path / "notes")
 
 
-def test_the_watch_sees_who_asks(watch: Watch) -> None:
-    """The Hub's client, for a name of the Hub: one line, and no answer without the network."""
+def test_the_watch_records_a_network_request(watch: Watch) -> None:
+    """The Hub's client with a Hub name: one line, and no result without the network."""
     result = watch.run("models", "style list -m nobody/nothing")
     assert "nobody/nothing: no such folder, and not available from the Hub" in result.stderr
     assert watch.told("asked")
@@ -106,7 +106,7 @@ def check(watch: Watch, *calls: str) -> None:
     assert watch.told("watched")
 
 
-def test_commands_on_music_ask_nobody(watch: Watch, tiny_music: Path) -> None:
+def test_commands_on_music_use_no_network(watch: Watch, tiny_music: Path) -> None:
     for i in range(6):
         song(watch.folder / "songs" / ("calm", "wild")[i % 2] / f"{i}.mid", i)
     check(
@@ -128,7 +128,7 @@ def test_commands_on_music_ask_nobody(watch: Watch, tiny_music: Path) -> None:
     assert len(watch.told("watched")) > 1, "files are read, and sound is made, in processes of their own"
 
 
-def test_commands_on_sentences_ask_nobody(watch: Watch, tiny_text: Path) -> None:
+def test_commands_on_sentences_use_no_network(watch: Watch, tiny_text: Path) -> None:
     (watch.folder / "a.txt").write_text("".join(f"{line}\n" for line in SENTENCES))
     check(
         watch,
@@ -145,7 +145,7 @@ def test_commands_on_sentences_ask_nobody(watch: Watch, tiny_text: Path) -> None
     )
 
 
-def test_commands_on_logs_ask_nobody(watch: Watch, tiny_events: Path) -> None:
+def test_commands_on_logs_use_no_network(watch: Watch, tiny_events: Path) -> None:
     (watch.folder / "a.txt").write_text("".join(f"{line}\n" for line in SESSIONS[:60]))
     check(
         watch,
@@ -154,7 +154,7 @@ def test_commands_on_logs_ask_nobody(watch: Watch, tiny_events: Path) -> None:
     )
 
 
-def test_the_studio_asks_nobody(watch: Watch, tiny_text: Path) -> None:
+def test_the_studio_uses_no_network(watch: Watch, tiny_text: Path) -> None:
     command = [sys.executable, "-m", "seqvae", "studio", str(tiny_text), "--port", "0"]
     with subprocess.Popen(
         command, cwd=watch.folder, env=watch.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

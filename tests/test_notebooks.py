@@ -1,4 +1,4 @@
-"""The notebooks are run as a reader would run them, each in an empty folder, and are kept without what they print."""
+"""The notebooks run as for a reader, each in an empty folder, and are stored without output."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_they_are_numbered_and_listed() -> None:
 
 
 @notebook
-def test_every_call_is_explained_before_it(path: Path) -> None:
+def test_every_call_has_an_explanation_before_it(path: Path) -> None:
     cells = opened(path).cells
     assert [cell.cell_type for cell in cells] == ["markdown", "code"] * (len(cells) // 2) + ["markdown"]
 
 
 @notebook
-def test_what_is_kept_are_cells_alone(path: Path) -> None:
+def test_notebooks_are_stored_without_output(path: Path) -> None:
     kept = opened(path)
     nbformat.validate(kept)
     code = [cell for cell in kept.cells if cell.cell_type == "code"]
@@ -45,9 +45,9 @@ def test_what_is_kept_are_cells_alone(path: Path) -> None:
 
 @pytest.mark.slow
 @notebook
-def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="the extra `notebooks` is not installed")
-    for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):  # who asks the network finds nobody
+    for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):  # without network access
         monkeypatch.setitem(os.environ, scheme, "http://127.0.0.1:9")
     run = opened(path)
     nbclient.NotebookClient(run, timeout=SECONDS, resources={"metadata": {"path": str(tmp_path)}}).execute()

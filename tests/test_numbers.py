@@ -1,6 +1,6 @@
-"""Numbers that are none, and sizes at their ends: training stops before they spoil anything, and public calls refuse.
+"""NaN, infinity and extreme sizes: training stops before they do damage, and public calls refuse them.
 
-This file is also what two processes are started with: `python tests/test_numbers.py FOLDER`, RANK and the like set.
+Two processes also run this file as a script: `python tests/test_numbers.py FOLDER`, with RANK and the like set.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def go(folder: Path, out: Path, recipe: Recipe = RECIPE, resume: bool = False) -
 
 
 def saved(out: Path) -> int:
-    """The step of the last state, all of whose tensors must be finite."""
+    """The step of the last saved state; asserts that its tensors are finite."""
     tensors, about = checkpoint.load_tensors(out / "state.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     step: int = json.loads(about["progress"])["step"]
@@ -85,7 +85,7 @@ def saved(out: Path) -> int:
 def test_the_batch_is_named_with_its_pieces(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    """One sentence spoils the loss: the batch that is named holds it."""
+    """One sentence makes the loss NaN: the named batch contains it."""
     data, tokenizer = TokenData(folder / "data"), load_tokenizer(folder / "data" / "tokenizer")
     held = Run(RECIPE, data, tokenizer, tmp_path / "never", print).batches
     rows = [rows.tolist() for rows, _ in held.epoch(0)]
@@ -117,14 +117,14 @@ def test_the_batch_is_named_with_its_pieces(
     assert saved(tmp_path / "run") == 8
 
 
-def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(
+def test_nan_weights_are_not_saved_over_finite_ones(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Run.step
 
     def spoiled(self: Run, tokens: Any) -> objective.Loss:
         result = step(self, tokens)
-        if self.progress.step == 6:  # a finite gradient, and a step that was too far
+        if self.progress.step == 6:  # a finite gradient, and a step that is too large
             with torch.no_grad():
                 next(iter(self.model.parameters())).fill_(math.inf)
         return result
@@ -165,7 +165,7 @@ def test_bf16_is_refused_where_the_processor_cannot(
     assert saved(go(folder, tmp_path / "auto", changed(precision="auto")).parent) == 8
 
 
-def test_large_weights_are_kept_where_half_precision_overflows(tiny_text: Path, tmp_path: Path) -> None:
+def test_large_weights_are_stored_without_overflow_of_half_precision(tiny_text: Path, tmp_path: Path) -> None:
     kept = checkpoint.load(tiny_text)
     name, weight = next((n, w) for n, w in kept.model.named_parameters() if w.ndim == 2)
     with torch.no_grad():
@@ -180,7 +180,7 @@ def test_large_weights_are_kept_where_half_precision_overflows(tiny_text: Path, 
 def test_batches_of_one_and_the_shortest_pieces(
     tmp_path: Path, kind: str, make_piece: MakePiece, tokenizer: MidiTokenizer
 ) -> None:
-    """Half of the pieces have one token beside the end, and every batch has one segment."""
+    """Half of the pieces have one token before EOS, and every batch has one segment."""
     pieces: list[tuple[str, str, Any]]
     if kind == "midi":
         note = make_piece([[0, 12, 60, 0, 80]], [0, 48])
@@ -201,7 +201,7 @@ def test_batches_of_one_and_the_shortest_pieces(
     assert saved(tmp_path / "run") == 30
 
 
-def test_empty_pieces_alone_are_nothing_to_train_on(tmp_path: Path) -> None:
+def test_empty_pieces_alone_are_refused_by_training(tmp_path: Path) -> None:
     tokenizer = EventTokenizer.train(SENTENCES, 40)
     data = shards.tokenize(RECIPE, [("s", f"line {i}", "") for i in range(60)], tokenizer, tmp_path / "data")
     recipe = replace(RECIPE, tokenizer=TokenizerConfig(kind="events"))
@@ -242,7 +242,7 @@ def test_weights_of_another_vocabulary_of_the_same_size_are_refused(folder: Path
             train.train(RECIPE, data, other, tmp_path / "new", resume=False, start=best, report=lambda _: None)
 
 
-def test_a_checkpoint_with_another_tokenizer_is_refused_in_words(tiny_text: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_another_tokenizer_is_refused_with_a_message(tiny_text: Path, tmp_path: Path) -> None:
     kept = checkpoint.load(tiny_text)
     kept.tokenizer = TextTokenizer.train(["a few other words"], 290)
     checkpoint.save(kept, tmp_path / "mixed")
@@ -252,7 +252,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused_in_words(tiny_text: Path
 
 
 @pytest.mark.parametrize("breakage", ["recipe", "progress", "weight", "shape", "random"])
-def test_a_state_with_something_missing_is_one_line(folder: Path, tmp_path: Path, breakage: str) -> None:
+def test_an_incomplete_state_is_a_one_line_error(folder: Path, tmp_path: Path, breakage: str) -> None:
     go(folder, tmp_path, changed(steps=2))
     tensors, about = checkpoint.load_tensors(tmp_path / "state.safetensors")
     name = next(name for name in tensors if name.startswith("model."))
@@ -279,7 +279,7 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 def extremes(codec: Codec, make_piece: MakePiece) -> list[Any]:
-    """Nothing, one token, and far more than a segment holds."""
+    """Pieces without tokens, with one token, and with far more than a segment."""
     if codec.tokenizer.kind == "midi":
         many = [[t, 1, p, i, 80] for t in range(0, 96, 2) for p in range(30, 100, 5) for i in range(3)]
         one = [[0, 1, 60, 0, 80]]
@@ -291,7 +291,7 @@ def extremes(codec: Codec, make_piece: MakePiece) -> list[Any]:
     return ["", word, "never-seen", " ".join([word] * 1000)]
 
 
-def test_the_shortest_and_the_longest_pieces_go_through(codec: Codec, make_piece: MakePiece) -> None:
+def test_the_shortest_and_the_longest_pieces_are_accepted(codec: Codec, make_piece: MakePiece) -> None:
     pieces = extremes(codec, make_piece)
     latents = codec.encode(pieces)
     assert all(z.shape[1] == codec.model.config.latent and z.isfinite().all() for z in latents)
@@ -310,7 +310,7 @@ def test_the_shortest_and_the_longest_pieces_go_through(codec: Codec, make_piece
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_no_number_is_not_decoded(codec: Codec, make_piece: MakePiece, value: float) -> None:
+def test_nan_latents_are_not_decoded(codec: Codec, make_piece: MakePiece, value: float) -> None:
     z = torch.zeros(1, codec.model.config.latent)
     z[0, 0] = value
     for sampling in (None, Sampling(temperature=1.0), Sampling(beam=2)):
@@ -326,7 +326,7 @@ def test_what_is_no_number_is_not_decoded(codec: Codec, make_piece: MakePiece, v
 
 
 @pytest.mark.parametrize("kind", ["text", "midi"])
-def test_latents_that_are_no_numbers_are_one_line(kind: str, tiny_text: Path, tiny_music: Path, here: Path) -> None:
+def test_nan_latents_are_a_one_line_error(kind: str, tiny_text: Path, tiny_music: Path, here: Path) -> None:
     model, piece = (tiny_text, SENTENCES[0]) if kind == "text" else (tiny_music, str(song(here / "a.mid")))
     done("encode", piece, "-m", model, "-o", "z.safetensors")
     tensors, about = checkpoint.load_tensors(here / "z.safetensors")
@@ -339,7 +339,7 @@ def test_latents_that_are_no_numbers_are_one_line(kind: str, tiny_text: Path, ti
     assert not (here / "out.mid").exists()
 
 
-def test_lines_at_both_ends_are_scored(tiny_events: Path, here: Path) -> None:
+def test_the_shortest_and_the_longest_lines_are_scored(tiny_events: Path, here: Path) -> None:
     lines = ["", "open", "never-seen", " ".join(["open", "read"] * 2000)]
     (here / "in.txt").write_text("".join(f"{line}\n" for line in lines))
     normal = tiny_events.parent.parent / "normal.txt"
@@ -349,7 +349,7 @@ def test_lines_at_both_ends_are_scored(tiny_events: Path, here: Path) -> None:
     assert all(math.isfinite(one["score"]) for one in facts)
 
 
-def test_training_tells_of_it_by_the_command(here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_train_command_reports_it(here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true_loss = objective.loss
     monkeypatch.setattr(
         run, "loss", lambda *a, **k: replace(true_loss(*a, **k), total=true_loss(*a, **k).total * math.nan)

@@ -1,4 +1,4 @@
-"""Released models give the notes and words that they gave before: recorded once, compared after changes that move code.
+"""Released models give the recorded notes and words; the record is compared after changes that move code.
 
 `python tests/test_outputs.py` records them again, after a change that is meant to change them. Processors round
 differently, so some notes or words of many may differ from the record.
@@ -36,7 +36,7 @@ Outputs = dict[str, list[Any]]
 
 
 def outputs(name: str) -> Outputs:
-    """What a released model makes of a few small inputs: a list of notes or lines for each function, and scores."""
+    """Outputs of a released model on a few small inputs: notes or lines for each function, and scores."""
     import torch
     from conftest import groove
 
@@ -63,7 +63,7 @@ def outputs(name: str) -> Outputs:
 
 
 def shows(piece: Any) -> str:
-    """A line as it is; of music every note, as `tick:duration:pitch:program`."""
+    """A line unchanged; music as its notes `tick:duration:pitch:program`."""
     if isinstance(piece, str):
         return piece
     return " ".join(
@@ -74,14 +74,14 @@ def shows(piece: Any) -> str:
 
 
 def shared(before: list[str], now: list[str]) -> float:
-    """The share of notes, or of words, that two outputs both have, from 0 to 1."""
+    """Share of common notes or words of two outputs, from 0 to 1."""
     x, y = (Counter(word for line in lines for word in line.split()) for lines in (before, now))
     return 2 * (x & y).total() / max(1, x.total() + y.total())
 
 
 @pytest.mark.bf16
 @pytest.mark.parametrize("name", json.loads(RECORD.read_text()) if RECORD.exists() else [])
-def test_a_released_model_gives_what_it_gave(name: str) -> None:
+def test_a_released_model_gives_the_recorded_outputs(name: str) -> None:
     before, now = json.loads(RECORD.read_text())[name], outputs(name)
     assert before.keys() == now.keys()
     scores, scores_now = before.pop("scores"), now.pop("scores")

@@ -1,6 +1,6 @@
-"""Two processes compute what one does, take each other's runs up, write once, and end together.
+"""Two processes compute the results of one, resume each other's runs, write once, and end together.
 
-This file is also what the processes are started with: `torchrun tests/test_parallel.py FOLDER`.
+The processes also run this file as a script: `torchrun tests/test_parallel.py FOLDER`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ TRAIN = TrainConfig(
     steps=STEPS, batch_tokens=512, learning_rate=1e-2, warmup_steps=4, evaluate_every=3, save_every=3,
     validation_segments=32, precision="fp32",
 )  # fmt: skip
-FLOOR = 1.05  # nats: about what each unit's KL is in these steps, so that parts of a batch lie on both sides
-# Between them all that is random, all that is averaged over a batch, and every kind of layer.
+FLOOR = 1.05  # nats: about the KL of each unit in these steps, so that parts of a batch lie on both sides
+# Together: all random operations, all averages over a batch, and every kind of layer.
 MUSIC = Recipe(
     model=ModelConfig(chunks=2, latent=16, width=32, hidden=32, dropout=0.1),
     objective=ObjectiveConfig(beta=0.1, anneal_steps=50, word_dropout=0.2, denoise=0.1, track_dropout=0.9, bag=0.5),
@@ -64,7 +64,7 @@ TEXT = Recipe(
         pretrain_steps=2,
         aggressive=2,
     ),
-    train=replace(TRAIN, clip=1e9),  # the gradient's norm is seen as it is
+    train=replace(TRAIN, clip=1e9),  # no clipping of the gradient's norm
 )
 RECIPES = {"music": MUSIC, "text": TEXT}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -82,7 +82,7 @@ def changed(kind: str, change: str) -> Recipe:
 
 
 def curve(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The figures of every step of a run, and those of a validation at its end."""
+    """Figures of every step of a run, and of a validation at its end."""
     data = TokenData(folder / recipe.tokenizer.kind)
     tokenizer = load_tokenizer(folder / recipe.tokenizer.kind / "tokenizer")
     run = Run(recipe, data, tokenizer, folder, print)
@@ -96,7 +96,7 @@ def curve(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def go(folder: Path, name: str, recipe: Recipe, steps: int, resume: bool = False) -> Path:
-    """Train in `folder / name` for so many of all steps."""
+    """Train in `folder / name` for a number of its steps."""
     data, tokenizer = TokenData(folder / "text"), load_tokenizer(folder / "text" / "tokenizer")
     step = Run.step
 
@@ -115,7 +115,7 @@ def go(folder: Path, name: str, recipe: Recipe, steps: int, resume: bool = False
     return folder / name
 
 
-# --- what the two processes do ----------------------------------------------------------------------------------------
+# --- work of the two processes ----------------------------------------------------------------------------------------
 
 
 def work(folder: Path) -> None:
@@ -148,7 +148,7 @@ def work(folder: Path) -> None:
     for kind in RECIPES:
         for change in CHANGES:
             found[f"{kind} {change}"] = curve(changed(kind, change), folder)
-    # another folder than the first process's: as on another machine, which does not see it
+    # a folder of its own, as on another machine
     mine = folder if ranks.rank == 0 else folder / "elsewhere"
     if ranks.rank:
         shutil.copytree(folder / "text", mine / "text")
@@ -163,7 +163,7 @@ def work(folder: Path) -> None:
 
 
 def fail_alone(folder: Path) -> None:
-    """The second process meets an error in its third step."""
+    """An error in the third step of the second process."""
     if os.environ["RANK"] == "1":
         step = Run.gradient
 
@@ -176,7 +176,7 @@ def fail_alone(folder: Path) -> None:
     curve(MUSIC, folder)
 
 
-# --- without other processes ------------------------------------------------------------------------------------------
+# --- one process ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
@@ -196,7 +196,7 @@ def test_a_batch_is_divided_by_tokens(rows: int, count: int) -> None:
         assert len(sizes[part.rows]) == max(1, part.count)
 
 
-def test_alone_there_is_nobody_to_ask() -> None:
+def test_a_single_process_needs_no_communication() -> None:
     ranks = distributed.join()
     assert ranks == Ranks()
     assert list(ranks.shard("abc")) == ["a", "b", "c"]
@@ -209,7 +209,7 @@ def test_alone_there_is_nobody_to_ask() -> None:
     assert tensor.tolist() == [1, 1]
 
 
-def test_processes_that_cannot_be_found_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_processes_are_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -251,7 +251,7 @@ def test_parts_are_not_compiled(folder: Path) -> None:
         curve(recipe, folder)
 
 
-# --- with two ---------------------------------------------------------------------------------------------------------
+# --- two processes ----------------------------------------------------------------------------------------------------
 
 
 def torchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -264,7 +264,7 @@ def torchrun(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
-    """What each of two processes found."""
+    """Results of each of two processes."""
     for change in ("plain", "shard"):
         go(folder, f"one, then two, {change}", TEXT, 4)
     result = torchrun(__file__, folder, cwd=folder)
@@ -281,7 +281,7 @@ def test_results_come_in_the_order_of_the_items(two: list[dict[str, Any]]) -> No
 
 
 @pytest.mark.slow
-def test_all_hear_of_one(two: list[dict[str, Any]]) -> None:
+def test_processes_exchange_sums_values_and_failures(two: list[dict[str, Any]]) -> None:
     for found in two:
         assert found["sums"] == [[[3.0] * 3] * 2, 4.0]
         assert found["from first"] == "made by 0"
@@ -293,7 +293,7 @@ def test_all_hear_of_one(two: list[dict[str, Any]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", RECIPES)
-def test_two_processes_are_as_one(
+def test_two_processes_give_the_result_of_one(
     two: list[dict[str, Any]], one: Callable[..., dict[str, Any]], kind: str, change: str
 ) -> None:
     for found in two:
@@ -302,7 +302,7 @@ def test_two_processes_are_as_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["plain", "shard"])
-def test_a_run_is_taken_up_in_another_number_of_processes(two: list[dict[str, Any]], folder: Path, change: str) -> None:
+def test_a_run_resumes_with_another_number_of_processes(two: list[dict[str, Any]], folder: Path, change: str) -> None:
     assert two
     straight = folder / "straight"
     if not straight.exists():
@@ -327,7 +327,7 @@ def test_a_run_is_taken_up_in_another_number_of_processes(two: list[dict[str, An
 
 
 @pytest.mark.slow
-def test_a_run_is_taken_up_in_as_many_processes_to_the_bit(two: list[dict[str, Any]], folder: Path) -> None:
+def test_a_run_resumes_bit_by_bit_with_the_same_number_of_processes(two: list[dict[str, Any]], folder: Path) -> None:
     assert two
     straight, cut = (
         checkpoint.load_tensors(folder / name / "state.safetensors") for name in ("two, straight", "two, then two")
@@ -337,14 +337,14 @@ def test_a_run_is_taken_up_in_as_many_processes_to_the_bit(two: list[dict[str, A
 
 
 @pytest.mark.slow
-def test_the_first_process_alone_writes(two: list[dict[str, Any]], folder: Path) -> None:
+def test_only_the_first_process_writes(two: list[dict[str, Any]], folder: Path) -> None:
     assert two
     assert [path.name for path in (folder / "elsewhere").iterdir()] == ["text"]
 
 
 @pytest.mark.slow
-def test_when_one_fails_the_other_ends_and_says_so(folder: Path) -> None:
-    # not under torchrun, which would end the other itself
+def test_when_one_process_fails_the_other_ends_with_a_message(folder: Path) -> None:
+    # without torchrun, which would end the other process itself
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -412,5 +412,5 @@ def test_sessions_are_scored_and_encoded_by_two_as_by_one(tiny_events: Path, tmp
 @pytest.mark.slow
 def test_standard_input_is_not_divided(tiny_events: Path, tmp_path: Path) -> None:
     result = torchrun("-m", "seqvae", "encode", "-", "-m", tiny_events, "-o", "x.safetensors", cwd=tmp_path)
-    assert result.returncode == 1  # torchrun's own, whatever its processes end with
+    assert result.returncode == 1  # torchrun's exit status, whatever that of its processes
     assert "standard input cannot be divided among several processes; give @FILE" in result.stderr

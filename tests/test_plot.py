@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what there is, on one scale and in one set of colours, in files that are not large."""
+"""Pictures: complete drawings, on one scale and in one set of colours, in small files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def drawn(axes: Axes) -> dict[int, PolyCollection]:
 
 
 def notes_of(collection: PolyCollection) -> list[tuple[float, float]]:
-    """Onset and middle of every note of a collection."""
+    """Onset and vertical centre of every note of a collection."""
     boxes = [path.vertices for path in collection.get_paths()]
     return sorted((float(box[:, 0].min()), float(box[:4, 1].mean())) for box in map(np.asarray, boxes))
 
@@ -56,7 +56,7 @@ def picture(figure: Figure) -> Image.Image:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_every_note_is_drawn_where_it_is(stacked: bool) -> None:
+def test_every_note_is_drawn_at_its_position(stacked: bool) -> None:
     panels = [drawn(axes) for axes in plot.roll([("calm", CALM), ("wild", WILD)], stacked=stacked).axes]
     pitches, beats = panels[0::2], panels[1::2]
     for given, shown, drums in zip((CALM, WILD), pitches, beats, strict=True):
@@ -89,7 +89,7 @@ def test_an_instrument_has_one_colour_in_all_rolls_and_in_the_legend() -> None:
 
 
 def test_colours_are_the_same_in_the_file() -> None:
-    """A file has a list of 256 colours: all instruments' are in it, however many there are."""
+    """A file has a palette of 256 colours, which contains those of all instruments."""
     rows = [(i * 4, 4, 40 + i, program) for i, program in enumerate((*range(0, 100, 5), DRUMS))]
     pixels = np.asarray(picture(plot.roll([("many", piece(rows))])).convert("RGB")).reshape(-1, 3)
     for colour in roll.colours(program for *_, program in rows).values():
@@ -109,7 +109,7 @@ def test_bar_lines_are_at_bars() -> None:
     assert lines == CALM.bounds.tolist()
 
 
-def test_a_piece_without_notes_is_a_picture() -> None:
+def test_a_piece_without_notes_has_a_picture() -> None:
     assert picture(plot.roll([("silence", piece([]))])).format == "PNG"
 
 
@@ -121,7 +121,7 @@ def test_pictures_of_any_length_are_of_bounded_size(bars: int) -> None:
     assert round(image.info["dpi"][0]) == plot.DPI
 
 
-def test_colours_are_told_apart_by_those_who_see_two_primaries() -> None:
+def test_colours_are_distinguishable_with_two_primaries() -> None:
     """Machado et al. (2009), full protanopia and deuteranopia, distances in CIELAB: 2.3 is just noticeable."""
     lacking = {
         "none": np.eye(3),
@@ -168,7 +168,7 @@ def styles(*means: float) -> dict[str, gaussian.Style]:
     }
 
 
-def test_half_of_a_style_lies_within_its_ellipse() -> None:
+def test_half_of_a_style_is_inside_its_ellipse() -> None:
     found = plane.plane(styles(0.0, 2.0, -3.0))
     ellipses = [
         patch for patch in plot.latent_map(found).axes[0].patches if isinstance(patch, Ellipse) and patch.get_fill()
@@ -181,7 +181,7 @@ def test_half_of_a_style_lies_within_its_ellipse() -> None:
         assert (np.linalg.norm(inside, axis=1) < 1).mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_points_are_shown_at_their_place_and_named_where_they_are_few() -> None:
+def test_points_are_drawn_at_their_position_and_named_if_few() -> None:
     found = plane.plane(styles(0.0, 2.0))
     z = torch.ones(3, 6)
     axes = plot.latent_map(found, {"song": z}).axes[0]
@@ -226,7 +226,7 @@ def test_an_effect_of_music_has_the_measured_values_and_bands(keys: tuple[str, s
     assert band[:, 1].min() == pytest.approx(-0.1) and band[:, 1].max() == pytest.approx(0.6)
 
 
-def test_an_effect_of_text_has_a_curve_a_method() -> None:
+def test_an_effect_of_text_has_a_curve_per_method() -> None:
     both = {"0": {"accuracy": [0.1, 0.0, 0.2], "bleu": [90.0, 80.0, 95.0]},
             "1": {"accuracy": [0.8, 0.7, 0.9], "bleu": [20.0, 10.0, 30.0]}}  # fmt: skip
     metrics = {"transfer": {"bad/good": {"methods": {"mean": {"both": both}, "transport": {"skipped": "too few"}}}}}
@@ -240,8 +240,8 @@ def test_figures_without_an_effect_are_refused() -> None:
         plot.effect({"likelihood": {}})
 
 
-def test_a_resumed_run_is_drawn_as_it_went_on() -> None:
-    """From step 300 it was resumed at 200: what the first try said after it is no part of the run."""
+def test_a_resumed_run_is_drawn_without_its_discarded_steps() -> None:
+    """Resumed at 200 after reaching step 300: the later lines of the first try are not part of the run."""
     rows = [{"kind": "train", "step": step, "loss": loss, "kl_bits": 1.0, "accuracy": 0.5}
             for step, loss in ((100, 9.0), (200, 8.0), (300, 99.0), (200, 7.0), (300, 6.0))]  # fmt: skip
     rows += [{"kind": "valid", "step": 300, "loss": 5.0, "kl_bits": 1.0, "accuracy": 0.5, "free_running": 0.2}]

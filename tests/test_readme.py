@@ -1,6 +1,6 @@
-"""What the README says to type works, prints what it shows, and leads to files that are there.
+"""Commands of the README work and print the output shown, and its links lead to existing files.
 
-Its commands as they stand are .ci/run's part, for they install and test; the first runs here without that.
+.ci/run runs its commands unchanged, because they install and test; the first one runs here without that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXAMPLES = [name for kind, name in BLOCKS if kind == "example"]
 
 
 def run(command: str, folder: Path) -> list[str]:
-    """Lines that a command prints, in a shell that finds `seqvae` where this Python has it."""
+    """Output lines of a shell command, with the `seqvae` of this Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
@@ -41,11 +41,11 @@ def test_it_has_four_examples_and_the_three_commands() -> None:
 @pytest.mark.slow
 @pytest.mark.bf16
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_prints_what_is_shown(name: str, tmp_path: Path) -> None:
+def test_an_example_prints_the_output_shown(name: str, tmp_path: Path) -> None:
     shown = BLOCKS["output", name].splitlines()
     printed = run(BLOCKS["example", name], tmp_path)
     assert len(printed) == len(shown)
-    # a processor that rounds otherwise may say a line otherwise: on the one where they were taken all are the same
+    # another processor may round differently and change a line; on the original one all are equal
     assert 2 * sum(a == b for a, b in zip(printed, shown, strict=True)) >= len(shown), printed
 
 
@@ -72,7 +72,7 @@ def test_its_python_runs(here: Path) -> None:
         assert len(made) == count
 
 
-def test_what_it_links_to_is_there() -> None:
+def test_its_links_lead_to_existing_files() -> None:
     targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
     missing = [t for t in targets if t and not t.startswith("https://") and not (ROOT / t).exists()]
     assert not missing

@@ -1,4 +1,4 @@
-"""What is released is whole: the wheel holds all that the package reads, the archive of the sources all that the tests
+"""Releases are complete: the wheel contains all that the package reads, the source archive all that the tests
 read; cards are valid, numbers agree.
 """
 
@@ -22,13 +22,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-SOURCES = 80 << 20  # bytes of the archive, at most: nearly all of it are the checkpoints, once
+SOURCES = 80 << 20  # maximal bytes of the archive: nearly all of it are the checkpoints, once
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CARDS = sorted((ROOT / "checkpoints").glob("*/README.md"))
 
 
 def linked(tree: Path, names: Iterable[str]) -> Path:
-    """A folder of links to this tree, so that nothing is written into it."""
+    """A folder of links to this tree, so that builds write nothing into the tree."""
     for module in PROJECT["build-system"]["requires"]:
         name = re.split(r"\W", module)[0]
         if find_spec(name) is None:
@@ -103,8 +103,8 @@ def test_the_archive_of_the_sources_runs_its_tests_and_has_each_checkpoint_once(
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.parent.name) for path in CARDS])
-def test_a_card_is_one_for_the_hub(path: Path) -> None:
-    card = ModelCard.load(path)  # raises where its first lines are no metadata
+def test_a_card_is_valid_for_the_hub(path: Path) -> None:
+    card = ModelCard.load(path)  # raises if its first lines are not metadata
     facts = card.data.to_dict()
     assert facts["library_name"] == "seqvae"
     assert {"license", "tags"} <= facts.keys()
@@ -119,7 +119,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_citation_has_what_the_format_wants() -> None:
+def test_the_citation_has_the_required_fields() -> None:
     facts = dict(re.findall(r"^([\w-]+): *(.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
     assert {"cff-version", "message", "title", "authors"} <= facts.keys()
     assert facts["license"] == PROJECT["project"]["license"]
@@ -138,7 +138,7 @@ def test_every_dependency_has_a_lower_bound_and_every_upper_bound_a_reason() -> 
             assert re.search(r"  # \w.{20,}$", line), f"{text}: say beside it what breaks"
 
 
-def test_what_the_tests_ran_with_is_pinned_for_every_dependency() -> None:
+def test_every_dependency_is_pinned_in_the_constraints() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     versions = {

@@ -1,4 +1,4 @@
-"""The blind sheet: what it writes, and how answers are counted."""
+"""The blind listening sheet: its files, and the counting of answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sheet() -> ModuleType:
     return module
 
 
-def test_letters_are_told_by_the_key_alone(
+def test_only_the_key_identifies_the_letters(
     sheet: ModuleType, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = seqvae.load(trained.best)

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Even:
-    """A grammar of tokens 0..5 (EOS is 2) where only pairs are complete: EOS may come at even places."""
+    """A grammar of tokens 0..5 (EOS is 2) of pairs: EOS is allowed at even positions."""
 
     vocabulary = 6
 
@@ -42,7 +42,7 @@ def start(rows: int) -> Ints:
 
 
 def steady(logits: Tensor) -> Step:
-    """A step whose rows (N, V) of logits are the same at every place; rows that leave are left out."""
+    """A step with the same logits `(N, V)` at every position; finished rows are removed."""
     current = logits
 
     def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:

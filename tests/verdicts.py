@@ -20,8 +20,8 @@ def text_file(path: Path, content: list[str]) -> Path:
 
 
 def fitted(folder: Path, model: Path) -> Path:
-    """A detector of strange sessions that promises one false alarm in twenty; writes normal sessions beside it."""
-    text_file(folder / "known.txt", SESSIONS)  # those that the model knows
+    """A detector with a false alarm rate of 1 in 20; normal sessions are written beside it."""
+    text_file(folder / "known.txt", SESSIONS)  # the model's training sessions
     text_file(folder / "normal.txt", HELD_OUT)
     out, known = folder / "tiny.detector", f"--known=@{folder}/known.txt"
     done("detect", "fit", f"@{folder}/normal.txt", "-m", model, "-o", out, known, "--p-value", 0.05)
@@ -33,7 +33,7 @@ def rows(*args: object) -> list[dict[str, Any]]:
 
 
 def lowest(row: dict[str, Any]) -> list[str]:
-    """The five most surprising tokens of a piece, as they stand in it."""
+    """The five least likely tokens of a piece, in order."""
     order = sorted(range(len(row["tokens"])), key=lambda i: row["tokens"][i]["log_prob"])[:5]
     return [row["tokens"][i]["token"] for i in sorted(order)]
 

@@ -1,4 +1,4 @@
-"""P-values hold whatever the data, and scores tell how strange a piece is."""
+"""P-values are valid for any data, and scores measure how anomalous a piece is."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_figures_by_hand() -> None:
     assert COLUMNS[-2:] == ("novelty", "latent"), "which are no figures of the evidence alone"
 
 
-def test_what_is_familiar_is_the_best_run_of_a_long_piece() -> None:
+def test_familiarity_is_the_best_run_of_a_long_piece() -> None:
     long = [-1.0] * 100 + [-0.5] * calibration.RUN + [-9.0] * 50
     row = dict(zip(COLUMNS, figures(evidence(long)).tolist(), strict=False))
     assert row["familiar"] == -0.5
@@ -65,7 +65,7 @@ def test_what_is_familiar_is_the_best_run_of_a_long_piece() -> None:
 
 
 @given(st.lists(st.floats(-20, 0, width=32), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
-def test_last_digits_decide_about_nothing(log_prob: list[float], seed: int) -> None:
+def test_last_digits_do_not_change_scores(log_prob: list[float], seed: int) -> None:
     told = evidence(np.round(log_prob, 2))
     exact = replace(told, error=told.error.round(2), elbo=-1.0, importance=-2.0, read=1)
     rng = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def test_last_digits_decide_about_nothing(log_prob: list[float], seed: int) -> N
         elbo=-1.0 + 1e-6,
     )
     mean = exact.log_prob.astype(float).mean() * 10**DIGITS
-    assume(abs(mean % 1 - 0.5) > 0.1)  # what lies on the border of two roundings may fall to either side
+    assume(abs(mean % 1 - 0.5) > 0.1)  # a value on the border of two roundings may fall to either side
     assert figures(shaken).tolist() == figures(exact).tolist()
 
 
@@ -117,7 +117,7 @@ def test_thresholds_by_hand() -> None:
 @example(normal=[-1.0] * 9, score=-1.0, p=math.nextafter(1, 0))
 @example(normal=[-2.0, -1.0], score=-3.0, p=math.nextafter(1 / 3, 0))
 @example(normal=[-2.0, -1.0], score=-3.0, p=1 / 3)
-def test_a_score_is_below_the_threshold_exactly_where_its_p_value_is_as_low(
+def test_a_score_is_below_the_threshold_exactly_when_its_p_value_is_low_enough(
     normal: list[float], score: float, p: float
 ) -> None:
     found = compared(normal)
@@ -143,19 +143,19 @@ def _smooth(rng: Rng) -> Evidence:
 
 
 def _few(rng: Rng) -> Evidence:
-    """One of five sessions, of which one is rare; one has two windows."""
+    """Samples of five sessions: one is rare, one has two windows."""
     kind = rng.choice(5, p=[0.6, 0.2, 0.1, 0.07, 0.03])
     where = np.full((1 + kind % 2, D), float(kind))
     return evidence([-1.0, -float(kind), -0.25], where)
 
 
 def _heavy(rng: Rng) -> Evidence:
-    """Without a mean, in tokens and in latents; infinitely strange now and then."""
+    """Distributions without a mean, in tokens and in latents, with an infinitely low score now and then."""
     return evidence(-np.abs(rng.standard_cauchy(3)).clip(max=1e6), rng.standard_cauchy(D).clip(-1e6, 1e6))
 
 
 def _groups(rng: Rng) -> Evidence:
-    """Two kinds that have nothing to do with each other, one of them constant."""
+    """Two unrelated clusters, one of them constant."""
     if rng.random() < 0.3:
         return evidence([-3.0] * 5, [9.0] * D)
     return evidence(rng.uniform(-1, 0, 40), rng.normal(0, 1e-3, D))
@@ -163,8 +163,10 @@ def _groups(rng: Rng) -> Evidence:
 
 @pytest.mark.parametrize("draw", [_smooth, _few, _heavy, _groups])
 @pytest.mark.parametrize(("score", "known"), [("combined", 0), ("combined", 12), ("latent", 0)])
-def test_of_new_normal_pieces_at_most_a_share_of_p_has_a_p_value_as_low(draw: Draw, score: Score, known: int) -> None:
-    """Over many draws of known pieces, pieces to calibrate on, and new pieces, all alike, and from any distribution."""
+def test_at_most_a_share_p_of_new_normal_pieces_has_a_p_value_of_p_or_less(
+    draw: Draw, score: Score, known: int
+) -> None:
+    """Over many draws of known, calibration and new pieces from the same distribution, whatever it is."""
     shares, levels = [], np.array([0.1, 0.2, 0.35, 0.5])
     for seed in range(150):
         rng = np.random.default_rng([seed, known])
@@ -174,7 +176,7 @@ def test_of_new_normal_pieces_at_most_a_share_of_p_has_a_p_value_as_low(draw: Dr
         shares.append((values[:, None] <= levels).mean(0))
     share, error = np.mean(shares, 0), np.std(shares, 0) / math.sqrt(len(shares))
     assert (share <= levels + 3 * error).all()
-    if draw is _smooth:  # without ties it is no less either, but for the steps that the p-values have
+    if draw is _smooth:  # without ties the share is also no less, up to the granularity of the p-values
         steps = len(found.normal) + 1
         assert (share >= np.floor(levels * steps) / steps - 3 * error).all()
 
@@ -185,7 +187,7 @@ columns = st.lists(halves | nats, min_size=2, max_size=60).map(lambda x: np.sort
 
 
 @given(columns, halves | nats)
-def test_surprise_at_normal_scores_is_the_share_as_low_and_between_them_it_is_interpolated(
+def test_surprise_is_the_share_of_normal_scores_as_low_and_interpolated_between_them(
     column: Doubles, value: float
 ) -> None:
     n = len(column)
@@ -222,7 +224,7 @@ def test_the_tail_has_the_shape_of_pareto_and_the_scale_of_the_figures(
             assert surprise(scale * column, scale * value) == pytest.approx(surprise(column, value), rel=1e-3)
 
 
-def test_where_all_figures_are_alike_the_last_digit_is_no_surprise() -> None:
+def test_equal_figures_make_the_last_digit_no_surprise() -> None:
     column = np.full(100, -1.0)
     for surprise, most, least in ((_pareto_surprise, 3.2, 8), (_surprise, 0.5, 6.9)):
         assert surprise(column, -1.0) == 0
@@ -253,7 +255,7 @@ def test_known_latents_are_at_distance_0() -> None:
     assert found.distance(known.numpy()) == 0, "a piece of many segments, each of which is known"
 
 
-def test_other_latents_are_as_far_as_mahalanobis_says() -> None:
+def test_other_latents_have_their_mahalanobis_distance() -> None:
     known = spread(3000)
     found = fit(pieces(20), known=[known])
     for i, z in enumerate(spread(20, seed=7) * torch.linspace(1, 9, 20)[:, None]):
@@ -271,7 +273,7 @@ def test_the_distance_of_a_piece_is_the_mean_of_its_segments() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
-def test_distances_have_no_unit(scale: float) -> None:
+def test_distances_do_not_depend_on_the_scale_of_the_latents(scale: float) -> None:
     known, z = spread(500), 2 * spread(8, seed=2)
     one = fit(pieces(20), known=[known])
     other = fit(pieces(20), known=[scale * known])
@@ -279,7 +281,7 @@ def test_distances_have_no_unit(scale: float) -> None:
         assert other.distance(scale * x[None].numpy()) == pytest.approx(one.distance(x[None].numpy()), rel=1e-2)
 
 
-def test_where_all_normal_latents_are_alike_rounding_is_no_distance() -> None:
+def test_equal_normal_latents_make_rounding_no_distance() -> None:
     where = torch.tensor([[0.7, -1.3, 0.02]])
     found = fit(pieces(20), known=[where] * 50)
     shaken = where + torch.tensor([[1e-7, -2e-7, 1e-7]])
@@ -287,7 +289,7 @@ def test_where_all_normal_latents_are_alike_rounding_is_no_distance() -> None:
     assert found.distance((where + 0.1).numpy()) > 10, "but any other is far"
 
 
-def test_of_very_many_known_latents_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subset_of_very_many_known_latents_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     known = spread(400)
     whole = fit(pieces(20), known=[known, known])
     assert whole.latents.shape == (400, D), "each once"
@@ -312,7 +314,7 @@ def fitted() -> Calibration:
 USUAL = [-1.0, -0.4, -1.5, -0.1, -2.0, -0.8]
 
 
-def test_every_score_is_told(fitted: Calibration) -> None:
+def test_every_score_is_reported(fitted: Calibration) -> None:
     piece = evidence(USUAL, [1.0, 2.0, 3.0])
     scores = fitted.scores(piece)
     assert set(scores) == set(SCORES)
@@ -326,7 +328,7 @@ def test_every_score_is_told(fitted: Calibration) -> None:
 
 
 @given(st.lists(nats, min_size=len(COLUMNS), max_size=len(COLUMNS)), st.sampled_from([*COMBINED]), st.floats(0, 100))
-def test_the_combined_score_falls_with_each_of_its_figures_and_with_no_other(
+def test_the_combined_score_falls_with_each_of_its_components_alone(
     fitted: Calibration, row: list[float], name: Score, by: float
 ) -> None:
     def combined(figures: list[float]) -> float:
@@ -341,11 +343,11 @@ def test_the_combined_score_falls_with_each_of_its_figures_and_with_no_other(
     assert combined(others) == combined(row)
 
 
-def test_what_is_strange_in_one_way_alone_is_told(fitted: Calibration) -> None:
+def test_a_piece_anomalous_in_one_component_is_detected(fitted: Calibration) -> None:
     usual = fitted.scores(evidence(USUAL))
     assert fitted.p_value(usual["combined"]) > 0.3
-    unlikely = evidence([-4.0] * 6)  # none of them the strangest that was seen
-    one_token = evidence([*[0.0] * 500, -200.0])  # the others so likely that the mean is better than usual
+    unlikely = evidence([-4.0] * 6)  # none of them is the lowest of the calibration
+    one_token = evidence([*[0.0] * 500, -200.0])  # with a mean better than usual
     elsewhere = evidence(USUAL, [40.0, 0.0, 0.0])
     for name, piece in {"probability": unlikely, "worst": one_token, "latent": elsewhere}.items():
         scores = fitted.scores(piece)
@@ -375,7 +377,7 @@ def test_novelty_counts_unknown_n_grams() -> None:
     assert fit([spoken([5, 6])] * 20).novelty(np.array([5, 6], np.int32)) == 0, "of a third without known pieces"
 
 
-def test_of_very_many_n_grams_the_most_frequent_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_most_frequent_of_very_many_n_grams_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "GRAMS", 3)
     known = [np.array(tokens, np.int32) for tokens in ([5], [5], [6])]
     found = fit(pieces(20), known=[torch.zeros(1, D)], tokens=known)
@@ -383,10 +385,10 @@ def test_of_very_many_n_grams_the_most_frequent_are_kept(monkeypatch: pytest.Mon
     assert found.novelty(known[0]) == 0 < found.novelty(known[2])
 
 
-def test_no_glaring_fault_of_one_kind_is_outvoted() -> None:
+def test_an_extreme_value_in_one_component_is_not_outvoted() -> None:
     """One normal session in fifty lies far away in latent space; sessions in the wrong order lie where normal ones do.
 
-    The sum of surprises takes its few false alarms for the distant ones and misses some in the wrong order.
+    The sum of surprises spends its few false alarms on the distant ones and misses some in the wrong order.
     """
     rng = np.random.default_rng(0)
 
@@ -432,7 +434,7 @@ def test_fitting_is_the_same_for_the_same_seed(known: int) -> None:
     (LEAST, 0, (2, 2, 2)), (60, 0, (20, 20, 20)), (LEAST, 5, (5, 2, 4)), (60, 5, (5, 20, 40)),
     (150, 0, (50, 30, 70)), (150, 5, (5, 30, 120)),
 ])  # fmt: skip
-def test_the_parts_are_kept_apart(
+def test_known_and_calibration_pieces_are_disjoint(
     monkeypatch: pytest.MonkeyPatch, count: int, known: int, parts: tuple[int, int, int]
 ) -> None:
     monkeypatch.setattr(calibration, "TAILS", 30)
@@ -447,7 +449,7 @@ def test_the_parts_are_kept_apart(
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_the_score_that_was_asked_for_is_the_one_that_is_compared(score: Score) -> None:
+def test_the_requested_score_is_the_calibrated_one(score: Score) -> None:
     given = pieces(60)
     found = fit(given, score)
     assert found.score == score
@@ -463,7 +465,7 @@ def test_few_pieces_are_an_error(count: int) -> None:
         fit(pieces(count))
 
 
-def test_an_unknown_score_is_an_error_that_names_the_others() -> None:
+def test_an_unknown_score_is_an_error_that_lists_the_choices() -> None:
     def never() -> Any:
         raise AssertionError("asked for evidence")
         yield

@@ -1,4 +1,4 @@
-"""The folder of a detector: what is saved comes back, what is broken or foreign is told in one line."""
+"""The folder of a detector: loading returns the saved state; broken or foreign folders are one-line errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fitted() -> Calibration:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """What a detector looks at of its model: that it is one, and its weights."""
+    """A stand-in model with the weights that a detector fingerprints."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -63,7 +63,7 @@ def refusal(folder: Path, model: str | None = None) -> str:
     return str(caught.value)
 
 
-def test_what_is_saved_is_loaded(saved: Path, model: Path, fitted: Calibration) -> None:
+def test_loading_returns_the_saved_state(saved: Path, model: Path, fitted: Calibration) -> None:
     found, settings = load(saved)
     assert settings == Settings(str(model), fitted.threshold(0.05), 0.05, 8, 3, "300 pieces")
     assert found.score == fitted.score
@@ -105,7 +105,7 @@ def test_a_confidence_is_kept(tmp_path: Path, model: Path, fitted: Calibration) 
         refusal(tmp_path / "it")
 
 
-def test_recalibrated_beside_the_old_scores_or_alone(fitted: Calibration) -> None:
+def test_recalibration_extends_or_replaces_the_old_scores(fitted: Calibration) -> None:
     settings = Settings("m", fitted.threshold(0.05), 0.05, 8, 3, "old")
     scores = [-50.0, *range(-20, 0)]
     new, beside = recalibrated(fitted, settings, scores, "new")
@@ -120,14 +120,14 @@ def test_recalibrated_beside_the_old_scores_or_alone(fitted: Calibration) -> Non
     assert recalibrated(fitted, share, scores, "", alone=True)[1].threshold == pytest.approx(-15.5, abs=1)
 
 
-def test_a_detector_takes_the_place_of_another(saved: Path, model: Path) -> None:
+def test_saving_replaces_an_older_detector(saved: Path, model: Path) -> None:
     other = fit(pieces(30, seed=9), "elbo")
     save(other, Settings(str(model), -1.5, None, 2, 0), saved)
     found, settings = load(saved)
     assert (found.score, settings.threshold, settings.p_value) == ("elbo", -1.5, None)
 
 
-def test_no_folder_with_anything_else_in_it_is_replaced(tmp_path: Path, model: Path, fitted: Calibration) -> None:
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, model: Path, fitted: Calibration) -> None:
     settings = Settings(str(model), -1.0, None, 2, 0)
     (tmp_path / "file").write_text("mine")
     for place in (model, tmp_path, tmp_path / "file"):
@@ -147,7 +147,7 @@ def test_a_detector_inside_a_checkpoint_goes_with_it(tmp_path: Path, model: Path
     assert settings.model == str(tmp_path / "elsewhere")
 
 
-def test_a_model_that_has_moved_can_be_named(tmp_path: Path, saved: Path, model: Path) -> None:
+def test_a_moved_model_can_be_passed_by_name(tmp_path: Path, saved: Path, model: Path) -> None:
     model.rename(tmp_path / "moved")
     assert str(model) in refusal(saved)
     assert load(saved, str(tmp_path / "moved"))[1].model == str(tmp_path / "moved")
@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_detector_is_an_error_that_says_so(saved: Path, text
     ("threshold", "low"), ("threshold", [1]), ("samples", None), ("samples", "8"), ("seed", "x"), ("p_value", "0.05"),
     ("score", "best"), ("score", 3), ("colour", "red"),
 ])  # fmt: skip
-def test_a_setting_that_cannot_be_is_an_error(saved: Path, name: str, value: Any) -> None:
+def test_an_impossible_setting_is_an_error(saved: Path, name: str, value: Any) -> None:
     changed(saved, **{name: value})
     assert refusal(saved).startswith(str(saved))
 
@@ -208,7 +208,7 @@ def test_broken_tensors_are_an_error(saved: Path, content: bytes | None) -> None
 
 
 def wrong(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Calibrations with something missing or of the wrong shape, by what it is."""
+    """Calibrations with a missing part or a part of the wrong shape, by the name of the part."""
     cut = {f"without {name}": {k: v for k, v in tensors.items() if k != name} for name in tensors}
     bent = {
         "axes": torch.eye(D + 1), "centre": torch.zeros(()), "latents": torch.zeros(4, D + 1),
@@ -223,18 +223,18 @@ def wrong(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("what", [*wrong(compared([0]).tensors())])
-def test_parts_that_are_missing_or_do_not_fit_are_an_error(saved: Path, fitted: Calibration, what: str) -> None:
+def test_missing_or_misshapen_parts_are_an_error(saved: Path, fitted: Calibration, what: str) -> None:
     save_tensors(wrong(fitted.tensors())[what], {}, saved / "calibration.safetensors")
     assert refusal(saved).startswith(str(saved))
 
 
-def test_parts_that_are_missing_are_named(fitted: Calibration) -> None:
+def test_missing_parts_are_named(fitted: Calibration) -> None:
     for name in fitted.tensors():
         with pytest.raises(SeqVAEError, match=name):
             from_tensors("worst", {k: v for k, v in fitted.tensors().items() if k != name})
 
 
-def test_models_are_named_by_their_full_path_or_as_they_were(
+def test_models_are_stored_by_full_path_or_by_the_given_name(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -244,7 +244,7 @@ def test_models_are_named_by_their_full_path_or_as_they_were(
         named("nothing")
 
 
-def test_of_very_many_directions_the_widest_are_looked_along(tmp_path: Path, model: Path) -> None:
+def test_distances_use_the_directions_of_largest_variance(tmp_path: Path, model: Path) -> None:
     rank = calibration.RANK
     wide = torch.full((rank + 40,), 0.1)
     wide[:rank] = 5

@@ -1,4 +1,4 @@
-"""What conformal tests promise, by simulation: 10,000 calibrations, and binomial intervals around what was stated."""
+"""Guarantees of conformal tests by simulation: 10,000 calibrations, with binomial intervals around the stated rates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def below(share: float, runs: int = RUNS) -> float:
 
 @pytest.fixture(scope="module")
 def calibrations() -> Doubles:
-    """Sorted scores of 300 normal pieces in each calibration, uniform: a score is its own share of normal ones."""
+    """Sorted uniform scores of 300 normal pieces per calibration: a score is the share of normal scores below it."""
     return np.sort(np.random.default_rng(0).random((RUNS, 300)), 1)
 
 
@@ -35,13 +35,15 @@ def calibrations() -> Doubles:
 
 @pytest.mark.parametrize("rank", [1, 3, 15, 299, 300])
 @pytest.mark.parametrize("confidence", [0.95, 0.5])
-def test_the_bound_holds_in_its_share_of_calibrations(calibrations: Doubles, rank: int, confidence: float) -> None:
+def test_the_bound_holds_in_the_stated_share_of_calibrations(
+    calibrations: Doubles, rank: int, confidence: float
+) -> None:
     kept = (calibrations[:, rank - 1] <= conformal.bound(rank, 300, confidence)).mean()
     assert below(confidence) < kept < above(confidence)
 
 
 def test_ties_can_only_make_fewer_false_alarms(calibrations: Doubles) -> None:
-    limits = np.floor(calibrations[:, 14] * 50) / 50  # all scores rounded down; below a limit lies just that share
+    limits = np.floor(calibrations[:, 14] * 50) / 50  # rounded down: exactly that share lies below
     assert (limits <= conformal.bound(15, 300)).mean() > 0.97
 
 
@@ -53,7 +55,7 @@ def test_a_rank_with_confidence_is_the_largest_that_holds(calibrations: Doubles,
     assert conformal.bound(rank, 300) <= share < conformal.bound(rank + 1, 300)
 
 
-def test_a_rank_without_confidence_holds_on_the_average(calibrations: Doubles) -> None:
+def test_a_rank_without_confidence_holds_on_average(calibrations: Doubles) -> None:
     rank = conformal.rank(0.05, 300)
     assert rank == 15
     rates = calibrations[:, rank - 1]
@@ -74,7 +76,7 @@ def test_sizes_by_hand() -> None:
         assert share * (1 - 1e-9) <= least * 1.1
 
 
-def test_bounds_at_their_ends() -> None:
+def test_bounds_at_the_ends_of_their_range() -> None:
     assert (conformal.bound(0, 9), conformal.bound(10, 9)) == (0, 1)
     assert conformal.bound(1, 299) == pytest.approx(1 - 0.05 ** (1 / 299))
     assert conformal.bound(299, 299) == pytest.approx(0.95 ** (1 / 299))
@@ -93,7 +95,7 @@ def test_smoothed_p_values_are_uniform_where_scores_tie() -> None:
     assert 0 < p.min() < p.max() <= 1
 
 
-def test_a_tie_is_drawn_by_seed_and_place() -> None:
+def test_ties_are_broken_by_seed_and_position() -> None:
     drawn = [conformal.uniform(3, i) for i in range(2000)]
     assert drawn == [conformal.uniform(3, i) for i in range(2000)]
     assert len({*drawn, *(conformal.uniform(4, i) for i in range(2000))}) == 4000
@@ -113,7 +115,7 @@ def test_discoveries_by_hand() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_false_discoveries_are_the_share_that_was_promised(ties: bool) -> None:
+def test_the_false_discovery_rate_is_the_stated_one(ties: bool) -> None:
     rng = np.random.default_rng(2)
     rate, normal, strange, n = 0.2, 15, 5, 60
     calibration, new = rng.normal(size=(RUNS, n)), rng.normal(size=(RUNS, normal + strange))
@@ -130,11 +132,11 @@ def test_false_discoveries_are_the_share_that_was_promised(ties: bool) -> None:
         assert false.mean() > promised / 2, "and not much less"
 
 
-# --- has normal changed? ----------------------------------------------------------------------------------------------
+# --- drift of the normal data -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("anomalies", [0, 6])
-def test_a_change_is_seen_in_its_share_of_unchanged_calibrations(anomalies: int) -> None:
+def test_a_drift_is_reported_in_the_stated_share_of_unchanged_calibrations(anomalies: int) -> None:
     rng = np.random.default_rng(3)
     n, m, rank = 50, 60, 25
     limits = np.sort(rng.random((RUNS, n)), 1)[:, rank - 1 : rank]
@@ -149,7 +151,7 @@ def test_a_change_is_seen_in_its_share_of_unchanged_calibrations(anomalies: int)
 
 
 def run(rng: np.random.Generator, n: int, m: int, shift: float = 0, strange: float = 0) -> Change | None:
-    """What the test says of m new pieces: normal ones are `shift` standard deviations lower, a share is `strange`."""
+    """Result of the test on m new pieces: normal ones are `shift` standard deviations lower, a share is `strange`."""
     calibration, new = np.sort(rng.normal(size=n)), rng.normal(size=m) - shift
     new[rng.permutation(m)[: round(strange * m)]] = -99
     test = ChangeTest(n)
@@ -157,7 +159,7 @@ def run(rng: np.random.Generator, n: int, m: int, shift: float = 0, strange: flo
     return next((change for change in [*found, test.look()] if change is not None), None)
 
 
-def test_an_unchanged_normal_is_rarely_said_to_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_normal_data_rarely_count_as_drift(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformal, "ALARM", 0.2)
     monkeypatch.setattr(conformal, "ANOMALIES", 0.0)
     rng = np.random.default_rng(4)
@@ -165,7 +167,7 @@ def test_an_unchanged_normal_is_rarely_said_to_have_changed(monkeypatch: pytest.
     assert 0.02 < alarms < above(0.2, 1000), "over all looks"
 
 
-def test_a_shift_is_told_from_attacks() -> None:
+def test_a_shift_is_distinguished_from_attacks() -> None:
     rng = np.random.default_rng(5)
     assert not any(run(rng, 300, 400, strange=0.05) for _ in range(100))
     changes = [run(rng, 300, 400, shift=1) for _ in range(50)]
@@ -179,7 +181,7 @@ def test_a_shift_is_told_from_attacks() -> None:
     assert not any(run(rng, 300, 400, shift=-1) for _ in range(20)), "less strange is no alarm"
 
 
-def test_few_pieces_are_no_change() -> None:
+def test_few_pieces_are_no_drift() -> None:
     test = ChangeTest(300)
     found = [test.add(1 / 301) for _ in range(conformal.LOOK - 1)]
     assert found == [None] * (conformal.LOOK - 1)

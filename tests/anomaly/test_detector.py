@@ -1,4 +1,4 @@
-"""The detector keeps scikit-learn's conventions, and what it says is what its p-values promise."""
+"""The detector follows scikit-learn's conventions, and its verdicts keep the guarantees of its p-values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from conftest import SENTENCES, SESSIONS, groove, session
 from numpy.typing import NDArray
 
-pytest.importorskip("sklearn", "1.6")  # the first with tags in objects, and with checks that can be counted
+pytest.importorskip("sklearn", "1.6")  # the first version with tags as objects and with countable checks
 
 from sklearn.base import clone, is_outlier_detector
 from sklearn.exceptions import NotFittedError
@@ -36,7 +36,7 @@ from seqvae.nn import inference
 NORMAL = [session(number) for number in range(1000, 1150)]
 NEW = [session(number) for number in range(2000, 2060)]
 ODD = [
-    "open read check write check close",  # written, and never synced
+    "open read check write check close",  # a write without the sync that follows it
     "close sync read open",
     "open panic close",
     "open read check panic panic panic read check close",
@@ -47,7 +47,7 @@ METHODS = ("score_samples", "decision_function", "predict", "p_values")
 
 @pytest.fixture(scope="module", autouse=True)
 def full_precision() -> Iterator[None]:
-    """In bf16 a number can round otherwise in other company, by up to a hundredth of itself."""
+    """In bf16 a number can round differently in another batch, by up to a hundredth of itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "multiplies_bf16", lambda device: False)
         yield
@@ -66,7 +66,7 @@ def outputs(detector: Detector, X: Sequence[Any]) -> list[list[float]]:
 
 
 class Tabular(Detector):
-    """A detector whose pieces are rows of numbers, spelled as sessions: scikit-learn's checks know nothing but tables.
+    """A detector whose pieces are rows of numbers spelled as sessions, because scikit-learn's checks use tables only.
 
     `check_estimator` passes over whatever does not take tables; so that it checks the rest of a `Detector`, this takes
     them.
@@ -90,7 +90,7 @@ def _spelled(X: Any) -> list[str]:
 
 
 DO_NOT_APPLY = {
-    # scikit-learn 1.6 does not ask this
+    # scikit-learn 1.6 does not check this
     "check_estimator_sparse_tag": "a sequence of pieces is never sparse; what fails is `_spelled`",
     "check_estimator_sparse_array": "the same",
     "check_estimator_sparse_matrix": "the same",
@@ -99,8 +99,8 @@ DO_NOT_APPLY = {
     "check_outliers_fit_predict": "wants `contamination` to be the share of all that `fit` is given: it is that of the "
     "pieces that scores are compared with, tested below, and the other parts are no fair sample",
 }
-# Those about tables of numbers (`check_n_features_in`, `check_dtype_object`, `check_complex_data`, `check_fit1d`,
-# `check_estimators_nan_inf` and others) are not even asked: the tag `no_validation` says that X is no such table.
+# Checks of numeric tables (`check_n_features_in`, `check_dtype_object`, `check_complex_data`, `check_fit1d`,
+# `check_estimators_nan_inf` and others) are not run: the tag `no_validation` says that X is no such table.
 CANNOT_RUN = {"check_array_api_input", "check_classifier_data_not_an_array"}  # without SCIPY_ARRAY_API, without pandas
 
 
@@ -126,14 +126,14 @@ def test_it_passes_the_checks_of_scikit_learn_that_apply(tiny_events: Path) -> N
 # --- conventions ------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_an_outlier_detector_of_sequences_and_not_of_tables() -> None:
+def test_it_is_tagged_as_an_outlier_detector_of_sequences() -> None:
     assert is_outlier_detector(Detector())
     tags = Detector().__sklearn_tags__()
     assert (tags.input_tags.two_d_array, tags.input_tags.string, tags.no_validation) == (False, True, True)
     assert seqvae.Detector is Detector
 
 
-def test_settings_are_kept_as_they_are_given_and_nothing_is_loaded_before_it_is_fitted() -> None:
+def test_settings_are_kept_as_given_and_no_model_is_loaded_before_fit() -> None:
     given = {
         "model": Path("no/such"),
         "statistic": "worst",
@@ -156,7 +156,7 @@ def test_settings_are_kept_as_they_are_given_and_nothing_is_loaded_before_it_is_
         detector.set_params(colour="red")
 
 
-def test_a_clone_has_the_settings_and_none_of_what_was_learned(fitted: Detector) -> None:
+def test_a_clone_has_the_settings_without_the_fitted_state(fitted: Detector) -> None:
     twin = clone(fitted)
     assert twin.get_params() == fitted.get_params()
     with pytest.raises(NotFittedError):
@@ -165,13 +165,13 @@ def test_a_clone_has_the_settings_and_none_of_what_was_learned(fitted: Detector)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "save"])
-def test_what_is_not_fitted_says_so(method: str, tmp_path: Path) -> None:
+def test_an_unfitted_detector_raises_not_fitted(method: str, tmp_path: Path) -> None:
     with pytest.raises(NotFittedError, match="Detector"):
         getattr(Detector("no/such"), method)(tmp_path / "it" if method == "save" else NEW)
     assert not (tmp_path / "it").exists()
 
 
-def test_outputs_have_the_shapes_and_types_that_are_usual(fitted: Detector) -> None:
+def test_outputs_have_the_usual_shapes_and_types(fitted: Detector) -> None:
     for X in (NEW, NEW[:1], []):
         scores, decision, labels, p_values = (getattr(fitted, method)(X) for method in METHODS)
         for output in (scores, decision, p_values):
@@ -195,15 +195,15 @@ def test_prediction_decision_and_p_values_agree(tiny_events: Path, p_value: floa
     assert (labels == 1).any() == (p_value < 1)
 
 
-def test_fit_predict_is_both(tiny_events: Path, fitted: Detector) -> None:
+def test_fit_predict_equals_fit_then_predict(tiny_events: Path, fitted: Detector) -> None:
     labels = Detector(tiny_events, p_value=0.1, samples=4).fit_predict(NORMAL)
     assert labels.tolist() == fitted.predict(NORMAL).tolist()
     assert 0 < (labels == -1).mean() < 0.2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.31, 0.5])
-@pytest.mark.parametrize("score", ["combined", "latent"])  # the latent distances of many are alike
-def test_contamination_is_the_share_of_the_pieces_compared_with(tiny_events: Path, score: Score, share: float) -> None:
+@pytest.mark.parametrize("score", ["combined", "latent"])  # many have the same latent distance
+def test_contamination_is_a_share_of_the_calibration_pieces(tiny_events: Path, score: Score, share: float) -> None:
     detector = Detector(tiny_events, statistic=score, contamination=share, samples=2).fit(NORMAL)
     normal = detector.calibration_.normal
     below, not_above = (normal < detector.offset_).sum(), (normal <= detector.offset_).sum()
@@ -213,18 +213,18 @@ def test_contamination_is_the_share_of_the_pieces_compared_with(tiny_events: Pat
     np.testing.assert_array_equal(labels == -1, scores < detector.offset_)
 
 
-# --- what it says -----------------------------------------------------------------------------------------------------
+# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_odd_is_found_and_what_is_normal_is_called_odd_as_rarely_as_promised(fitted: Detector) -> None:
+def test_anomalies_are_found_with_false_alarms_at_the_stated_rate(fitted: Detector) -> None:
     assert fitted.predict(ODD).tolist() == [-1] * len(ODD)
     false = (fitted.predict([session(number) for number in range(3000, 3400)]) == -1).mean()
-    # of 400 new ones and 50 that were calibrated on, 3 standard errors
+    # 3 standard errors for 400 new pieces and 50 calibration pieces
     assert false <= 0.1 + 3 * math.sqrt(0.1 * 0.9 * (1 / 400 + 1 / 50))
     assert false > 0
 
 
-def test_scores_do_not_depend_on_company_to_the_last_digit(fitted: Detector) -> None:
+def test_scores_do_not_depend_on_other_pieces_to_the_last_digit(fitted: Detector) -> None:
     X = [*NEW, *ODD]
     together = fitted.score_samples(X)
     assert [fitted.score_samples([piece])[0] for piece in X] == together.tolist()
@@ -233,12 +233,12 @@ def test_scores_do_not_depend_on_company_to_the_last_digit(fitted: Detector) -> 
     assert fitted.score_samples(X * 2).tolist() == together.tolist() * 2
 
 
-def test_a_piece_that_was_calibrated_on_scores_as_it_did(fitted: Detector) -> None:
+def test_a_calibration_piece_keeps_its_score(fitted: Detector) -> None:
     again = [fitted.score_samples([piece])[0] for piece in NORMAL]
     assert set(fitted.calibration_.normal) <= set(again), "so that equal pieces are ties, and p-values hold"
 
 
-def test_where_all_normal_pieces_are_alike_another_of_them_is_normal(tiny_events: Path) -> None:
+def test_a_copy_of_identical_normal_pieces_is_normal(tiny_events: Path) -> None:
     one = "open read check close"
     detector = Detector(tiny_events, p_value=0.1, samples=2).fit([one] * 60)
     assert detector.predict([one]).tolist() == [1]
@@ -247,14 +247,14 @@ def test_where_all_normal_pieces_are_alike_another_of_them_is_normal(tiny_events
 
 
 @pytest.mark.parametrize("score", get_args(Score))
-def test_every_score_tells_a_session_of_unknown_events(tiny_events: Path, score: Score) -> None:
+def test_every_score_detects_a_session_of_unknown_events(tiny_events: Path, score: Score) -> None:
     detector = Detector(tiny_events, statistic=score, p_value=0.05, samples=4).fit(NORMAL)
     assert detector.predict(["open panic panic close"]).tolist() == [-1]
     found = [detector.calibration_.scores(one)[score] for one in examine(codec.load(tiny_events), NEW, 4)]
     assert detector.score_samples(NEW).tolist() == found
 
 
-def test_known_pieces_are_what_distances_are_measured_from(tiny_events: Path) -> None:
+def test_distances_are_measured_from_the_known_pieces(tiny_events: Path) -> None:
     detector = Detector(tiny_events, statistic="latent", samples=1).fit(NORMAL, known=SESSIONS)
     assert (detector.score_samples(SESSIONS) == 0).all()
     assert detector.score_samples(["panic panic close"])[0] < -1
@@ -262,7 +262,7 @@ def test_known_pieces_are_what_distances_are_measured_from(tiny_events: Path) ->
     assert len(detector.fit(NORMAL).calibration_.normal) == 50
 
 
-def test_the_seed_decides_about_parts_and_draws(tiny_events: Path) -> None:
+def test_the_seed_decides_the_split_and_the_draws(tiny_events: Path) -> None:
     one, again, other = (Detector(tiny_events, samples=2, seed=seed).fit(NORMAL) for seed in (1, 1, 2))
     assert outputs(one, NEW) == outputs(again, NEW)
     assert one.score_samples(NEW).tolist() != other.score_samples(NEW).tolist()
@@ -297,7 +297,7 @@ def test_it_is_the_last_step_of_a_pipeline(fitted: Detector, tiny_events: Path) 
     assert len(known.fit(stamped, detector__known=SESSIONS)[-1].calibration_.normal) == 100
 
 
-def test_each_piece_is_judged_by_a_detector_that_has_not_seen_it(tiny_events: Path) -> None:
+def test_cross_validation_scores_each_piece_by_a_detector_that_has_not_seen_it(tiny_events: Path) -> None:
     detector = Detector(tiny_events, p_value=0.1, samples=2)
     X = [*NORMAL, *ODD]
     labels = cross_val_predict(detector, X, cv=3)
@@ -305,25 +305,25 @@ def test_each_piece_is_judged_by_a_detector_that_has_not_seen_it(tiny_events: Pa
     np.testing.assert_array_equal(labels == -1, decision < 0)
     assert (labels[-len(ODD) :] == -1).all()
     assert (labels == -1).mean() < 0.3
-    last = detector.fit(X[:104])  # what the last of the three folds was fitted on
+    last = detector.fit(X[:104])  # training part of the last of the three folds
     assert labels[104:].tolist() == last.predict(X[104:]).tolist()
 
 
 @pytest.mark.parametrize("kind", [tuple, np.array, lambda x: np.array(x, object)])
-def test_any_sequence_of_pieces_will_do(
+def test_any_sequence_of_pieces_is_accepted(
     fitted: Detector, tiny_events: Path, kind: Callable[[list[str]], Sequence[str]]
 ) -> None:
     detector = Detector(tiny_events, p_value=0.1, samples=4).fit(kind(NORMAL))
     assert outputs(detector, kind(NEW)) == outputs(fitted, NEW)
 
 
-# --- keeping ----------------------------------------------------------------------------------------------------------
+# --- saving and loading -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", [
     {"p_value": 0.1}, {"p_value": 0.0}, {"p_value": 1e-6}, {"statistic": "latent", "seed": 3}, {"contamination": 0.2},
 ])  # fmt: skip
-def test_what_is_saved_is_loaded(tiny_events: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_loading_returns_the_saved_state(tiny_events: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     detector = Detector(tiny_events, samples=2, **settings).fit(NORMAL)
     detector.save(tmp_path / "it", "150 sessions")
     again = Detector.load(tmp_path / "it")
@@ -377,7 +377,7 @@ def test_ties_and_discoveries(fitted: Detector) -> None:
     assert found.tolist() == conformal.discoveries(fitted.p_values([*NEW[:10], *ODD]), 0.2).tolist()
 
 
-def test_new_pieces_are_taken_into_the_calibration(fitted: Detector) -> None:
+def test_new_pieces_are_added_to_the_calibration(fitted: Detector) -> None:
     beside, alone = copy.copy(fitted), copy.copy(fitted)
     assert beside.update(NEW) is beside
     alone.update(NEW, replace=True)
@@ -394,7 +394,7 @@ def test_new_pieces_are_taken_into_the_calibration(fitted: Detector) -> None:
 
 
 @pytest.mark.parametrize("one", ["open read check close", b"MThd", Path("sessions.txt")])
-def test_one_piece_is_not_taken_for_a_sequence_of_letters(fitted: Detector, one: Any) -> None:
+def test_a_single_string_is_not_a_sequence_of_letters(fitted: Detector, one: Any) -> None:
     for call in (*(getattr(fitted, method) for method in METHODS), clone(fitted).fit):
         with pytest.raises(SeqVAEError, match="one piece"):
             call(one)
@@ -420,22 +420,22 @@ def test_few_pieces_are_refused_in_one_line(tiny_events: Path, count: int) -> No
     {"p_value": -0.1}, {"p_value": 1.5}, {"p_value": math.nan}, {"contamination": -0.1}, {"contamination": 2.0},
     {"samples": 0}, {"statistic": "best"},
 ])  # fmt: skip
-def test_settings_that_cannot_be_are_refused_when_it_is_fitted(tiny_events: Path, settings: dict[str, Any]) -> None:
+def test_impossible_settings_are_refused_by_fit(tiny_events: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(SeqVAEError, match="choose"):
         Detector(tiny_events, **settings).fit(NORMAL)
 
 
-def test_what_is_no_piece_or_no_model_is_an_error(fitted: Detector, tmp_path: Path) -> None:
+def test_an_invalid_piece_or_model_is_an_error(fitted: Detector, tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="is not a line"):
         fitted.predict([NEW[0], 7])
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         Detector(tmp_path / "none").fit(NORMAL)
 
 
-# --- other kinds ------------------------------------------------------------------------------------------------------
+# --- other modalities -------------------------------------------------------------------------------------------------
 
 
-def test_sentences_are_judged_too(tiny_text: Path) -> None:
+def test_sentences_are_scored_too(tiny_text: Path) -> None:
     detector = Detector(tiny_text, p_value=0.1, samples=4).fit(SENTENCES)
     salad = [" ".join(sorted(line.split())) for line in SENTENCES[::9]]
     assert detector.predict(salad).tolist() == [-1] * len(salad)
@@ -443,7 +443,7 @@ def test_sentences_are_judged_too(tiny_text: Path) -> None:
     assert detector.predict([""]).tolist() == [-1]
 
 
-def test_music_is_judged_too_from_any_source(tiny_music: Path, tmp_path: Path) -> None:
+def test_music_is_scored_too_from_any_source(tiny_music: Path, tmp_path: Path) -> None:
     pieces = [groove(number, bars=4) for number in range(12)]
     detector = Detector(tiny_music, statistic="latent", p_value=0.4, samples=2).fit(pieces)
     score = midi.to_score(pieces[0].notes, pieces[0].frame)

@@ -1,4 +1,4 @@
-"""Evidence is what the model says, by another's arithmetic, and that of a piece depends on nothing but the piece."""
+"""Evidence equals a plain computation of the model's log-probabilities, and does not depend on other pieces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ODD = ["", "close", "open sync close panic", "open " + "read check " * 20 + "clo
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bf16 a number can round otherwise in other company, by up to a hundredth of itself."""
+    """In bf16 a number can round differently in another batch, by up to a hundredth of itself."""
     monkeypatch.setattr(inference, "multiplies_bf16", lambda device: False)
 
 
@@ -49,7 +49,7 @@ def alone(model: Codec, piece: str | Piece, samples: int = 16, seed: int = 0) ->
 
 
 def same(one: Evidence, other: Evidence, atol: float = 1e-4) -> None:
-    """But for the last digits."""
+    """Equal but for the last digits."""
     assert one.tokens.tolist() == other.tokens.tolist()
     assert one.read == other.read
     for a, b in ((one.log_prob, other.log_prob), (one.error, other.error), (one.means, other.means)):
@@ -57,11 +57,11 @@ def same(one: Evidence, other: Evidence, atol: float = 1e-4) -> None:
     assert (one.elbo, one.importance) == pytest.approx((other.elbo, other.importance), abs=10 * atol, rel=1e-4)
 
 
-# --- what the model says ----------------------------------------------------------------------------------------------
+# --- evidence by hand -------------------------------------------------------------------------------------------------
 
 
 class ByHand:
-    """One window of a session, told without the codec: a batch of one, `torch.distributions`, no padding."""
+    """Reference for one window of a session without the codec: a batch of one, `torch.distributions`, no padding."""
 
     def __init__(self, model: Codec, window: NDArray[np.int32], noise: Tensor) -> None:
         tokens = torch.from_numpy(window).long()[None, None]
@@ -77,7 +77,7 @@ class ByHand:
 
     @staticmethod
     def tell(model: Codec, z: Tensor, tokens: Tensor) -> Tensor:
-        """`(T,)`: log p of every token."""
+        """Log-probabilities `(T,)` of the tokens, in nats."""
         before = torch.tensor([[[BOS, *tokens[0, 0, :-1].tolist()]]])
         logits, _ = model.model.decode_logits(z[None], before, torch.zeros(*tokens.shape, 0).long())
         return torch.tensor([float(row.log_softmax(0)[i]) for row, i in zip(logits[0, 0], tokens[0, 0], strict=True)])
@@ -89,10 +89,10 @@ def by_hand(model: Codec, line: str, samples: int, seed: int = 0) -> list[ByHand
 
 
 @pytest.mark.parametrize("line", ["open read check close", *ODD[:3], max(NEW, key=len), ODD[3]])
-def test_evidence_is_what_the_model_says_by_hand(events: Codec, line: str) -> None:
+def test_evidence_equals_the_reference_computation(events: Codec, line: str) -> None:
     evidence, windows = alone(events, line, samples=5, seed=3), by_hand(events, line, samples=5, seed=3)
     overlap = events.tokenizer.overlap
-    first = [0] + [overlap] * (len(windows) - 1)  # where what a window does not repeat begins
+    first = [0] + [overlap] * (len(windows) - 1)  # start of the part that does not repeat the previous window
     average = torch.cat([one.told.mean(0)[at:] for one, at in zip(windows, first, strict=True)])
     error = torch.cat([one.error[at:] for one, at in zip(windows, first, strict=True)])
     np.testing.assert_allclose(evidence.log_prob, average, atol=1e-4)
@@ -105,7 +105,7 @@ def test_evidence_is_what_the_model_says_by_hand(events: Codec, line: str) -> No
 
 
 @pytest.mark.parametrize("line", [*ODD, *NEW[:8]])
-def test_tokens_joined_over_windows_have_one_entry_an_event_and_the_end(events: Codec, line: str) -> None:
+def test_joined_windows_have_one_entry_per_event_and_one_for_the_end(events: Codec, line: str) -> None:
     evidence = alone(events, line, samples=2)
     assert evidence.log_prob.shape == evidence.error.shape == evidence.tokens.shape == (len(line.split()) + 1,)
     shown = [events.tokenizer.token_text(int(token)) for token in evidence.tokens]
@@ -117,8 +117,8 @@ def test_tokens_joined_over_windows_have_one_entry_an_event_and_the_end(events: 
     assert evidence.read == sum(map(len, windows)) == len(evidence.tokens) + 3 * (len(windows) - 1)
 
 
-def test_what_is_odd_is_found_where_it_is(events: Codec) -> None:
-    evidence = alone(events, "open read check write check close", samples=32)  # written, and never synced
+def test_an_anomalous_event_has_the_lowest_log_probability(events: Codec) -> None:
+    evidence = alone(events, "open read check write check close", samples=32)  # without the sync after write
     assert int(evidence.log_prob.argmin()) == int(evidence.error.argmin()) == 4
     usual = alone(events, "open read check write sync check close", samples=32)
     assert usual.log_prob.mean() > evidence.log_prob.mean() + 0.3
@@ -129,7 +129,7 @@ def test_what_is_odd_is_found_where_it_is(events: Codec) -> None:
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_bound_is_below_what_the_tokens_cost_by_no_less_than_nothing(events: Codec) -> None:
+def test_the_elbo_never_exceeds_the_log_likelihood_of_the_tokens(events: Codec) -> None:
     for line, evidence in zip(NEW, examine(events, NEW), strict=True):
         total = sum(float(one.told.sum(1).mean()) for one in by_hand(events, line, 16))
         assert evidence.elbo <= total + 1e-3
@@ -137,7 +137,7 @@ def test_the_bound_is_below_what_the_tokens_cost_by_no_less_than_nothing(events:
             assert evidence.elbo < float(evidence.log_prob.sum()), "the model here has something to say in its latents"
 
 
-def test_importance_weighting_is_no_less_than_the_mean_of_the_weights(events: Codec) -> None:
+def test_the_importance_weighted_bound_is_at_least_the_mean_log_weight(events: Codec) -> None:
     found = list(examine(events, NEW, 8))
     for line, evidence in zip(NEW, found, strict=True):
         assert evidence.importance >= sum(float(one.weights.mean()) for one in by_hand(events, line, 8)) - 1e-3
@@ -148,7 +148,7 @@ def test_importance_weighting_is_no_less_than_the_mean_of_the_weights(events: Co
     assert importance > np.mean(few), "the closer the more draws"
 
 
-def test_importance_with_one_sample_is_the_weight_of_that_draw(events: Codec) -> None:
+def test_the_importance_weighted_bound_of_one_sample_is_its_log_weight(events: Codec) -> None:
     for seed in range(4):
         for line, evidence in zip(NEW[:5], examine(events, NEW[:5], 1, seed), strict=True):
             [*weights] = (float(one.weights) for one in by_hand(events, line, 1, seed))
@@ -164,11 +164,11 @@ def test_draws_follow_the_seed(events: Codec) -> None:
     assert (one.means == other.means).all()
 
 
-# --- company ----------------------------------------------------------------------------------------------------------
+# --- independence of other pieces -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("windows", [1, 3, 2048])
-def test_evidence_does_not_depend_on_order_neighbours_or_copies(
+def test_evidence_does_not_depend_on_order_other_pieces_or_copies(
     events: Codec, monkeypatch: pytest.MonkeyPatch, windows: int
 ) -> None:
     expected = [alone(events, line, 4) for line in (*NEW, *ODD)]
@@ -180,13 +180,13 @@ def test_evidence_does_not_depend_on_order_neighbours_or_copies(
         same(evidence, expected[i])
 
 
-def test_copies_in_one_call_get_the_very_same(events: Codec) -> None:
+def test_copies_in_one_call_get_identical_evidence(events: Codec) -> None:
     one, _, two = examine(events, [NEW[0], NEW[1], f"  {NEW[0]} "])
     assert (one.log_prob == two.log_prob).all()
     assert (one.elbo, one.importance) == (two.elbo, two.importance)
 
 
-def test_windows_that_are_alike_are_examined_once(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_windows_are_computed_once(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     told = Codec.token_log_probs
 
@@ -203,7 +203,7 @@ def test_windows_that_are_alike_are_examined_once(events: Codec, monkeypatch: py
 
 @needs_bf16
 @pytest.mark.bf16
-def test_half_precision_says_nearly_the_same(events: Codec, tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_gives_nearly_the_same_evidence(events: Codec, tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [alone(events, line) for line in NEW[:10]]
     monkeypatch.setattr(inference, "multiplies_bf16", lambda device: True)
     for one, other in zip(examine(codec.load(tiny_events), NEW[:10]), expected, strict=True):
@@ -211,10 +211,10 @@ def test_half_precision_says_nearly_the_same(events: Codec, tiny_events: Path, m
         same(one, other, atol=0.1)
 
 
-# --- many and none ----------------------------------------------------------------------------------------------------
+# --- many pieces and no pieces ----------------------------------------------------------------------------------------
 
 
-def test_an_endless_stream_is_answered_as_it_comes(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_stream_is_scored_as_it_arrives(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anomaly, "WINDOWS", 8)
     read: list[str] = []
 
@@ -230,7 +230,7 @@ def test_an_endless_stream_is_answered_as_it_comes(events: Codec, monkeypatch: p
         assert len(evidence.tokens) == len(line.split()) + 1
 
 
-def test_no_more_is_read_than_is_examined_at_once(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_pieces_are_read_than_fit_a_batch(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anomaly, "WINDOWS", 4)
     read: list[str] = []
 
@@ -242,17 +242,17 @@ def test_no_more_is_read_than_is_examined_at_once(events: Codec, monkeypatch: py
     assert [len(read) for _ in examine(events, stream(), 1)] == [4] * 4 + [8] * 4 + [12] * 4
 
 
-def test_nothing_gives_nothing(events: Codec) -> None:
+def test_no_pieces_give_no_evidence(events: Codec) -> None:
     assert list(examine(events, [])) == []
     assert latents(events, []) == []
 
 
-def test_latents_are_those_of_the_evidence(events: Codec) -> None:
+def test_latents_equal_those_in_the_evidence(events: Codec) -> None:
     for means, evidence in zip(latents(events, [*NEW, *ODD]), examine(events, [*NEW, *ODD], 1), strict=True):
         np.testing.assert_allclose(means, evidence.means, atol=1e-5)
 
 
-def test_what_is_no_session_is_an_error_in_one_line(events: Codec) -> None:
+def test_an_input_that_is_not_a_session_is_an_error_in_one_line(events: Codec) -> None:
     for call in (lambda x: list(examine(events, x)), lambda x: latents(events, x)):
         with pytest.raises(ReadError, match="a path is not a line") as caught:
             call([NEW[0], Path("sessions.txt")])
@@ -288,10 +288,10 @@ def test_a_session_of_a_million_events_takes_little_memory() -> None:
     assert int(done.stdout) < 200, "MB; its logits alone would be 400"
 
 
-# --- other kinds ------------------------------------------------------------------------------------------------------
+# --- other modalities -------------------------------------------------------------------------------------------------
 
 
-def test_sentences_are_examined_too(tiny_text: Path) -> None:
+def test_sentences_have_evidence_too(tiny_text: Path) -> None:
     model = codec.load(tiny_text)
     for line, evidence in zip(SENTENCES[:5], examine(model, SENTENCES[:5], 4), strict=True):
         chunks = model.tokenizer.encode(line)
@@ -302,7 +302,7 @@ def test_sentences_are_examined_too(tiny_text: Path) -> None:
     assert alone(model, salad).log_prob.mean() < alone(model, SENTENCES[0]).log_prob.mean() - 1
 
 
-def test_music_is_examined_too_among_what_its_grammar_allows(tiny_music: Path) -> None:
+def test_music_evidence_is_normalised_over_the_tokens_its_grammar_allows(tiny_music: Path) -> None:
     model = codec.load(tiny_music)
     piece = groove(3, bars=5)  # two bars a segment: the last is half empty
     evidence = alone(model, piece, 4)
@@ -316,5 +316,5 @@ def test_music_is_examined_too_among_what_its_grammar_allows(tiny_music: Path) -
     assert (evidence.log_prob[open_ == 1] == 0).all(), "what must come costs nothing"
     ends = evidence.log_prob[evidence.tokens == EOS]
     assert len(ends) == 6
-    # an untaught model finds nothing much likelier than anything else that is allowed
+    # an untrained model gives all allowed tokens similar probabilities
     assert (np.abs(evidence.log_prob + np.log(open_)) < 3 * math.log(10)).all()

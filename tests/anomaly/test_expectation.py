@@ -1,4 +1,4 @@
-"""What a model expects where a piece surprises."""
+"""Expected tokens at the surprising positions of a piece."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def events(tiny_events: Path) -> Codec:
 
 @pytest.mark.parametrize("number", [1000, 1004, 1011])
 def test_probabilities_are_those_of_the_evidence(events: Codec, number: int) -> None:
-    """With one draw the log-probability of the token that is there is the evidence's, in every window."""
+    """With one draw the log-probability of the actual token equals that in the evidence, in every window."""
     piece = session(number)
     [evidence] = examine(events, [piece], samples=1, seed=3)
     size = events.tokenizer.vocab_size
@@ -39,14 +39,14 @@ def test_probabilities_are_those_of_the_evidence(events: Codec, number: int) -> 
         assert math.log(dict(options)[token]) == pytest.approx(value, abs=1e-3)
 
 
-def test_places_are_answered_in_the_order_given(events: Codec) -> None:
+def test_positions_are_returned_in_the_order_given(events: Codec) -> None:
     piece = " ".join(["open", *["read", "check"] * 12, "close"])  # three windows
     every = expected(events, piece, range(27))
     assert expected(events, piece, [20, 3, 11]) == [every[20], every[3], every[11]]
     assert expected(events, piece, []) == []
 
 
-def test_the_normal_event_is_expected_in_the_place_of_a_strange_one(events: Codec) -> None:
+def test_the_normal_event_is_expected_instead_of_an_anomalous_one(events: Codec) -> None:
     piece = "open read check write panic check close"  # `sync` follows `write`
     [[(token, probability), *_]] = expected(events, piece, [4])
     assert events.tokenizer.token_text(token) == "sync" and probability > 0.5

@@ -25,7 +25,7 @@ def evidence(tokenizer: TextTokenizer, line: str, rare: dict[int, float]) -> Evi
     return Evidence(tokens, log_prob, log_prob, 0.0, 0.0, len(tokens), np.zeros((1, 2), np.float32))
 
 
-def test_unlikely_characters_are_spans_with_their_places(characters: TextTokenizer) -> None:
+def test_unlikely_characters_are_spans_with_their_positions(characters: TextTokenizer) -> None:
     line = "get /a?id=1<1>&b=2"
     one = evidence(characters, line, {12: -9.0, 14: -7.0, 18: -8.0})
     spans = [Span(11, 14, "<1>", -16.1), Span(17, 18, "2", -8.0)]
@@ -34,12 +34,12 @@ def test_unlikely_characters_are_spans_with_their_places(characters: TextTokeniz
     assert explain.marked(characters, one) == {12, 13, 14, 18}
 
 
-def test_the_least_likely_character_is_a_span_always(characters: TextTokenizer) -> None:
+def test_the_least_likely_character_is_always_a_span(characters: TextTokenizer) -> None:
     one = evidence(characters, "get /a?id=1", {4: -0.5})
     assert explain.unlikely(characters, one) == [Span(3, 4, " ", -0.5)]
 
 
-def test_letters_of_several_tokens_have_one_place(characters: TextTokenizer) -> None:
+def test_letters_of_several_tokens_have_one_position(characters: TextTokenizer) -> None:
     one = evidence(characters, "get /ü<", {6: -7.0, 7: -7.0, 8: -9.0})
     assert explain.unlikely(characters, one) == [Span(5, 7, "ü<", -23.0)]
 
@@ -49,7 +49,7 @@ def test_an_early_end_is_a_span_without_characters(characters: TextTokenizer) ->
     assert explain.unlikely(characters, one) == [Span(5, 5, "", -9.0)]
 
 
-def test_words_are_pointed_at_one_by_one() -> None:
+def test_words_are_marked_one_by_one() -> None:
     words = TextTokenizer.train(["the food was good"] * 9, 300, "bpe")
     assert not explain.by_character(words)
     one = evidence(words, "the food was good", {2: -9.0})

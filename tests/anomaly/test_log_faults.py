@@ -1,4 +1,4 @@
-"""Faults put into normal sessions, and made logs, as the benchmark of faults uses them."""
+"""Faults injected into normal sessions, and synthetic logs, as the benchmark of faults uses them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import log_faults
 import made_logs
 
 
-def test_each_fault_is_what_it_is_called_and_in_no_training_session() -> None:
+def test_each_fault_matches_its_name_and_occurs_in_no_training_session() -> None:
     train, others = SESSIONS[:200], SESSIONS[200:]
     found = log_faults.faulty(others, train, 0)
     assert not {line for lines in found.values() for line in lines} & set(train)
@@ -37,7 +37,7 @@ def test_each_fault_is_what_it_is_called_and_in_no_training_session() -> None:
     assert log_faults.faulty(["a", "a b", "c d"], ["b a"], 0)["shuffled"] == ["d c"], "others have no new order"
 
 
-def test_made_logs_hold_the_sessions_they_were_made_of(tmp_path: Path) -> None:
+def test_synthetic_logs_contain_the_sessions_they_were_made_of(tmp_path: Path) -> None:
     with (tmp_path / "templates.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows(

@@ -12,7 +12,7 @@ VOID = {"meta", "circle", "line", "br"}
 
 
 class Reader(HTMLParser):
-    """Holds that every element is closed in order; keeps text by class."""
+    """Asserts that every element is closed in order; collects text by class."""
 
     def __init__(self, content: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def session(name: str, p: float, seconds: float | None = None, lines: list[Line]
     return ScoredSession(name, p, p <= 0.01, seconds, 3, lines or [])
 
 
-def test_the_strangest_session_is_first_with_its_lines_and_what_was_expected() -> None:
+def test_the_lowest_scored_session_is_first_with_its_lines_and_the_expected_events() -> None:
     lines = [
         Line("a.log:1", "open <b>", 0.9, False),
         Line("a.log:2", "panic & run", 0.001, True, [("sync <*>", 0.8), ("close", 0.15)]),
@@ -67,17 +67,17 @@ def test_the_time_line_has_a_dot_for_each_session_at_its_time() -> None:
     assert [float(one["cx"] or 0) for one in found.circles] == [40, 510, 980]
     assert [one["class"] for one in found.circles] == ["normal", "anomalous", "normal"]
     heights = [float(one["cy"] or 0) for one in found.circles]
-    assert heights[1] < heights[0] < heights[2]  # the stranger, the higher
+    assert heights[1] < heights[0] < heights[2]  # lower scores are drawn higher
 
 
 @pytest.mark.parametrize("times", [[None, None], [5.0, None], [7.0, 7.0]])
-def test_sessions_without_times_stand_in_their_order(times: list[float | None]) -> None:
+def test_sessions_without_times_are_drawn_in_order(times: list[float | None]) -> None:
     found = Reader(page("x", "", [session(str(i), 0.5, at) for i, at in enumerate(times)], 0.01))
     x = [float(one["cx"] or 0) for one in found.circles]
     assert x == ([510, 510] if times == [7.0, 7.0] else [40, 980])
 
 
-def test_long_sessions_and_many_sessions_are_shortened_and_say_so() -> None:
+def test_long_sessions_and_long_lists_are_shortened_with_a_note() -> None:
     lines = [Line(f"a:{i}", f"line {i}", 0.5, i == 50) for i in range(LINES + 40)]
     many = [session(str(i), 0.5) for i in range(SESSIONS + 20)]
     found = Reader(page("x", "", [session("long", 0.001, lines=lines), *many], 0.01))
@@ -87,5 +87,5 @@ def test_long_sessions_and_many_sessions_are_shortened_and_say_so() -> None:
     assert "and 21 sessions with larger p-values" in found.texts["soft"]
 
 
-def test_a_log_without_sessions_is_a_page_all_the_same() -> None:
+def test_a_log_without_sessions_is_a_valid_page() -> None:
     assert Reader(page("x", "", [], 0.01)).texts["figures"][0] == "0"

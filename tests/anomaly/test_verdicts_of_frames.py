@@ -1,4 +1,4 @@
-"""Detectors of data frames: what the commands do for raw files."""
+"""Detectors of data frames: the counterpart of the commands for raw files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAYS = {
 
 
 def rows(numbers: range, changed: dict[int, list[str]] | None = None) -> dict[str, list[Any]]:
-    """Columns of sessions in the order of their events' times, each session in between the next ones."""
+    """Columns of interleaved sessions in the order of their events' times."""
     found = []
     for number in numbers:
         for i, event in enumerate((changed or {}).get(number, session(number).split())):

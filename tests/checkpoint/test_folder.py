@@ -1,4 +1,4 @@
-"""A checkpoint is written whole or not at all, and whatever is wrong with one is told in a line."""
+"""A checkpoint is written completely or not at all, and a broken one is an error in one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def written(kept: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(written: Path, tmp_path: Path) -> Path:
-    """A checkpoint to be broken: an older one, without sums, by which all else would be told first."""
+    """A checkpoint to break: an older one, without checksums, which would report every other fault first."""
     folder = Path(shutil.copytree(written, tmp_path / "copy"))
     change_config(folder, sha256={})
     return folder
@@ -72,10 +72,10 @@ def one_line(error: SeqVAEError) -> str:
     return text
 
 
-# --- there and back ---------------------------------------------------------------------------------------------------
+# --- saving and loading -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_saved_is_loaded(kept: Checkpoint, written: Path) -> None:
+def test_loading_returns_the_saved_state(kept: Checkpoint, written: Path) -> None:
     again = load(written)
     assert again.recipe == kept.recipe
     assert (again.metrics, again.card, again.about_styles) == (kept.metrics, kept.card, kept.about_styles)
@@ -90,7 +90,7 @@ def test_what_is_saved_is_loaded(kept: Checkpoint, written: Path) -> None:
         assert others[name].dtype == torch.float32
 
 
-def test_the_folder_is_the_one_of_the_design(written: Path) -> None:
+def test_the_folder_has_the_documented_files(written: Path) -> None:
     found = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert found == {
         "config.json", "model.safetensors", "tokenizer/tokenizer.json", "styles.safetensors", "metrics.json",
@@ -100,7 +100,7 @@ def test_the_folder_is_the_one_of_the_design(written: Path) -> None:
     assert written.stat().st_mode & 0o777 == 0o755, "others may read it"
 
 
-def test_weights_in_half_precision_are_read_as_single(copy: Path, kept: Checkpoint) -> None:
+def test_weights_in_half_precision_are_read_as_single_precision(copy: Path, kept: Checkpoint) -> None:
     path = copy / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
     again = load(copy).model.state_dict()
@@ -109,14 +109,14 @@ def test_weights_in_half_precision_are_read_as_single(copy: Path, kept: Checkpoi
         torch.testing.assert_close(again[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_what_may_be_missing_is_empty(copy: Path) -> None:
+def test_optional_parts_default_to_empty(copy: Path) -> None:
     for name in ("styles.safetensors", "metrics.json", "README.md"):
         (copy / name).unlink()
     again = load(copy)
     assert (again.styles, again.metrics, again.card) == ({}, {}, "")
 
 
-def test_a_folder_is_replaced_whole(kept: Checkpoint, copy: Path) -> None:
+def test_a_folder_is_replaced_completely(kept: Checkpoint, copy: Path) -> None:
     (copy / "map.png").write_text("of these weights")
     (copy / "detector").mkdir()
     (copy / "detector" / "settings.json").write_text("of these weights")
@@ -134,7 +134,7 @@ def test_a_folder_is_replaced_whole(kept: Checkpoint, copy: Path) -> None:
     assert names(copy.parent) == ["copy"]
 
 
-# --- what is broken ---------------------------------------------------------------------------------------------------
+# --- broken folders ---------------------------------------------------------------------------------------------------
 
 
 def truncate(path: Path, share: float) -> None:
@@ -208,7 +208,7 @@ def test_a_broken_folder_is_an_error_in_one_line(copy: Path, breakage: str) -> N
     assert str(copy) in one_line(caught.value)
 
 
-def test_another_format_says_which_version_reads_it(copy: Path) -> None:
+def test_a_newer_format_names_the_version_that_reads_it(copy: Path) -> None:
     change_config(copy, format=2)
     with pytest.raises(CheckpointError, match="format 2, this version reads 1; install another seqvae"):
         load(copy)
@@ -259,7 +259,7 @@ def test_a_folder_of_the_same_name_elsewhere_does_not_hide_a_released_one(
 
 
 @pytest.mark.parametrize("name", ["smal", "no/such/folder", "./nowhere", "/nowhere", "someone/something"])
-def test_a_name_without_a_checkpoint_tells_which_there_are(shelf: Path, name: str) -> None:
+def test_an_unknown_name_lists_the_released_checkpoints(shelf: Path, name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(name)
     text = one_line(caught.value)
@@ -296,7 +296,7 @@ def test_released_checkpoints_lie_beside_the_package() -> None:
     assert all((folder / "config.json").is_file() for folder in released.released())
 
 
-# --- interrupted ------------------------------------------------------------------------------------------------------
+# --- interrupted writes -----------------------------------------------------------------------------------------------
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -304,7 +304,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_write_leaves_what_was_there(copy: Path, error: Any) -> None:
+def test_an_interrupted_write_leaves_the_old_folder(copy: Path, error: Any) -> None:
     before = tree(copy.parent)
 
     def fill(part: Path) -> None:
@@ -319,7 +319,7 @@ def test_an_interrupted_write_leaves_what_was_there(copy: Path, error: Any) -> N
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("move", [1, 2])
-def test_a_write_stopped_between_its_moves_leaves_what_was_there(
+def test_a_write_stopped_between_its_moves_leaves_the_old_folder(
     copy: Path, monkeypatch: pytest.MonkeyPatch, error: Any, move: int
 ) -> None:
     before = tree(copy.parent)
@@ -354,7 +354,7 @@ def test_a_full_disk_is_an_error_in_one_line(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_place_that_cannot_be_a_folder_is_an_error_in_one_line(tmp_path: Path, kept: Checkpoint) -> None:
+def test_an_impossible_folder_path_is_an_error_in_one_line(tmp_path: Path, kept: Checkpoint) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SeqVAEError) as caught:
         save(kept, tmp_path / "file" / "checkpoint")
@@ -365,7 +365,7 @@ def test_a_place_that_cannot_be_a_folder_is_an_error_in_one_line(tmp_path: Path,
 # --- single files -----------------------------------------------------------------------------------------------------
 
 
-def test_tensors_and_their_text_come_back(tmp_path: Path) -> None:
+def test_tensors_and_their_metadata_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "z.safetensors"
     tensors = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.tensor([1, 2])}
     save_tensors(tensors, {"who": "me"}, path)
@@ -377,7 +377,7 @@ def test_tensors_and_their_text_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"RIFF", b"\x80\x04\x95"])
-def test_a_file_that_is_none_of_ours_is_an_error_in_one_line(tmp_path: Path, content: bytes | None) -> None:
+def test_a_foreign_file_is_an_error_in_one_line(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "z.safetensors"
     if content is not None:
         path.write_bytes(content)
@@ -418,7 +418,7 @@ def test_a_file_in_no_folder_is_an_error_in_one_line(tmp_path: Path) -> None:
     one_line(caught.value)
 
 
-def test_files_keep_the_names_of_weights_that_they_had() -> None:
+def test_files_keep_the_old_names_of_weights() -> None:
     for old, new in STORED:
         assert (loaded(f"{old}weight"), stored(f"{new}weight")) == (f"{new}weight", f"{old}weight")
     found = list(released.released())

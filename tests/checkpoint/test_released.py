@@ -1,4 +1,4 @@
-"""The checkpoints that are released: small, complete, documented, and able to do what they are for."""
+"""The released checkpoints: small, complete, documented, and able to do their tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STYLES = {
     "text": {"all", "negative", "positive", "past", "present"},
     "events": {"all", "normal"},
 }
-# Ours, and of nobody's data: as a guest might write, in the spelling that the model of reviews was trained on.
+# Written for this test, in the tokenization that the model of reviews was trained on.
 COMPLAINTS = [
     "the soup was cold and the bread was stale .",
     "we waited an hour for a table and nobody cared .",
@@ -66,7 +66,7 @@ def test_it_is_small_and_without_pickle(folder: Path) -> None:
 
 
 @each
-def test_its_card_has_what_the_hub_wants(folder: Path) -> None:
+def test_its_card_has_the_metadata_of_the_hub(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     _, front, text = card.split("---\n", 2)
     assert card.startswith("---\n")
@@ -77,7 +77,7 @@ def test_its_card_has_what_the_hub_wants(folder: Path) -> None:
 
 
 @each
-def test_its_detector_is_of_its_own_weights_and_can_call_something_anomalous(folder: Path) -> None:
+def test_its_detector_belongs_to_its_weights_and_can_flag_an_anomaly(folder: Path) -> None:
     if folder.name == "music-free":
         pytest.skip("it is for drawing new pieces, and carries none")
     found, settings = calibration.load(folder / "detector")
@@ -120,7 +120,7 @@ def test_an_injection_is_found_in_a_request_with_its_characters() -> None:
 
 
 @each
-def test_its_figures_are_there(folder: Path) -> None:
+def test_its_figures_are_documented(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics
 
@@ -155,14 +155,14 @@ def reviews() -> Codec:
 
 
 @pytest.mark.bf16
-def test_sentences_come_back(reviews: Codec) -> None:
-    """Of 250 validation sentences three in four do; of eight, by the last digit, six or seven."""
+def test_sentences_are_reconstructed(reviews: Codec) -> None:
+    """Three in four of 250 validation sentences are; of these eight six or seven, depending on rounding."""
     assert sum(a == b for a, b in zip(reviews.transform(COMPLAINTS, lambda z: z), COMPLAINTS, strict=True)) >= 5
 
 
 @pytest.mark.bf16
-def test_complaints_become_praise_of_the_same_words(reviews: Codec) -> None:
-    """Read again, the sentences lie where praise lies, and more of their words are left than of strangers'."""
+def test_complaints_become_praise_with_the_same_words(reviews: Codec) -> None:
+    """Encoded again, the sentences lie near praise, and keep more of their words than unrelated sentences share."""
     move = reviews.translate("positive", "negative", 1.25)
     praise = reviews.transform(COMPLAINTS, move)
     good = {
@@ -189,14 +189,14 @@ def test_complaints_become_praise_of_the_same_words(reviews: Codec) -> None:
 
 
 @pytest.mark.bf16
-def test_a_walk_ends_in_the_two_sentences(reviews: Codec) -> None:
+def test_an_interpolation_ends_in_the_two_sentences(reviews: Codec) -> None:
     path = reviews.interpolate(COMPLAINTS[1], COMPLAINTS[4], steps=7)
     assert (path[0], path[-1]) == (COMPLAINTS[1], COMPLAINTS[4])
     assert len(set(path)) >= 3, "there is something between"
     assert all(line.strip() for line in path)
 
 
-def test_any_line_passes(reviews: Codec) -> None:
+def test_any_line_is_accepted(reviews: Codec) -> None:
     strange = ["", "Zażółć gęślą jaźń", "\u2581 日本語 \U0001f600", "word " * 300]
     out = reviews.transform(strange, lambda z: z)
     assert len(out) == 4

@@ -1,4 +1,4 @@
-"""The command line as a program: its help, its speed, its exit codes, and what it says when the system fails."""
+"""The command line as a program: help, speed, exit codes, and errors of the operating system."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VERBS = [
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_every_command_has_examples_that_its_own_options_understand(verb: list[str]) -> None:
+def test_every_command_has_examples_that_its_parser_accepts(verb: list[str]) -> None:
     text = seqvae(*verb, "--help").stdout
     options, _, examples = text.partition("  Example")
     for example in map(str.strip, examples.splitlines()[1:]):
@@ -42,7 +42,7 @@ def test_every_command_has_examples_that_its_own_options_understand(verb: list[s
                 assert word in options
 
 
-def test_no_command_is_left_out_here() -> None:
+def test_the_list_of_commands_is_complete() -> None:
     def walk(command: Any, *names: str) -> Iterator[list[str]]:
         inside = getattr(command, "commands", {})
         if not inside:
@@ -53,13 +53,13 @@ def test_no_command_is_left_out_here() -> None:
     assert sorted(walk(typer.main.get_command(app))) == sorted(VERBS)
 
 
-def test_choices_are_those_of_the_modules_behind() -> None:
+def test_choices_equal_those_of_the_library_modules() -> None:
     assert set(typing.get_args(stylebook.By)) == set(attributes.ATTRIBUTES)
 
 
 @pytest.mark.parametrize("verb", ["--help", "--version", "models"])
-def test_what_needs_no_model_answers_at_once(verb: str) -> None:
-    used = []  # processor time, for others may be busy here
+def test_commands_without_a_model_are_fast(verb: str) -> None:
+    used = []  # processor time, because other processes may be busy
     for _ in range(5):
         before = os.times()
         shell(verb)
@@ -79,13 +79,13 @@ def test_models_and_help_import_neither_torch_nor_numpy_nor_rich() -> None:
 
 
 @pytest.mark.parametrize("group", [[], ["style"], ["tokenizer"]], ids=str)
-def test_no_arguments_at_all_is_a_call_for_help(group: list[str]) -> None:
+def test_no_arguments_print_the_help(group: list[str]) -> None:
     result = seqvae(*group)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == seqvae(*group, "--help").stdout
 
 
-def test_any_other_failure_of_the_system_is_one_line(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_system_error_is_one_line(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object, **settings: object) -> Iterator[None]:
         raise OSError(errno.EIO, "Input/output error", "/mnt/x")
 
@@ -93,8 +93,8 @@ def test_any_other_failure_of_the_system_is_one_line(tiny_music: Path, monkeypat
     assert told(seqvae("style", "list", "-m", tiny_music)).startswith("seqvae: /mnt/x: input/output error; ")
 
 
-def test_a_process_prints_no_traceback_and_knows_its_exit_codes(tiny_music: Path, here: Path) -> None:
-    name = os.fsdecode(b"a\xff.mid")  # no valid UTF-8, as names from old systems are
+def test_a_process_prints_no_traceback_and_has_the_documented_exit_codes(tiny_music: Path, here: Path) -> None:
+    name = os.fsdecode(b"a\xff.mid")  # invalid UTF-8, as in file names from old systems
     song(here / name)
     good = shell("blend", name, "-m", tiny_music, "--to", "wild", "-o", "out/", cwd=here, errors="surrogateescape")
     assert (good.returncode, good.stdout, good.stderr) == (0, f"out/{name}\n", "")
@@ -103,7 +103,7 @@ def test_a_process_prints_no_traceback_and_knows_its_exit_codes(tiny_music: Path
     assert "Traceback" not in wrong.stderr
 
 
-def test_a_reader_that_leaves_hears_no_complaint(tiny_music: Path) -> None:
+def test_a_closed_output_pipe_is_not_an_error(tiny_music: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "seqvae", "style", "list", "-m", str(tiny_music)]
@@ -121,7 +121,7 @@ def test_output_to_a_full_disk_is_one_line(tiny_music: Path) -> None:
     assert "no space left on device" in ran.stderr
 
 
-def test_earlier_names_of_options_are_taken_and_not_shown(tiny_text: Path, here: Path) -> None:
+def test_earlier_names_of_options_are_accepted_and_hidden(tiny_text: Path, here: Path) -> None:
     for command, old in ((["style", "fit"], "--by"), (["evaluate"], "--between"), (["blend"], "--harmony"),
                          (["detect", "fit"], "--known")):  # fmt: skip
         shown = seqvae(*command, "--help").stdout

@@ -1,4 +1,4 @@
-"""The commands on sentences: one line out for each line in, whatever the lines hold and however they arrive."""
+"""The commands on sentences: one output line for each input line, whatever its content and source."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Said = Callable[[list[str]], list[str]]
 
 @pytest.fixture
 def said(tiny_text: Path) -> Said:
-    """What the model makes of lines one by one, without the command."""
+    """Reconstructions of lines one by one by the model, without the command."""
     loaded = codec.load(tiny_text)
     return lambda lines: [loaded.reconstruct(line) if line.strip() else "" for line in lines]
 
@@ -58,14 +58,14 @@ def text_file(path: Path, lines: list[str]) -> Path:
 # --- lines in, lines out ----------------------------------------------------------------------------------------------
 
 
-def test_one_line_comes_out_for_each_line_in_whatever_it_holds(tiny_text: Path, here: Path, said: Said) -> None:
+def test_each_input_line_gives_one_output_line_whatever_it_contains(tiny_text: Path, here: Path, said: Said) -> None:
     text_file(here / "in.txt", ODD)
     lines = done("reconstruct", "@in.txt", "-m", tiny_text)
     assert lines == said(ODD)
     assert [i for i, line in enumerate(lines) if not line] == [i for i, line in enumerate(ODD) if not line.strip()]
 
 
-def test_what_the_model_knows_comes_back_and_moves(tiny_text: Path, here: Path) -> None:
+def test_learned_sentences_are_reconstructed_and_translated(tiny_text: Path, here: Path) -> None:
     text_file(here / "in.txt", SENTENCES)
     assert done("reconstruct", "@in.txt", "-m", tiny_text) == SENTENCES
     better = done("blend", "@in.txt", "-m", tiny_text, "--from", "bad", "--to", "good", "--amount", 1.5)
@@ -73,7 +73,7 @@ def test_what_the_model_knows_comes_back_and_moves(tiny_text: Path, here: Path) 
     assert sum(" good " in line for line in bad) > len(bad) / 2
 
 
-def test_text_without_a_model_goes_to_a_model_of_text(
+def test_text_without_a_named_model_uses_the_text_model(
     tiny_text: Path, here: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "TEXT", str(tiny_text))
@@ -90,14 +90,14 @@ def test_text_without_a_model_goes_to_a_model_of_text(
         assert inputs.chosen("reviews", [music])[0] == "reviews"
 
 
-def test_music_is_no_text(tiny_text: Path, here: Path) -> None:
+def test_music_is_refused_by_a_text_model(tiny_text: Path, here: Path) -> None:
     song(here / "a.mid")
     assert "a.mid: is a file of music" in told(seqvae("reconstruct", "a.mid", "-m", tiny_text), 2)
     assert "cannot read a.mid: it is not text but music" in told(seqvae("reconstruct", "@a.mid", "-m", tiny_text))
     assert "not text but music" in told(seqvae("style", "fit", "a=a.mid", "-m", tiny_text, "-o", "my.styles"))
 
 
-def test_a_sentence_a_file_and_standard_input_go_together(
+def test_sentences_files_and_standard_input_can_be_mixed(
     tiny_text: Path, here: Path, said: Said, typed: Callable[[str], None]
 ) -> None:
     text_file(here / "in.txt", ["from a file", "and more"])
@@ -106,7 +106,7 @@ def test_a_sentence_a_file_and_standard_input_go_together(
     assert lines == said(["a sentence", "from a file", "and more", "from a pipe", "no end", "the last one"])
 
 
-def test_standard_input_is_read_where_nothing_is_named(
+def test_standard_input_is_read_without_arguments(
     tiny_text: Path, said: Said, typed: Callable[[str | bytes], None]
 ) -> None:
     typed("\ufefffirst\r\n\r\nthird\n")
@@ -125,9 +125,7 @@ def test_more_lines_than_fit_into_a_batch_keep_their_order(
     assert done("reconstruct", "@in.txt", "-m", tiny_text) == said(SENTENCES[:20])
 
 
-def test_what_is_drawn_does_not_depend_on_the_batches(
-    tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_do_not_depend_on_the_batches(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text_file(here / "in.txt", ["", ODD[5], *["the food was good"] * 8, ODD[6], "x"])
     blend = ["blend", "@in.txt", "-m", tiny_text, "--to", "good", "--temperature", 3, "--exact", "--seed"]
     whole = done(*blend, 5)
@@ -137,7 +135,7 @@ def test_what_is_drawn_does_not_depend_on_the_batches(
     assert done(*blend, 5) == whole
 
 
-def test_json_tells_of_each_line(tiny_text: Path, here: Path, said: Said) -> None:
+def test_json_has_an_object_for_each_line(tiny_text: Path, here: Path, said: Said) -> None:
     text_file(here / "in.txt", ["the food", ""])
     rows = [json.loads(line) for line in done("reconstruct", "@in.txt", "é", "-m", tiny_text, "--json")]
     first, last = said(["the food", "é"])
@@ -153,7 +151,7 @@ def test_json_tells_of_each_line(tiny_text: Path, here: Path, said: Said) -> Non
 
 @pytest.fixture
 def running(tiny_text: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`seqvae reconstruct` with a pipe to write to."""
+    """`seqvae reconstruct` with a pipe as standard input."""
     command = [sys.executable, "-m", "seqvae", "reconstruct", "-m", str(tiny_text)]
     with subprocess.Popen(
         command,
@@ -161,19 +159,19 @@ def running(tiny_text: Path) -> Iterator[subprocess.Popen[bytes]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        # a shell that starts the tests in the background has them ignore interrupts, and so all that they start
+        # a shell that runs the tests in the background makes them and their children ignore interrupts
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         yield process
         process.kill()
 
 
-def test_a_line_is_answered_before_the_next_is_written(running: subprocess.Popen[bytes], said: Said) -> None:
+def test_each_line_is_processed_before_the_next_is_written(running: subprocess.Popen[bytes], said: Said) -> None:
     assert running.stdin
     assert running.stdout
     answers = io.BufferedReader(running.stdout)  # type: ignore[type-var]  # a raw file, with bufsize=0
     for line in ("the food was good", "", "naïve"):
-        for part in (line[:5], f"{line[5:]}\n"):  # a line may come in parts
+        for part in (line[:5], f"{line[5:]}\n"):  # a line may arrive in parts
             running.stdin.write(part.encode())
         assert answers.readline().decode() == f"{said([line])[0]}\n"
     running.stdin.write(b"one\ntwo\nno end")
@@ -187,13 +185,13 @@ def test_an_interrupt_ends_it_in_one_line(running: subprocess.Popen[bytes]) -> N
     assert running.stdout
     assert running.stderr
     running.stdin.write(b"the food\n")
-    assert running.stdout.read(1)  # it has begun
+    assert running.stdout.read(1)  # the command is running
     running.send_signal(signal.SIGINT)
     assert running.wait(60) == 130
     assert running.stderr.read() == b"seqvae: interrupted\n"
 
 
-def test_a_reader_that_leaves_hears_no_complaint(running: subprocess.Popen[bytes]) -> None:
+def test_a_closed_output_pipe_is_not_an_error(running: subprocess.Popen[bytes]) -> None:
     assert running.stdin
     assert running.stdout
     assert running.stderr
@@ -213,7 +211,7 @@ def test_the_output_is_utf8_whatever_the_locale(tiny_text: Path, here: Path, sai
 # --- into a file ------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_there_when_all_is_done(tiny_text: Path, here: Path, said: Said) -> None:
+def test_the_output_file_appears_when_all_lines_are_done(tiny_text: Path, here: Path, said: Said) -> None:
     text_file(here / "in.txt", ODD)
     assert done("reconstruct", "@in.txt", "-m", tiny_text, "-o", "new/out.txt") == []
     assert Path("new/out.txt").read_bytes().decode() == "".join(f"{line}\n" for line in said(ODD))
@@ -224,7 +222,9 @@ def test_a_file_is_there_when_all_is_done(tiny_text: Path, here: Path, said: Sai
     assert files(here) == ["in.txt", "link.txt", "new/out.txt"]
 
 
-def test_what_breaks_off_leaves_the_old_file(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_command_leaves_the_old_file(
+    tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text_file(here / "in.txt", SENTENCES)
     (here / "out.txt").write_text("old")
     monkeypatch.setattr("seqvae.cli.text_io.BATCH", 7)
@@ -256,7 +256,7 @@ def test_several_moves_add_up(tiny_text: Path, amount: str) -> None:
     assert out == loaded.decode([moved])[0]
 
 
-def test_generate_prints_sentences_by_style_and_seed(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_prints_sentences_for_a_style_and_a_seed(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seqvae.cli.text_io.BATCH", 4)
     generate = ["generate", "-m", tiny_text, "--exact", "--style", "good", "--seed", 3]
     ten = done(*generate, "-n", 10)
@@ -285,7 +285,7 @@ def test_interpolation_ends_in_the_sentences_it_was_given(tiny_text: Path, here:
     ]
 
 
-def test_a_grid_of_sentences_comes_row_by_row(tiny_text: Path) -> None:
+def test_a_grid_of_sentences_is_printed_row_by_row(tiny_text: Path) -> None:
     corners = [SENTENCES[i] for i in (0, 11, 24, 35)]
     result = seqvae("interpolate", *corners, "-m", tiny_text, "--grid", 4)
     lines = result.stdout.split("\n")[:-1]
@@ -293,7 +293,7 @@ def test_a_grid_of_sentences_comes_row_by_row(tiny_text: Path) -> None:
     assert [lines[i] for i in (0, 3, 12, 15)] == corners
 
 
-def test_what_a_vector_does_to_sentences_is_measured(
+def test_the_effect_of_a_style_vector_on_sentences_is_measured(
     tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(effect, "is_test_piece", lambda line: "room" in line)
@@ -303,14 +303,14 @@ def test_what_a_vector_does_to_sentences_is_measured(
     for one in map(json.loads, lines):
         assert (one["songs"], one["amount"], list(one["kept"])) == (8, 2.0, ["bleu"])
         assert one["before"][0] < 0.5 < one["after"][0]
-        # where two styles are all there is, about half of the random vectors point to the other
+        # with only two styles about half of the random vectors point to the other
         assert one["control"][0] < one["after"][0]
         assert one["p"] < 0.1
         assert one["kept_of_another"].keys() == one["kept_of_none"].keys() == {"bleu"}
     assert not done("style", "show", "good", "-m", tiny_text, "--json")[0].count("bleu"), "it was not asked to be kept"
 
 
-def test_interpolation_says_which_end_it_cannot_meet(tiny_text: Path, said: Said) -> None:
+def test_interpolation_names_the_end_it_cannot_reconstruct(tiny_text: Path, said: Said) -> None:
     result = seqvae("interpolate", SENTENCES[0], "who knows", "-m", tiny_text, "--steps", 4)
     [other] = said(["who knows"])
     assert (result.exit_code, result.stdout.split("\n")[3]) == (0, other)
@@ -330,7 +330,7 @@ def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, said: Sa
     assert done("decode", "new/z.safetensors", "-m", tiny_text) == said(ODD)
 
 
-def test_latents_with_a_tensor_for_each_line_are_decoded_too(tiny_text: Path, here: Path, said: Said) -> None:
+def test_latents_with_one_tensor_per_line_are_decoded_too(tiny_text: Path, here: Path, said: Said) -> None:
     lines = SENTENCES[:12]
     latents = dict(zip((f"{i:06}" for i in range(12)), codec.load(tiny_text).encode(lines), strict=True))
     checkpoint.save_tensors(latents, {}, here / "z.safetensors")
@@ -338,14 +338,14 @@ def test_latents_with_a_tensor_for_each_line_are_decoded_too(tiny_text: Path, he
     assert Path("out.txt").read_text().splitlines() == said(lines)
 
 
-def test_nothing_goes_to_latents_and_back(tiny_text: Path, here: Path, typed: Callable[[str], None]) -> None:
+def test_empty_input_encodes_and_decodes_to_nothing(tiny_text: Path, here: Path, typed: Callable[[str], None]) -> None:
     for text in ("", "\n\n"):
         typed(text)
         done("encode", "-m", tiny_text, "-o", "z.safetensors")
         assert done("decode", "z.safetensors", "-m", tiny_text) == [""] * len(text)
 
 
-def test_a_style_of_ones_own(tiny_text: Path, here: Path) -> None:
+def test_a_style_can_be_fitted_and_used(tiny_text: Path, here: Path) -> None:
     text_file(here / "room.txt", ["", *(line for line in SENTENCES if "room" in line)])
     text_file(here / "staff" / "a.txt", [line for line in SENTENCES if "staff" in line])
     fit = ["style", "fit", "room=@room.txt", "staff=staff", "-m", tiny_text, "-o", "my.styles", "--json"]
@@ -361,7 +361,7 @@ def test_a_style_of_ones_own(tiny_text: Path, here: Path) -> None:
     assert "from the mean of staff: " in shown
 
 
-def test_a_style_tells_how_far_it_is_from_the_others(tiny_text: Path) -> None:
+def test_a_style_shows_its_distance_to_the_others(tiny_text: Path) -> None:
     [line] = done("style", "show", "good", "-m", tiny_text, "--json")
     apart = json.loads(line)["separation"]
     assert set(apart) == {"bad", "past", "present"}
@@ -370,7 +370,7 @@ def test_a_style_tells_how_far_it_is_from_the_others(tiny_text: Path) -> None:
     assert "% of segments can be distinguished" in done("style", "show", "good", "-m", tiny_text)[-1]
 
 
-def test_styles_can_be_written_into_a_model_s_own_folder(tiny_text: Path, here: Path) -> None:
+def test_styles_can_be_written_into_the_model_folder(tiny_text: Path, here: Path) -> None:
     shutil.copytree(tiny_text, here / "model")
     text_file(here / "room.txt", [line for line in SENTENCES if "room" in line])
     before = done("generate", "-m", here / "model", "-n", 3)
@@ -380,7 +380,7 @@ def test_styles_can_be_written_into_a_model_s_own_folder(tiny_text: Path, here: 
     assert done("generate", "-m", here / "model", "-n", 3) == before, "all else is as it was"
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,9 @@ def test_styles_can_be_written_into_a_model_s_own_folder(tiny_text: Path, here: 
         (["style", "fit", "x=empty", "-o", "my.styles"], "cannot read empty: there is no file in it"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_text: Path, args: list[str], line: str) -> None:
+def test_bad_input_is_a_one_line_error_and_leaves_no_files(
+    bad: Path, tiny_text: Path, args: list[str], line: str
+) -> None:
     before = files(bad)
     assert line in told(seqvae(*args, "-m", tiny_text))
     assert files(bad) == before
@@ -427,7 +429,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_text: Path, ar
         (["style", "fit", "in.txt", "-o", "my.styles"], "write NAME=PATH"),
     ],
 )
-def test_wrong_usage_exits_2_before_the_model_is_read(
+def test_wrong_usage_exits_2_before_the_model_is_loaded(
     bad: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], word: str
 ) -> None:
     monkeypatch.setattr(codec, "load", None)
@@ -438,7 +440,7 @@ def test_wrong_usage_exits_2_before_the_model_is_read(
 
 @pytest.fixture
 def bad(here: Path) -> Path:
-    """A folder with some files of lines, and latents that fit no model of sentences."""
+    """A folder with files of lines, and with latents that fit no text model."""
     text_file(here / "in.txt", ["one", "two"])
     text_file(here / "blank.txt", ["", " "])
     text_file(here / "sub" / "in.txt", ["one"])

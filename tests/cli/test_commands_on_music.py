@@ -1,4 +1,4 @@
-"""The commands on files of music: what is written, what is printed, and what is said when something is wrong."""
+"""The commands on music files: output files, printed output and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from seqvae.style.styles_file import save
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def test_a_blend_is_a_file_that_everyone_reads(tiny_music: Path, here: Path) -> None:
+def test_a_blend_is_a_file_that_other_libraries_read(tiny_music: Path, here: Path) -> None:
     assert done("blend", song(here / "a.mid"), "-m", tiny_music, "--from", "calm", "--to", "wild", "-o", "b.mid") == [
         "b.mid"
     ]
@@ -38,13 +38,13 @@ def test_a_blend_is_a_file_that_everyone_reads(tiny_music: Path, here: Path) -> 
     assert len(music21.converter.parse(here / "b.mid").recurse().notes) > 0
 
 
-def test_the_corpus_and_scores_are_pieces_too(tiny_music: Path, here: Path) -> None:
+def test_corpus_pieces_and_scores_are_accepted(tiny_music: Path, here: Path) -> None:
     assert done("blend", "corpus:bach/bwv66.6", "-m", tiny_music, "--to", "wild") == ["bwv66.6-wild.mid"]
     (here / "jig.abc").write_text("X:1\nT:Jig\nM:4/4\nL:1/4\nK:C\nCDEF|GABc|\n")
     assert done("blend", "jig.abc", "-m", tiny_music, "--to", "wild", "-o", "out/") == ["out/jig.mid"]
 
 
-def test_one_note_is_a_piece(tiny_music: Path, here: Path) -> None:
+def test_a_single_note_is_a_valid_song(tiny_music: Path, here: Path) -> None:
     frame = midi.make_frame(([], [], []))
     midi.write(midi.to_score(np.array([[0, 12, 60, 0, 80]], np.int32), frame), here / "one.mid")
     for verb in (["blend", "--to", "wild"], ["reconstruct"]):
@@ -58,14 +58,14 @@ def test_any_finite_amount_gives_a_valid_file(tiny_music: Path, here: Path, amou
     assert ScoreTick.from_file("b.mid").ticks_per_quarter == midi.TICKS_PER_BEAT
 
 
-def test_transport_moves_otherwise_than_the_mean(tiny_music: Path, here: Path) -> None:
+def test_transport_differs_from_the_mean_method(tiny_music: Path, here: Path) -> None:
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--from", "calm", "--to", "wild", "--amount", 3]
     done(*blend, "-o", "mean.mid")
     done(*blend, "-o", "transport.mid", "--method", "transport")
     assert Path("mean.mid").read_bytes() != Path("transport.mid").read_bytes()
 
 
-def test_moves_add_up(tiny_music: Path, here: Path) -> None:
+def test_translations_add_up(tiny_music: Path, here: Path) -> None:
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music]
     there = ["--from", "calm", "--to", "wild"]
     done(*blend, *there, "--amount", 2, "-o", "once.mid")
@@ -79,7 +79,7 @@ def test_moves_add_up(tiny_music: Path, here: Path) -> None:
     ]  # fmt: skip
 
 
-def test_styles_have_weights_and_one_start(tiny_music: Path, here: Path) -> None:
+def test_styles_have_weights_and_share_one_source(tiny_music: Path, here: Path) -> None:
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--from", "calm"]
     [line] = done(*blend, "--to", "wild=2", "--to", "calm=0.5", "-o", "one.mid", "--json")
     assert json.loads(line)["moves"] == [
@@ -92,7 +92,7 @@ def test_styles_have_weights_and_one_start(tiny_music: Path, here: Path) -> None
     assert done(*blend, "--to", "wild=1", "--to", "calm=1") == ["a-wild-calm.mid"]
 
 
-def test_what_is_kept_is_as_it_was(tiny_music: Path, here: Path) -> None:
+def test_kept_parts_are_unchanged(tiny_music: Path, here: Path) -> None:
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "--amount", 3]
     done(*blend, "-o", "b.mid")
     [line] = done(*blend, "--keep", "drums", "--keep", "electric bass (finger)", "-o", "c.mid", "--json")
@@ -103,7 +103,7 @@ def test_what_is_kept_is_as_it_was(tiny_music: Path, here: Path) -> None:
         assert not np.array_equal(*(x[x[:, midi.PROGRAM] == program] for x in (old, new)))
 
 
-def test_a_grid_lies_between_four_pieces(tiny_music: Path, here: Path) -> None:
+def test_a_grid_interpolates_four_songs(tiny_music: Path, here: Path) -> None:
     corners = [song(here / f"{name}.mid", i) for i, name in enumerate("abcd")]
     lines = done("interpolate", *corners, "-m", tiny_music, "--grid", 3, "-o", "out", "--json")
     told_ = [json.loads(line) for line in lines]
@@ -130,7 +130,7 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
     )
 
 
-def test_what_a_vector_does_is_measured_kept_and_shown(tiny_music: Path, here: Path) -> None:
+def test_the_effect_of_a_style_vector_is_measured_saved_and_shown(tiny_music: Path, here: Path) -> None:
     titles: dict[bool, list[str]] = {True: [], False: []}
     for i in range(400):
         titles[half_of(title(f"tune{i}")) == "final"].append(f"tune{i}")
@@ -175,7 +175,7 @@ def test_a_folder_keeps_its_subfolders_stems_and_order(tiny_music: Path, here: P
 
 
 @pytest.mark.parametrize("inputs", [["in/a-0.5.mid", "in/b.mid"], ["in"]])
-def test_of_several_outputs_the_folder_may_have_any_name(tiny_music: Path, here: Path, inputs: list[str]) -> None:
+def test_a_folder_of_several_outputs_may_have_any_name(tiny_music: Path, here: Path, inputs: list[str]) -> None:
     for i, name in enumerate(["a-0.5.mid", "b.mid"]):
         song(here / "in" / name, i)
     lines = done("blend", *inputs, "-m", tiny_music, "--to", "wild", "-o", "out/a-0.5")
@@ -184,7 +184,7 @@ def test_of_several_outputs_the_folder_may_have_any_name(tiny_music: Path, here:
     assert done("generate", "-n", 2, "-m", tiny_music, "-o", "v1.2") == ["v1.2/tiny-1.mid", "v1.2/tiny-2.mid"]
 
 
-def test_a_command_spells_each_piece_once(tiny_music: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_tokenizes_each_song_once(tiny_music: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spelled, encode = [], MidiTokenizer.encode
 
     def counted(self: MidiTokenizer, piece: midi.Piece) -> list[Any]:
@@ -207,14 +207,14 @@ def test_a_command_spells_each_piece_once(tiny_music: Path, here: Path, monkeypa
     assert sorted(spelled) == ["a", "b"]
 
 
-def test_outputs_inside_the_folder_are_no_inputs_the_next_time(tiny_music: Path, here: Path) -> None:
+def test_outputs_inside_the_folder_are_not_inputs_of_the_next_run(tiny_music: Path, here: Path) -> None:
     song(here / "in" / "a.mid")
     for _ in range(2):
         assert done("reconstruct", "in", "-m", tiny_music, "-o", "in/out") == ["in/out/a.mid"]
     assert files(here / "in") == ["a.mid", "out/a.mid"]
 
 
-def test_a_folder_goes_on_past_what_it_cannot_read(tiny_music: Path, here: Path) -> None:
+def test_unreadable_files_in_a_folder_are_skipped(tiny_music: Path, here: Path) -> None:
     song(here / "in" / "b.mid")
     (here / "in" / "a.mid").write_bytes(b"not MIDI")
     (here / "in" / "c.mid").touch()
@@ -226,7 +226,7 @@ def test_a_folder_goes_on_past_what_it_cannot_read(tiny_music: Path, here: Path)
     assert count == "2 of 3 files skipped"
 
 
-def test_files_of_one_stem_are_all_taken_and_the_rest_of_a_folder_counted(tiny_music: Path, here: Path) -> None:
+def test_files_with_the_same_stem_are_all_read_and_ignored_files_counted(tiny_music: Path, here: Path) -> None:
     content = Path(song(here / "in" / "a.mid")).read_bytes()
     (here / "in" / "a.kar").write_bytes(content)
     (here / "in" / "a.abc").write_text("X:1\nM:4/4\nL:1/4\nK:C\nCDEF|\n")
@@ -238,7 +238,7 @@ def test_files_of_one_stem_are_all_taken_and_the_rest_of_a_folder_counted(tiny_m
     assert {row["input"]: row["name"] for row in rows} == {"in/a.abc": "a.abc", "in/a.kar": "a.kar", "in/a.mid": "a"}
 
 
-def test_the_tunes_of_a_file_are_pieces(tiny_music: Path, here: Path) -> None:
+def test_each_tune_of_a_file_is_a_song(tiny_music: Path, here: Path) -> None:
     tunes = "X:1\nT:One\nM:4/4\nL:1/4\nK:C\nCDEF|\n\nX:2\nT:Two\nM:4/4\nL:1/4\nK:C\nGABc|\n"
     (here / "in").mkdir()
     (here / "in" / "book.abc").write_text(tunes)
@@ -261,7 +261,7 @@ def test_the_tunes_of_a_file_are_pieces(tiny_music: Path, here: Path) -> None:
     assert "in/book.abc: holds 2 tunes; name one, in/book.abc#1 to #2" in one
 
 
-def test_a_folder_with_nothing_readable_is_an_error(tiny_music: Path, here: Path) -> None:
+def test_a_folder_without_readable_music_is_an_error(tiny_music: Path, here: Path) -> None:
     (here / "in").mkdir()
     assert "holds no music" in told(seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out"))
     (here / "in" / "a.mid").write_bytes(b"not MIDI")
@@ -271,7 +271,7 @@ def test_a_folder_with_nothing_readable_is_an_error(tiny_music: Path, here: Path
     assert not (here / "out").exists()
 
 
-def test_json_tells_what_was_done(tiny_music: Path, here: Path) -> None:
+def test_json_reports_the_outputs(tiny_music: Path, here: Path) -> None:
     song(here / "in" / "a.mid", bars=5)
     song(here / "in" / "é.mid")
     lines = done("blend", "in", "-m", tiny_music, "--to", "wild", "--amount", 0.25, "-o", "out", "--json")
@@ -281,7 +281,7 @@ def test_json_tells_what_was_done(tiny_music: Path, here: Path) -> None:
     ]
 
 
-def test_the_seed_decides(tiny_music: Path, here: Path) -> None:
+def test_the_seed_decides_the_output(tiny_music: Path, here: Path) -> None:
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "--temperature", 1, "--seed"]
     for seed, name in ((1, "x"), (1, "y"), (2, "z")):
         done(*blend, seed, "-o", f"{name}.mid")
@@ -289,7 +289,7 @@ def test_the_seed_decides(tiny_music: Path, here: Path) -> None:
     assert x == y != z
 
 
-def test_generate_repeats_itself_and_any_piece_by_its_seed(tiny_music: Path) -> None:
+def test_generate_repeats_each_song_by_its_seed(tiny_music: Path) -> None:
     first = done(
         "generate", "-m", tiny_music, "--style", "wild", "-n", 3, "--segments", 2, "--seed", 5, "-o", "one", "--json"
     )
@@ -303,7 +303,7 @@ def test_generate_repeats_itself_and_any_piece_by_its_seed(tiny_music: Path) -> 
     assert Path("third.mid").read_bytes() == pieces[2]
 
 
-def test_generated_pieces_take_the_sums_of_a_style_in_turn(tiny_music: Path, here: Path) -> None:
+def test_generated_songs_take_the_exemplars_of_a_style_in_turn(tiny_music: Path, here: Path) -> None:
     size = codec.load(tiny_music).model.config.latent
     sums = torch.randn(5, 4, size, generator=torch.Generator().manual_seed(0))
     save({"mine": Style(torch.zeros(size), torch.eye(size), 10, exemplars=sums)}, here / "my.styles")
@@ -319,7 +319,7 @@ def test_generate_without_a_style_and_with_narrow_choices(tiny_music: Path, here
 
 
 @pytest.mark.parametrize("kind", ["slerp", "line"])
-def test_interpolate_numbers_its_steps_from_one_piece_to_the_other(tiny_music: Path, here: Path, kind: str) -> None:
+def test_interpolate_numbers_its_steps_from_one_song_to_the_other(tiny_music: Path, here: Path, kind: str) -> None:
     a, b = song(here / "a.mid", 1), song(here / "b.mid", 2)
     lines = done("interpolate", a, b, "-m", tiny_music, "--steps", 3, "--kind", kind, "-o", "out", "--json")
     assert [json.loads(line) for line in lines] == [
@@ -348,7 +348,7 @@ def test_encode_then_decode_is_reconstruct(tiny_music: Path, here: Path) -> None
     assert Path("decoded.mid").read_bytes() == Path("again.mid").read_bytes()
 
 
-def test_decode_writes_nowhere_but_where_it_is_told(tiny_music: Path, here: Path) -> None:
+def test_decode_writes_only_to_the_given_path(tiny_music: Path, here: Path) -> None:
     checkpoint.save_tensors({"../../evil": torch.zeros(1, 16)}, {}, here / "evil.safetensors")
     assert "not named after songs" in told(seqvae("decode", "evil.safetensors", "-m", tiny_music, "-o", "out"))
     checkpoint.save_tensors({"a": torch.zeros(2, 5)}, {}, here / "other.safetensors")
@@ -359,7 +359,7 @@ def test_decode_writes_nowhere_but_where_it_is_told(tiny_music: Path, here: Path
     assert "cannot be read" in told(seqvae("decode", "a.mid", "-m", tiny_music, "-o", "out"))
 
 
-def test_a_style_of_ones_own(tiny_music: Path, here: Path) -> None:
+def test_a_style_can_be_fitted_and_used(tiny_music: Path, here: Path) -> None:
     for i in range(3):
         song(here / "mine" / f"{i}.mid", i)
     (here / "mine" / "bad.mid").touch()
@@ -382,7 +382,7 @@ def test_a_style_of_ones_own(tiny_music: Path, here: Path) -> None:
     done("generate", "-m", tiny_music, "--styles", "my.styles", "--style", "mine", "-o", "g.mid")
 
 
-def test_a_style_is_described_by_its_place(tiny_music: Path) -> None:
+def test_a_style_is_described_by_its_position(tiny_music: Path) -> None:
     [line] = done("style", "show", "calm", "-m", tiny_music, "--json")
     shown = json.loads(line)
     styles = codec.load(tiny_music).styles
@@ -425,7 +425,9 @@ def test_a_style_is_described_by_its_place(tiny_music: Path) -> None:
         (["train", "music", "--data", "twins", "--out", "run", "--set", "a.b=1"], "unknown setting 'a'"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_music: Path, args: list[str], line: str) -> None:
+def test_bad_input_is_a_one_line_error_and_leaves_no_files(
+    bad: Path, tiny_music: Path, args: list[str], line: str
+) -> None:
     before = files(bad)
     chosen = [] if "-m" in args or args[0] == "train" else ["-m", str(tiny_music)]
     assert line in told(seqvae(*args, *chosen))
@@ -469,7 +471,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad: Path, tiny_music: Path, a
         (["blnd"], "blend"),
     ],
 )  # fmt: skip
-def test_wrong_usage_exits_2_before_any_model_is_read(bad: Path, args: list[str], word: str) -> None:
+def test_wrong_usage_exits_2_before_any_model_is_loaded(bad: Path, args: list[str], word: str) -> None:
     before = files(bad)
     assert word in told(seqvae(*args), 2)
     assert files(bad) == before
@@ -477,7 +479,7 @@ def test_wrong_usage_exits_2_before_any_model_is_read(bad: Path, args: list[str]
 
 @pytest.fixture
 def bad(here: Path) -> Path:
-    """A folder with one song and many things that are none."""
+    """A folder with one song and many files that are not songs."""
     song(here / "a.mid")
     song(here / "twins" / "1" / "a.mid")
     song(here / "twins" / "2" / "a.mid")
@@ -511,7 +513,7 @@ def test_a_full_disk_leaves_no_half_written_file(tiny_music: Path, here: Path, m
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write in a read-only folder")
-def test_a_read_only_folder_is_one_line(tiny_music: Path, here: Path) -> None:
+def test_a_read_only_folder_is_a_one_line_error(tiny_music: Path, here: Path) -> None:
     (here / "locked").mkdir(mode=0o555)
     line = told(seqvae("reconstruct", song(here / "a.mid"), "-m", tiny_music, "-o", "locked/b.mid"))
     assert "cannot write locked/b.mid: permission denied" in line

@@ -1,4 +1,4 @@
-"""The commands that tell what is not normal: one verdict for each piece, in order, and where it is surprising."""
+"""The anomaly commands: one verdict for each piece, in order, with its surprising tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory, tiny_events: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def folder(detector: Path) -> Path:
-    """Files of normal sessions: those that the model knows, and others."""
+    """Files of normal sessions: the training sessions of the model, and others."""
     return detector.parent
 
 
@@ -50,7 +50,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
 # --- fit --------------------------------------------------------------------------------------------------------------
 
 
-def test_fit_calibrates_on_what_it_was_given(folder: Path, tiny_events: Path, here: Path) -> None:
+def test_fit_calibrates_on_the_given_sessions(folder: Path, tiny_events: Path, here: Path) -> None:
     fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", tiny_events, "-o", "new/d", "--samples", 3, "--seed", 5]
     fit += ["--reference", f"@{folder}/known.txt", "--score", "worst", "--p-value", 0.1]
     [line] = done(*fit, "--json")
@@ -98,7 +98,7 @@ def test_contamination_is_a_share_of_the_pieces_given(folder: Path, tiny_events:
     assert (row["p_value"], settings.p_value, row["contamination"]) == (None, None, 0.25)
 
 
-def test_normal_lines_may_come_from_standard_input_too(
+def test_normal_lines_are_read_from_standard_input_too(
     folder: Path, tiny_events: Path, here: Path, typed: Typed
 ) -> None:
     def fitted(*inputs: object) -> tuple[Calibration, int]:
@@ -117,7 +117,7 @@ def test_normal_lines_may_come_from_standard_input_too(
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_too_few_pieces_are_refused_with_the_number_it_takes(
+def test_too_few_sessions_are_refused_with_the_required_number(
     folder: Path, tiny_events: Path, here: Path, known: bool
 ) -> None:
     fit = ["detect", "fit", "@in.txt", "-m", tiny_events, "-o", "d", "--samples", 1, "--p-value", 0.1]
@@ -137,7 +137,7 @@ def test_too_few_pieces_are_refused_with_the_number_it_takes(
 
 @pytest.mark.parametrize("p_value", [0.3, 0.05, 0.01, 0.001, 1e-4])
 @pytest.mark.parametrize("known", [False, True])
-def test_that_number_is_right_for_any_rate(p_value: float, known: bool) -> None:
+def test_the_required_number_is_right_for_any_rate(p_value: float, known: bool) -> None:
     enough = detect._enough(p_value, known, calibration.TAILS)
 
     def reached(pieces: int) -> bool:
@@ -152,7 +152,7 @@ def test_that_number_is_right_for_any_rate(p_value: float, known: bool) -> None:
 # --- score ------------------------------------------------------------------------------------------------------------
 
 
-def test_json_tells_everything_of_each_piece_in_order(detector: Path, tiny_events: Path, here: Path) -> None:
+def test_json_has_all_results_of_each_session_in_order(detector: Path, tiny_events: Path, here: Path) -> None:
     given = [*HELD_OUT[:5], "", *STRANGE, "  "]
     text_file(here / "in.txt", given)
     found, settings = calibration.load(detector)
@@ -186,7 +186,7 @@ def test_strange_sessions_are_anomalous_and_normal_ones_are_not(detector: Path, 
     )
 
 
-def test_what_is_said_does_not_depend_on_batches_and_parts(
+def test_results_do_not_depend_on_batches_and_parts(
     detector: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text_file(here / "in.txt", [*HELD_OUT[:9], *STRANGE])
@@ -201,7 +201,7 @@ def test_what_is_said_does_not_depend_on_batches_and_parts(
         assert one == other
 
 
-def test_a_long_session_is_told_in_small_parts(tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_session_is_written_in_small_parts(tiny_events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(marks, "PART", 10)
     model = codec.load(tiny_events)
     [one] = anomaly.examine(model, ["open " + "read check " * 200 + "close"], 1)
@@ -211,7 +211,7 @@ def test_a_long_session_is_told_in_small_parts(tiny_events: Path, monkeypatch: p
     assert len(json.loads("".join(parts))["tokens"]) == 403
 
 
-def test_another_p_value_moves_the_limit(detector: Path, here: Path) -> None:
+def test_another_p_value_moves_the_threshold(detector: Path, here: Path) -> None:
     text_file(here / "in.txt", [session(number) for number in range(3000, 3060)])
     counts = []
     for wanted in (0.02, 0.2, 0.7):
@@ -223,7 +223,7 @@ def test_another_p_value_moves_the_limit(detector: Path, here: Path) -> None:
     assert [row["anomalous"] for row in default] == [row["p_value"] <= 0.05 for row in default]
 
 
-def test_a_line_is_answered_before_the_next_is_written(detector: Path) -> None:
+def test_each_line_is_processed_before_the_next_is_written(detector: Path) -> None:
     command = [sys.executable, "-m", "seqvae", "detect", "score", "--detector", str(detector)]
     given = [HELD_OUT[0], "", "naïve", STRANGE[0]]
     wanted = done("detect", "score", *given[:1], "@/dev/null", *given[2:], "--detector", detector)
@@ -233,7 +233,7 @@ def test_a_line_is_answered_before_the_next_is_written(detector: Path) -> None:
         answers = io.BufferedReader(process.stdout)  # type: ignore[type-var]  # a raw file, with bufsize=0
         said = []
         for line in given:
-            for part in (line[:3], f"{line[3:]}\n"):  # a line may come in parts
+            for part in (line[:3], f"{line[3:]}\n"):  # a line may arrive in parts
                 process.stdin.write(part.encode())
             said.append(answers.readline().decode())
         assert [*said[:1], *said[2:]] == [f"{line}\n" for line in wanted]
@@ -270,7 +270,7 @@ def test_discoveries_are_made_in_the_batch_as_a_whole(detector: Path, here: Path
     assert [line.split()[1] == "anomalous" for line in first] == [wanted[i] for i in by_score]
 
 
-def test_a_batch_too_large_for_discoveries_is_told(detector: Path, here: Path) -> None:
+def test_a_batch_too_large_for_discoveries_is_reported(detector: Path, here: Path) -> None:
     n = len(calibration.load(detector)[0].normal)
     text_file(here / "in.txt", [*HELD_OUT[:30], STRANGE[0]])
     said = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
@@ -290,10 +290,10 @@ def test_ties_are_drawn_at_random_by_the_seed(detector: Path) -> None:
     assert {row["bound"] for row in drawn} == {None}
 
 
-# --- normal changes ---------------------------------------------------------------------------------------------------
+# --- drift ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_change_of_normal_is_told_and_the_detector_recalibrated(detector: Path, here: Path) -> None:
+def test_drift_is_reported_and_the_detector_recalibrated(detector: Path, here: Path) -> None:
     shutil.copytree(detector, "d")
     before, settings = calibration.load(here / "d")
     text_file(here / "same.txt", HELD_OUT[:60])
@@ -320,7 +320,7 @@ def test_a_change_of_normal_is_told_and_the_detector_recalibrated(detector: Path
     assert np.array_equal(calibration.load(here / "d")[0].normal, sorted(row["score"] for row in fresh))
 
 
-def test_too_few_pieces_leave_a_detector_as_it_was(detector: Path, here: Path) -> None:
+def test_recalibration_on_too_few_sessions_leaves_the_detector_unchanged(detector: Path, here: Path) -> None:
     shutil.copytree(detector, "d")
     text_file(here / "few.txt", HELD_OUT[:18])
     line = told(seqvae("detect", "update", "d", "@few.txt", "--replace"))
@@ -333,7 +333,7 @@ def test_too_few_pieces_leave_a_detector_as_it_was(detector: Path, here: Path) -
 # --- which detector ---------------------------------------------------------------------------------------------------
 
 
-def test_a_model_may_move_if_its_detector_is_told_where_it_is(
+def test_a_moved_model_can_be_named_to_its_detector(
     folder: Path, tiny_events: Path, tiny_text: Path, here: Path
 ) -> None:
     shutil.copytree(tiny_events, "model")
@@ -348,7 +348,7 @@ def test_a_model_may_move_if_its_detector_is_told_where_it_is(
     assert "was fitted with another model" in told(seqvae("detect", "score", "x", "--detector", "d", "-m", tiny_text))
 
 
-def test_a_model_may_carry_its_detector(folder: Path, tiny_events: Path, here: Path) -> None:
+def test_a_model_folder_may_contain_its_detector(folder: Path, tiny_events: Path, here: Path) -> None:
     shutil.copytree(tiny_events, "model")
     assert "model: has no detector; " in (line := told(seqvae("detect", "score", "x", "-m", "model")))
     assert "`seqvae detect fit NORMAL -m model -o FOLDER`" in line
@@ -378,7 +378,7 @@ def test_a_model_may_carry_its_detector(folder: Path, tiny_events: Path, here: P
         (["score", "x", "-m", "./gone"], "gone"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
+def test_bad_input_is_a_one_line_error_and_leaves_no_files(
     here: Path, detector: Path, tiny_events: Path, args: list[str], line: str
 ) -> None:
     text_file(here / "few.txt", HELD_OUT[:3])
@@ -430,7 +430,7 @@ def test_a_terminal_without_an_argument_is_wrong_usage(
 def test_a_broken_detector_is_one_line(detector: Path, here: Path) -> None:
     shutil.copytree(detector, "d")
     tensors, about = checkpoint.load_tensors(here / "d" / "calibration.safetensors")
-    (here / "d" / "calibration.safetensors").unlink()  # the tensors still lie in the old file
+    (here / "d" / "calibration.safetensors").unlink()  # the tensors are still in the old file
     (here / "d" / "calibration.safetensors").write_bytes(b"")
     assert "d/calibration.safetensors: cannot be read" in told(seqvae("detect", "score", "x", "--detector", "d"))
     del tensors["centre"]
@@ -447,7 +447,7 @@ def test_neither_scikit_learn_nor_matplotlib_is_needed(detector: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_lines_that_are_no_event_ids_get_a_warning(folder: Path, detector: Path, typed: Typed) -> None:
+def test_lines_that_are_not_event_ids_get_a_warning(folder: Path, detector: Path, typed: Typed) -> None:
     typed("open read check close\nJan 01 00:00:01 box app[17]: user anna logged in\nopen close\n")
     said = seqvae("detect", "score", "--detector", detector)
     assert said.exit_code == 0

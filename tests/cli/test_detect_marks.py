@@ -1,4 +1,4 @@
-"""Surprising tokens as `detect score` prints them: of sessions, sentences and songs."""
+"""Marks of surprising tokens in the output of `detect score`, for sessions, sentences and songs."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_brackets_mark_the_five_least_likely_tokens(detector: Path) -> None:
         assert [token.strip("[]") for token in tokens if "eos" not in token] == line.split()
 
 
-def test_an_event_that_was_never_seen_is_shown_as_it_stands(detector: Path) -> None:
+def test_an_unknown_event_is_shown_verbatim(detector: Path) -> None:
     [shown] = done("detect", "score", "open melt \x1b[31m check close", "--detector", detector)
     assert "[melt]" in shown
     assert "[\\x1b[31m]" in shown, "a log does not paint the terminal"
     assert [token["token"] for token in rows("open melt", "--detector", detector)[0]["tokens"]][1] == "<unk>"
 
 
-def test_of_a_long_piece_only_what_stands_around_them_is_shown(detector: Path) -> None:
+def test_only_the_context_of_the_marks_of_a_long_piece_is_shown(detector: Path) -> None:
     middle = ["open", *["read", "check"] * 40, *["sync"] * 5, *["read", "check"] * 40, "close"]
     [row] = rows(" ".join(middle), "--detector", detector)
     [shown] = done("detect", "score", " ".join(middle), "--detector", detector)
@@ -66,7 +66,7 @@ def test_of_a_long_piece_only_what_stands_around_them_is_shown(detector: Path) -
         (False, {"TERM": "xterm"}, False),
     ],
 )
-def test_they_are_red_on_a_terminal_that_shows_colours(
+def test_marks_are_red_on_a_terminal_with_colours(
     detector: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, variables: dict[str, str], coloured: bool
 ) -> None:
     class Output(io.StringIO):
@@ -107,7 +107,7 @@ def test_tokens_of_a_sentence_read_as_the_sentence(of_text: Path, line: str, wan
     assert 1 <= len(marks(shown)) <= 5
 
 
-def test_the_least_likely_words_are_marked_and_letters_stay_whole(of_text: Path) -> None:
+def test_the_least_likely_words_are_marked_and_characters_stay_whole(of_text: Path) -> None:
     [row] = rows(SENTENCES[0], "--detector", of_text)
     [shown] = done("detect", "score", SENTENCES[0], "--detector", of_text)
     assert marks(shown) == [token.strip() for token in lowest(row)]
@@ -124,7 +124,7 @@ def test_a_long_sentence_has_a_gap_between_words(of_text: Path) -> None:
     assert shown[21:].count("[") == 5
 
 
-def test_music_is_scored_file_by_file_and_what_cannot_be_read_is_skipped(tiny_music: Path, here: Path) -> None:
+def test_music_is_scored_file_by_file_and_unreadable_files_are_skipped(tiny_music: Path, here: Path) -> None:
     for i in range(7):
         song(here / "in" / f"{i}.mid", i, bars=2 + i % 3)
     (here / "in" / "bad.mid").write_text("no music")

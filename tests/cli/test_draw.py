@@ -1,4 +1,4 @@
-"""The commands that draw, and the sound, pictures and pages that other commands put beside their outputs."""
+"""The plot commands, and the sound, pictures and pages that other commands write beside their outputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_map_of_styles_and_of_latents(tiny_music: Path, tiny_text: Path, here:
     assert "was not written by" in told(seqvae("plot", "map", "z.safetensors", "-m", tiny_text, "-o", "no.png"))
 
 
-def test_the_effect_that_was_measured(tiny_music: Path, here: Path) -> None:
+def test_the_measured_effect(tiny_music: Path, here: Path) -> None:
     assert "seqvae evaluate" in told(seqvae("plot", "effect", "-m", tiny_music, "-o", "effect.png"))
     assert done("plot", "effect", "-m", "music", "-o", "effect.png") == ["effect.png"]
     assert is_png("effect.png")
@@ -83,7 +83,7 @@ def test_without_matplotlib_the_extra_is_named(here: Path, tiny_music: Path, mon
 # --- beside other outputs ---------------------------------------------------------------------------------------------
 
 
-def test_all_music_commands_put_files_beside_their_outputs(tiny_music: Path, here: Path) -> None:
+def test_all_music_commands_write_files_beside_their_outputs(tiny_music: Path, here: Path) -> None:
     song(here / "in" / "a.mid")
     done("encode", "in/a.mid", "-m", tiny_music, "-o", "z.safetensors")
     commands: dict[str, list[object]] = {
@@ -103,11 +103,11 @@ def test_all_music_commands_put_files_beside_their_outputs(tiny_music: Path, her
             assert is_png(f"{verb}/{stem}.png")
             with wave.open(f"{verb}/{stem}.wav") as file:
                 assert file.getnchannels() == 2 and file.getnframes() > file.getframerate()
-            takes = 2 if verb in ("blend", "reconstruct") else 1  # with the original, where there is one
+            takes = 2 if verb in ("blend", "reconstruct") else 1  # with the original if there is one
             assert Path(f"{verb}/{stem}.html").read_text().count('"sound":') == takes
 
 
-def test_only_what_is_wanted_is_made_and_json_tells_of_it(tiny_music: Path, here: Path) -> None:
+def test_only_requested_files_are_written_and_json_lists_them(tiny_music: Path, here: Path) -> None:
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--from", "calm", "--to", "wild", "-o", "b.mid"]
     [row] = map(json.loads, done(*blend, "--wav", "--json"))
     assert (row["output"], row["wav"], row["to"]) == ("b.mid", "b.wav", "wild")
@@ -140,6 +140,6 @@ def test_text_has_no_sound(tiny_text: Path) -> None:
         assert f"{flag} is for music" in told(seqvae("generate", "-m", tiny_text, flag), 2)
 
 
-def test_nothing_lies_beside_a_device(tiny_music: Path, here: Path) -> None:
+def test_nothing_is_written_beside_a_device(tiny_music: Path, here: Path) -> None:
     line = told(seqvae("blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "-o", "/dev/null", "--wav"), 2)
     assert "needs an output in a .mid file" in line

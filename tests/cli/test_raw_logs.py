@@ -39,7 +39,7 @@ SAYS = {
 
 
 def log(numbers: range, changed: dict[int, list[str]] | None = None) -> list[str]:
-    """The raw lines of sessions, each in between those of the next."""
+    """The raw lines of interleaved sessions."""
     rng = np.random.default_rng(0)
     rows = []
     for number in numbers:
@@ -59,7 +59,7 @@ def written(path: Path, lines: list[str]) -> Path:
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A detector of 400 sessions, half of them in another file, and its JSON line; trained for processor time.
 
-    Wall time would make the model's quality depend on the load of the machine.
+    With wall time the model's quality would depend on the load of the machine.
     """
     folder = tmp_path_factory.mktemp("learn")
     lines = log(range(400))
@@ -77,7 +77,7 @@ def rows(*args: object) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done("detect", "score", *args, "--json")]
 
 
-def test_learning_tells_of_each_part(learned: tuple[Path, dict[str, Any]]) -> None:
+def test_learning_reports_each_part(learned: tuple[Path, dict[str, Any]]) -> None:
     folder, facts = learned
     lines = len(log(range(400)))
     assert (facts["records"], facts["inside"], facts["sessions"]) == (lines + 1, lines, 400)
@@ -94,7 +94,7 @@ def test_learning_tells_of_each_part(learned: tuple[Path, dict[str, Any]]) -> No
     assert json.loads((folder / "detector" / "detector.json").read_text())["model"] == "x.detector"
 
 
-def test_strange_sessions_are_found_with_their_lines(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+def test_anomalous_sessions_are_found_with_their_lines(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
     changed = {1001: ["open", "melt down of {0} cores", "close"], 1002: ["close", "sync", "open", "sync"]}
     lines = log(range(1000, 1040), changed)
     written(here / "new.log", lines)
@@ -114,7 +114,7 @@ def test_strange_sessions_are_found_with_their_lines(learned: tuple[Path, dict[s
     assert any(line.strip() == f"new.log:{place}: {lines[place - 1]}" for line in shown[at + 1 : at + 5])
 
 
-def test_what_a_normal_session_has_there_is_named(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+def test_the_expected_event_is_named(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
     changed = {1001: ["open", "write", "melt down of {0} cores", "check", "close"]}
     written(here / "new.log", log(range(1000, 1010), changed))
     [melted] = [row for row in rows("new.log", "--detector", learned[0]) if row["session"] == "1001"]
@@ -130,7 +130,7 @@ def test_what_a_normal_session_has_there_is_named(learned: tuple[Path, dict[str,
     assert ">10</b>sessions" in page
 
 
-def test_a_report_is_of_raw_logs(tiny_events: Path, here: Path) -> None:
+def test_a_report_needs_raw_logs(tiny_events: Path, here: Path) -> None:
     written(here / "normal.txt", [session(number) for number in range(600, 900)])
     done("detect", "fit", "@normal.txt", "-m", tiny_events, "-o", "x.detector")
     said = seqvae("detect", "score", "@normal.txt", "--detector", "x.detector", "--html", "x.html")
@@ -146,7 +146,7 @@ def test_an_unwritable_report_is_refused_before_scoring(learned: tuple[Path, dic
     assert sorted(path.name for path in here.iterdir()) == ["new.log"]
 
 
-def test_learning_offers_a_key_lists_what_is_normal_and_leaves_out_the_excluded(here: Path) -> None:
+def test_learning_suggests_a_key_lists_templates_and_leaves_out_excluded_sessions(here: Path) -> None:
     written(here / "a.log", log(range(400)))
     said = seqvae("detect", "learn", "a.log", "-o", "x.detector", "--minutes", 0.01, "--p-value", 0.5)
     assert said.exit_code == 0
@@ -165,11 +165,11 @@ def test_learning_offers_a_key_lists_what_is_normal_and_leaves_out_the_excluded(
 
 
 def kind_of_read(read: str) -> list[str]:
-    """The templates of a session that only reads, in their order."""
+    """The templates of a session with reads alone, in order."""
     return ["opened file <*> for user <*>", read, "checksum <*> is right", "closed by <*>"]
 
 
-def test_another_source_gets_a_warning(
+def test_a_log_of_another_source_gets_a_warning(
     learned: tuple[Path, dict[str, Any]], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known, strange = log(range(1000, 1003)), [f"Dec 10 06:00:00 box app[7]: {line}" for line in SENTENCES]
@@ -184,7 +184,7 @@ def test_another_source_gets_a_warning(
     assert "no line matches the session key" in told(seqvae("detect", "score", "other.log", "--detector", learned[0]))
 
 
-def test_a_folder_may_be_moved_and_its_limit_changed(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+def test_a_folder_may_be_moved_and_its_threshold_changed(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
     shutil.copytree(learned[0], here / "moved")
     written(here / "new.log", log(range(1000, 1020)))
     loose = rows("new.log", "--detector", "moved", "--p-value", 0.5)
@@ -196,7 +196,7 @@ def test_a_folder_may_be_moved_and_its_limit_changed(learned: tuple[Path, dict[s
         log_detector.load(here)
 
 
-def test_new_sessions_are_calibrated_on(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
+def test_new_sessions_are_added_to_the_calibration(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
     shutil.copytree(learned[0], here / "x.detector")
     before = log_detector.load(here / "x.detector")
     assert learned[1]["bound"] == before.calibration.bound(before.settings.threshold, 0.02) > 0.02
@@ -211,7 +211,7 @@ def test_new_sessions_are_calibrated_on(learned: tuple[Path, dict[str, Any]], he
     assert [row["score"] for row in found] == sorted(row["score"] for row in found)
 
 
-def test_an_update_trains_a_new_kind_and_forgets_nothing(
+def test_an_update_learns_new_sessions_and_forgets_none(
     learned: tuple[Path, dict[str, Any]], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock, "now", time.process_time)
@@ -248,7 +248,7 @@ def test_an_update_trains_a_new_kind_and_forgets_nothing(
     assert len(log_detector.load(here / "x.detector").calibration.normal) == 56 - 18
 
 
-def test_training_needs_sessions_and_a_detector_that_has_its_own(
+def test_an_update_needs_sessions_and_a_detector_with_its_own_model(
     learned: tuple[Path, dict[str, Any]], tiny_events: Path, here: Path
 ) -> None:
     shutil.copytree(learned[0], here / "x.detector")
@@ -262,7 +262,7 @@ def test_training_needs_sessions_and_a_detector_that_has_its_own(
     assert "--train is for" in told(seqvae("detect", "update", "y.detector", "@normal.txt", "--train"), 2)
 
 
-def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_said(here: Path) -> None:
+def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_reported(here: Path) -> None:
     kinds = [session(number).split() for number in range(4)]
     lines = log(range(48), {number: kinds[number % 4] for number in range(48)})
     written(here / "x.log", lines)
@@ -279,7 +279,7 @@ def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_said(here: Path) 
     assert "19 sessions are too few" in told_last(seqvae("detect", "learn", few, "--session", KEY, "-o", "y"))
 
 
-def test_what_goes_wrong_is_said_at_once(here: Path) -> None:
+def test_errors_are_reported_at_once(here: Path) -> None:
     written(here / "x.log", log(range(30)))
     learn = ["detect", "learn", "x.log", "-o"]
     assert "give one of them" in told(seqvae(*learn, "y", "--session", KEY, "--window", "20"), 2)
@@ -289,7 +289,7 @@ def test_what_goes_wrong_is_said_at_once(here: Path) -> None:
     assert not (here / "y").exists()
 
 
-def test_windows_of_a_stream_are_answered_as_they_come(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_a_stream_are_scored_as_they_arrive(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [SAYS[event].format(i, 1) for i in range(200) for event in ("open", "read", "check", "close")]
     written(here / "x.log", lines)
     done("detect", "learn", "x.log", "--window", "4", "-o", "x.detector", "--minutes", 0.03, "--p-value", 0.1)

@@ -1,4 +1,4 @@
-"""Batches of lines: as many as are there, and never a wait for more. The commands are in test_commands_on_lines.py."""
+"""Batches of lines: all available lines, without waiting for more. The commands are in test_commands_on_lines.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seqvae.errors import ReadError, UsageError
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The end of standard input to write to."""
+    """The writing end of standard input."""
     read, write = os.pipe()
     with os.fdopen(read) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -26,7 +26,7 @@ def pieces(batch: list[lines.Item]) -> list[str]:
     return [item.piece for item in batch]
 
 
-def test_a_batch_is_what_is_there_already(pipe: int) -> None:
+def test_a_batch_is_the_lines_already_available(pipe: int) -> None:
     batches = lines.read([])
     os.write(pipe, b"a\n\nb\nhal")
     assert pieces(next(batches)) == ["a", "", "b"], "half a line is none"
@@ -39,26 +39,26 @@ def test_a_batch_is_what_is_there_already(pipe: int) -> None:
     assert list(batches) == []
 
 
-def test_a_batch_is_no_longer_than_the_engine_takes_at_once(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_no_longer_than_the_batch_size_of_the_model(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BATCH", 3)
     os.write(pipe, b"x\n" * 8)
     os.close(pipe)
     assert [len(batch) for batch in lines.read(["-"])] == [3, 3, 2]
 
 
-def test_a_sentence_of_another_encoding_is_read_as_a_file_would_be() -> None:
+def test_a_sentence_in_another_encoding_is_read_like_a_file() -> None:
     [[item]] = lines.read([os.fsdecode(b"caf\xe9")])
     assert item.piece == "caf\ufffd"
 
 
-def test_files_are_opened_before_the_first_line_is_asked_for(tmp_path: Path) -> None:
+def test_files_are_opened_before_the_first_line_is_requested(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="gone"):
         lines.read(["a", f"@{tmp_path}/gone"])
     with pytest.raises(ReadError, match="gone"):
         lines.members([f"@{tmp_path}/gone"])
 
 
-def test_one_line_is_one(tmp_path: Path) -> None:
+def test_a_single_line_is_one_batch(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("only\n")
     (tmp_path / "none.txt").touch()
     assert (lines.one("a"), lines.one(f"@{tmp_path}/one.txt")) == ("a", "only")

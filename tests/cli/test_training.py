@@ -1,4 +1,4 @@
-"""The commands for those who make models: train, tokenizer, evaluate, models."""
+"""The commands for training models: train, tokenizer, evaluate, models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from seqvae.train import loop as train
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def test_models_reads_headers_alone(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_reads_only_headers(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(released, "released_folder", lambda: tiny_music.parent)
     [line] = done("models", "--json")
     shown = json.loads(line)
@@ -35,7 +35,7 @@ def test_models_reads_headers_alone(tiny_music: Path, monkeypatch: pytest.Monkey
     assert done("models")[1].split()[:2] == ["tiny", "midi"]
 
 
-def test_models_without_any_says_what_to_do(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_without_checkpoints_says_how_to_train_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(released, "released_folder", lambda: here)
     assert "seqvae train" in told(seqvae("models"))
     (here / "broken").mkdir()
@@ -43,7 +43,7 @@ def test_models_without_any_says_what_to_do(here: Path, monkeypatch: pytest.Monk
     assert "broken checkpoint" in told(seqvae("models"))
 
 
-def test_evaluate_prints_the_table_or_the_figures(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_prints_a_table_or_json(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(_: object, data: Path, *, report: Callable[[str], None], **settings: int) -> dict[str, Any]:
         report("listening")
         return {"data": str(data), **settings}
@@ -85,7 +85,7 @@ def test_a_recipe_for_text_refuses_music(here: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["reviews", "logs-short"])
-def test_a_recipe_for_lines_refuses_a_table_and_says_how_to_get_its_lines(here: Path, recipe: str) -> None:
+def test_a_recipe_for_lines_refuses_a_table_and_explains_how_to_extract_lines(here: Path, recipe: str) -> None:
     (here / "my logs").mkdir()
     rows = 'Time;Content\n1;Receiving block\n2;"Sent;  block"\n'
     (here / "my logs" / "log.csv").write_text(rows, encoding="utf-8-sig")
@@ -108,7 +108,7 @@ def test_a_recipe_for_music_refuses_text(here: Path) -> None:
     assert files(here) == ["lines/good.txt"]
 
 
-def test_a_few_songs_train_from_a_model_by_one_short_command(here: Path, tiny_music: Path) -> None:
+def test_fine_tuning_on_a_few_songs_is_one_short_command(here: Path, tiny_music: Path) -> None:
     for i in range(5):
         song(here / "mine" / f"song{i}.mid", i)
     settings = ["--set=model.latent=16", "--set=model.width=32", "--set=model.hidden=16"]
@@ -117,7 +117,7 @@ def test_a_few_songs_train_from_a_model_by_one_short_command(here: Path, tiny_mu
     assert done("blend", "mine/song0.mid", "-m", "runs/music/best", "--to", "mine") == ["song0-mine.mid"]
 
 
-def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:
+def test_training_from_a_recipe_gives_a_checkpoint_that_blends(here: Path) -> None:
     for i in range(40):
         song(here / "songs" / ("calm", "wild")[i % 2] / f"song{i}.mid", i)
     (here / "songs" / "calm" / "bad.mid").touch()
@@ -135,7 +135,7 @@ def test_train_from_recipe_to_a_checkpoint_that_blends(here: Path) -> None:
     done("blend", "songs/calm/song0.mid", "-m", "run/best", "--from", "calm", "--to", "wild", "-o", "b.mid")
 
 
-def test_an_interrupted_training_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_explains_how_to_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -176,7 +176,7 @@ def test_a_vocabulary_is_learned_and_shown(here: Path, algorithm: str) -> None:
 def test_a_vocabulary_is_learned_from_lines_that_fit_into_memory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shortest = min(map(len, SENTENCES))
     text_file(here / "a.txt", SENTENCES * 50)
-    monkeypatch.setattr(shards, "LEARNED", 10_000)  # bytes, of which a line takes 50 beside its letters
+    monkeypatch.setattr(shards, "LEARNED", 10_000)  # bytes; a line takes 50 beside its letters
     [line] = done("tokenizer", "train", "--data", "a.txt", "--vocab-size", 290, "-o", "mine", "--json")
     assert 20 < json.loads(line)["lines"] <= 10_000 // (shortest + 50)
 
@@ -192,14 +192,14 @@ def test_a_vocabulary_is_learned_from_lines_that_fit_into_memory(here: Path, mon
         (["encode", "a", "-t", "gone"], "no tokenizer can be read here"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_is_one_line(here: Path, args: list[str], line: str) -> None:
+def test_an_impossible_vocabulary_size_is_a_one_line_error(here: Path, args: list[str], line: str) -> None:
     text_file(here / "a.txt", SENTENCES[:2])
     text_file(here / "blank.txt", ["", " "])
     assert line in told(seqvae("tokenizer", *args))
     assert files(here) == ["a.txt", "blank.txt"]
 
 
-def test_a_checkpoint_shows_its_tokens_too(tiny_text: Path, tiny_music: Path) -> None:
+def test_tokens_of_a_checkpoint_are_shown_too(tiny_text: Path, tiny_music: Path) -> None:
     assert done("tokenizer", "encode", "the food", "-t", tiny_text) == ["\u2581the \u2581food"]
     assert "a tokenizer of midi, not of sentences" in told(seqvae("tokenizer", "encode", "the food", "-t", tiny_music))
 
@@ -217,7 +217,7 @@ def test_train_on_files_of_sentences(here: Path) -> None:
     assert [json.loads(line)["style"] for line in done("style", "list", "-m", "run/best", "--json")] == ["bad", "good"]
 
 
-def test_evaluate_sorts_the_lines_by_their_names(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_reads_styles_from_file_names(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
     def fake(_: object, lines: list[str], *, report: Callable[[str], None], **rest: Any) -> dict[str, Any]:
@@ -259,13 +259,13 @@ def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
     assert "importance weighting" in "\n".join(done("evaluate", "-m", tiny_text, "--data", "@test.txt", "--samples", 4))
 
 
-def test_sentences_are_no_arrangements(tiny_text: Path, here: Path) -> None:
+def test_arrangement_evaluation_refuses_sentences(tiny_text: Path, here: Path) -> None:
     text_file(here / "test.txt", SENTENCES[::7])
     line = told(seqvae("evaluate", "-m", tiny_text, "--data", "@test.txt", "--arrangement"), 2)
     assert "--arrangement: is for music" in line
 
 
-def test_a_missing_extra_is_told_in_one_line(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_a_one_line_error(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqvae.evaluation import text as evaluate_text
 
     def missing(*_: object, **__: object) -> None:
@@ -278,13 +278,13 @@ def test_a_missing_extra_is_told_in_one_line(tiny_text: Path, here: Path, monkey
 
 
 def everything(folder: Path) -> list[str]:
-    """Every file and folder below it, empty ones too."""
+    """Every file and folder below this one, empty ones too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("recipe", ["music", "reviews", "hdfs"])
 @pytest.mark.parametrize("out", ["deep/er/run", "empty", "used"])
-def test_training_on_what_cannot_be_read_leaves_what_was_there(here: Path, recipe: str, out: str) -> None:
+def test_training_on_unreadable_input_leaves_the_old_files(here: Path, recipe: str, out: str) -> None:
     (here / "data").mkdir()
     (here / "data" / ("a.mid" if recipe == "music" else "a.txt")).touch()
     (here / "empty").mkdir()
@@ -295,7 +295,7 @@ def test_training_on_what_cannot_be_read_leaves_what_was_there(here: Path, recip
     assert everything(here) == before
 
 
-def test_the_lock_of_a_run_goes_when_it_ends_and_is_not_taken_from_who_removes_it(
+def test_the_lock_of_a_run_is_removed_at_its_end_and_a_removed_lock_is_not_held(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
@@ -305,7 +305,7 @@ def test_the_lock_of_a_run_goes_when_it_ends_and_is_not_taken_from_who_removes_i
     take = fcntl.flock
 
     def late(file: Any, how: int) -> None:
-        (here / "lock").unlink()  # whoever held it has ended between our opening it and our taking it
+        (here / "lock").unlink()  # the holder has ended between our opening and our locking
         take(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
@@ -321,7 +321,7 @@ def test_the_lock_of_a_run_goes_when_it_ends_and_is_not_taken_from_who_removes_i
         (["tokenizer.max_steps=1200"], "choose a multiple of 12 from 48 to 384"),
     ],
 )
-def test_a_grid_that_is_none_is_told_in_one_line(here: Path, changes: list[str], word: str) -> None:
+def test_an_invalid_grid_is_a_one_line_error(here: Path, changes: list[str], word: str) -> None:
     song(here / "songs" / "a.mid")
     line = told(seqvae("train", "music", "--data", "songs", "--out", "run", *(f"--set={one}" for one in changes)))
     assert word in line

@@ -1,4 +1,4 @@
-"""Shards give back what was written, splits part songs and never one song, and an epoch can be taken up anywhere."""
+"""Shards return the data written, splits never divide a song, and an epoch can be resumed anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Ints = NDArray[np.int32]
 Piece = tuple[str, list[Ints]]
 EOS = 2
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-SEGMENT = 3  # chunks in a segment of most tests: pieces are no multiples of it
+SEGMENT = 3  # chunks in a segment of most tests; piece lengths are not multiples of it
 
 
 def random_pieces(count: int, seed: int = 0) -> list[Piece]:
@@ -76,7 +76,7 @@ def batches(data: TokenData, split: Split = "train", **changes: Any) -> Batches:
 
 
 def records(data: TokenData) -> list[tuple[int, ...]]:
-    """What is known of every piece."""
+    """Metadata of every piece."""
     return [tuple(data.record(i).tolist()) for i in range(len(data))]
 
 
@@ -91,7 +91,7 @@ def row_ids(source: Batches) -> list[int]:
 
 
 def digest(source: Batches, count: int = 60) -> str:
-    """What the first batches are, and some strangers."""
+    """Digest of the first batches and some replacement segments."""
     found = hashlib.sha256()
     for epoch, position, tokens in islice(source, count):
         found.update(np.array([epoch, position, *tokens.shape], np.int64).tobytes() + tokens.tobytes())
@@ -110,8 +110,8 @@ def test_nine_in_ten_groups_are_for_training() -> None:
     assert splits.count("train") + splits.count("valid") + splits.count("test") == 20000
 
 
-def test_a_group_has_one_split_for_ever() -> None:
-    # pinned: another rule would let songs that a released model was trained on into a later test set
+def test_the_split_of_a_group_never_changes() -> None:
+    # pinned: another rule would put training songs of released models into a later test set
     known = {"yesterday": "train", "song 79": "valid", "song 30": "test"}
     assert {name: split_of(name) for name in known} == known
 
@@ -135,11 +135,11 @@ def test_two_groups_make_a_training_and_a_validation_split(fortieths: list[int])
     before = {split: len(np.unique(groups[in_split(groups, split)])) for split in SPLITS}
     if min(before["train"], before["valid"]) > 0:
         assert found == CUTS
-    elif found != CUTS:  # no more than one group has come into each
+    elif found != CUTS:  # at most one group in each
         assert 1 in (counts["train"], counts["valid"])
 
 
-def test_a_collection_of_two_groups_has_one_to_validate_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collection_of_two_groups_has_one_for_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "SHARD_TOKENS", 4)
     names = [f"group {i}" for i in range(100) if split_of(f"group {i}") == "train"][:2]
     data = write(tmp_path, [(names[i // 3], [np.array([5 + i, EOS], np.int32)]) for i in range(6)])
@@ -151,7 +151,7 @@ def test_a_collection_of_two_groups_has_one_to_validate_with(tmp_path: Path, mon
     }
 
 
-def test_holding_out_more_keeps_what_was_held_out() -> None:
+def test_a_larger_held_out_share_contains_the_smaller() -> None:
     for i in range(2000):
         if split_of(f"group {i}", 0.1) != "train":
             assert split_of(f"group {i}", 0.3) != "train"
@@ -169,7 +169,7 @@ def test_no_group_is_in_two_splits(data: TokenData, pieces: list[Piece]) -> None
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
-def test_gather_gives_what_was_written(data: TokenData, pieces: list[Piece]) -> None:
+def test_gather_returns_the_data_written(data: TokenData, pieces: list[Piece]) -> None:
     assert data.index["shards"] > 3
     assert data.index["about"] == "test"
     assert len(data) == len(pieces)
@@ -189,7 +189,7 @@ def test_gather_gives_what_was_written(data: TokenData, pieces: list[Piece]) -> 
         assert tokens.shape[2] == max(1, (tokens != 0).sum(2).max()), "no wider than the longest chunk"
 
 
-def test_counts_and_sizes_are_those_written(data: TokenData, pieces: list[Piece]) -> None:
+def test_counts_and_sizes_match_the_data_written(data: TokenData, pieces: list[Piece]) -> None:
     assert data.counts(np.arange(len(pieces))).tolist() == [len(chunks) for _, chunks in pieces]
     rows, firsts, sizes = data.windows(np.arange(len(pieces)), 1)
     for i, first, size in zip(rows, firsts, sizes, strict=True):
@@ -197,7 +197,7 @@ def test_counts_and_sizes_are_those_written(data: TokenData, pieces: list[Piece]
     assert len(rows) == sum(len(chunk) > 1 for _, chunks in pieces for chunk in chunks)
 
 
-def test_many_shards_hold_what_one_holds(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
+def test_many_shards_hold_the_same_data_as_one(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
     alone = write(tmp_path, pieces)
     assert alone.index["shards"] == 1
     assert row_ids(batches(data)) == row_ids(batches(alone))
@@ -208,7 +208,7 @@ def test_many_shards_hold_what_one_holds(data: TokenData, pieces: list[Piece], t
     assert a.tolist() == b.tolist()
 
 
-def test_an_index_of_the_first_version_is_read(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
+def test_an_index_of_format_version_1_is_read(data: TokenData, pieces: list[Piece], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "SHARD_TOKENS", 2000)
         write(tmp_path, pieces)
@@ -227,7 +227,7 @@ def test_an_index_of_the_first_version_is_read(data: TokenData, pieces: list[Pie
     assert digest(batches(read)) == digest(batches(data))
 
 
-def test_what_was_not_closed_is_not_there(tmp_path: Path, pieces: list[Piece]) -> None:
+def test_unclosed_shards_do_not_exist(tmp_path: Path, pieces: list[Piece]) -> None:
     writer = ShardWriter(tmp_path, {})
     writer.add(pieces[0][1], "rock", "a")
     with pytest.raises(ReadError) as caught:
@@ -245,7 +245,7 @@ def test_a_missing_shard_is_an_error_in_one_line(tmp_path: Path, pieces: list[Pi
 # --- windows ----------------------------------------------------------------------------------------------------------
 
 
-def test_windows_are_side_by_side_from_the_offset(tmp_path: Path) -> None:
+def test_windows_are_adjacent_from_the_offset(tmp_path: Path) -> None:
     lengths = [5, 1, 1, 1, 9, 3, 1, 50, 2]  # 1 is EOS alone
     data = write(tmp_path, [("a", [np.full(n, EOS, np.int32) for n in lengths])])
 
@@ -274,7 +274,7 @@ def test_every_window_is_seen_once_an_epoch(data: TokenData) -> None:
             mine = sorted(first - first_of(data, i) for j, first in windows if j == i)
             assert all((b - a) % SEGMENT == 0 for a, b in pairwise(mine)), "no chunk is in two windows"
             if not mine:
-                continue  # the offset left out all there is in a short piece
+                continue  # the offset skips a short piece entirely
             offset = mine[0] % SEGMENT
             assert mine == [w - first_of(data, i) for w in data.windows(np.array([i]), SEGMENT, offset, 400)[1]]
 
@@ -286,24 +286,24 @@ def test_offsets_change_from_epoch_to_epoch(data: TokenData) -> None:
     assert len(offsets) > 1
 
 
-def test_a_long_piece_gives_no_more_than_its_share(data: TokenData) -> None:
+def test_a_long_piece_gives_no_more_segments_than_its_share(data: TokenData) -> None:
     windows = seen(batches(data, max_windows=2), 0)
     counts = np.bincount([i for i, _ in windows])
     assert counts.max() == 2
     assert len(windows) == len(set(windows))
 
 
-def test_chunks_that_are_too_long_are_left_out(data: TokenData) -> None:
+def test_too_long_chunks_are_left_out(data: TokenData) -> None:
     source = batches(data, max_tokens=11)
     widths = [data.gather(rows, firsts, SEGMENT).shape[2] for rows, firsts in source.epoch(0)]
     assert max(widths) == 11
 
 
-# --- shards elsewhere -------------------------------------------------------------------------------------------------
+# --- remote shards ----------------------------------------------------------------------------------------------------
 
 
 def put(folder: Path, url: str) -> Any:
-    """Copy a folder to a storage that is no disk, and return that storage."""
+    """Copy a folder to an in-memory storage, and return its address."""
     storage, root = fsspec.core.url_to_fs(url)
     for path in folder.rglob("*"):
         if path.is_file():
@@ -311,7 +311,7 @@ def put(folder: Path, url: str) -> Any:
     return storage
 
 
-def test_shards_elsewhere_are_fetched_once(tmp_path: Path) -> None:
+def test_remote_shards_are_fetched_once(tmp_path: Path) -> None:
     made = write(tmp_path / "made", random_pieces(9))
     (tmp_path / "made" / "tokenizer").mkdir()
     (tmp_path / "made" / "tokenizer" / "tokenizer.json").write_text("{}")
@@ -353,7 +353,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("limit", [50, 400, 5000])
-def test_a_batch_holds_no_more_tokens_than_allowed(data: TokenData, limit: int) -> None:
+def test_a_batch_has_no_more_tokens_than_allowed(data: TokenData, limit: int) -> None:
     sizes = [data.gather(rows, firsts, SEGMENT).shape for rows, firsts in batches(data, batch_tokens=limit).epoch(0)]
     assert all(b * c * t <= limit or b == 1 for b, c, t in sizes)
     if limit > 100:
@@ -379,8 +379,8 @@ def test_the_order_follows_from_seed_and_epoch(data: TokenData) -> None:
     assert [rows.tolist() for rows, _ in one] != [rows.tolist() for rows, _ in two]
 
 
-def test_the_order_of_one_shard_is_what_it_was(pieces: list[Piece], tmp_path: Path) -> None:
-    # pinned before there was an order of shards: runs begun then are taken up to the bit
+def test_the_order_of_one_shard_is_unchanged(pieces: list[Piece], tmp_path: Path) -> None:
+    # pinned before shards had an order: runs begun then resume bit by bit
     data = write(tmp_path, pieces)
     assert digest(batches(data)) == "fa9aec6ec16d1705"
     assert digest(batches(data, max_windows=2)) == "737c86d6abffb171"
@@ -389,7 +389,7 @@ def test_the_order_of_one_shard_is_what_it_was(pieces: list[Piece], tmp_path: Pa
     assert drawn[:2] == [([21, 12, 14, 76], [223, 155, 173, 867]), ([30, 5, 40, 49], [335, 59, 457, 563])]
 
 
-def test_an_epoch_goes_from_shard_to_shard_in_a_random_order(data: TokenData) -> None:
+def test_an_epoch_visits_shards_in_a_random_order(data: TokenData) -> None:
     orders = []
     for epoch in range(3):
         shards = [np.searchsorted(data.begins, rows, side="right") - 1 for rows, _ in batches(data).epoch(epoch)]
@@ -411,7 +411,7 @@ def test_some_batches_are_drawn_from_all_shards(data: TokenData, monkeypatch: py
     assert len(list(source.some(1000))) == len(list(source.epoch(0))), "all that there is"
 
 
-def test_every_piece_is_a_stranger_as_often(data: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacement_segments_are_drawn_uniformly(data: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "BLOCK", 4)
     source = batches(data)
     assert row_ids(source) == row_ids(batches(data))
@@ -428,7 +428,7 @@ def test_one_shard_is_mapped_at_a_time(data: TokenData) -> None:
     mapped = weakref.WeakSet[Any]()
     source = batches(data)
     gc.collect()
-    gc.freeze()  # what other tests have left is not looked through at each batch
+    gc.freeze()  # otherwise each batch would search the objects left by other tests
     try:
         for rows, firsts in source.epoch(0):
             data.gather(rows, firsts, SEGMENT)
@@ -439,7 +439,7 @@ def test_one_shard_is_mapped_at_a_time(data: TokenData) -> None:
         gc.unfreeze()
 
 
-def test_an_epoch_can_be_taken_up_anywhere(data: TokenData) -> None:
+def test_an_epoch_can_be_resumed_anywhere(data: TokenData) -> None:
     length = len(list(batches(data).epoch(0)))
     straight = first_batches(batches(data), 0, 0, 2 * length + 5)
     assert straight[length - 1][:2] == (0, length)
@@ -456,7 +456,7 @@ def test_a_split_without_pieces_has_no_batches(tmp_path: Path) -> None:
         next(iter(batches(data, "valid")))
 
 
-def test_pieces_without_a_note_end_in_an_error_and_not_in_a_loop(tmp_path: Path) -> None:
+def test_pieces_without_notes_are_an_error_and_not_an_endless_loop(tmp_path: Path) -> None:
     data = write(tmp_path, [("yesterday", [np.array([EOS], np.int32)] * 9)])
     with pytest.raises(SeqVAEError, match="no segment"):
         next(iter(batches(data)))

@@ -1,4 +1,4 @@
-"""Controls of a move against values computed by hand: random vectors, other pieces, paired differences."""
+"""Controls of a style move against values computed by hand: random vectors, other pieces, paired differences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def style(mean: list[float], variances: list[float]) -> Style:
     return Style(torch.tensor(mean), torch.diag(torch.tensor(variances)), 1)
 
 
-def test_random_vectors_are_as_long_as_asked_and_lie_where_latents_vary() -> None:
+def test_random_vectors_have_the_requested_length_and_lie_in_directions_of_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     within = [style([1.0, 2.0, 0.0], [4.0, 0.0, 0.0])] * 2
     drawn = controls.random_vectors(within, [2.0, 0.5, 3.0], generator)
@@ -36,7 +36,7 @@ def test_random_vectors_have_the_covariance_within_and_between_styles() -> None:
     assert drawn.square().mean(0).tolist() == pytest.approx([3 / 4, 1 / 4], abs=0.01)
 
 
-def test_another_piece_is_of_the_same_style_where_there_is_one() -> None:
+def test_the_other_piece_is_of_the_same_style_if_possible() -> None:
     groups = ["a", "b", "a", "c"]
     for seed in range(20):
         found = controls.others(groups, np.random.default_rng(seed))
@@ -47,13 +47,13 @@ def test_another_piece_is_of_the_same_style_where_there_is_one() -> None:
     assert controls.others(["a"], np.random.default_rng(0)) == [0]
 
 
-def test_a_short_piece_begins_again() -> None:
+def test_a_short_piece_is_repeated() -> None:
     z = torch.tensor([[1.0], [2.0]])
     assert controls.as_long(z, 5)[:, 0].tolist() == [1, 2, 1, 2, 1]
     assert controls.as_long(z, 1)[:, 0].tolist() == [1]
 
 
-def test_differences_are_paired_and_a_figure_shows_the_piece_that_beats_every_control() -> None:
+def test_differences_are_paired_and_only_figures_above_every_control_are_shown() -> None:
     own, control = np.array([1.0, np.nan, 0.5, 0.75]), np.array([0.5, 0.2, 0.0, 0.25])
     assert controls.beyond(own, control) == (0.5, 0.5, 0.5), "each pair is .5 apart, whatever songs are drawn"
     found = {
@@ -63,13 +63,13 @@ def test_differences_are_paired_and_a_figure_shows_the_piece_that_beats_every_co
     assert controls.shown(found) == ["melody"]
 
 
-def test_the_held_out_tenth_has_a_half_for_choosing_and_one_for_figures() -> None:
+def test_held_out_songs_are_halved_into_choosing_and_final() -> None:
     titles = [f"title {i}" for i in range(20_000)]
     halves = {title: half_of(title) for title in titles}
     assert all((half is None) == (split_of(title) == "train") for title, half in halves.items())
     counts = {half: sum(x == half for x in halves.values()) for half in get_args(Half)}
     assert counts == {half: pytest.approx(1000, abs=120) for half in ("choose", "final")}
-    # a separate hash: both halves have songs of the old test split and of the validation split
+    # a separate hash: both halves contain songs of the old test split and of the validation split
     assert {(half, split_of(title)) for title, half in halves.items() if half} == {
         (half, split) for half in counts for split in ("test", "valid")
     }

@@ -1,4 +1,4 @@
-"""Evaluation of arrangements: figures by hand, and moves of known quality that it has to distinguish."""
+"""Evaluation of arrangements: figures by hand, and moves of known quality that must be distinguished."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_ranks_by_hand() -> None:
     assert ruler.rank_correlation([0, 1, 2], [1, 1, 1]) == 0, "what does not move does not follow"
 
 
-def test_a_song_counts_as_often_as_it_has_values() -> None:
+def test_a_song_is_weighted_by_its_number_of_values() -> None:
     nan = math.nan
     values = np.array([[1.0, 2.0], [6.0, nan], [nan, nan]])
     mean, low, high = ruler.summary(values)
@@ -60,7 +60,7 @@ def test_a_song_counts_as_often_as_it_has_values() -> None:
 
 
 def test_an_excerpt_is_sixteen_bars_of_four_four(make_piece: MakePiece) -> None:
-    # a bar of 3/4, then 17 bars of 4/4 of which the first is empty, then 3/4 again
+    # a bar of 3/4, then 17 bars of 4/4, the first one empty, then 3/4 again
     bounds = [0, *range(36, 36 + 17 * 48 + 1, 48), 36 + 17 * 48 + 36]
     notes = [[at, 12, 60 + i % 12, 0, 80] for i, at in enumerate(bounds[:1] + bounds[2:-1])]
     piece = make_piece(
@@ -86,7 +86,7 @@ def test_an_excerpt_is_sixteen_bars_of_four_four(make_piece: MakePiece) -> None:
     assert ruler.excerpt(groove(0, bars=15), np.random.default_rng(0)) is None
 
 
-def test_what_differs_is_told_apart_and_what_does_not_is_not() -> None:
+def test_different_distributions_are_distinguished_and_equal_ones_are_not() -> None:
     rng = np.random.default_rng(0)
     real, same, moved = rng.normal(size=(60, 4)), rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
     moved[:, 1] *= 0.01  # equal to real songs in the mean, but without variance: the square reveals it
@@ -129,7 +129,7 @@ def result(found: Excerpts) -> dict[str, Any]:
     return ruler.arrangements(half, {"another song": other}, found, [("bare", "band")], (0.5, 1.0))
 
 
-def test_what_becomes_a_real_song_has_its_figures(result: dict[str, Any]) -> None:
+def test_an_output_equal_to_a_real_song_has_its_figures(result: dict[str, Any]) -> None:
     everything = result["all"]
     assert set(everything) == {
         "source songs", "target songs", "rule", "programs swapped", "amount 0.5", "amount 1", "another song",
@@ -161,7 +161,7 @@ def test_moves_are_compared_song_by_song(result: dict[str, Any]) -> None:
     assert set(result["real_or_blend"]) >= {"amount 1", "rule", "target songs", "amount 1 less rule"}
 
 
-def test_kit_figures_are_told_where_the_target_has_drums(found: Excerpts) -> None:
+def test_drum_figures_are_reported_if_the_target_has_drums(found: Excerpts) -> None:
     back = ruler.arrangements(lambda piece, *_: piece, {}, found, [("band", "bare")], (0.5, 1.0))
     assert not any(name in back["all"][c] for c in ("amount 1", "rule") for name in ruler.KIT)
     assert back["all"]["rule"]["bars with drums"][0] == 0
@@ -208,7 +208,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_songs_of_the_half_that_was_asked_for(folder: Path) -> None:
+def test_songs_of_the_requested_half(folder: Path) -> None:
     halves: tuple[Half, ...] = ("choose", "final")
     for half in halves:
         found = ruler.excerpts(folder, ["even", "odd"], 5, half=half)
@@ -227,12 +227,12 @@ def test_songs_of_the_half_that_was_asked_for(folder: Path) -> None:
         ruler.excerpts(short, ["even"], 5)
 
 
-def test_a_codec_blends_as_its_users_do_and_controls_know_nothing_of_the_song(codec: Codec) -> None:
+def test_a_codec_blends_as_for_users_and_controls_are_independent_of_the_song(codec: Codec) -> None:
     songs = [groove(3, bars=6), groove(5, bars=4)]
     move, controls = ruler.codec_moves(codec, {"odd": songs})
     blend = midi.read(codec.blend(songs[0], source="odd", target="even", amount=0.5))
     assert move(songs[0], "odd", "even", 0.5).notes.tolist() == blend.notes.tolist()
-    # the same bars, harmony and tune, decoded from the other song's latents, which repeat at their end
+    # the same bars, harmony and melody, decoded from the other song's latents, repeated to its length
     z = codec.encode([songs[1]])[0]
     goal = codec.goal("even", 1.0)
     assert goal is not None
@@ -245,7 +245,7 @@ def test_a_codec_blends_as_its_users_do_and_controls_know_nothing_of_the_song(co
     assert controls["target mean"](songs[0], "odd", "even", 1.0).notes.tolist() == expected.notes.tolist()
 
 
-def test_latents_are_found_once(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_are_computed_once(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     searched = []
     search = BatchInference.posteriors
 
@@ -276,7 +276,7 @@ def test_a_codec_is_measured_from_files(codec: Codec, folder: Path) -> None:
             ruler.evaluate(codec, folder, pairs=pairs)
 
 
-def test_other_styles_are_moved_between_in_all_pairs(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_styles_are_evaluated_in_all_pairs(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ruler.pairs_of(codec) == [("even", "odd"), ("odd", "even")]
     monkeypatch.setattr(codec, "styles", dict.fromkeys([*(s for pair in ruler.PAIRS for s in pair), "all"]))
     assert ruler.pairs_of(codec) == list(ruler.PAIRS)

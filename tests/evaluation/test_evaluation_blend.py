@@ -1,4 +1,4 @@
-"""Kept content of a song, transfer strength, and gains over baselines, against values computed by hand."""
+"""Content preservation, transfer strength, and gains over baselines, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from seqvae.evaluation import test_songs
 from seqvae.evaluation.style_classifier import StyleClassifier
 
 
-def test_what_is_kept_of_a_song_is_counted_bar_by_bar() -> None:
+def test_content_preservation_is_counted_bar_by_bar() -> None:
     bounds = np.array([0, 48, 96, 144], np.int32)
     song = np.array([[0, 12, 60, 0], [48, 12, 64, 0]], np.int32)
     other = np.array([[0, 12, 60, 0], [96, 12, 64, 0]], np.int32)
     kept = evaluate_blend.kept(song, other, bounds)
     assert kept == {
-        "chroma": pytest.approx((1 + 0) / 2),  # the third bar, empty in the song, does not count
+        "chroma": pytest.approx((1 + 0) / 2),  # the third bar is empty in the song and does not count
         "groove": pytest.approx((1 + 47 / 48) / 2),
         **dict.fromkeys(("melody", "bass", "rhythm"), pytest.approx((1 + 0) / 2)),
         "chroma_fidelity": pytest.approx((1 + 0) / 2),
@@ -38,7 +38,7 @@ def test_strength_by_hand() -> None:
     assert evaluate_blend.strength_of(0.5, 0.5, 0.5) == 0
 
 
-def test_a_classifier_of_two_styles_knows_no_third() -> None:
+def test_a_classifier_of_two_styles_refuses_a_third() -> None:
     stretches = [(name, groove(i)) for i in range(6) for name in [("straight", "swung")[i % 2]]]
     classifier = StyleClassifier([*stretches, ("empty", groove(0, bars=2))], 2, True, 0)
     piece = groove(9)
@@ -49,7 +49,7 @@ def test_a_classifier_of_two_styles_knows_no_third() -> None:
     assert between > 0.5
 
 
-def test_gains_are_of_a_song_and_both_baselines_have_to_be_beaten() -> None:
+def test_gains_are_per_song_and_above_both_baselines() -> None:
     own = np.array(["a"] * 12 + ["b"] * 12)
     better = np.where(own[:, None] == np.array(["a", "b"]), np.nan, 0.9)  # (song, target); nan for its own style
     half = np.where(np.isnan(better), np.nan, 0.5)
@@ -66,7 +66,7 @@ def test_gains_are_of_a_song_and_both_baselines_have_to_be_beaten() -> None:
     assert chance["amount 0.5 over both"]["all"] == 1, "no better than a random vector"
 
 
-def test_what_is_kept_beyond_the_controls_is_paired_over_songs() -> None:
+def test_preservation_beyond_the_controls_is_paired_over_songs() -> None:
     def rows(*values: float) -> evaluate_blend.Floats:
         """`(songs, targets, KEPT)`: the first song is moved to two styles, the second to one."""
         table = np.array([[values[0], values[1]], [np.nan, values[2]]])
@@ -83,7 +83,7 @@ def test_what_is_kept_beyond_the_controls_is_paired_over_songs() -> None:
     assert found["amount 1"]["another song"]["melody"] == [0, 0, 0]
 
 
-def test_the_front_of_a_song_keeps_what_belongs_to_the_whole(trained: Trained) -> None:
+def test_the_first_segments_of_a_song_decode_as_in_the_whole_song(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
     (song,) = test_songs.encode(codec, "odd", [groove(3)])
     part = song.front(2, codec.chunks)
@@ -95,10 +95,10 @@ def test_the_front_of_a_song_keeps_what_belongs_to_the_whole(trained: Trained) -
     assert front.tolist() == whole[whole[:, 0] < until].tolist(), "segments are decoded on their own"
 
 
-def test_decoding_leans_to_the_harmony_of_its_own_song(trained: Trained) -> None:
+def test_chroma_guidance_uses_the_harmony_of_the_own_song(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
     songs = test_songs.encode(codec, "odd", [groove(3), groove(8)])
-    z = [torch.zeros_like(song.z) for song in songs]  # independent of the song
+    z = [torch.zeros_like(song.z) for song in songs]  # does not depend on the song
     kept = {
         strength: [
             evaluate_blend.kept(song.piece.notes, notes, song.piece.bounds)["chroma"]

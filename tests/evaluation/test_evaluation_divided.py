@@ -25,7 +25,7 @@ from seqvae.nn import inference
 
 
 def smaller() -> dict[str, int]:
-    """Limits that make several batches of little work."""
+    """Limits that split a small amount of work into several batches."""
     return {"BATCH_TOKENS": 256, "SCORE_NUMBERS": 1 << 15, "BATCH_CHUNKS": 8}
 
 
@@ -92,7 +92,7 @@ def test_two_processes_measure_what_one_does(
 
 
 @pytest.mark.slow
-def test_evaluate_tells_once_what_two_processes_measured(tiny_text: Path, here: Path) -> None:
+def test_evaluate_prints_the_result_of_two_processes_once(tiny_text: Path, here: Path) -> None:
     (here / "lines.txt").write_text("".join(f"{line}\n" for line in SENTENCES[::7]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "seqvae"]
     arguments = ["evaluate", "-m", str(tiny_text), "--data", "@lines.txt", "--samples", "4", "--json"]

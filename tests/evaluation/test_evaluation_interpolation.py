@@ -1,4 +1,4 @@
-"""Paths between pieces: distances from the ends by hand, and smoothness."""
+"""Interpolation paths: distances from the ends by hand, and smoothness."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_distances_by_hand() -> None:
         assert evaluate_paths.walk(there[name], back[name])[:2] == (1, 1)
 
 
-def test_silence_is_far_from_music_and_near_to_itself() -> None:
+def test_silence_is_far_from_music_and_at_distance_0_from_silence() -> None:
     there = evaluate_paths.distances(np.zeros((3, 1)), [chord(), chord(), chord(60)], 0)
     assert there["notes"].tolist() == [0, 0, 1]
     assert there["chroma"].tolist() == [0, 0, 1]
 
 
-def test_a_walk_that_turns_back_is_not_monotone() -> None:
+def test_a_path_that_turns_back_is_not_monotone() -> None:
     there, back = np.array([0.0, 2, 1, 4]), np.array([4.0, 3, 2, 0])
     monotone, rising, largest = evaluate_paths.walk(there, back)
     assert monotone == 0
@@ -41,6 +41,6 @@ def test_a_walk_that_turns_back_is_not_monotone() -> None:
     assert largest == pytest.approx(3 / 4)
 
 
-def test_standing_still_is_allowed_and_ends_that_are_one_have_no_step() -> None:
+def test_constant_steps_are_monotone_and_equal_ends_have_no_largest_step() -> None:
     assert evaluate_paths.walk(np.array([0.0, 0, 1, 1]), np.array([1.0, 1, 0, 0]))[0] == 1
     assert math.isnan(evaluate_paths.walk(np.zeros(4), np.zeros(4))[2])

@@ -89,7 +89,7 @@ def test_figures_are_means_inside_their_intervals(result: dict[str, Any]) -> Non
     walk(result["strength"]["pairs"])
 
 
-def test_parts_that_no_song_lacks_are_measured(result: dict[str, Any]) -> None:
+def test_parts_present_in_every_song_are_measured(result: dict[str, Any]) -> None:
     # every generated song has a piano on top, a bass below and drums; eight bars, half of the requested length
     row = result["reconstruction"]["all"]
     assert all(0 <= row[part][0] <= 1 for part in ("melody", "bass", "drums", "note_f1_segment"))
@@ -97,7 +97,7 @@ def test_parts_that_no_song_lacks_are_measured(result: dict[str, Any]) -> None:
     assert row["kl_bits_whole"][0] == pytest.approx(4 * row["kl_bits"][0], rel=1e-3), "four segments of two bars"
 
 
-def test_samples_come_in_the_shares_of_the_songs(result: dict[str, Any]) -> None:
+def test_samples_follow_the_style_shares_of_the_songs(result: dict[str, Any]) -> None:
     drawn = result["samples"]
     assert drawn["shares"] == {"even": 3, "odd": 3}
     assert (drawn["samples"], drawn["test_songs"], drawn["training"]) == (6, 6, 6)
@@ -109,7 +109,7 @@ def test_samples_come_in_the_shares_of_the_songs(result: dict[str, Any]) -> None
     assert area["training"][0] > area["samples"][0]
 
 
-def test_p_values_are_of_every_style_and_pair(result: dict[str, Any]) -> None:
+def test_every_style_and_pair_has_a_p_value(result: dict[str, Any]) -> None:
     chance = result["blend"]["p_values"]
     for amount in ("amount 0.5", "amount 1", "own 0.5", "own 1"):
         over = [chance[f"{amount} over {x}"] for x in ("programs swapped", f"random {amount.split()[1]}", "both")]
@@ -149,7 +149,9 @@ def test_the_classifiers_distinguish_straight_from_swung(result: dict[str, Any])
     )
 
 
-def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classifier_is_trained_on_training_songs_only(
+    codec: Codec, songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[str] = []
 
     class Listener(style_classifier.StyleClassifier):
@@ -165,7 +167,7 @@ def test_the_judge_hears_training_songs_alone(codec: Codec, songs: Path, monkeyp
     assert {split_of(titles.title(name)) for name in heard} == {"train"}
 
 
-def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> None:
+def test_choosing_and_final_songs_are_disjoint(songs: Path) -> None:
     names: dict[Any, set[str]] = {}
     for half in ("choose", "final"):
         found = test_songs.gather(
@@ -177,7 +179,7 @@ def test_songs_to_choose_on_are_others_than_those_of_figures(songs: Path) -> Non
     assert (len(names["choose"]), len(names["final"])) == (2, 6)
 
 
-def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
+def test_the_tables_have_every_pair(result: dict[str, Any]) -> None:
     text = music_report.table(result)
     for words in (
         "odd to even",
@@ -200,7 +202,7 @@ def test_the_tables_quote_every_pair(result: dict[str, Any]) -> None:
         assert words in text  # fmt: skip
 
 
-def test_figures_of_an_older_model_are_still_told(result: dict[str, Any]) -> None:
+def test_figures_of_an_older_model_are_still_reported(result: dict[str, Any]) -> None:
     old = {name: result[name] for name in ("protocol", "classifier_accuracy", "blend")}
     old["blend"] = {name: part for name, part in old["blend"].items() if name != "p_values"}
     older = {"classifier": "judge", "classifier_without_instruments": "blind"}
@@ -234,7 +236,7 @@ def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, s
         evaluate.evaluate(codec, tmp_path)
 
 
-def test_a_model_with_one_style_cannot_be_judged(trained: Trained, songs: Path) -> None:
+def test_a_model_with_one_style_cannot_be_evaluated(trained: Trained, songs: Path) -> None:
     model = seqvae.load(trained.best)
     model.styles = {"odd": gaussian.fit([torch.zeros(2, 16)])}
     with pytest.raises(SeqVAEError, match="two styles"):

@@ -155,7 +155,7 @@ def test_many_weights_find_it_exactly(toy: Toy) -> None:
     assert bound == pytest.approx(np.full(4, -6 * math.log(2)), abs=0.1)
 
 
-def test_draws_are_the_same_few_at_a_time(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_do_not_depend_on_the_batch_size(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = evaluate_text.split(cast(Codec, toy), EVERY[:4])
     at_once = evaluate_text.log_weights(cast(Codec, toy), lines, 7, torch.Generator().manual_seed(0))
     monkeypatch.setattr(evaluate_text, "DRAWN_TOKENS", 3 * 4 * 6)
@@ -171,7 +171,7 @@ def test_kl_is_the_closed_form_and_bounds_the_information(result: dict[str, Any]
     assert (told["active_units"], told["latent"]) == (5, 6)
 
 
-def test_a_line_of_several_segments_is_their_sum() -> None:
+def test_the_figures_of_a_line_are_sums_over_its_segments() -> None:
     lines = evaluate_text.Lines(["a", "b", "c"], [[np.array([i])] for i in range(6)], [2, 1, 3])
     assert lines.by_line(torch.arange(6.0)).tolist() == [1, 2, 12]
     part = lines.pick([0, 2])
@@ -183,7 +183,7 @@ def test_a_line_of_several_segments_is_their_sum() -> None:
 # --- reconstruction, samples, interpolation ---------------------------------------------------------------------------
 
 
-def test_reconstruction_is_quoted_refined_and_not(result: dict[str, Any]) -> None:
+def test_reconstruction_is_reported_with_and_without_refinement(result: dict[str, Any]) -> None:
     right = {"bleu": [100] * 3, "exact": [1] * 3, "edit_distance": [0] * 3, "kl_bits": None}
     assert result["reconstruction"]["searched mean"] == right, "no KL is the rate of a point estimate"
     alone = result["reconstruction"]["encoder's mean"]
@@ -196,7 +196,7 @@ def test_without_refinement_there_is_one_reconstruction() -> None:
     assert list(result["reconstruction"]) == ["encoder's mean", "encoder's sample"]
 
 
-def test_a_sample_has_the_noise_that_its_kl_is_of(toy: Toy) -> None:
+def test_a_sample_has_the_noise_of_the_posterior_in_its_kl(toy: Toy) -> None:
     lines = EVERY * 40
     held_lines = evaluate_text.split(cast(Codec, toy), lines)
     found = evaluate_text._reconstruction(cast(Codec, toy), held_lines, np.random.default_rng(0), lambda _: None)
@@ -209,7 +209,7 @@ def test_a_sample_has_the_noise_that_its_kl_is_of(toy: Toy) -> None:
     assert found["encoder's sample"]["kl_bits"][0] < found["searched sample"]["kl_bits"][0]
 
 
-def test_samples_stand_beside_real_lines(result: dict[str, Any]) -> None:
+def test_samples_are_compared_with_real_lines(result: dict[str, Any]) -> None:
     samples = result["samples"]
     assert samples["sentences"] == 100
     assert set(samples) == {"sentences", "prior", "fitted", "training lines", "held-out lines"}
@@ -220,7 +220,7 @@ def test_samples_stand_beside_real_lines(result: dict[str, Any]) -> None:
     assert samples["training lines"]["forward"] is None, "a model's word on what it was fitted on is no figure"
 
 
-def test_a_path_of_the_toy_changes_word_by_word(result: dict[str, Any]) -> None:
+def test_a_path_of_the_toy_model_changes_word_by_word(result: dict[str, Any]) -> None:
     assert result["interpolation"]["pairs"] == 11
     for kind in ("slerp", "line"):
         path = result["interpolation"][kind]
@@ -230,7 +230,7 @@ def test_a_path_of_the_toy_changes_word_by_word(result: dict[str, Any]) -> None:
     assert 1 / 6 <= result["interpolation"]["line"]["largest_step"][0] < 0.9
 
 
-def test_what_a_path_is_like() -> None:
+def test_figures_of_a_path() -> None:
     jump = evaluate_text.walk(["a b", "a b", "c d"], "a b", "c d")
     assert jump == {"ends_met": 1, "monotone": 1, "largest_step": 1, "neighbours_bleu": 50, "distinct": 2 / 3}
     astray = evaluate_text.walk(["a b", "x y", "a c"], "a b", "a c")
@@ -243,7 +243,7 @@ def test_what_a_path_is_like() -> None:
 # --- transfer ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any]) -> None:
+def test_the_full_style_difference_swaps_the_words_of_the_style(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
     assert pair["classifier"] == [1, 1, 1]
     assert set(pair["methods"]) == set(get_args(translation.Method))
@@ -259,7 +259,7 @@ def test_the_whole_difference_swaps_the_words_of_the_style(result: dict[str, Any
         assert figures["accuracy"][0] == pytest.approx((forth[amount]["accuracy"][0] + back[amount]["accuracy"][0]) / 2)
 
 
-def test_what_a_move_keeps_stands_beside_moves_without_the_line(result: dict[str, Any]) -> None:
+def test_preservation_is_compared_with_controls_without_the_line(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
     found = pair["controls"]
     assert list(found) == ["the line itself", "another line", "the target mean", "a random vector"]
@@ -272,7 +272,7 @@ def test_what_a_move_keeps_stands_beside_moves_without_the_line(result: dict[str
     assert found["the target mean"]["accuracy"] == [1, 1, 1]
 
 
-def test_bleu_is_read_off_between_two_amounts(result: dict[str, Any]) -> None:
+def test_bleu_is_interpolated_between_two_amounts(result: dict[str, Any]) -> None:
     for method in result["transfer"]["negative/positive"]["methods"].values():
         accuracy, bleu = (
             np.array([figures[name][0] for figures in method["both"].values()]) for name in ("accuracy", "bleu")
@@ -283,7 +283,7 @@ def test_bleu_is_read_off_between_two_amounts(result: dict[str, Any]) -> None:
             assert low <= value <= high
 
 
-def test_a_setting_is_chosen_on_one_half_and_quoted_on_the_other(result: dict[str, Any]) -> None:
+def test_a_setting_is_chosen_on_one_half_and_evaluated_on_the_other(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
     assert pair["lines"] == {"negative": 6, "positive": 6}
     assert pair["chosen"]["lines"] == 6
@@ -319,7 +319,7 @@ def test_an_empty_line_is_classified_as_no_style() -> None:
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_said() -> None:
+def test_missing_parts_are_reported() -> None:
     bare = evaluate_text.evaluate_text(cast(Codec, Toy()), [*EVERY[:4], "", " "], samples=2)
     assert bare["protocol"]["lines"] == 4
     assert set(bare["skipped"]) == {"samples", "transfer"}
@@ -359,7 +359,7 @@ def test_the_same_seed_gives_the_same_figures(toy: Toy) -> None:
     assert first == second
 
 
-def test_the_table_quotes_every_part(result: dict[str, Any], reports: list[str]) -> None:
+def test_the_table_has_every_part(result: dict[str, Any], reports: list[str]) -> None:
     table = text_report.table(result)
     for words in ("importance weighting", "mutual information", "searched sample", "another line", "slerp",
                   "held-out lines", "by transport", "Self-BLEU at the classifier's", "Chosen on one half"):  # fmt: skip

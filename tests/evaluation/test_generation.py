@@ -25,7 +25,7 @@ def test_shares_add_up(count: int, sizes: dict[str, int], expected: dict[str, in
     assert evaluate_samples.shared(count, sizes) == expected
 
 
-def test_drawn_pieces_have_all_their_bars_and_silence_is_no_error(
+def test_sampled_pieces_have_all_their_bars_and_silence_is_not_an_error(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = seqvae.load(trained.best)
@@ -41,7 +41,7 @@ def test_drawn_pieces_have_all_their_bars_and_silence_is_no_error(
 
 
 def test_figures_of_a_piece_by_hand() -> None:
-    # bar 1: C and G at once (1 bit), bar 2: C; onsets at 0 in both
+    # bar 1: C and G together (1 bit), bar 2: C; onsets at 0 in both
     rows = np.array([[0, 12, 60, 0, 80], [0, 12, 67, 0, 80], [48, 12, 60, 0, 80]], np.int32)
     one, four, alike = evaluate_samples.within(Piece(rows, np.array([0, 48, 96], np.int32), groove(0).frame))
     assert one == pytest.approx(0.5)

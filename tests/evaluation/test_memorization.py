@@ -40,7 +40,7 @@ def searched(piece: Ints, collection: list[Ints]) -> int:
     return best + 1 if best else 0
 
 
-def test_runs_are_those_that_a_search_finds() -> None:
+def test_runs_equal_those_of_an_exhaustive_search() -> None:
     rng = np.random.default_rng(0)
     collection = [tune(rng, 40) for _ in range(6)]
     pieces = [tune(rng, n) for n in (1, 2, 3, 30, 30, 30)]
@@ -51,7 +51,7 @@ def test_runs_are_those_that_a_search_finds() -> None:
     assert expected[-1] > max(expected[:6]), "the test would not tell otherwise"
 
 
-def test_eight_notes_of_a_tune_by_hand() -> None:
+def test_shared_runs_of_eight_notes_by_hand() -> None:
     tune_ = np.array([[12 * i, 12, p, 0] for i, p in enumerate([60, 62, 64, 65, 67, 69, 71, 72])], np.int32)
     moved = tune_ + np.array([480, 0, -7, 40], np.int32)  # later, lower, on another instrument
     assert copying.longest_shared([moved], copying.runs([tune_])) == [8]
@@ -63,7 +63,7 @@ def test_eight_notes_of_a_tune_by_hand() -> None:
     assert copying.longest_shared([slower], copying.runs([tune_])) == [0], "time counts"
 
 
-def test_no_run_goes_on_from_piece_to_piece_or_from_one_instrument_to_the_next() -> None:
+def test_no_run_crosses_pieces_or_instruments() -> None:
     long = np.array([[12 * i, 12, 60 + i, 0] for i in range(8)], np.int32)
     halves = [long[:4], long[4:]]
     assert copying.longest_shared([long], copying.runs(halves)) == [4]

@@ -67,7 +67,7 @@ def _defined(lines: Sequence[str], order: int, vocabulary: Sequence[str], line: 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @given(lines=st.lists(sentences, min_size=1, max_size=6), line=sentences)
-def test_kneser_ney_as_it_is_defined(order: int, lines: list[str], line: str) -> None:
+def test_kneser_ney_equals_its_definition(order: int, lines: list[str], line: str) -> None:
     model = ngram.NGram(order).fit(lines)
     words = line.split()
     expected = [_defined(lines, order, model.vocabulary, words, i) for i in range(len(words) + 1)]
@@ -83,7 +83,7 @@ def test_probabilities_sum_to_1(order: int, lines: list[str], context: str) -> N
     assert total + math.exp(model.word_log_probs(context)[place]) == pytest.approx(1)
 
 
-def test_words_seen_once_are_unknown() -> None:
+def test_words_seen_once_become_unknown() -> None:
     model = ngram.NGram(2).fit(["a a b", "a c"])
     assert set(model.vocabulary) == {ngram.UNKNOWN, ngram.END, "a"}
     assert model.log_prob("a b") == model.log_prob("a c") == model.log_prob("a never")
@@ -104,7 +104,7 @@ def test_perplexity_counts_the_end_of_each_line() -> None:
     assert model.log_probs([]).tolist() == []
 
 
-def test_a_language_model_wants_lines() -> None:
+def test_a_language_model_needs_lines() -> None:
     with pytest.raises(ValueError, match="no line"):
         ngram.NGram().fit([])
     with pytest.raises(ValueError, match="at least 1"):

@@ -15,7 +15,7 @@ from seqvae.evaluation import test_songs
 from seqvae.music.piece import Piece
 
 
-def test_samples_have_the_noise_of_their_posterior_and_each_kl_is_its_own(trained: Trained) -> None:
+def test_samples_have_the_noise_of_the_posterior_of_each_kl(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
     songs = [song for i in (2, 4) for song in test_songs.encode(codec, "even", [groove(i)])]
     still = [replace(song, logvar=torch.full_like(song.z, -200.0)) for song in songs]  # e^-100 of noise
@@ -32,7 +32,7 @@ def test_samples_have_the_noise_of_their_posterior_and_each_kl_is_its_own(traine
     assert found["still"]["kl_bits"][0] == pytest.approx(searched.mean() / np.log(2), rel=1e-5)
 
 
-def test_a_stranger_is_put_into_the_bars_of_the_song() -> None:
+def test_an_unrelated_song_is_fitted_into_the_bars_of_the_song() -> None:
     notes = np.array([[0, 12, 60, 0, 80], [40, 12, 62, 0, 80], [50, 12, 64, 0, 80]], np.int32)
     piece = Piece(notes, np.array([0, 48, 96], np.int32), groove(0).frame)
     moved = evaluate_reconstruction.refit(piece, np.array([0, 36, 72], np.int32))

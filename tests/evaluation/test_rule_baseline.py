@@ -10,7 +10,7 @@ DRUMS = 128
 KICK, SNARE, HAT = 36, 38, 42
 
 
-def test_the_loop_is_the_bar_that_is_most_like_the_others(make_piece: MakePiece) -> None:
+def test_the_loop_is_the_most_typical_bar(make_piece: MakePiece) -> None:
     def song(*hits: tuple[int, int], bass: int = 33) -> object:
         twice = [[at + bar, 1, pitch, DRUMS, 90] for at, pitch in hits for bar in (0, 48)]
         return make_piece([*twice, [96, 1, KICK, DRUMS, 90], [0, 48, 40, bass, 80]], [0, 48, 96, 144])
@@ -28,7 +28,7 @@ def test_a_style_without_drums_has_no_loop(make_piece: MakePiece) -> None:
     assert (found.loop, found.bass) == (frozenset(), 42), "one song of three has drums and a bass"
 
 
-def test_the_song_a_loop_and_a_bass(make_piece: MakePiece) -> None:
+def test_the_arrangement_is_the_song_with_a_loop_and_a_bass(make_piece: MakePiece) -> None:
     song = make_piece(
         [[0, 36, 64, 0, 70], [0, 12, 60, 0, 70], [12, 12, 57, 40, 70], [0, 12, 40, 32, 80], [6, 1, HAT, DRUMS, 80]],
         [0, 48, 72],

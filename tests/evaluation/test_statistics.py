@@ -43,7 +43,7 @@ def test_a_set_of_equal_numbers_is_a_peak_and_no_error() -> None:
     assert distributions.overlapped_area(same, normal(100)) < 0.2
 
 
-def test_units_do_not_matter() -> None:
+def test_overlaps_do_not_depend_on_units() -> None:
     a, b = normal(40), normal(40, 1, 1)
     assert distributions.overlapped_area(1000 * a + 5, 1000 * b + 5) == pytest.approx(
         distributions.overlapped_area(a, b), abs=1e-6
@@ -53,7 +53,7 @@ def test_units_do_not_matter() -> None:
 def test_overlaps_of_columns_have_intervals_and_a_mean() -> None:
     a = np.column_stack([normal(60), normal(60, 3, 1)])
     b = np.column_stack([normal(70, 0, 2), normal(70, 0, 3)])
-    a[:5, 1] = np.nan  # pieces in which the number is not defined
+    a[:5, 1] = np.nan  # pieces without a value
     figures, (mean, low, high) = distributions.overlaps(a, b)
     assert [x[0] for x in figures] == [
         pytest.approx(distributions.overlapped_area(a[:, 0], b[:, 0])),
@@ -95,7 +95,7 @@ def test_the_spread_over_halves_is_the_error_of_a_mean() -> None:
     assert high - low == pytest.approx(2 * 1.96 / math.sqrt(400), rel=0.1)
 
 
-def test_p_of_signs_is_that_of_all_flips() -> None:
+def test_the_sign_test_p_value_counts_all_flips() -> None:
     # of the 2^3 signs of (3, 2, 1), 1 has a sum of at least 6, and 2 a sum of at least 4
     assert distributions.flipped(np.array([3.0, 2.0, 1.0])) == pytest.approx(1 / 8, abs=0.01)
     assert distributions.flipped(np.array([3.0, 2.0, -1.0])) == pytest.approx(2 / 8, abs=0.01)
@@ -104,18 +104,18 @@ def test_p_of_signs_is_that_of_all_flips() -> None:
     assert math.isnan(distributions.flipped(np.zeros(0)))
 
 
-def test_p_of_signs_is_even_where_there_is_no_effect() -> None:
+def test_the_sign_test_p_value_is_uniform_without_an_effect() -> None:
     found = np.array([distributions.flipped(normal(12, 0, seed), seed, 500) for seed in range(400)])
     assert (found <= 0.05).mean() == pytest.approx(0.05, abs=0.03)
 
 
-def test_p_of_partners_is_that_of_all_assignments() -> None:
+def test_the_partner_test_p_value_counts_all_assignments() -> None:
     # own partner 1, others 0: among the 3! assignments only the right one has mean 1
     assert distributions.matched(np.eye(3)) == pytest.approx(1 / 6, abs=0.01)
     assert distributions.matched(np.zeros((4, 4))) == 1
     assert distributions.matched(-np.eye(3)) == 1
 
 
-def test_lead_is_the_share_of_others_left_behind() -> None:
+def test_lead_is_the_share_of_others_surpassed() -> None:
     scores = np.array([[3.0, 1, 2], [5, 5, 4], [0, 1, -1]])
     assert distributions.lead(scores).tolist() == [1, 0.75, 0]

@@ -26,13 +26,13 @@ def test_bleu_of_itself_is_100() -> None:
 
 
 @given(st.lists(st.tuples(sentences, sentences), min_size=1, max_size=5))
-def test_bleu_is_that_of_sacrebleu(pairs: list[tuple[str, str]]) -> None:
+def test_bleu_equals_sacrebleu(pairs: list[tuple[str, str]]) -> None:
     written, wanted = [a for a, _ in pairs], [b for _, b in pairs]
     expected = BLEU(tokenize="none", force=True).corpus_score(written, [wanted]).score
     assert text.bleu_of(text.bleu_statistics(written, wanted).sum(0)) == pytest.approx(expected)
 
 
-def test_bleu_leaves_the_words_as_they_are_split() -> None:
+def test_bleu_does_not_tokenize_again() -> None:
     # the default tokenizer would split "it's" into two words, and a full stop from its word
     assert text.bleu_statistics(["it's good."], ["it's good."])[0].tolist() == [2, 2, 2, 1, 0, 0, 2, 1, 0, 0]
     assert "tok:none" in text.bleu_signature()
@@ -64,7 +64,7 @@ def test_edit_distance(a: str, b: str, expected: float) -> None:
 
 
 @given(sentences, sentences, sentences)
-def test_edits_are_a_metric(a: str, b: str, c: str) -> None:
+def test_edit_distance_is_a_metric(a: str, b: str, c: str) -> None:
     assert (edit_distance.edits(a, b) == 0) == (a == b)
     assert edit_distance.edits(a, c) <= edit_distance.edits(a, b) + edit_distance.edits(b, c)
 
@@ -72,7 +72,7 @@ def test_edits_are_a_metric(a: str, b: str, c: str) -> None:
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
-def test_an_interval_of_a_mean_is_that_of_the_textbook() -> None:
+def test_the_interval_of_a_mean_matches_the_textbook() -> None:
     x = np.random.default_rng(1).normal(3, 1, 1000)
     value, low, high = corpus_interval(np.column_stack([x, np.ones(1000)]), text.share_of)
     assert value == pytest.approx(x.mean())
@@ -80,7 +80,7 @@ def test_an_interval_of_a_mean_is_that_of_the_textbook() -> None:
     assert low < 3 < high
 
 
-def test_sentences_are_drawn_whole_and_alike_each_time() -> None:
+def test_the_bootstrap_draws_whole_sentences_reproducibly() -> None:
     rows = np.arange(12.0).reshape(3, 2, 2)
     sums = resampled(rows, seed=4, draws=50)
     assert sums.shape == (50, 2, 2)
@@ -90,7 +90,7 @@ def test_sentences_are_drawn_whole_and_alike_each_time() -> None:
     assert math.isnan(corpus_interval(np.zeros((0, 2)), text.share_of)[0])
 
 
-def test_a_sweep_is_read_where_it_crosses_the_accuracy() -> None:
+def test_a_sweep_is_evaluated_where_it_crosses_the_accuracy() -> None:
     accuracy, bleu = np.array([10.0, 60, 80, 95]), np.array([70.0, 40, 20, 10])
     assert text.crossing(accuracy, bleu, 73.6) == pytest.approx(40 - 20 * 13.6 / 20)
     assert text.crossing(accuracy, bleu, 80) == 20

@@ -1,4 +1,4 @@
-"""Raw lines as records: headers that are recognised, formats that are given, records of several lines, time stamps."""
+"""Raw lines as records: recognised headers, given formats, records of several lines, time stamps."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_header_is_recognised_and_split_off(name: str, line: str) -> None:
     assert (record.seconds is None) == (name == "plain")
 
 
-def test_every_header_is_tried_above() -> None:
+def test_every_known_header_has_an_example() -> None:
     [mark] = test_a_header_is_recognised_and_split_off.pytestmark  # type: ignore[attr-defined]
     assert {name for name, _ in mark.args[1]} == {*HEADERS, "plain"}
 
 
-def test_the_header_of_most_lines_is_taken_for_all() -> None:
+def test_the_most_frequent_header_is_used_for_all_lines() -> None:
     reader = LogReader()
     lines = ["hello", *["2024-01-01 10:00:00 ready"] * 3]
     assert [one.content for one in reader.records(lines)] == ["hello", *["ready"] * 3]
@@ -60,7 +60,7 @@ def test_the_header_of_most_lines_is_taken_for_all() -> None:
     assert recognise(["a", "b", "2024-01-01 10:00:00 ready"]) == "plain"
 
 
-def test_a_format_as_logparser_writes_it() -> None:
+def test_a_format_in_the_syntax_of_logparser() -> None:
     [record] = records(["[10.30 16:49:06] chrome.exe -  closed, 3 bytes"], r"[<Time>] <Program> - <Content>")
     assert record.content == "closed, 3 bytes"
     [record] = records(["a (b)   c d"], "<One> (<Two>) <Content>")
@@ -82,7 +82,7 @@ def test_a_stack_trace_belongs_to_its_record() -> None:
         assert (second.content, second.number) == ("it goes on", 7), "numbers count every line"
 
 
-def test_where_there_are_headers_a_line_without_one_goes_on() -> None:
+def test_a_line_without_a_header_continues_the_record_before_it() -> None:
     stamped = "2024-01-01 10:00:00 query"
     assert [one.text for one in records([stamped, "select *", stamped])] == [f"{stamped}\nselect *", stamped]
     assert len(records(["query", "select *", "query"])) == 3

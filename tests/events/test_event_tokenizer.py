@@ -1,4 +1,4 @@
-"""Known sessions come back, windows hold every event once besides what they repeat, and the unknown has one token."""
+"""Known sessions are restored, windows hold every event once apart from the overlap, unknown events share a token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from seqvae.protocols import BOS, EOS, MASK, PAD
 
 Ints = NDArray[np.int32]
 
-# Numbers, codes, signs that mean something elsewhere, and the very names of the special tokens
+# Numbers, codes, characters with a meaning elsewhere, and the names of the special tokens
 SYMBOLS = [
     *("5", "22", "E11", "open", "<unk>", "<pad>", "</s>", '"', "\\n", "\0"),
     *("▁", "é", "e\u0301", "汉字", "👍🏽", "\udc80"),
@@ -40,7 +40,7 @@ def tokenizer_of(window: tuple[int, int]) -> EventTokenizer:
 
 
 def tokens_of(session: list[str]) -> list[int]:
-    """What a session is in one piece, told without the tokenizer."""
+    """Token ids of a session in one window, computed without the tokenizer."""
     return [len(SPECIAL) + SYMBOLS.index(symbol) for symbol in session] + [EOS]
 
 
@@ -50,20 +50,20 @@ def tokens_of(session: list[str]) -> list[int]:
 @given(session=sessions, window=windows)
 @example(session=[], window=(2, 0))
 @example(session=SYMBOLS, window=(128, 32))
-def test_any_known_session_comes_back_with_single_spaces(session: list[str], window: tuple[int, int]) -> None:
+def test_any_known_session_is_restored_with_single_spaces(session: list[str], window: tuple[int, int]) -> None:
     events = tokenizer_of(window)
-    wild = "\t".join(session).join((" ", "\u2003\r\n"))  # whatever white space divides them
+    wild = "\t".join(session).join((" ", "\u2003\r\n"))  # with any white space between them
     assert events.decode_text(events.encode(wild)) == " ".join(session)
 
 
 @given(several=st.lists(sessions.map(" ".join), max_size=5), window=windows)
-def test_many_sessions_are_spelled_as_each_alone(several: list[str], window: tuple[int, int]) -> None:
+def test_many_sessions_are_tokenized_as_each_alone(several: list[str], window: tuple[int, int]) -> None:
     events = tokenizer_of(window)
     together = [[chunk.tolist() for chunk in chunks] for chunks in events.encode_all(several)]
     assert together == [[chunk.tolist() for chunk in events.encode(line)] for line in several]
 
 
-def test_what_has_no_token_is_unknown_each_time_and_is_shown_as_such() -> None:
+def test_an_event_without_a_token_is_unknown_and_shown_as_unknown() -> None:
     events = EventTokenizer(["a", "b"])
     [chunk] = events.encode("a x b x")
     assert chunk.tolist() == [5, UNKNOWN, 6, UNKNOWN, EOS]
@@ -80,7 +80,7 @@ def test_a_symbol_with_the_name_of_a_special_token_is_another_token(name: str) -
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "\t\u2003\n"])
-def test_the_empty_session_is_the_end_alone(nothing: str) -> None:
+def test_the_empty_session_is_eos_alone(nothing: str) -> None:
     events = EventTokenizer(["a"], 4, 2)
     assert [chunk.tolist() for chunk in events.encode(nothing)] == [[EOS]]
     assert events.decode_text(events.encode(nothing)) == ""
@@ -88,7 +88,7 @@ def test_the_empty_session_is_the_end_alone(nothing: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 1_000_000])
-def test_sessions_of_any_length_take_little_time(count: int) -> None:
+def test_tokenizing_takes_little_time_for_any_length(count: int) -> None:
     events = EventTokenizer(SYMBOLS, 128, 32)
     session = " ".join((SYMBOLS * (count // len(SYMBOLS) + 1))[:count])
     started = time.process_time()
@@ -102,7 +102,7 @@ def test_sessions_of_any_length_take_little_time(count: int) -> None:
 
 
 @given(session=sessions, window=windows)
-def test_windows_are_full_repeat_the_overlap_and_only_the_last_ends(
+def test_windows_are_full_repeat_the_overlap_and_only_the_last_has_eos(
     session: list[str], window: tuple[int, int]
 ) -> None:
     most, overlap = window
@@ -118,14 +118,12 @@ def test_windows_are_full_repeat_the_overlap_and_only_the_last_ends(
 
 
 @given(session=sessions, window=windows)
-def test_without_what_they_repeat_windows_hold_each_event_once_in_the_first_that_has_it(
-    session: list[str], window: tuple[int, int]
-) -> None:
+def test_without_the_overlap_each_event_is_in_one_window(session: list[str], window: tuple[int, int]) -> None:
     most, overlap = window
     chunks = tokenizer_of(window).encode(" ".join(session))
     joined = [token for i, chunk in enumerate(chunks) for token in chunk[overlap if i else 0 :].tolist()]
     assert joined == tokens_of(session)
-    seen = 0  # events that some window before has held
+    seen = 0  # events of earlier windows
     for i, chunk in enumerate(chunks):
         first = i * (most - overlap)
         assert chunk.tolist() == tokens_of(session)[first : first + most]
@@ -142,14 +140,14 @@ def test_one_event_more_than_fits_makes_another_window() -> None:
     assert [len(chunk) for chunk in events.encode("a " * 13)] == [8, 8, 4]
 
 
-def test_a_window_that_ends_early_ends_there_and_no_event_of_the_next_is_lost() -> None:
+def test_a_window_that_ends_early_loses_no_event_of_the_next() -> None:
     events = EventTokenizer(["a", "b", "c"], 6, 2)
     early = [np.array([5, 6, EOS, PAD], np.int32), np.array([5, 6, 7, EOS, PAD, PAD], np.int32)]
     assert events.decode_text(early) == "a b c", "of the next, the two that it repeats are not said again"
 
 
 @given(session=sessions, window=windows)
-def test_a_decoder_that_makes_no_mistake_writes_the_session(session: list[str], window: tuple[int, int]) -> None:
+def test_a_perfect_decoder_writes_the_session(session: list[str], window: tuple[int, int]) -> None:
     events = tokenizer_of(window)
     chunks = [chunk.tolist() for chunk in events.encode(" ".join(session))]
     at = 0
@@ -190,13 +188,13 @@ def test_the_most_frequent_symbols_seen_twice_make_the_vocabulary(lines: list[st
     assert events.vocab_size == len(SPECIAL) + len(events.symbols) == len(events.binding_depth) <= vocab_size
 
 
-def test_symbols_seen_once_are_taken_for_the_unknown() -> None:
+def test_symbols_seen_once_train_the_unknown_token() -> None:
     events = EventTokenizer.train(["go go rare", "go stop odd", "stop"])
     assert events.symbols == ["go", "stop"]
     assert events.encode("go rare stop odd new")[0].tolist() == [5, UNKNOWN, 6, UNKNOWN, UNKNOWN, EOS]
 
 
-def test_the_order_of_sessions_decides_about_nothing() -> None:
+def test_the_vocabulary_does_not_depend_on_the_order_of_sessions() -> None:
     lines = ["b a", "c a b", "d c", "d"]
     assert EventTokenizer.train(lines).symbols == EventTokenizer.train(lines[::-1]).symbols == ["a", "b", "c", "d"]
 
@@ -213,18 +211,18 @@ def test_no_room_beside_the_special_tokens_is_an_error(vocab_size: int) -> None:
         EventTokenizer.train(["a a"], vocab_size)
 
 
-# --- keeping ----------------------------------------------------------------------------------------------------------
+# --- saving and loading -----------------------------------------------------------------------------------------------
 
 
 @given(session=sessions, window=windows)
-def test_it_travels_to_another_process(session: list[str], window: tuple[int, int]) -> None:
+def test_it_can_be_pickled_to_another_process(session: list[str], window: tuple[int, int]) -> None:
     events = tokenizer_of(window)
     again = pickle.loads(pickle.dumps(events))
     line = " ".join(session)
     assert [chunk.tolist() for chunk in again.encode(line)] == [chunk.tolist() for chunk in events.encode(line)]
 
 
-def test_what_is_saved_is_loaded_whatever_its_symbols(tmp_path: Path) -> None:
+def test_loading_returns_the_saved_tokenizer_for_any_symbols(tmp_path: Path) -> None:
     events = EventTokenizer(SYMBOLS, 10, 4)
     events.save(tmp_path / "new" / "folder")
     again = load_tokenizer(tmp_path / "new" / "folder")
@@ -238,7 +236,7 @@ def test_what_is_saved_is_loaded_whatever_its_symbols(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("max_tokens", "overlap"), [
     (1, 0), (0, 0), (-5, 0), (8, 7), (8, 8), (8, -1), (8.0, 0), (8, 1.0), (True, 0), ("8", 0), (None, 0), (8, None),
 ])  # fmt: skip
-def test_windows_that_would_not_get_ahead_are_an_error(tmp_path: Path, max_tokens: object, overlap: object) -> None:
+def test_an_overlap_as_long_as_the_window_is_an_error(tmp_path: Path, max_tokens: object, overlap: object) -> None:
     with pytest.raises(TokenizerError, match="windows of"):
         EventTokenizer(["a"], max_tokens, overlap)  # type: ignore[arg-type]
     settings = {"kind": "events", "max_tokens": max_tokens, "overlap": overlap, "symbols": ["a"]}
@@ -251,7 +249,7 @@ def test_windows_that_would_not_get_ahead_are_an_error(tmp_path: Path, max_token
     (["a", "b c"], "white space"), ([""], "white space"), (["a\n"], "white space"), (["a\x85"], "white space"),
     ([5], "white space"), ([None], "white space"), (["a", "b", "a"], "twice"),
 ])  # fmt: skip
-def test_symbols_that_no_line_could_hold_are_an_error(tmp_path: Path, symbols: list[object], reason: str) -> None:
+def test_symbols_with_white_space_are_an_error(tmp_path: Path, symbols: list[object], reason: str) -> None:
     with pytest.raises(TokenizerError, match=reason):
         EventTokenizer(symbols)  # type: ignore[arg-type]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"kind": "events", "symbols": symbols}))
@@ -273,7 +271,7 @@ def test_settings_of_another_version_are_an_error_in_one_line(tmp_path: Path, se
 # --- grammar ----------------------------------------------------------------------------------------------------------
 
 
-def test_its_tokens_have_no_cues_and_any_may_follow() -> None:
+def test_its_tokens_have_no_position_fields_and_all_are_allowed() -> None:
     events = EventTokenizer(SYMBOLS)
     tokens = np.zeros((2, 1, 7), np.int32)
     assert events.field_sizes == ()
@@ -284,7 +282,7 @@ def test_its_tokens_have_no_cues_and_any_may_follow() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_walk_through_allowed_tokens_is_a_session_of_known_symbols(seed: int) -> None:
+def test_a_random_sequence_of_allowed_tokens_is_a_session_of_known_symbols(seed: int) -> None:
     rng = np.random.default_rng(seed)
     events = EventTokenizer(SYMBOLS, 128)
     grammar = events.grammar()

@@ -33,19 +33,19 @@ def test_rows_are_records_with_their_positions_and_times(library: Any) -> None:
 
 
 @pytest.mark.parametrize("when", [1714557600, "2024-05-01 10:00:00", "Wed, 2024-05-01T12:00:00+02:00"])
-def test_times_are_numbers_or_text_too(library: Any, when: object) -> None:
+def test_times_may_be_numbers_or_text(library: Any, when: object) -> None:
     [record] = LogReader().frame(library.DataFrame({"message": ["a"], "when": [when]}), time="when")
     assert record.seconds == 1714557600.0
 
 
-def test_headers_in_messages_are_split_off_as_from_lines(library: Any) -> None:
+def test_headers_in_messages_are_split_off_as_in_lines(library: Any) -> None:
     lines = [f"May  1 10:00:0{i} box sshd[{i}]: closed by {i}" for i in range(5)]
     [*found] = LogReader().frame(library.DataFrame({"line": lines}), "line")
     [*read] = LogReader().records(lines, frames.SOURCE)
     assert found == read == [Record("row", i + 1, line, f"closed by {i}", line[:-11]) for i, line in enumerate(lines)]
 
 
-def test_a_column_makes_sessions(library: Any) -> None:
+def test_a_column_divides_records_into_sessions(library: Any) -> None:
     frame = library.DataFrame({"message": list("abcde"), "pid": ["7", "8", None, "8", "7"]})
     found = frames.sessions(frame, LogReader("plain"), Grouping(column="pid"))
     assert [(one.name, [record.content for record in one.records]) for one in found] == [
@@ -56,14 +56,14 @@ def test_a_column_makes_sessions(library: Any) -> None:
     assert [len(one.records) for one in windows] == [2, 2, 1]
 
 
-def test_records_have_no_column_for_sessions() -> None:
+def test_records_have_no_session_column() -> None:
     with pytest.raises(SeqVAEError, match="the column 'pid' of a data frame; give such a frame to"):
         Grouping(column="pid").sessions([])
     with pytest.raises(SeqVAEError, match="exclude each other"):
         Grouping(window="20", column="pid")
 
 
-def test_a_frame_of_the_same_library_comes_back(library: Any) -> None:
+def test_the_result_is_a_frame_of_the_same_library(library: Any) -> None:
     frame = library.DataFrame({"message": ["a", "b"]})
     new = frames.like(frame, {"name": ["x"], "rows": [[1, 2]]})
     assert isinstance(new, library.DataFrame)

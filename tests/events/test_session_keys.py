@@ -1,4 +1,4 @@
-"""Session keys that a log offers."""
+"""Session keys found in a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def records(lines: list[str]) -> list[Record]:
 
 
 def interleaved(*sessions: list[str]) -> list[str]:
-    """Lines of sessions that overlap, each in its own order."""
+    """Lines of interleaved sessions, each in its own order."""
     rng = random.Random(0)
     waiting, out = [list(one) for one in sessions], []
     while waiting:
@@ -47,7 +47,7 @@ def test_an_identifier_that_divides_the_log_is_found(line: str, pattern: str) ->
     assert [[word for word in words if word in record.text] for record in sessions[7].records] == [[w] for w in words]
 
 
-def test_a_log_without_an_identifier_offers_none() -> None:
+def test_a_log_without_an_identifier_has_no_session_key() -> None:
     assert suggest([]) == []
     assert suggest(records(["all is well", "disk is full"] * 50)) == []
     alone = [f"request[{n}]: done" for n in range(200)]  # no value comes twice
@@ -56,6 +56,6 @@ def test_a_log_without_an_identifier_offers_none() -> None:
     assert suggest(records(one)) == []
 
 
-def test_values_that_keep_together_rank_before_those_that_are_spread() -> None:
+def test_values_in_close_lines_rank_before_spread_ones() -> None:
     lines = [f"app[{n // 4}]: worker={n * 7 % 13} says {n % 4}" for n in range(400)]
     assert [key.pattern for key in suggest(records(lines))] == [r"app\[(\d+)", r"worker=(\d+)"]

@@ -19,7 +19,7 @@ def texts(grouping: Grouping, given: list[Record]) -> dict[str, str]:
     return {one.name: " ".join(r.content for r in one.records) for one in grouping.sessions(given)}
 
 
-def test_a_key_gathers_its_records_wherever_they_stand() -> None:
+def test_a_key_collects_its_records_from_anywhere() -> None:
     given = [*records("a[2] x", "a[1] y", "none", "a[2] z"), *records("a[1] q", source="y.log")]
     grouping = Grouping(r"a\[(\d+)\]")
     assert texts(grouping, given) == {"2": "a[2] x a[2] z", "1": "a[1] y a[1] q"}
@@ -33,7 +33,7 @@ def test_windows_of_lines_do_not_cross_files() -> None:
     assert [len(one.records) for one in Grouping().sessions(many)] == [LINES, 1]
 
 
-def test_a_window_of_lines_is_there_with_its_last_line() -> None:
+def test_a_window_of_lines_is_complete_with_its_last_line() -> None:
     def stream() -> Iterator[Record]:
         yield from records("a", "b")
         raise AssertionError("nobody waits for a third line")
@@ -41,7 +41,7 @@ def test_a_window_of_lines_is_there_with_its_last_line() -> None:
     assert next(Grouping(window="2").sessions(stream())).records[1].content == "b"
 
 
-def test_windows_of_time_are_those_of_the_clock() -> None:
+def test_windows_of_time_follow_the_clock() -> None:
     lines = [f"2024-01-01 00:{at} {at}" for at in ("00:01", "00:29", "00:30", "02:00", "01:59", "01:59")]
     given = list(LogReader().records(lines, "x.log"))
     found = [[r.content for r in one.records] for one in Grouping(window="30s").sessions(given)]
@@ -61,6 +61,6 @@ def test_windows_of_time_are_those_of_the_clock() -> None:
         (None, "3 days", "give lines"),
     ],
 )
-def test_what_divides_nothing_is_refused(key: str | None, window: str | None, why: str) -> None:
+def test_a_key_that_divides_nothing_is_refused(key: str | None, window: str | None, why: str) -> None:
     with pytest.raises(SeqVAEError, match=why):
         Grouping(key, window)

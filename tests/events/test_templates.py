@@ -1,4 +1,4 @@
-"""Templates: what is masked, what is mined, and what stays new."""
+"""Templates: masking, mining, and new messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOG = [
         ("version v2 of and/or a1b, facade", "version v2 of and/or a1b, facade"),
     ],
 )
-def test_what_changes_is_masked(raw: str, masked: str) -> None:
+def test_variable_parts_are_masked(raw: str, masked: str) -> None:
     assert mask(raw) == masked
 
 
@@ -49,7 +49,7 @@ def test_messages_become_events() -> None:
     assert len(found) == 4
 
 
-def test_what_was_not_mined_is_new_however_often_it_comes() -> None:
+def test_messages_without_a_template_stay_new() -> None:
     found = Templates.mine(LOG)
     strange = "kernel panic: not syncing"
     assert [found.event(strange) for _ in range(3)] == [NEW] * 3
@@ -57,12 +57,12 @@ def test_what_was_not_mined_is_new_however_often_it_comes() -> None:
     assert found.event("Accepted password for carl from 10.0.0.1 port 1") == "E1", "a new value is no new template"
 
 
-def test_the_first_two_words_tell_templates_apart() -> None:
+def test_the_first_two_words_distinguish_templates() -> None:
     lines = [f"status {what} pkg{i} 1.{i}" for i in range(9) for what in ("installed", "removed")]
     assert sorted(Templates.mine(lines).texts().values()) == ["status installed <*> <*>", "status removed <*> <*>"]
 
 
-def test_templates_go_through_json() -> None:
+def test_templates_round_trip_through_json() -> None:
     first = ["42 a b c d", "node7 x y z", "node8 x y z", *LOG, "1a b", "2b b"]
     found = Templates.mine(first)
     again = Templates.from_state(json.loads(json.dumps(found.state())))

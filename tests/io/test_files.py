@@ -1,4 +1,4 @@
-"""What is put at its place in one move: who may read it, what a power cut leaves, what the killed leave."""
+"""Atomic writes: permissions, and the state after a power cut or a killed process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from seqvae.errors import SeqVAEError
 from seqvae.io import files as places
 from seqvae.music import piece as midi
 
-Event = tuple[str, int, int]  # what is done, the inode that it is done to, and its size then
+Event = tuple[str, int, int]  # the call, its inode, and the size at that time
 
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """Every fsync and every move, in their order."""
+    """Every fsync and every move, in order."""
     seen: list[Event] = []
     sync, exchange = os.fsync, places._exchange
 
@@ -65,7 +65,7 @@ def fill(part: Path) -> None:
 
 
 def check_order(events: list[Event], place: Path) -> None:
-    """All that is at `place` was on the disk before its move, and its name after it."""
+    """Asserts that the content at `place` was synced before its move, and its folder after it."""
     (moved,) = [i for i, event in enumerate(events) if event[:2] == ("move", place.stat().st_ino)]
     held = [path for path in [place, *place.rglob("*")] if path.is_file()]
     assert held
@@ -77,15 +77,15 @@ def check_order(events: list[Event], place: Path) -> None:
     assert ("sync", place.parent.stat().st_ino) in [event[:2] for event in events[moved:]]
 
 
-def test_a_file_of_tensors_is_on_the_disk_before_it_is_moved(tmp_path: Path, events: list[Event]) -> None:
-    for value in (1.0, 2.0):  # a new one, and one that replaces it
+def test_a_file_of_tensors_is_synced_before_it_is_moved(tmp_path: Path, events: list[Event]) -> None:
+    for value in (1.0, 2.0):  # a new file, and its replacement
         events.clear()
         save_tensors({"x": torch.full((1000,), value)}, {}, tmp_path / "state.safetensors")
         check_order(events, tmp_path / "state.safetensors")
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_a_folder_is_on_the_disk_before_it_is_moved(
+def test_a_folder_is_synced_before_it_is_moved(
     tmp_path: Path, events: list[Event], exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:
@@ -96,7 +96,7 @@ def test_a_folder_is_on_the_disk_before_it_is_moved(
         check_order(events, tmp_path / "best")
 
 
-def test_shards_and_their_vocabulary_are_on_the_disk_before_their_index(tmp_path: Path, events: list[Event]) -> None:
+def test_shards_and_their_vocabulary_are_synced_before_their_index(tmp_path: Path, events: list[Event]) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     writer = ShardWriter(tmp_path, {})
@@ -109,12 +109,12 @@ def test_shards_and_their_vocabulary_are_on_the_disk_before_their_index(tmp_path
         assert (tmp_path / name).stat().st_ino in synced, name
 
 
-def test_what_is_made_again_with_a_command_does_not_wait_for_the_disk(tmp_path: Path, events: list[Event]) -> None:
+def test_reproducible_outputs_are_not_synced(tmp_path: Path, events: list[Event]) -> None:
     song(tmp_path / "a.mid")
     assert [what for what, *_ in events] == ["move"]
 
 
-def test_a_disk_that_fails_to_keep_a_file_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sync_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tensors({"x": torch.ones(1)}, {}, tmp_path / "a")
 
     def full(_: int) -> None:
@@ -128,7 +128,7 @@ def test_a_disk_that_fails_to_keep_a_file_leaves_the_old_one(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
-def test_who_may_read_is_as_the_user_has_set(tmp_path: Path, mask: int, file: int, folder: int) -> None:
+def test_permissions_follow_the_umask(tmp_path: Path, mask: int, file: int, folder: int) -> None:
     before = os.umask(mask)
     try:
         write_folder(tmp_path / "best", fill)
@@ -141,7 +141,7 @@ def test_who_may_read_is_as_the_user_has_set(tmp_path: Path, mask: int, file: in
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("best", "best/tokenizer")} == {folder}
 
 
-def test_a_command_killed_while_it_writes_music_leaves_nothing_for_long(tmp_path: Path) -> None:
+def test_files_of_a_command_killed_while_writing_music_are_cleaned_up(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from seqvae.music import piece as midi\n"
         "write = Path.write_bytes\n"

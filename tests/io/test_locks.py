@@ -15,7 +15,7 @@ HOLD = "import sys, time; from pathlib import Path; from seqvae.io.locks import 
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_another_process_has_the_lock_until_it_is_killed(tmp_path: Path, kind: str) -> None:
+def test_a_process_holds_the_lock_until_it_is_killed(tmp_path: Path, kind: str) -> None:
     place = tmp_path
     if kind == "file":
         place = tmp_path / "lock"
@@ -31,7 +31,7 @@ def test_another_process_has_the_lock_until_it_is_killed(tmp_path: Path, kind: s
     os.close(handle)
 
 
-def test_the_file_of_a_lock_is_removed_by_its_holder_alone(tmp_path: Path) -> None:
+def test_the_file_of_a_lock_is_removed_only_by_its_holder(tmp_path: Path) -> None:
     place = tmp_path / "lock"
     with lock_file(place) as first:
         with lock_file(place) as second:

@@ -14,7 +14,7 @@ import pytest
 from seqvae.io.workers import Workers
 
 
-def test_a_call_that_fails_crashes_or_takes_too_long_costs_itself_alone() -> None:
+def test_a_call_that_fails_crashes_or_times_out_affects_no_other_call() -> None:
     with Workers(1) as workers:
         assert workers.call(60, divmod, 7, 2).result() == (3, 1)
         with pytest.raises(ZeroDivisionError):
@@ -40,7 +40,7 @@ def test_a_process_that_ends_between_calls_is_replaced() -> None:
         assert workers.call(60, os.getpid).result() != first
 
 
-def test_the_callers_script_runs_once_and_a_workers_prints_are_not_its_output(tmp_path: Path) -> None:
+def test_the_calling_script_runs_once_and_worker_prints_are_not_its_output(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"

@@ -1,4 +1,4 @@
-"""Bands: the instruments of a style, the band between a song and a style, and the notes of an arrangement."""
+"""Bands: ensembles of styles, the band between a song and a style, and the notes of an arrangement."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_hits_are_over_bars_with_drums() -> None:
     assert found.sum() == 1.5
 
 
-def test_an_ensemble_is_means_over_songs_and_no_kit_of_a_few() -> None:
+def test_an_ensemble_is_the_mean_over_songs_without_drum_hits_of_few_songs() -> None:
     one, other = notes((0, 12, 60, 0), (0, 1, 36, DRUMS)), notes((0, 12, 60, 0), (12, 12, 60, 0), (24, 12, 62, 0))
     found = band.ensemble([(one, BOUNDS), (other, BOUNDS), (one[:0], BOUNDS)])
     assert found.programs[0] == 1
@@ -65,7 +65,7 @@ def test_an_ensemble_is_means_over_songs_and_no_kit_of_a_few() -> None:
     assert many.hits[0, 36] == 1
 
 
-def test_between_ensembles_lies_their_mean() -> None:
+def test_the_ensemble_between_two_is_their_mean() -> None:
     found = band.mixed([(ROCK, 0.25), (ensemble({0: 1.0}, size=1, density=12), 0.75)])
     assert found.programs[0] == pytest.approx(0.8)
     assert found.size[1] == pytest.approx(2)
@@ -82,7 +82,7 @@ def test_instruments_enter_and_leave_with_the_amount() -> None:
     assert len(whole) == 5
 
 
-def test_who_enters_half_way_is_of_another_family() -> None:
+def test_an_instrument_entering_half_way_is_of_another_family() -> None:
     jazz = ensemble({DRUMS: 0.9, 32: 0.6, 4: 0.5, 26: 0.3}, size=6)
     assert band.choose(PIANO, jazz, 0.5) == [0, 26, 32, DRUMS]
 
@@ -96,7 +96,7 @@ def test_a_band_has_one_bass_two_of_a_family_and_no_more_than_seven() -> None:
     assert max(families.count(f) for f in families) <= 2
 
 
-def test_the_decoder_has_a_say_in_the_band() -> None:
+def test_the_decoder_influences_the_choice_of_the_band() -> None:
     told = np.zeros(DRUMS + 1)
     told[29] = 1.0
     free = ensemble({DRUMS: 0.9, 25: 0.4, 29: 0.3}, size=2)
@@ -107,19 +107,19 @@ def test_the_decoder_has_a_say_in_the_band() -> None:
 # --- notes ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_tune_is_what_is_heard_on_top() -> None:
+def test_the_melody_is_the_audible_top_line() -> None:
     song = notes((0, 24, 72, 0), (0, 24, 48, 0), (12, 12, 60, 0), (24, 12, 64, 40))
     assert band.tune(song)[:, PITCH].tolist() == [72, 64], "60 begins under 72, which still sounds"
 
 
-def test_whoever_is_not_in_the_band_hands_the_tune_on() -> None:
+def test_the_melody_of_a_missing_instrument_goes_to_the_nearest() -> None:
     line = notes((0, 12, 60, 40), (12, 12, 62, 0), (24, 12, 64, 26))
     played = band.players(line, [0, 25, 33, DRUMS], PIANO)
     assert played[:, PROGRAM].tolist() == [0, 0, 25], "a piano is there, and a guitar is nearer to a guitar"
 
 
 @given(small_rows, small_rows)
-def test_nothing_sounds_above_the_tune(
+def test_no_note_sounds_above_the_melody(
     new: list[tuple[int, int, int, int]], old: list[tuple[int, int, int, int]]
 ) -> None:
     line, rest = band.tune(notes(*old)), notes(*new)
@@ -132,7 +132,7 @@ def test_nothing_sounds_above_the_tune(
     assert np.count_nonzero(found[:, PROGRAM] == DRUMS) == np.count_nonzero(rest[:, PROGRAM] == DRUMS)
 
 
-def test_what_is_rarest_in_its_bars_leaves_first() -> None:
+def test_the_notes_rarest_over_bars_are_removed_first() -> None:
     often, once = [(48 * bar, 6, 60, 0) for bar in range(4)], [(6, 6, 60, 0), (54 + 9, 6, 60, 0)]
     song = notes(*often, *once)
     assert band.thinned(song, BOUNDS, 4).tolist() == notes(*often).tolist()
@@ -141,7 +141,7 @@ def test_what_is_rarest_in_its_bars_leaves_first() -> None:
     assert not len(band.thinned(song[:0], BOUNDS, -1))
 
 
-def test_a_thinner_kit_lasts_as_long() -> None:
+def test_a_thinned_drum_part_keeps_its_length() -> None:
     beat = [
         (48 * bar + at, 1, pitch, DRUMS) for bar in range(4) for at, pitch in ((0, 36), (12, 38), (24, 36), (36, 38))
     ]
@@ -151,7 +151,7 @@ def test_a_thinner_kit_lasts_as_long() -> None:
     assert set((found[found[:, PITCH] == 42, ONSET] % 12).tolist()) == {0}, "hats between the beats leave"
 
 
-def test_one_pattern_of_drums_a_song() -> None:
+def test_one_drum_pattern_per_song() -> None:
     kick, snare = [(48 * bar, 1, 36, DRUMS) for bar in range(4)], [(48 * bar + 36, 1, 38, DRUMS) for bar in (0, 2)]
     found = band.grooved(notes(*kick, *snare, (60, 1, 49, DRUMS)), BOUNDS)
     hits = {(onset % 48, pitch) for onset, _, pitch, *_ in found.tolist()}
@@ -160,7 +160,7 @@ def test_one_pattern_of_drums_a_song() -> None:
     assert np.count_nonzero(found[:, PITCH] == 49) == 1
 
 
-def test_parts_stay_whole_until_the_songs_share_is_reached() -> None:
+def test_parts_are_kept_whole_up_to_the_share_of_the_song() -> None:
     piano, flute = [(12 * i, 12, 72, 0) for i in range(16)], [(12 * i, 12, 84, 73) for i in range(8)]
     song = notes(*piano, *flute, (0, 1, 36, DRUMS))
     assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 10.0, 0.5) == [0], "16 of 20, and 24 is no nearer"
@@ -170,7 +170,7 @@ def test_parts_stay_whole_until_the_songs_share_is_reached() -> None:
     assert band.whole_parts(song, BOUNDS, [0], 10.0, 0.5) == [], "somebody has to be written"
 
 
-def test_one_lead_plays_the_tune() -> None:
+def test_one_lead_plays_the_melody() -> None:
     song = notes(*((12 * i, 12, 72, 73) for i in range(15)), (180, 12, 74, 40))
     shares = band.presence(song, BOUNDS)
     assert set(band.voice(band.tune(song), [0, 40, 73], [], shares)[:, PROGRAM].tolist()) == {73}
@@ -179,12 +179,12 @@ def test_one_lead_plays_the_tune() -> None:
     )
 
 
-def test_nobody_plays_a_single_bar() -> None:
+def test_no_instrument_plays_in_a_single_bar() -> None:
     steady, once = [(48 * bar, 6, 60, 25) for bar in range(4)], [(0, 6, 60, 4), (96, 6, 60, 4)]
     assert band.settled(notes(*steady, *once), BOUNDS).tolist() == notes(*steady).tolist()
 
 
-def test_the_songs_part_is_whole_and_the_band_plays_the_rest() -> None:
+def test_a_kept_part_is_whole_and_the_band_plays_the_rest() -> None:
     song = notes(*((12 * i, 12, 72, 0) for i in range(16)), *((12 * i, 12, 48, 0) for i in range(16)))
     written = notes(*((6 * i, 6, 50, 25) for i in range(32)), *((12 * i, 12, 50, 0) for i in range(16)))
     line = band.voice(band.tune(song), [0, 25], [0], band.presence(song, BOUNDS))
@@ -196,7 +196,7 @@ def test_the_songs_part_is_whole_and_the_band_plays_the_rest() -> None:
     assert sorted(alone.tolist()) == sorted(written.tolist())
 
 
-def test_one_rhythm_a_part_that_repeats_its_chords() -> None:
+def test_a_part_has_one_rhythm_and_repeats_its_chords() -> None:
     steady = [(48 * bar, 6, 60, 25) for bar in range(4)] + [(48 * bar + 18, 6, 62, 25) for bar in (0, 2)]
     found = band.patterned(notes(*steady, (7, 3, 61, 25)), BOUNDS, np.array([0, 72]))
     heard = {(onset, pitch) for onset, _, pitch, *_ in found.tolist()}
@@ -224,7 +224,7 @@ def test_a_bass_is_one_low_line_without_gaps(rows: list[tuple[int, int, int, int
     assert set((line[:, PITCH] % 12).tolist()) <= set((part[:, PITCH] % 12).tolist())
 
 
-def test_somebody_enters_with_chords_and_somebody_is_low() -> None:
+def test_one_instrument_enters_with_chords_and_one_is_low() -> None:
     told = np.zeros(DRUMS + 1)
     told[[29, 66]] = 0.2, 0.5
     assert band.accompanist([0, 25, 29, 33, 66, DRUMS], PIANO, told) == 29, "no bass, no wind, nobody of the song"
@@ -236,14 +236,14 @@ def test_somebody_enters_with_chords_and_somebody_is_low() -> None:
     assert 0 in band.choose(np.zeros(DRUMS + 1), strings, 1.0), "of a band without bass somebody plays low"
 
 
-def test_the_bass_half_way_is_the_styles() -> None:
+def test_the_bass_at_amount_one_half_is_that_of_the_style() -> None:
     song = np.where(np.isin(np.arange(DRUMS + 1), [0, 33]), 1.0, 0.0)
     jazz = ensemble({DRUMS: 0.9, 32: 0.6, 66: 0.6, 26: 0.3}, size=6)
     assert band.choose(song, jazz, 0.5) == [0, 26, 32, DRUMS], "and a guitar enters rather than a saxophone"
     assert 33 in band.choose(song, jazz, 0.4)
 
 
-def test_density_between_is_the_geometric_mean() -> None:
+def test_the_density_between_two_is_their_geometric_mean() -> None:
     song = notes(*((12 * i, 12, 60, 0) for i in range(4)))
     assert band.density(song, BOUNDS) == 4, "of four bars one has notes"
     assert band.between(song, BOUNDS, ensemble({0: 1.0}, density=36), 0.5) == pytest.approx(12)

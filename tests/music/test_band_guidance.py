@@ -1,4 +1,4 @@
-"""Weights that a band gives to tokens: instruments that may enter, instruments that are due, and drum hits."""
+"""Guidance weights of a band: instruments that may enter, instruments that are due, and drum hits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def state(program: int, position: int = -1) -> np.ndarray[tuple[int, int], np.dt
     return np.array([[4, program, position, 60, 48]], np.int32)
 
 
-def test_only_the_band_enters_and_what_is_due_is_not_passed_over(tokenizer: MidiTokenizer) -> None:
+def test_only_the_band_enters_and_due_instruments_are_not_skipped(tokenizer: MidiTokenizer) -> None:
     weigh = band_guidance.band_guidance(tokenizer, Plan([0, 33, 128], [33, 128]), np.array([True, False]))
     programs = tokenizer.ids("program")
     columns, (weights,) = weigh(np.array([0]), state(0, 12))
@@ -47,7 +47,7 @@ def test_a_hit_weighs_by_its_share_of_bars(tokenizer: MidiTokenizer) -> None:
     assert not piano[positions].any()
 
 
-def test_drums_pass_over_no_beat_of_the_kit(tokenizer: MidiTokenizer) -> None:
+def test_drums_skip_no_beat_of_the_kit(tokenizer: MidiTokenizer) -> None:
     hits = np.zeros((48, 128))
     hits[0, 36], hits[30, 42], hits[36, 38] = 1.0, 1.0, band_guidance.BEATS
     weigh = band_guidance.band_guidance(tokenizer, Plan([128], [128], hits), np.array([True]))
@@ -91,7 +91,7 @@ def test_chords_begin_with_the_half_bars_that_change(tokenizer: MidiTokenizer) -
     assert not later[pitches].any()
 
 
-def test_who_plays_the_bass_in_its_place_begins_low(tokenizer: MidiTokenizer) -> None:
+def test_the_substitute_of_a_bass_begins_low(tokenizer: MidiTokenizer) -> None:
     weigh = band_guidance.band_guidance(
         tokenizer, Plan([0], [0], None, 38.0, 0), np.array([True]), np.array([[True, *[False] * 3]])
     )
@@ -103,7 +103,7 @@ def test_who_plays_the_bass_in_its_place_begins_low(tokenizer: MidiTokenizer) ->
     assert not later[pitches].any()
 
 
-def test_what_is_low_leans_to_the_root_without_a_bass(tokenizer: MidiTokenizer) -> None:
+def test_low_notes_favour_the_root_without_a_bass(tokenizer: MidiTokenizer) -> None:
     sounding, roots = np.zeros((1, 4, 12)), np.zeros((1, 4, 12))
     sounding[0, :, [0, 4, 7]], roots[0, :, 4] = 1 / 3, 1.0
     _, (weights,) = tokenizer.chroma_guidance(sounding, 1.5, roots, 48)(np.array([0]), state(0, 0))
@@ -111,7 +111,7 @@ def test_what_is_low_leans_to_the_root_without_a_bass(tokenizer: MidiTokenizer) 
     assert weights[64] == weights[67]
 
 
-def test_a_bass_leans_to_what_is_lowest(tokenizer: MidiTokenizer) -> None:
+def test_a_bass_favours_the_lowest_pitch_class(tokenizer: MidiTokenizer) -> None:
     sounding, roots = np.zeros((1, 4, 12)), np.zeros((1, 4, 12))
     sounding[0, :, [0, 4, 7]], roots[0, :, 4] = 1 / 3, 1.0
     weigh = tokenizer.chroma_guidance(sounding, 1.5, roots)

@@ -60,7 +60,7 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_it_parses_and_names_no_other_place() -> None:
+def test_it_parses_and_links_to_no_other_host() -> None:
     content = made(piece())
     elements = Elements()
     elements.feed(content)
@@ -70,7 +70,7 @@ def test_it_parses_and_names_no_other_place() -> None:
     assert not re.search(r"\b(import|export)\b[^(]*from|fetch\(|XMLHttpRequest|@import|url\(", content)
 
 
-def test_it_holds_the_notes_and_the_sound() -> None:
+def test_it_contains_the_notes_and_the_sound() -> None:
     first, second = data_of(made(piece(4), piece(6)))["takes"]
     assert [len(take["tracks"][0]["notes"]) for take in (first, second)] == [8, 12]
     assert first["tracks"][0]["name"] == "Acoustic Grand Piano"
@@ -81,7 +81,7 @@ def test_it_holds_the_notes_and_the_sound() -> None:
         assert np.abs(np.frombuffer(file.readframes(file.getnframes()), "<i2")).max() > 20_000
 
 
-def test_an_instrument_has_the_colour_that_it_has_in_the_picture() -> None:
+def test_an_instrument_has_its_colour_from_the_piano_roll() -> None:
     plot = pytest.importorskip("seqvae.plot", reason="matplotlib is not installed")
     few = [(i * 12, 12, 60, i % 3 * 30, 80) for i in range(4)]
     many = [(i * 6, 6, 72, 73 if i % 2 else midi.DRUMS, 80) for i in range(8)]
@@ -98,7 +98,7 @@ def test_an_instrument_has_the_colour_that_it_has_in_the_picture() -> None:
 
 
 @pytest.mark.parametrize("name", ["</script><script>alert(1)</script>", "<b>&amp;\"'", "a/* */b", "@x ünï ☃"])
-def test_a_name_is_text_and_nothing_else(name: str) -> None:
+def test_a_name_is_escaped(name: str) -> None:
     content = made(piece(), title=name, about=name)
     elements = Elements()
     elements.feed(content)
@@ -106,7 +106,7 @@ def test_a_name_is_text_and_nothing_else(name: str) -> None:
     assert data_of(content)["title"] == data_of(content)["about"] == name
 
 
-def test_a_page_of_more_sound_than_a_browser_likes_is_refused() -> None:
+def test_a_page_with_too_long_sound_is_refused() -> None:
     long = piece(int(30 * page.MAX_MINUTES + 10))
     with pytest.raises(SeqVAEError, match=r"the limit is 10; use --wav"):
         made(long, long)
@@ -114,7 +114,7 @@ def test_a_page_of_more_sound_than_a_browser_likes_is_refused() -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_plays_it_and_goes_on_in_the_other_take(tmp_path: Path, scheme: str) -> None:
+def test_a_browser_plays_it_and_continues_in_the_other_take(tmp_path: Path, scheme: str) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = tmp_path / "page.html"
     path.write_text(made(piece(20), piece(20, 72), about="calm to wild"), encoding="utf-8")

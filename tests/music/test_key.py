@@ -30,18 +30,18 @@ def scale(tonic: int, steps: list[int]) -> Ints:
 
 
 @pytest.mark.parametrize("tonic", range(54, 66))
-def test_every_major_key_comes_home(tonic: int) -> None:
+def test_every_major_key_is_transposed_to_c_major(tonic: int) -> None:
     assert (tonic + home_shift(scale(tonic, C_MAJOR))) % 12 == 0
 
 
 @pytest.mark.parametrize("tonic", range(54, 66))
-def test_every_minor_key_comes_to_its_relative(tonic: int) -> None:
+def test_every_minor_key_is_transposed_to_a_minor(tonic: int) -> None:
     notes = scale(tonic, [0, 2, 3, 5, 7, 8, 10, 12])
     assert (tonic + home_shift(notes)) % 12 == 9  # A
 
 
 @given(st.lists(st.integers(0, 127), min_size=1, max_size=30))
-def test_the_way_home_is_short_and_stays_in_range(pitches: list[int]) -> None:
+def test_the_transposition_is_short_and_stays_in_range(pitches: list[int]) -> None:
     notes = melody(pitches)
     shift = home_shift(notes)
     assert abs(shift) <= 12
@@ -53,11 +53,11 @@ def test_drums_have_no_key() -> None:
     assert not chroma(melody([35, 38], program=128)).any()
 
 
-def test_a_chorale_in_f_sharp_minor_goes_up_to_a_minor(bach: Piece) -> None:
+def test_a_chorale_in_f_sharp_minor_is_transposed_up_to_a_minor(bach: Piece) -> None:
     assert home_shift(bach.notes) == 3
 
 
-def test_tokens_in_a_common_key_are_those_of_every_transposition(bach: Piece) -> None:
+def test_tokens_in_a_common_key_are_equal_for_every_transposition(bach: Piece) -> None:
     tokenizer = MidiTokenizer(common_key=True)
     expected = tokenizer.encode(bach)
     for semitones in (-2, 2, 6):  # further away the shift goes the other way, to another octave
@@ -70,14 +70,14 @@ def test_tokens_in_a_common_key_are_those_of_every_transposition(bach: Piece) ->
         assert set(map(tuple, back[:, :4].tolist())) == set(map(tuple, moved[:, :4].tolist()))
 
 
-def test_written_keys_stay_unless_a_common_one_is_asked_for(bach: Piece) -> None:
+def test_written_keys_stay_unless_a_common_key_is_requested(bach: Piece) -> None:
     tokenizer = MidiTokenizer()
     assert tokenizer.shift(bach) == 0
     notes = tokenizer.decode_notes(tokenizer.encode(bach), bach.bounds)
     assert set(map(tuple, notes[:, :4].tolist())) == set(map(tuple, bach.notes[:, :4].tolist()))
 
 
-def test_notes_that_leave_the_range_on_the_way_back_come_in_by_an_octave() -> None:
+def test_notes_out_of_range_after_transposing_back_are_moved_by_an_octave() -> None:
     tokenizer = MidiTokenizer(common_key=True)
     notes = np.array([[0, 12, 125, 0], [12, 12, 1, 0]], np.int32)
     chunks = tokenizer.encode_notes(notes, np.array([0, 48], np.int32))
@@ -86,7 +86,7 @@ def test_notes_that_leave_the_range_on_the_way_back_come_in_by_an_octave() -> No
     assert tokenizer.decode_notes(chunks, bounds, 5)[:, PITCH].tolist() == [120, 8]
 
 
-def test_harmony_of_a_beat_is_what_sounds_in_it_first_of_all() -> None:
+def test_the_harmony_of_a_beat_is_mostly_the_notes_sounding_in_it() -> None:
     # C for a bar of two beats, then D; G# in the second bar
     notes = np.array([[0, 24, 60, 0, 80], [24, 24, 62, 0, 80], [48, 48, 68, 0, 80]], np.int32)
     told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
@@ -98,7 +98,7 @@ def test_harmony_of_a_beat_is_what_sounds_in_it_first_of_all() -> None:
     assert told[1, 2, 8] == pytest.approx(0.95 + 0.025)
 
 
-def test_a_note_that_is_held_sounds_in_later_beats_and_bars() -> None:
+def test_a_held_note_counts_in_later_beats_and_bars() -> None:
     notes = np.array([[0, 96, 60, 0, 80], [0, 12, 64, 0, 80]], np.int32)
     told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
     assert told[1, 0, 0] > 0.99 - 0.05
@@ -117,7 +117,7 @@ def test_drums_alone_have_no_harmony() -> None:
     assert not told.any()
 
 
-def test_weights_follow_the_beat_that_is_written_and_the_strength(bach: Piece, tokenizer: MidiTokenizer) -> None:
+def test_chroma_guidance_depends_on_the_current_beat_and_the_strength(bach: Piece, tokenizer: MidiTokenizer) -> None:
     told = tokenizer.harmony(bach)
     rows = np.arange(len(told))
     state = tokenizer.grammar().start(len(told))
@@ -130,7 +130,7 @@ def test_weights_follow_the_beat_that_is_written_and_the_strength(bach: Piece, t
     assert len(columns) == 128  # pitches without drums
 
 
-def test_the_lowest_is_what_sounds_at_the_beat_or_else_begins_in_it() -> None:
+def test_the_lowest_pitch_sounds_at_the_beat_or_begins_in_it() -> None:
     notes = np.array([[0, 24, 48, 0, 80], [12, 12, 64, 0, 80], [30, 6, 50, 0, 80], [60, 12, 53, 128, 80]], np.int32)
     found = lowest(notes, np.array([0, 48, 84], np.int32), 12, 4)
     assert found.shape == (2, 4, 12)

@@ -96,7 +96,7 @@ def test_musicxml(suffix: str, tmp_path: Path) -> None:
     assert piece.bounds.tolist() == [0, 12, 48, 84, 120, 156]
 
 
-def test_a_drum_kit_is_told_apart_by_the_place_on_the_staff() -> None:
+def test_drums_are_distinguished_by_their_position_on_the_staff() -> None:
     kick = "<note><unpitched><display-step>F</display-step>"
     hat = "<note><unpitched><display-step>G</display-step><display-octave>5</display-octave></unpitched>"
     rest = "<note><rest/><duration>4</duration>\n</note></measure>"
@@ -175,7 +175,7 @@ def test_a_da_capo_stays_in_its_movement() -> None:
     assert piece.notes[:, midi.PITCH].tolist() == [60, 62, 64, 65, 67, 64, 65]
 
 
-def test_repeats_that_music21_cannot_expand_are_taken_as_written(tmp_path: Path) -> None:
+def test_repeats_that_music21_cannot_expand_are_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "bad.musicxml"
     path.write_text(MUSICXML.replace('<repeat direction="backward"/>', ""))  # opened and never closed
     assert len(midi.read(path).notes) == 5
@@ -193,7 +193,7 @@ def write_scale(path: Path, program: int = 0, length: int = 8) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Music of three kinds, a file that is not music, and files that do not count."""
+    """Music in three formats, a file that is not music, and ignored files."""
     root = tmp_path / "music"
     write_scale(root / "b.mid")
     write_scale(root / "a" / "deep.MIDI", program=5)
@@ -205,7 +205,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_find_takes_what_is_named_and_what_is_music_in_folders(folder: Path) -> None:
+def test_find_returns_named_files_and_the_music_in_folders(folder: Path) -> None:
     inside = [folder / "a" / "broken.mid", folder / "a" / "deep.MIDI", folder / "a" / "tune.abc", folder / "b.mid"]
     assert collection.find([folder]) == inside
     named: list[str | Path] = [folder / "b.mid", CORPUS_PIECE, folder / "cover.png", folder]
@@ -214,7 +214,7 @@ def test_find_takes_what_is_named_and_what_is_music_in_folders(folder: Path) -> 
         collection.find([folder / "nowhere"])
 
 
-def test_what_a_folder_has_beside_music_is_counted(folder: Path) -> None:
+def test_other_files_of_a_folder_are_counted(folder: Path) -> None:
     (folder / "a" / "LICENSE").touch()
     (folder / "more.PNG").touch()
     said = "files passed over: 4, not music by their suffix (2 .png, 1 "
@@ -231,7 +231,7 @@ def test_every_suffix_of_a_midi_file_is_music(tmp_path: Path) -> None:
     assert (len(found), collection.passed_over([tmp_path])) == (6, "")
 
 
-def test_a_folder_is_read_in_order_and_a_bad_file_costs_itself_alone(folder: Path) -> None:
+def test_a_folder_is_read_in_order_and_only_bad_files_are_skipped(folder: Path) -> None:
     paths = [*collection.find([folder]), Path(CORPUS_PIECE), folder, folder / "gone.mid"]
     results = list(collection.read_all(paths, workers=2, progress=False))
     assert [path for path, _ in results] == paths
@@ -252,7 +252,7 @@ def no_worker(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("a worker was started")
 
 
-def test_what_was_read_once_comes_from_the_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_read_before_come_from_the_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [folder / "b.mid", folder / "a" / "tune.abc"]
     first = list(collection.read_all(paths, cache=tmp_path / "cache", workers=1, progress=False))
     renamed = [path.rename(path.with_name(f"other{path.suffix}")) for path in paths]
@@ -262,7 +262,7 @@ def test_what_was_read_once_comes_from_the_cache(folder: Path, tmp_path: Path, m
     for (_, one), (_, two) in zip(first, second, strict=True):
         assert isinstance(one, midi.Piece)
         assert isinstance(two, midi.Piece)
-        assert two.name == "other"  # the cache knows contents, not names
+        assert two.name == "other"  # the cache is keyed by content, not by name
         assert one.notes.tolist() == two.notes.tolist()
         assert midi.frame_rows(one.frame) == midi.frame_rows(two.frame)
     for kept in (tmp_path / "cache").iterdir():
@@ -275,20 +275,20 @@ def test_what_was_read_once_comes_from_the_cache(folder: Path, tmp_path: Path, m
         list(collection.read_all(renamed, cache=tmp_path / "cache", workers=1, progress=False))
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(folder: Path, tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_ignored(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     [(_, piece)] = collection.read_all([folder / "b.mid"], cache=tmp_path / "file" / "cache", progress=False)
     assert isinstance(piece, midi.Piece)
 
 
-def test_a_file_that_takes_too_long_is_given_up(folder: Path) -> None:
+def test_a_file_that_takes_too_long_is_abandoned(folder: Path) -> None:
     paths = [Path(CORPUS_PIECE), folder / "b.mid"]
     [(_, slow), _] = collection.read_all(paths, workers=1, progress=False, time_limit=0.05)
     assert isinstance(slow, ReadError)  # music21 takes longer to import
     assert "it took more than 0.05 seconds" in str(slow)
 
 
-def test_a_reader_that_dies_costs_its_file_alone(folder: Path) -> None:
+def test_a_reader_that_dies_loses_only_its_file(folder: Path) -> None:
     paths = [folder / "b.mid", Path(CORPUS_PIECE), folder / "b.mid"]
     reading = collection.read_all(paths, workers=1, progress=False)
     results = [next(reading)[1]]
@@ -300,7 +300,7 @@ def test_a_reader_that_dies_costs_its_file_alone(folder: Path) -> None:
     assert "the process that read it ended" in str(results[1])
 
 
-def test_nothing_goes_on_when_the_caller_stops(folder: Path) -> None:
+def test_workers_end_when_the_caller_stops(folder: Path) -> None:
     reading = collection.read_all([folder / "b.mid"] * 5 + [folder / "a" / "tune.abc"] * 60, workers=2, progress=False)
     next(reading)
     started = multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""What is said of notes that the grid, the vocabulary and a model lose."""
+"""Reports of notes lost by the grid, the vocabulary and a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def said(piece: midi.Piece, again: midi.Notes | None = None, most: int = 1024) -
     return losses.sentence(tokenizer, piece, [tokenizer.encode(piece)], again)
 
 
-def test_nothing_is_said_of_a_song_on_the_grid() -> None:
+def test_no_loss_is_reported_for_a_song_on_the_grid() -> None:
     piece = read((0, 480, 60), (480, 160, 64), (1920, 2160, 67))
     assert piece.rounding == (0, 0)
     assert said(piece, piece.notes) == ""
@@ -43,11 +43,11 @@ def test_nothing_is_said_of_a_song_on_the_grid() -> None:
         ([(0, 2200, 60), (0, 480, 62)], "50% get a length that the vocabulary has"),
     ],
 )
-def test_each_loss_has_its_share(notes: list[tuple[int, int, int]], words: str) -> None:
+def test_each_loss_is_reported_with_its_share(notes: list[tuple[int, int, int]], words: str) -> None:
     assert said(read(*notes)) == f"of its notes {words}"
 
 
-def test_full_bars_and_notes_that_do_not_come_back() -> None:
+def test_full_bars_and_unreconstructed_notes_are_reported() -> None:
     piece = read(*((0, 480, pitch) for pitch in range(60, 68)), (1920, 480, 60), (1920, 480, 61))
     assert said(piece, most=10) == "of its notes 80% are in bars that are too full for the model"
     assert said(piece, piece.notes[:9]) == "of its notes 10% do not come back"
@@ -61,7 +61,7 @@ def test_the_cache_keeps_the_shares() -> None:
     assert library.unpack(library.pack(piece), "").rounding == piece.rounding
 
 
-def test_reconstruct_and_blend_say_it(tiny_music: Path, here: Path) -> None:
+def test_reconstruct_and_blend_report_losses(tiny_music: Path, here: Path) -> None:
     from commands import seqvae
 
     score = midi.to_score(read((0, 480, 60)).notes, midi.make_frame(([], [], [])))

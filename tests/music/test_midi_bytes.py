@@ -53,7 +53,7 @@ READ: dict[str, tuple[bytes, list[tuple[int, ...]]]] = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_odd_bytes_are_mended(case: str) -> None:
+def test_odd_bytes_are_repaired(case: str) -> None:
     content, expected = READ[case]
     assert rows(midi.read(content)) == expected
 
@@ -77,7 +77,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_mended_is_refused(case: str) -> None:
+def test_irreparable_bytes_are_refused(case: str) -> None:
     content, reason = REFUSED[case]
     with pytest.raises(ReadError) as refused:
         midi.read(content)
@@ -91,7 +91,7 @@ def test_events_without_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
         midi.read(file_of(NOTE + 49 * "00 B0 07 64" + END))
 
 
-def test_what_needs_no_mending_stays_as_it_is() -> None:
+def test_correct_bytes_are_unchanged() -> None:
     long = "00 C0 05  00 E0 00 40  00 FF 03 02 68 69  00 90 3C 50  81 80 00 80 3C 00  00 FF 2F 00"
     content = file_of(long, NOTE + END)
     assert midi_bytes.tidy(content, "it", 1000) == content
@@ -121,13 +121,13 @@ def timeless() -> ScoreSecond:
 
 
 @pytest.mark.parametrize("time", [180_000_001, 2**31 - 1, -5])
-def test_times_of_a_score_are_bounded_before_they_are_computed_with(time: int) -> None:
+def test_times_of_a_score_are_bounded_before_arithmetic(time: int) -> None:
     piece = midi.read(score_with_tempo(time, 1))
     assert (rows(piece), midi.frame_rows(piece.frame)[0]) == (ONE, [])
 
 
 @pytest.mark.parametrize("score", [score_with_tempo(0, 0), timeless()])
-def test_a_score_whose_times_are_no_times_is_refused(score: Any) -> None:
+def test_a_score_with_invalid_times_is_refused(score: Any) -> None:
     with pytest.raises(ReadError):
         midi.read(score)
 

@@ -65,7 +65,7 @@ def test_a_minor_ninth_clashes_and_a_tone_and_a_major_seventh_do_not() -> None:
     assert arrangement.clashes(rows((0, 12, 60, PIANO), (12, 12, 61, PIANO)), FOUR) == 0, "one after the other"
 
 
-def test_there_are_thirteen_and_silence_has_none() -> None:
+def test_there_are_thirteen_statistics_and_silence_has_none() -> None:
     nothing = arrangement.statistics(SONG[:0], FOUR)
     names = list(arrangement.STATISTICS)
     assert len(names) == 13
@@ -89,7 +89,7 @@ def test_the_range_is_from_the_10th_to_the_90th_percentile() -> None:
 OLD = rows((0, 24, 72, FLUTE), (0, 24, 60, PIANO), (12, 12, 64, PIANO), (24, 24, 76, FLUTE), (24, 12, 48, BASS))
 
 
-def test_the_top_line_is_there_and_is_heard() -> None:
+def test_the_top_line_is_present_and_audible() -> None:
     # the skyline is 72 at 0, 64 at 12 and 76 at 24; 64 is not audible as the top, because 72 sounds above it
     moved = rows((0, 12, 72, PIANO), (12, 36, 84, PIANO), (24, 12, 76, FLUTE), (0, 12, 60, PIANO))
     assert arrangement.top_line_there(OLD, moved) == pytest.approx(2 / 3)
@@ -101,14 +101,14 @@ def test_the_top_line_is_there_and_is_heard() -> None:
     assert arrangement.top_line_there(OLD, drums) == 0
 
 
-def test_notes_are_new_where_onset_or_pitch_is() -> None:
+def test_notes_are_new_if_onset_or_pitch_is_new() -> None:
     # the second has another instrument, the third is a drum, the fourth has another onset
     moved = rows((0, 3, 72, FLUTE), (0, 24, 60, FLUTE), (24, 12, 48, DRUMS), (36, 12, 76, FLUTE))
     assert arrangement.new_notes(OLD, moved) == 2 / 4
     assert math.isnan(arrangement.new_notes(OLD, OLD[:0]))
 
 
-def test_the_bass_agrees_on_half_bars() -> None:
+def test_the_bass_is_compared_on_half_bars() -> None:
     bounds = np.array([0, 48, 72], np.int32)  # the second bar is too short for a second half
     old = rows((0, 48, 48, BASS), (0, 48, 60, PIANO), (48, 12, 43, BASS))
     new = rows((0, 12, 36, BASS), (24, 12, 55, PIANO), (48, 24, 50, PIANO))
@@ -119,7 +119,7 @@ def test_the_bass_agrees_on_half_bars() -> None:
     assert math.isnan(arrangement.bass_agreement(old[:0], new, bounds))
 
 
-def test_what_a_rule_copies_is_left_out_of_what_is_kept() -> None:
+def test_notes_copied_by_a_rule_do_not_count_as_kept() -> None:
     bounds = np.array([0, 48], np.int32)
     # the tune: 72 and 76 of the flute, and 64, the highest note that begins at 12
     assert arrangement.accompaniment(OLD, OLD).tolist() == [[0, 24, 60, PIANO], [24, 12, 48, BASS]]

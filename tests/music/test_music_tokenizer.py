@@ -1,4 +1,4 @@
-"""Tokens of music: one sequence for each set of notes, a grammar that allows no other, and position cues."""
+"""Tokens of music: one sequence for each set of notes, a grammar that allows no other, and position fields."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def name_of(tokenizer: MidiTokenizer) -> dict[int, str]:
 # --- spelling ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_bar_is_spelled_as_the_class_says(tokenizer: MidiTokenizer) -> None:
+def test_a_bar_is_tokenized_as_documented(tokenizer: MidiTokenizer) -> None:
     notes = np.array([[12, 6, 60, 0], [0, 24, 67, 0], [0, 24, 64, 0], [0, 1, 36, DRUMS], [49, 1, 60, 5]], np.int32)
     names = name_of(tokenizer)
     spelled = [[names[i] for i in chunk.tolist()] for chunk in tokenizer.encode_notes(notes, np.array([0, 48, 60, 72]))]
@@ -72,7 +72,7 @@ def test_a_bar_is_spelled_as_the_class_says(tokenizer: MidiTokenizer) -> None:
     assert all(chunk[-1] == "EOS_None" for chunk in spelled)
 
 
-def test_the_first_ids_are_those_that_every_vocabulary_shares(tokenizer: MidiTokenizer) -> None:
+def test_the_first_ids_are_shared_by_all_vocabularies(tokenizer: MidiTokenizer) -> None:
     names = name_of(tokenizer)
     assert [names[i] for i in (PAD, BOS, EOS, MASK)] == ["PAD_None", "BOS_None", "EOS_None", "MASK_None"]
 
@@ -96,7 +96,7 @@ def test_the_order_of_notes_does_not_matter(tokenizer: MidiTokenizer, case: tupl
 
 
 @given(music(), st.randoms(use_true_random=False))
-def test_of_notes_alike_the_longest_is_kept(tokenizer: MidiTokenizer, case: tuple[Ints, Ints], random: object) -> None:
+def test_the_longest_of_equal_notes_is_kept(tokenizer: MidiTokenizer, case: tuple[Ints, Ints], random: object) -> None:
     notes, bounds = case
     shorter = notes.copy()
     shorter[:, 1] = 1
@@ -115,7 +115,7 @@ def test_notes_outside_the_bounds_are_left_out(tokenizer: MidiTokenizer, case: t
 
 
 @given(st.integers(1, 400))
-def test_a_duration_the_vocabulary_lacks_becomes_the_nearest(tokenizer: MidiTokenizer, duration: int) -> None:
+def test_a_duration_not_in_the_vocabulary_becomes_the_nearest(tokenizer: MidiTokenizer, duration: int) -> None:
     bounds = np.array([0, 48], np.int32)
     notes = np.array([[7, duration, 60, 0]], np.int32)
     told = int(tokenizer.decode_notes(tokenizer.encode_notes(notes, bounds), bounds)[0, 1])
@@ -123,7 +123,7 @@ def test_a_duration_the_vocabulary_lacks_becomes_the_nearest(tokenizer: MidiToke
 
 
 @given(st.lists(st.integers(0, 800), max_size=40), st.integers(0, 10))
-def test_whatever_the_tokens_decoding_gives_notes(tokenizer: MidiTokenizer, ids: list[int], start: int) -> None:
+def test_any_tokens_decode_to_notes(tokenizer: MidiTokenizer, ids: list[int], start: int) -> None:
     tokens = np.array(ids, np.int32) % tokenizer.vocab_size
     notes = tokenizer.decode_notes([tokens], np.array([start, start + 48], np.int32))
     assert notes.shape[1] == 4
@@ -131,11 +131,13 @@ def test_whatever_the_tokens_decoding_gives_notes(tokenizer: MidiTokenizer, ids:
     assert (notes <= [start + 47, 192, 127, DRUMS]).all()
 
 
-# --- cues and grammar -------------------------------------------------------------------------------------------------
+# --- position fields and grammar --------------------------------------------------------------------------------------
 
 
 @given(music())
-def test_what_is_allowed_is_known_without_stepping(tokenizer: MidiTokenizer, case: tuple[Ints, Ints]) -> None:
+def test_allowed_tokens_of_a_whole_sequence_equal_those_of_its_steps(
+    tokenizer: MidiTokenizer, case: tuple[Ints, Ints]
+) -> None:
     tokens = padded(tokenizer.encode_notes(*case))
     at_once = tokenizer.allowed(tokens)
     grammar = tokenizer.grammar()
@@ -147,7 +149,7 @@ def test_what_is_allowed_is_known_without_stepping(tokenizer: MidiTokenizer, cas
 
 
 @given(music())
-def test_the_grammar_allows_the_spelling_and_its_state_holds_the_cues(
+def test_the_grammar_allows_the_tokens_and_its_state_holds_the_position_fields(
     tokenizer: MidiTokenizer, case: tuple[Ints, Ints]
 ) -> None:
     notes, bounds = case
@@ -166,7 +168,7 @@ def test_the_grammar_allows_the_spelling_and_its_state_holds_the_cues(
         state = grammar.advance(state, tokens[:, t])
 
 
-def test_cues_say_program_position_and_the_pitch_that_waits(tokenizer: MidiTokenizer) -> None:
+def test_position_fields_are_program_position_and_pending_pitch(tokenizer: MidiTokenizer) -> None:
     notes = np.array([[0, 24, 64, 5], [12, 6, 60, 5], [3, 1, 36, DRUMS]], np.int32)
     tokens = tokenizer.encode_notes(notes, np.array([0, 48]))[0]
     # next token: program position pitch duration position pitch duration program position drum EOS
@@ -178,7 +180,7 @@ def test_cues_say_program_position_and_the_pitch_that_waits(tokenizer: MidiToken
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 48), min_size=1, max_size=6))
-def test_a_walk_through_allowed_tokens_is_the_spelling_of_its_notes(
+def test_a_random_sequence_of_allowed_tokens_is_the_encoding_of_its_notes(
     tokenizer: MidiTokenizer, seed: int, lengths: list[int]
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -188,7 +190,7 @@ def test_a_walk_through_allowed_tokens_is_the_spelling_of_its_notes(
     for step in range(60):
         allowed = grammar.allowed(state)
         assert allowed.any(1).all(), "every row can go on"
-        # kinds of tokens differ in size: choose the kind first, and EOS rarely
+        # token types differ in size: draw the type first, and EOS rarely
         weight = allowed / np.maximum(1, (allowed @ _kinds(tokenizer)) @ _kinds(tokenizer).T)
         weight[:, EOS] *= 0.2 if step < 40 else 1e6
         chosen = np.array([rng.choice(len(w), p=w / w.sum()) for w in weight], np.int32)
@@ -204,7 +206,7 @@ def test_a_walk_through_allowed_tokens_is_the_spelling_of_its_notes(
 
 
 def _kinds(tokenizer: MidiTokenizer) -> NDArray[np.float64]:
-    """(V, kinds): 1 for tokens of a kind, by the first word of their name."""
+    """`(V, types)`: 1 for tokens of a type, by the first word of their name."""
     words = [name.partition("_")[0] for name in tokenizer.vocabulary]
     columns = sorted(set(words))
     table = np.zeros((tokenizer.vocab_size, len(columns)))
@@ -221,9 +223,7 @@ def test_a_bar_of_one_step_has_one_position(tokenizer: MidiTokenizer) -> None:
 
 
 @given(music())
-def test_a_scope_counts_the_fields_that_say_where_a_token_stands(
-    tokenizer: MidiTokenizer, case: tuple[Ints, Ints]
-) -> None:
+def test_binding_depth_counts_the_position_fields_of_a_token(tokenizer: MidiTokenizer, case: tuple[Ints, Ints]) -> None:
     binding_depth = tokenizer.binding_depth
     assert binding_depth.shape == (tokenizer.vocab_size,)
     assert 0 <= binding_depth.min() <= binding_depth.max() <= len(tokenizer.field_sizes)
@@ -257,7 +257,7 @@ def kept(tokenizer: MidiTokenizer, piece: Piece) -> tuple[int, int, int, int]:
     return len(before), len(found), len(pitched), sum(durations.get(key) == before[key] for key in pitched)
 
 
-def test_a_chorale_comes_back_whole(tokenizer: MidiTokenizer, bach: Piece) -> None:
+def test_a_chorale_is_restored_exactly(tokenizer: MidiTokenizer, bach: Piece) -> None:
     notes, found, pitched, exact = kept(tokenizer, bach)
     assert notes > 150
     assert found == notes
@@ -288,7 +288,7 @@ def test_a_chunk_is_a_bar_of_whole_beats(max_steps: int) -> None:
 
 
 @pytest.mark.parametrize("beats", [4, 5, 16, 32])
-def test_the_vocabulary_is_that_of_miditok(beats: int) -> None:
+def test_the_vocabulary_equals_that_of_miditok(beats: int) -> None:
     miditok = pytest.importorskip("miditok")
     settings = miditok.TokenizerConfig(
         pitch_range=(0, 127), drums_pitch_range=(0, 127), beat_res={(0, beats): 12, (beats, 16): 2},
@@ -304,7 +304,7 @@ def test_the_vocabulary_is_that_of_miditok(beats: int) -> None:
 
 
 @given(music(), music(), st.integers(0, 2**16))
-def test_a_mix_is_all_of_one_and_whole_tracks_of_another(
+def test_a_mix_has_all_notes_of_one_piece_and_whole_tracks_of_another(
     tokenizer: MidiTokenizer, one: tuple[Ints, Ints], other: tuple[Ints, Ints], seed: int
 ) -> None:
     bounds = np.array([0, 48, 96])
@@ -342,7 +342,7 @@ def test_about_half_of_the_tracks_are_mixed_in(tokenizer: MidiTokenizer) -> None
     assert min(counts) < max(counts)
 
 
-def test_a_note_beyond_its_bar_is_passed_over(tokenizer: MidiTokenizer) -> None:
+def test_a_note_beyond_its_bar_is_ignored(tokenizer: MidiTokenizer) -> None:
     notes = np.array([[0, 12, 60, 0], [30, 6, 62, 0], [40, 6, 64, 0], [48, 12, 65, 0]], np.int32)
     chunks = tokenizer.encode_notes(notes, np.array([0, 48, 96], np.int32))
     found = tokenizer.decode_notes(chunks, np.array([0, 36, 72], np.int32))
@@ -350,7 +350,7 @@ def test_a_note_beyond_its_bar_is_passed_over(tokenizer: MidiTokenizer) -> None:
 
 
 @pytest.mark.parametrize(("beats", "stray", "expected"), [(2, 0, 2), (3, 0, 3), (4, 0, 4), (3, 1, 3), (3, 9, 4)])
-def test_a_new_piece_is_in_the_metre_of_its_notes(
+def test_a_new_piece_has_the_metre_of_its_notes(
     tokenizer: MidiTokenizer, beats: int, stray: int, expected: int
 ) -> None:
     bars = 12
@@ -367,5 +367,5 @@ def test_a_new_piece_is_in_the_metre_of_its_notes(
     assert np.diff(np.unique(again[:, 0])).max() <= (12 if stray < 9 else 24), "no beat is waited for"
 
 
-def test_a_silent_piece_is_in_four(tokenizer: MidiTokenizer) -> None:
+def test_a_silent_piece_is_in_four_four(tokenizer: MidiTokenizer) -> None:
     assert np.diff(adapter_of(tokenizer).template([np.zeros(0, np.int32)] * 3).bounds).tolist() == [48] * 3

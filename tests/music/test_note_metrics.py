@@ -52,14 +52,14 @@ def test_chroma_similarity() -> None:
     assert measures.chroma_similarity(notes(KICK), notes(C)) is None, "there was nothing to keep"
 
 
-def test_groove_is_about_steps_where_something_begins() -> None:
+def test_groove_counts_steps_with_onsets() -> None:
     a, b = notes((48, 1, 36, 128), (54, 1, 60, 0)), notes((48, 9, 40, 7), (59, 1, 60, 0))
     assert measures.groove_similarity(a, b, 48, 12) == pytest.approx(10 / 12)
     assert measures.groove_similarity(a, a, 48, 12) == 1.0
     assert measures.groove_similarity(notes(), notes(), 0, 12) == 1.0
 
 
-def test_bars_hold_the_notes_that_begin_in_them() -> None:
+def test_bars_contain_the_notes_that_begin_in_them() -> None:
     rows = notes((0, 99, 60, 0), (47, 1, 61, 0), (48, 1, 62, 0))
     first, second = by_bar(rows, np.array([0, 48, 96], np.int32))
     assert first[:, 2].tolist() == [60, 61]
@@ -80,7 +80,7 @@ def test_the_ranking_counts_pieces_and_not_notes() -> None:
     assert measures.program_ranking([notes(KICK)]) == [0], "a piano where there is nothing"
 
 
-def test_a_blind_judge_hears_no_instrument_and_no_drum() -> None:
+def test_the_classifier_without_instruments_ignores_programs_and_drums() -> None:
     band = notes(C, E, (12, 6, 67, 33), KICK, (24, 1, 38, 128))
     other = np.array([[o, d, p, 19] for o, d, p, program in band.tolist() if program != 128], np.int32)
     assert measures.features(band, 48, instruments=False).tolist() == measures.features(other, 48, False).tolist()
@@ -113,7 +113,7 @@ def test_an_interval_holds_the_mean_and_narrows_with_songs() -> None:
     assert measures.interval(np.full(5, 2.0)) == (2, 2, 2)
 
 
-def test_chroma_fidelity_counts_notes_and_not_their_length() -> None:
+def test_chroma_fidelity_counts_notes_and_ignores_durations() -> None:
     long, short = notes((0, 48, 60, 0), (0, 1, 64, 0)), notes((0, 1, 72, 3), (5, 30, 40, 2))
     assert measures.chroma_fidelity(long, short) == pytest.approx(1)
     assert measures.chroma_fidelity(notes(C, C, E), notes(C)) == pytest.approx(2 / math.sqrt(5))
@@ -157,7 +157,7 @@ def test_parts_are_measured_apart() -> None:
     assert measures.part_f1(notes(KICK), notes(KICK)) == {"melody": None, "bass": None, "drums": 1}
 
 
-def test_a_line_is_kept_by_onset_and_pitch_whoever_plays_it() -> None:
+def test_a_line_is_kept_by_onset_and_pitch_on_any_instrument() -> None:
     song = np.array([[0, 12, 72, 0], [0, 12, 48, 32], [12, 12, 74, 0], [24, 12, 76, 0], [0, 6, 36, 128]], np.int32)
     # first note of the tune on another instrument, the second below a higher note, the third unchanged
     other = np.array([[0, 3, 72, 26], [12, 12, 74, 0], [12, 12, 79, 0], [24, 12, 76, 0], [36, 12, 60, 0]], np.int32)
@@ -165,7 +165,7 @@ def test_a_line_is_kept_by_onset_and_pitch_whoever_plays_it() -> None:
     assert measures.line_f1(song, other) == pytest.approx(2 * 2 / (3 + 4))
     # bottom lines: 48, 74, 76 and 72, 74, 76, 60
     assert measures.line_f1(song, other, highest=False) == pytest.approx(2 * 2 / (3 + 4))
-    # something begins at 0, 12 and 24, and at 0, 12, 24 and 36
+    # onsets at 0, 12 and 24, and at 0, 12, 24 and 36
     assert measures.rhythm_f1(song, other) == pytest.approx(2 * 3 / (3 + 4))
     assert measures.line_f1(song[-1:], other) is None, "drums are no line"
     assert measures.line_f1(song, other[:0]) == 0

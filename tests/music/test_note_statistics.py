@@ -1,4 +1,4 @@
-"""Statistics of a stretch of music against values computed by hand."""
+"""Statistics of an excerpt against values computed by hand."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ TUNE = notes((0, 12, 60, 0), (0, 12, 64, 0), (12, 6, 67, 0), (24, 12, 72, 5), (0
         ("polyphony", (2 * 12 + 1 * 6 + 1 * 12) / 30),
     ],
 )
-def test_each_of_the_eight(name: str, by_hand: float) -> None:
+def test_each_statistic_by_hand(name: str, by_hand: float) -> None:
     assert figures.STATISTICS[name](TUNE, BAR) == pytest.approx(by_hand)
 
 
-def test_there_are_eight_and_they_come_in_order() -> None:
+def test_there_are_eight_statistics_in_order() -> None:
     assert len(figures.STATISTICS) == 8
     told = figures.statistics(TUNE, BAR)
     assert told == [figure(TUNE, BAR) for figure in figures.STATISTICS.values()]
 
 
 @pytest.mark.parametrize("rows", [notes(), notes((0, 1, 36, 128))])
-def test_without_pitches_there_is_nothing_to_tell(rows: Ints) -> None:
+def test_statistics_without_pitches_are_nan(rows: Ints) -> None:
     told = dict(zip(figures.STATISTICS, figures.statistics(rows, BAR), strict=True))
     assert told.pop("pitch count") == 0
     assert told.pop("note count") == len(rows)
     assert all(math.isnan(x) for x in told.values())
 
 
-def test_notes_a_bar() -> None:
+def test_notes_per_bar() -> None:
     assert figures.note_count(TUNE, TWO) == 2.5
 
 

@@ -134,7 +134,7 @@ def test_bad_content_is_refused_in_one_line(case: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_damage_never_ends_in_anything_but_a_piece_or_a_read_error(data: st.DataObject) -> None:
+def test_damaged_bytes_give_a_piece_or_a_read_error(data: st.DataObject) -> None:
     content = bytearray(midi.to_bytes(band()))
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=12)):
         content[place] = data.draw(st.integers(0, 255))
@@ -179,12 +179,12 @@ def score_of(*notes: tuple[int, int, int], per_quarter: int = 480) -> ScoreTick:
     return score
 
 
-def test_times_go_to_the_nearest_step_and_none_is_lost() -> None:
+def test_times_are_rounded_to_the_nearest_step_and_no_note_is_lost() -> None:
     piece = midi.read(score_of((0, 19, 60), (19, 20, 61), (21, 59, 62), (100, 1, 63)))
     assert rows(piece) == [(0, 1, 60, 0), (0, 1, 61, 0), (1, 1, 62, 0), (3, 1, 63, 0)]
 
 
-def test_of_equal_notes_the_longest_stays() -> None:
+def test_the_longest_of_equal_notes_stays() -> None:
     assert rows(midi.read(score_of((0, 40, 60), (3, 400, 60), (0, 80, 60)))) == [(0, 10, 60, 0)]
 
 
@@ -201,7 +201,7 @@ def test_every_kind_of_source_gives_the_same_notes(tmp_path: Path) -> None:
     assert midi.read(path).name == "band"
 
 
-def test_what_is_no_source_is_a_type_error() -> None:
+def test_an_invalid_source_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="music is read from"):
         midi.read(3)
 
@@ -251,7 +251,7 @@ def test_bars_longer_than_four_beats_are_cut_on_beats(numerator: int, denominato
     ),
     st.integers(1, 600),
 )
-def test_chunks_cover_the_piece_and_never_grow_long(metres: list[tuple[int, int, int]], end: int) -> None:
+def test_chunks_cover_the_piece_and_are_never_too_long(metres: list[tuple[int, int, int]], end: int) -> None:
     bounds = midi.chunk_bounds(metres, end)
     assert bounds[0] == 0
     assert bounds[-2] < end <= bounds[-1]
@@ -330,7 +330,7 @@ frames = st.builds(
 
 @settings(max_examples=100, deadline=None)
 @given(notes_without_overlap(), frames)
-def test_what_is_written_is_read_again(notes: midi.Notes, frame: ScoreTick) -> None:
+def test_written_music_is_read_back(notes: midi.Notes, frame: ScoreTick) -> None:
     piece = midi.read(midi.to_bytes(midi.to_score(notes, frame)))
     assert piece.notes.tolist() == notes.tolist()
     assert midi.frame_rows(piece.frame) == midi.frame_rows(frame)
@@ -364,7 +364,7 @@ def test_three_readers_find_the_same_notes_in_a_written_file(case: str, tmp_path
     assert first == third
 
 
-def test_a_score_without_notes_is_a_file_all_the_same(tmp_path: Path) -> None:
+def test_a_score_without_notes_is_a_valid_file(tmp_path: Path) -> None:
     frame = midi.make_frame(([(5, 600_000), (1, 400_000)], [(24, 3, 4)], [(12, 3, 0)]))
     path = midi.write(midi.to_score(np.zeros((0, 5), np.int32), frame), tmp_path / "silence.mid")
     again = ScoreTick(path).resample(midi.STEPS_PER_BEAT)
@@ -386,7 +386,7 @@ def test_a_written_score_is_laid_out_for_listeners() -> None:
     assert set(soft[:, midi.VELOCITY].tolist()) == {40}
 
 
-def test_a_score_goes_to_other_libraries_and_comes_back() -> None:
+def test_a_score_round_trips_through_other_libraries() -> None:
     score = band()
     assert rows(midi.read(midi.to_pretty_midi(score))) == rows(midi.read(score))
     stream = midi.to_music21(score)
@@ -396,14 +396,14 @@ def test_a_score_goes_to_other_libraries_and_comes_back() -> None:
     assert len(stream.parts[0].makeNotation().getElementsByClass("Measure")) == 3
 
 
-def test_a_file_is_written_whole_with_ordinary_permissions(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_with_ordinary_permissions(tmp_path: Path) -> None:
     path = midi.write(band(), tmp_path / "new" / "folder" / "band.mid")
     assert [p.name for p in path.parent.iterdir()] == ["band.mid"]
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_one_line_error_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(path: Path, content: bytes) -> int:
         with path.open("wb") as file:
             file.write(content[:100])
@@ -426,7 +426,7 @@ def test_a_device_is_written_to_and_not_replaced() -> None:
     assert Path("/dev/null").is_char_device()
 
 
-def test_places_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+def test_unwritable_paths_are_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.mid").mkdir()
     for path in (tmp_path / "file" / "a.mid", tmp_path / "folder.mid"):

@@ -138,7 +138,7 @@ def test_a_tune_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     assert sounds(read_abc(tmp_path, text.encode(encoding))) == steps(64, 67)
 
 
-def test_a_book_is_its_tunes_and_no_words() -> None:
+def test_a_book_contains_its_tunes_without_text() -> None:
     book = (
         "A bad book\nM:3/4\nL:1/4\n\nabc | a preface |\n\nX:1\nT:One\nK:C\nEFG|\n\nA fade |\n\nX:2\nT:Two\nK:C\nA3|\r\n"
     )
@@ -159,7 +159,7 @@ def test_voices_are_tracks_by_name(tmp_path: Path) -> None:
     assert names(read_abc(tmp_path, HEAD + text)) == [("Low Whistle", 0, 4), ("Fiddle", 0, 4), ("", 0, 2)]
 
 
-def test_a_metre_that_no_file_can_say_is_none(tmp_path: Path) -> None:
+def test_a_metre_that_midi_cannot_express_is_ignored(tmp_path: Path) -> None:
     assert sounds(read_abc(tmp_path, "X:1\nM:300/8\nL:1/4\nK:C\nE|G|")) == steps(64, 67)
 
 
@@ -268,7 +268,7 @@ def test_a_transposition_that_changes() -> None:
     assert midi.frame_rows(piece.frame)[2] == [(0, 0, 0)]
 
 
-def test_the_key_is_that_of_the_first_part_that_says_one() -> None:
+def test_the_key_is_that_of_the_first_part_with_a_key() -> None:
     drums = [f"<attributes><divisions>4</divisions>{TIME}</attributes>" + note("C4", 16)]
     lead = [attributes(transpose(-5, -9), 5) + note("A4", 16)]
     assert midi.frame_rows(midi.read(score(drums, lead).encode()).frame)[2] == [(0, 2, 0)]
@@ -297,7 +297,7 @@ def test_a_measure_with_a_gap_at_its_end_keeps_its_length() -> None:
 
 
 @pytest.mark.parametrize("number", [256, 2**31])
-def test_impossible_numbers_take_no_memory(number: int) -> None:
+def test_impossible_numbers_allocate_no_memory(number: int) -> None:
     ending = f"<barline location='left'><ending number='1-{number}' type='start'/></barline>"
     times = attributes().replace("<beats>4", f"<beats>{number}")
     root = musicxml.plain(score([times + ending + note("A4", 16), attributes() + note("B4", 16)]).encode())

@@ -57,7 +57,7 @@ def test_a_note_is_at_its_pitch(program: int, pitch: int, small: bool) -> None:
 
 
 @pytest.mark.parametrize("tempo", [60.0, 120.0, 200.0])
-def test_it_is_as_long_as_the_notes_and_their_fading(tempo: float) -> None:
+def test_the_sound_is_as_long_as_the_notes_and_their_release(tempo: float) -> None:
     content = sound.render(score((PIANO, [(0, 480, 60, 90), (960, 960, 64, 90)]), tempo=tempo))
     samples, rate = heard(content)
     assert rate == sound.RATE
@@ -73,7 +73,7 @@ def test_a_rest_is_silent_and_a_note_begins_on_its_beat() -> None:
     assert loud[10 * rate : round(10.1 * rate)].max() > 0.3
 
 
-def test_both_channels_are_there_and_small_has_one_at_half_the_rate() -> None:
+def test_sound_has_two_channels_and_small_sound_has_one_at_half_the_rate() -> None:
     piece = score((PIANO, [(0, 960, 60, 100)]))
     (full, rate), (small, half) = heard(sound.render(piece)), heard(sound.render(piece, small=True))
     assert full.shape[1] == 2 and small.shape[1] == 1
@@ -105,7 +105,7 @@ def test_more_programs_than_channels_all_have_their_own_sound() -> None:
     assert np.corrcoef(a, b)[0, 1] > 0.99
 
 
-def test_drums_are_heard_beside_sixteen_programs() -> None:
+def test_drums_are_audible_beside_sixteen_programs() -> None:
     tracks = [(program, [(0, 480, 60, 1)]) for program in range(16)]
     samples, rate = heard(sound.render(score(*tracks, (midi.DRUMS, [(1920, 480, 38, 120)]))))
     assert np.abs(samples[2 * rate : round(2.2 * rate)]).max() > 0.5
@@ -118,26 +118,26 @@ def test_a_score_without_notes_is_silence(piece: ScoreTick) -> None:
     assert not samples.any()
 
 
-def test_the_same_score_sounds_the_same_and_is_left_as_it_was() -> None:
+def test_synthesis_is_reproducible_and_does_not_change_the_score() -> None:
     piece = score((PIANO, [(0, 480, 60, 90)]))
     before = piece.copy()
     assert sound.render(piece) == sound.render(piece)
     assert piece == before
 
 
-def test_what_is_too_long_is_refused_before_it_is_played() -> None:
+def test_a_too_long_score_is_refused_before_synthesis() -> None:
     ticks = int(480 * 2 * 60 * (sound.MAX_MINUTES + 1))
     with pytest.raises(SeqVAEError, match=r"cannot make sound of 31 minutes: the limit is 30; cut the song first"):
         sound.render(score((PIANO, [(0, 480, 60, 90), (ticks - 480, 480, 60, 90)])))
 
 
-def test_without_a_synthesizer_the_message_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_synthesizer_is_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SeqVAEError, match="pip install midirenderer"):
         sound.render(score((PIANO, [(0, 480, 60, 90)])))
 
 
-def test_a_synthesizer_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_synthesizer_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sound, "_PLAY", "raise ValueError('no sound\\ntoday')")
     with pytest.raises(SeqVAEError, match="the synthesizer failed") as error:
         sound.render(score((PIANO, [(0, 480, 60, 90)])))

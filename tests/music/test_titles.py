@@ -56,6 +56,6 @@ def test_files_of_one_song_share_a_title(names: tuple[str, ...]) -> None:
         ("\u5468\u6770\u4f26 - \u6674\u5929.mid", "\u5468\u6770\u4f26 - \u4e03\u91cc\u9999.mid"),
     ],
 )
-def test_titles_tell_songs_apart(names: tuple[str, ...]) -> None:
+def test_different_songs_have_different_titles(names: tuple[str, ...]) -> None:
     assert len({title(name) for name in names}) == len(names)
     assert all(title(name) for name in names)

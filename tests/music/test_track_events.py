@@ -1,4 +1,4 @@
-"""Tracks of a file: names that mark the melody, and events that stay with kept notes."""
+"""Tracks of a file: names that identify the melody, and events that stay with kept notes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def song(voice: str = "Lead Vocal", bars: int = 8) -> ScoreTick:
 
 
 def told(score: Any) -> dict[str, tuple[Any, ...]]:
-    """Events of the tracks of a score beside notes, by name."""
+    """Events of the tracks of a score other than notes, by name."""
     return {
         one.name: (
             one.program, one.is_drum, [(x.time, x.number, x.value) for x in one.controls],
@@ -91,7 +91,7 @@ def test_names_of_sounds_songs_and_accompaniment(name: str) -> None:
     assert not track_events.is_melody(name)
 
 
-def test_no_sound_of_general_midi_is_a_melody() -> None:
+def test_no_general_midi_name_marks_a_melody() -> None:
     assert not [name for name in midi.general_midi() if track_events.is_melody(name)]
 
 
@@ -108,7 +108,7 @@ def test_the_named_track_is_the_melody_though_it_is_not_on_top() -> None:
     assert set(tracks.tune(midi.read(song("Choir")))[:, PITCH].tolist()) == {79}
 
 
-def test_without_one_named_track_that_sounds_it_is_the_top_line() -> None:
+def test_without_a_named_track_with_notes_the_melody_is_the_top_line() -> None:
     two = song()
     two.tracks.append(track("Melody", 73, [[0, 1, 50]]))
     drums = song("Choir")
@@ -125,7 +125,7 @@ def test_without_one_named_track_that_sounds_it_is_the_top_line() -> None:
         assert set(tracks.melody(one)[0][:, PITCH].tolist()) == {79}
 
 
-def test_one_note_of_two_tracks_is_the_melody_s() -> None:
+def test_a_note_shared_by_two_tracks_belongs_to_the_melody() -> None:
     score = ScoreTick(TICKS)
     for name, length in (("Piano", 3), ("Melody", 1)):
         score.tracks.append(track(name, 0, [[0, length, 60]]))
@@ -158,7 +158,7 @@ def test_a_blend_keeps_the_named_melody_note_by_note_on_top(small: Codec, amount
     assert "Lead Vocal" not in told(alone)
 
 
-def test_a_style_without_an_ensemble_keeps_it_too(small: Codec) -> None:
+def test_a_style_without_an_ensemble_keeps_the_melody_too(small: Codec) -> None:
     piece = midi.read(song())
     style = replace(small.style("odd"), ensemble=None)
     line = tracks.named_melody(piece)
@@ -172,7 +172,7 @@ def test_a_style_without_an_ensemble_keeps_it_too(small: Codec) -> None:
 # --- events that tokens do not hold -----------------------------------------------------------------------------------
 
 
-def test_at_amount_0_tracks_hold_what_they_held(small: Codec) -> None:
+def test_at_amount_0_tracks_are_unchanged(small: Codec) -> None:
     score = song()
     for again in (small.reconstruct(score), small.blend(score, target="odd", amount=0)):
         held, old = told(again), told(score)
@@ -202,7 +202,7 @@ def test_the_pedal_of_an_instrument_stays_with_its_new_notes() -> None:
     assert not any(controls.values()), "another instrument has no pedal"
 
 
-def test_drums_and_instruments_that_are_kept_hold_what_they_held(small: Codec) -> None:
+def test_kept_drums_and_instruments_are_unchanged(small: Codec) -> None:
     score = song()
     blend = small.blend(score, target="odd", source="even", amount=1, keep=["drums", 0])
     held, old = told(blend), told(score)
@@ -212,13 +212,13 @@ def test_drums_and_instruments_that_are_kept_hold_what_they_held(small: Codec) -
     assert "Bass" not in held
 
 
-def test_notes_are_what_they_were_without_tracks() -> None:
+def test_notes_do_not_depend_on_tracks() -> None:
     piece = midi.read(song())
     plain, dressed = (midi.read(midi.to_score(piece.notes, piece.frame, tracks=x)) for x in (None, piece.tracks))
     assert plain.notes.tolist() == dressed.notes.tolist() == piece.notes.tolist()
 
 
-def test_more_tracks_than_channels_are_one_a_program() -> None:
+def test_more_tracks_than_channels_are_merged_by_program() -> None:
     score = ScoreTick(TICKS)
     for i in range(20):
         score.tracks.append(track(f"Part {i}", i % 4, [[i, 1, 60]]))
@@ -226,7 +226,7 @@ def test_more_tracks_than_channels_are_one_a_program() -> None:
     assert len(midi.to_score(piece.notes, piece.frame, tracks=piece.tracks).tracks) == 4
 
 
-def test_an_instrument_that_another_plays_keeps_no_bank() -> None:
+def test_an_instrument_played_by_another_keeps_no_bank() -> None:
     like = track("Melody", 52, [[0, 1, 60]])
     like.controls.append(ControlChangeTick(0, 0, 8))
     for program, numbers in ((52, {0, 7, 10}), (0, {7, 10})):
@@ -235,7 +235,7 @@ def test_an_instrument_that_another_plays_keeps_no_bank() -> None:
         assert {x.number for x in made.controls} == numbers
 
 
-def test_an_excerpt_holds_what_is_set_before_it() -> None:
+def test_an_excerpt_contains_the_settings_made_before_it() -> None:
     piece = midi.read(song())
     notes, cut = piece.part(2, 4)
     assert cut is not None
@@ -286,7 +286,7 @@ def test_words_of_a_karaoke_file_are_lyrics(first: str) -> None:
         assert [[(x.time, x.text) for x in one.lyrics] for one in tracks_.events.tracks] == [words]
 
 
-def test_remarks_are_no_lyrics() -> None:
+def test_remarks_are_not_lyrics() -> None:
     score = midi.read(karaoke("a remark").replace(b"\\Oh", b"/ o"))
     assert score.tracks is not None
     assert [len(one.lyrics) for one in score.tracks.events.tracks] == [0]
@@ -325,7 +325,7 @@ def test_the_cache_and_the_studio_keep_tracks(tmp_path: Path) -> None:
         reader.close()
 
 
-def test_what_older_versions_cached_has_no_tracks() -> None:
+def test_caches_of_older_versions_have_no_tracks() -> None:
     piece = groove(0)
     assert piece.tracks is None
     content = collection.pack(midi.read(song()))

@@ -39,7 +39,7 @@ def test_parts_have_names_and_numbers(part: str | int, program: int) -> None:
     assert named([part]) == {program}
 
 
-def test_a_part_that_is_none_is_told_with_those_it_may_mean() -> None:
+def test_an_unknown_part_is_an_error_with_suggestions() -> None:
     with pytest.raises(UsageError, match=r"no track 'fretless'; choose Fretless Bass"):
         named(["fretless"])
     for wrong in ("128", "-1", "theremin", ""):
@@ -57,9 +57,7 @@ def test_the_melody_is_the_top_line_of_the_highest_instrument() -> None:
 
 
 @given(bands, bands, st.sets(st.sampled_from([0, 33, DRUMS])))
-def test_an_instrument_that_is_kept_is_the_old_one_and_the_others_are_new(
-    new: Notes, old: Notes, parts: set[int]
-) -> None:
+def test_a_kept_instrument_is_unchanged_and_the_others_are_new(new: Notes, old: Notes, parts: set[int]) -> None:
     result = keep(new, piece_of(old), frozenset(parts))
     for program in (0, 33, 40, DRUMS):
         expected = old if program in parts else new
@@ -67,7 +65,7 @@ def test_an_instrument_that_is_kept_is_the_old_one_and_the_others_are_new(
 
 
 @given(bands, bands, st.booleans())
-def test_a_melody_that_is_kept_stays_whole_on_top_and_is_not_doubled(new: Notes, old: Notes, drums: bool) -> None:
+def test_a_kept_melody_stays_complete_on_top_and_is_not_doubled(new: Notes, old: Notes, drums: bool) -> None:
     result = keep(new, piece_of(old), frozenset({MELODY, DRUMS} if drums else {MELODY}))
     line, program = melody(piece_of(old))
     rows = result.tolist()
@@ -86,12 +84,12 @@ def test_a_melody_that_is_kept_stays_whole_on_top_and_is_not_doubled(new: Notes,
         assert same(result[result[:, PROGRAM] == program], line), "an instrument of the melody's own"
 
 
-def test_the_model_s_own_melody_gives_way() -> None:
+def test_the_melody_of_the_model_is_replaced() -> None:
     old, new = np.concatenate([piano, flutes]), np.concatenate([piano, flutes - np.array([0, 0, 1, 0, 0]), beats])
     assert same(keep(new, piece_of(old), frozenset({MELODY})), np.concatenate([flutes, piano, beats]))
 
 
-def test_a_score_of_what_is_kept_has_it_to_the_tick() -> None:
+def test_a_score_has_kept_notes_to_the_tick() -> None:
     old = np.concatenate([piano, flutes])
     new = np.concatenate(
         [piano + np.array([0, 0, 24, 0, 0]), beats]

@@ -57,7 +57,7 @@ def pitches(source: Any) -> list[int]:
     return found
 
 
-def test_each_tune_with_notes_is_a_path(book: Path) -> None:
+def test_each_tune_with_notes_has_a_path(book: Path) -> None:
     tunes = [book.with_name(f"my book.abc#{number}") for number in (1, 2, 3)]
     one = written(book.with_name("a.abc"), "X:5\nT:Alone\nL:1/4\nK:C\nCDE|\n\nX:6\nT:Empty\nK:C\n")
     assert library.find([book.parent]) == [one, *tunes]
@@ -68,7 +68,7 @@ def test_each_tune_with_notes_is_a_path(book: Path) -> None:
     assert midi.resolve(tunes[2]) == book
 
 
-def test_a_tune_that_is_not_there(book: Path) -> None:
+def test_a_missing_tune_is_an_error(book: Path) -> None:
     for number, reason in ((0, "there is no such file"), (4, "the file has 3 tunes; name one")):
         with pytest.raises(ReadError, match=reason):
             midi.read(f"{book}#{number}")
@@ -92,7 +92,7 @@ def test_titles_are_read_again_from_a_changed_file(book: Path) -> None:
     assert tune_books.title(f"{book}#3") == "Yesterday"
 
 
-def test_the_cache_holds_tunes(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_contains_tunes(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = library.find([book])
     first = list(library.read_all(paths, cache=tmp_path / "cache", workers=1, progress=False))
     assert len(list((tmp_path / "cache").iterdir())) == 3

@@ -1,4 +1,4 @@
-"""Beam search: the best rows are found, one hypothesis is greedy decoding, and rows do not depend on one another."""
+"""Beam search: the best rows are found, one hypothesis is greedy decoding, and rows are independent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from seqvae.protocols import BOS, EOS
 
 
 class Spoken:
-    """A step whose logits follow from a row's own tokens so far: a cache of them, which must go where its row goes."""
+    """A step with logits computed from a row's own previous tokens, which are its cache and must move with the row."""
 
     def __init__(self, rows: int, seed: int, end: float = 0.0) -> None:
         self.told = [[seed, row] for row in range(rows)]
         self.end = end
 
     def logits(self, told: list[int]) -> Tensor:
-        """What follows `[seed, row, BOS, *tokens]`, whoever asks."""
+        """Logits after the prefix `[seed, row, BOS, *tokens]`."""
         out = torch.from_numpy(np.random.default_rng(told).normal(size=Even.vocabulary)).float()
         out[EOS] += self.end
         return out
@@ -38,7 +38,7 @@ class Spoken:
         return torch.stack([self.logits(row) for row in self.told])
 
     def nats(self, row: int, tokens: list[int]) -> float:
-        """Log-probability of `tokens` as those of one row, under the grammar."""
+        """Log-probability of `tokens` in one row, under the grammar."""
         told, total = [self.told[0][0], row, BOS], 0.0
         for place, token in enumerate(tokens):
             logits = self.logits(told)
@@ -62,8 +62,8 @@ def test_a_search_wide_enough_finds_the_best_row_of_all(seed: int, end: float) -
 
 
 def by_lists(spoken: Spoken, row: int, beam: int, limit: int) -> tuple[list[int], int]:
-    """What a search finds for one row, hypothesis by hypothesis; and how many steps it takes."""
-    going: list[tuple[float, list[int], bool]] = [(0.0, [], True)]  # nats, tokens, whether it is what `decode` writes
+    """Reference search for one row with lists of hypotheses: the result and the number of steps."""
+    going: list[tuple[float, list[int], bool]] = [(0.0, [], True)]  # nats, tokens, the same as `decode`?
     ended: list[tuple[float, list[int]]] = []
     for step in range(limit):
         options = []
@@ -86,9 +86,7 @@ def by_lists(spoken: Spoken, row: int, beam: int, limit: int) -> tuple[list[int]
 
 
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 12), st.sampled_from([-2.0, 0.0, 1.0]))
-def test_a_search_is_what_lists_of_hypotheses_find_in_as_many_steps(
-    seed: int, beam: int, limit: int, end: float
-) -> None:
+def test_a_search_equals_the_reference_in_result_and_steps(seed: int, beam: int, limit: int, end: float) -> None:
     steps = 0
 
     class Counted(Spoken):
@@ -102,18 +100,18 @@ def test_a_search_is_what_lists_of_hypotheses_find_in_as_many_steps(
     assert (found.tolist(), steps) == by_lists(Spoken(1, seed, end), 0, beam, limit)
 
 
-def test_worth_is_the_log_probability_by_the_length_as_wu_has_it() -> None:
+def test_the_score_is_the_log_probability_with_the_length_penalty_of_wu() -> None:
     assert worth(-10.0, 1) == -10
     assert worth(-10.0, 7) == pytest.approx(-10 / 2**0.6)
 
 
 @given(st.integers(0, 2**31), st.sampled_from([-1.0, 0.0, 1.0]))
-def test_a_search_finds_nothing_worse_than_token_by_token(seed: int, end: float) -> None:
+def test_a_search_finds_nothing_worse_than_greedy_decoding(seed: int, end: float) -> None:
     spoken = Spoken(3, seed, end)
     by_token = [row.tolist() for row in decode(Spoken(3, seed, end), Even(), start(3), Sampling(max_tokens=41), CPU)]
     for beam in (2, 3, 8):
         for row, (one, other) in enumerate(zip(found(3, seed, beam, 41, end), by_token, strict=True)):
-            # one of 41 tokens has perhaps been cut, and what was cut ended where nobody would have ended it
+            # a sequence of 41 tokens may have been truncated, at an unlikely end
             better = worth(spoken.nats(row, one), len(one)) - worth(spoken.nats(row, other), len(other))
             assert len(other) == 41 or better >= -1e-6
 
@@ -127,12 +125,12 @@ def test_a_wider_search_finds_better_rows() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([-3.0, 0.0, 2.0]))
-def test_a_search_with_one_hypothesis_is_decoding(seed: int, limit: int, end: float) -> None:
+def test_a_search_with_one_hypothesis_is_greedy_decoding(seed: int, limit: int, end: float) -> None:
     by_token = decode(Spoken(4, seed, end), Even(), start(4), Sampling(max_tokens=limit), CPU)
     assert found(4, seed, 1, limit, end) == [row.tolist() for row in by_token]
 
 
-def test_of_equals_a_search_takes_what_decoding_takes() -> None:
+def test_a_search_breaks_ties_like_greedy_decoding() -> None:
     level = torch.zeros(3, 6)
     for limit in (1, 6, 7):
         by_token = decode(steady(level), Even(), start(3), Sampling(max_tokens=limit), CPU)
@@ -141,7 +139,7 @@ def test_of_equals_a_search_takes_what_decoding_takes() -> None:
 
 
 @pytest.mark.parametrize("beam", [2, 5])
-def test_a_row_is_searched_alike_alone_and_among_others(beam: int) -> None:
+def test_the_search_of_a_row_does_not_depend_on_other_rows(beam: int) -> None:
     together = found(9, 3, beam, 20, end=-2.0)
     assert len({len(row) for row in together}) > 1, "they leave at different times"
     for i in range(9):
@@ -152,14 +150,14 @@ def test_a_row_is_searched_alike_alone_and_among_others(beam: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 8])
-def test_a_search_out_of_tokens_ends_where_it_last_could(limit: int) -> None:
+def test_a_search_out_of_tokens_ends_at_the_last_possible_end(limit: int) -> None:
     logits = torch.tensor([[0.0, 0, -50, 3, 0, 0], [0, 0, 50, 0, 0, 0]])
     endless, short = search(steady(logits), Even(), start(2), Sampling(beam=3, max_tokens=limit), CPU)
     assert endless.tolist() == [3] * ((limit - 1) // 2 * 2) + [EOS]
     assert short.tolist() == [EOS]
 
 
-def test_a_search_neither_draws_nor_needs_rows() -> None:
+def test_a_search_draws_no_random_numbers_and_accepts_no_rows() -> None:
     drawn = Sampling(temperature=2, top_k=1, top_p=0.1, seed=8, beam=3, max_tokens=12)
     assert [row.tolist() for row in search(Spoken(4, 1), Even(), start(4), drawn, CPU)] == found(4, 1, 3, 12)
     assert search(steady(torch.zeros(0, 6)), Even(), start(0), Sampling(beam=3), CPU) == []

@@ -1,4 +1,4 @@
-"""Binding: keys undo what they bound, and a sum of bound tokens is retrieved by position."""
+"""Binding: keys are their own inverse, and tokens are retrieved from a sum by position."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-SIZES = (5, 9, 7)  # values of three fields of a cue
+SIZES = (5, 9, 7)  # values of three position fields
 VOCAB = 60
 WIDTH = 512
 
 
 @pytest.fixture(scope="module")
 def binding() -> Binding:
-    """Tokens of scope 0 (ids 0..9), 1 (10..19), 2 (20..29) and 3 (30..59)."""
+    """Tokens of binding depth 0 (ids 0..9), 1 (10..19), 2 (20..29) and 3 (30..59)."""
     torch.manual_seed(0)
     binding_depth = torch.arange(VOCAB).div(10, rounding_mode="floor").clamp(max=3)
     return Binding(binding_depth, SIZES, WIDTH)
@@ -39,7 +39,7 @@ def random_cues(count: int, seed: int) -> Tensor:
 
 @given(seeds)
 @torch.no_grad()
-def test_keys_undo_what_they_bound(binding: Binding, seed: int) -> None:
+def test_keys_are_their_own_inverse(binding: Binding, seed: int) -> None:
     fields = random_cues(20, seed)
     tokens = torch.randint(0, VOCAB, (20,), generator=torch.Generator().manual_seed(seed))
     x = binding.bind(tokens, fields)
@@ -50,7 +50,7 @@ def test_keys_undo_what_they_bound(binding: Binding, seed: int) -> None:
 
 
 @torch.no_grad()
-def test_keys_are_plus_and_minus_one_and_nothing_said_changes_nothing(binding: Binding) -> None:
+def test_keys_are_plus_and_minus_one_and_the_empty_field_is_the_identity(binding: Binding) -> None:
     for field, size in enumerate(SIZES):
         keys = binding.key(field, torch.arange(size))
         assert torch.equal(keys.abs(), torch.ones(size, WIDTH))
@@ -62,7 +62,7 @@ def test_keys_are_plus_and_minus_one_and_nothing_said_changes_nothing(binding: B
 
 @given(seeds)
 @torch.no_grad()
-def test_fields_beyond_a_token_s_scope_do_not_matter(binding: Binding, seed: int) -> None:
+def test_fields_beyond_the_binding_depth_do_not_matter(binding: Binding, seed: int) -> None:
     tokens = torch.arange(VOCAB)
     fields, others = random_cues(VOCAB, seed), random_cues(VOCAB, seed + 1)
     for field in range(3):
@@ -74,7 +74,7 @@ def test_fields_beyond_a_token_s_scope_do_not_matter(binding: Binding, seed: int
         assert not same[moved & (binding.binding_depth > field)].any()
 
 
-def test_no_gradient_moves_the_key_that_says_nothing(binding: Binding) -> None:
+def test_the_key_of_the_empty_field_has_no_gradient(binding: Binding) -> None:
     binding.bind(torch.arange(VOCAB), torch.zeros(VOCAB, 3, dtype=torch.long)).square().sum().backward()  # type: ignore[no-untyped-call]
     for field in range(3):
         table = binding.keys[field]
@@ -85,7 +85,7 @@ def test_no_gradient_moves_the_key_that_says_nothing(binding: Binding) -> None:
 
 
 @torch.no_grad()
-def test_a_sum_of_bound_tokens_tells_at_first_which_stands_where(binding: Binding) -> None:
+def test_an_untrained_sum_of_bound_tokens_retrieves_the_token_at_each_position(binding: Binding) -> None:
     right = asked = 0
     for seed in range(20):
         fields = torch.unique(random_cues(12, seed), dim=0)
@@ -96,18 +96,18 @@ def test_a_sum_of_bound_tokens_tells_at_first_which_stands_where(binding: Bindin
             answers = answers * binding.key(field, fields[:, field])
         right += int((binding.logits(answers).argmax(-1) == tokens).sum())
         asked += len(fields)
-    # with no training at all; a guess among the vocabulary is right once in 60
+    # without training; a random guess is right once in 60
     assert right / asked > 0.9
 
 
 @torch.no_grad()
-def test_logits_of_some_columns_are_columns_of_the_logits(binding: Binding) -> None:
+def test_logits_of_a_subset_equal_columns_of_all_logits(binding: Binding) -> None:
     x, columns = noise(4, WIDTH), torch.tensor([3, 41, 7])
     torch.testing.assert_close(binding.logits(x, columns), binding.logits(x)[:, columns])
 
 
 @pytest.mark.bf16
-def test_under_autocast_binding_is_the_same_within_its_precision(binding: Binding) -> None:
+def test_binding_under_autocast_is_equal_within_its_precision(binding: Binding) -> None:
     tokens, fields = torch.arange(VOCAB), random_cues(VOCAB, 0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         half = binding.bind(tokens, fields)
@@ -117,7 +117,7 @@ def test_under_autocast_binding_is_the_same_within_its_precision(binding: Bindin
 
 
 @given(seeds, st.booleans(), st.floats(0.1, 3))
-def test_nats_are_the_cross_entropy_of_the_logits(seed: int, some_closed: bool, by: float) -> None:
+def test_the_blocked_cross_entropy_equals_that_of_the_logits(seed: int, some_closed: bool, by: float) -> None:
     torch.manual_seed(seed)
     binding = Binding(torch.zeros(70, dtype=torch.long), (), 16)
     rows = (1 << 20) // 70 + 9  # more than one block of them, and one that is not full
@@ -137,7 +137,7 @@ def test_nats_are_the_cross_entropy_of_the_logits(seed: int, some_closed: bool, 
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_a_sum_of_pairs_tells_what_follows_a_token() -> None:
+def test_a_sum_of_bound_pairs_retrieves_the_next_token() -> None:
     torch.manual_seed(0)
     binding = Binding(torch.zeros(1000, dtype=torch.long), (), 512, previous=True)
     sentence = torch.tensor([17, 400, 23, 901, 55, 2])

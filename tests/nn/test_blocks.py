@@ -1,4 +1,4 @@
-"""Blocks: a cache changes nothing, the future is not seen, positions are relative, dropout keeps the mean."""
+"""Blocks: a cache changes nothing, attention is causal, positions are relative, dropout keeps the mean."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def attention() -> Attention:
 
 @given(seeds, st.lists(st.integers(1, 4), min_size=1, max_size=5))
 @torch.no_grad()
-def test_steps_with_a_cache_are_the_whole_at_once(attention: Attention, seed: int, parts: list[int]) -> None:
+def test_steps_with_a_cache_equal_one_full_pass(attention: Attention, seed: int, parts: list[int]) -> None:
     x = noise(3, sum(parts), 16, seed=seed)
     whole, kept = attention(x, None)
     steps, cache = [], None
@@ -43,7 +43,7 @@ def test_steps_with_a_cache_are_the_whole_at_once(attention: Attention, seed: in
 
 @given(seeds, st.integers(0, 6))
 @torch.no_grad()
-def test_the_future_is_not_seen(attention: Attention, seed: int, at: int) -> None:
+def test_attention_is_causal(attention: Attention, seed: int, at: int) -> None:
     x = noise(2, 8, 16, seed=seed)
     changed = x.clone()
     changed[:, at + 1 :] += 1
@@ -54,13 +54,13 @@ def test_the_future_is_not_seen(attention: Attention, seed: int, at: int) -> Non
 
 @given(seeds)
 @torch.no_grad()
-def test_what_is_masked_is_not_seen(attention: Attention, seed: int) -> None:
+def test_masked_positions_are_ignored(attention: Attention, seed: int) -> None:
     x = noise(2, 6, 16, seed=seed)
     mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 1, 1, 1, 0]], dtype=torch.bool)
     changed = torch.where(mask[..., None], x, x + 5)
     before, after = attention(x, mask[:, None])[0], attention(changed, mask[:, None])[0]
     assert torch.equal(before[mask], after[mask])
-    # and what is not masked is seen from both sides
+    # and unmasked positions matter in both directions
     changed = x.clone()
     changed[:, 2] += 1
     assert not torch.allclose(attention(changed, mask[:, None])[0][:, 0], before[:, 0], atol=1e-3)
@@ -79,13 +79,13 @@ def test_each_head_mixes_values_by_the_softmax_of_its_products(attention: Attent
 
 
 @pytest.mark.parametrize(("width", "heads"), [(30, 4), (12, 4), (4, 4)])
-def test_heads_of_no_even_size_are_refused(width: int, heads: int) -> None:
+def test_heads_of_odd_size_are_refused(width: int, heads: int) -> None:
     with pytest.raises(ValueError, match=f"{width} does not divide into {heads}"):
         Attention(width, heads)
 
 
 @torch.no_grad()
-def test_a_layer_with_a_cache_is_the_layer_at_once() -> None:
+def test_a_layer_with_a_cache_equals_one_full_pass() -> None:
     torch.manual_seed(1)
     layer = TransformerLayer(16, 2, dropout=0.5).eval()
     x = noise(2, 7, 16)
@@ -99,7 +99,7 @@ def test_a_layer_with_a_cache_is_the_layer_at_once() -> None:
 
 
 @given(seeds, st.integers(0, 300), st.integers(0, 300), st.integers(0, 300))
-def test_products_depend_on_the_distance_alone(seed: int, i: int, j: int, shift: int) -> None:
+def test_attention_products_depend_only_on_the_distance(seed: int, i: int, j: int, shift: int) -> None:
     q, k = noise(2, 1, 1, 1, 8, seed=seed).double()
     here = (_rotate(q, i) * _rotate(k, j)).sum()
     there = (_rotate(q, i + shift) * _rotate(k, j + shift)).sum()
@@ -107,7 +107,7 @@ def test_products_depend_on_the_distance_alone(seed: int, i: int, j: int, shift:
 
 
 @given(seeds, st.integers(0, 1000))
-def test_turning_keeps_lengths_and_the_first_step_is_not_turned(seed: int, past: int) -> None:
+def test_rotation_keeps_norms_and_does_not_change_the_first_step(seed: int, past: int) -> None:
     x = noise(1, 2, 5, 8, seed=seed)
     torch.testing.assert_close(_rotate(x, past).norm(dim=-1), x.norm(dim=-1))
     assert torch.equal(_rotate(x[:, :, :1], 0), x[:, :, :1])

@@ -1,4 +1,4 @@
-"""Each fast computation gives the result of its plain reference; rows of products do not depend on the batch."""
+"""Each fast computation equals its plain reference; rows of products do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 )
 @pytest.mark.parametrize("depth", [20, DEPTH, 460, 1024, 4000])
 @pytest.mark.parametrize("width", [20, 256, 1024])
-def test_a_row_is_the_same_alone_among_others_and_with_two_threads(dtype: torch.dtype, depth: int, width: int) -> None:
+def test_a_row_of_a_product_does_not_depend_on_the_batch_or_threads(dtype: torch.dtype, depth: int, width: int) -> None:
     x, weight, bias = (noise(*s, seed=i).to(dtype) for i, s in enumerate([(300, depth), (width, depth), (width,)]))
     for matrix in (weight.T, weight.T.contiguous()):
         torch.set_num_threads(1)
@@ -65,7 +65,7 @@ def test_a_row_is_the_same_alone_among_others_and_with_two_threads(dtype: torch.
 
 
 @pytest.mark.parametrize("depth", [3, DEPTH, DEPTH + 1, 700])
-def test_a_product_is_the_product(depth: int) -> None:
+def test_a_product_equals_the_plain_product(depth: int) -> None:
     x, matrix, onto = noise(5, depth), noise(depth, 7, seed=1), noise(7, seed=2)
     wanted = x.double() @ matrix.double()
     assert torch.allclose(product(x, matrix).double(), wanted, atol=1e-4)
@@ -73,11 +73,11 @@ def test_a_product_is_the_product(depth: int) -> None:
     low = product(x.bfloat16(), matrix.bfloat16(), onto.bfloat16())
     assert low.dtype == torch.bfloat16
     exact = x.bfloat16().double() @ matrix.bfloat16().double() + onto.bfloat16()
-    # one rounding for every part of the sum, however long it is
+    # one rounding for each part of the sum, whatever its length
     assert (low.double() - exact).abs().max() <= 2**-8 * (depth // DEPTH + 2) * (x.norm(dim=1).max() * 8)
 
 
-def test_layers_and_their_slopes_are_made_of_them_while_it_is_entered() -> None:
+def test_the_context_replaces_products_in_layers_and_gradients() -> None:
     layers = torch.nn.Sequential(torch.nn.Linear(700, 600), torch.nn.Tanh(), torch.nn.Linear(600, 500, bias=False))
     x = noise(40, 700)
 
@@ -101,7 +101,7 @@ def test_layers_and_their_slopes_are_made_of_them_while_it_is_entered() -> None:
 
 @pytest.mark.bf16
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_codec_multiplies_by_them_where_exactness_is_asked_for(
+def test_an_exact_codec_uses_batch_invariant_products(
     small: Codec, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
@@ -153,7 +153,7 @@ def test_merged_positions_keep_the_row_and_the_fields_of_each(seed: int, count: 
 
 
 @given(seeds)
-def test_a_sum_of_a_row_has_one_unit_for_full_and_empty_bars(seed: int) -> None:
+def test_row_sums_have_the_same_scale_for_full_and_empty_bars(seed: int) -> None:
     x = noise(3, 5, 4, seed=seed)
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
     expected = torch.stack([x[0, :4].sum(0) / 8, x[1, 0] / 8, torch.zeros(4)])
@@ -164,7 +164,7 @@ def test_a_sum_of_a_row_has_one_unit_for_full_and_empty_bars(seed: int) -> None:
 
 
 @given(seeds, st.booleans())
-def test_rows_of_a_table_and_their_gradients_are_those_of_indexing(seed: int, frozen: bool) -> None:
+def test_table_rows_and_their_gradients_equal_those_of_indexing(seed: int, frozen: bool) -> None:
     table, index = noise(5, 3, seed=seed).requires_grad_(), torch.randint(0, 5, (4, 6))
     by = noise(4, 6, 3, seed=seed + 1)
     fast, plain = take(table, index, frozen), plain_take(table, index, frozen)
@@ -179,7 +179,7 @@ def test_rows_of_a_table_and_their_gradients_are_those_of_indexing(seed: int, fr
 @pytest.mark.parametrize("outer_rows", [0, 3], ids=["one outer row", "outer rows"])
 @pytest.mark.parametrize("shared", [False, True], ids=["own rows", "shared rows"])
 @given(seeds, st.booleans(), st.floats(0.1, 3))
-def test_the_fused_cross_entropy_is_the_plain_one(
+def test_the_fused_cross_entropy_equals_the_plain_one(
     shared: bool, outer_rows: int, seed: int, closed: bool, by: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -209,7 +209,7 @@ def test_the_fused_cross_entropy_is_the_plain_one(
 @pytest.mark.parametrize(
     ("most", "allows"), [("", True), ("AVX512_CORE_BF16", True), ("AVX512_CORE", False), ("avx2", False)]
 )
-def test_bf16_is_for_a_processor_that_has_it_and_may_use_it(
+def test_bf16_is_used_only_if_supported_and_allowed(
     capable: bool, most: str, allows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)

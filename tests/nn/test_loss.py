@@ -1,4 +1,4 @@
-"""The loss against sums made by hand, and masks of the right share."""
+"""The loss against sums computed by hand, and masks of the right share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KL = [[0.5, 0.0], [(4 - 1 - math.log(4)) / 2, 2.0]]
 
 
 def plain(logits: Tensor) -> DecoderOutput:
-    """What a decoder tells of places, of known logits `(M, V)`: its embeddings are the vocabulary itself."""
+    """Decoder output with known logits `(M, V)`: the embedding is the identity."""
     size = logits.shape[-1]
     binding = Binding(torch.zeros(size, dtype=torch.long), (), size)
     binding.requires_grad_(False)
@@ -46,7 +46,7 @@ def plain(logits: Tensor) -> DecoderOutput:
 
 
 class Fixed:
-    """Stands in for a model: gives the logits it is made with, and keeps what it was called with."""
+    """A stand-in for a model: returns fixed logits and records its arguments."""
 
     def __init__(self, logits: Tensor, bag: Tensor | None = None) -> None:
         self.told, self.bag = logits, logits if bag is None else bag
@@ -75,7 +75,7 @@ def run(model: Fixed, config: ObjectiveConfig, tokens: Tensor = TOKENS, step: in
 
 
 def even() -> Tensor:
-    """Every token is as likely as every other."""
+    """Uniform logits."""
     return torch.zeros(*TOKENS.shape, 4)
 
 
@@ -85,7 +85,7 @@ CONSTANT = ObjectiveConfig(schedule="constant", beta=1.0)
 # --- the sum ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_of_even_chances_is_known() -> None:
+def test_the_loss_of_uniform_logits_is_known() -> None:
     result = run(Fixed(even()), replace(CONSTANT, beta=0.5))
     reconstruction, kl = COUNT * math.log(4), sum(map(sum, KL))
     assert result.reconstruction == pytest.approx(reconstruction / 2), "nats a segment"
@@ -95,7 +95,7 @@ def test_the_loss_of_even_chances_is_known() -> None:
     assert result.kl_per_unit.tolist() == pytest.approx([(KL[0][0] + KL[1][0]) / 2, 1.0])
 
 
-def test_the_loss_is_that_of_the_token_s_own_probability() -> None:
+def test_the_loss_is_the_negative_log_probability_of_the_token() -> None:
     logits = torch.randn(*TOKENS.shape, 4, generator=torch.Generator().manual_seed(0))
     nats = 0.0
     right = 0
@@ -112,13 +112,13 @@ def test_the_loss_is_that_of_the_token_s_own_probability() -> None:
     assert result.accuracy == pytest.approx(right / COUNT)
 
 
-def test_probabilities_are_among_what_is_allowed() -> None:
+def test_probabilities_are_normalised_over_allowed_tokens() -> None:
     allowed = torch.ones(*TOKENS.shape, 4, dtype=torch.bool)
     allowed[..., PAD] = False
     allowed[0, 0, 0] = torch.tensor([False, True, False, True])
     fields = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
     logits = even()
-    logits[..., PAD] = 9.0  # likely, and forbidden
+    logits[..., PAD] = 9.0  # likely but not allowed
     for bag in (0.0, 1.0):
         config = replace(CONSTANT, beta=0.0, bag=bag)
         result = loss(cast(SequenceVAE, Fixed(logits)), TOKENS, fields, config, 1, True, allowed)
@@ -144,7 +144,7 @@ def test_padding_costs_nothing() -> None:
     assert float(run(Fixed(logits), CONSTANT).total) == pytest.approx(float(run(Fixed(even()), CONSTANT).total))
 
 
-def test_free_bits_are_charged_by_dimension_on_the_batch_s_average() -> None:
+def test_free_bits_apply_per_dimension_to_the_batch_average() -> None:
     config = replace(CONSTANT, beta=2.0, free_bits=0.8)
     per_unit = [(KL[0][0] + KL[1][0]) / 2, (KL[0][1] + KL[1][1]) / 2]
     expected = COUNT * math.log(4) + 2.0 * 2 * sum(max(0.8, kl) for kl in per_unit)
@@ -153,7 +153,7 @@ def test_free_bits_are_charged_by_dimension_on_the_batch_s_average() -> None:
     assert result.kl == pytest.approx(sum(map(sum, KL)) / 2), "what is reported has no floor"
 
 
-def test_the_bag_adds_its_own_cross_entropy() -> None:
+def test_the_bag_of_words_loss_is_added() -> None:
     bag = torch.randn(*TOKENS.shape, 4, generator=torch.Generator().manual_seed(1))
     model = Fixed(even(), bag)
     own = float(functional.cross_entropy(bag[TOKENS != PAD], TOKENS[TOKENS != PAD], reduction="sum"))
@@ -165,7 +165,7 @@ def test_the_bag_adds_its_own_cross_entropy() -> None:
     assert float(evaluated.total) == pytest.approx(float(without.total)), "in evaluation it is not charged"
 
 
-def test_the_autoencoder_takes_the_mean_and_pays_no_kl() -> None:
+def test_the_autoencoder_uses_the_mean_and_has_no_kl() -> None:
     model = Fixed(even())
     result = run(model, ObjectiveConfig(autoencoder=True, beta=1.0))
     assert not model.calls[0]["sample"]
@@ -176,8 +176,8 @@ def test_the_autoencoder_takes_the_mean_and_pays_no_kl() -> None:
     assert [call["sample"] for call in model.calls[1:]] == [True, True]
 
 
-def test_a_segment_costs_the_same_in_whatever_batch() -> None:
-    """Twice the batch is twice the sum over twice the tokens."""
+def test_the_loss_of_a_segment_does_not_depend_on_the_batch() -> None:
+    """A doubled batch has twice the sum over twice the tokens."""
 
     class Twice(Fixed):
         def __call__(self, *arguments: Any) -> Output:
@@ -191,8 +191,8 @@ def test_a_segment_costs_the_same_in_whatever_batch() -> None:
 
 
 @pytest.mark.parametrize("free_bits", [0.0, 0.8])
-def test_the_losses_of_the_parts_of_a_batch_add_up_to_its_own(free_bits: float) -> None:
-    """Each times its share of the tokens, and so do their slopes: floors are on averages of the whole batch."""
+def test_the_losses_of_the_parts_of_a_batch_add_up(free_bits: float) -> None:
+    """Weighted by their shares of tokens, with their gradients: free bits use averages over the whole batch."""
 
     class Part(Fixed):
         rows = slice(0, 2)
@@ -225,7 +225,7 @@ def test_the_losses_of_the_parts_of_a_batch_add_up_to_its_own(free_bits: float) 
     torch.testing.assert_close(slopes, expected)
 
 
-# --- what the KL is charged -------------------------------------------------------------------------------------------
+# --- the KL term ------------------------------------------------------------------------------------------------------
 
 KLS = torch.tensor([[0.5, 0.0, 2.0], [0.1, 0.2, 4.0]])  # means of dimensions .3, .1, 3: in all 3.4
 
@@ -243,11 +243,11 @@ KLS = torch.tensor([[0.5, 0.0, 2.0], [0.1, 0.2, 4.0]])  # means of dimensions .3
         ({"free_bits": 0.25, "target_kl": 4.0}, 0.45),
     ],
 )
-def test_the_kl_is_charged_as_said(changes: dict[str, float], charged: float) -> None:
+def test_the_kl_term_by_hand(changes: dict[str, float], charged: float) -> None:
     assert float(charged_kl(KLS, replace(CONSTANT, **changes))) == pytest.approx(charged)  # type: ignore[arg-type]
 
 
-def test_below_its_floor_the_kl_has_no_slope_and_below_its_target_it_is_pulled_up() -> None:
+def test_the_kl_has_no_gradient_below_its_floor_and_a_negative_one_below_its_target() -> None:
     def slope(**changes: float) -> Tensor:
         kl = KLS.clone().requires_grad_()
         charged_kl(kl, replace(CONSTANT, **changes)).backward()  # type: ignore[arg-type, no-untyped-call]
@@ -260,7 +260,7 @@ def test_below_its_floor_the_kl_has_no_slope_and_below_its_target_it_is_pulled_u
     assert (slope(target_kl=3.0) == 0.5).all()
 
 
-def test_pretraining_is_a_plain_autoencoder_and_then_the_schedule_begins() -> None:
+def test_the_schedule_begins_after_pretraining_as_an_autoencoder() -> None:
     config = replace(CONSTANT, schedule="linear", anneal_steps=10, pretrain_steps=5)
     assert objective_at(config, 5)[0].autoencoder
     assert objective_at(config, 6) == (config, 1)
@@ -275,7 +275,7 @@ def test_pretraining_is_a_plain_autoencoder_and_then_the_schedule_begins() -> No
 
 
 @given(st.integers(0, 2**31), st.floats(0, 1))
-def test_dropped_tokens_are_gone_and_the_rest_moves_up(seed: int, share: float) -> None:
+def test_dropped_tokens_are_removed_and_the_rest_moves_up(seed: int, share: float) -> None:
     tokens = torch.tensor([[[5, 6, 7, 8, 2, 0], [9, 2, 0, 0, 0, 0]]])
     out = dropped(tokens, share, torch.Generator().manual_seed(seed))
     assert out.shape == tokens.shape
@@ -287,7 +287,7 @@ def test_dropped_tokens_are_gone_and_the_rest_moves_up(seed: int, share: float) 
         assert all(word in left for word in words), "in their order"
 
 
-def test_the_share_that_is_dropped_is_the_share_asked_for() -> None:
+def test_the_dropped_share_is_the_requested_one() -> None:
     tokens = torch.full((1, 1000, 41), 7)
     tokens[..., -1] = EOS
     left = (dropped(tokens, 0.3, torch.Generator().manual_seed(0)) == 7).float().mean() * 41 / 40
@@ -333,7 +333,7 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     hit = training["inputs"] == MASK
     assert float(hit[shift != PAD].float().mean()) == pytest.approx(0.3, abs=0.01)
     assert torch.equal(training["inputs"][~hit], shift[~hit])
-    # what is to be told is never masked, and in evaluation nothing is
+    # targets are never masked, and nothing is in evaluation
     assert torch.equal(training["tokens"], tokens)
     assert torch.equal(training["cues"], torch.zeros(*tokens.shape, 1, dtype=torch.long))
     assert (training["fade"], evaluation["fade"]) == (0.7, 0.0)
@@ -343,7 +343,7 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert model.calls[-1]["fade"] == 0.7, "a loss is one to train by, unless it is said that it is not"
 
 
-def test_noise_by_leaving_out_is_for_the_encoder_alone() -> None:
+def test_token_deletion_is_only_for_the_encoder() -> None:
     tokens = many_tokens()
     model = Fixed(torch.zeros(*tokens.shape, 100))
     run(model, replace(CONSTANT, denoise=0.2, denoise_by="drop"), tokens)
@@ -354,7 +354,7 @@ def test_noise_by_leaving_out_is_for_the_encoder_alone() -> None:
 
 
 @pytest.mark.parametrize("spoil", [masked, dropped])
-def test_noise_follows_the_generator_and_is_made_where_the_tokens_are(spoil: Any) -> None:
+def test_noise_follows_the_generator_and_is_on_the_device_of_the_tokens(spoil: Any) -> None:
     tokens = many_tokens()
     one, again, other = (spoil(tokens, 0.3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, again)
@@ -366,7 +366,7 @@ def test_noise_follows_the_generator_and_is_made_where_the_tokens_are(spoil: Any
     assert spoil(tokens.to("meta"), 0.3).device.type == "meta"
 
 
-def test_of_many_tokens_too_those_that_stay_keep_their_order() -> None:
+def test_deletion_keeps_the_order_of_many_tokens_too() -> None:
     tokens = torch.arange(4, 2004).expand(3, -1)
     out = dropped(tokens, 0.3, torch.Generator().manual_seed(0))
     for row in out:
@@ -380,7 +380,7 @@ def test_of_many_tokens_too_those_that_stay_keep_their_order() -> None:
 
 @pytest.fixture(scope="module")
 def case(tokenizer: MidiTokenizer) -> tuple[SequenceVAE, Tensor, Tensor, Tensor]:
-    """A small model, the tokens (3, 2, T) of three segments, their cues and what the grammar allows."""
+    """A small model, the tokens `(3, 2, T)` of three segments, their position fields and allowed tokens."""
     torch.manual_seed(3)
     model = checkpoint.build(ModelConfig(latent=12, width=32, hidden=16), tokenizer).eval()
     rng = np.random.default_rng(0)
@@ -402,7 +402,7 @@ REFINED = RefineConfig(steps=20, beta=0.01)
 
 @torch.no_grad()
 def nats(case: Case, z: Tensor) -> Tensor:
-    """-log p(x|z) of each segment."""
+    """`-log p(x|z)` of each segment, in nats."""
     model, tokens, fields, allowed = case
     logits = model.decode_logits(z, shifted(tokens), fields)[0].masked_fill(~allowed, -1e9).log_softmax(-1)
     told = logits.gather(-1, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0)
@@ -433,7 +433,7 @@ def test_a_search_in_bf16_finds_as_much(case: Case) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_slopes_are_the_same_where_weights_are_not_learned(case: Case, layers: int, tokenizer: MidiTokenizer) -> None:
+def test_gradients_are_equal_with_frozen_weights(case: Case, layers: int, tokenizer: MidiTokenizer) -> None:
     _, tokens, fields, _ = case
     torch.manual_seed(4)
     model = checkpoint.build(ModelConfig(latent=12, width=32, hidden=16, layers=layers), tokenizer).eval()
@@ -448,7 +448,7 @@ def test_slopes_are_the_same_where_weights_are_not_learned(case: Case, layers: i
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
 
 
-def test_no_steps_change_nothing_and_a_heavy_kl_shortens(case: Case) -> None:
+def test_no_steps_change_nothing_and_a_large_kl_weight_shortens_the_mean(case: Case) -> None:
     model, tokens, fields, allowed = case
     with torch.no_grad():
         first = model.encode(tokens, fields)
@@ -460,7 +460,7 @@ def test_no_steps_change_nothing_and_a_heavy_kl_shortens(case: Case) -> None:
     assert (heavy.norm(dim=1) < light.norm(dim=1)).all()
 
 
-def test_a_segment_is_refined_alone_as_among_others(case: Case) -> None:
+def test_the_refinement_of_a_segment_does_not_depend_on_others(case: Case) -> None:
     model, tokens, fields, allowed = case
     with torch.no_grad():
         first = model.encode(tokens, fields)
@@ -471,13 +471,13 @@ def test_a_segment_is_refined_alone_as_among_others(case: Case) -> None:
         torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=1e-3)
 
 
-def test_a_segment_goes_on_until_it_comes_back() -> None:
+def test_a_segment_is_refined_until_it_is_reconstructed() -> None:
     torch.manual_seed(2)
     config = ModelConfig(chunks=1, latent=64, width=128, hidden=16, previous=True)
     model = SequenceVAE(config, (), torch.zeros(30, dtype=torch.long)).eval()
     tokens = torch.randint(4, 30, (12, 1, 6))
     tokens[..., -1] = EOS
-    tokens[:6, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones come back sooner
+    tokens[:6, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones are reconstructed sooner
     fields = torch.zeros(*tokens.shape, 0, dtype=torch.long)
     with torch.no_grad():
         first = model.encode(tokens, fields)

@@ -1,4 +1,4 @@
-"""The weight of the KL at points known beforehand."""
+"""The weight of the KL at known points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_beta_at_known_points(schedule: Any, step: int, expected: float) -> None
 
 
 @pytest.mark.parametrize("anneal", [0, 1])
-def test_without_annealing_the_first_step_has_all_of_beta(anneal: int) -> None:
+def test_without_annealing_the_first_step_has_the_full_beta(anneal: int) -> None:
     assert beta_at(ObjectiveConfig(beta=0.4, schedule="linear", anneal_steps=anneal), 1) == 0.4
 
 
@@ -37,7 +37,7 @@ def test_without_annealing_the_first_step_has_all_of_beta(anneal: int) -> None:
     st.integers(0, 10**7),
     st.floats(0, 5),
 )
-def test_beta_stays_between_nothing_and_its_end(schedule: Any, anneal: int, step: int, beta: float) -> None:
+def test_beta_stays_between_0_and_its_final_value(schedule: Any, anneal: int, step: int, beta: float) -> None:
     config = ObjectiveConfig(beta=beta, schedule=schedule, anneal_steps=anneal)
     assert 0 <= beta_at(config, step) <= beta
     assert beta_at(replace(config, autoencoder=True), step) == 0

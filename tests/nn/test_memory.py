@@ -1,4 +1,4 @@
-"""The laws of the sentence model: rows do not touch each other, order is read, and steps are what whole rows are."""
+"""Invariants of the sentence model: independent rows, sensitivity to order, and steps equal to whole rows."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def model(words: TextTokenizer) -> SequenceVAE:
 
 
 def spelled(words: TextTokenizer, lines: list[str]) -> tuple[Tensor, Tensor]:
-    """Tokens `(B, 1, T)` and cues of lines."""
+    """Tokens `(B, 1, T)` and position fields of lines."""
     rows = [torch.from_numpy(words.encode(line)[0]).long() for line in lines]
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)[:, None]
     return tokens, tokens.new_zeros(*tokens.shape, 0)
 
 
-def test_a_posterior_does_not_follow_from_the_other_rows(model: SequenceVAE, words: TextTokenizer) -> None:
+def test_a_posterior_does_not_depend_on_other_rows(model: SequenceVAE, words: TextTokenizer) -> None:
     together = model.encode(*spelled(words, LINES))
     for i, line in enumerate(LINES):
         alone = model.encode(*spelled(words, [line]))
@@ -54,12 +54,12 @@ def test_a_posterior_does_not_follow_from_the_other_rows(model: SequenceVAE, wor
         torch.testing.assert_close(alone.logvar[0], together.logvar[i], rtol=1e-4, atol=1e-5)
 
 
-def test_order_is_read(model: SequenceVAE, words: TextTokenizer) -> None:
+def test_the_posterior_depends_on_word_order(model: SequenceVAE, words: TextTokenizer) -> None:
     mean = model.encode(*spelled(words, ["the dog saw the cat", "the cat saw the dog"])).mean
     assert (mean[0] - mean[1]).norm() > 0.1 * mean[0].norm()
 
 
-def test_positions_are_told_apart_by_products() -> None:
+def test_positions_are_distinguished_by_products() -> None:
     keys = positions(0, 64, 512, torch.device("cpu"))
     products = keys @ keys.T / 512
     assert (products.diagonal() - 1).abs().max() < 0.15
@@ -67,7 +67,7 @@ def test_positions_are_told_apart_by_products() -> None:
     torch.testing.assert_close(keys[5:9], positions(5, 4, 512, torch.device("cpu")))
 
 
-def test_steps_are_what_whole_rows_are(model: SequenceVAE, words: TextTokenizer) -> None:
+def test_steps_equal_whole_rows(model: SequenceVAE, words: TextTokenizer) -> None:
     tokens, fields = spelled(words, LINES)
     z = model.encode(tokens, fields).mean
     whole = model.decode_logits(z, shifted(tokens), fields)[0][:, 0]
@@ -78,7 +78,7 @@ def test_steps_are_what_whole_rows_are(model: SequenceVAE, words: TextTokenizer)
         torch.testing.assert_close(told.logits(), whole[:, t], rtol=1e-4, atol=1e-4)
 
 
-def test_what_follows_is_not_seen(model: SequenceVAE, words: TextTokenizer) -> None:
+def test_later_tokens_are_not_seen(model: SequenceVAE, words: TextTokenizer) -> None:
     tokens, fields = spelled(words, LINES[:1])
     z = model.encode(tokens, fields).mean
     inputs = shifted(tokens)
@@ -89,7 +89,7 @@ def test_what_follows_is_not_seen(model: SequenceVAE, words: TextTokenizer) -> N
     assert not torch.allclose(a[..., 4:, :], b[..., 4:, :])
 
 
-def test_it_learns_its_lines_and_a_checkpoint_brings_them_back(words: TextTokenizer, tmp_path: Path) -> None:
+def test_it_learns_its_lines_and_a_checkpoint_restores_them(words: TextTokenizer, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = checkpoint.build(CONFIG, words)
     tokens, fields = spelled(words, LINES)
@@ -106,7 +106,7 @@ def test_it_learns_its_lines_and_a_checkpoint_brings_them_back(words: TextTokeni
 
 
 @pytest.mark.parametrize("change", [{"previous": True}, {"chunks": 2}])
-def test_what_it_is_not_for_is_refused(words: TextTokenizer, change: dict[str, int]) -> None:
+def test_unsupported_settings_are_refused(words: TextTokenizer, change: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="chunk"):
         checkpoint.build(ModelConfig(**{**CONFIG.__dict__, **change}), words)
 

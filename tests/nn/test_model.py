@@ -1,4 +1,4 @@
-"""The laws that every encoder with every decoder must obey."""
+"""Invariants of every encoder and decoder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHUNKS, LATENT = 2, 12
 
 
 def build(tokenizer: MidiTokenizer, encoder: str, decoder: str) -> SequenceVAE:
-    """A small model moved away from where it starts, so that nothing hides behind a weight of zero."""
+    """A small model with perturbed initial weights, so that no weight of zero hides a fault."""
     config = ModelConfig(
         chunks=CHUNKS, latent=LATENT, width=32, hidden=24, heads=4, layers=2, dropout=0.5,
         encoder=cast(Literal["recurrent", "transformer", "set"], encoder),
@@ -53,13 +53,13 @@ def model(request: pytest.FixtureRequest, tokenizer: MidiTokenizer) -> SequenceV
 
 @pytest.fixture(scope="module", params=DECODERS)
 def decoding(request: pytest.FixtureRequest, tokenizer: MidiTokenizer) -> SequenceVAE:
-    """For laws in which the encoder has no part."""
+    """For invariants of the decoder alone."""
     return build(tokenizer, "set", request.param)
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def encoding(request: pytest.FixtureRequest, tokenizer: MidiTokenizer) -> SequenceVAE:
-    """For laws in which the decoder has no part."""
+    """For invariants of the encoder alone."""
     return build(tokenizer, request.param, "recurrent")
 
 
@@ -81,7 +81,7 @@ def segments(tokenizer: MidiTokenizer, make_piece: MakePiece) -> list[list[list[
 def tensors(
     tokenizer: MidiTokenizer, segments: Sequence[Sequence[Sequence[int]]], extra: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Tokens (B, C, T), `extra` places wider than they need be, and their cues."""
+    """Tokens `(B, C, T)`, padded by `extra` positions, and their position fields."""
     width = max(len(chunk) for segment in segments for chunk in segment) + extra
     tokens = np.full((len(segments), CHUNKS, width), PAD, np.int32)
     for b, segment in enumerate(segments):
@@ -116,11 +116,11 @@ def test_one_pass_gives_logits_of_every_token_and_a_posterior(
     assert torch.equal(model(tokens, fields, tokens, shifted(tokens), False).z, output.posterior.mean)
 
 
-def test_inputs_are_the_tokens_before() -> None:
+def test_decoder_inputs_are_the_previous_tokens() -> None:
     assert shifted(torch.tensor([[5, 6, 2, 0], [2, 0, 0, 0]])).tolist() == [[1, 5, 6, 2], [1, 2, 0, 0]]
 
 
-def test_every_weight_takes_part(model: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
+def test_every_weight_has_a_gradient(model: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
     tokens, fields = tensors(tokenizer, segments)
     torch.manual_seed(0)
     model.zero_grad()
@@ -134,7 +134,7 @@ def test_every_weight_takes_part(model: SequenceVAE, tokenizer: MidiTokenizer, s
 
 
 @torch.no_grad()
-def test_padding_and_neighbours_do_not_change_a_posterior(
+def test_padding_and_other_rows_do_not_change_a_posterior(
     encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
     together = encoding.encode(*tensors(tokenizer, segments, extra=7))
@@ -145,7 +145,7 @@ def test_padding_and_neighbours_do_not_change_a_posterior(
 
 
 @torch.no_grad()
-def test_a_posterior_tells_which_chunk_comes_first(
+def test_a_posterior_depends_on_the_order_of_chunks(
     encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
     turned = [[b, a] for a, b in segments]
@@ -154,7 +154,7 @@ def test_a_posterior_tells_which_chunk_comes_first(
 
 
 @torch.no_grad()
-def test_every_token_is_heard(encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
+def test_every_token_changes_the_posterior(encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
     tokens, fields = tensors(tokenizer, segments[:1])
     before = encoding.encode(tokens, fields).mean
     for c, t in (tokens[0] > EOS).nonzero().tolist():
@@ -164,7 +164,9 @@ def test_every_token_is_heard(encoding: SequenceVAE, tokenizer: MidiTokenizer, s
 
 
 @torch.no_grad()
-def test_every_other_segment_fades(encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
+def test_track_dropout_changes_every_other_segment(
+    encoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
+) -> None:
     tokens, fields = tensors(tokenizer, segments)
     clear, faint = encoding.encode(tokens, fields).mean, encoding.encode(tokens, fields, track_dropout=0.7).mean
     torch.testing.assert_close(faint[1::2], clear[1::2], atol=1e-5, rtol=1e-5)
@@ -176,7 +178,7 @@ def test_every_other_segment_fades(encoding: SequenceVAE, tokenizer: MidiTokeniz
 
 
 @torch.no_grad()
-def test_step_by_step_with_the_cache_is_all_at_once(
+def test_steps_with_the_cache_equal_one_full_pass(
     model: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
     tokens, fields = tensors(tokenizer, segments)
@@ -192,7 +194,7 @@ def test_step_by_step_with_the_cache_is_all_at_once(
 
 
 @torch.no_grad()
-def test_a_chunk_sees_its_own_tokens_alone(decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
+def test_a_chunk_sees_only_its_own_tokens(decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments) -> None:
     z = latents(len(segments))
     tokens, fields = tensors(tokenizer, segments)
     others, other_cues = tokens.clone(), fields.clone()
@@ -206,7 +208,7 @@ def test_a_chunk_sees_its_own_tokens_alone(decoding: SequenceVAE, tokenizer: Mid
 
 
 @torch.no_grad()
-def test_a_token_is_not_told_before_its_place(
+def test_a_token_does_not_change_earlier_logits(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
     tokens, fields = tensors(tokenizer, segments)
@@ -223,7 +225,7 @@ def test_a_token_is_not_told_before_its_place(
 
 
 @torch.no_grad()
-def test_the_bag_knows_the_code_and_the_cue_alone(
+def test_the_bag_of_words_depends_only_on_the_code_and_the_position_fields(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
     tokens, fields = tensors(tokenizer, segments)
@@ -236,7 +238,7 @@ def test_the_bag_knows_the_code_and_the_cue_alone(
 
 
 @torch.no_grad()
-def test_each_scope_is_asked_for_its_own_tokens(
+def test_each_binding_depth_gives_the_logits_of_its_own_tokens(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
     tokens, fields = tensors(tokenizer, segments)
@@ -256,7 +258,7 @@ def test_each_scope_is_asked_for_its_own_tokens(
 
 
 @torch.no_grad()
-def test_every_chunk_hears_the_latent_vector(
+def test_every_chunk_depends_on_the_latent_vector(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, segments: Segments
 ) -> None:
     tokens, fields = tensors(tokenizer, segments)
@@ -278,7 +280,7 @@ def write(model: SequenceVAE, tokenizer: MidiTokenizer, z: Tensor, settings: Sam
 
 
 @pytest.mark.parametrize(("temperature", "beam"), [(0.0, 0), (1.0, 0), (0.0, 3)])
-def test_neighbours_do_not_change_what_is_written(
+def test_other_rows_do_not_change_the_generated_tokens(
     decoding: SequenceVAE, tokenizer: MidiTokenizer, temperature: float, beam: int
 ) -> None:
     z = 2 * latents(5)
@@ -290,7 +292,9 @@ def test_neighbours_do_not_change_what_is_written(
         assert alone[0] == together[i]
 
 
-def test_what_is_written_is_what_is_most_likely_token_by_token(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
+def test_greedy_decoding_takes_the_most_likely_token_at_each_step(
+    decoding: SequenceVAE, tokenizer: MidiTokenizer
+) -> None:
     z = 2 * latents(3)
     written = write(decoding, tokenizer, z, Sampling(max_tokens=40))
     tokens, fields = tensors(tokenizer, written)
@@ -309,8 +313,8 @@ def test_what_is_written_is_what_is_most_likely_token_by_token(decoding: Sequenc
     assert checked > 50
 
 
-def test_a_search_is_the_same_without_a_cache(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
-    """The cache of a hypothesis goes where the hypothesis goes."""
+def test_beam_search_is_the_same_without_a_cache(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
+    """The cache of a hypothesis moves with the hypothesis."""
     z = 2 * latents(3)
     code = decoding.decoder.codes(z).flatten(0, 1)
     inputs = torch.zeros(len(code), 0, dtype=torch.long)
@@ -334,8 +338,8 @@ def test_a_search_is_the_same_without_a_cache(decoding: SequenceVAE, tokenizer: 
     )
 
 
-def test_a_step_without_gradients_is_a_step_of_training(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
-    """However far the gates are pushed: what is small beyond counting is cut off, and nothing else."""
+def test_a_step_without_gradients_equals_a_training_step(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
+    """For saturated gates too: only negligible terms are clamped."""
     decoder = decoding.decoder
     for size in (1.0, 300.0):
         code = size * decoder.codes(latents(4)).flatten(0, 1)
@@ -350,8 +354,8 @@ def test_a_step_without_gradients_is_a_step_of_training(decoding: SequenceVAE, t
             torch.testing.assert_close(other, cache, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_drawn_follows_the_weights_as_they_change(tokenizer: MidiTokenizer) -> None:
-    """Draws are made with weights of lower precision, of which a copy is kept."""
+def test_samples_follow_changes_of_the_weights(tokenizer: MidiTokenizer) -> None:
+    """Sampling uses a cached copy of the weights in lower precision."""
     one, other = (build(tokenizer, "set", "recurrent") for _ in range(2))
     drawn = Sampling(temperature=1, max_tokens=16)
     before = write(one, tokenizer, latents(3), drawn)
@@ -364,7 +368,7 @@ def test_what_is_drawn_follows_the_weights_as_they_change(tokenizer: MidiTokeniz
     assert "_half" not in one.state_dict() and not any("_half" in name for name, _ in one.named_parameters())
 
 
-def test_writing_leaves_no_gradient_behind(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
+def test_generating_leaves_no_gradients(decoding: SequenceVAE, tokenizer: MidiTokenizer) -> None:
     z = latents(1).requires_grad_()
     write(decoding, tokenizer, z, Sampling(max_tokens=4))
     assert z.grad is None
@@ -383,6 +387,6 @@ def test_a_seed_gives_one_model(tokenizer: MidiTokenizer) -> None:
     ModelConfig(width=32, hidden=30, heads=4, decoder="transformer"),
     ModelConfig(width=31, encoder="recurrent"),
 ])  # fmt: skip
-def test_sizes_that_do_not_go_together_are_an_error_in_one_line(config: ModelConfig, tokenizer: MidiTokenizer) -> None:
+def test_incompatible_sizes_are_an_error_in_one_line(config: ModelConfig, tokenizer: MidiTokenizer) -> None:
     with pytest.raises(ConfigError, match="does not divide"):
         checkpoint.build(config, tokenizer)

@@ -1,4 +1,4 @@
-"""The noise of a part of a batch is that of its rows in a pass over the whole batch."""
+"""The noise of a part of a batch equals that of its rows in a pass over the whole batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("begin", "count"), [(0, 4), (4, 6), (10, 0)])
-def test_the_noise_of_a_part_is_that_of_its_rows(begin: int, count: int) -> None:
+def test_the_noise_of_a_part_equals_that_of_its_rows_in_the_batch(begin: int, count: int) -> None:
     part = Part(begin, count, 10, 0.5)
     locked, layer = LockedDropout(0.3), noise.Dropout(0.3)
 
@@ -44,7 +44,7 @@ def test_the_noise_of_a_part_is_that_of_its_rows(begin: int, count: int) -> None
         assert layer(torch.ones(3)).tolist() == [1, 1, 1], "which need not be rows where nothing is drawn"
 
 
-def test_dropout_is_torch_s_own_and_the_context_ends_with_an_error() -> None:
+def test_dropout_equals_torch_and_the_context_ends_after_an_error() -> None:
     layer, x = noise.Dropout(0.3), torch.ones(4, 5)
     with pytest.raises(ZeroDivisionError), noise.of(Part(0, 2, 4, 0.5)):
         raise ZeroDivisionError
@@ -55,7 +55,7 @@ def test_dropout_is_torch_s_own_and_the_context_ends_with_an_error() -> None:
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "transformer"])
-def test_the_losses_of_parts_are_that_of_the_batch(kind: Literal["recurrent", "transformer"]) -> None:
+def test_the_losses_of_parts_sum_to_that_of_the_batch(kind: Literal["recurrent", "transformer"]) -> None:
     torch.manual_seed(0)
     shape = ModelConfig(chunks=1, latent=8, width=16, hidden=16, encoder=kind, decoder=kind, heads=2, dropout=0.3)
     model = SequenceVAE(shape, (5,), torch.randint(0, 2, (20,)))

@@ -1,4 +1,4 @@
-"""The Gaussian arithmetic against torch.distributions, and the figures against what they must be at their limits."""
+"""Gaussian posteriors against torch.distributions, and information measures at their limits."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ seeds = st.integers(0, 2**31)
 
 
 @given(seeds)
-def test_kl_is_that_of_torch(seed: int) -> None:
+def test_kl_equals_that_of_torch(seed: int) -> None:
     posterior = random_posterior(seed)
     expected = kl_divergence(reference(posterior), Normal(torch.zeros(6, 5), torch.ones(6, 5)))
     torch.testing.assert_close(posterior.kl(), expected)
 
 
 @given(seeds)
-def test_densities_are_those_of_torch(seed: int) -> None:
+def test_densities_equal_those_of_torch(seed: int) -> None:
     posterior = random_posterior(seed)
     z = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(seed))
     expected = Independent(reference(posterior), 1).log_prob(z)  # type: ignore[no-untyped-call]
@@ -68,26 +68,26 @@ def test_samples_have_the_mean_and_the_spread() -> None:
     assert (torch.corrcoef(z.T) - torch.eye(5)).abs().max() < 0.04
 
 
-def test_a_seed_gives_one_sample_and_no_seed_gives_many() -> None:
+def test_samples_repeat_with_a_seed_and_differ_without() -> None:
     posterior = random_posterior(4)
     draws = [posterior.sample(torch.Generator().manual_seed(7)) for _ in range(2)]
     assert torch.equal(*draws)
     assert not torch.equal(posterior.sample(), posterior.sample())
 
 
-def test_a_draw_is_the_generator_s_noise_moved_and_scaled() -> None:
+def test_a_sample_is_the_noise_of_the_generator_shifted_and_scaled() -> None:
     noise = torch.randn(6, 5, generator=torch.Generator().manual_seed(7))
     z = random_posterior(4).sample(torch.Generator().manual_seed(7))
     torch.testing.assert_close((z - random_posterior(4).mean) / reference(random_posterior(4)).scale, noise)
 
 
 @pytest.mark.parametrize("generator", [None, torch.Generator()])
-def test_a_draw_is_where_the_posterior_is(generator: torch.Generator | None) -> None:
+def test_a_sample_is_on_the_device_of_the_posterior(generator: torch.Generator | None) -> None:
     there = Posterior(torch.zeros(2, 3, device="meta"), torch.zeros(2, 3, device="meta"))
     assert there.sample(generator).device.type == "meta"
 
 
-def test_gradients_reach_mean_and_spread() -> None:
+def test_gradients_reach_mean_and_variance() -> None:
     mean, logvar = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3, requires_grad=True)
     Posterior(mean, logvar).sample(torch.Generator().manual_seed(0)).square().sum().backward()  # type: ignore[no-untyped-call]
     assert mean.grad is not None
@@ -99,14 +99,14 @@ def test_gradients_reach_mean_and_spread() -> None:
 # --- free bits --------------------------------------------------------------------------------------------------------
 
 
-def test_the_floor_is_on_the_average_of_the_batch() -> None:
+def test_free_bits_apply_to_the_average_of_the_batch() -> None:
     kl = torch.tensor([[4.0, 0.1, 0.0], [0.0, 0.3, 0.0]])
-    # averages 2, 0.2 and 0: the second and third are lifted to the floor, the first keeps what one row alone brought
+    # averages 2, 0.2 and 0: the second and third are raised to the floor, the first keeps the value of its one row
     assert float(floored_kl(kl, 0.5)) == pytest.approx(2.0 + 0.5 + 0.5)
     assert float(floored_kl(kl, 0.0)) == pytest.approx(2.2)
 
 
-def test_below_the_floor_nothing_is_charged() -> None:
+def test_below_the_floor_the_kl_has_no_gradient() -> None:
     kl = torch.tensor([[2.0, 0.1]], requires_grad=True)
     floored_kl(kl, 0.5).backward()  # type: ignore[no-untyped-call]
     assert kl.grad is not None
@@ -122,27 +122,27 @@ def information(mean: Tensor, logvar: float, seed: int = 0) -> float:
 
 
 @given(seeds, st.floats(-10, 3), st.floats(0, 20))
-def test_mutual_information_lies_between_nothing_and_log_n(seed: int, logvar: float, spread: float) -> None:
+def test_mutual_information_is_between_0_and_log_n(seed: int, logvar: float, spread: float) -> None:
     mean = spread * torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))
     assert 0 <= information(mean, logvar, seed) <= math.log(16) + 1e-9
 
 
-def test_posteriors_far_apart_tell_which_is_which() -> None:
+def test_distant_posteriors_have_mutual_information_log_n() -> None:
     assert information(100 * torch.eye(32), -4.0) == pytest.approx(math.log(32), abs=1e-6)
 
 
-def test_equal_posteriors_tell_nothing() -> None:
+def test_equal_posteriors_have_no_mutual_information() -> None:
     assert information(torch.ones(32, 8), 0.0) == pytest.approx(0, abs=1e-9)
 
 
-def test_two_equal_halves_tell_one_bit() -> None:
+def test_two_equal_halves_have_one_bit_of_mutual_information() -> None:
     mean = torch.zeros(64, 2)
     mean[32:] = 50.0
     assert information(mean, 0.0) == pytest.approx(math.log(2), abs=1e-6)
 
 
 @given(seeds)
-def test_mutual_information_is_its_definition(seed: int) -> None:
+def test_mutual_information_equals_its_definition(seed: int) -> None:
     posterior = random_posterior(seed)
     z = posterior.sample(torch.Generator().manual_seed(seed))
     rows = zip(posterior.mean.expand(6, 6, 5).unbind(1), posterior.logvar.expand(6, 6, 5).unbind(1), strict=True)
@@ -151,7 +151,7 @@ def test_mutual_information_is_its_definition(seed: int) -> None:
     assert mutual_information(posterior, z) == pytest.approx(max(0.0, expected), abs=1e-4)
 
 
-def test_active_units_are_those_whose_mean_varies() -> None:
+def test_active_units_have_a_varying_mean() -> None:
     mean = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
     mean *= torch.tensor([1.0, 0.3, 0.2, 0.05, 0.01, 0.0])  # variances 1, .09, .04, .0025, .0001, 0
     assert active_units(mean) == 3

@@ -1,4 +1,4 @@
-"""The search for a better posterior mean, beside torch's own Adam on one segment after the other."""
+"""Refinement of posterior means, compared with torch's Adam on one segment at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ V = 30
 
 
 class Segments:
-    """A small model with six segments, `tokens (6, 1, 6)`, and what may stand at each place."""
+    """A small model with six segments, `tokens (6, 1, 6)`, and the tokens allowed at each position."""
 
     def __init__(self) -> None:
         torch.manual_seed(2)
@@ -28,7 +28,7 @@ class Segments:
         self.model = SequenceVAE(config, (), torch.zeros(V, dtype=torch.long)).eval()
         self.tokens = torch.randint(4, V, (6, 1, 6))
         self.tokens[..., -1] = EOS
-        self.tokens[:3, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones come back sooner
+        self.tokens[:3, :, 2:] = torch.tensor([EOS, 0, 0, 0])  # short ones are reconstructed sooner
         self.fields = torch.zeros(*self.tokens.shape, 0, dtype=torch.long)
         self.allowed = torch.rand(*self.tokens.shape, V) < 0.5
         self.allowed.scatter_(-1, self.tokens[..., None], True)
@@ -40,7 +40,7 @@ class Segments:
         return refine(self.model, self.tokens, self.fields, allowed, self.first, config).mean
 
     def by_adam(self, config: RefineConfig, ruled: bool = True) -> tuple[Tensor, list[int]]:
-        """What `refine` says that it does, segment by segment; and the steps that each one took."""
+        """Reference of `refine`, one segment at a time, with the number of steps of each."""
         means, steps = [], []
         for i, mean in enumerate(self.first.mean):
             z = mean[None].clone().requires_grad_()
@@ -60,7 +60,7 @@ class Segments:
         return torch.stack(means), steps
 
     def nats(self, i: int, z: Tensor, ruled: bool) -> tuple[Tensor, Tensor, bool]:
-        """Of one segment -log p(x|z), the same of the bag, and whether each token is the most likely of all."""
+        """`-log p(x|z)` of one segment, that of the bag of words, and whether each token is the most likely."""
         tokens = self.tokens[i : i + 1]
         both = self.model.decode_logits(z, shifted(tokens), self.fields[i : i + 1])
         told, bag = (x.masked_fill(~self.allowed[i : i + 1], -1e9) if ruled else x for x in both)
@@ -79,7 +79,7 @@ CONFIG = RefineConfig(bag=0.3, steps=8, beta=0.5)
 
 @pytest.mark.parametrize("ruled", [True, False])
 @pytest.mark.parametrize("changes", [{}, {"bag": 0.0}, {"beta": 0.0}, {"steps": 1}])
-def test_refining_is_adam_on_what_it_is_said_to_lower(
+def test_refinement_equals_adam_on_the_documented_loss(
     segments: Segments, changes: dict[str, float], ruled: bool
 ) -> None:
     config = replace(CONFIG, **changes)  # type: ignore[arg-type]
@@ -88,32 +88,32 @@ def test_refining_is_adam_on_what_it_is_said_to_lower(
 
 
 @pytest.mark.parametrize("ruled", [True, False])
-def test_each_segment_goes_on_until_its_own_tokens_are_the_most_likely(segments: Segments, ruled: bool) -> None:
+def test_each_segment_is_refined_until_its_tokens_are_the_most_likely(segments: Segments, ruled: bool) -> None:
     config = replace(CONFIG, steps=4, most_steps=16, beta=0.5)
     expected, steps = segments.by_adam(config, ruled)
     assert min(steps) < max(steps), "else there is nothing to show"
     torch.testing.assert_close(segments.refined(config, ruled), expected, rtol=1e-2, atol=1e-3)
-    i = steps.index(min(steps))  # without the others the search ends when this one has come back
+    i = steps.index(min(steps))  # alone the search ends as soon as this segment is reconstructed
     one = Posterior(segments.first.mean[i : i + 1], segments.first.logvar[i : i + 1])
     allowed = segments.allowed[i : i + 1] if ruled else None
     alone = refine(segments.model, segments.tokens[i : i + 1], segments.fields[i : i + 1], allowed, one, config)
     torch.testing.assert_close(alone.mean[0], expected[i], rtol=1e-2, atol=1e-3)
 
 
-def test_a_search_makes_its_tensors_where_its_input_is(segments: Segments) -> None:
+def test_refinement_creates_its_tensors_on_the_device_of_its_input(segments: Segments) -> None:
     expected = segments.refined(replace(CONFIG, most_steps=12))
-    with torch.device("meta"):  # what is made where nobody says where has no values
+    with torch.device("meta"):  # tensors made on the default device have no values
         torch.testing.assert_close(segments.refined(replace(CONFIG, most_steps=12)), expected)
 
 
 @needs_bf16
 @pytest.mark.bf16
-def test_a_search_in_bf16_is_asked_for(segments: Segments) -> None:
+def test_refinement_in_bf16_is_optional(segments: Segments) -> None:
     def found(*low: bool) -> Tensor:
         first = Posterior(segments.first.mean, segments.first.logvar)
         return refine(segments.model, segments.tokens, segments.fields, None, first, CONFIG, *low).mean
 
     assert torch.equal(found(), found(False))
     assert not torch.equal(found(), found(True))
-    # where a slope is about 0, its rounding alone says whether a step of 0.1 goes up or down
+    # for a gradient of about 0 rounding decides the sign of a step of 0.1
     torch.testing.assert_close(found(), found(True), rtol=0.1, atol=0.1)

@@ -1,4 +1,4 @@
-"""What is chosen follows from a row's own logits and seed, never breaks the grammar, and always ends."""
+"""Sampling depends on a row's own logits and seed, obeys the grammar, and always ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seqvae.nn.sampling import Sampling, choose, decode
 from seqvae.protocols import BOS, EOS
 
 
-def test_each_step_is_told_the_token_before_and_its_cue() -> None:
+def test_each_step_gets_the_previous_token_and_its_position_fields() -> None:
     told: list[tuple[list[int], list[int]]] = []
 
     def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
@@ -51,7 +51,7 @@ def test_temperature_0_takes_the_most_likely_allowed_token() -> None:
         assert row.tolist() == expected
 
 
-def test_rows_that_have_ended_leave_and_the_others_go_on() -> None:
+def test_finished_rows_are_removed_and_the_others_continue() -> None:
     sizes: list[int] = []
     inner = steady(random_logits(50, end=1.0))
 
@@ -67,7 +67,7 @@ def test_rows_that_have_ended_leave_and_the_others_go_on() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_is_the_same_alone_and_among_others(temperature: float) -> None:
+def test_a_row_does_not_depend_on_other_rows(temperature: float) -> None:
     logits = random_logits(9, end=0.5)
     settings = {"temperature": temperature, "top_p": 0.9, "seed": 5, "max_tokens": 30}
     together = decode(steady(logits), Even(), start(9), Sampling(**settings), CPU)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_a_row_is_the_same_alone_and_among_others(temperature: float) -> None:
         assert alone[0].tolist() == together[i].tolist()
 
 
-def test_more_rows_than_are_chosen_for_at_once_are_drawn_like_one() -> None:
+def test_rows_in_several_batches_are_sampled_like_one_row() -> None:
     logits = random_logits(150, end=0.5)
     settings = Sampling(temperature=1, top_p=0.9, max_tokens=12)
     together = decode(steady(logits), Even(), start(150), settings, CPU)
@@ -85,7 +85,7 @@ def test_more_rows_than_are_chosen_for_at_once_are_drawn_like_one() -> None:
         assert alone[0].tolist() == together[i].tolist()
 
 
-def test_seeds_differ_and_repeat() -> None:
+def test_samples_repeat_with_a_seed_and_differ_between_seeds() -> None:
     def rows(seed: int) -> list[list[int]]:
         out = decode(steady(random_logits(8)), Even(), start(8), Sampling(temperature=1, seed=seed), CPU)
         return [row.tolist() for row in out]
@@ -108,7 +108,7 @@ def test_frequencies_follow_the_probabilities() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 8])
-def test_out_of_tokens_a_row_ends_where_it_last_could(limit: int) -> None:
+def test_a_row_out_of_tokens_ends_at_the_last_possible_end(limit: int) -> None:
     logits = torch.tensor([[0.0, 0, -50, 1, 0, 0], [0, 0, 50, 0, 0, 0]])  # one never ends by itself, one at once
     endless, short = decode(steady(logits), Even(), start(2), Sampling(max_tokens=limit), CPU)
     assert endless.tolist() == [3] * ((limit - 1) // 2 * 2) + [EOS]
@@ -116,19 +116,19 @@ def test_out_of_tokens_a_row_ends_where_it_last_could(limit: int) -> None:
 
 
 @pytest.mark.parametrize("write", [decode, search])
-def test_ids_are_int32_and_made_where_the_logits_are(write: Any) -> None:
+def test_ids_are_int32_on_the_device_of_the_logits(write: Any) -> None:
     own, many, settings = random_logits(4), torch.linspace(0, 1, 999)[None], Sampling(temperature=1, max_tokens=9)
     half, ways = np.array([0.5]), [settings, replace(settings, top_k=100), replace(settings, top_p=0.9)]
     chosen = [choose(many, way, half).tolist() for way in ways]
     expected = write(steady(own), Even(), start(4), settings, CPU)
     assert {row.dtype for row in expected} == {np.dtype(np.int32)}
-    with torch.device("meta"):  # what is made where nobody says where has no values
+    with torch.device("meta"):  # tensors made on the default device have no values
         assert [choose(many, way, half).tolist() for way in ways] == chosen
         again = write(steady(own), Even(), start(4), settings, CPU)
     assert [row.tolist() for row in again] == [row.tolist() for row in expected]
 
 
-def test_rows_in_one_state_ask_the_grammar_once() -> None:
+def test_rows_in_one_state_share_one_grammar_lookup() -> None:
     asked: list[int] = []
 
     class Asked(Even):
@@ -149,7 +149,7 @@ def test_no_rows_give_no_rows() -> None:
 
 
 @given(st.integers(0, 2**31), st.sampled_from([(0.0, 0), (1.0, 0), (0.0, 3)]), st.integers(1, 40))
-def test_every_bar_is_whole_however_it_was_cut(
+def test_every_bar_is_complete_after_truncation(
     tokenizer: MidiTokenizer, seed: int, how: tuple[float, int], limit: int
 ) -> None:
     lengths = np.array([48, 36, 1, 48], np.int32)
@@ -169,15 +169,15 @@ def test_every_bar_is_whole_however_it_was_cut(
         assert chunk.tolist() == again.tolist()
 
 
-# --- leaning ----------------------------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beam", [0, 3])
-def test_each_row_leans_its_own_way_whatever_rows_have_ended(beam: int) -> None:
-    """Rows lean to tokens 5 and 6 in turns; the even ones end one step before the odd ones."""
+def test_each_row_has_its_own_guidance_after_other_rows_end(beam: int) -> None:
+    """Guidance favours tokens 5 and 6 in alternating rows; even rows end one step before odd ones."""
 
     class Free:
-        """Any token, until each row has written as many as its state says."""
+        """Any token, until each row has as many as its state counts."""
 
         def start(self, rows: int, lengths: Ints | None = None) -> Ints:
             return np.ones((rows, 1), np.int32)

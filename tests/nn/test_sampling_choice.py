@@ -1,4 +1,4 @@
-"""One token of each row: temperature, top-k, top-p and leaning, beside shares of all draws known beforehand."""
+"""Sampling of one token: temperature, top-k, top-p and guidance, against known shares of draws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRID = (np.arange(1000) + 0.5) / 1000  # draws that fill [0, 1) evenly
 
 
 def shares(settings: Sampling, logits: Tensor = LOGITS) -> list[float]:
-    """The share of all draws that chooses each token."""
+    """Share of the draws of each token."""
     chosen = choose(logits.expand(len(GRID), -1), settings, GRID)
     return (np.bincount(chosen, minlength=len(logits)) / len(GRID)).round(3).tolist()  # type: ignore[no-any-return]
 
@@ -83,34 +83,34 @@ def test_a_large_vocabulary_is_drawn_from_without_sorting_it(settings: Sampling)
 
 
 @pytest.mark.parametrize("settings", [Sampling(temperature=1), Sampling(temperature=1, top_k=2)])
-def test_the_least_draw_is_of_what_has_a_probability(settings: Sampling) -> None:
+def test_the_smallest_draw_gives_a_token_of_positive_probability(settings: Sampling) -> None:
     logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]])
     draws = np.array([0.0, np.nextafter(1, 0)])
     assert choose(logits.expand(2, -1), settings, draws).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 64, 65])
-def test_of_nearly_equals_only_the_least_is_not_among_the_k_most_likely(size: int) -> None:
+def test_of_nearly_equal_tokens_only_the_smallest_is_outside_the_top_k(size: int) -> None:
     logits = -1e-3 * torch.arange(float(size)).expand(len(GRID), -1)
     chosen = choose(logits, Sampling(temperature=1, top_k=size - 1), GRID)
     assert (np.bincount(chosen, minlength=size) > 0).tolist() == [True] * (size - 1) + [False]
 
 
-def test_what_reaches_p_to_the_last_digit_is_enough() -> None:
+def test_tokens_that_reach_p_exactly_are_enough() -> None:
     halves = torch.tensor([0.25, 0.5, 0.25]).log()
     assert shares(Sampling(temperature=1, top_p=0.5), halves) == [0, 1, 0]
     assert shares(Sampling(temperature=1, top_k=3, top_p=0.5), halves) == [0, 1, 0]
 
 
-def test_a_lone_row_is_drawn_among_all_that_reach_p() -> None:
-    logits = -1e-4 * torch.arange(1000.0)[None]  # nearly level: it takes some 950 of them
+def test_a_single_row_is_drawn_among_all_tokens_that_reach_p() -> None:
+    logits = -1e-4 * torch.arange(1000.0)[None]  # nearly uniform: about 950 of them are needed
     settings = Sampling(temperature=1, top_p=0.95)
     tokens = [int(choose(logits, settings, np.array([uniform]))[0]) for uniform in np.linspace(0.951, 0.999, 50)]
     assert max(tokens) < 955, "what was drawn beyond is drawn again"
     assert np.histogram(tokens, 3, (0, 955))[0].min() > 10, "among all of them"
 
 
-def test_top_p_is_counted_after_temperature_and_top_k() -> None:
+def test_top_p_applies_after_temperature_and_top_k() -> None:
     # squared: .16 .09 .0225 .01 .0025; the first two hold 88 % of it, and 100 % of the top two
     assert shares(Sampling(temperature=0.5, top_p=0.85)) == pytest.approx([0, 0.64, 0, 0.36, 0], abs=0.002)
     assert shares(Sampling(temperature=1, top_k=2, top_p=0.57)) == [0, 1, 0, 0, 0]
@@ -120,7 +120,7 @@ logit_rows = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=12)
 
 
 @given(logit_rows, st.integers(0, 12), st.floats(0.01, 1), st.floats(0.05, 5), st.sets(st.integers(0, 11)))
-def test_what_the_grammar_forbids_is_never_chosen(
+def test_tokens_outside_the_grammar_are_never_chosen(
     row: list[float], k: int, p: float, temperature: float, forbidden: set[int]
 ) -> None:
     logits = torch.tensor(row)
@@ -137,7 +137,7 @@ def test_what_the_grammar_forbids_is_never_chosen(
 
 
 @given(logit_rows)
-def test_temperature_0_is_the_largest(row: list[float]) -> None:
+def test_temperature_0_takes_the_largest_logit(row: list[float]) -> None:
     assert row[int(choose(torch.tensor([row]), Sampling(), None)[0])] == max(row)
 
 
@@ -150,10 +150,10 @@ def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
         Sampling(**bad)
 
 
-# --- leaning ----------------------------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------------------------------
 
 
-def test_leaning_moves_probability_among_its_tokens_alone() -> None:
+def test_guidance_moves_probability_only_among_its_tokens() -> None:
     allowed = np.ones((1, 5), np.bool_)
     columns = np.array([1, 3], np.int32)
     weights = np.log(np.array([[1.0, 4.0]], np.float32))
@@ -163,7 +163,7 @@ def test_leaning_moves_probability_among_its_tokens_alone() -> None:
     assert p[[1, 3]].tolist() == pytest.approx([0.7 * 0.4 / 1.6, 0.7 * 1.2 / 1.6])
 
 
-def test_leaning_gives_nothing_to_what_is_not_allowed() -> None:
+def test_guidance_gives_no_probability_to_tokens_not_allowed() -> None:
     allowed = np.array([[True, True, True, False, True]])
     p = _guided(LOGITS[None], allowed, np.array([1, 3], np.int32), np.zeros((1, 2), np.float32)).softmax(-1)[0]
     assert p[3] == 0

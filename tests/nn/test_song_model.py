@@ -26,7 +26,7 @@ def codec() -> SongCodec:
         decoder_layers=2, prior_width=16, prior_layers=1,
     )  # fmt: skip
     model = SongModel(config, torch.from_numpy(tokenizer.token_types), torch.from_numpy(tokenizer.token_values))
-    with torch.no_grad():  # a prior that says something, and positions that count
+    with torch.no_grad():  # an informative prior, and effective positions
         torch.nn.init.normal_(model.prior.out.weight)
         torch.nn.init.normal_(model.no_song)
     return SongCodec(model, tokenizer)
@@ -43,14 +43,14 @@ def conditions(codec: SongCodec, bars: int) -> Conditions:
     return codec.conditions(song_bars(groove(1, bars), codec.tokenizer))
 
 
-def test_position_fields_are_those_of_the_grammar(codec: SongCodec) -> None:
+def test_position_fields_equal_those_of_the_grammar(codec: SongCodec) -> None:
     tokens = padded(codec.tokenizer.encode(groove(3, 6)))
     fields = place_fields(tokens, codec.model.kind, codec.model.value)
     expected = codec.tokenizer.position_fields(tokens.numpy().astype(np.int32))
     assert np.array_equal(fields.numpy()[tokens.numpy() > 0], expected[tokens.numpy() > 0])
 
 
-def test_a_token_at_a_time_has_the_logits_of_teacher_forcing(codec: SongCodec) -> None:
+def test_stepwise_logits_equal_those_of_teacher_forcing(codec: SongCodec) -> None:
     model, given = codec.model, conditions(codec, 3)
     tokens = padded(codec.tokenizer.encode(groove(1, 3)))
     z, song = torch.randn(3, 6), torch.randn(3, 4)
@@ -64,7 +64,7 @@ def test_a_token_at_a_time_has_the_logits_of_teacher_forcing(codec: SongCodec) -
             torch.testing.assert_close(logits, whole[:, t], rtol=1e-4, atol=1e-4)
 
 
-def test_padding_says_nothing(codec: SongCodec) -> None:
+def test_padding_changes_nothing(codec: SongCodec) -> None:
     bars = codec.tokenizer.encode(groove(2, 4))
     together = codec.model.bar_features(padded(bars))
     for i, bar in enumerate(bars):
@@ -72,7 +72,7 @@ def test_padding_says_nothing(codec: SongCodec) -> None:
         torch.testing.assert_close(codec.features(bars)[i], together[i], rtol=1e-4, atol=1e-4)
 
 
-def test_a_song_vector_knows_which_bars_there_are_and_not_their_order(codec: SongCodec) -> None:
+def test_a_song_vector_depends_on_the_bars_and_not_on_their_order(codec: SongCodec) -> None:
     features, counts = torch.randn(1, 5, codec.model.encoder.size), torch.tensor([[1.0, 1, 0, 1, 1]])
     first = codec.model.song_posterior(features, counts)
     order = torch.tensor([4, 2, 0, 1, 3])
@@ -83,7 +83,7 @@ def test_a_song_vector_knows_which_bars_there_are_and_not_their_order(codec: Son
     assert not torch.allclose(codec.model.song_posterior(features, counts).mean, first.mean)
 
 
-def test_the_prior_looks_back_or_nowhere(codec: SongCodec) -> None:
+def test_the_prior_depends_on_earlier_bars_or_on_none(codec: SongCodec) -> None:
     model = codec.model
     condition = torch.randn(2, 4, 4 + 32 + 96)
     z, other = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
@@ -99,7 +99,7 @@ def test_the_prior_looks_back_or_nowhere(codec: SongCodec) -> None:
     assert logvar.shape == mean.shape
 
 
-def test_kl_is_that_of_torch() -> None:
+def test_kl_equals_that_of_torch() -> None:
     q = Posterior(torch.randn(3, 5), torch.randn(3, 5))
     mean, logvar = torch.randn(3, 5), torch.randn(3, 5)
     normal = torch.distributions.Normal
@@ -107,26 +107,26 @@ def test_kl_is_that_of_torch() -> None:
     torch.testing.assert_close(gaussian_kl(q, mean, logvar), expected)
 
 
-def test_a_song_that_goes_nowhere_keeps_its_bars_and_one_that_goes_far_does_not(codec: SongCodec) -> None:
+def test_an_unmoved_song_keeps_its_bars_and_a_moved_one_does_not(codec: SongCodec) -> None:
     song = codec.encode(groove(1, 4))
     torch.testing.assert_close(codec.move(song, song.song.mean), song.bar.mean)
     moved = codec.move(song, song.song.mean + 1.0)
     assert not torch.allclose(moved, song.bar.mean, atol=0.1)
-    # what a bar is beyond its prior counts in standard deviations of the prior
+    # the difference of a bar from its prior is measured in standard deviations of the prior
     mean, spread = codec.prior(song.song.mean, song.given)
     to_mean, to_spread = codec.prior(song.song.mean + 1.0, song.given)
     torch.testing.assert_close((moved - to_mean) / to_spread, (song.bar.mean - mean) / spread)
     torch.testing.assert_close(codec.move(song, song.song.mean + 1.0, kept=0.0), to_mean)
 
 
-def test_what_is_written_lies_in_its_bars(codec: SongCodec) -> None:
+def test_generated_notes_lie_in_their_bars(codec: SongCodec) -> None:
     song = codec.encode(groove(1, 4))
     notes = codec.notes(song, codec.generate_tokens(song.bar.mean, song.song.mean, song.given))
     assert notes.shape[1] == 5
     assert ((notes[:, 0] >= 0) & (notes[:, 0] < song.piece.bounds[-1])).all()
 
 
-def test_a_folder_gives_the_model_back(codec: SongCodec, tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_unchanged(codec: SongCodec, tmp_path: Path) -> None:
     codec.save(tmp_path)
     again = SongCodec.load(tmp_path)
     one, two = codec.encode(groove(1, 3)), again.encode(groove(1, 3))

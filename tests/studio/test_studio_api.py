@@ -1,4 +1,4 @@
-"""The studio's API: each route against what the package itself says, and what it refuses."""
+"""The studio's API: each route against the package, and refused requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def opened(client: TestClient, tune: Path) -> dict[str, Any]:
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def test_models_are_the_released_ones_and_those_that_were_named(client: TestClient, names: dict[str, str]) -> None:
+def test_models_are_the_released_and_the_named_ones(client: TestClient, names: dict[str, str]) -> None:
     told = {row["name"]: row for row in client.get("/api/models").json()}
     assert {"music", "reviews", "hdfs", *names.values()} <= told.keys()
     assert told[names["music"]] == {
@@ -49,18 +49,18 @@ def test_models_are_the_released_ones_and_those_that_were_named(client: TestClie
     assert told[names["events"]]["detector"]
 
 
-def test_no_request_can_name_another_folder(client: TestClient, names: dict[str, str], opened: Any) -> None:
+def test_requests_cannot_name_another_folder(client: TestClient, names: dict[str, str], opened: Any) -> None:
     for other in ("/etc", "../music", "nobody/nothing", str(Path(names["music"]).parent)):
         asked = {"model": other, "piece": opened["id"], "target": "calm"}
         assert "no model" in refusal(client.post("/api/music/blend", json=asked), 400)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         Models([str(tmp_path)])
 
 
-def test_a_model_for_something_else_is_refused(client: TestClient, names: dict[str, str]) -> None:
+def test_a_model_of_another_modality_is_refused(client: TestClient, names: dict[str, str]) -> None:
     asked = {"model": names["music"], "a": "one", "b": "two"}
     assert "is for midi" in refusal(client.post("/api/text/steps", json=asked), 400)
 
@@ -68,7 +68,7 @@ def test_a_model_for_something_else_is_refused(client: TestClient, names: dict[s
 # --- music ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_shown_as_it_is(opened: dict[str, Any], tune: Path) -> None:
+def test_a_file_is_shown_unchanged(opened: dict[str, Any], tune: Path) -> None:
     piece = midi.read(tune)
     assert opened["name"] == "my tune"
     assert len(notes(opened)) == len(piece.notes)
@@ -77,14 +77,14 @@ def test_a_file_is_shown_as_it_is(opened: dict[str, Any], tune: Path) -> None:
     assert opened["seconds"] == pytest.approx(6.4)
 
 
-def test_of_a_long_piece_the_first_bars_are_taken(client: TestClient, tune: Path) -> None:
+def test_the_first_bars_of_a_long_song_are_used(client: TestClient, tune: Path) -> None:
     files = {"file": (tune.name, tune.read_bytes())}
     roll = result(client, "/api/music/pieces", files=files, data={"bars": 2})
     assert roll["bars"] == pytest.approx([0, 1.6, 3.2])
     assert roll["seconds"] <= 3.2 + 1e-6
 
 
-def test_a_piece_of_the_corpus_is_opened_by_its_name(client: TestClient, bach: midi.Piece) -> None:
+def test_a_song_of_the_corpus_is_opened_by_its_name(client: TestClient, bach: midi.Piece) -> None:
     assert "bach/bwv66.6" in client.get("/api/music/corpus").json()
     roll = result(client, "/api/music/corpus", {"name": "bach/bwv66.6"})
     assert len(notes(roll)) == len(bach.notes)
@@ -93,7 +93,9 @@ def test_a_piece_of_the_corpus_is_opened_by_its_name(client: TestClient, bach: m
     refusal(client.post("/api/music/corpus", json={"name": "a\nb"}), 422)
 
 
-def test_every_blend_is_the_codecs_own(client: TestClient, names: dict[str, str], opened: Any, tune: Path) -> None:
+def test_every_blend_equals_that_of_the_codec(
+    client: TestClient, names: dict[str, str], opened: Any, tune: Path
+) -> None:
     alone = codec.load(names["music"])
     for amount in (0.0, 0.5, 1.5):
         asked = {"model": names["music"], "piece": opened["id"], "source": "calm", "target": "wild", "amount": amount}
@@ -105,7 +107,7 @@ def test_every_blend_is_the_codecs_own(client: TestClient, names: dict[str, str]
         assert np.array_equal(midi.read(content.content).notes, midi.read(midi.to_bytes(score)).notes)
 
 
-def test_instruments_of_the_piece_keep_their_colours_in_every_blend(
+def test_instruments_of_the_song_keep_their_colours_in_every_blend(
     client: TestClient, names: dict[str, str], opened: Any
 ) -> None:
     own = {track["program"]: track["colour"] for track in opened["tracks"]}
@@ -118,14 +120,14 @@ def test_instruments_of_the_piece_keep_their_colours_in_every_blend(
         assert len({track["colour"] for track in tracks}) == len(tracks)
 
 
-def test_drums_are_kept(client: TestClient, names: dict[str, str], opened: Any) -> None:
+def test_kept_drums_are_unchanged(client: TestClient, names: dict[str, str], opened: Any) -> None:
     asked = {"model": names["music"], "piece": opened["id"], "target": "wild", "amount": 1.5, "keep": ["drums"]}
     roll = result(client, "/api/music/blend", asked)
     drums = [[note[:1] + note[1:4] for note in notes(one) if note[0] == midi.DRUMS] for one in (opened, roll)]
     assert drums[0] == drums[1] != []
 
 
-def test_a_piece_is_encoded_once_however_often_the_slider_moves(
+def test_a_song_is_encoded_once_for_all_amounts(
     client: TestClient, names: dict[str, str], tune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
@@ -156,7 +158,7 @@ def test_sound_is_a_wav_file_without_the_muted_tracks(client: TestClient, opened
     with wave.open(io.BytesIO(client.get(address, params={"small": 1, "mute": [0, 1, 2]}).content)) as file:
         assert not np.frombuffer(file.readframes(file.getnframes()), np.int16).any()
     part = client.get(address, params={"small": 1}, headers={"Range": "bytes=0-3"})
-    assert (part.status_code, part.content) == (206, b"RIFF")  # so that browsers can seek
+    assert (part.status_code, part.content) == (206, b"RIFF")  # needed by browsers to seek
 
 
 @pytest.mark.parametrize(
@@ -172,14 +174,14 @@ def test_sound_is_a_wav_file_without_the_muted_tracks(client: TestClient, opened
         ("model", 7, 422),
     ],
 )
-def test_a_blend_that_cannot_be_is_refused_in_words(
+def test_an_invalid_blend_is_refused_with_a_message(
     client: TestClient, names: dict[str, str], opened: Any, field: str, value: Any, status: int
 ) -> None:
     asked = {"model": names["music"], "piece": opened["id"], "target": "wild", field: value}
     assert refusal(client.post("/api/music/blend", json=asked), status)
 
 
-def test_a_blend_is_no_piece_to_blend(client: TestClient, names: dict[str, str], opened: Any) -> None:
+def test_a_blend_cannot_be_blended_again(client: TestClient, names: dict[str, str], opened: Any) -> None:
     asked = {"model": names["music"], "piece": opened["id"], "target": "wild"}
     blended = result(client, "/api/music/blend", asked)
     assert "this is a blend" in refusal(client.post("/api/music/blend", json={**asked, "piece": blended["id"]}), 400)
@@ -196,7 +198,7 @@ def test_a_blend_is_no_piece_to_blend(client: TestClient, names: dict[str, str],
         ("song.mid", b"0" * (guard.LIMIT + 1), 413, "4 MB"),
     ],
 )
-def test_a_file_that_is_no_piece_is_refused_in_words(
+def test_an_unreadable_file_is_refused_with_a_message(
     client: TestClient, name: str, content: bytes, status: int, word: str
 ) -> None:
     told = client.post("/api/music/pieces", files={"file": (name, content)})
@@ -217,7 +219,7 @@ def test_too_many_notes_and_too_long_sound_are_refused(
 # --- text, map, anomalies ---------------------------------------------------------------------------------------------
 
 
-def test_every_step_between_two_sentences_is_told(client: TestClient, names: dict[str, str]) -> None:
+def test_every_step_between_two_sentences_is_returned(client: TestClient, names: dict[str, str]) -> None:
     a, b = "the food was good and the bar is new", "the room is bad and the place is cold"
     told = result(client, "/api/text/steps", {"model": names["text"], "a": a, "b": b, "steps": 5})
     assert [step["amount"] for step in told] == [0, 0.25, 0.5, 0.75, 1]
@@ -239,7 +241,7 @@ def test_styles_add_up(client: TestClient, names: dict[str, str]) -> None:
     refusal(client.post("/api/text/blend", json={"model": names["text"], "text": line, "moves": asked}), 400)
 
 
-def test_a_map_has_every_style_and_what_lives_at_its_mean_is_of_it(client: TestClient, names: dict[str, str]) -> None:
+def test_a_map_has_every_style_and_the_mean_of_a_style_belongs_to_it(client: TestClient, names: dict[str, str]) -> None:
     told = result(client, "/api/map", {"model": names["text"]})
     assert [place["name"] for place in told["styles"]] == ["bad", "good", "past", "present"]
     assert len({place["colour"] for place in told["styles"]}) == 4
@@ -247,11 +249,11 @@ def test_a_map_has_every_style_and_what_lives_at_its_mean_is_of_it(client: TestC
         x, y = place["mean"]
         found = result(client, "/api/map/decode", {"model": names["text"], "x": x, "y": y, "spread": 0})
         assert sum(found["shares"].values()) == pytest.approx(1, abs=0.001)
-        assert found["shares"][place["name"]] > 0.25  # of four styles, of which each is half of another two
+        assert found["shares"][place["name"]] > 0.25  # four styles, each half of another two
         assert found["text"] and found["roll"] is None
 
 
-def test_music_on_the_map_can_be_heard_and_seen(client: TestClient, names: dict[str, str]) -> None:
+def test_music_on_the_map_has_sound_and_a_picture(client: TestClient, names: dict[str, str]) -> None:
     asked = {"model": names["music"], "x": 0.5, "y": -0.5, "spread": 1, "seed": 4}
     found = result(client, "/api/map/decode", asked)
     assert found["text"] is None and len(found["roll"]["bars"]) == 3
@@ -276,7 +278,7 @@ def test_sessions_are_scored_as_by_the_command(client: TestClient, names: dict[s
     assert told["sessions"][3]["anomalous"]
 
 
-def test_there_are_sessions_to_try(client: TestClient, names: dict[str, str]) -> None:
+def test_there_are_example_sessions(client: TestClient, names: dict[str, str]) -> None:
     lines = result(client, "/api/anomalies/examples", {"model": names["events"]})
     assert len(lines) == 5 and sorted(lines[4].split()) == sorted(max(lines[:4], key=len).split())
 
@@ -290,7 +292,7 @@ def test_too_many_sessions_are_refused(client: TestClient, names: dict[str, str]
     )
 
 
-# --- whom it serves ---------------------------------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8321", "localhost.evil.example", "", "[", "a b"])
@@ -302,11 +304,11 @@ def test_other_hosts_are_refused(client: TestClient, host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:8321", "127.0.0.1:8321", "[::1]:8321", "192.168.0.7", "LOCALHOST"]
 )
-def test_own_names_are_served(client: TestClient, host: str) -> None:
+def test_own_host_names_are_served(client: TestClient, host: str) -> None:
     assert client.get("/api/models", headers={"Host": host}).status_code == 200
 
 
-def test_a_name_that_was_given_is_served(names: dict[str, str]) -> None:
+def test_a_given_host_name_is_served(names: dict[str, str]) -> None:
     with TestClient(application(Models(), ["studio.lan"]), HOME) as named:
         assert named.get("/api/models", headers={"Host": "studio.lan:80"}).status_code == 200
 
@@ -327,7 +329,7 @@ def test_other_origins_are_refused(client: TestClient, names: dict[str, str], he
     assert "other sites" in refusal(client.post("/api/text/steps", json=asked, headers=headers), 403)
 
 
-def test_a_link_from_elsewhere_opens_the_page_but_its_scripts_read_nothing(client: TestClient) -> None:
+def test_a_link_from_another_site_opens_the_page_but_its_scripts_read_nothing(client: TestClient) -> None:
     far = {"Sec-Fetch-Site": "cross-site"}
     assert client.get("/", headers={**far, "Sec-Fetch-Mode": "navigate"}).status_code == 200
     refusal(client.get("/api/models", headers={**far, "Sec-Fetch-Mode": "cors"}), 403)
@@ -335,14 +337,14 @@ def test_a_link_from_elsewhere_opens_the_page_but_its_scripts_read_nothing(clien
     assert client.get("/api/models", headers=own).status_code == 200
 
 
-def test_other_kinds_of_content_are_refused(client: TestClient) -> None:
+def test_other_content_types_are_refused(client: TestClient) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         told = client.post("/api/text/steps", content=b"{}", headers={"Content-Type": kind})
         assert "send application/json" in refusal(told, 415)
     assert "send multipart" in refusal(client.post("/api/music/pieces", json={"file": "x"}), 415)
 
 
-def test_a_body_without_end_is_refused(client: TestClient) -> None:
+def test_an_endless_body_is_refused(client: TestClient) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(2 * guard.LIMIT // 65536):
             yield b"0" * 65536
@@ -355,7 +357,7 @@ def test_a_body_without_end_is_refused(client: TestClient) -> None:
         assert "4 MB" in refusal(told, 413)
 
 
-def test_what_is_no_request_is_refused_in_words(client: TestClient) -> None:
+def test_an_invalid_request_is_refused_with_a_message(client: TestClient) -> None:
     told = client.post("/api/text/steps", content=b"{", headers={"Content-Type": "application/json"})
     assert "not a JSON object" in refusal(told, 422)
     assert "nothing at this address" in refusal(client.get("/api/nothing"), 404)
@@ -363,7 +365,7 @@ def test_what_is_no_request_is_refused_in_words(client: TestClient) -> None:
     assert "nothing at this address" in refusal(client.get("/../server.py"), 404)
 
 
-def test_pages_may_load_nothing_from_elsewhere(client: TestClient) -> None:
+def test_pages_load_nothing_from_other_hosts(client: TestClient) -> None:
     for path in ("/", "/api.html", "/studio.js", "/api/models", "/openapi.json"):
         told = client.get(path)
         assert told.status_code == 200
@@ -381,6 +383,6 @@ def test_pages_may_load_nothing_from_elsewhere(client: TestClient) -> None:
     } <= routes.keys()
 
 
-def test_an_address_that_is_taken_is_told() -> None:
+def test_a_port_in_use_is_an_error_in_one_line() -> None:
     with listen("127.0.0.1", 0) as taken, pytest.raises(SeqVAEError, match="choose another --port"):
         listen("127.0.0.1", taken.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The studio in a real browser: each thing that a visitor can do, with small models; skipped without a Chromium."""
+"""The studio in a real browser: each action of a visitor, with small models; skipped without Chromium."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """A page that fails the test where a script fails, or asks another machine for anything."""
+    """A page that fails the test on a script error or a request to another host."""
     context = browser.new_context(viewport={"width": 1200, "height": 800})
     opened = context.new_page()
     opened.set_default_timeout(30_000)
@@ -74,7 +74,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 def open_song(page: Any, names: dict[str, str], tune: Path) -> Any:
-    """The page with a piece and its blend; the blend's place."""
+    """Open a song; returns the element of its blend."""
     page.select_option("#music-model", names["music"])
     page.set_input_files("#music-file", tune)
     blend = page.locator("[data-take=blend]")
@@ -82,7 +82,7 @@ def open_song(page: Any, names: dict[str, str], tune: Path) -> Any:
     return blend
 
 
-def test_a_piece_is_blended_as_the_slider_moves(page: Any, names: dict[str, str], tmp_path: Path) -> None:
+def test_a_song_is_blended_as_the_slider_moves(page: Any, names: dict[str, str], tmp_path: Path) -> None:
     blend = open_song(page, names, song(tmp_path / "tune.mid", 2))
     assert "3 instruments" not in blend.inner_text()
     original = page.locator("[data-take=original]")
@@ -123,7 +123,7 @@ def test_it_is_played_stopped_looped_and_muted(page: Any, names: dict[str, str],
         time.sleep(0.05)
     assert float(place.input_value()) >= 0.3
     assert head.evaluate("(element) => parseFloat(element.style.left)") > 0
-    with page.expect_response("**/*.wav?mute=2&small=1"):  # and it goes on without the drums
+    with page.expect_response("**/*.wav?mute=2&small=1"):  # and continues without the drums
         original.get_by_role("button", name="Drums").click()
     assert original.get_by_role("button", name="Drums").get_attribute("aria-pressed") == "true"
     with page.expect_download() as saved:
@@ -139,7 +139,7 @@ def test_it_is_played_stopped_looped_and_muted(page: Any, names: dict[str, str],
     assert "0:03 /" in page.locator(".clock").inner_text()
 
 
-def test_a_piece_of_the_corpus_is_opened_by_its_name(page: Any, names: dict[str, str]) -> None:
+def test_a_song_of_the_corpus_is_opened_by_its_name(page: Any, names: dict[str, str]) -> None:
     page.select_option("#music-model", names["music"])
     page.locator("#music-corpus").fill("bach/bwv66.6")
     page.get_by_role("button", name="Open", exact=True).click()
@@ -147,7 +147,7 @@ def test_a_piece_of_the_corpus_is_opened_by_its_name(page: Any, names: dict[str,
     assert "bach/bwv66.6" in page.locator("[data-take=original]").inner_text()
 
 
-def test_a_dropped_file_is_opened_and_a_wrong_one_is_refused_in_words(
+def test_a_dropped_file_is_opened_and_a_wrong_one_is_refused_with_a_message(
     page: Any, names: dict[str, str], tmp_path: Path
 ) -> None:
     page.select_option("#music-model", names["music"])
@@ -167,7 +167,7 @@ def test_a_dropped_file_is_opened_and_a_wrong_one_is_refused_in_words(
     assert not problem.is_visible()
 
 
-def test_long_work_shows_how_far_it_is_and_can_be_cancelled(
+def test_long_work_shows_its_progress_and_can_be_cancelled(
     page: Any, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = threading.Event()
@@ -196,11 +196,11 @@ def test_long_work_shows_how_far_it_is_and_can_be_cancelled(
     page.get_by_role("button", name="Walk").click()
     bar.wait_for()
     stopped.clear()
-    page.goto("about:blank")  # whoever leaves is not waited for
+    page.goto("about:blank")  # clients that leave are not waited for
     assert stopped.wait(jobs.PATIENCE / 2)
 
 
-def test_sentences_are_walked_between_and_moved(page: Any, names: dict[str, str]) -> None:
+def test_sentences_are_interpolated_and_translated(page: Any, names: dict[str, str]) -> None:
     page.get_by_role("tab", name="Text").click()
     page.select_option("#text-model", names["text"])
     page.locator("#walk-a").fill("the food was good and the bar is new")
@@ -270,7 +270,7 @@ def test_sessions_are_pasted_dropped_and_coloured(page: Any, names: dict[str, st
     rows.nth(4).wait_for()
 
 
-def test_tabs_go_by_keyboard_and_everything_has_a_name(page: Any) -> None:
+def test_tabs_work_by_keyboard_and_every_control_has_a_name(page: Any) -> None:
     page.get_by_role("tab", name="Music").focus()
     for name in ("Text", "Map", "Anomalies", "Music"):
         page.keyboard.press("ArrowRight")

@@ -1,4 +1,4 @@
-"""Jobs of the studio over HTTP: how they are told of, cancelled and refused, and what several at once come to."""
+"""Jobs of the studio over HTTP: progress, cancellation, refusal, and concurrency."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from seqvae.studio.server import application
 
 @pytest.fixture
 def narrow(names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """A studio where one job of a model is at work and the others wait."""
+    """A studio that runs one job of a model at a time."""
     monkeypatch.setattr(answers, "TOGETHER", 1)
     with TestClient(application(Models([names["text"]])), HOME, raise_server_exceptions=False) as served:
         yield served
@@ -37,7 +37,7 @@ def narrow(names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[T
 
 @pytest.fixture
 def slow(narrow: TestClient, names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
-    """Start work that goes on until it is let go, or nobody wants it; its job is told at once."""
+    """Start work that runs until it is released or abandoned; returns its job at once."""
     free = threading.Event()
 
     def until_free(self: Any, *args: Any, **kwargs: Any) -> list[str]:
@@ -62,7 +62,7 @@ def ended(client: TestClient, job: str) -> Any:
     return told
 
 
-def test_long_work_tells_how_far_it_is_and_can_be_cancelled(narrow: TestClient, slow: Callable[[], Any]) -> None:
+def test_long_work_reports_its_progress_and_can_be_cancelled(narrow: TestClient, slow: Callable[[], Any]) -> None:
     told = slow()
     assert told.status_code == 202
     first = told.json()
@@ -92,7 +92,7 @@ def test_work_of_a_user_who_left_is_dropped(
     assert "was cancelled" in refusal(ended(narrow, left), 410)
 
 
-def test_more_work_than_fits_is_refused_and_what_nobody_wants_makes_room(
+def test_work_beyond_the_queue_is_refused_and_abandoned_work_makes_room(
     narrow: TestClient, slow: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "QUEUE", 2)
@@ -108,7 +108,7 @@ def test_more_work_than_fits_is_refused_and_what_nobody_wants_makes_room(
         ended(narrow, job)
 
 
-def test_a_bug_is_told_in_words_and_the_next_request_is_served(
+def test_a_bug_is_reported_with_a_message_and_the_next_request_is_served(
     client: TestClient, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
@@ -118,7 +118,7 @@ def test_a_bug_is_told_in_words_and_the_next_request_is_served(
     assert result(client, "/api/text/steps", asked)
 
 
-def test_nothing_is_left_behind(
+def test_no_files_are_left_behind(
     names: dict[str, str], tune: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -136,40 +136,40 @@ def test_nothing_is_left_behind(
     assert not left
 
 
-def test_the_same_posterior_whether_remembered_or_not(names: dict[str, str]) -> None:
+def test_a_cached_posterior_equals_a_computed_one(names: dict[str, str]) -> None:
     model = Models([names["text"]]).codec(names["text"], lambda *_: None)
     lines = ["the food was good and the bar is new", "the room is bad and the place is cold"]
-    model.exact = True  # else the last digits follow from how many are encoded at once
+    model.exact = True  # otherwise the last digits depend on the batch size
     [first], [again] = model.encode(lines[:1]), model.encode(lines[:1])
     both = model.encode(lines)
     assert torch.equal(first, again) and torch.equal(first, both[0])
     assert model.encode([]) == []
 
 
-# --- several at once --------------------------------------------------------------------------------------------------
+# --- concurrency ------------------------------------------------------------------------------------------------------
 
 
 def shared_by(models: Models, name: str) -> Shared:
-    """The state that the jobs of a model share."""
+    """The shared state of the jobs of a model."""
     inference = models.codec(name, lambda *_: None).inference
     assert isinstance(inference, JobInference)
     return inference.shared
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """What calls in threads of their own give."""
+    """Results of calls in threads of their own."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return [told.result(30) for told in [pool.submit(call) for call in calls]]
 
 
-def test_what_several_want_decoded_is_decoded_together_and_as_alone(
+def test_concurrent_requests_are_decoded_in_one_batch_with_the_same_result(
     names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, alone = Models([names["music"]]), codec.load(names["music"])
     pieces = [midi.read(song(tmp_path / f"{seed}.mid", seed, bars=2 * seed)) for seed in (1, 2, 3)]
     jobs_of = [(piece, amount) for piece in pieces for amount in (0.0, 0.5, 1.0)]
 
-    def moved(model: codec.Codec, piece: Any, amount: float) -> bytes:  # without a band, which decodes on its own
+    def moved(model: codec.Codec, piece: Any, amount: float) -> bytes:  # without a band, which is decoded separately
         [score] = model.transform([piece], model.translate("wild", None, amount), chroma_guidance=codec.CHROMA_GUIDANCE)
         return midi.to_bytes(score)
 
@@ -183,7 +183,7 @@ def test_what_several_want_decoded_is_decoded_together_and_as_alone(
 
     monkeypatch.setattr(BatchInference, "generate_tokens", counted)
     shared = shared_by(models, names["music"])
-    with shared.decoding:  # while somebody decodes, the others come to wait
+    with shared.decoding:  # during one decoding the others queue up
 
         def blended(piece: Any, amount: float) -> bytes:
             return moved(models.codec(names["music"], lambda *_: None), piece, amount)
@@ -195,10 +195,10 @@ def test_what_several_want_decoded_is_decoded_together_and_as_alone(
             time.sleep(0.01)
     assert [one.result(30) for one in told] == wanted
     pool.shutdown()
-    assert sorted(rows) == [6, 12]  # what does not move leans to no harmony, and is decoded apart
+    assert sorted(rows) == [6, 12]  # unmoved latents have no chroma guidance, and are decoded separately
 
 
-def test_the_same_piece_that_several_ask_for_is_encoded_once(
+def test_a_song_of_several_requests_is_encoded_once(
     names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, piece = Models([names["music"]]), midi.read(song(tmp_path / "a.mid", 7))
@@ -216,7 +216,7 @@ def test_the_same_piece_that_several_ask_for_is_encoded_once(
     assert all(torch.equal(z, each[0]) for z in each)
 
 
-def test_what_is_drawn_follows_from_its_seed_whoever_else_draws(names: dict[str, str]) -> None:
+def test_samples_depend_on_their_seed_and_not_on_other_requests(names: dict[str, str]) -> None:
     models = Models([names["text"]])
 
     def drawn(seed: int) -> list[str]:
@@ -228,7 +228,7 @@ def test_what_is_drawn_follows_from_its_seed_whoever_else_draws(names: dict[str,
     assert at_once(*[lambda seed=seed: drawn(seed) for seed in range(6)]) == alone
 
 
-def test_one_of_a_batch_that_fails_fails_alone(
+def test_a_failing_request_of_a_batch_fails_alone(
     names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, piece = Models([names["music"]]), midi.read(song(tmp_path / "a.mid", 7))
@@ -261,7 +261,7 @@ def test_a_users_logs_do_not_wait_for_another_users_sentences(
     narrow.delete(f"/api/jobs/{held['job']}")
 
 
-def test_a_job_that_fails_later_says_so_to_who_asks_and_nothing_on_the_terminal(
+def test_a_later_failure_is_reported_to_the_client_and_not_on_the_terminal(
     narrow: TestClient, slow: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     job = slow().json()["job"]

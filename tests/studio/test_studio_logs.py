@@ -1,4 +1,4 @@
-"""The studio learns a detector from a raw log, and scores another log with it."""
+"""A detector learned from a raw log in the studio, and another log scored with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seqvae.studio.server import application
 
 
 def log(numbers: range, changed: dict[int, list[str]] | None = None) -> str:
-    """The raw lines of sessions, each in between those of the next."""
+    """The raw lines of interleaved sessions."""
     rows = []
     for number in numbers:
         for i, event in enumerate((changed or {}).get(number, session(number).split())):
@@ -41,7 +41,7 @@ def learned(client: TestClient) -> Any:
         return result(client, "/api/logs/learn", {"text": log(range(300))})
 
 
-def test_a_log_is_learned_and_becomes_a_model(client: TestClient, learned: Any) -> None:
+def test_a_learned_log_becomes_a_model(client: TestClient, learned: Any) -> None:
     assert learned["sessions"] == 300
     assert learned["grouping"].startswith("by app")
     assert learned["alarms"] <= learned["checked"] == 45
@@ -63,12 +63,12 @@ def test_sessions_of_another_log_get_verdicts_with_their_lines(client: TestClien
     assert len(usual) >= 15 and all(len(one["tokens"]) == logs.FEW for one in usual)
 
 
-def test_a_log_of_another_source_is_called_strange(client: TestClient, learned: Any) -> None:
+def test_a_log_of_another_source_is_reported(client: TestClient, learned: Any) -> None:
     text = "\n".join(f"Dec 10 06:00:00 box app[{n}]: quite another message" for n in range(5))
     assert result(client, "/api/logs", {"model": learned["model"], "text": text})["strange"]
 
 
-def test_what_cannot_be_learned_or_scored_is_said_in_a_line(client: TestClient, learned: Any) -> None:
+def test_an_unusable_log_is_a_one_line_error(client: TestClient, learned: Any) -> None:
     few = wait(client, client.post("/api/logs/learn", json={"text": "one line\nand another"}))
     assert "too few to learn from" in refusal(few, 400)
     other = wait(client, client.post("/api/logs", json={"model": "hdfs", "text": "a line"}))
@@ -78,7 +78,7 @@ def test_what_cannot_be_learned_or_scored_is_said_in_a_line(client: TestClient, 
     refusal(client.post("/api/logs", json={"model": learned["model"], "text": ""}), 422)
 
 
-def test_learned_detectors_go_with_the_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learned_detectors_are_removed_with_the_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with TestClient(application(Models()), base_url=HOME):
         assert len(list(tmp_path.glob("seqvae-logs-*"))) == 1

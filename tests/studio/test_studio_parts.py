@@ -1,4 +1,4 @@
-"""What the studio is made of, each part alone: caches, jobs, the process that reads, the map's plane, slow clients."""
+"""Parts of the studio in isolation: caches, jobs, the reading process, the map's plane, slow clients."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def worker() -> Any:
     made.close()
 
 
-def test_jobs_are_done_in_their_order_by_one_thread(worker: Worker) -> None:
+def test_jobs_run_in_order_in_one_thread(worker: Worker) -> None:
     threads: list[tuple[int, int]] = []
 
     def work(number: int) -> Callable[[Job], bytes]:
@@ -80,7 +80,7 @@ def test_jobs_are_done_in_their_order_by_one_thread(worker: Worker) -> None:
     assert {job.state for job in made} == {"done"}
 
 
-def test_a_failure_is_kept_and_the_thread_lives_on(worker: Worker) -> None:
+def test_a_failure_is_kept_and_the_thread_continues(worker: Worker) -> None:
     def fails(job: Job) -> bytes:
         raise ZeroDivisionError
 
@@ -91,7 +91,7 @@ def test_a_failure_is_kept_and_the_thread_lives_on(worker: Worker) -> None:
     assert worker.submit(Job(lambda _: b"fine")).future.result(5) == b"fine"
 
 
-def test_a_cancelled_job_stops_where_it_checks_and_one_that_waits_never_starts(worker: Worker) -> None:
+def test_a_cancelled_job_stops_at_its_next_check_and_a_waiting_one_never_starts(worker: Worker) -> None:
     started, ran = threading.Event(), threading.Event()
 
     def goes_on(job: Job) -> bytes:
@@ -119,7 +119,7 @@ def test_a_cancelled_job_stops_where_it_checks_and_one_that_waits_never_starts(w
     assert not ran.is_set()
 
 
-def test_a_job_that_nobody_asks_for_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_is_not_polled_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "PATIENCE", 0.05)
     job = Job(lambda _: b"")
     job.check()
@@ -130,7 +130,7 @@ def test_a_job_that_nobody_asks_for_is_left(monkeypatch: pytest.MonkeyPatch) -> 
     job.check()
 
 
-def test_those_who_do_not_ask_let_others_pass(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_are_not_polled_yield_to_others(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
     order: list[str] = []
     at_hand = worker.submit(Job(lambda _: b"x" if free.wait(5) else b""))
@@ -153,7 +153,7 @@ def test_those_who_do_not_ask_let_others_pass(worker: Worker, monkeypatch: pytes
     assert order == ["c", "d", "a", "b"]
 
 
-def test_closing_ends_the_job_at_hand(worker: Worker) -> None:
+def test_closing_ends_the_current_job(worker: Worker) -> None:
     started = threading.Event()
 
     def goes_on(job: Job) -> bytes:
@@ -170,7 +170,7 @@ def test_closing_ends_the_job_at_hand(worker: Worker) -> None:
     assert not [thread for thread in worker._threads if thread.is_alive()]
 
 
-def test_a_queue_has_an_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_has_a_limit(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "QUEUE", 3)
     free = threading.Event()
     at_hand = worker.submit(Job(lambda _: b"x" if free.wait(5) else b""))
@@ -191,8 +191,8 @@ def test_a_queue_has_an_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_another_process_reads_what_this_one_would(tmp_path: Path) -> None:
-    reader, others = Reader(), set(multiprocessing.active_children())  # of tests before in this process
+def test_the_reading_process_gives_the_same_result(tmp_path: Path) -> None:
+    reader, others = Reader(), set(multiprocessing.active_children())  # of earlier tests in this process
     content = song(tmp_path / "a.mid", 2).read_bytes()
     try:
         here, there = midi.read(content, name="a"), reader.read(content, "a")
@@ -203,11 +203,11 @@ def test_another_process_reads_what_this_one_would(tmp_path: Path) -> None:
 
         (process,) = set(multiprocessing.active_children()) - others
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)  # it cannot answer before it ends, as by a bug of a parser
+        os.kill(process.pid, signal.SIGSTOP)  # no answer before it is killed, as in a parser's crash
         threading.Timer(0.2, os.kill, (process.pid, signal.SIGKILL)).start()
         with pytest.raises(ReadError, match="crashed the process"):
             reader.read(content, "c")
-        assert len(reader.read(content, "a").notes) == len(here.notes)  # another process has taken its place
+        assert len(reader.read(content, "a").notes) == len(here.notes)  # another process has replaced it
         (last,) = set(multiprocessing.active_children()) - others
     finally:
         reader.close()
@@ -215,7 +215,7 @@ def test_another_process_reads_what_this_one_would(tmp_path: Path) -> None:
     assert not last.is_alive()
 
 
-def test_reading_ends_when_it_takes_too_long_or_nobody_waits(tmp_path: Path) -> None:
+def test_reading_ends_after_the_time_limit_or_without_a_waiting_client(tmp_path: Path) -> None:
     content, others = song(tmp_path / "a.mid", 2).read_bytes(), set(multiprocessing.active_children())
     reader = Reader(seconds=0.01)  # music21 takes longer to import
     try:
@@ -243,7 +243,7 @@ def styles(count: int, size: int = 6) -> dict[str, Style]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_the_plane_is_fishers(count: int) -> None:
+def test_the_plane_is_that_of_fisher(count: int) -> None:
     found = plane(known := styles(count))
     within = torch.stack([one.covariance.double() for one in known.values()]).mean(0)
     assert torch.allclose(found.axes.T @ within @ found.axes, torch.eye(2, dtype=torch.float64), atol=1e-4)
@@ -252,7 +252,7 @@ def test_the_plane_is_fishers(count: int) -> None:
         fisher = torch.linalg.solve(within, (second.mean - first.mean).double())
         cosine = torch.nn.functional.cosine_similarity(fisher, found.axes[:, 0], dim=0)
         assert abs(float(cosine)) > 0.9999
-    if count > 2:  # no other plane spreads the means as much: of 200 drawn ones none does
+    if count > 2:  # none of 200 random planes separates the means as much
         means = torch.stack([one.mean.double() for one in known.values()])
         means = means - means.mean(0)
         generator = torch.Generator().manual_seed(0)
@@ -263,7 +263,7 @@ def test_the_plane_is_fishers(count: int) -> None:
             assert float((means @ other).square().sum()) <= reached + 1e-6
 
 
-def test_what_is_drawn_at_a_point_has_its_shadow_there() -> None:
+def test_latents_drawn_at_a_point_project_onto_it() -> None:
     found = plane(styles(3))
     for at in (torch.tensor([0.3, -1.2]), torch.tensor([8.0, 8.0])):
         for spread, seed in ((0.0, 0), (0.5, 1), (1.0, 2)):
@@ -273,7 +273,7 @@ def test_what_is_drawn_at_a_point_has_its_shadow_there() -> None:
         assert torch.equal(found.draw(at.double(), 0.0, 1), found.draw(at.double(), 0.0, 2))
 
 
-def test_at_the_mean_of_a_style_lives_its_mean() -> None:
+def test_the_latent_at_the_position_of_a_style_is_its_mean() -> None:
     known = styles(4)
     found = plane(known)
     for name, one in known.items():
@@ -284,7 +284,7 @@ def test_at_the_mean_of_a_style_lives_its_mean() -> None:
             assert torch.allclose(found.draw(at, 0.0, 0), one.mean, atol=1e-4)
 
 
-def test_draws_at_full_spread_are_as_wide_as_the_style() -> None:
+def test_draws_at_full_spread_have_the_variance_of_the_style() -> None:
     [one] = (known := styles(1)).values()
     found = plane(known)
     mean, spread = found.place(one)
@@ -298,7 +298,7 @@ def test_draws_at_full_spread_are_as_wide_as_the_style() -> None:
 # --- slow clients -----------------------------------------------------------------------------------------------------
 
 
-def test_a_body_that_takes_too_long_is_refused_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_is_refused_and_delays_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "SECONDS", 0.2)
     seen: list[int] = []
 

@@ -1,4 +1,4 @@
-"""`seqvae studio` as a process: whom it listens to, what slow clients cost the others, memory, and what is left."""
+"""`seqvae studio` as a process: its address, slow clients, memory, and files left behind."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from commands import song
 from studios import notes
 
-ROUND = 8  # blends and their sound, of 2.4 MB each, between two looks at the memory
-GROWTH = 10  # MB that it may grow meanwhile: half of what it would if sound were kept there
+ROUND = 8  # blends with sound, 2.4 MB each, between two measurements of memory
+GROWTH = 10  # MB of growth allowed meanwhile: half of the growth if sound stayed in memory
 
 
 class Served:
@@ -36,7 +36,7 @@ class Served:
         self.client = httpx2.Client(base_url=self.address, timeout=60)
 
     def result(self, path: str, **more: Any) -> Any:
-        """What a job comes to."""
+        """The result of a job."""
         told = self.client.post(path, **more)
         while told.status_code == 202:
             told = self.client.get(f"/api/jobs/{told.json()['job']}")
@@ -44,7 +44,7 @@ class Served:
         return told.json()["result"]
 
     def opened(self, tune: Path) -> Any:
-        """A piece that is opened."""
+        """Open a song."""
         return self.result("/api/music/pieces", files={"file": (tune.name, tune.read_bytes())})
 
     def blend(self, piece: str, amount: float) -> Any:
@@ -73,16 +73,16 @@ def served(tiny_music: Path, tmp_path: Path) -> Iterator[Served]:
 
 
 def half_sent(port: int, content: bytes) -> socket.socket:
-    """A client that sends this and then nothing."""
+    """A client that sends these bytes and then nothing."""
     client = socket.create_connection(("127.0.0.1", port), timeout=20)
     client.sendall(content)
     return client
 
 
-def test_it_listens_to_this_machine_alone_and_slow_clients_hold_up_nobody(served: Served, tmp_path: Path) -> None:
+def test_it_listens_only_to_this_machine_and_slow_clients_delay_no_others(served: Served, tmp_path: Path) -> None:
     assert served.address.startswith("http://127.0.0.1:")
     with pytest.raises(OSError), socket.create_connection(("127.0.0.2", served.port), timeout=2):
-        pass  # it would answer there if it listened to more than the one address
+        pass  # it would answer there if it listened to all addresses
     host = f"Host: 127.0.0.1:{served.port}\r\n".encode()
     head = b"POST /api/text/steps HTTP/1.1\r\n" + host + b"Content-Type: application/json\r\nContent-Length: 50\r\n"
     slow = [half_sent(served.port, b"GET /api/mod") for _ in range(20)]
@@ -90,7 +90,7 @@ def test_it_listens_to_this_machine_alone_and_slow_clients_hold_up_nobody(served
     slow += [half_sent(served.port, head + b'\r\n{"a": "half') for _ in range(20)]
     roll = served.opened(song(tmp_path / "tune.mid", 3))
     wav = f"GET /api/music/{roll['id']}.wav HTTP/1.1\r\n".encode() + host + b"\r\n"
-    slow += [half_sent(served.port, wav) for _ in range(20)]  # and these read nothing of what comes
+    slow += [half_sent(served.port, wav) for _ in range(20)]  # and these read nothing of the response
     began = time.monotonic()
     for amount in (0.25, 0.5):
         assert notes(served.blend(roll["id"], amount))
@@ -102,7 +102,7 @@ def test_it_listens_to_this_machine_alone_and_slow_clients_hold_up_nobody(served
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc to tell the memory")
-def test_memory_has_a_bound_and_nothing_is_left_after_the_end(served: Served, tmp_path: Path) -> None:
+def test_memory_is_bounded_and_no_files_are_left_after_the_end(served: Served, tmp_path: Path) -> None:
     def memory() -> float:
         told = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{served.process.pid}/status").read_text())
         assert told is not None
@@ -121,7 +121,7 @@ def test_memory_has_a_bound_and_nothing_is_left_after_the_end(served: Served, tm
     assert list(served.temporary.iterdir()) == []
 
 
-def test_interrupted_at_work_it_ends_at_once_and_leaves_nothing(served: Served, tmp_path: Path) -> None:
+def test_an_interrupt_during_work_ends_it_at_once_without_leftovers(served: Served, tmp_path: Path) -> None:
     piece = served.opened(song(tmp_path / "tune.mid", 3, bars=64))["id"]
     asked = {"model": served.model, "piece": piece, "target": "wild", "amount": 1.0}
     assert served.client.post("/api/music/blend", json=asked).status_code in (200, 202)

@@ -1,4 +1,4 @@
-"""Exemplars: sums of two pieces, and draws from them."""
+"""Exemplars: pairs of pieces, and draws from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqvae.style import exemplars
 from seqvae.style.gaussian import Style, draw, fit
 
 
-def test_sums_are_of_two_pieces_each_and_none_is_in_two() -> None:
+def test_exemplars_are_disjoint_pairs_of_pieces() -> None:
     pieces = [noise(5, D, seed=i) for i in range(21)]
     sums, mean = exemplars.pair(pieces, torch.ones(D)), torch.ones(D)
     assert sums is not None
@@ -27,7 +27,7 @@ def test_sums_are_of_two_pieces_each_and_none_is_in_two() -> None:
     assert len(set(used)) == 20
 
 
-def test_of_many_pieces_there_are_so_many_sums_in_so_many_directions_as_spread_as_pieces() -> None:
+def test_exemplars_of_many_pieces_are_limited_in_number_and_rank_and_keep_the_variance() -> None:
     axes = torch.linalg.qr(noise(200, 200))[0][:50]
     many = exemplars.pair([3 * noise(4, 50, seed=i) @ axes for i in range(2000)], torch.zeros(200))
     assert many is not None
@@ -38,7 +38,7 @@ def test_of_many_pieces_there_are_so_many_sums_in_so_many_directions_as_spread_a
     assert torch.linalg.matrix_rank(full.flatten(0, 1), rtol=1e-4) == exemplars.DIRECTIONS
 
 
-def test_principal_directions_leave_least() -> None:
+def test_principal_directions_leave_the_least_residual() -> None:
     sums = noise(30, 4, 20) * torch.linspace(5, 1, 20)
     weights, directions = exemplars.principal(sums, 7)
     assert weights.shape == (30, 4, 7)
@@ -47,7 +47,7 @@ def test_principal_directions_leave_least() -> None:
     assert left == pytest.approx(float(torch.linalg.svdvals(sums.flatten(0, 1))[7:].square().sum()), rel=1e-4)
 
 
-def test_single_segments_and_few_pieces_have_no_sums() -> None:
+def test_single_segments_and_few_pieces_have_no_exemplars() -> None:
     assert fit([noise(1, D, seed=i) for i in range(50)]).exemplars is None
     assert fit([noise(3, D, seed=i) for i in range(exemplars.FEW - 1)]).exemplars is None
     assert fit([noise(1 if i % 3 else 3, D, seed=i) for i in range(60)]).exemplars is None, (
@@ -58,7 +58,7 @@ def test_single_segments_and_few_pieces_have_no_sums() -> None:
     torch.testing.assert_close(short[:, :2], short[:, 2:], msg="a short piece begins again")
 
 
-def test_a_draw_is_of_two_sums_and_as_spread_as_they_are() -> None:
+def test_a_draw_combines_two_exemplars_with_their_variance() -> None:
     s = replace(fit([noise(4, 200, seed=i) for i in range(80)]), mean=torch.full((200,), 5.0))
     assert s.exemplars is not None
     generator = torch.Generator().manual_seed(0)
@@ -72,7 +72,7 @@ def test_a_draw_is_of_two_sums_and_as_spread_as_they_are() -> None:
     assert drawn.std() == pytest.approx(float(s.exemplars.std()), rel=0.05)
 
 
-def test_a_long_draw_keeps_one_sum_and_changes_the_other() -> None:
+def test_a_long_draw_keeps_one_exemplar_and_changes_the_other() -> None:
     s = fit([noise(4, 200, seed=i) for i in range(80)])
     assert s.exemplars is not None
     z = draw(s, 10, torch.Generator().manual_seed(1)) - s.mean
@@ -85,7 +85,7 @@ def test_a_long_draw_keeps_one_sum_and_changes_the_other() -> None:
 
 
 @pytest.mark.parametrize("count", [24, exemplars.PAIRS])
-def test_numbers_in_a_row_draw_without_replacement_and_with_random_weights(count: int) -> None:
+def test_consecutive_numbers_draw_without_replacement_and_with_random_weights(count: int) -> None:
     sums = torch.eye(count)[:, None].repeat(1, exemplars.ROW, 1)
     s = Style(torch.zeros(count), torch.eye(count), 2 * count, exemplars=sums)
 

@@ -17,18 +17,18 @@ from seqvae.music.band import Ensemble
 from seqvae.style.gaussian import SHRINKAGE, Style, choose, draw, fit
 
 
-def test_a_long_piece_counts_once() -> None:
+def test_long_and_short_pieces_have_equal_weight() -> None:
     short, long = torch.tensor([[0.0, 2.0]]), torch.tensor([[4.0, 0.0]]).repeat(99, 1)
     fitted = fit([short, long], "two pieces")
     assert fitted.mean.tolist() == [2.0, 1.0]
     assert (fitted.count, fitted.source) == (2, "two pieces")
-    # spread about the mean, each piece half: (4 + 4) / 2 and (1 + 1) / 2; together -2, shrunk
+    # variance about the mean, each piece half: (4 + 4) / 2 and (1 + 1) / 2; covariance -2, shrunk
     off = -2.0 * (1 - SHRINKAGE)
     torch.testing.assert_close(fitted.covariance, torch.tensor([[4.0, off], [off, 1.0]]))
 
 
 @given(seeds)
-def test_pieces_of_one_length_give_the_moments_of_all_segments(seed: int) -> None:
+def test_pieces_of_equal_length_give_the_moments_of_all_segments(seed: int) -> None:
     z = noise(10, 7, D, seed=seed) + noise(10, 1, D, seed=seed + 1)
     fitted = fit(list(z))
     mean, covariance = moments(z.flatten(0, 1))
@@ -39,7 +39,7 @@ def test_pieces_of_one_length_give_the_moments_of_all_segments(seed: int) -> Non
 
 
 @given(seeds)
-def test_the_order_of_pieces_does_not_matter_and_empty_ones_are_none(seed: int) -> None:
+def test_the_order_of_pieces_does_not_matter_and_empty_ones_are_ignored(seed: int) -> None:
     pieces = [noise(n, D, seed=seed + n) for n in (1, 5, 3)]
     one, two = fit(pieces), fit([torch.zeros(0, D), *reversed(pieces)])
     torch.testing.assert_close(one.mean, two.mean)
@@ -58,11 +58,9 @@ def test_persistence_is_the_correlation_of_neighbours() -> None:
     ([[3, 1], [-1, -3]], 0.6),  # 3 and 3 of a variance of 5
     ([[3, 1, 1], [-3, -1, -1]], 6 / 11),  # (3 + 1) / 2 of 11 / 3
     ([[1, 2, 2, 1], [-1, -2, -2, -1]], 1.0),  # 8 / 3 of 2.5: more than there can be
-    ([[1, -1, 1, -1]], 0.0),  # -1 of 1: what leans away from its neighbour does not lean on it
+    ([[1, -1, 1, -1]], 0.0),  # -1 of 1: a negative correlation is no persistence
 ])  # fmt: skip
-def test_persistence_of_a_few_numbers_wherever_they_lie_and_however_small(
-    pieces: list[list[int]], expected: float
-) -> None:
+def test_persistence_does_not_depend_on_offset_and_scale(pieces: list[list[int]], expected: float) -> None:
     for scale, shift in ((1.0, 0.0), (1e-3, 0.0), (10.0, 50.0)):
         fitted = fit([scale * torch.tensor(piece)[:, None] + shift for piece in pieces])
         assert fitted.persistence == pytest.approx(expected, rel=1e-4)
@@ -70,7 +68,7 @@ def test_persistence_of_a_few_numbers_wherever_they_lie_and_however_small(
 
 
 @pytest.mark.parametrize("latents", [[], [torch.zeros(0, D)]])
-def test_no_piece_is_no_style(latents: list[Tensor]) -> None:
+def test_fitting_no_piece_is_an_error(latents: list[Tensor]) -> None:
     with pytest.raises(StyleError, match="at least one piece"):
         fit(latents)
 
@@ -95,7 +93,7 @@ def test_neighbours_correlate_by_the_persistence(persistence: float) -> None:
         assert spread.mean() == pytest.approx(1, abs=0.05), "the last is spread like the first"
 
 
-def test_what_is_drawn_is_fitted_again() -> None:
+def test_fitting_draws_recovers_the_style() -> None:
     s = random_style(5, persistence=0.7)
     generator = torch.Generator().manual_seed(1)
     again = fit([draw(s, 12, generator) for _ in range(3000)])
@@ -120,7 +118,7 @@ def test_draws_follow_the_generator(s: Style) -> None:
     assert not torch.equal(one, other)
 
 
-def test_a_new_piece_is_drawn_from_one_of_the_styles_that_know_their_ensembles() -> None:
+def test_a_new_piece_is_drawn_from_one_of_the_styles_with_an_ensemble() -> None:
     nobody = Ensemble(np.zeros(129), np.zeros((48, 128)), np.zeros(3), np.zeros(3))
     rng = torch.Generator().manual_seed(0)
     plain = {name: fit([torch.randn(3, 4, generator=rng) for _ in range(n)]) for name, n in (("a", 30), ("b", 10))}

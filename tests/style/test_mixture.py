@@ -1,4 +1,4 @@
-"""Mixtures: that they find the groups there are, draw as they measure, and are kept beside styles."""
+"""Mixtures: they find the clusters, their draws match their densities, and they are saved beside styles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def groups(count: int, k: int = 4, dimensions: int = D, apart: float = 4.0, seed: int = 0) -> Tensor:
-    """Points of k groups that correlate in the same way but are of unlike sizes, in dimensions of unlike scales."""
+    """Points of k clusters with the same correlations and different sizes, in dimensions of different scales."""
     mixing = noise(dimensions, dimensions, seed=seed) + 0.5 * torch.eye(dimensions)
     means, width = apart * noise(k, dimensions, seed=seed + 1), 0.5 + torch.arange(k) / k
     of = torch.randint(k, (count,), generator=torch.Generator().manual_seed(seed + 2))
@@ -52,7 +52,7 @@ def random_mixture(seed: int, k: int = 3, dimensions: int = D) -> Mixture:
 
 
 @given(seeds, st.integers(1, 9))
-def test_climbing_never_falls(seed: int, k: int) -> None:
+def test_em_never_lowers_the_likelihood(seed: int, k: int) -> None:
     points = groups(150, seed=seed).double()
     points = (points - points.mean(0)) / points.std(0)
     found, reached = climb(points, start(points, k, torch.Generator().manual_seed(seed)), points.var(0))
@@ -61,12 +61,12 @@ def test_climbing_never_falls(seed: int, k: int) -> None:
     weights, means, variances = found
     assert float(weights.sum()) == pytest.approx(1)
     assert (variances >= FLOOR**2 * points.var(0) * (1 - 1e-12)).all()
-    # what is reached is what the groups say, by another's arithmetic
+    # the final likelihood equals that computed by torch.distributions
     each = Normal(means, variances.sqrt()).log_prob(points[:, None]).sum(-1)  # type: ignore[no-untyped-call]
     assert float((weights.log() + each).logsumexp(1).mean()) == pytest.approx(reached[-1])
 
 
-def test_groups_far_apart_are_found() -> None:
+def test_distant_clusters_are_found() -> None:
     points = groups(4000, apart=40.0)
     found = fit(points, 4)
     of = torch.randint(4, (4000,), generator=torch.Generator().manual_seed(2))
@@ -77,8 +77,8 @@ def test_groups_far_apart_are_found() -> None:
         assert float(found.weights[nearest]) == pytest.approx(len(own) / 4000, abs=1e-3)
 
 
-def test_groups_are_found_among_many_dimensions_of_noise() -> None:
-    """Without looking at the widest axes first, the start is outliers, and what is found is one group."""
+def test_clusters_are_found_among_many_dimensions_of_noise() -> None:
+    """Without starting on the axes of largest variance, outliers are the start and one cluster is found."""
     of = torch.arange(600) % 3
     points = noise(600, 300)
     points[:, :12] += 2 * of[:, None]
@@ -87,7 +87,7 @@ def test_groups_are_found_among_many_dimensions_of_noise() -> None:
 
 
 @given(seeds)
-def test_one_group_is_the_gaussian_of_the_points(seed: int) -> None:
+def test_one_component_is_the_gaussian_of_the_points(seed: int) -> None:
     points = groups(4000, seed=seed)
     one = fit(points, 1)
     torch.testing.assert_close(one.means[0], points.mean(0), rtol=1e-3, atol=1e-3)
@@ -97,14 +97,14 @@ def test_one_group_is_the_gaussian_of_the_points(seed: int) -> None:
     torch.testing.assert_close(covariances(one)[0].diagonal(), points.var(0), rtol=1e-2, atol=0)
 
 
-def test_of_few_points_covariances_are_moved_toward_the_diagonal() -> None:
+def test_covariances_of_few_points_are_shrunk_toward_the_diagonal() -> None:
     mixing = noise(60, 60)
     few, many = noise(90, 60, seed=1) @ mixing, noise(4000, 60, seed=2) @ mixing
     told = MultivariateNormal(few.mean(0), torch.cov(few.T)).log_prob(many)  # type: ignore[no-untyped-call]
     assert float(log_prob(fit(few, 1), many).mean()) > float(told.mean()) + 10
 
 
-def test_a_mixture_tells_more_of_points_it_has_not_seen_than_a_gaussian() -> None:
+def test_a_mixture_has_a_higher_held_out_likelihood_than_a_gaussian() -> None:
     points = groups(6000, k=6, dimensions=20, apart=2.0)
     seen, unseen = points[:4000], points[4000:]
     one, six = fit(seen, 1), fit(seen, 6)
@@ -143,7 +143,7 @@ def test_a_dimension_that_does_not_vary_stays(constant: int) -> None:
     assert (drawn[:, :constant] - 3.5).abs().max() < 0.1 if constant else drawn.isfinite().all()
 
 
-def test_nothing_is_no_mixture() -> None:
+def test_fitting_no_points_is_an_error() -> None:
     with pytest.raises(StyleError, match="at least one input"):
         fit(torch.zeros(0, D))
     with pytest.raises(ValueError, match="components is 0"):
@@ -154,7 +154,7 @@ def test_nothing_is_no_mixture() -> None:
 
 
 @given(seeds)
-def test_densities_are_those_of_gaussians_weighed(seed: int) -> None:
+def test_densities_equal_those_of_weighted_gaussians(seed: int) -> None:
     m, z = random_mixture(seed), 3 * noise(2, 7, D, seed=seed + 9)
     other = MixtureSameFamily(
         Categorical(m.weights.double()), MultivariateNormal(m.means.double(), covariances(m).double())
@@ -163,7 +163,7 @@ def test_densities_are_those_of_gaussians_weighed(seed: int) -> None:
     torch.testing.assert_close(log_prob(m, z), told, rtol=1e-4, atol=1e-3)
 
 
-def test_densities_add_up_to_1() -> None:
+def test_densities_integrate_to_1() -> None:
     m = random_mixture(3, dimensions=2)
     grid = torch.linspace(-25, 25, 1001)
     z = torch.cartesian_prod(grid, grid)
@@ -181,14 +181,14 @@ def test_draws_have_the_moments_of_the_mixture() -> None:
     assert ((torch.cov(z.T) - covariance).abs() < 0.04 * deviation[:, None] * deviation).all()
 
 
-def test_what_is_drawn_is_as_dense_as_what_was_fitted() -> None:
+def test_draws_have_the_densities_of_the_fitted_points() -> None:
     points = groups(4000)
     m = fit(points)
     drawn = draw(m, 4000, torch.Generator().manual_seed(0))
     assert float(log_prob(m, drawn).mean()) == pytest.approx(float(log_prob(m, points).mean()), abs=0.2)
 
 
-def test_temperature_scales_the_spread_about_the_means_of_the_groups() -> None:
+def test_temperature_scales_the_spread_about_the_component_means() -> None:
     m = random_mixture(6)
     none, one, two = (draw(m, 50, torch.Generator().manual_seed(2), t) for t in (0.0, 1.0, 2.0))
     assert (none[:, None] == m.means).all(-1).any(1).all()
@@ -196,14 +196,14 @@ def test_temperature_scales_the_spread_about_the_means_of_the_groups() -> None:
     torch.testing.assert_close(two - none, 2 * (one - none), rtol=1e-3, atol=1e-4)
 
 
-def test_draws_repeat_and_none_may_be_had() -> None:
+def test_draws_are_reproducible_and_may_be_zero_in_number() -> None:
     m = random_mixture(7)
     one, two = (draw(m, 9, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(one, two)
     assert draw(m, 0, torch.Generator()).shape == (0, D)
 
 
-# --- keeping ----------------------------------------------------------------------------------------------------------
+# --- saving and loading -----------------------------------------------------------------------------------------------
 
 
 @given(seeds, st.sampled_from([1e-4, 1.0, 1e4]))
@@ -217,7 +217,7 @@ def test_packing_keeps_a_mixture_of_any_scale(seed: int, scale: float) -> None:
     assert ((one - two) / m.scale).abs().max() < 1e-2
 
 
-def test_a_file_keeps_a_mixture_beside_styles_even_one_of_its_name(tmp_path: Path) -> None:
+def test_a_file_stores_a_mixture_beside_styles_even_of_the_same_name(tmp_path: Path) -> None:
     points = groups(200)
     styles = {"mixture": gaussian.fit([points]), "rock": gaussian.fit([points + 1])}
     tensors, about = styles_file.pack(styles)
@@ -232,7 +232,7 @@ def test_a_file_keeps_a_mixture_beside_styles_even_one_of_its_name(tmp_path: Pat
     assert unpack(tensors) is None, "no mixture, though a style is called so"
 
 
-def test_half_a_mixture_is_refused() -> None:
+def test_an_incomplete_mixture_is_refused() -> None:
     tensors = pack(random_mixture(0))
     for name in tensors:
         with pytest.raises(StyleError, match=name):

@@ -1,4 +1,4 @@
-"""Ways between points: both ends kept to the bit, lengths in a line, equal steps of angle."""
+"""Paths between points: exact ends, linear norms, equal steps of angle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_examples_in_the_docstrings_are_true() -> None:
 
 
 @given(points, lengths, st.integers(2, 9), st.sampled_from(KINDS))
-def test_a_path_keeps_its_ends_to_the_bit(ab: Tensor, scale: float, steps: int, kind: str) -> None:
+def test_a_path_has_exactly_its_ends(ab: Tensor, scale: float, steps: int, kind: str) -> None:
     a, b = ab[0], scale * ab[1]
     way = path(a, b, steps, kind)
     assert way.shape == (steps, 8)
@@ -41,13 +41,13 @@ def test_a_path_keeps_its_ends_to_the_bit(ab: Tensor, scale: float, steps: int, 
 
 
 @given(points, lengths, lengths, amounts)
-def test_on_the_arc_length_goes_in_a_line(ab: Tensor, la: float, lb: float, amount: float) -> None:
+def test_the_norm_is_linear_along_the_arc(ab: Tensor, la: float, lb: float, amount: float) -> None:
     a, b = la * ab[0] / ab[0].norm(), lb * ab[1] / ab[1].norm()
     assert float(slerp(a, b, amount).norm()) == pytest.approx((1 - amount) * la + amount * lb, rel=1e-4)
 
 
 @given(lengths, amounts)
-def test_from_or_to_zero_length_goes_in_a_line_too(length: float, amount: float) -> None:
+def test_the_norm_is_linear_from_or_to_zero_too(length: float, amount: float) -> None:
     a = length * torch.nn.functional.normalize(torch.arange(1.0, 9), dim=0)
     zero = torch.zeros(8)
     torch.testing.assert_close(slerp(zero, a, amount), amount * a)
@@ -55,7 +55,7 @@ def test_from_or_to_zero_length_goes_in_a_line_too(length: float, amount: float)
 
 
 @given(points, st.integers(3, 9))
-def test_on_the_arc_the_angle_grows_in_equal_steps(ab: Tensor, steps: int) -> None:
+def test_the_angle_grows_in_equal_steps_along_the_arc(ab: Tensor, steps: int) -> None:
     way = path(ab[0], ab[1], steps).double()
     whole = angle(way[0], way[-1])
     for k in range(1, steps):
@@ -70,12 +70,12 @@ def test_the_arc_stays_in_the_plane_of_its_ends(ab: Tensor, amount: float) -> No
 
 
 @given(points, amounts)
-def test_the_way_back_is_the_same(ab: Tensor, amount: float) -> None:
+def test_the_reversed_path_is_the_same(ab: Tensor, amount: float) -> None:
     torch.testing.assert_close(slerp(ab[0], ab[1], amount), slerp(ab[1], ab[0], 1 - amount), rtol=1e-4, atol=1e-5)
 
 
 @given(points, amounts, st.sampled_from([-3.0, 0.5, 2.0]))
-def test_where_there_is_no_one_arc_the_line_is_taken(ab: Tensor, amount: float, factor: float) -> None:
+def test_the_line_is_used_if_the_arc_is_not_unique(ab: Tensor, amount: float, factor: float) -> None:
     a, b = ab[0], factor * ab[0]
     torch.testing.assert_close(slerp(a, b, amount), lerp(a, b, amount), rtol=1e-4, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_the_arc_of_high_dimension_stays_on_the_sphere_and_the_line_does_not() -
     assert float(lerp(a, b, 0.5).norm()) < 0.8 * math.sqrt(512)
 
 
-def test_rows_go_their_own_ways() -> None:
+def test_rows_have_independent_paths() -> None:
     a, b = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
     together = path(a, b, 4)
     for i in range(5):
@@ -99,7 +99,7 @@ def test_rows_go_their_own_ways() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_grid_has_its_corners_and_sides_and_is_a_way_across(kind: str) -> None:
+def test_a_grid_has_its_corners_and_its_sides_are_paths(kind: str) -> None:
     corners = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(2))
     sheet = grid(corners, 3, 5, kind)
     assert sheet.shape == (3, 5, 6)
@@ -119,16 +119,16 @@ def test_a_grid_of_lines_is_bilinear() -> None:
     torch.testing.assert_close(sheet, grid(corners.transpose(0, 1), 5, 3, "line").transpose(0, 1))
 
 
-# --- steps for who listens --------------------------------------------------------------------------------------------
+# --- perceptually even steps ------------------------------------------------------------------------------------------
 
 
 def goes_wrong(chosen: list[int], there: Tensor, back: Tensor) -> float:
-    """How much the distances of neighbours go the wrong way in all."""
+    """Total decrease and increase of the distances in the wrong direction."""
     return float((-there[chosen].diff(dim=0)).clamp(min=0).sum() + back[chosen].diff(dim=0).clamp(min=0).sum())
 
 
 @given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 3))
-def test_even_steps_go_back_least_of_all_choices(seed: int, steps: int, distances: int) -> None:
+def test_even_steps_have_the_least_reversal_of_all_choices(seed: int, steps: int, distances: int) -> None:
     there = torch.rand(8, distances, generator=torch.Generator().manual_seed(seed))
     there[0], there[-1] = 0, 1
     back = 1 - there.roll(1, 0)
@@ -140,7 +140,7 @@ def test_even_steps_go_back_least_of_all_choices(seed: int, steps: int, distance
     assert goes_wrong(chosen, there, back) <= least + 1e-3
 
 
-def test_even_steps_pass_over_a_jump_and_a_standstill() -> None:
+def test_even_steps_skip_a_jump_and_a_standstill() -> None:
     there = torch.tensor([0.0] * 6 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 6)[:, None]
     assert there[interpolate.even(there, 1 - there, 6), 0].tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
 
@@ -164,13 +164,13 @@ def test_a_path_needs_room_for_both_ends(steps: int) -> None:
         grid(torch.zeros(2, 2, 3), steps, 4)
 
 
-def test_an_unknown_kind_of_path_names_the_choices() -> None:
+def test_an_unknown_kind_of_path_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="slerp or line"):
         path(torch.zeros(2), torch.ones(2), 3, "spline")
 
 
 @given(points)
-def test_nothing_is_not_a_number(ab: Tensor) -> None:
+def test_zero_vectors_give_no_nan(ab: Tensor) -> None:
     assume(not torch.equal(ab[0], ab[1]))
     tiny = ab * 1e-30
     assert path(tiny[0], tiny[1], 5).isfinite().all()

@@ -37,8 +37,8 @@ def test_packing_keeps_a_style_of_any_scale(seed: int, scale: float) -> None:
 
 
 @given(seeds)
-def test_of_many_dimensions_the_variances_and_the_largest_directions_are_kept(seed: int) -> None:
-    few = noise(200, 100, seed=seed)  # as many directions as are kept, and more
+def test_variances_and_the_largest_directions_of_many_dimensions_are_stored(seed: int) -> None:
+    few = noise(200, 100, seed=seed)  # as many directions as are stored, and more
     low = Style(torch.zeros(200), few @ few.T + torch.eye(200), 9)
     all_at_once = unpack(*pack({"low": low, "full": random_style(seed, 200)}))
     for name, s in (("low", low), ("full", random_style(seed, 200))):
@@ -49,7 +49,7 @@ def test_of_many_dimensions_the_variances_and_the_largest_directions_are_kept(se
     assert error < 0.02
 
 
-def test_a_file_keeps_what_vectors_do(tmp_path: Path) -> None:
+def test_a_file_stores_the_effect_of_vectors(tmp_path: Path) -> None:
     found = gaussian.Effect(
         0.5, 8, (0.1, 0.0, 0.2), (0.7, 0.6, 0.8), (0.1, 0.0, 0.2), {"chroma": (0.9, 0.8, 1.0)}, 0.004
     )
@@ -61,7 +61,7 @@ def test_a_file_keeps_what_vectors_do(tmp_path: Path) -> None:
     assert again["jazz"].effects == {}
 
 
-def test_a_file_keeps_styles(tmp_path: Path) -> None:
+def test_a_file_stores_styles(tmp_path: Path) -> None:
     styles = {"rock": random_style(0), "jazz": random_style(1)}
     styles["swing"] = styles["jazz"]  # one style under two names
     path = tmp_path / "my.styles"
@@ -113,7 +113,7 @@ def test_tensors_that_do_not_fit_together_are_refused(wrong: dict[str, Tensor], 
         unpack(tensors, {"jazz": about["rock"]})
 
 
-def test_more_than_fits_into_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_covariances_beyond_memory_are_refused_before_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = pack({"a": random_style(0), "b": random_style(1)})  # covariances of 6 x 6 each
     monkeypatch.setattr(styles_file, "MOST", 72)
     assert unpack(*packed).keys() == {"a", "b"}
@@ -122,7 +122,7 @@ def test_more_than_fits_into_memory_is_refused_before_it_is_made(monkeypatch: py
         unpack(*packed)
 
 
-def test_a_file_that_is_not_there_or_no_file_of_tensors_is_an_error_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_file_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none"):
         styles_file.load(tmp_path / "none")
     (tmp_path / "text").write_text("rock")
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_there_or_no_file_of_tensors_is_an_error_in_one_line(
         styles_file.load(tmp_path / "text")
 
 
-def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
+def test_exemplars_are_stored_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
     s = fit([noise(4, 200, seed=i) for i in range(80)])
     assert s.exemplars is not None
     styles_file.save({"a": s}, tmp_path / "one.styles")
@@ -152,7 +152,7 @@ def test_sums_are_kept_in_files_and_wrong_ones_refused(tmp_path: Path) -> None:
         unpack({name: x for name, x in tensors.items() if name != "a.directions"}, about)
 
 
-def test_sums_of_older_files_are_read_as_they_are() -> None:
+def test_exemplars_of_older_files_are_read_unchanged() -> None:
     tensors, about = pack({"a": random_style(6)})
     old = noise(24, exemplars.ROW, D).half()
     found = unpack(tensors | {"a.sums": old}, about)["a"]
@@ -163,8 +163,8 @@ def test_sums_of_older_files_are_read_as_they_are() -> None:
             unpack(tensors | {"a.sums": wrong}, about)
 
 
-def test_few_numbers_that_make_many_sums_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = pack({"a": fit([noise(4, D, seed=i) for i in range(20)])})  # 10 sums of 4 segments of 6 numbers
+def test_exemplars_beyond_memory_are_refused_before_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack({"a": fit([noise(4, D, seed=i) for i in range(20)])})  # 10 exemplars of 4 segments of 6 numbers
     monkeypatch.setattr(styles_file, "MOST", 240)
     assert unpack(*packed).keys() == {"a"}
     monkeypatch.setattr(styles_file, "MOST", 239)

@@ -43,7 +43,7 @@ def test_amount_0_moves_nothing(seed: int, method: translation.Method) -> None:
 
 
 @given(seeds, st.sampled_from(get_args(translation.Method)), st.sampled_from([1e-4, 1e3]))
-def test_a_space_measured_in_other_units_is_moved_in_alike(seed: int, method: translation.Method, unit: float) -> None:
+def test_moves_do_not_depend_on_the_units_of_the_space(seed: int, method: translation.Method, unit: float) -> None:
     s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
     a, b = (replace(one, mean=unit * one.mean, covariance=unit**2 * one.covariance) for one in (s, t))
     moved = blend(unit * z, a, b, 0.5, method) / unit
@@ -51,37 +51,37 @@ def test_a_space_measured_in_other_units_is_moved_in_alike(seed: int, method: tr
     assert translation.separation(a, b) == pytest.approx(translation.separation(s, t), abs=1e-3)
 
 
-def test_unasked_the_mean_method_moves() -> None:
+def test_the_mean_method_is_the_default() -> None:
     s, t, z = random_style(0), random_style(7), noise(5, D)
     assert torch.equal(translation.translate(s, t, 0.5)(z), z + 0.5 * vector(s, t))
     assert torch.equal(translation.compose([translation.translate(s, t, 0.5)])(z), z + 0.5 * vector(s, t))
 
 
-def test_in_one_dimension_the_discriminant_goes_to_the_other_mean_however_near() -> None:
+def test_in_one_dimension_the_discriminant_reaches_the_other_mean() -> None:
     s, t = (Style(torch.tensor([mean]), torch.tensor([[1.0]]), 9) for mean in (0.0, 0.5))
     z = torch.tensor([[0.0], [-1.0], [0.25], [2.0]])
     assert blend(z, s, t, 1.0, "discriminant").flatten().tolist() == pytest.approx([0.5, 0.5, 0.5, 2.0])
     assert blend(z, s, t, 0.5, "discriminant").flatten().tolist() == pytest.approx([0.25, -0.25, 0.375, 2.0])
-    # half a deviation apart: the normal distribution up to a quarter
+    # half a standard deviation apart: the normal distribution function at a quarter
     assert translation.separation(s, t) == pytest.approx(0.5987, abs=1e-4)
 
 
-def test_what_never_varies_tells_two_styles_apart() -> None:
+def test_a_constant_dimension_distinguishes_two_styles() -> None:
     s, t = (Style(torch.tensor(mean), torch.diag(torch.tensor([1.0, 0.0])), 9) for mean in ([0.0, 0.0], [0.1, 1.0]))
     assert translation.separation(s, t) == pytest.approx(1.0)
-    z = torch.tensor([[3.0, 0.0]])  # far out where the pieces vary, and not moved where they do not
+    z = torch.tensor([[3.0, 0.0]])  # far out in the varying dimension, at the source mean in the constant one
     torch.testing.assert_close(blend(z, s, t, 1.0, "discriminant"), torch.tensor([[3.1, 1.0]]), rtol=1e-3, atol=1e-3)
 
 
 def places(z: Tensor, s: Style, t: Style) -> Tensor:
-    """Where points lie on the discriminant axis: 0 at the mean of `s`, 1 at that of `t`."""
+    """Positions of points on the discriminant axis: 0 at the mean of `s`, 1 at that of `t`."""
     axis = torch.linalg.inv((s.covariance + t.covariance).double() / 2) @ (t.mean - s.mean).double()
     place: Tensor = (z.double() - s.mean) @ axis / ((t.mean - s.mean).double() @ axis)
     return place
 
 
 @given(seeds, st.floats(1, 3))
-def test_the_discriminant_takes_all_to_one_place_and_none_back(seed: int, amount: float) -> None:
+def test_the_discriminant_moves_all_points_to_one_position_and_none_back(seed: int, amount: float) -> None:
     s, t = random_style(seed), random_style(seed + 7)
     z = torch.cat([samples(s, 50, seed), t.mean + 2 * (t.mean - s.mean).unsqueeze(0)])
     before, after = places(z, s, t), places(blend(z, s, t, amount, "discriminant"), s, t)
@@ -89,7 +89,7 @@ def test_the_discriminant_takes_all_to_one_place_and_none_back(seed: int, amount
 
 
 @given(seeds, st.floats(0, 1))
-def test_up_to_one_the_discriminant_takes_each_its_share_of_the_way(seed: int, amount: float) -> None:
+def test_amounts_up_to_one_move_each_point_a_share_of_its_way(seed: int, amount: float) -> None:
     s, t = random_style(seed), random_style(seed + 7)
     z = samples(s, 50, seed)
     before, after = places(z, s, t), places(blend(z, s, t, amount, "discriminant"), s, t)
@@ -102,7 +102,7 @@ def test_up_to_one_the_discriminant_takes_each_its_share_of_the_way(seed: int, a
 
 
 @given(seeds)
-def test_from_a_style_to_itself_there_is_no_way_to_go(seed: int) -> None:
+def test_moving_from_a_style_to_itself_changes_nothing(seed: int) -> None:
     s, z = random_style(seed), noise(5, D, seed=seed).double()
     way = translation.advance(z, s, s, 1.0)
     assert way.tolist() == [0.0] * 5
@@ -110,7 +110,7 @@ def test_from_a_style_to_itself_there_is_no_way_to_go(seed: int) -> None:
 
 
 @given(seeds)
-def test_separation_is_the_share_on_the_own_side(seed: int) -> None:
+def test_separation_is_the_share_on_the_correct_side(seed: int) -> None:
     s = random_style(seed)
     t = replace(random_style(seed + 7), covariance=s.covariance)
     told = translation.separation(s, t)
@@ -129,8 +129,8 @@ def test_transport_gives_the_target_s_mean_and_covariance(seed: int) -> None:
 
 
 @given(seeds)
-def test_transport_is_the_least_way_and_not_another(seed: int) -> None:
-    """Its matrix is symmetric and positive: of all maps with these moments that is the one that moves least."""
+def test_transport_is_the_map_of_least_distance(seed: int) -> None:
+    """Its matrix is symmetric and positive: among all maps with these moments only this one moves least."""
     s, t = random_style(seed), random_style(seed + 7)
     a = transport(s, t)(s.mean + torch.eye(D)) - t.mean
     torch.testing.assert_close(a, a.T, rtol=1e-2, atol=1e-2)
@@ -149,14 +149,14 @@ def test_with_equal_covariances_transport_is_the_mean_method(seed: int, amount: 
 
 
 @given(seeds)
-def test_a_style_is_already_where_it_is(seed: int) -> None:
+def test_transport_from_a_style_to_itself_is_the_identity(seed: int) -> None:
     s, z = random_style(seed), noise(5, D, seed=seed)
     torch.testing.assert_close(transport(s, s)(z), z, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(blend(z, s, s, 1.0), z)
 
 
 @given(seeds)
-def test_there_and_back_is_nothing(seed: int) -> None:
+def test_transport_there_and_back_is_the_identity(seed: int) -> None:
     s, t, z = random_style(seed), random_style(seed + 7), noise(5, D, seed=seed)
     torch.testing.assert_close(transport(t, s)(transport(s, t)(z)), z, rtol=2e-2, atol=2e-2)
 
@@ -167,7 +167,7 @@ def test_in_one_dimension_transport_scales_by_the_deviations() -> None:
     assert transport(s, t)(torch.tensor([[1.0], [3.0]])).flatten().tolist() == pytest.approx([10, 13])
 
 
-def test_transport_needs_a_style_with_a_spread_to_start_from() -> None:
+def test_transport_needs_a_source_style_with_variance() -> None:
     s, t = random_style(0), random_style(1)
     with pytest.raises(StyleError, match="--from"):
         blend(noise(2, D), s.mean, t, 0.5, "transport")
@@ -176,7 +176,7 @@ def test_transport_needs_a_style_with_a_spread_to_start_from() -> None:
 
 
 @given(seeds)
-def test_moves_together_add_up_and_none_is_none(seed: int) -> None:
+def test_composed_moves_add_up_and_no_move_is_the_identity(seed: int) -> None:
     z, a, b = (noise(3, D, seed=seed + i) for i in range(3))
     torch.testing.assert_close(translation.compose([lambda z: z + a, lambda z: z + b])(z), z + a + b)
     torch.testing.assert_close(translation.compose([])(z), z)

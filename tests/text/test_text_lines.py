@@ -1,4 +1,4 @@
-"""As many lines come out as go in, each as soon as it is there, and a file's name says its style."""
+"""Lines of files and pipes: none is lost, each is available at once, and the style is in a file's name."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from seqvae.text.lines import read_lines, style_of, title
         (b"one\rtwo\r", ["one\rtwo\r"]),
         (b"one\r\r\n", ["one\r"]),
         (b" one \t\n\n two", [" one \t", "", " two"]),
-        (b"\xef\xbb\xbfone\n\xef\xbb\xbftwo", ["one", "\ufefftwo"]),  # a mark at the beginning, a letter elsewhere
+        (b"\xef\xbb\xbfone\n\xef\xbb\xbftwo", ["one", "\ufefftwo"]),  # only the first is a byte order mark
         (b"\xff one\n\xe2\x82\ntwo", ["\ufffd one", "\ufffd", "two"]),
         ("a\u2028b\x85c\x0bd\x0ce\u2029f\n".encode(), ["a\u2028b\x85c\x0bd\x0ce\u2029f"]),
         (b"a\0b\n", ["a\0b"]),
     ],
 )
-def test_lines_end_at_line_feeds_alone(tmp_path: Path, data: bytes, expected: list[str]) -> None:
+def test_lines_end_only_at_line_feeds(tmp_path: Path, data: bytes, expected: list[str]) -> None:
     (tmp_path / "a.txt").write_bytes(data)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(data))
     assert list(read_lines(tmp_path / "a.txt")) == expected
@@ -42,13 +42,13 @@ def test_lines_end_at_line_feeds_alone(tmp_path: Path, data: bytes, expected: li
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), max_size=8))
-def test_what_was_written_is_read(lines: list[str]) -> None:
+def test_written_lines_are_read_back(lines: list[str]) -> None:
     lines = [line.lstrip("\ufeff").rstrip("\r") for line in lines]
     data = "".join(f"{line}\n" for line in lines).encode()
     assert list(read_lines(io.BytesIO(data))) == lines
 
 
-def test_a_line_of_a_pipe_is_given_out_as_soon_as_it_is_there() -> None:
+def test_a_line_of_a_pipe_is_available_at_once() -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as stream, os.fdopen(write, "wb", buffering=0) as pipe:
         lines = read_lines(stream)
@@ -62,7 +62,7 @@ def test_a_line_of_a_pipe_is_given_out_as_soon_as_it_is_there() -> None:
         stuck.cancel()
 
 
-def test_what_cannot_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match=r"none\.txt"):
         read_lines(tmp_path / "none.txt")
     with pytest.raises(ReadError, match="folder"):
@@ -96,7 +96,7 @@ def test_a_broken_archive_is_an_error_in_one_line(tmp_path: Path, data: bytes) -
         ("a..gz", "a"),
     ],
 )
-def test_the_name_of_a_file_says_its_style(name: str, style: str) -> None:
+def test_the_name_of_a_file_gives_its_style(name: str, style: str) -> None:
     assert style_of(name) == style
     assert style_of(Path(name)) == style
 

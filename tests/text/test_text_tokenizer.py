@@ -1,4 +1,4 @@
-"""Whatever a line holds comes back, the grammar lets nothing but Unicode through, and cuts keep words whole."""
+"""Any line is restored, the grammar allows only valid Unicode, and segment borders do not divide words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CORPUS = [" ".join(random.Random(i).choices(WORDS, k=9)) + " ." for i in range(2
     "déjà vu in the <unk> café <bos> , N $ 3.50",
     "汉字 и слова",
 ]
-# Signs with a meaning to SentencePiece, to UTF-8 or to whoever splits lines, beside ordinary words
+# Characters with a meaning to SentencePiece, UTF-8 or line splitting, beside ordinary words
 TROUBLE = [
     *(" ", "  ", "\t", "\n", "\r", "\0", "\x85", SPACE, "\u2028", "\u2585", "\u2047", "\ufeff", "\ufffd", "e\u0301"),
     *("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<s>", "<0x41>", f"<mask{SPACE}>", f"<bos{SPACE}>"),
@@ -57,7 +57,7 @@ def short(tokenizer: TextTokenizer, max_tokens: int) -> TextTokenizer:
 @example(line="<bos><pad><mask><eos>")
 @example(line=f"<mask{SPACE}>")
 @settings(deadline=None)
-def test_any_line_comes_back(text: TextTokenizer, line: str) -> None:
+def test_any_line_is_restored(text: TextTokenizer, line: str) -> None:
     chunks = text.encode(line)
     assert text.decode_text(chunks) == line
     for chunk in chunks:
@@ -67,14 +67,14 @@ def test_any_line_comes_back(text: TextTokenizer, line: str) -> None:
 
 
 @pytest.mark.parametrize("sign", TROUBLE)
-def test_signs_with_a_meaning_come_back_wherever_they_stand(text: TextTokenizer, sign: str) -> None:
+def test_special_characters_are_restored_at_any_position(text: TextTokenizer, sign: str) -> None:
     for line in (sign, f"{sign}the", f"the{sign}", f" {sign} ", f"the {sign} food", sign * 3):
         assert text.decode_text(text.encode(line)) == line
 
 
 @given(line=lines, max_tokens=st.integers(5, 12))
 @settings(deadline=None)
-def test_a_line_cut_into_chunks_comes_back(text: TextTokenizer, line: str, max_tokens: int) -> None:
+def test_a_line_divided_into_chunks_is_restored(text: TextTokenizer, line: str, max_tokens: int) -> None:
     whole = text.encode(line)
     tokenizer = short(text, max_tokens)
     chunks = tokenizer.encode(line)
@@ -85,7 +85,7 @@ def test_a_line_cut_into_chunks_comes_back(text: TextTokenizer, line: str, max_t
     assert not any(0x80 <= text.byte_of[chunk[0]] < 0xC0 for chunk in chunks), "never inside a character"
 
 
-def test_a_cut_is_made_before_a_word(text: TextTokenizer) -> None:
+def test_chunks_begin_before_a_word(text: TextTokenizer) -> None:
     line = " ".join(WORDS * 4)
     tokenizer = short(text, 16)
     chunks = tokenizer.encode(line)
@@ -95,14 +95,14 @@ def test_a_cut_is_made_before_a_word(text: TextTokenizer) -> None:
     assert " ".join(said) == line
 
 
-def test_few_tokens_make_one_chunk_and_one_more_makes_two(text: TextTokenizer) -> None:
+def test_tokens_fill_one_chunk_and_one_more_makes_two(text: TextTokenizer) -> None:
     line = "the food was not very good"
     [chunk] = text.encode(line)
     assert len(short(text, len(chunk)).encode(line)) == 1
     assert len(short(text, len(chunk) - 1).encode(line)) == 2
 
 
-def test_the_empty_line_is_the_end_alone(text: TextTokenizer) -> None:
+def test_the_empty_line_is_eos_alone(text: TextTokenizer) -> None:
     assert [chunk.tolist() for chunk in text.encode("")] == [[EOS]]
     assert text.decode_text(text.encode("")) == ""
     assert text.decode_text([]) == ""
@@ -110,18 +110,18 @@ def test_the_empty_line_is_the_end_alone(text: TextTokenizer) -> None:
 
 @given(several=st.lists(lines, max_size=6))
 @settings(deadline=None)
-def test_many_lines_are_spelled_as_each_alone(text: TextTokenizer, several: list[str]) -> None:
+def test_many_lines_are_tokenized_as_each_alone(text: TextTokenizer, several: list[str]) -> None:
     together = [[chunk.tolist() for chunk in chunks] for chunks in text.encode_all(several)]
     assert together == [[chunk.tolist() for chunk in text.encode(line)] for line in several]
 
 
-def test_the_first_word_is_spelled_as_any_other(text: TextTokenizer) -> None:
+def test_the_first_word_is_tokenized_like_any_other(text: TextTokenizer) -> None:
     first, second = text.encode("food food")[0][:-1].reshape(2, -1)
     assert first.tolist() == second.tolist()
 
 
 def test_known_words_are_pieces() -> None:
-    # byte pairs: of as few lines as these the unigram algorithm keeps little more than the letters
+    # byte pairs: with so few lines the unigram algorithm keeps little more than the letters
     text = TextTokenizer.train(CORPUS, 400)
     [chunk] = text.encode("the food was good")
     assert [text.token_text(i) for i in chunk.tolist()] == [" the", " food", " was", " good", "<eos>"]
@@ -145,7 +145,7 @@ def test_a_line_of_a_megabyte_takes_little_time(text: TextTokenizer, unit: str) 
     assert text.decode_text(chunks) == line
 
 
-def test_bytes_that_are_no_text_are_replaced_and_padding_is_passed_over(text: TextTokenizer) -> None:
+def test_invalid_bytes_are_replaced_and_padding_is_skipped(text: TextTokenizer) -> None:
     lead = int(np.flatnonzero(text.byte_of == 0xE2)[0])
     [food] = text.encode("food")
     ids = [*food[:-1].tolist(), lead, EOS, PAD, lead]
@@ -167,7 +167,7 @@ def test_tokens_can_be_shown_one_by_one(text: TextTokenizer) -> None:
     assert [text.token_text(i) for i in (PAD, BOS, MASK)] == ["<pad>", "<bos>", "<mask>"]
 
 
-def test_it_travels_to_another_process(text: TextTokenizer) -> None:
+def test_it_can_be_pickled_to_another_process(text: TextTokenizer) -> None:
     again = pickle.loads(pickle.dumps(text))
     assert again.encode("the food")[0].tolist() == text.encode("the food")[0].tolist()
 
@@ -198,7 +198,7 @@ def test_few_lines_make_a_smaller_vocabulary(algorithm: str, corpus: list[str], 
 
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram", "char"])
-def test_more_letters_than_there_is_room_for_are_spelled_in_bytes(algorithm: str) -> None:
+def test_letters_beyond_the_vocabulary_are_spelled_in_bytes(algorithm: str) -> None:
     many = ["".join(map(chr, range(start, start + 50))) + " 汉字" * 3 for start in range(0x5000, 0x6000, 50)]
     tokenizer = TextTokenizer.train(many, 300, algorithm)
     assert tokenizer.vocab_size <= 300
@@ -231,7 +231,7 @@ def test_no_lines_or_no_room_is_an_error() -> None:
         TextTokenizer.train(["a"], 400, max_tokens=4)
 
 
-def test_its_tokens_have_no_cues_and_nearly_all_are_allowed(text: TextTokenizer) -> None:
+def test_its_tokens_have_no_position_fields_and_nearly_all_are_allowed(text: TextTokenizer) -> None:
     tokens = np.zeros((2, 1, 7), np.int32)
     rng = np.random.default_rng(0)
     assert text.field_sizes == ()
@@ -267,7 +267,9 @@ def test_the_grammar_allows_every_line(text: TextTokenizer, several: list[str]) 
 
 @given(seed=st.integers(0, 2**32 - 1), byte_share=st.sampled_from([0.05, 0.5, 1.0]))
 @settings(deadline=None)
-def test_a_walk_through_allowed_tokens_is_one_line_of_text(text: TextTokenizer, seed: int, byte_share: float) -> None:
+def test_a_random_sequence_of_allowed_tokens_is_one_line_of_text(
+    text: TextTokenizer, seed: int, byte_share: float
+) -> None:
     rng = np.random.default_rng(seed)
     grammar = text.grammar()
     state = grammar.start(6)
@@ -280,7 +282,7 @@ def test_a_walk_through_allowed_tokens_is_one_line_of_text(text: TextTokenizer, 
         state = grammar.advance(state, walks[:, t])
     for walk in walks.tolist():
         whole = walk
-        if EOS not in walk:  # cut back to where it could last have ended
+        if EOS not in walk:  # truncated to the last possible end
             state, last = grammar.start(1), 0
             for t, token in enumerate(walk):
                 last = t if grammar.allowed(state)[0, EOS] else last
@@ -296,8 +298,8 @@ def test_a_walk_through_allowed_tokens_is_one_line_of_text(text: TextTokenizer, 
         assert text.decode_text(text.encode(line)) == line
 
 
-def test_the_grammar_allows_the_bytes_of_unicode_and_no_others(text: TextTokenizer) -> None:
-    """All of two bytes, and of longer ones the edges of every range, against Python's own decoder."""
+def test_the_grammar_allows_exactly_the_bytes_of_unicode(text: TextTokenizer) -> None:
+    """All characters of two bytes, and the ends of every longer range, against Python's decoder."""
     token = [int(np.flatnonzero(text.byte_of == byte)[0]) for byte in range(256)]
     grammar = text.grammar()
     edges = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC2, 0xE1, 0xFF]
@@ -329,12 +331,12 @@ def _is_text(data: bytes) -> bool:
 
 
 def _begins_a_character(data: bytes) -> bool:
-    """True where some bytes after these make one character."""
+    """Whether these bytes can be completed to one character."""
     tails = (b"", b"\x80", b"\xbf", b"\x80\x80", b"\xbf\xbf", b"\x80\x80\x80", b"\xbf\xbf\xbf")
     return any(_is_text(data + tail) and len((data + tail).decode()) == 1 for tail in tails)
 
 
-def test_pieces_with_the_end_of_a_line_are_never_said() -> None:
+def test_tokens_with_a_line_end_are_never_allowed() -> None:
     tokenizer = TextTokenizer.train(["one\r\ntwo", "one\ntwo\r"] * 20, 300)
     allowed = TextGrammar(tokenizer).allowed(tokenizer.grammar().start(1))[0]
     for i in np.flatnonzero(allowed).tolist():

@@ -1,4 +1,4 @@
-"""A run keeps to its minutes, tells how long it takes, and ends with all saved when it is asked to."""
+"""A run keeps its time budget, reports the time left, and saves its state when interrupted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Begin = Callable[..., list[str]]
 
 
 class Time:
-    """Seconds that go by when something is done, and not else."""
+    """A clock that advances only when work is done, in seconds."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -49,7 +49,7 @@ class Time:
 
 @pytest.fixture(autouse=True)
 def heard() -> Iterator[None]:
-    """Ctrl-C is heard here: what a script starts in the background begins with it ignored."""
+    """Restores the handling of Ctrl-C, which processes started in the background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -76,7 +76,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 @pytest.fixture
 def recipe(small_recipe: Recipe) -> Recipe:
-    """A plan of 1,000 steps for one minute."""
+    """A recipe of 1,000 steps and one minute."""
     config = TrainConfig(
         steps=1000, minutes=1, batch_tokens=128, learning_rate=1e-2, warmup_steps=100, evaluate_every=50,
         save_every=500, validation_segments=8, precision="fp32",
@@ -86,7 +86,7 @@ def recipe(small_recipe: Recipe) -> Recipe:
 
 @pytest.fixture
 def begin(collection: Path, tokenizer: MidiTokenizer, tmp_path: Path) -> Begin:
-    """Train in a folder of the given name; what was reported."""
+    """Train in a folder of the given name; returns the reports."""
 
     def run(recipe: Recipe, name: str = "run", resume: bool = False) -> list[str]:
         reports: list[str] = []
@@ -114,7 +114,7 @@ def test_the_examples_are_true() -> None:
     assert doctest.testmod(clock).failed == 0
 
 
-def test_a_run_ends_with_its_minutes_and_the_plan_with_it(
+def test_a_run_ends_with_its_time_budget_and_so_does_the_schedule(
     begin: Begin, recipe: Recipe, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = []
@@ -142,13 +142,13 @@ def test_a_run_ends_with_its_minutes_and_the_plan_with_it(
 
 
 def seqvae_load(folder: Path) -> torch.Tensor:
-    """A latent vector that a checkpoint makes."""
+    """A latent vector of a checkpoint."""
     import seqvae as package
 
     return package.load(folder).encode([groove(3)])[0][0]
 
 
-def test_a_run_that_has_used_its_minutes_does_nothing_and_may_get_more(
+def test_a_run_without_time_left_does_nothing_and_may_get_more_time(
     begin: Begin, recipe: Recipe, time: Time, tmp_path: Path
 ) -> None:
     begin(recipe)
@@ -162,7 +162,7 @@ def test_a_run_that_has_used_its_minutes_does_nothing_and_may_get_more(
     assert 29 <= time.seconds - before <= 30
 
 
-def test_an_interrupted_run_of_minutes_uses_the_rest_of_them(
+def test_an_interrupted_run_uses_the_rest_of_its_time_budget(
     begin: Begin, recipe: Recipe, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = time.seconds
@@ -170,7 +170,7 @@ def test_an_interrupted_run_of_minutes_uses_the_rest_of_them(
         interrupt_at(patch, 20)
         begin(recipe)
     assert progress(tmp_path / "run")["seconds"] == time.seconds - began
-    time.seconds += 500  # somebody is away
+    time.seconds += 500  # time between two runs
     begin(recipe, resume=True)
     assert 558 <= time.seconds - began <= 560
 
@@ -185,7 +185,7 @@ def test_the_shortest_run_still_makes_a_checkpoint(
     assert len(seqvae_load(tmp_path / "run" / "best")) == 16
 
 
-def test_the_decoder_starts_afresh_once_where_the_plan_says(
+def test_the_decoder_is_reset_once_at_the_scheduled_step(
     begin: Begin, recipe: Recipe, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
@@ -195,12 +195,12 @@ def test_the_decoder_starts_afresh_once_where_the_plan_says(
     assert 0.4 < at / progress(tmp_path / "run")["step"] < 0.6
 
 
-def test_several_processes_hear_the_time_and_the_signal_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_time_and_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now", Time())
 
     class Second(Ranks):
         def add(self, tensors: Any) -> None:
-            tensors[0] += torch.tensor([7.0, 1.0])  # what the first process says
+            tensors[0] += torch.tensor([7.0, 1.0])  # the value of the first process
 
     other = Clock(1, 0.0, Second(rank=1, count=2), lambda: False)
     assert other.read() == 7
@@ -210,7 +210,7 @@ def test_several_processes_hear_the_time_and_the_signal_of_each_other(monkeypatc
 # --- time left --------------------------------------------------------------------------------------------------------
 
 
-def test_how_long_it_takes_is_told_in_the_first_seconds(begin: Begin, recipe: Recipe, time: Time) -> None:
+def test_the_time_left_is_reported_in_the_first_seconds(begin: Begin, recipe: Recipe, time: Time) -> None:
     steps = replace(recipe.train, minutes=0.0, steps=150, evaluate_every=150)
     reports = begin(replace(recipe, train=steps))
     [first] = [line for line in reports if "about" in line]
@@ -224,7 +224,7 @@ def test_how_long_it_takes_is_told_in_the_first_seconds(begin: Begin, recipe: Re
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int, number: int = signal.SIGINT) -> None:
-    """Ctrl-C, or what a batch system sends, in the middle of a step."""
+    """Ctrl-C, or the signal of a batch system, in the middle of a step."""
     step = Run.step
 
     def interrupted(self: Run, tokens: Any) -> Loss:
@@ -237,14 +237,14 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, at: int, number: int = signal.
 
 @pytest.fixture
 def thirty(recipe: Recipe) -> Recipe:
-    """Thirty steps, with all that draws random numbers."""
+    """Thirty steps, with all settings that draw random numbers."""
     objective = replace(recipe.objective, word_dropout=0.3, denoise=0.1)
     config = replace(recipe.train, minutes=0.0, steps=30, warmup_steps=5, evaluate_every=10, mix=0.5)
     return replace(recipe, objective=objective, train=config)
 
 
 @pytest.mark.parametrize(("at", "number"), [(17, signal.SIGINT), (20, signal.SIGTERM), (3, signal.SIGINT)])
-def test_an_interrupted_run_is_saved_and_goes_on_to_the_bit(
+def test_an_interrupted_run_is_saved_and_resumes_bit_by_bit(
     begin: Begin, thirty: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, number: int
 ) -> None:
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
@@ -269,7 +269,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_bit(
     assert not (folder / "last").exists(), "of no use beside the best of a finished run"
 
 
-def test_an_interrupt_in_the_last_step_is_the_end_anyway(
+def test_an_interrupt_in_the_last_step_ends_the_run_normally(
     begin: Begin, thirty: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_at(monkeypatch, 30)
@@ -301,7 +301,7 @@ def test_a_second_interrupt_does_not_wait() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
+def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupts() as came:
@@ -311,7 +311,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_in_another_thread_nothing_is_caught() -> None:
+def test_signals_are_not_caught_in_another_thread() -> None:
     found: list[bool] = []
 
     def work() -> None:
@@ -325,7 +325,7 @@ def test_in_another_thread_nothing_is_caught() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_the_command_says_where_all_is_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_names_the_saved_state_and_how_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(12):
         song(Path("songs") / ("calm", "wild")[i % 2] / f"song{i}.mid", i)
     settings = ["model.latent=16", "model.width=32", "model.hidden=16", "train.batch_tokens=512"]
@@ -342,7 +342,7 @@ def test_the_command_says_where_all_is_and_how_to_go_on(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("here")
-def test_a_second_interrupt_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interrupt_ends_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Run, tokens: Any) -> Loss:
         raise KeyboardInterrupt
 
@@ -364,7 +364,7 @@ def test_an_interrupt_while_modules_are_imported_leaves_no_traceback() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "seqvae: interrupted\n")
 
 
-# --- what is validated with -------------------------------------------------------------------------------------------
+# --- validation pieces ------------------------------------------------------------------------------------------------
 
 
 def never(self: Run, tokens: Any) -> Loss:
@@ -396,7 +396,7 @@ def test_pieces_without_content_are_refused_before_the_first_step(
 
 
 @pytest.mark.usefixtures("here")
-def test_two_kinds_of_sessions_many_times_over_can_be_trained_on() -> None:
+def test_two_distinct_sessions_repeated_many_times_can_be_trained_on() -> None:
     kinds = [kind for i in range(300) if split_of(kind := f"open read{i} close") == "train"][:2]
     Path("normal.txt").write_text("".join(f"{kind}\n" for kind in kinds * 20))
     settings = ["model.latent=4", "model.width=16", "model.hidden=16", "train.steps=2"]
@@ -414,7 +414,7 @@ def test_two_kinds_of_sessions_many_times_over_can_be_trained_on() -> None:
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.filterwarnings("error")
-def test_one_segment_to_validate_with_is_no_collapse() -> None:
+def test_validation_on_one_segment_is_not_a_collapse() -> None:
     Path("two.txt").write_text("open read close\nopen write sync close\n")
     settings = ["model.latent=4", "model.width=16", "model.hidden=16", "train.steps=2", "objective.beta=0.01"]
     result = seqvae("train", "hdfs", "--data", "two.txt", "--out", "run", *(f"--set={s}" for s in settings))

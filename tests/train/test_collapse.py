@@ -1,4 +1,4 @@
-"""What keeps the posterior from collapsing, at work in training: each setting does what its paper says it does."""
+"""Settings against posterior collapse in training: each has the effect stated in its paper."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenData, Token
 def after(
     prepared: tuple[TokenData, Tokenizer], folder: Path, recipe: Recipe = RECIPE, /, **changes: Any
 ) -> dict[str, float]:
-    """The last validation of a run with some settings of its objective changed."""
+    """The last validation of a run with changed settings of the objective."""
     recipe = replace(recipe, objective=replace(recipe.objective, **changes))
     train(recipe, *prepared, folder, resume=False, report=lambda _: None)
     found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -55,7 +55,7 @@ def weights(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def test_the_kl_goes_where_it_is_held(prepared: tuple[TokenData, Tokenizer], tmp_path: Path) -> None:
+def test_the_kl_reaches_its_target_or_floor(prepared: tuple[TokenData, Tokenizer], tmp_path: Path) -> None:
     bits = 1 / np.log(2)
     plain = after(prepared, tmp_path / "plain", beta=4.0)["kl_bits"]
     assert plain < 1.0 * bits, "a heavy price and a strong decoder: nothing is left in z"
@@ -67,11 +67,11 @@ def test_the_kl_goes_where_it_is_held(prepared: tuple[TokenData, Tokenizer], tmp
         held = after(prepared, tmp_path / name, beta=4.0, **changes)["kl_bits"]
         if name == "target":
             assert held == pytest.approx(6.0 * bits, rel=0.4)
-        else:  # what lies below a floor is free, and may be left
+        else:  # the KL below a floor has no cost
             assert plain + 1.0 * bits < held < 8.0 * bits, name
 
 
-def test_after_pretraining_the_decoder_starts_afresh_and_the_encoder_stays(
+def test_after_pretraining_the_decoder_is_reset_and_the_encoder_stays(
     prepared: tuple[TokenData, Tokenizer], tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, objective=replace(RECIPE.objective, pretrain_steps=5))
@@ -93,7 +93,7 @@ def test_after_pretraining_the_decoder_starts_afresh_and_the_encoder_stays(
     assert run.step(next(batches)[2]).beta == 1
 
 
-def test_an_aggressive_encoder_leads_while_information_rises(
+def test_an_aggressive_encoder_is_trained_alone_while_mutual_information_rises(
     prepared: tuple[TokenData, Tokenizer], tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, objective=replace(RECIPE.objective, aggressive=20))

@@ -1,4 +1,4 @@
-"""Training with torch.compile is training without, but for rounding, whatever the shapes of its batches."""
+"""Training with torch.compile equals training without it, but for rounding, for batches of any shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.train.trainer import Run
 
 BACKBONES = [("set", "recurrent"), ("transformer", "transformer")]
-SHAPES = [(5, 0), (3, 2), (4, 7), (2, 1)]  # rows of a batch, and places more than its longest has
+SHAPES = [(5, 0), (3, 2), (4, 7), (2, 1)]  # rows of a batch, and padding beyond its longest row
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ SHAPES = [(5, 0), (3, 2), (4, 7), (2, 1)]  # rows of a batch, and places more th
 )
 @pytest.mark.parametrize(("encoder", "decoder"), BACKBONES)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_compiled_steps_are_those_of_the_plain_model(
+def test_compiled_steps_equal_those_of_the_plain_model(
     encoder: str, decoder: str, collection: Path, tokenizer: MidiTokenizer, small_recipe: Recipe, tmp_path: Path
 ) -> None:
     model = replace(

@@ -1,4 +1,4 @@
-"""A run learns, can be cut anywhere and taken up to the bit, and keeps the best of what it saw."""
+"""A run learns, resumes bit by bit after any interruption, and keeps its best checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Start = Callable[..., Path]
 
 
 class StopError(Exception):
-    """What ends a run in the middle here, as a power cut would."""
+    """Ends a run in the middle, like a power cut."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def data(collection: Path) -> TokenData:
 
 @pytest.fixture
 def short(small_recipe: Recipe) -> Recipe:
-    """Thirty steps, with everything that draws random numbers, and validations in between."""
+    """Thirty steps, with all settings that draw random numbers, and validations in between."""
     return replace(
         small_recipe,
         objective=replace(small_recipe.objective, word_dropout=0.3, denoise=0.1),
@@ -93,12 +93,12 @@ def check_same(a: Path, b: Path) -> None:
 
 
 def records(data: TokenData) -> list[tuple[int, ...]]:
-    """What is known of every piece."""
+    """Metadata of every piece."""
     return [tuple(data.record(i).tolist()) for i in range(len(data))]
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let a run end, without a word, once it has made so many steps."""
+    """End a run after a number of steps, without any clean-up."""
     step = Run.step
 
     def cut(self: Run, tokens: Any) -> Loss:
@@ -118,11 +118,11 @@ def test_it_learns(trained: Trained) -> None:
     assert last["accuracy"] > first["accuracy"]
     (training,) = lines(trained.folder, "train")
     assert training["step"] == 100
-    # what even chances over the vocabulary would cost is far away
+    # far below the loss of uniform logits
     assert last["loss"] < 0.3 * 2 * 60 * math.log(400)
 
 
-def test_the_figures_are_what_they_say(trained: Trained) -> None:
+def test_the_figures_match_their_definitions(trained: Trained) -> None:
     for line in lines(trained.folder, "valid"):
         kl = line["kl_bits"] * math.log(2)
         reconstruction = -line["elbo"] - kl
@@ -133,7 +133,7 @@ def test_the_figures_are_what_they_say(trained: Trained) -> None:
         assert 0 < line["free_running"] < 1
 
 
-def test_a_run_says_how_it_goes(trained: Trained) -> None:
+def test_a_run_reports_its_progress(trained: Trained) -> None:
     assert any("parameters, fp32" in line and "12 songs" in line for line in trained.reports)
     assert any(line.startswith("valid: loss") and "kl_bits" in line for line in trained.reports)
     assert any(line.startswith("step 100: loss") and "tokens/s" in line for line in trained.reports)
@@ -143,7 +143,7 @@ def test_a_run_says_how_it_goes(trained: Trained) -> None:
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_taken_up_is_the_run_straight_through_to_the_bit(
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
     start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = start(short, "straight")
@@ -159,7 +159,9 @@ def test_a_run_taken_up_is_the_run_straight_through_to_the_bit(
         assert torch.equal(tensor, checkpoint.load(cut / "best").model.state_dict()[name])
 
 
-def test_an_encoder_that_leads_is_taken_up_too(start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aggressive_encoder_training_is_resumed_too(
+    start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = replace(
         short,
         objective=replace(short.objective, pretrain_steps=1, aggressive=2),
@@ -179,7 +181,7 @@ def test_validating_does_not_change_the_run(start: Start, short: Recipe) -> None
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_another_seed_is_another_run(start: Start, short: Recipe) -> None:
+def test_another_seed_gives_another_run(start: Start, short: Recipe) -> None:
     one = start(replace(short, train=replace(short.train, steps=2)), "one")
     two = start(replace(short, train=replace(short.train, steps=2, seed=1)), "two")
     assert not torch.equal(state(one)[0]["model.encoder.mean.weight"], state(two)[0]["model.encoder.mean.weight"])
@@ -207,7 +209,7 @@ def test_a_folder_with_a_run_is_not_overwritten(start: Start, short: Recipe) -> 
     assert (folder / "state.safetensors").read_bytes() == before
 
 
-def test_another_model_does_not_go_on_with_a_run(start: Start, short: Recipe) -> None:
+def test_a_run_is_not_resumed_with_another_model(start: Start, short: Recipe) -> None:
     start(replace(short, train=replace(short.train, steps=2)))
     with pytest.raises(ConfigError, match="another model"):
         start(replace(short, model=replace(short.model, width=48)), resume=True)
@@ -221,11 +223,11 @@ def test_a_damaged_state_is_an_error_in_one_line(start: Start, short: Recipe) ->
         start(short, resume=True)
 
 
-# --- when something goes wrong ----------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", ["loss", "gradient"])
-def test_what_is_no_number_stops_the_run_and_spoils_nothing(
+def test_a_nan_stops_the_run_and_leaves_the_saved_state(
     start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     recipe = replace(short, train=replace(short.train, save_every=5))
@@ -255,7 +257,9 @@ def test_what_is_no_number_stops_the_run_and_spoils_nothing(
     assert state(folder)[1]["step"] == 6, "taken up from the last good state, step 5"
 
 
-def test_a_collapse_is_told_with_what_to_change(start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapse_is_reported_with_the_settings_to_change(
+    start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = {"loss": 1.0, "kl_bits": 9.0, "active_units": 9.0}
     brief = replace(short, train=replace(short.train, steps=1))
     for name, figures, told in [
@@ -270,7 +274,7 @@ def test_a_collapse_is_told_with_what_to_change(start: Start, short: Recipe, mon
     assert sum(line.startswith("warning") for line in reports) == 1, "the plain autoencoder has no KL to lose"
 
 
-def test_a_posterior_that_says_nothing_has_collapsed() -> None:
+def test_a_posterior_without_information_has_collapsed() -> None:
     healthy = {"kl_bits": 40.0, "active_units": 30.0}
     assert collapsed(healthy, 64) is None
     for figures in ({**healthy, "kl_bits": 0.0}, {**healthy, "active_units": 1.0}):
@@ -286,7 +290,7 @@ def test_a_posterior_that_says_nothing_has_collapsed() -> None:
 # --- the best ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_best_is_the_one_with_the_lowest_loss(start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_checkpoint_has_the_lowest_loss(start: Start, short: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
     losses = iter([5.0, 2.0, 3.0])
     validate = Run.validate
@@ -304,7 +308,7 @@ def test_the_best_is_the_one_with_the_lowest_loss(start: Start, short: Recipe, m
     assert state(folder)[1]["best"] == 2.0
 
 
-def test_the_best_is_loaded_like_a_released_one(trained: Trained) -> None:
+def test_the_best_checkpoint_is_loaded_like_a_released_one(trained: Trained) -> None:
     codec = seqvae.load(trained.best)
     assert checkpoint.load(trained.best).recipe == trained.recipe
     (z,) = codec.encode([groove(3)])
@@ -314,7 +318,7 @@ def test_the_best_is_loaded_like_a_released_one(trained: Trained) -> None:
 # --- the schedule -----------------------------------------------------------------------------------------------------
 
 
-def test_the_learning_rate_rises_in_a_line_and_falls_by_half_a_cosine() -> None:
+def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine() -> None:
     config = TrainConfig(steps=1100, warmup_steps=100, learning_rate=2e-3, final_rate=0.1)
     rates = np.array([rate_at(config, step) for step in range(1, 1101)])
     assert rates[:100] == pytest.approx(2e-5 * np.arange(1, 101))
@@ -325,7 +329,7 @@ def test_the_learning_rate_rises_in_a_line_and_falls_by_half_a_cosine() -> None:
     assert rate_at(config, 5000) == pytest.approx(2e-4), "beyond the end it stays"
 
 
-def test_without_a_warm_up_it_starts_at_the_top() -> None:
+def test_without_a_warm_up_the_learning_rate_starts_at_its_maximum() -> None:
     config = TrainConfig(steps=100, warmup_steps=0, learning_rate=1.0)
     assert rate_at(config, 1) == pytest.approx(1, abs=1e-3)
     assert rate_at(TrainConfig(steps=10, warmup_steps=10, learning_rate=1.0), 10) == 1.0
@@ -334,7 +338,7 @@ def test_without_a_warm_up_it_starts_at_the_top() -> None:
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
-def test_shards_that_are_there_are_not_made_again(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
+def test_existing_shards_are_not_made_again(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
     def pieces() -> Any:
         yield "rock", "a", groove(1)
 
@@ -349,7 +353,7 @@ def test_shards_that_are_there_are_not_made_again(tokenizer: MidiTokenizer, tmp_
         shards.tokenize(Recipe(tokenizer=TokenizerConfig(max_steps=96)), none(), tokenizer, tmp_path / "data")
 
 
-def test_shards_made_before_are_taken_as_they_are(
+def test_prepared_shards_are_used_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -392,7 +396,7 @@ def test_only_one_process_makes_the_shards(tmp_path: Path, small_recipe: Recipe)
     assert records(again) == records(made)
 
 
-def test_nothing_to_read_is_an_error_in_one_line(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
+def test_missing_input_is_an_error_in_one_line(tokenizer: MidiTokenizer, tmp_path: Path) -> None:
     with pytest.raises(SeqVAEError, match="no training data could be read"):
         shards.tokenize(Recipe(), [], tokenizer, tmp_path / "data")
     assert not (tmp_path / "data" / "index.json").exists()
@@ -410,7 +414,7 @@ main(sys.argv[1:])
 """
 
 
-def test_shards_of_music_are_trained_on_where_music_cannot_be_read(
+def test_shards_of_music_are_trained_on_without_music_readers(
     collection: Path, tokenizer: MidiTokenizer, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(collection, tmp_path / "data"))
@@ -428,7 +432,7 @@ def test_shards_of_music_are_trained_on_where_music_cannot_be_read(
 # --- styles -----------------------------------------------------------------------------------------------------------
 
 
-def test_styles_are_fitted_on_what_was_trained_on(
+def test_styles_are_fitted_on_the_training_pieces(
     trained: Trained, tokenizer: MidiTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(trained.best, tmp_path / "best"))
@@ -449,7 +453,7 @@ def test_styles_are_fitted_on_what_was_trained_on(
     assert all(torch.equal(weights[name], before[name]) for name in before), "the model is the same"
 
 
-def test_of_a_style_so_many_pieces_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limited_number_of_pieces_is_drawn_per_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "SHARD_TOKENS", 200)
     writer = dataset.ShardWriter(tmp_path, {})
     for i in range(300):
@@ -485,6 +489,6 @@ def test_two_processes_do_not_train_in_one_folder(
         pass
 
 
-def test_what_has_cues_is_not_denoised_by_dropping(short: Recipe, start: Start) -> None:
+def test_tokens_with_position_fields_are_not_denoised_by_deletion(short: Recipe, start: Start) -> None:
     with pytest.raises(ConfigError, match="choose mask"):
         start(replace(short, objective=replace(short.objective, denoise=0.1, denoise_by="drop")))
