@@ -75,7 +75,7 @@ export function startAnomalies(models) {
   }
 
   $("#sessions-model").addEventListener("change", () => choose(model()));
-  $("#sessions-learn").addEventListener("click", learn);
+  $("#sessions-learn").addEventListener("click", () => { if ($("#sessions").reportValidity()) learn(); });
   $("#sessions").addEventListener("submit", (event) => { event.preventDefault(); score(); });
   $("#sessions-example").addEventListener("click", () => trying(async () => {
     const lines = await run("sessions", "/api/anomalies/examples", { model: model() });
