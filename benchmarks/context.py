@@ -166,7 +166,7 @@ class ContextRun(Run):
         model = self.model.eval()
         with self._fork():
             torch.manual_seed(0)
-            for rows, firsts in self.validation.some(self.recipe.train.validation_segments):
+            for rows, firsts in self.validation:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), 1)[0]
                 with noise.of(part), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -174,8 +174,6 @@ class ContextRun(Run):
                     means.append(model.encode(*self.tensors(self.divided(tokens)[1])).mean)
                 totals += np.array([result.reconstruction, result.kl, result.accuracy]) * len(tokens)
                 seen += len(tokens)
-                if seen >= self.recipe.train.validation_segments:
-                    break
         model.train()
         reconstruction, kl, accuracy = (totals / seen).tolist()
         return {

@@ -198,14 +198,16 @@ def sentences(options: argparse.Namespace) -> None:
             sizes[label] = pipes[label].recv()
         print(", ".join(f"{label}: {size / 1e6:.2f} M parameters" for label, size in sizes.items()))
         print(processor.described(options.threads))
-        print(f"{vocabulary} tokens to choose from, turns: {options.turns}\n")
+        print(f"{vocabulary} tokens in the vocabulary, turns: {options.turns}\n")
 
         def request(label: str, *task: object) -> tuple[float, int, int]:
             pipes[label].send(task)
             seconds, tokens, steps = pipes[label].recv()
             return seconds, tokens, steps
 
-        print("| method | rows | model | even, tokens/s | seqvae by it | as they end, tokens/s | seqvae by it |")
+        print(
+            "| method | rows | model | even, tokens/s | seqvae's speed-up | as they end, tokens/s | seqvae's speed-up |"
+        )
         print("|---|---|---|---|---|---|---|")
         for method in options.methods:
             for rows in options.rows:

@@ -94,7 +94,9 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
         last = [means[i][-1] * parts[i][2][at - 1] if at else torch.zeros(posterior.mean.shape[1]) for i in some]
         condition(model, torch.stack(last))
         if model.refinement.steps:
-            posterior = refine(model.model, tokens, fields, model._allowed(tokens), posterior, model.refinement, low)
+            posterior = refine(
+                model.model, tokens, fields, model._batched.allowed(tokens), posterior, model.refinement, low
+            )
         for i, mean, nats in zip(some, posterior.mean, posterior.kl().sum(1).tolist(), strict=True):
             means[i].append(mean)
             kl[i].append(nats)
@@ -138,7 +140,7 @@ def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
     for i, (song, (tokens, fields, _)) in enumerate(zip(songs, parts, strict=True)):
         before = means[(i + other) % len(songs)]
         condition(model, before[torch.arange(len(tokens)) % len(before)])
-        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
+        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._batched.allowed(tokens))
         out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 

@@ -334,7 +334,7 @@ def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
     out = []
     for song in songs:
         tokens, fields = model.tensors(model.segments(song))
-        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
+        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._batched.allowed(tokens))
         out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 
