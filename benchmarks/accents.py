@@ -1,10 +1,10 @@
 """Accents of the styles of a released music model, from the velocities of its training songs.
 
-    python benchmarks/accents.py MUSIC checkpoints/music          # MUSIC has one folder a style
+    python benchmarks/accents.py MUSIC checkpoints/music          # MUSIC has one folder per style
 
 Training reads shards of tokens, which have no velocities, so the tables of `seqvae.music.accents` are added here.
-Prints how well the table of a style agrees with validation songs: the mean correlation over their drums, and over their
-other instruments, of the mean velocity at each place in the bar.
+Prints the correlation of a style's table with validation songs: between mean velocities at the positions of a bar,
+averaged over their drums and over their other instruments.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from seqvae.music import accents, library
 from seqvae.music.piece import Piece
 from seqvae.style import styles_file
 
-FEWEST_NOTES, FEWEST_PLACES, LEAST_SPREAD = 32, 4, 2.0  # of an instrument in a song to be compared
+FEWEST_NOTES, FEWEST_PLACES, LEAST_SPREAD = 32, 4, 2.0  # limits for an instrument of a song to be compared
 
 
 def songs(folder: Path, split: str) -> list[Piece]:
@@ -55,7 +55,7 @@ def correlations(table: NDArray[np.float64], pieces: Sequence[Piece]) -> tuple[l
 def main() -> None:
     """Fit, compare and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("music", type=Path, help="one folder a style")
+    parser.add_argument("music", type=Path, help="folder with one folder per style")
     parser.add_argument("model", type=Path, help="folder of a checkpoint")
     args = parser.parse_args()
     kept = checkpoint.load(args.model)

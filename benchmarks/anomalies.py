@@ -1,4 +1,4 @@
-r"""How well anomalies are told from normal pieces, beside simple rules, at a rate of false alarms promised beforehand.
+r"""Detection of anomalies by a model and by baselines: AUROC, F1 and false alarms at fixed p-values.
 
     python benchmarks/anomalies.py logs --model hdfs --train TRAIN --known TRAIN --calibrate CAL --normal NORMAL \
         --anomalous ANOMALOUS [--autoencoder RUN_FOLDER] [--score worst] [--characters]
@@ -6,19 +6,19 @@ r"""How well anomalies are told from normal pieces, beside simple rules, at a ra
         --normal <(sed -n 2001,3000p LINES) --anomalous <(sed -n 3001,4000p LINES) --shuffle
     python benchmarks/anomalies.py false-alarms --of hdfs CAL NORMAL TRAIN --of music CALIBRATE_FOLDER NORMAL_FOLDER
 
-Prints one Markdown table, and below it in words what the pieces are and where a baseline beats our --score. A file
-holds one session or sentence a line; music comes in files and folders. With --characters the baselines take characters
-for events.
+Prints a Markdown table, then the sizes of the sets and the comparisons of the baselines with our --score. A file holds
+one session or sentence a line; songs come as files and folders. With --characters the baselines use characters as
+events. "Piece" below is a session, a sentence or a song.
 
-All scores of our detector are measured from one pass; `--autoencoder` adds the reconstruction error, nats a token, of a
-model that was trained with objective.autoencoder=true. The baselines of logs (log_baselines.py) are fitted on --train.
-All get their thresholds from --calibrate alone, in the same split-conformal way: a piece is called anomalous where its
-p-value is at most --level. Our detector spends a part of these pieces on other things than p-values; the others take
-them all. Pieces are counted twice, every one of them and equal ones once. Thresholds are the same for both, so that
-what they promise holds for the first.
+All scores of our detector come from one pass. `--autoencoder` adds the reconstruction error, in nats per token, of a
+model trained with objective.autoencoder=true. The baselines for logs (log_baselines.py) are fitted on --train. All
+thresholds are split-conformal and come from --calibrate alone: a piece is called anomalous if its p-value is at most
+--level. Our detector uses a part of these pieces for other estimates than p-values; the baselines use all of them for
+p-values. The figures are given twice: over all pieces (`every`), and over distinct pieces (`once`). Both use the same
+thresholds, so the guarantee on false alarms holds for all pieces only.
 
-Speed is that of --normal with --threads threads, from lines or notes in memory to scores; of equal pieces in one call
-ours examines one, hence it is measured without copies as well. How the rest is counted: detection_figures.py.
+Speed is measured on --normal with --threads threads, from lines or notes in memory to scores. Our detector scores equal
+pieces of one call once, so speed is also measured without duplicates. Definitions of the figures: detection_figures.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from seqvae.codec import Codec
 from seqvae.errors import SeqVAEError
 
 Scorer = Callable[[Sequence[Any]], Mapping[str, Doubles]]  # scores of pieces by method, low is anomalous
-LEVEL, STRICT = 0.01, 0.002  # the second where there are pieces enough
+LEVEL, STRICT = 0.01, 0.002  # STRICT only with enough calibration pieces
 BOTH = (0.01, 0.05)  # levels of `false-alarms`
 OURS = "seqvae, {}"
 COMBINED = OURS.format("combined")
@@ -62,24 +62,24 @@ def detector(
     near, tokens = anomaly.reference(codec, known) if known else ([], [])
     evidence = list(anomaly.examine(codec, calibrate, samples, seed))
     fitted = {OURS.format(score): calibration.fit(evidence, score, near, seed, tokens) for score in get_args(Score)}
-    any_of_them = fitted[COMBINED]  # they differ in nothing but which score is compared
+    combined = fitted[COMBINED]  # the calibrations differ only in the score that is compared
 
     def score(pieces: Sequence[Any]) -> dict[str, Doubles]:
-        rows = [any_of_them.scores(one) for one in anomaly.examine(codec, pieces, samples, seed)]
+        rows = [combined.scores(one) for one in anomaly.examine(codec, pieces, samples, seed)]
         return {OURS.format(name): np.array([row[name] for row in rows]) for name in get_args(Score)}
 
     return score, fitted
 
 
 def autoencoder(folder: Path) -> Scorer:
-    """Minus the reconstruction error of a plain autoencoder, nats a token, and that of its worst token."""
+    """Minus the reconstruction error of a plain autoencoder in nats: mean over tokens, and of the worst token."""
     folder = folder / "best" if (folder / "best").is_dir() else folder
     codec = kinds.load(str(folder))
     if not checkpoint.load(folder).recipe.objective.autoencoder:
         raise SystemExit(f"{folder}: was not trained with objective.autoencoder=true")
 
     def score(pieces: Sequence[Any]) -> dict[str, Doubles]:
-        # its vector is the mean; the one draw that `examine` wants at least is not looked at
+        # the reconstruction error uses the posterior mean; `examine` needs at least one sample, which is ignored
         found = [(one.error.mean(), one.error.min()) for one in anomaly.examine(codec, pieces, samples=1)]
         mean, worst = np.array(found, np.float64).T
         return {"plain autoencoder, error": mean, "plain autoencoder, worst": worst}
@@ -94,20 +94,20 @@ def alone(name: str, score: Callable[[Sequence[Any]], Doubles]) -> Scorer:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Normal and anomalous pieces, and which of them to count."""
+    """Normal and anomalous pieces, and the rows that each way of counting includes."""
 
     normal: list[Any]
     anomalous: list[Any]
     rows: dict[str, tuple[Ints, Ints]]
-    """Numbers of the normal and of the anomalous ones, by how pieces are counted."""
+    """Indices of normal and of anomalous pieces, by way of counting (`every`, `once`)."""
 
 
 def pieces_of(codec: Codec, normal: list[Any], anomalous: list[Any]) -> Pieces:
-    """All pieces, and the first of all that are equal."""
+    """All pieces, with the first of each group of equal ones in `once`."""
 
     def key(piece: Any) -> Any:
         if isinstance(piece, str):
-            return tuple(piece.split())  # not the tokens: what the model does not know are different words still
+            return tuple(piece.split())  # not the tokens: different unknown words have one token
         return b"|".join(chunk.tobytes() for segment in codec.segments(codec.adapter.read(piece)) for chunk in segment)
 
     def first(pieces: Sequence[Any]) -> Ints:
@@ -117,7 +117,9 @@ def pieces_of(codec: Codec, normal: list[Any], anomalous: list[Any]) -> Pieces:
         return np.array(list(seen.values()), np.int64)
 
     if not normal or not anomalous:
-        raise SystemExit(f"there is no {'anomalous' if normal else 'normal'} piece; name files with something in them")
+        raise SystemExit(
+            f"the {'anomalous' if normal else 'normal'} files have no session, sentence or song; give others"
+        )
     every = np.arange(len(normal)), np.arange(len(anomalous))
     return Pieces(normal, anomalous, {"every": every, "once": (first(normal), first(anomalous))})
 
@@ -125,13 +127,13 @@ def pieces_of(codec: Codec, normal: list[Any], anomalous: list[Any]) -> Pieces:
 def measured(
     score: Scorer, calibrations: Mapping[str, Calibration], pieces: Pieces, levels: Sequence[float]
 ) -> list[Scores]:
-    """Scores of all pieces, thresholds, and how fast those of the normal ones are found."""
-    score(pieces.normal[:16])  # the first call is slower than all others
+    """Scores of all pieces, thresholds, and pieces per second on the normal ones."""
+    score(pieces.normal[:16])  # warm-up
     rates: dict[str, float] = {}
     normal: Mapping[str, Doubles] = {}
     for counted, (rows, _) in pieces.rows.items():
         if counted == "once" and len(rows) == len(pieces.normal):
-            rates[counted] = rates["every"]  # there are no copies
+            rates[counted] = rates["every"]  # no duplicates
             continue
         some = [pieces.normal[i] for i in rows]
         begin = time.perf_counter()
@@ -172,19 +174,21 @@ def compare(options: argparse.Namespace) -> None:
     levels = options.level or [LEVEL, *([STRICT] if STRICT * (min(sizes.values()) + 1) >= 1 else [])]
     scores = measured(ours, fitted, pieces, levels)
     for score in baseline.values():
-        # our calibration with its scores put in, so that one rule finds the threshold of all
+        # our calibration with the baseline's scores, so that one rule computes all thresholds
         theirs = {name: replace(fitted[COMBINED], normal=np.sort(x)) for name, x in score(calibrate).items()}
         scores += measured(score, theirs, pieces, levels)
-    copies = any(len(once) < len(every) for once, every in zip(pieces.rows["once"], pieces.rows["every"], strict=True))
+    duplicates = any(
+        len(once) < len(every) for once, every in zip(pieces.rows["once"], pieces.rows["every"], strict=True)
+    )
     found = {
         counted: figures(scores, counted, rows, options.seed)
         for counted, rows in pieces.rows.items()
-        if counted == "every" or copies
+        if counted == "every" or duplicates
     }
     once = [len(rows) for rows in pieces.rows["once"]]
     about = [
-        f"{len(normal)} normal {noun}, {once[0]} of them different; {len(anomalous)} anomalous, {once[1]} different; "
-        f"{len(calibrate)} normal ones to calibrate on."
+        f"{len(normal)} normal {noun} ({once[0]} distinct), {len(anomalous)} anomalous ({once[1]} distinct), "
+        f"{len(calibrate)} normal for calibration."
     ]
     if logs:
         about += [seen(train, normal, "normal"), seen(train, anomalous, "anomalous")]
@@ -203,31 +207,34 @@ def compare(options: argparse.Namespace) -> None:
 def after(
     events: Callable[[Sequence[str]], Sequence[str]], score: Callable[[Sequence[str]], Doubles]
 ) -> Callable[[Sequence[str]], Doubles]:
-    """A function from lines to the scores of their sessions of events."""
+    """`score` applied to the lines that `events` returns."""
     return lambda lines: score(events(lines))
 
 
 def characters(lines: Sequence[str]) -> list[str]:
-    """Lines as sessions whose events are characters, for the baselines."""
+    """Lines as sessions with characters as events, for the baselines."""
     return [" ".join(line.replace(" ", "\u2423")) for line in lines]
 
 
-def seen(train: Sequence[str], lines: Sequence[str], what: str) -> str:
-    """How much of lines is in training already."""
+def seen(train: Sequence[str], lines: Sequence[str], label: str) -> str:
+    """Shares of `lines` whose event sequence, and whose event counts, occur in `train`, as a sentence."""
     counts = counter(train)
     whole, vectors = {tuple(line.split()) for line in train}, {row.tobytes() for row in counts(train)}
     same = np.mean([tuple(line.split()) in whole for line in lines])
     alike = np.mean([row.tobytes() in vectors for row in counts(lines)])
-    return f"Of the {what} sessions {100 * same:.1f} % are in --train event for event, {100 * alike:.1f} % by counts."
+    return (
+        f"{100 * same:.1f} % of the {label} sessions occur in --train with the same event sequence, "
+        f"{100 * alike:.1f} % with the same event counts."
+    )
 
 
 def shuffled(lines: Sequence[Any], seed: int) -> list[str]:
-    """Lines with their words in another order; those that have no other are left out."""
+    """Lines with their words in another order, without lines that have no other order."""
     rng = np.random.default_rng(seed)
     out = []
     for line in lines:
         if not isinstance(line, str):
-            raise SystemExit("--shuffle is for lines: music has no words to shuffle")
+            raise SystemExit("--shuffle: songs have no words to shuffle; give lines of text")
         words = line.split()
         if len(set(words)) > 1:
             mixed = words
@@ -243,7 +250,7 @@ def false_alarms(options: argparse.Namespace) -> None:
     found, about = [], []
     for given in options.of:
         if not 3 <= len(given) <= 4:
-            raise SystemExit(f"--of {' '.join(given)}: wants MODEL CALIBRATE NORMAL, and KNOWN where there are such")
+            raise SystemExit(f"--of {' '.join(given)}: give MODEL CALIBRATE NORMAL and, optionally, KNOWN")
         codec, read = kinds.load(given[0]), kinds.kind_of(given[0]).members
         calibrate, normal = (list(read([place])) for place in given[1:3])
         known = list(read(given[3:])) if given[3:] else []
@@ -269,7 +276,7 @@ def false_alarms(options: argparse.Namespace) -> None:
 
 
 def setting(codec: Codec) -> str:
-    """What speed depends on."""
+    """Version of torch, device, threads and machine load, as text."""
     device = next(codec.model.parameters()).device
     return f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
 
@@ -285,27 +292,27 @@ def main() -> None:
     two.add_argument("--model", required=True)
     for name in ("calibrate", "normal", "anomalous"):
         two.add_argument(f"--{name}", nargs="+", required=True, metavar="PATH")
-    two.add_argument("--known", nargs="+", metavar="PATH", help="what the model was trained on, for distances")
-    two.add_argument("--score", choices=get_args(Score), default="combined", help="ours, in the comparison in words")
-    two.add_argument("--autoencoder", type=Path, metavar="FOLDER", help="of a run, or of a checkpoint")
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    modes = arguments.add_subparsers(dest="mode", required=True)
+    two.add_argument("--known", nargs="+", metavar="PATH", help="the model's training data, for distances")
+    two.add_argument("--score", choices=get_args(Score), default="combined", help="our score in the comparison")
+    two.add_argument("--autoencoder", type=Path, metavar="FOLDER", help="folder of a run or of a checkpoint")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    modes = parser.add_subparsers(dest="mode", required=True)
     logs = modes.add_parser("logs", parents=[two, common], help="sessions of event ids, with baselines")
-    logs.add_argument("--train", nargs="+", required=True, metavar="PATH", help="what baselines are fitted on")
-    logs.add_argument("--characters", action="store_true", help="lines whose events are characters, as requests")
+    logs.add_argument("--train", nargs="+", required=True, metavar="PATH", help="training data of the baselines")
+    logs.add_argument("--characters", action="store_true", help="use characters as events, for requests")
     logs.set_defaults(shuffle=False)
-    pieces = modes.add_parser("pieces", parents=[two, common], help="lines or music")
+    pieces = modes.add_parser("pieces", parents=[two, common], help="sentences or songs")
     pieces.add_argument("--shuffle", action="store_true", help="shuffle the words of the anomalous lines")
-    alarms = modes.add_parser("false-alarms", parents=[common], help="the share of normal pieces called anomalous")
+    alarms = modes.add_parser("false-alarms", parents=[common], help="share of normal pieces called anomalous")
     alarms.add_argument(
         "--of",
         nargs="+",
         action="append",
         required=True,
         metavar="PLACE",
-        help="MODEL CALIBRATE NORMAL, and KNOWN as above; once or more",
+        help="MODEL CALIBRATE NORMAL and, optionally, KNOWN; repeatable",
     )
-    options = arguments.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
         (false_alarms if options.mode == "false-alarms" else compare)(options)

@@ -1,21 +1,22 @@
-r"""Ways to move music from style to style, compared at what they keep; and attribute vectors, by what they raise.
+r"""Comparison of style translation methods at equal chroma similarity, and the effects of attribute vectors.
 
     python benchmarks/arithmetic.py methods --data DIR [--songs 8] [--pairs classical:rock rock:jazz] [--harmony 0]
     python benchmarks/arithmetic.py attributes --data DIR [--songs 12]
 
-Both print Markdown tables. Moved are songs of the held-out half that is for choosing. Intervals are 95 %, songs drawn
-again. DIR has a folder for each style. Notes lean to the harmony of the original as `seqvae blend` lets them, by
---harmony 0 not at all.
+Both print Markdown tables. The translated songs are held out, from the half `choose`. Intervals are 95 % bootstrap
+intervals over songs. DIR has one folder per style. Decoding is guided by the chroma of the original as in `seqvae
+blend`; --harmony 0 switches the guidance off.
 
-`methods`: every method of style.py, and moves along other directions than the difference of means d, S^-p d with S
-the mean of both covariances: whitened for p = 1/2, Fisher's for p = 1, of such a length that amount 1 takes the
-source's mean to the target's place on Fisher's axis (`style.advance`). `own` starts from the song's own mean.
-Controls: a random vector as long as d, drawn from the latents' covariance; the same move of another song's latents, and
-the target's mean alone, for what is kept; instruments swapped without the model. The second table is read along each
-method's sweep: the probability of the target where so much chroma is kept, on the line between two amounts.
+`methods`: every method of `style.translation`, and directions S^-p d, with d the difference of the style means and S
+the mean of both covariances: whitened for p = 1/2, Fisher's discriminant for p = 1. Their length is such that amount 1
+moves the source mean to the target mean's coordinate on Fisher's axis. `mean, own` starts from the song's own mean.
+Controls: a random vector of the norm of d, drawn from the covariance of the latents; the same translation of another
+song's latents; the target mean alone; the programs swapped without the model. The second table interpolates each
+method's sweep over amounts: the probability of the target at args values of chroma similarity.
 
-`attributes`: what `seqvae style fit --attribute` fits on training songs, added to held-out songs with little of the
-attribute; the attribute of what is decoded, its rise over amount 0, and a p-value that random signs rise as far.
+`attributes`: vectors as `seqvae style fit --attribute` fits them on training songs, added to held-out songs with little
+of the attribute. The table has the attribute of the decoded songs, its rise over amount 0, and the p-value of the rise
+under random signs.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ Ints = NDArray[np.int32]
 Move = Callable[[Tensor, float], Tensor]
 AMOUNTS = (0.25, 0.5, 0.75, 1.0, 1.5)
 CHROMA = (0.95, 0.9, 0.8, 0.7, 0.6)
-SEGMENTS = 4  # of each song
+SEGMENTS = 4  # segments of each song
 CLASSIFIER_SONGS, FIT_SONGS = 150, 400
 NAMES = ("classifier", "chroma", "groove")
 
@@ -74,7 +75,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def along_axis(source: Style, target: Style, power: float) -> Tensor:
-    """S^-power (mean_t - mean_s), so long that it goes from 0 to 1 on Fisher's axis: `(D,)`."""
+    """S^-power (mean_t - mean_s) `(D,)`, scaled so that amount 1 goes from 0 to 1 on Fisher's axis."""
     pooled = (source.covariance + target.covariance).double() / 2
     values, vectors = torch.linalg.eigh(pooled)
     values = values.clamp(min=1e-6 * float(values.max()))
@@ -86,12 +87,12 @@ def along_axis(source: Style, target: Style, power: float) -> Tensor:
 
 
 def moves(source: Style, target: Style, styles: Sequence[Style], generator: torch.Generator) -> dict[str, Move]:
-    """Every method by its name."""
+    """Translations by method."""
     difference = vector(source, target)
     random = controls.random_vectors(styles, [float(difference.norm())], generator)[0]
 
     def by(method: Method) -> Move:
-        # the heavy part of a transport is the same for every amount
+        # the expensive part of a transport does not depend on the amount
         if method == "transport":
             carried = transport(source, target)
             return lambda z, amount: (1 - amount) * z + amount * carried(z)
@@ -169,7 +170,7 @@ def methods(codec: Codec, data: Path, songs: int, pairs: Sequence[str], harmony:
 
 
 def _at_chroma(sweep: Floats, chroma: float) -> Figure:
-    """Probability where a sweep `(N, amounts, figures)` first keeps no more chroma, with its interval over moves."""
+    """Probability where a sweep `(N, amounts, figures)` first falls to `chroma`, with its interval over songs."""
 
     def at(means: Floats) -> float:
         return text.crossing(-means[:, 1], means[:, 0], -chroma)
@@ -236,9 +237,9 @@ def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["methods", "attributes"])
+    parser.add_argument("table", choices=["methods", "attributes"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="music")
     parser.add_argument("--songs", type=int, default=8)
@@ -246,12 +247,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(attributes.ATTRIBUTES), choices=list(attributes.ATTRIBUTES))
     parser.add_argument("--harmony", type=float, default=CHROMA_GUIDANCE)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     began = time.perf_counter()
-    codec = kinds.load(given.model)
-    run = partial(methods, pairs=given.pairs) if given.what == "methods" else partial(raised, only=given.only)
-    run(codec, given.data, songs=given.songs, harmony=given.harmony, seed=given.seed)
+    codec = kinds.load(args.model)
+    run = partial(methods, pairs=args.pairs) if args.table == "methods" else partial(raised, only=args.only)
+    run(codec, args.data, songs=args.songs, harmony=args.harmony, seed=args.seed)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

@@ -1,9 +1,9 @@
-"""Put the figures of `seqvae evaluate` into a checkpoint: metrics.json, and the tables of its model card.
+"""Writing of the metrics of `seqvae evaluate` into a checkpoint: metrics.json, and the tables of its model card.
 
     seqvae evaluate -m checkpoints/music --data DIR --json > figures.json
     python benchmarks/card.py checkpoints/music figures.json
 
-The card's tables stand between two comment lines, `<!-- figures -->` and `<!-- end of figures -->`; all else stays.
+The tables replace the text between the comment lines `<!-- figures -->` and `<!-- end of figures -->` of the card.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How often the test for a change of normal gives an alarm: unchanged, with anomalies, with a new kind, and shifted.
+"""Alarm rates of the test for a change of the normal scores: without change, with outliers, and with a shift.
 
-Scores are normally distributed; anomalies and pieces of a new kind lie below all others. Nothing is read.
+Simulated from normally distributed scores; outliers lie below all other scores. No data is read.
 
     python benchmarks/change.py
 """
@@ -17,13 +17,16 @@ CASES = {"none": (0.0, 0.0), "5 %": (0.05, 0.0), "10 %": (0.1, 0.0), "20 %": (0.
          "shift 0.5": (0.0, 0.5), "shift 1": (0.0, 1.0)}  # fmt: skip
 
 
-def alarms(n: int, m: int, strange: float, shift: float, runs: int) -> float:
-    """The share of runs with an alarm within m new pieces, `shift` standard deviations lower but for those strange."""
+def alarms(n: int, m: int, outliers: float, shift: float, runs: int) -> float:
+    """The share of runs with an alarm within m new scores after n normal ones.
+
+    New scores lie `shift` standard deviations lower; a share `outliers` of them lies below all others.
+    """
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(runs):
         normal, new = np.sort(rng.normal(size=n)), rng.normal(size=m) - shift
-        new[rng.permutation(m)[: round(strange * m)]] = -99
+        new[rng.permutation(m)[: round(outliers * m)]] = -99
         test = ChangeTest(n)
         p_values = (1 + np.searchsorted(normal, new, "right")) / (n + 1)
         found += any(change is not None for change in [*(test.add(float(p)) for p in p_values), test.look()])

@@ -1,9 +1,9 @@
-"""A SequenceVAE whose decoder is told the segment before, and its training. `search_context.py` measures it.
+"""A SequenceVAE with a decoder conditioned on the previous segment, and its training, for `search_context.py`.
 
-p(x_t | z_t, z_(t-1)): a second code, made of the posterior mean of the segment before (no gradient; zeros where a piece
-begins and after silence), is asked with the same cues as the first; a small network makes one answer of both, and the
-second code has a say in the LSTM's first state. Latents stay as many and as large, the prior is N(0, I), and all
-segments still decode side by side.
+p(x_t | z_t, z_(t-1)): a second code comes from the posterior mean of the previous segment (without gradient; zeros at
+the start of a song and after silence). It is unbound with the same position fields as the first code, a small network
+combines both results, and the second code also adds to the initial state of the LSTM. The number and the size of the
+latents are unchanged, the prior is N(0, I), and all segments still decode in parallel.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from seqvae.train.trainer import Run
 
 
 class ContextDecoder(Decoder):
-    """A decoder of pairs of codes `(N, 2 W)`: that of a chunk, and that of the segment before for this chunk."""
+    """A decoder of pairs of codes `(N, 2 W)`: of a chunk, and of the previous segment for this chunk."""
 
     def __init__(self, config: ModelConfig, binding: Binding) -> None:
         super().__init__(config, binding)
@@ -47,37 +47,37 @@ class ContextDecoder(Decoder):
         self.past = nn.Sequential(Residual(width, 2), nn.LayerNorm(width))
         last, self.opening = nn.Linear(width, width), nn.Linear(width, width)
         self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(approximate="tanh"), last)
-        with torch.no_grad():  # nearly the plain decoder at first
+        with torch.no_grad():  # start close to the plain decoder
             last.weight.mul_(0.1)
             self.opening.weight.mul_(0.1)
 
     def codes(self, z: Tensor) -> Tensor:
-        """`z (B, 2 D)`, of a segment and of the one before, to `(B, C, 2 W)`."""
+        """Codes `(B, C, 2 W)` of `z (B, 2 D)`: latents of a segment and of the previous one."""
         now, before = z.chunk(2, -1)
         past = self.past(self.remember(before).view(-1, self.chunks, self.width))
         return torch.cat([super().codes(now), past], -1)
 
     def start(self, code: Tensor) -> Cache:
-        """As Decoder; the segment before has a say."""
+        """As Decoder, plus a projection of the previous segment's code."""
         now, past = code.chunk(2, -1)
         return super().start(now + self.opening(past))
 
     def _unbind(self, code: Tensor, packing: Packing) -> tuple[Tensor, list[OuterLogits]]:
-        (asked, past), outer = code.chunk(2, -1), []
+        (current, past), outer = code.chunk(2, -1), []
         norms = dict(zip((k for k, _ in self.levels), self.level_norms, strict=True))
         columns = dict(self.levels)
         for k, (parent, values) in enumerate(packing.tree):
             if k in columns:
-                both = asked + self.join(torch.cat([asked, past], -1))
+                both = current + self.join(torch.cat([current, past], -1))
                 part = self.binding.logits(norms[k](both), columns[k].to(code.device))
                 outer.append(OuterLogits(columns[k], part, packing.indices[k]))
             key = self.binding.key(k, values)
-            asked, past = take(asked, parent) * key, take(past, parent) * key
-        return asked + self.join(torch.cat([asked, past], -1)), outer
+            current, past = take(current, parent) * key, take(past, parent) * key
+        return current + self.join(torch.cat([current, past], -1)), outer
 
 
 class ContextVAE(SequenceVAE):
-    """A SequenceVAE whose decoder is told `before (B, D)`, to be set before each pass."""
+    """A SequenceVAE whose decoder is conditioned on `before (B, D)`, to be set before each pass."""
 
     def __init__(self, config: ModelConfig, field_sizes: tuple[int, ...], binding_depth: Tensor) -> None:
         super().__init__(config, field_sizes, binding_depth)
@@ -104,10 +104,10 @@ class ContextVAE(SequenceVAE):
 
 
 class ContextData(TokenData):
-    """Token shards of which a segment comes with the one before it."""
+    """Token shards that return each segment together with the previous one."""
 
     def gather(self, pieces: Longs, firsts: Longs, chunks: int) -> Ints:
-        """Tokens `(B, 2 C, T)`: the segment before, EOS alone in chunks before the piece begins, and the segment."""
+        """Tokens `(B, 2 C, T)`: the previous segment, then the segment; chunks before a song's start have EOS alone."""
         begins = np.array([self.record(piece)["first"] for piece in pieces.tolist()], np.int64)
         parts = []
         for at in range(-chunks, 0):
@@ -125,20 +125,20 @@ class ContextData(TokenData):
 
 
 def _trimmed(tokens: Ints) -> Ints:
-    """Without steps at which there is nothing but PAD."""
+    """Tokens without the steps that are PAD throughout."""
     return tokens[..., : max(1, int((tokens != PAD).any((0, 1)).sum()))]
 
 
 class ContextRun(Run):
-    """A run on segments with those before them."""
+    """A run on segments with their previous segments."""
 
     def divided(self, tokens: Ints) -> tuple[Ints, Ints]:
-        """Of `tokens (B, 2 C, T)` those before, and those of the segments."""
+        """Split `tokens (B, 2 C, T)` into previous segments and segments."""
         chunks = self.recipe.model.chunks
         return _trimmed(tokens[:, :chunks]), _trimmed(tokens[:, chunks:])
 
     def loss(self, tokens: Ints, training: bool, model: Any = None, mean_kl: Any = None) -> Loss:
-        """As Run, with what comes before told to the model."""
+        """As Run, conditioned on the previous segments."""
         model = model or self.model
         before, now = self.divided(tokens)
         with torch.no_grad():
@@ -146,7 +146,7 @@ class ContextRun(Run):
         return super().loss(now, training, model, mean_kl)
 
     def step(self, tokens: Ints) -> Loss:
-        """As Run; a batch to be mixed is mixed here, for its size is that of the segments without those before."""
+        """As Run; mixing happens here, because the batch size counts segments without the previous ones."""
         recipe, config = self.recipe, self.recipe.train
         rng = np.random.default_rng([config.seed, self.progress.epoch, self.progress.position])
         if rng.random() < config.mix:
@@ -161,12 +161,12 @@ class ContextRun(Run):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The figures of Run that the loss tells, and active units."""
+        """The metrics of Run that follow from the loss, and active units."""
         totals, means, seen = np.zeros(3), [], 0
         model = self.model.eval()
         with self._fork():
             torch.manual_seed(0)
-            for rows, firsts in self.validation.some(self.recipe.train.validation_segments):
+            for rows, firsts in self.validation:
                 tokens = self.data.gather(rows, firsts, self.recipe.model.chunks)
                 part = divide((tokens != PAD).sum((1, 2)), 1)[0]
                 with noise.of(part), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -174,8 +174,6 @@ class ContextRun(Run):
                     means.append(model.encode(*self.tensors(self.divided(tokens)[1])).mean)
                 totals += np.array([result.reconstruction, result.kl, result.accuracy]) * len(tokens)
                 seen += len(tokens)
-                if seen >= self.recipe.train.validation_segments:
-                    break
         model.train()
         reconstruction, kl, accuracy = (totals / seen).tolist()
         return {
@@ -194,7 +192,7 @@ def sounds(tokens: Ints) -> Tensor:
 
 @contextlib.contextmanager
 def in_context(wanted: bool) -> Iterator[None]:
-    """What is trained and loaded is told the segment before, where `wanted`."""
+    """Train and load models conditioned on the previous segment, if `wanted`."""
     if not wanted:
         yield
         return

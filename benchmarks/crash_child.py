@@ -1,6 +1,6 @@
-"""One work in a process of its own, which is killed at a chosen moment.
+"""A job in a child process that is killed at a chosen moment.
 
-Scope: forking, counting calls that write, and killing. Out of scope: the works (crash_works.py) and their states.
+Scope: forking, counting calls that write, and killing. Out of scope: the jobs (crash_works.py) and their states.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ WRITING = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod",
 
 
 class Rooted(Protocol):
-    """A work, as far as a child needs to know it."""
+    """The attributes of a job that a child uses."""
 
     root: Path
 
 
 def watch(root: Path, at: int, held: bool, bell: int) -> Callable[[], int]:
-    """Ring at the `at`-th call that writes below `root`, and stop there where it is `held`; counts such calls."""
+    """Write a byte to `bell` at the `at`-th call that writes below `root`, and pause there if `held`.
+
+    Returns a function that gives the number of such calls so far.
+    """
     seen = 0
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -47,7 +50,7 @@ def in_child(
     work: Rooted, act: Callable[[], None], wait: Callable[[int], float | None] | None = None, at: int = 0,
     held: bool = False,
 ) -> tuple[int, int, float]:  # fmt: skip
-    """Do it in a child, which `wait` lets live as long as it likes; its exit code, calls that wrote, and seconds."""
+    """Run `act` in a child and kill it when `wait` returns: exit code, number of calls that wrote, and seconds."""
     reader, bell = os.pipe()
     counted, count = os.pipe()
     began = time.monotonic()
@@ -69,7 +72,7 @@ def in_child(
     os.close(count)
     if wait is not None:
         wait(reader)
-        os.kill(child, signal.SIGKILL)  # nothing to one that has ended: it is not waited for yet
+        os.kill(child, signal.SIGKILL)  # no effect on a child that has ended: it is still a zombie
     ended = os.waitpid(child, 0)[1]
     calls = int.from_bytes(os.read(counted, 4), "big")
     os.close(reader)

@@ -1,4 +1,4 @@
-"""The works that crashes.py kills, and the states that they may leave on disk.
+"""The jobs that crashes.py kills, and the states that they may leave on disk.
 
 Scope: training, saving, tokenizing and fitting styles, each with its checks. Out of scope: killing (crash_child.py).
 """
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a child is forked, and threads would not come along
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not survive a fork
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-import torch._dynamo  # which the optimizer takes a second to import
+import torch._dynamo  # takes a second, and the optimizer needs it
 from crash_child import in_child
 
 from seqvae import codec  # noqa: F401 (before the forks)
@@ -38,8 +38,8 @@ from seqvae.train import loop as train  # noqa: F401 (before the forks)
 from seqvae.train.trainer import Run
 
 SENTENCES = [
-    f"the {what} {verb} {how} and the {other} is {price}"
-    for what in ("food", "staff", "room", "soup", "wine")
+    f"the {noun} {verb} {how} and the {other} is {price}"
+    for noun in ("food", "staff", "room", "soup", "wine")
     for verb in ("was", "is", "seemed")
     for how in ("good", "bad", "so so")
     for other in ("bar", "place", "view")
@@ -58,11 +58,11 @@ RECIPE = Recipe(
 
 
 class WrongError(Exception):
-    """What is on disk is none of the states that it may be in."""
+    """The state on disk is not an allowed one."""
 
 
 def digest(*parts: Any) -> str:
-    """One number for tensors with their names, bytes and whatever JSON takes."""
+    """A digest of named tensors, bytes and values for JSON."""
     whole = hashlib.sha256()
     for part in parts:
         if isinstance(part, dict) and all(isinstance(x, torch.Tensor) for x in part.values()):
@@ -75,7 +75,7 @@ def digest(*parts: Any) -> str:
 
 
 def of_folder(folder: Path) -> str:
-    """The digest of a checkpoint: what is loaded of it, not how a file puts it in order."""
+    """The digest of a checkpoint: its loaded content, independent of the order in its files."""
     kept = checkpoint.load(folder)
     tokenizer = [path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())]
     facts = [to_dict(kept.recipe), kept.about_styles, kept.metrics, kept.card]
@@ -95,46 +95,49 @@ def of_shards(folder: Path) -> str:
     return digest(data.index, *(x.tobytes() for one in maps for x in (one.tokens, one.ends, one.pieces)), *tokenizer)
 
 
-# --- the works --------------------------------------------------------------------------------------------------------
+# --- jobs -------------------------------------------------------------------------------------------------------------
 
 
 def litter(root: Path) -> int:
-    """Hidden files and folders, and whatever else is not there for good, below a folder."""
+    """The number of hidden or temporary files and folders below a folder."""
     return sum(path.name.startswith(".") or path.suffix == ".part" for path in root.rglob("*"))
 
 
 @dataclass
 class Work:
-    """Something that writes below a folder of its own."""
+    """A job that writes below a folder of its own."""
 
     root: Path
     places = 1
-    """Places that it writes to in turn."""
+    """Number of destinations that it writes to in turn."""
 
     def prepare(self) -> None:
-        """Make what the work starts from, and find out which states there may be."""
+        """Write the inputs of the job, and find its allowed states."""
 
     def act(self) -> None:
-        """The work, in the child."""
+        """The job, in the child."""
         raise NotImplementedError
 
     def state(self) -> str:
-        """What is on disk now: `none`, or its digest; SeqVAEError where it is refused, WrongError if it may not be."""
+        """The state on disk: `none` or a digest.
+
+        Raises SeqVAEError for a state that the package refuses, and WrongError for a state that is not allowed.
+        """
         raise NotImplementedError
 
     def killed(self) -> None:
-        """A child was killed, and what it left has been looked at."""
+        """Called after a child was killed and its state was checked."""
 
     def finished(self) -> None:
-        """A child was not killed: all must be as if none had been."""
+        """Called after a child ended by itself; raises WrongError unless the result is that of an undisturbed job."""
         if litter(self.root):
             raise WrongError(f"{litter(self.root)} temporary files are left")
 
     def again(self) -> None:
-        """Begin anew, after something was wrong."""
+        """Reset, after a wrong state."""
 
     def command(self, *args: object) -> None:
-        """A command of ours, which has to succeed."""
+        """Run a command of seqvae that must succeed."""
         try:
             cli.main([str(arg) for arg in args])
         except SystemExit as ended:
@@ -151,16 +154,16 @@ class Training(Work):
     expected: list[Any] = field(default_factory=list)
 
     def write(self) -> None:
-        """The lines and the recipe."""
+        """Write the lines and the recipe."""
         for name in ("good", "bad", "so so"):
             lines = [line for line in SENTENCES if f" {name} " in line]
             (self.root / f"{name.split()[0]}.txt").write_text("".join(f"{line}\n" for line in lines))
         (self.root / "tiny.json").write_text(json.dumps(to_dict(RECIPE)))
 
     def prepare(self) -> None:
-        """One run straight through, which tells what it saves."""
+        """Run once without interruption, and log the digests of all that is saved."""
         self.write()
-        log = self.root / "told.jsonl"
+        log = self.root / "saved.jsonl"
 
         def straight() -> None:
             save_state, save = Run.save_state, checkpoint.save
@@ -175,7 +178,7 @@ class Training(Work):
 
             def best(kept: checkpoint.Checkpoint, folder: Path) -> None:
                 save(kept, folder)
-                with torch.random.fork_rng():  # to load is to draw weights first
+                with torch.random.fork_rng():  # loading draws initial weights
                     note("best", of_folder(folder))
 
             Run.save_state, checkpoint.save = state, best  # type: ignore[method-assign, assignment]
@@ -188,12 +191,12 @@ class Training(Work):
         shutil.rmtree(self.root / "run")
 
     def act(self) -> None:
-        """Begin or go on."""
+        """Start or resume."""
         data = [x for name in ("good", "bad", "so") for x in ("--data", self.root / f"{name}.txt")]
         self.command("train", self.root / "tiny.json", *data, "--out", self.root / "run", "--resume")
 
     def all(self) -> list[Any]:
-        """All that a finished run leaves, but for how fast it was."""
+        """The result of a finished run, without its speed."""
         run = self.root / "run"
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         log = [{name: x for name, x in line.items() if name != "tokens_per_second"} for line in log]
@@ -201,7 +204,7 @@ class Training(Work):
         return [of_state(run / "state.safetensors"), of_folder(run / "best"), of_shards(run / "data"), log, names]
 
     def state(self) -> str:
-        """The state to resume from, and the best checkpoint, which are written one after the other."""
+        """The training state and the best checkpoint, which are written one after the other."""
         run = self.root / "run"
         if (log := run / "log.jsonl").exists():
             for line in log.read_text().splitlines():
@@ -212,39 +215,39 @@ class Training(Work):
         ):  # fmt: skip
             found.append(read(path) if path.exists() else "none")
             if found[-1] not in {*known, "none"}:
-                raise WrongError(f"{path.name} is none that the whole run saved")
+                raise WrongError(f"{path.name} differs from all that the uninterrupted run saved")
         return "none" if found == ["none", "none"] else " ".join(found)
 
     def finished(self) -> None:
-        """The run is the whole run to the bit."""
+        """The run equals the uninterrupted run to the bit."""
         super().finished()
         for one, other in zip(self.all(), self.expected, strict=True):
             if one != other:
-                raise WrongError(f"after resuming: {one}, and in one go: {other}"[:2000])
+                raise WrongError(f"after resuming: {one}; without interruption: {other}"[:2000])
         self.again()
 
     def again(self) -> None:
-        """Begin anew."""
+        """Reset."""
         shutil.rmtree(self.root / "run", ignore_errors=True)
 
 
 @dataclass
 class Saving(Work):
-    """A checkpoint saved again and again over the one before, each with its number in every file."""
+    """Checkpoints saved over each other, each with its number in every file."""
 
     begun: Any = field(default_factory=lambda: multiprocessing.Value("q", 0, lock=False))
     ended: Any = field(default_factory=lambda: multiprocessing.Value("q", 0, lock=False))
 
     def prepare(self) -> None:
-        """A first one."""
+        """Save the first checkpoint."""
         self.tokenizer = TextTokenizer.train(SENTENCES, 320, max_tokens=24)
         self.save(0)
 
     def save(self, number: int) -> None:
-        """One, all of it made of its number."""
+        """Save a checkpoint whose values all follow from `number`."""
         model = checkpoint.build(RECIPE.model, self.tokenizer)
         for tensor in model.state_dict().values():
-            tensor.fill_(number % 2048)  # as many as half precision counts
+            tensor.fill_(number % 2048)  # integers that half precision represents
         styles, about = styles_file.pack({"one": gaussian.fit([torch.full((3, 8), float(number)), torch.ones(2, 8)])})
         kept = checkpoint.Checkpoint(
             RECIPE, model, self.tokenizer, styles, about, {"number": number}, f"number {number}"
@@ -252,19 +255,19 @@ class Saving(Work):
         checkpoint.save(kept, self.root / "kept")
 
     def act(self) -> None:
-        """Twenty more."""
+        """Save twenty more checkpoints."""
         for number in range(self.ended.value + 1, self.ended.value + 21):
             self.begun.value = number
             self.save(number)
             self.ended.value = number
 
     def again(self) -> None:
-        """One that is whole."""
+        """Save a complete checkpoint."""
         self.save(self.ended.value)
         self.begun.value = self.ended.value
 
     def state(self) -> str:
-        """The number, the same everywhere."""
+        """The number, which must be the same in all files."""
         kept = checkpoint.load(self.root / "kept")
         number = kept.metrics["number"]
         found = {int(kept.card.split()[1]) % 2048, number % 2048}
@@ -272,22 +275,22 @@ class Saving(Work):
             found |= set(tensor.unique().long().tolist())
         mean = styles_file.unpack(kept.styles, kept.about_styles)["one"].mean
         if len(found) > 1 or not torch.allclose(mean, torch.full((8,), (number + 1) / 2)):
-            raise WrongError(f"half of one and half of another: {sorted(found)}, mean {mean[0]}")
+            raise WrongError(f"parts of different checkpoints: {sorted(found)}, mean {mean[0]}")
         if number not in (self.ended.value, self.begun.value):
-            raise WrongError(f"number {number}, between {self.ended.value} and {self.begun.value}")
+            raise WrongError(f"number {number}, expected {self.ended.value} or {self.begun.value}")
         self.ended.value = self.begun.value = number
         return str(number)
 
 
 @dataclass
 class Tokenizing(Work):
-    """Files to token shards and a vocabulary: lines and music in turn, each in several shards."""
+    """Preparation of token shards and a vocabulary: lines and songs in turn, each in several shards."""
 
     expected: dict[str, str] = field(default_factory=dict)
     kind: str = "text"
 
     def prepare(self) -> None:
-        """Lines, music, and what each becomes."""
+        """Write lines and songs, and find the digests of their shards."""
         rng = random.Random(0)
         lines = [" ".join(rng.choice(SENTENCES) for _ in range(2)) for _ in range(4000)]
         (self.root / "all.txt").write_text("".join(f"{line}\n" for line in lines))
@@ -301,44 +304,44 @@ class Tokenizing(Work):
             shutil.rmtree(self.root / self.kind)
 
     def act(self) -> None:
-        """Read, learn, spell and write."""
+        """Read, learn a vocabulary, tokenize and write."""
         dataset.SHARD_TOKENS = 10_000
         recipe = Recipe(tokenizer=TokenizerConfig(kind=self.kind, vocab_size=320, max_tokens=64))  # type: ignore[arg-type]
         source = self.root / ("all.txt" if self.kind == "text" else "music")
         shards.prepare(recipe, [source], self.root / self.kind, report=lambda _: None)
 
     def state(self) -> str:
-        """All shards or none: without an index they are not there."""
+        """The digest of all shards; `none` without an index."""
         folder = self.root / self.kind
         if not (folder / "index.json").exists():
             return "none"
         if (found := of_shards(folder)) != self.expected[self.kind]:
-            raise WrongError("other tokens or another vocabulary than in one go")
+            raise WrongError("tokens or vocabulary differ from the uninterrupted job")
         return found
 
     def finished(self) -> None:
-        """All are there; then the other kind's turn."""
+        """All shards must be there; then switch to the other kind."""
         super().finished()
         if self.state() == "none":
-            raise WrongError("no index after all")
+            raise WrongError("no index after the job ended")
         self.again()
         self.kind = "midi" if self.kind == "text" else "text"
 
     def again(self) -> None:
-        """Begin anew."""
+        """Reset."""
         shutil.rmtree(self.root / self.kind, ignore_errors=True)
 
 
 @dataclass
 class Fitting(Work):
-    """`seqvae style fit` into a file that is there, and with --add into the model's own folder, in turn."""
+    """`seqvae style fit` into an existing file, and with --add into the model's own folder, in turn."""
 
     known: dict[str, list[str]] = field(default_factory=lambda: {"file": [], "model": []})
     turn: int = 0
     places = 2
 
     def prepare(self) -> None:
-        """A model, two sets of lines, and what each makes of the file and of the model."""
+        """Make a model and two sets of lines, and find the digests after fitting each."""
         training = Training(self.root)
         training.write()
         assert in_child(training, training.act)[0] == 0
@@ -353,11 +356,11 @@ class Fitting(Work):
 
     @property
     def place(self) -> str:
-        """Where it writes in this turn."""
+        """The destination of this turn."""
         return ("file", "model")[self.turn % 2]
 
     def found(self) -> str:
-        """The digest of what is there."""
+        """The digest of this turn's destination."""
         if self.place == "model":
             return of_folder(self.root / "model")
         return digest(*checkpoint.load_tensors(self.root / "my.styles"))
@@ -369,9 +372,9 @@ class Fitting(Work):
         self.command("style", "fit", f"mine=@{lines}", "-m", self.root / "model", *where)
 
     def state(self) -> str:
-        """One of the two fits."""
+        """The digest, which must be one of the two fits."""
         if (found := self.found()) not in self.known[self.place]:
-            raise WrongError("is neither of the two fits")
+            raise WrongError("the styles are neither of the two fits")
         return found
 
     def killed(self) -> None:
@@ -379,9 +382,9 @@ class Fitting(Work):
         self.turn += 1
 
     def finished(self) -> None:
-        """It is the one asked for."""
+        """The fit must be this turn's."""
         if self.state() != self.known[self.place][self.turn // 2 % 2]:
-            raise WrongError("the command ended, and the file is the old one")
+            raise WrongError("the command ended, but the file is the old one")
         self.turn += 1
 
 

@@ -1,13 +1,12 @@
-"""Kill -9 what writes, at random moments, and look at what is on disk: training, saving, tokenizing, fitting styles.
+"""Crash tests: SIGKILL at random moments of training, saving, tokenizing and style fitting, and checks of the files.
 
     python benchmarks/crashes.py --kills 200
 
-A child does the work by the commands that users have, and is killed: by the clock, at a random share of the time that
-the work takes; at a random one of its calls that write below its folder (to open, move, make or remove something), held
-there until it is dead; or up to three milliseconds after one, in the middle of whatever it writes then. What it leaves
-must be one of the states that the work was meant to leave, old or new, or be refused in one line, and other files must
-be as they were. Then the next child goes on from there: at the end all is as if none had been killed, to the bit, and
-nothing temporary is left.
+A child runs a user's command and is killed in one of three ways. `clock`: after a random share of the job's duration.
+`held`: at a random call that writes below its folder (open, rename, mkdir, remove), where it pauses until it is dead.
+`after`: up to three milliseconds after such a call. The files must then be in an allowed state, old or new, or be
+refused in one line, and other files must be unchanged. The next child continues from there. In the end the result must
+equal that of an undisturbed job to the bit, without temporary files.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from seqvae.errors import SeqVAEError
 
 
 def kill(name: str, kills: int, root: Path, rng: random.Random) -> Counter[str]:
-    """So many kills of one work, and what was found after each."""
+    """Kill one job `kills` times, and count the states after each kill."""
     work = WORKS[name](root)
     others = {root / "beside.txt": b"beside", root / "other" / "deep.bin": bytes(range(256))}
     for path, content in others.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     work.prepare()
-    code, calls, seconds = in_child(work, work.act)  # to know how much there is to kill
+    code, calls, seconds = in_child(work, work.act)  # its duration and its number of writing calls
     assert code == 0, f"see {root}.log"
     work.finished()
     count: Counter[str] = Counter()
@@ -49,7 +48,7 @@ def kill(name: str, kills: int, root: Path, rng: random.Random) -> Counter[str]:
             if how == "clock":
                 time.sleep(share * seconds)
             else:
-                os.read(bell, 1)  # or it has ended
+                os.read(bell, 1)  # also returns when the child ends
                 time.sleep(0.003 * share * (how == "after"))
 
         at = 0 if how == "clock" else rng.randrange(calls) + 1
@@ -71,14 +70,14 @@ def kill(name: str, kills: int, root: Path, rng: random.Random) -> Counter[str]:
                 count["finished"] += 1
                 work.finished()
         except SeqVAEError as error:
-            count["refused"] += 1  # in one line, as its text is
+            count["refused"] += 1
             print(f"{name}: refused after {how}: {error}", flush=True)
             work.again()
         except Exception as error:
             count["wrong"] += 1
             print(f"{name}: wrong after {how}: {type(error).__name__}: {error}", flush=True)
             work.again()
-    for _ in range(work.places):  # undisturbed at last
+    for _ in range(work.places):  # finally without kills
         code = max(code, in_child(work, work.act)[0])
         work.finished()
     Work.finished(work)
@@ -87,12 +86,12 @@ def kill(name: str, kills: int, root: Path, rng: random.Random) -> Counter[str]:
 
 
 def main() -> None:
-    """The table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--out", type=Path, help="folder to work in, which is kept")
+    parser.add_argument("--out", type=Path, help="working folder, which is kept; default: a temporary one")
     args = parser.parse_args()
     out = args.out or Path(tempfile.mkdtemp(prefix="crashes-"))
     columns = ("kills", "clock", "held", "after", "writing", "old", "new", "none", "refused", "wrong", "finished",

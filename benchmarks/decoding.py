@@ -1,18 +1,18 @@
-"""How fast sentences are decoded, beside text-autoencoders (Shen et al. 2020) and GPT-2; how long a blend takes.
+"""Decoding speed of sentences beside text-autoencoders (Shen et al. 2020) and GPT-2, and the time of a music blend.
 
     git clone https://github.com/shentianxiao/text-autoencoders PEER
     pip install transformers
     python benchmarks/decoding.py --peer PEER --threads 2
     python benchmarks/decoding.py --music
 
-Decodes latent vectors drawn from the mixture of the released reviews; the peer's VAE and a GPT-2 have random weights,
-as many parameters and the same vocabulary size. Each has a process of its own; they take turns, so that what else the
-machine does falls on all of them, and the median of the turns counts. The peer knows neither temperature nor top-p, and
-draws from all that there is. GPT-2 is called through `generate`, with its cache.
+Decodes latent vectors drawn from the mixture of the released `reviews`. The peer's VAE and the GPT-2 have random
+weights, the same number of parameters and the same vocabulary size. Each model runs in its own process; they take
+turns, so that other load affects all of them, and the median over turns counts. The peer has neither temperature nor
+top-p; it samples from the full distribution. GPT-2 is called through `generate` with its cache.
 
-Tokens are counted in two ways. *Even*: every row gets `--length` tokens, and nothing may end before. *As they end*:
-rows end where the released model ends them, the others decode as many steps as the longest of these rows has, as they
-would have to, and the same tokens count for all three: those up to the end of each row.
+Two settings. *Even*: every row gets exactly `--length` tokens. *As they end*: rows end where the released model emits
+EOS; the other models decode as many steps as the longest of these rows has, and the tokens up to each row's end count
+for all models.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ METHODS = {
     "top-p 0.95": Sampling(temperature=0.9, top_p=0.95),
     "beam 5": Sampling(beam=5),
 }
-Write = Callable[[str, int, int], tuple[int, int]]
-"""(method, rows, steps or 0 to end by themselves) -> tokens decoded, and steps."""
+Generate = Callable[[str, int, int], tuple[int, int]]
+"""(method, rows, steps or 0 to stop at EOS) -> tokens decoded, and steps."""
 
 
 class Endless:
-    """A grammar in which nothing ends."""
+    """A grammar without EOS."""
 
     def __init__(self, inner: Grammar) -> None:
         self.start, self.advance, self.position_fields, self._inner = (
@@ -63,19 +63,19 @@ class Endless:
         )
 
     def allowed(self, state: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """`(N, V)`."""
+        """Mask `(N, V)` of the tokens that may follow."""
         ok = self._inner.allowed(state).copy()
         ok[:, EOS] = False
         return ok
 
 
-def ours() -> tuple[int, Write]:
-    """The released reviews: parameters, and what decodes."""
+def ours() -> tuple[int, Generate]:
+    """The released `reviews`: number of parameters, and a function that decodes."""
     codec = seqvae.load("reviews")
     assert codec.mixture is not None
     z = mixture.draw(codec.mixture, 512, torch.Generator().manual_seed(0), 0.9)
 
-    def write(method: str, rows: int, steps: int) -> tuple[int, int]:
+    def generate(method: str, rows: int, steps: int) -> tuple[int, int]:
         if not steps:
             lengths = [len(row) for row in codec.generate_tokens(z[:rows], None, METHODS[method])]
             return sum(lengths), max(lengths)
@@ -85,17 +85,17 @@ def ours() -> tuple[int, Write]:
         )
         return rows * steps, steps
 
-    return sum(p.numel() for p in codec.model.parameters()), write
+    return sum(p.numel() for p in codec.model.parameters()), generate
 
 
 def nearest(size: Callable[[int], int], target: int) -> int:
-    """The width, a multiple of 16, whose model comes nearest to `target` parameters."""
+    """The width, a multiple of 16, of the model nearest to `target` parameters."""
     with torch.device("meta"):
         return min(range(64, 1025, 16), key=lambda width: abs(size(width) - target))
 
 
-def theirs(peer: Path, target: int, vocabulary: int) -> tuple[int, Write]:
-    """The peer's VAE, its LSTM twice as wide as its embeddings, as its defaults have it."""
+def theirs(peer: Path, target: int, vocabulary: int) -> tuple[int, Generate]:
+    """The peer's VAE; its LSTM is twice as wide as its embeddings, as in its defaults."""
     sys.path.insert(0, str(peer))
     from model import VAE
     from train import parser
@@ -118,14 +118,14 @@ def theirs(peer: Path, target: int, vocabulary: int) -> tuple[int, Write]:
     z = torch.randn(512, 128)
 
     @torch.no_grad()
-    def write(method: str, rows: int, steps: int) -> tuple[int, int]:
+    def generate(method: str, rows: int, steps: int) -> tuple[int, int]:
         model.generate(z[:rows], steps, "greedy" if method == "greedy" else "sample")
         return rows * steps, steps
 
-    return sum(p.numel() for p in model.parameters()), write
+    return sum(p.numel() for p in model.parameters()), generate
 
 
-def gpt2(target: int, vocabulary: int) -> tuple[int, Write]:
+def gpt2(target: int, vocabulary: int) -> tuple[int, Generate]:
     """A GPT-2 of six layers."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -146,30 +146,30 @@ def gpt2(target: int, vocabulary: int) -> tuple[int, Write]:
     }
 
     @torch.no_grad()
-    def write(method: str, rows: int, steps: int) -> tuple[int, int]:
+    def generate(method: str, rows: int, steps: int) -> tuple[int, int]:
         begin = torch.ones(rows, 1, dtype=torch.long)
         model.generate(
             begin, attention_mask=torch.ones_like(begin), max_new_tokens=steps, use_cache=True, **how[method]
         )
         return rows * steps, steps
 
-    return sum(p.numel() for p in model.parameters()), write
+    return sum(p.numel() for p in model.parameters()), generate
 
 
-def work(make: Callable[[], tuple[int, Write]], threads: int, pipe: Connection) -> None:
-    """A process: tells its parameters, then decodes what it is told to, and tells how long it took and the tokens."""
+def work(make: Callable[[], tuple[int, Generate]], threads: int, pipe: Connection) -> None:
+    """Worker process: send the number of parameters, then decode each request and send seconds, tokens and steps."""
     torch.set_num_threads(threads)
-    parameters, write = make()
+    parameters, generate = make()
     pipe.send(parameters)
     for method, rows, steps in iter(pipe.recv, None):
         begin = time.perf_counter()
-        tokens, steps = write(method, rows, steps)
+        tokens, steps = generate(method, rows, steps)
         pipe.send((time.perf_counter() - begin, tokens, steps))
 
 
 @contextlib.contextmanager
-def worker(make: Callable[[], tuple[int, Write]], threads: int) -> Iterator[Connection]:
-    """The pipe to a process that does `work`, which ends with the block."""
+def worker(make: Callable[[], tuple[int, Generate]], threads: int) -> Iterator[Connection]:
+    """The pipe to a process that runs `work` until the block ends."""
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()
     process = context.Process(target=work, args=(make, threads, other), daemon=True)
@@ -188,7 +188,7 @@ def sentences(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         pipes = {"seqvae": stack.enter_context(worker(ours, options.threads))}
         sizes = {"seqvae": pipes["seqvae"].recv()}
-        others: dict[str, Callable[[], tuple[int, Write]]] = {}
+        others: dict[str, Callable[[], tuple[int, Generate]]] = {}
         if options.peer:
             others["text-autoencoders"] = partial(theirs, options.peer.resolve(), sizes["seqvae"], vocabulary)
         if options.gpt2:
@@ -198,14 +198,16 @@ def sentences(options: argparse.Namespace) -> None:
             sizes[label] = pipes[label].recv()
         print(", ".join(f"{label}: {size / 1e6:.2f} M parameters" for label, size in sizes.items()))
         print(processor.described(options.threads))
-        print(f"{vocabulary} tokens to choose from, turns: {options.turns}\n")
+        print(f"{vocabulary} tokens in the vocabulary, turns: {options.turns}\n")
 
-        def ask(label: str, *what: object) -> tuple[float, int, int]:
-            pipes[label].send(what)
+        def request(label: str, *task: object) -> tuple[float, int, int]:
+            pipes[label].send(task)
             seconds, tokens, steps = pipes[label].recv()
             return seconds, tokens, steps
 
-        print("| method | rows | model | even, tokens/s | seqvae by it | as they end, tokens/s | seqvae by it |")
+        print(
+            "| method | rows | model | even, tokens/s | seqvae's speed-up | as they end, tokens/s | seqvae's speed-up |"
+        )
         print("|---|---|---|---|---|---|---|")
         for method in options.methods:
             for rows in options.rows:
@@ -214,12 +216,12 @@ def sentences(options: argparse.Namespace) -> None:
                     longest = tokens = 0
                     for label in pipes:
                         if label == "text-autoencoders" and method == "beam 5":
-                            continue  # it has none
-                        even, count, _ = ask(label, method, rows, options.length)
-                        if label == "seqvae":  # the first
-                            free, tokens, longest = ask(label, method, rows, 0)
+                            continue  # not available
+                        even, count, _ = request(label, method, rows, options.length)
+                        if label == "seqvae":  # always the first label
+                            free, tokens, longest = request(label, method, rows, 0)
                         else:
-                            free, _, _ = ask(label, method, rows, longest)
+                            free, _, _ = request(label, method, rows, longest)
                         if turn:  # the first turn warms up
                             speeds.setdefault(label, []).append((count / even, tokens / free))
                 for label, found in speeds.items():
@@ -231,7 +233,7 @@ def sentences(options: argparse.Namespace) -> None:
 
 
 def music(options: argparse.Namespace) -> None:
-    """Print the seconds of blends."""
+    """Print the table of music blends."""
     torch.set_num_threads(options.threads)
     codec = seqvae.load("music")
     piece = codec.adapter.read(options.song)
@@ -239,27 +241,29 @@ def music(options: argparse.Namespace) -> None:
     short = replace(piece, notes=piece.notes[piece.notes[:, 0] < end], bounds=piece.bounds[:5])
     print(f"{processor.described(options.threads)}, turns: {options.turns}")
     print("\n| a warm blend, half-way to rock | bars | seconds, median | fastest |\n|---|---|---|---|")
-    for name, what in (("four bars", short), ("a whole song", piece)):
+    for name, song in (("four bars", short), ("a whole song", piece)):
         took = []
         for _ in range(options.turns + 1):
             begin = time.perf_counter()
-            codec.blend(what, target="rock")
+            codec.blend(song, target="rock")
             took.append(time.perf_counter() - begin)
-        print(f"| {name} | {len(what.bounds) - 1} | {statistics.median(took[1:]):.2f} | {min(took[1:]):.2f} |")
+        print(f"| {name} | {len(song.bounds) - 1} | {statistics.median(took[1:]):.2f} | {min(took[1:]):.2f} |")
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--peer", type=Path, help="a clone of shentianxiao/text-autoencoders")
-    arguments.add_argument("--no-gpt2", dest="gpt2", action="store_false", help="where transformers is not installed")
-    arguments.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    arguments.add_argument("--rows", type=int, nargs="+", default=[1, 64, 512], help="decoded side by side")
-    arguments.add_argument("--length", type=int, default=16, help="tokens of every row where all are as long")
-    arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--turns", type=int, default=3)
-    arguments.add_argument("--music", action="store_true", help="time blends of music instead")
-    arguments.add_argument("--song", default="corpus:bach/bwv66.6", help="the whole song, of which four bars are cut")
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, help="a clone of shentianxiao/text-autoencoders")
+    parser.add_argument(
+        "--no-gpt2", dest="gpt2", action="store_false", help="leave out GPT-2, if transformers is not installed"
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 512], help="batch sizes")
+    parser.add_argument("--length", type=int, default=16, help="tokens of every row in the setting `even`")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--music", action="store_true", help="time blends of music instead")
+    parser.add_argument("--song", default="corpus:bach/bwv66.6", help="the song to blend")
+    options = parser.parse_args()
     (music if options.music else sentences)(options)
 
 

@@ -1,8 +1,10 @@
-"""Figures of detectors of anomalies, for anomalies.py: AUROC, F1 at a threshold, false alarms, intervals, one table.
+"""Metrics of anomaly detectors for anomalies.py: AUROC, F1 at a threshold, false alarms, 95 % intervals, and a table.
 
-Low scores are anomalous throughout. Intervals are of 95 %: by bootstrap over pieces, normal and anomalous ones apart,
-and of shares those of Clopper and Pearson (1934). All methods see the same resampled pieces, so that differences
-between two of them have intervals as well.
+Scope: metrics of given scores. Out of scope: models and baselines.
+
+Low scores are anomalous throughout. Intervals come from a bootstrap over pieces, stratified by normal and anomalous;
+those of shares are exact (Clopper and Pearson 1934). All methods share the resampled pieces, so differences between two
+methods have intervals as well.
 """
 
 from __future__ import annotations
@@ -21,45 +23,45 @@ from seqvae.evaluation.statistics import Figure, with_interval
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 DRAWS = 1000
-NUMBERS = 4_000_000  # of one block of the bootstrap: bounds memory, not results
+NUMBERS = 4_000_000  # weights in one block of the bootstrap: limits memory, does not change results
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one method, and where it draws the line."""
+    """Scores and thresholds of one method."""
 
     method: str
     normal: Doubles
     anomalous: Doubles
     thresholds: dict[float, float]
-    """By level; what lies below one is called anomalous."""
+    """By level; a score below the threshold is called anomalous."""
     rates: dict[str, float]
-    """Pieces a second, by how pieces are counted."""
+    """Pieces per second, by way of counting."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one method comes to."""
+    """Metrics of one method."""
 
     method: str
     sizes: tuple[int, int]
-    """Normal and anomalous pieces."""
+    """Numbers of normal and of anomalous pieces."""
     auroc: float
     alarms: dict[float, tuple[int, int]]
-    """By level: normal and anomalous pieces that are called anomalous."""
+    """By level: numbers of normal and of anomalous pieces called anomalous."""
     rate: float
-    """Pieces a second."""
+    """Pieces per second."""
     drawn_auroc: Doubles
     drawn_f1: dict[float, Doubles]
-    """Both of resampled pieces."""
+    """Bootstrap replicates of both."""
 
     def f1(self, level: float) -> float:
-        """2 hits / (called anomalous + anomalous)."""
+        """F1 at a level: 2 true positives / (called anomalous + anomalous)."""
         false, true = self.alarms[level]
         return 2 * true / (true + false + self.sizes[1])
 
     def facts(self, counted: str) -> dict[str, Any]:
-        """For --json."""
+        """The metrics as a JSON object."""
         out: dict[str, Any] = {"method": self.method, "counted": counted, "pieces_per_second": self.rate}
         out["auroc"] = with_interval(self.auroc, self.drawn_auroc)
         for level, (false, true) in self.alarms.items():
@@ -73,28 +75,31 @@ class Figures:
 
 
 class Curve:
-    """AUROC of scores, for any weights of the pieces."""
+    """AUROC of fixed scores under weights of the pieces."""
 
     def __init__(self, normal: Doubles, anomalous: Doubles) -> None:
         values = np.concatenate([normal, anomalous])
         self._order = np.argsort(values, kind="stable")
         ranked = values[self._order]
-        self._groups = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))  # where another score begins
+        self._groups = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))  # first index of each distinct score
         self._normal = self._order < len(normal)
 
     def area(self, normal: Doubles, anomalous: Doubles) -> Doubles:
-        """Chance that an anomalous piece scores lower than a normal one, of weights `(B, n)` and `(B, m)`: `(B,)`."""
+        """AUROC `(B,)` with weights `(B, n)` of the normal and `(B, m)` of the anomalous pieces.
+
+        It is the probability that an anomalous piece scores lower than a normal one.
+        """
         weights = np.concatenate([normal, anomalous], 1)[:, self._order]
         good = np.add.reduceat(np.where(self._normal, weights, 0.0), self._groups, axis=1)
         bad = np.add.reduceat(np.where(self._normal, 0.0, weights), self._groups, axis=1)
         total = good.sum(1)
-        wins = bad * (total[:, None] - good.cumsum(1) + good / 2)  # an equal score is half a win
+        wins = bad * (total[:, None] - good.cumsum(1) + good / 2)  # a tie is half a win
         area: Doubles = wins.sum(1) / (total * bad.sum(1))
         return area
 
 
 def figures(scores: Sequence[Scores], counted: str, rows: tuple[Ints, Ints], seed: int) -> list[Figures]:
-    """Figures of every method over the normal and anomalous pieces of these numbers."""
+    """Metrics of every method on the normal and anomalous pieces with the indices `rows`."""
     sizes = len(rows[0]), len(rows[1])
     curves, called, drawn = [], [], [(list[Doubles](), dict[float, list[Doubles]]()) for _ in scores]
     for one in scores:
@@ -122,7 +127,7 @@ def figures(scores: Sequence[Scores], counted: str, rows: tuple[Ints, Ints], see
 
 
 def _resampled(sizes: tuple[int, int], seed: int) -> Iterator[tuple[Doubles, Doubles]]:
-    """How often each normal and each anomalous piece comes up, drawn with replacement: `(B, n)` and `(B, m)`."""
+    """Multiplicities of normal `(B, n)` and anomalous `(B, m)` pieces in samples drawn with replacement."""
     rng = np.random.default_rng(seed)
     block = max(1, NUMBERS // sum(sizes))
     for done in range(0, DRAWS, block):
@@ -131,17 +136,17 @@ def _resampled(sizes: tuple[int, int], seed: int) -> Iterator[tuple[Doubles, Dou
 
 
 def share_interval(hits: int, trials: int) -> tuple[float, float]:
-    """Clopper-Pearson, 95 %."""
+    """The 95 % interval of a share, by Clopper and Pearson."""
     low = stats.beta.ppf(0.025, hits, trials - hits + 1) if hits else 0.0
     high = stats.beta.ppf(0.975, hits + 1, trials - hits) if hits < trials else 1.0
     return float(low), float(high)
 
 
 def expected(level: float, calibrated: int, trials: int) -> tuple[float, float] | None:
-    """Shares of false alarms that 95 of 100 calibrations lead to; None where there are too few pieces for any alarm.
+    """The interval of the false-alarm share in 95 of 100 calibrations; None if no p-value can reach the level.
 
-    Where no two scores are equal, and less where some are. With k = floor(level (N + 1)) the alarms are
-    beta-binomial(k, N + 1 - k): the promise is kept on average over calibrations, not by each of them.
+    It holds for distinct scores; ties lower the share. With k = floor(level (N + 1)), the number of false alarms is
+    beta-binomial(k, N + 1 - k): the level is guaranteed on average over calibrations, not for each of them.
     """
     k = math.floor(level * (calibrated + 1) * (1 + 1e-12))
     if k < 1:
@@ -151,14 +156,14 @@ def expected(level: float, calibrated: int, trials: int) -> tuple[float, float] 
 
 
 def promise(level: float, calibrated: int, trials: int) -> str:
-    """What `expected` says, in words."""
+    """The result of `expected` as a sentence."""
     shares = expected(level, calibrated, trials)
     if shares is None:
-        return f"p-values counted from {calibrated} pieces are never as low as {level:g}: nothing is called anomalous."
+        return f"with {calibrated} calibration scores no p-value is as low as {level:g}: nothing is called anomalous."
     low, high = (100 * share for share in shares)
     return (
-        f"at {level:g}, p-values counted from {calibrated} pieces, 95 of 100 calibrations lead to {low:.2f} to "
-        f"{high:.2f} % false alarms of {trials}, or to fewer where scores are equal."
+        f"at {level:g}, with {calibrated} calibration scores, 95 of 100 calibrations give {low:.2f} to {high:.2f} % "
+        f"false alarms of {trials}, fewer with tied scores."
     )
 
 
@@ -166,15 +171,15 @@ def promise(level: float, calibrated: int, trials: int) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first row its head."""
+    """A Markdown table; the first row is the header."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
 def table(found: Mapping[str, Sequence[Figures]], noun: str) -> str:
-    """All figures, by how pieces are counted."""
+    """The table of all metrics, by way of counting."""
     levels = next(iter(found.values()))[0].alarms
     head = ["counted", "method", "AUROC"]
-    head += [f"{what} at {level:g}" for level in levels for what in ("F1", "precision", "recall", "false alarms")]
+    head += [f"{name} at {level:g}" for level in levels for name in ("F1", "precision", "recall", "false alarms")]
     rows = [[*head, f"{noun}/s"]]
     for counted, methods in found.items():
         for one in methods:
@@ -188,26 +193,27 @@ def table(found: Mapping[str, Sequence[Figures]], noun: str) -> str:
 
 
 def comparison(found: Mapping[str, Sequence[Figures]], ours: str, others: Sequence[str], noun: str) -> list[str]:
-    """Where one of `others` does better than `ours`, by AUROC and by F1, and where the two cannot be told apart."""
+    """Sentences: the `others` better than `ours` in AUROC and F1, and those not significantly different (95 %)."""
     out = []
     for counted, methods in found.items():
         by_name = {one.method: one for one in methods}
         mine = by_name[ours]
-        which = f"all {noun}" if counted == "every" else f"each different one of the {noun} once"
+        population = f"all {noun}" if counted == "every" else f"distinct {noun}"
         differences: dict[str, list[tuple[str, Figure]]] = {}
         for name in others:
             one = by_name[name]
-            apart = with_interval(one.auroc - mine.auroc, one.drawn_auroc - mine.drawn_auroc)
-            differences.setdefault("AUROC", []).append((name, apart))
+            gain = with_interval(one.auroc - mine.auroc, one.drawn_auroc - mine.drawn_auroc)
+            differences.setdefault("AUROC", []).append((name, gain))
             for level in mine.alarms:
-                apart = with_interval(one.f1(level) - mine.f1(level), one.drawn_f1[level] - mine.drawn_f1[level])
-                differences.setdefault(f"F1 at {level:g}", []).append((name, apart))
-        for what, apart_of in differences.items():
-            digits = 5 if what == "AUROC" else 3
-            better = [f"{name} ({_shown(apart, digits, '+')})" for name, apart in apart_of if apart[1] > 0]
-            alike = [f"{name} ({_shown(apart, digits, '+')})" for name, apart in apart_of if apart[1] <= 0 <= apart[2]]
+                gain = with_interval(one.f1(level) - mine.f1(level), one.drawn_f1[level] - mine.drawn_f1[level])
+                differences.setdefault(f"F1 at {level:g}", []).append((name, gain))
+        for metric, gains in differences.items():
+            digits = 5 if metric == "AUROC" else 3
+            better = [f"{name} ({_shown(gain, digits, '+')})" for name, gain in gains if gain[1] > 0]
+            similar = [f"{name} ({_shown(gain, digits, '+')})" for name, gain in gains if gain[1] <= 0 <= gain[2]]
             verdict = f"better than {ours}: {', '.join(better)}" if better else f"no baseline is better than {ours}"
-            out.append(f"{what}, {which}: {verdict}" + (f"; not told apart: {', '.join(alike)}." if alike else "."))
+            verdict += f"; not significantly different: {', '.join(similar)}" if similar else ""
+            out.append(f"{metric}, {population}: {verdict}.")
     return out
 
 

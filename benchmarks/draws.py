@@ -1,19 +1,19 @@
-"""Likeness of generated songs to real songs and to each other, by style.
+"""Similarity of generated songs to real songs and to each other, by style.
 
     python benchmarks/draws.py DIR --model music [--draws 60] [--pairs 96 --directions 64] [--split choose] [--write]
 
-DIR has a folder of songs for each style. Songs of eight bars are drawn from each style as `seqvae generate` draws them.
-A line of JSON has means over styles (kit repeated: over rock and jazz):
+DIR has one folder of songs per style. Songs of eight bars are drawn from each style as `seqvae generate` draws them.
+A line of JSON has means over styles (`kit repeated`: over rock and jazz):
 
-    overlap       overlapped area of eight statistics with held-out songs, of all pieces together, with its interval
-    inside        share of the 13 statistics of arrangements inside the middle 80 % of 100 training songs of the style
-    band, kit repeated   shared instruments of neighbouring two-bar windows; drum hits of a bar repeated in the next
-    nearest of N  note F1 with the nearest other one of N pieces of the style, the first ten and all; bars as they are
+    overlap       overlapped area of eight statistics with held-out songs, pooled over styles, with its interval
+    inside        share of the 13 arrangement statistics within the middle 80 % of 100 training songs of the style
+    band, kit repeated   instruments shared by adjacent two-bar windows; drum hits of a bar repeated in the next bar
+    nearest of N  note F1 with the nearest other of N songs of the style (N: ten, and all), bars compared in order
 
-and for held-out and for training songs the same. With --pairs the sums that styles are drawn from are made anew, of the
-training songs in DIR with the given --directions. The note F1 of each decoded sum is printed beside the nearer of its
-two songs, and beside the nearer of another sum's songs. With --write these sums come
-into the model's folder in place of the old ones, every other tensor as it was.
+and further lines have the same for held-out and for training songs. With --pairs the exemplars of the styles (sums of
+two songs) are recomputed from the training songs in DIR with the args --directions. For them the note F1 with the
+nearer of the two songs is printed, and as a control with the nearer of the two songs of another exemplar. --write saves
+the new exemplars in the model's folder and leaves all other tensors unchanged.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from seqvae.music.note_statistics import statistics
 from seqvae.music.piece import Piece, read
 from seqvae.style import exemplars, styles_file
 
-SEGMENTS = 4  # of a piece
-REAL = 100  # training songs of each style whose range is compared with
+SEGMENTS = 4  # segments of a song
+REAL = 100  # training songs of each style that define the ranges
 KITS = ("rock", "jazz")
-READ = 24  # sums of each style that are decoded
+READ = 24  # exemplars of each style that are decoded
 
 
 def latents(codec: Codec, folder: Path, rng: np.random.Generator) -> list[Tensor]:
-    """`(S, D)` of each training song of a folder: some segments in a row from a random place, as training fits them."""
+    """Latents `(S, D)` of each training song of a folder: consecutive segments from a random place, as in training."""
     files = [path for path in collection.find([folder]) if half_of(titles.title(path)) is None]
     stretches = []
     for _, piece in collection.read_all(files, cache=collection.default_cache()):
@@ -61,32 +61,34 @@ def latents(codec: Codec, folder: Path, rng: np.random.Generator) -> list[Tensor
     return codec.means(stretches, refined=False)
 
 
-def renewed(codec: Codec, data: Path, most: int, rank: int) -> dict[str, Tensor]:
-    """The sums `(K, S, D)` of every style of a codec, made anew of the songs in a folder of folders."""
+def refit(codec: Codec, data: Path, most: int, rank: int) -> dict[str, Tensor]:
+    """New exemplars `(K, S, D)` of every style of a codec, from songs in one folder per style."""
     rng = np.random.default_rng(0)
     found = {name: latents(codec, data / name, rng) for name in sorted(codec.styles) if name != "all"}
     for name, songs in found.items():
-        own, other = readable(codec, songs, codec.styles[name].mean, most, rank)
-        print(json.dumps({"sums": name, "F1 with its songs": round(own, 3), "with another's": round(other, 3)}))
+        own, other = pair_scores(codec, songs, codec.styles[name].mean, most, rank)
+        print(json.dumps({"exemplars": name, "F1 with its songs": round(own, 3), "with another's": round(other, 3)}))
     found["all"] = [z for members in found.values() for z in members]
-    sums = {name: exemplars.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
-    return {name: x for name, x in sums.items() if x is not None}
+    fitted = {name: exemplars.pair(z, codec.styles[name].mean, most, rank) for name, z in found.items()}
+    return {name: x for name, x in fitted.items() if x is not None}
 
 
-def readable(codec: Codec, songs: Sequence[Tensor], mean: Tensor, most: int, rank: int) -> tuple[float, float]:
-    """Note F1 of the first READ sums of songs with the nearer of their own two, and of the next sum's, all decoded.
+def pair_scores(codec: Codec, songs: Sequence[Tensor], mean: Tensor, most: int, rank: int) -> tuple[float, float]:
+    """Note F1 of the first READ decoded exemplars with the nearer of their two songs, and of the next exemplar's.
 
-    The two songs of a sum are those whose latents are most alike to it.
+    The two songs of an exemplar are those with the most similar latents.
     """
-    sums = exemplars.pair(songs, mean, most, rank)
-    assert sums is not None
+    fitted = exemplars.pair(songs, mean, most, rank)
+    assert fitted is not None
     row = torch.arange(exemplars.ROW)
     whole = torch.stack([z[row % len(z)] - mean for z in songs])
-    likeness = torch.nn.functional.normalize(sums[:READ].flatten(1)) @ torch.nn.functional.normalize(whole.flatten(1)).T
+    likeness = (
+        torch.nn.functional.normalize(fitted[:READ].flatten(1)) @ torch.nn.functional.normalize(whole.flatten(1)).T
+    )
     pairs = likeness.topk(2).indices.tolist()
     decoded, *parents = (
         [decoded_notes(score) for score in codec.decode(list(mean + z))]
-        for z in (sums[:READ], *(whole[[pair[side] for pair in pairs]] for side in (0, 1)))
+        for z in (fitted[:READ], *(whole[[pair[side] for pair in pairs]] for side in (0, 1)))
     )
     near = [[max(measures.note_f1(x, side[i]) for side in parents) for i in range(len(pairs))] for x in decoded]
     count = len(pairs)
@@ -95,17 +97,17 @@ def readable(codec: Codec, songs: Sequence[Tensor], mean: Tensor, most: int, ran
 
 
 def decoded_notes(score: Any) -> Ints:
-    """The notes of a decoded score, none of an empty one."""
+    """The notes `(N, 5)` of a decoded score, which may be empty."""
     try:
         return read(score).notes
     except ReadError:
         return np.zeros((0, 5), np.int32)
 
 
-def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
-    """Put sums into a checkpoint in place of its own; what is not about sums stays as it is."""
+def keep(fitted: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
+    """Replace the exemplars of a checkpoint, and leave everything else unchanged."""
     kept = checkpoint.load(folder)
-    for name, x in sums.items():
+    for name, x in fitted.items():
         packed, _ = styles_file.pack({name: replace(codec.styles[name], exemplars=x)})
         kept.styles.pop(f"{name}.sums", None)
         kept.styles |= {key: packed[key] for key in (f"{name}.coefficients", f"{name}.directions")}
@@ -113,7 +115,7 @@ def keep(sums: Mapping[str, Tensor], codec: Codec, folder: Path) -> None:
 
 
 def nearest(pieces: Sequence[Ints]) -> float:
-    """Mean over pieces of the note F1 with the nearest other one; nan for a single piece."""
+    """Mean over songs of the note F1 with the nearest other song; nan for a single song."""
     rows = [[measures.note_f1(a, b) for j, b in enumerate(pieces) if i != j] for i, a in enumerate(pieces)]
     return float(np.mean([max(row, default=float("nan")) for row in rows]))
 
@@ -122,7 +124,7 @@ def figures(
     pieces: Mapping[str, Sequence[Piece]], held: Mapping[str, Sequence[Piece]],
     ranges: Mapping[str, arrangement.Range],
 ) -> dict[str, Any]:  # fmt: skip
-    """Figures of the pieces of each style beside held-out ones and the ranges of real songs."""
+    """Metrics of the songs of each style against held-out songs and the ranges of real songs."""
     rows = {
         name: np.array([arrangement.statistics(p.notes, p.bounds) for p in members]) for name, members in pieces.items()
     }
@@ -149,33 +151,33 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="music")
     parser.add_argument("--draws", type=int, default=60)
-    parser.add_argument("--pairs", type=int, help="sums of each style; without, those that the model has")
+    parser.add_argument("--pairs", type=int, help="number of exemplars per style to recompute; default: the model's")
     parser.add_argument("--directions", type=int, default=exemplars.DIRECTIONS)
     parser.add_argument("--split", choices=["choose", "final"], default="choose")
-    parser.add_argument("--write", action="store_true", help="keep the new sums in the model's folder")
-    given = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="save the new exemplars in the model's folder")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    codec = load(given.model)
-    if given.pairs is not None:
-        sums = renewed(codec, given.data, given.pairs, given.directions)
-        codec.styles |= {name: replace(codec.styles[name], exemplars=x) for name, x in sums.items()}
-        if given.write:
-            keep(sums, codec, checkpoint.find(given.model))
+    codec = load(args.model)
+    if args.pairs is not None:
+        fitted = refit(codec, args.data, args.pairs, args.directions)
+        codec.styles |= {name: replace(codec.styles[name], exemplars=x) for name, x in fitted.items()}
+        if args.write:
+            keep(fitted, codec, checkpoint.find(args.model))
     names = sorted(set(codec.styles) - {"all"})
     bars = SEGMENTS * codec.chunks
     found = test_songs.gather(
-        given.data, names, train=REAL, test=given.draws, train_chunks=bars, test_chunks=bars,
-        rng=np.random.default_rng(0), half=given.split,
+        args.data, names, train=REAL, test=args.draws, train_chunks=bars, test_chunks=bars,
+        rng=np.random.default_rng(0), half=args.split,
     )  # fmt: skip
     ranges = {
         name: arrangement.Range.of(np.array([arrangement.statistics(p.notes, p.bounds) for p in members]))
         for name, members in found.train.items()
     }
-    drawn = {name: evaluate_samples.draw(codec, name, given.draws, SEGMENTS, 0) for name in names}
+    drawn = {name: evaluate_samples.draw(codec, name, args.draws, SEGMENTS, 0) for name in names}
     several = {
         "drawn": drawn,
         "held out": found.test,
-        "training": {n: x[: given.draws] for n, x in found.train.items()},
+        "training": {n: x[: args.draws] for n, x in found.train.items()},
     }
     for name, pieces in several.items():
         row = figures(pieces, found.test, ranges)

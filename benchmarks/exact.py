@@ -1,9 +1,8 @@
-"""How much longer warm draws, searches and scores take with `exact=True`, on one thread.
+"""Cost of `exact=True`: time of warm sampling, encoding and scoring with it and without, on one thread.
 
     python benchmarks/exact.py
 
-Both codecs live in one process and take turns, so that what else the machine does falls on both; the median of the
-turns' ratios counts.
+Both codecs run in one process and take turns, so that other load affects both. The median of the turns' ratios counts.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from seqvae.codec import Codec
 from seqvae.music import piece as midi
 from seqvae.nn.sampling import Sampling
 
-LINES = [f"the {what} was {how} and the staff is very friendly ." for what in ("food", "room") for how in ("ok", "bad")]
+LINES = [f"the {noun} was {how} and the staff is very friendly ." for noun in ("food", "room") for how in ("ok", "bad")]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Seconds of a call."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
@@ -34,9 +33,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--turns", type=int, default=9)
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=9)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     chorale = midi.read("corpus:bach/bwv66.6")
     drawn = Sampling(temperature=0.9, top_p=0.95)

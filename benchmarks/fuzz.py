@@ -1,19 +1,18 @@
-"""Every door of seqvae under spoilt and hostile input: how many inputs were taken, how many refused, and what broke.
+"""Fuzzing of every interface of seqvae with damaged and hostile input: numbers of inputs accepted, refused, and bugs.
 
-    python benchmarks/fuzz.py --inputs 100000                     # all doors, by their shares (fuzz_doors.py)
+    python benchmarks/fuzz.py --inputs 100000                     # all interfaces, by their shares (fuzz_doors.py)
     python benchmarks/fuzz.py --inputs 5000 --door midi --seed 7
     python benchmarks/fuzz.py --guided --seconds 60 --door midi    # coverage-guided, with atheris
     python benchmarks/fuzz.py --replay fuzz-found/midi-0123456789ab.bin
 
-An input may be taken, or refused with a SeqVAEError (over HTTP with a status of 400 to 499) whose message is one line.
-All else is a bug: another exception, more than 10 s, more than 2 GB of memory, the end of the process. What it was goes
-to the terminal, and the input to a folder, to be run again. Input n of a door follows from the seed, the door's name
-and n alone. Each door is worked in a process of its own, which is watched and started again after what it did not
-survive. Ends with 1 where there was a bug.
+A "door" is an interface that reads input. An input may be accepted, or refused with a SeqVAEError (over HTTP with a
+status from 400 to 499) with a message of one line. Everything else is a bug: another exception, more than 10 s, more
+than 2 GB of memory, the end of the process. Bugs are printed, and their inputs saved in a folder for --replay. Input n
+of a door is determined by the seed, the door's name and n. Each door runs in its own process, which is monitored and
+restarted after a crash. The exit code is 1 if there was a bug.
 
-With --guided the inputs are chosen by what code they reach (libFuzzer, through `pip install atheris`; it instruments
-seqvae and music21, and sees nothing inside of symusic, SentencePiece and safetensors, which are compiled). It tells how
-many inputs there were, and not how many were taken.
+--guided chooses inputs by code coverage (libFuzzer, through `pip install atheris`). It instruments seqvae and music21,
+but not the compiled code of symusic, SentencePiece and safetensors. It counts inputs, but not accepted ones.
 """
 
 from __future__ import annotations
@@ -35,18 +34,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"  # a name in an input is no reason to ask the network
-sys.path.insert(0, str(Path(__file__).parent))  # for the process of a door, too
+os.environ["HF_HUB_OFFLINE"] = "1"  # names in inputs must not cause network requests
+sys.path.insert(0, str(Path(__file__).parent))  # also for the processes of doors
 
-SECONDS = 10.0  # of the processor for one input; of the clock, by which others work too, four times as much
-MEMORY = 2 << 30  # bytes that a process may hold
-LINE = 1000  # letters of a message
-AT, STARTED, WORKED, TAKEN, REFUSED = range(5)  # in what a door's process shares with its watch
-CHECKED = 64  # inputs of one kind of bug that are kept
+SECONDS = 10.0  # processor time for one input; four times as much wall time, for other load
+MEMORY = 2 << 30  # bytes of resident memory of a process
+LINE = 1000  # characters of a message
+AT, STARTED, WORKED, TAKEN, REFUSED = range(5)  # fields of the array that a door's process shares with the monitor
+CHECKED = 64  # inputs kept for each kind of bug
 
 
 def attempt(read: Any, content: bytes) -> bool:
-    """Whether an input is taken; raises AssertionError for a refusal not in one line, and what is no refusal."""
+    """Whether an input is accepted.
+
+    Raises AssertionError for a refusal that is not one line, and any exception that is not a refusal.
+    """
     from seqvae.errors import SeqVAEError
 
     try:
@@ -54,21 +56,21 @@ def attempt(read: Any, content: bytes) -> bool:
     except SeqVAEError as error:
         message = str(error)
         assert message and len(message.splitlines()) == 1, f"a refusal of more than one line, or none: {message!r}"
-        assert len(message) <= LINE, f"a refusal of {len(message)} letters: {message[:200]!r}"
+        assert len(message) <= LINE, f"a refusal of {len(message)} characters: {message[:200]!r}"
         return False
     return True
 
 
 def work(name: str, seed: int, first: int, last: int, shared: Any, pipe: Connection) -> None:
-    """The process of a door: inputs `first` to `last`, telling of each bug."""
+    """Process of a door: read inputs `first` to `last`, and send each bug through `pipe`."""
     import fuzz_doors
 
     door = fuzz_doors.DOORS[name]
     seeds = door.seeds()
     warnings.simplefilter("ignore")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # silence libraries
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    # what could bring down the machine ends the process first
+    # end the process before it can exhaust the machine
     resource.setrlimit(resource.RLIMIT_AS, (held + 2 * MEMORY, resource.RLIM_INFINITY))
     try:
         for i in range(first, last):
@@ -76,7 +78,7 @@ def work(name: str, seed: int, first: int, last: int, shared: Any, pipe: Connect
             shared[AT], shared[WORKED], shared[STARTED] = i, time.process_time(), time.monotonic()
             try:
                 shared[TAKEN if attempt(door.read, content) else REFUSED] += 1
-            except BaseException as error:  # some libraries raise what is no Exception
+            except BaseException as error:  # some libraries raise BaseException
                 pipe.send((i, "".join(traceback.format_exception(error)[-12:]), signature(error)))
             if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > MEMORY:
                 pipe.send((i, f"more than {MEMORY >> 30} GB of memory", "memory"))
@@ -88,21 +90,21 @@ def work(name: str, seed: int, first: int, last: int, shared: Any, pipe: Connect
 
 
 def made(name: str, seed: int, i: int, seeds: list[bytes]) -> bytes:
-    """Input number i of a door; the first are the seeds as they are."""
+    """Input number i of a door; the first ones are the unchanged seeds."""
     from fuzz_doors import DOORS
 
     return seeds[i] if i < len(seeds) else DOORS[name].mutate(random.Random(f"{seed} {name} {i}"), seeds)
 
 
 def signature(error: BaseException) -> str:
-    """What makes two bugs one: the kind of error, and the last place in our own files."""
+    """Key that groups equal bugs: the type of error, and the innermost line in our own files."""
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/seqvae/" in frame.filename]
     where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "door"
     return f"{type(error).__name__} at {where}"
 
 
 def run(name: str, seed: int, count: int, seconds: float, found: Path) -> tuple[int, int, int, dict[str, int]]:
-    """Send inputs into one door: how many there were, were taken and refused, and bugs by signature."""
+    """Send inputs to one door: numbers of inputs, of accepted and of refused ones, and bugs by signature."""
     context = multiprocessing.get_context("spawn")
     shared = context.Array("d", 5, lock=False)
     bugs: dict[str, int] = {}
@@ -155,7 +157,7 @@ def run(name: str, seed: int, count: int, seconds: float, found: Path) -> tuple[
 
 
 def keep_all(pipe: Connection, keep: Any) -> bool:
-    """Keep the bugs that a process has told of; whether it ended on purpose after the last."""
+    """Keep the bugs that a process has sent; whether it ended on purpose after the last one."""
     kind = ""
     try:
         while pipe.poll(0):
@@ -167,7 +169,7 @@ def keep_all(pipe: Connection, keep: Any) -> bool:
 
 
 def worked(pid: int | None) -> float:
-    """Seconds of the processor that a process has had."""
+    """Processor time of a process, in seconds."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -176,7 +178,7 @@ def worked(pid: int | None) -> float:
 
 
 def resident(pid: int | None) -> int:
-    """Bytes that a process holds now."""
+    """Resident memory of a process, in bytes."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, IndexError):
@@ -184,10 +186,10 @@ def resident(pid: int | None) -> int:
 
 
 def guide(name: str, seconds: float, seed: int, found: Path) -> NoReturn:
-    """Let atheris choose the inputs of a door; it ends this process."""
+    """Run atheris on a door; it ends this process."""
     import atheris
 
-    scores = name in ("musicxml", "mxl", "humdrum", "abc")  # music21 is large: to instrument it takes most of a minute
+    scores = name in ("musicxml", "mxl", "humdrum", "abc")  # instrumenting music21 takes most of a minute
     with atheris.instrument_imports(include=["seqvae", *["music21"] * scores]):
         import fuzz_doors
 
@@ -209,7 +211,7 @@ def guide(name: str, seconds: float, seed: int, found: Path) -> NoReturn:
         attempt(door.read, content)
 
     def mutate(content: bytes, most: int, number: int) -> bytes:
-        if number % 2:  # what knows the format, and what does not
+        if number % 2:  # alternate the mutator of the format and atheris's own
             return door.mutate(random.Random(number), [content])[:most]
         return bytes(atheris.Mutate(content, most))
 
@@ -223,7 +225,7 @@ def guide(name: str, seconds: float, seed: int, found: Path) -> NoReturn:
 
 
 def guided(name: str, seconds: float, seed: int, found: Path) -> tuple[int, str]:
-    """Runs of a door under atheris, and what it said of a bug."""
+    """Number of runs of a door under atheris, and its report of a bug."""
     command = [sys.executable, __file__, "--guided", "--inside", "--door", name, "--seconds", str(seconds)]
     more = ["--seed", str(seed), "--found", str(found)]
     import fuzz_doors
@@ -239,13 +241,13 @@ def guided(name: str, seconds: float, seed: int, found: Path) -> tuple[int, str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=100_000, help="of all doors together")
-    parser.add_argument("--door", nargs="+", help="only these")
+    parser.add_argument("--inputs", type=int, default=100_000, help="total over all doors")
+    parser.add_argument("--door", nargs="+", help="only these doors")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=3600, help="for each door at most")
-    parser.add_argument("--found", type=Path, default=Path("fuzz-found"), help="folder for inputs that are bugs")
+    parser.add_argument("--seconds", type=float, default=3600, help="time limit for each door")
+    parser.add_argument("--found", type=Path, default=Path("fuzz-found"), help="folder for inputs that caused bugs")
     parser.add_argument("--guided", action="store_true", help="coverage-guided, with atheris")
-    parser.add_argument("--replay", type=Path, help="run one input again; its name begins with its door's")
+    parser.add_argument("--replay", type=Path, help="run a saved input again; its file name begins with the door")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
@@ -254,9 +256,9 @@ def main() -> None:
 
     if args.replay:
         name = (args.door or [args.replay.name.partition("-")[0]])[0]
-        went = attempt(fuzz_doors.DOORS[name].read, args.replay.read_bytes())
+        accepted = attempt(fuzz_doors.DOORS[name].read, args.replay.read_bytes())
         fuzz_doors.clean()
-        print("taken" if went else "refused")
+        print("accepted" if accepted else "refused")
         return
     doors = args.door or list(fuzz_doors.DOORS)
     whole = sum(fuzz_doors.DOORS[name].share for name in doors)

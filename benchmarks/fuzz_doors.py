@@ -1,8 +1,8 @@
-"""The doors of seqvae as functions of bytes, each with inputs to start from: what benchmarks/fuzz.py sends in there.
+"""Interfaces of seqvae ("doors") as functions of bytes, each with seeds, for benchmarks/fuzz.py.
 
-Knows which call reads which kind of input, and what must hold of what is let in. Refuses to know how inputs are spoilt
-(fuzz_inputs.py), and processes. A door returns where the input was taken, raises SeqVAEError where it was refused, and
-whatever else it raises is a bug. Everything that is read here was made by our own code or is written out below.
+Scope: the call that reads each kind of input, and the properties of accepted input. Out of scope: mutation of inputs
+(fuzz_inputs.py), and processes. A door returns if it accepts the input and raises SeqVAEError if it refuses it; any
+other exception is a bug. All seeds are made by our own code or written out below.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from seqvae.text import lines as text
 
 @dataclass(frozen=True)
 class Door:
-    """One way in."""
+    """An interface that reads input."""
 
     read: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
     mutate: inputs.Mutator
     share: float
-    """Of all inputs: what takes long gets fewer."""
+    """Share of all inputs; slow doors get fewer."""
 
 
 _MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
@@ -45,12 +45,12 @@ _MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.
 
 @cache
 def _scratch() -> Path:
-    """This process's own folder, in memory where the system has such a place."""
+    """This process's temporary folder, in memory where the system allows it."""
     return Path(tempfile.mkdtemp(prefix=f"seqvae-fuzz-{os.getpid()}-", dir=_MEMORY))
 
 
 def clean(killed: int | None = None) -> None:
-    """Remove what this process has written, and end what it has started; or remove what a killed one has left."""
+    """Close the studio and remove the files of this process, or remove the files of a `killed` process."""
     if killed is None and _studio.cache_info().currsize:
         _studio()[0].close()
     for folder in _MEMORY.glob(f"seqvae-fuzz-{os.getpid() if killed is None else killed}-*"):
@@ -64,7 +64,7 @@ def _file(name: str, content: bytes) -> Path:
 
 
 def _laid_out(content: bytes, name: str) -> Path:
-    """A folder with the files of `inputs.folder`; a name that ends in @ is a link."""
+    """A folder with the files of a packed input; a name that ends in @ becomes a symbolic link."""
     files = inputs.unpacked(content)
     if not files:
         raise fuzz_requests.RefusedError("no folder in this input; give another")
@@ -99,7 +99,7 @@ def _speller() -> Any:
 
 
 def _music(piece: midi.Piece) -> None:
-    """A piece that was let in has tokens, and can be written and read again."""
+    """An accepted song can be tokenized, written and read again."""
     assert len(piece.notes) and (np.diff(piece.bounds) > 0).all()
     assert piece.bounds[-1] > piece.notes[:, midi.ONSET].max()
     if len(piece.bounds) < 5000 and len(piece.notes) < 5000:
@@ -116,7 +116,7 @@ def _notation(suffix: str) -> Callable[[bytes], None]:
     def read(content: bytes) -> None:
         from seqvae.music import readers as notation
 
-        notation.SECONDS = 3.0  # a minute is for the scores of symphonies: those here are a page
+        notation.SECONDS = 3.0  # scores here have one page; the default is for symphonies
         _music(midi.read(_file(f"score{suffix}", content)))
 
     return read
@@ -125,8 +125,8 @@ def _notation(suffix: str) -> Callable[[bytes], None]:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 SENTENCES = [
-    f"the {what} was {how} and the {other} is new"
-    for what in ("food", "staff")
+    f"the {noun} was {how} and the {other} is new"
+    for noun in ("food", "staff")
     for how in ("good", "bad")
     for other in ("bar", "room")
 ]
@@ -148,7 +148,7 @@ def _events() -> Any:
 
 
 def _sentences(content: bytes) -> None:
-    """Every line comes back from its tokens as it was."""
+    """Every line is recovered from its tokens."""
     for name in ("lines.txt", "lines.txt.gz") if content[:2] == b"\x1f\x8b" else ("lines.txt",):
         found = list(text.read_lines(_file(name, content)))
         tokenizer = _text()
@@ -164,7 +164,7 @@ def _sentence_seeds() -> list[bytes]:
 
 
 def _logs(content: bytes) -> None:
-    """Every symbol comes back, as itself or as one that is not known."""
+    """Every symbol is recovered from its tokens, or becomes <unk>."""
     found = list(text.read_lines(_file("log.txt", content)))
     tokenizer = _events()
     for line, chunks in zip(found, tokenizer.encode_all(found), strict=True):
@@ -183,7 +183,7 @@ def _recipe(suffix: str) -> Callable[[bytes], None]:
 
 
 def _change(content: bytes) -> None:
-    """What --set says, on top of a recipe of ours."""
+    """Changes of a recipe, as in --set."""
     load_recipe("hdfs", content.decode(errors="surrogateescape").split("\n"))
 
 
@@ -192,7 +192,7 @@ def _change(content: bytes) -> None:
 
 @cache
 def _kept(kind: str) -> Path:
-    """A checkpoint of a few kilobytes that has learned nothing, with two styles and a detector."""
+    """An untrained checkpoint of a few kilobytes, with two styles and a detector."""
     import torch
 
     from seqvae import codec
@@ -220,7 +220,7 @@ def _kept(kind: str) -> Path:
         settings = Settings(str(folder), found.threshold(0.1), 0.1, 2, 0)
         made_there = _scratch() / "detector-seed"
         calibration.save(found, settings, made_there)
-        facts = json.loads((made_there / "detector.json").read_text())  # the same in every process
+        facts = json.loads((made_there / "detector.json").read_text())  # no path of this process in the seed
         (made_there / "detector.json").write_text(json.dumps(facts | {"model": "events"}))
     return folder
 
@@ -231,7 +231,7 @@ def _use(folder: Path) -> None:
 
 
 def _checkpoint(content: bytes) -> None:
-    """What is loaded encodes and decodes, and moves between its styles."""
+    """A loaded checkpoint encodes, decodes and translates between its styles."""
     import torch
 
     from seqvae import codec
@@ -251,7 +251,7 @@ def _checkpoint(content: bytes) -> None:
 
 
 def _style(content: bytes) -> None:
-    """Styles that are let in can be drawn from, and moved between."""
+    """Accepted styles can be sampled and translated."""
     import torch
 
     from seqvae.style import gaussian, styles_file, translation
@@ -270,7 +270,7 @@ def _style(content: bytes) -> None:
 
 
 def _detector(content: bytes) -> None:
-    """A detector that is let in says a number of any session."""
+    """An accepted detector gives a p-value of any session."""
     from seqvae.anomaly import calibration
 
     model = _kept("events")
@@ -289,7 +289,7 @@ def _evidence() -> Any:
 
 
 def _latents(content: bytes) -> None:
-    """What `seqvae decode` does with a file of latents."""
+    """`seqvae decode` on a file of latents."""
     import contextlib
     import io
 
@@ -307,7 +307,7 @@ def _latents(content: bytes) -> None:
     from seqvae.checkpoint.folder import load_tensors
     from seqvae.cli import music_io as places
 
-    for name, _ in places.unpack(load_tensors(path)[0], path):  # where files of music would go
+    for name, _ in places.unpack(load_tensors(path)[0], path):  # where MIDI files would be written
         assert (_scratch() / "out" / f"{name}.mid").resolve().is_relative_to(_scratch() / "out"), name
 
 
@@ -337,7 +337,7 @@ def _detector_seeds() -> list[bytes]:
 
 def _checkpoint_seeds() -> list[bytes]:
     found = [_packed(_kept(kind)) for kind in ("events", "text", "midi")]
-    for kind in ("events", "events", "text", "midi"):  # as older ones are, without sums that tell what was spoilt
+    for kind in ("events", "events", "text", "midi"):  # as older checkpoints, without checksums
         files = inputs.unpacked(_packed(_kept(kind)))
         config = json.loads(files["config.json"])
         del config["sha256"]
@@ -346,7 +346,7 @@ def _checkpoint_seeds() -> list[bytes]:
 
 
 def _shards(content: bytes) -> None:
-    """Shards that are let in can be gone through."""
+    """Accepted shards can be iterated."""
     from seqvae.data.dataset import TokenData
     from seqvae.data.sampler import Batches
 

@@ -1,8 +1,7 @@
-"""What benchmarks/fuzz.py sends in: bytes, text, JSON, MIDI, containers and requests, each spoilt in its way.
+"""Mutators of inputs for benchmarks/fuzz.py: bytes, text, JSON, MIDI, containers and requests.
 
-Knows formats as far as it takes to spoil what lies inside them: a checksum or a length that is wrong hides all that
-comes after it. Refuses to know who reads the result. All is drawn from the generator that is given, so that a number is
-enough to have an input again.
+Scope: mutations that keep a format's checksums and lengths valid, since a wrong one hides the content behind it. Out of
+scope: the readers. All randomness comes from the given generator, so a number reproduces an input.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import Any
 
 Mutator = Callable[[random.Random, Sequence[bytes]], bytes]
 
-LIMIT = 1 << 18  # bytes of an input, but for the long lines
-SCORE = 6000  # bytes of a score: music21 takes a time that grows with their square, and some 10 KB take it ten seconds
+LIMIT = 1 << 18  # bytes of an input, except for long lines
+SCORE = 6000  # bytes of a score: music21's time grows quadratically, to ten seconds for about 10 KB
 EDGES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 NUMBERS = [
     "0",
@@ -110,7 +109,7 @@ VALUES: list[Any] = [
 
 
 def plane(rng: random.Random) -> str:
-    """A character of any plane of Unicode; no half of a pair, which no bytes spell."""
+    """A character of any plane of Unicode, except surrogates."""
     while True:
         code = rng.randrange(17) << 16 | rng.randrange(1 << rng.choice([7, 8, 12, 16]))
         if not 0xD800 <= code < 0xE000:
@@ -118,7 +117,7 @@ def plane(rng: random.Random) -> str:
 
 
 def spoil(rng: random.Random, content: bytes, words: Sequence[bytes] = (), others: Sequence[bytes] = ()) -> bytes:
-    """Bytes changed in one to eight places: flipped, cut, repeated, moved, with words and numbers put in."""
+    """Mutate bytes in one to eight places: flip, cut, repeat, move, or insert words and numbers."""
     out = bytearray(content)
     for _ in range(min(8, 1 + int(rng.expovariate(0.6)))):
         at = rng.randrange(len(out) + 1)
@@ -161,7 +160,7 @@ def spoil(rng: random.Random, content: bytes, words: Sequence[bytes] = (), other
 
 
 def plain(*words: bytes, most: int = LIMIT) -> Mutator:
-    """Of bytes and text that mean nothing to us, with the words that mean something to their reader."""
+    """A mutator of bytes and text without structure, with `words` that the reader knows."""
     return lambda rng, seeds: spoil(rng, rng.choice(seeds), words, seeds)[:most]
 
 
@@ -171,7 +170,7 @@ _TEXT = re.compile(rb"(?<=>)[^<>]+(?=<)|(?<=['\"])[^<>'\"]*(?=['\"])")
 
 
 def markup(*words: bytes) -> Mutator:
-    """Of XML: half of it stays well formed, with texts and whole elements changed, gone, repeated and moved."""
+    """A mutator of XML: half of the results stay well formed, with texts and elements changed, removed or repeated."""
 
     def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         out = rng.choice(seeds)
@@ -197,7 +196,7 @@ def markup(*words: bytes) -> Mutator:
 
 
 def lines(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Text; at times of all planes, and once in a thousand a line of ten million bytes."""
+    """Mutate text; sometimes characters of all planes, and once in a thousand a line of ten million bytes."""
     draw = rng.random()
     if draw < 0.001:
         unit = rng.choice([b"a", b" ", b"word ", "é".encode(), "\U0001f600".encode(), b"\0", b"\xff", b"E5 E22 "])
@@ -217,7 +216,7 @@ def _nodes(value: Any) -> list[tuple[Any, Any]]:
 
 
 def spoil_json(rng: random.Random, content: bytes) -> bytes:
-    """JSON with values of other types and sizes, keys gone and added; at times spoilt as bytes, or very deep."""
+    """Mutate JSON: values of other types and sizes, keys removed and added; sometimes as bytes, or very deep."""
     if rng.random() < 0.25:
         return spoil(rng, content, [b"null", b"1e999", b'"":', b"[" * 3000, b"true"])
     if rng.random() < 0.02:
@@ -243,7 +242,7 @@ def spoil_json(rng: random.Random, content: bytes) -> bytes:
 
 
 def tables(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Of files in JSON."""
+    """Mutate a JSON file."""
     return spoil_json(rng, rng.choice(seeds))
 
 
@@ -251,7 +250,7 @@ def tables(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def _length(value: int) -> bytes:
-    """A number in MIDI's groups of seven bits."""
+    """A number as MIDI's variable-length quantity."""
     out = [value & 0x7F]
     while value := value >> 7:
         out.append(value & 0x7F | 0x80)
@@ -259,7 +258,7 @@ def _length(value: int) -> bytes:
 
 
 def _event(rng: random.Random) -> bytes:
-    """One event of a track with its delta time, more or less as the standard has it."""
+    """An event of a track with its delta time, nearly valid."""
     delta = _length(rng.choice([0, 0, 1, 10, 96, 480, 0x7F, 0x3FFF, 0x0FFFFFFF, 1 << 34]))
     kind = rng.randrange(8)
     data = bytes((rng.randrange(128), rng.choice([0, 1, 64, 127, 128, 255])))
@@ -268,7 +267,7 @@ def _event(rng: random.Random) -> bytes:
     if kind == 4:
         return delta + bytes([rng.choice([0xC0, 0xD0]) | rng.randrange(16), data[0]])
     if kind == 5:
-        return delta + data  # running status, perhaps of nothing
+        return delta + data  # running status, possibly without a status before it
     if kind == 6:
         meta = rng.choice([0x01, 0x03, 0x2F, 0x51, 0x54, 0x58, 0x59, 0x7F, rng.randrange(128)])
         body = bytes(rng.choice(EDGES) & 0xFF for _ in range(rng.choice([0, 1, 2, 3, 4, 5])))
@@ -277,7 +276,7 @@ def _event(rng: random.Random) -> bytes:
 
 
 def midi(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """MIDI files: spoilt ones, mostly with the lengths of their tracks put right again, and made-up events."""
+    """Mutate MIDI files, mostly with corrected track lengths, or make tracks of random events."""
     if rng.random() < 0.3:
         tracks = [b"".join(_event(rng) for _ in range(rng.randrange(40))) for _ in range(rng.choice([0, 1, 1, 2, 4]))]
         tracks = [track + b"\0\xff\x2f\0" * rng.choice([1, 1, 1, 0]) for track in tracks]
@@ -307,7 +306,7 @@ def midi(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def packed(files: dict[str, bytes]) -> bytes:
-    """Files by name as one input: a zip, which is also what an .mxl is."""
+    """Files by name as one input: a zip, which is also the format of .mxl."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -316,18 +315,18 @@ def packed(files: dict[str, bytes]) -> bytes:
 
 
 def unpacked(content: bytes) -> dict[str, bytes]:
-    """The files of such an input; none where it is no zip, or not a small one."""
+    """The files of a packed input; none if it is not a zip or is too large."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(one.file_size for one in archive.infolist()) > 64 << 20:
                 return {}
             return {one.filename: archive.read(one) for one in archive.infolist()}
-    except Exception:  # atheris spoils zips too, and zipfile has many ways to say so
+    except Exception:  # atheris mutates zips too, and zipfile raises many types
         return {}
 
 
 def spoil_tensors(rng: random.Random, content: bytes) -> bytes:
-    """A safetensors file: the header (a length, then JSON) changed as JSON with its length put right, or as bytes."""
+    """Mutate a safetensors file: its header as JSON with a corrected length, its numbers, or the file as bytes."""
     size = int.from_bytes(content[:8], "little")
     if rng.random() < 0.4 or size + 8 > len(content):
         return spoil(rng, content, [b'"F16"', b'"F64"', b'"BOOL"', b"[0,0]", b"[1000000,1000000]"])
@@ -336,7 +335,7 @@ def spoil_tensors(rng: random.Random, content: bytes) -> bytes:
         other = rng.choice([b'"I64"', b'"F16"', b'"BOOL"', b'"F8_E4M3"', b'"C64"'])
         header = re.sub(rb'"(F16|F32|F64|I32|I64)"', other, header)
         header = header if rng.random() < 0.5 else spoil_json(rng, header)
-    elif rng.random() < 0.3:  # numbers that are none
+    elif rng.random() < 0.3:  # special numbers
         count = max(1, len(body) // 4)
         special = struct.pack("<f", rng.choice([float("nan"), float("inf"), -1e38, 0.0]))
         at = 4 * rng.randrange(count)
@@ -355,7 +354,7 @@ def _member(rng: random.Random, name: str, content: bytes) -> bytes:
 
 
 def folder(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """A folder as one input: one file or two of it spoilt, gone, empty, another's, or a link to elsewhere."""
+    """Mutate a folder: one or two of its files mutated, removed, empty, swapped, or a symbolic link."""
     files = unpacked(rng.choice(seeds))
     for _ in range(rng.choice([1, 1, 1, 2])):
         name = rng.choice(list(files) or ["config.json"])
@@ -373,7 +372,7 @@ def folder(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def archive(words: Sequence[bytes]) -> Mutator:
-    """A compressed score: one file of it spoilt, files with names that lead elsewhere, or the zip itself spoilt."""
+    """A mutator of compressed scores: a file mutated, files with paths outside the archive, or the zip mutated."""
 
     def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         content = rng.choice(seeds)
@@ -396,7 +395,7 @@ def archive(words: Sequence[bytes]) -> Mutator:
 
 
 def tensors(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Of safetensors files."""
+    """Mutate a safetensors file."""
     return spoil_tensors(rng, rng.choice(seeds))
 
 
@@ -404,7 +403,7 @@ def tensors(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def request(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """A request as one input: its line and headers, an empty line, its body; the body mostly spoilt as JSON."""
+    """Mutate a request (line and headers, an empty line, body); the body mostly as JSON."""
     head, _, body = rng.choice(seeds).partition(b"\n\n")
     words = (
         b"..%2f..%2f",

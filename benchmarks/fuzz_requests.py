@@ -1,7 +1,7 @@
-"""Requests to the studio as bytes: sending them, and some to start from.
+"""Requests to the studio as bytes: sending them, and seeds.
 
-Scope: a request as an ASGI server would pass it on, and its answer. Out of scope: the models behind (fuzz_doors.py),
-and how requests are spoilt (fuzz_inputs.py).
+Scope: a request as an ASGI server would pass it on, and its answer. Out of scope: the models (fuzz_doors.py), and the
+mutation of requests (fuzz_inputs.py).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from seqvae.errors import SeqVAEError
 
 
 class RefusedError(SeqVAEError):
-    """A refusal that came as an answer and not as an exception."""
+    """A refusal that is an answer instead of an exception."""
 
 
 def request(runner: asyncio.Runner, app: Any, content: bytes) -> None:
-    """A request is answered, or refused with a status from 400 to 499 and one line in words."""
+    """Send a request; raises RefusedError with its message for a status from 400 to 499."""
     head, _, body = content.partition(b"\n\n")
     line, *rest = head.split(b"\n")
     method, _, target = line.partition(b" ")
@@ -31,7 +31,7 @@ def request(runner: asyncio.Runner, app: Any, content: bytes) -> None:
             break
         path = f"/api/jobs/{json.loads(answer)['job']}?wait=0.25".encode()
         status, answer = runner.run(_answer(app, b"GET", path, [], b""))
-    else:  # long work: as if the user had left
+    else:  # a long job: cancel it, as a user who leaves
         runner.run(_answer(app, b"DELETE", path.partition(b"?")[0], [], b""))
     assert b"root:" not in answer
     if status >= 400:
@@ -41,7 +41,7 @@ def request(runner: asyncio.Runner, app: Any, content: bytes) -> None:
 
 
 async def _answer(app: Any, method: bytes, target: bytes, lines: list[bytes], body: bytes) -> tuple[int, bytes]:
-    """The status and the body that the application sends; in ASGI's words, as a server would say them."""
+    """Status and body of the application's answer to a request in ASGI."""
     path, _, query = target.partition(b"?")
     headers = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
     known = {name for name, _ in headers}
@@ -61,12 +61,12 @@ async def _answer(app: Any, method: bytes, target: bytes, lines: list[bytes], bo
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    given = [{"type": "http.request", "body": body, "more_body": False}]
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
     status, answer = 0, b""
 
     async def receive() -> dict[str, Any]:
-        if given:
-            return given.pop()
+        if pending:
+            return pending.pop()
         await asyncio.sleep(3600)
         return {"type": "http.disconnect"}
 

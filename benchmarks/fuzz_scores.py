@@ -1,6 +1,6 @@
-"""Music to spoil: MIDI files, MusicXML, archives of it, Humdrum and ABC, made by our own code or written out below.
+"""Seeds of music files for fuzzing: MIDI, MusicXML, compressed MusicXML, Humdrum and ABC.
 
-Knows what is odd in such files, or hostile. Refuses to know who reads them.
+Scope: valid, unusual and hostile files, made by our own code or written out below. Out of scope: their readers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def _track(events: str, head: str = _HEAD) -> bytes:
 
 EDGE_CASES = [
     _track("00 90 3c 40  60 3c 00  00 3e 40  60 3e 00  00 ff2f00"),  # running status
-    _track("00 3c 40  00 ff2f00"),  # running status of nothing
-    _track("00 90 3c 40  60 80 3c 00  00 ff2f00", _HEAD.replace("01e0", "0000")),  # a quarter of no ticks
-    _track("00 90 3c 40  60 80 3c 00  00 ff2f00", _HEAD.replace("01e0", "e728")),  # film frames
+    _track("00 3c 40  00 ff2f00"),  # running status without a status before it
+    _track("00 90 3c 40  60 80 3c 00  00 ff2f00", _HEAD.replace("01e0", "0000")),  # zero ticks per quarter note
+    _track("00 90 3c 40  60 80 3c 00  00 ff2f00", _HEAD.replace("01e0", "e728")),  # SMPTE frames
     _track("00 90 3c 40  60 80 3c 00  00 ff2f00", _HEAD.replace("0001 0001", "0002 0001")),  # format 2
-    _track("00 90 3c 40  60 80 3c 00  00 ff2f00", _HEAD.replace("0001 0001", "0000 ffff")),  # tracks that are not there
+    _track("00 90 3c 40  60 80 3c 00  00 ff2f00", _HEAD.replace("0001 0001", "0000 ffff")),  # missing tracks
     _track("ffffff7f 90 3c 40  ffffff7f 80 3c 00  00 ff2f00"),  # the longest delta times
     _track("8080808080 00 90 3c 40  00 ff2f00"),  # a delta time of too many bytes
     _track("00 90 3c 40  10 90 3c 40  10 80 3c 00  10 80 3c 00  00 ff2f00"),  # a note within the same note
@@ -36,9 +36,9 @@ EDGE_CASES = [
     _track("00 90 3c"),  # cut within an event
     _track("00 f0 05 7e 7f 09 01 f7  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # system exclusive
     _track("00 f0 03 43 12 00  81 48 f7 02 43 f7  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # the same in two parts
-    _track("00 f0 ff ff ff 7f 00  00 ff2f00"),  # one that is longer than the file
-    _track("00 ff 51 03 00 00 00  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # no time for a quarter
-    _track("00 ff 51 03 ff ff ff  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # the slowest
+    _track("00 f0 ff ff ff 7f 00  00 ff2f00"),  # system exclusive longer than the file
+    _track("00 ff 51 03 00 00 00  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # a quarter note of zero microseconds
+    _track("00 ff 51 03 ff ff ff  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # the slowest tempo
     _track("00 ff 51 09 07 a1 20  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # a tempo of nine bytes
     _track("00 ff 58 04 00 00 00 00  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # 0/1
     _track("00 ff 58 04 ff ff ff ff  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # 255/2^255
@@ -46,10 +46,10 @@ EDGE_CASES = [
     _track("00 ff 59 02 7f 07  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # 127 sharps, and neither major nor minor
     _track("00 c0 ff  00 90 ff ff  60 80 ff ff  00 ff2f00"),  # data bytes with the high bit
     _track("00 99 24 40  30 89 24 00  00 e0 00 40  00 b0 40 7f  00 ff2f00"),  # drums, a bend, a pedal
-    _track("00 ff 03 05 ff fe 00 80 c0  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # a name that is no text
+    _track("00 ff 03 05 ff fe 00 80 c0  00 90 3c 40  60 80 3c 00  00 ff2f00"),  # a track name that is not valid text
     _track("00 ff2f00")[:-2],  # lengths beyond the end
     _track("00 ff2f00") + b"MTrk\xff\xff\xff\xff",
-    b"MThd\0\0\0\6\0\1\0\1\1\xe0XXXX\0\0\0\4abcd" + _track("00 90 3c 40 60 80 3c 00 00 ff2f00")[14:],  # a chunk of ours
+    b"MThd\0\0\0\6\0\1\0\1\1\xe0XXXX\0\0\0\4abcd" + _track("00 90 3c 40 60 80 3c 00 00 ff2f00")[14:],  # unknown chunk
     b"RIFF\0\0\0\0RMIDdata\0\0\0\0" + _track("00 90 3c 40  60 80 3c 00  00 ff2f00"),
     b"MThd",
     b"MThd\xff\xff\xff\xff",
@@ -59,7 +59,7 @@ EDGE_CASES = [
 
 @cache
 def _piece() -> midi.Piece:
-    """Two bars of a made-up band."""
+    """Synthetic music of two bars for three instruments."""
     rows = [[12 * i, 12, 48 + 5 * i % 24, 33, 80] for i in range(8)]
     rows += [[6 * i, 3, 60 + 7 * i % 24, 0, 60 + i] for i in range(16)]
     rows += [[12 * i, 1, 36 + 2 * (i % 2), midi.DRUMS, 100] for i in range(8)]
@@ -115,7 +115,7 @@ def mxl_seeds() -> list[bytes]:
         inputs.packed({"score.xml": score}),
         inputs.packed(good | {"META-INF/container.xml": _CONTAINER.replace(b"score.xml", b"../../../etc/passwd")}),
         inputs.packed({"../../../tmp/seqvae-fuzz-evil.xml": score}),
-        inputs.packed(good | {"score.xml": score + b" " * 30_000_000}),  # one part in a thousand of it when compressed
+        inputs.packed(good | {"score.xml": score + b" " * 30_000_000}),  # compresses to a thousandth
     ]
 
 

@@ -1,9 +1,10 @@
-"""How many generated files can be read: by symusic, pretty_midi and music21, whatever the seed and temperature.
+"""Readability of generated MIDI files: shares that symusic, pretty_midi and music21 read, over seeds and temperatures.
 
     python benchmarks/generated_files.py --files 10000
 
-Draws pieces of one segment from every style in turn, at temperatures from 0.5 to 1.5, writes each and reads it back
-with all three libraries. Prints one line every 1,000 files and a table at the end; exits 1 if any file was refused.
+Samples songs of one segment from every style in turn, at temperatures from 0.5 to 1.5, writes each song and reads it
+with all three libraries. Prints a line every 1,000 files and a table at the end. The exit code is 1 if a file was
+refused.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ READERS = {
 
 def main() -> int:
     """Generate, write, read; the number of refusals decides the exit code."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--model", default="music")
-    arguments.add_argument("--files", type=int, default=10000)
-    arguments.add_argument("--seed", type=int, default=0)
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="music")
+    parser.add_argument("--files", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     codec = seqvae.load(options.model)
     styles = sorted(codec.styles)
     refused: Counter[str] = Counter()
@@ -55,7 +56,7 @@ def main() -> int:
                 for name, read in READERS.items():
                     try:
                         read(path)
-                    except Exception as error:  # any refusal counts, whatever its kind
+                    except Exception as error:  # any exception is a refusal
                         refused[name] += 1
                         print(f"file {done}, {style} at {temperature}: {name}: {error!r}", file=sys.stderr)
                 done += 1
@@ -64,7 +65,7 @@ def main() -> int:
     print("\n| reader | files | readable |\n|---|---|---|")
     for name in READERS:
         print(f"| {name} | {done} | {done - refused[name]} |")
-    print(f"\n{notes / done:.1f} notes a file")
+    print(f"\n{notes / done:.1f} notes per file")
     return 1 if refused else 0
 
 

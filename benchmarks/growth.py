@@ -1,12 +1,11 @@
-"""How time and memory grow with a corpus: 1, 10 and 100 times as many lines, or files of music, each in a process.
+"""Growth of time and memory with the corpus: 1, 10 and 100 times as many lines or songs, each in its own process.
 
     python benchmarks/growth.py --out /tmp/growth
 
-The lines are stretches of this repository's documentation, some words of each changed at random. Shards are small here
-(65,536 tokens, 1,024 times smaller than they are), and so are the lines that a vocabulary is learned from and the
-blocks that are scored, so that there are several shards at 1x already and whatever is bounded has reached its bound.
-The music is made as in importing.py. Peak memory is what the process ever held, pages of mapped files included, and the
-largest of those that read music for it.
+The lines are excerpts of this repository's documentation with some words replaced at random. Shards are small
+(65,536 tokens, a factor of 1,024), and so are the sample for the vocabulary and the blocks of scoring. So there are
+several shards at 1x, and all bounded buffers have reached their bounds. The songs are made as in importing.py. Peak
+memory is the maximum resident size of the process, with pages of mapped files, plus that of its largest child.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from seqvae.config import Recipe
     from seqvae.train.trainer import Run
 
-# What is heavy is imported where it is needed: a process is told the memory of the one that started it as its own.
+# Large imports are inside functions: a child's peak memory starts at the resident size of its parent.
 
 ROOT = Path(__file__).parent.parent
 GROWTH = (1, 10, 100)
@@ -39,7 +38,7 @@ MAKE = "import sys; from pathlib import Path; import importing; importing.make(P
 
 
 def write(path: Path, lines: int) -> None:
-    """A corpus of so many lines of 5 to 20 words, of which one in five is another."""
+    """Write a corpus of `lines` lines of 5 to 20 words, with one word in five replaced."""
     words = " ".join(file.read_text() for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]).split()
     rng = random.Random(0)
     with path.open("w") as file:
@@ -50,7 +49,7 @@ def write(path: Path, lines: int) -> None:
 
 
 def recipe() -> Recipe:
-    """A model so small that what is around it shows."""
+    """A recipe with a model so small that the rest of the program dominates."""
     from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
 
     return Recipe(
@@ -62,7 +61,7 @@ def recipe() -> Recipe:
 
 
 def run(folder: Path) -> Run:
-    """A run on the shards that were prepared."""
+    """A run on prepared shards."""
     from seqvae.data import prepare as shards
     from seqvae.train.trainer import Run
 
@@ -81,25 +80,25 @@ def prepare(folder: Path) -> int:
 
 
 def learn(folder: Path) -> int:
-    """Learn a vocabulary alone, by the command for it."""
-    from seqvae.cli import training as workshop
+    """Learn a vocabulary alone, with its command."""
+    from seqvae.cli import training
     from seqvae.data import prepare as shards
 
     shards.LEARNED = 1 << 20
-    workshop.train_([str(folder / "lines.txt")], folder / "tokenizer", vocab_size=1000)
+    training.train_([str(folder / "lines.txt")], folder / "tokenizer", vocab_size=1000)
     return sum(1 for _ in (folder / "lines.txt").open())
 
 
 def read(folder: Path) -> int:
-    """Read all files of music, those that were read before from the cache."""
+    """Read all songs, from the cache where possible."""
     from seqvae.music import library as collection
 
     found = collection.read_all(collection.find([folder / "songs"]), cache=folder / "seqvae", progress=False)
     return sum(1 for _ in found)
 
 
-def spell(folder: Path) -> int:
-    """Read all files of music from the cache, and write shards."""
+def tokenize(folder: Path) -> int:
+    """Read all songs from the cache, and write shards."""
     from seqvae.config import load_recipe
     from seqvae.data import dataset
     from seqvae.data import prepare as shards
@@ -111,7 +110,7 @@ def spell(folder: Path) -> int:
 
 
 def gather(folder: Path) -> int:
-    """Draw all batches of an epoch, and do nothing with them."""
+    """Draw all batches of an epoch, without training."""
     from seqvae.data.dataset import TokenData
     from seqvae.data.sampler import Batches
 
@@ -121,7 +120,7 @@ def gather(folder: Path) -> int:
 
 
 def train(folder: Path) -> int:
-    """Some steps of training, as many whatever the corpus, from the start of the run on."""
+    """Train a fixed number of steps from the start of a run."""
     one = run(folder)
     for _, _, tokens in islice(one.batches, STEPS):
         one.step(tokens)
@@ -130,7 +129,7 @@ def train(folder: Path) -> int:
 
 
 def score(folder: Path) -> int:
-    """Score some of the lines: a twentieth."""
+    """Score a twentieth of the lines."""
     from seqvae.anomaly import evidence as anomaly
     from seqvae.codec import load
     from seqvae.text import lines as text
@@ -149,12 +148,12 @@ WORK: dict[str, tuple[str, Callable[[Path], int]]] = {
     "score": ("scoring, lines", score),
     "read": ("music read, files", read),
     "again": ("music read again, files", read),
-    "spell": ("shards of music prepared, files", spell),
+    "spell": ("shards of music prepared, files", tokenize),
 }
 
 
 def measured(work: str, folder: Path) -> dict[str, float]:
-    """Seconds, peak MiB and items of some work, in a process of its own."""
+    """Seconds, peak MiB and items of a job in its own process."""
     command = [sys.executable, __file__, "--out", str(folder), "--work", work]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -162,7 +161,7 @@ def measured(work: str, folder: Path) -> dict[str, float]:
 
 
 def table_lines(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
-    """The table."""
+    """The lines of the table."""
     heads = ["", "items at 1x", *(f"{n}x: s, MiB" for n in GROWTH), "time 100x / 10x", "peak 100x / 1x"]
     yield "| " + " | ".join(heads) + " |"
     yield "|---" * len(heads) + "|"
@@ -174,26 +173,26 @@ def table_lines(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure one kind of work, or all."""
+    """Measure one job, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a folder for corpora and shards, some 700 MB")
+    parser.add_argument("--out", type=Path, required=True, help="folder for corpora and shards, about 700 MB")
     parser.add_argument("--lines", type=int, default=20000, help="lines at 1x")
-    parser.add_argument("--songs", type=int, default=100, help="files of music at 1x")
-    parser.add_argument("--work", choices=list(WORK), help="one kind of work on a corpus that is there: for this file")
-    given = parser.parse_args()
-    if given.work:
+    parser.add_argument("--songs", type=int, default=100, help="songs at 1x")
+    parser.add_argument("--work", choices=list(WORK), help="run one job on an existing corpus; for internal use")
+    args = parser.parse_args()
+    if args.work:
         started = time.monotonic()
-        items = WORK[given.work][1](given.out)
+        items = WORK[args.work][1](args.out)
         seconds = time.monotonic() - started
         peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
         print(json.dumps({"seconds": seconds, "peak": peak, "items": items}))
         return
     found: dict[str, list[dict[str, float]]] = {work: [] for work in WORK}
     for times in GROWTH:
-        folder = given.out / f"{times}x"
+        folder = args.out / f"{times}x"
         folder.mkdir(parents=True)
-        write(folder / "lines.txt", times * given.lines)
-        make = [sys.executable, "-c", MAKE, str((folder / "songs").resolve()), str(times * given.songs)]
+        write(folder / "lines.txt", times * args.lines)
+        make = [sys.executable, "-c", MAKE, str((folder / "songs").resolve()), str(times * args.songs)]
         subprocess.run(make, check=True, cwd=Path(__file__).parent)
         for work in WORK:
             found[work].append(measured(work, folder))

@@ -1,11 +1,11 @@
-"""Whether the parts of an arrangement are whole: figures of what readers of piano rolls complained of.
+"""Metrics of incomplete parts in arrangements: the faults that readers of piano rolls reported.
 
     python benchmarks/halfway.py DIR --model music --songs 6 --split choose
 
-DIR has a folder a style. Held-out excerpts are moved by the model and by the rule as `seqvae evaluate --arrangement`
-moves them (seqvae/evaluation/arrangement.py). Printed are means over songs with 95 % intervals, beside real songs of
-source and target, of the figures here and of some of the ruler's. Figures of one excerpt are nan where there is
-nothing to measure.
+DIR has one folder per style. Held-out excerpts are translated by the model and by the rule, as in `seqvae evaluate
+--arrangement` (seqvae/evaluation/arrangement.py). The tables have means over songs with 95 % intervals, for the metrics
+here and for some of that module's, beside real songs of source and target. A metric is nan for an excerpt where it is
+undefined.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 NAN = float("nan")
 OCTAVE = 12
-WHOLE = 0.9  # share of a part's notes from which it is whole; below the rest of 1 it is gone
+WHOLE = 0.9  # share of its notes from which a part is whole; below 1 - WHOLE it is gone
 RULER = (
     "inside the target's range", "band", "kit repeated", "top line heard", "new notes", "30 to 70 % new",
     "target probability", "bass agrees", "notes a bar",
@@ -38,20 +38,20 @@ RULER = (
 
 
 def splinters(notes: Ints, bounds: Ints) -> float:
-    """Share of (instrument, bar) pairs with a note whose instrument begins nothing in the bars before and after."""
+    """Share of (instrument, bar) pairs with a note whose instrument has no onset in the adjacent bars."""
     playing = np.pad(arrangement.playing(notes, bounds), ((1, 1), (0, 0)))
     alone = playing[1:-1] & ~playing[:-2] & ~playing[2:]
     return float(alone.sum() / playing.sum()) if playing.any() else NAN
 
 
 def _bass(notes: Ints) -> Ints:
-    """The notes of basses, General MIDI's programs 32 to 39."""
+    """The notes of basses: General MIDI programs 32 to 39."""
     found: Ints = notes[notes[:, PROGRAM] // FAMILY == BASS]
     return found
 
 
 def bass_holes(notes: Ints, bounds: Ints) -> float:
-    """Share of beats at which something pitched sounds and no bass does; nan without a bass."""
+    """Share of beats with pitched notes but without a bass; nan if there is no bass at all."""
     bass = _bass(notes)
     beats = np.arange(bounds[0], bounds[-1], STEPS_PER_BEAT, dtype=np.int32)
     sounds = arrangement.sounding(notes, beats).sum(1) > 0
@@ -61,13 +61,16 @@ def bass_holes(notes: Ints, bounds: Ints) -> float:
 
 
 def bass_leaps(notes: Ints, bounds: Ints) -> float:
-    """Share of steps of the bass line (its lowest note of each onset) of an octave or more; nan for fewer than two."""
+    """Share of intervals of an octave or more in the bass line (the lowest note of each onset).
+
+    nan for fewer than two onsets.
+    """
     line = skyline(_bass(notes), highest=False)[:, PITCH]
     return float((np.abs(np.diff(line)) >= OCTAVE).mean()) if len(line) > 1 else NAN
 
 
 def short_drums(notes: Ints, bounds: Ints) -> float:
-    """Share of bars with drums that have no hit in their last beat; nan without drums."""
+    """Share of bars with drums without a hit in the last beat; nan without drums."""
     drums = by_bar(notes[notes[:, PROGRAM] == DRUMS], bounds)
     short = [bar[:, ONSET].max() < end - STEPS_PER_BEAT for bar, end in zip(drums, bounds[1:], strict=True) if len(bar)]
     return float(np.mean(short)) if short else NAN
@@ -76,7 +79,7 @@ def short_drums(notes: Ints, bounds: Ints) -> float:
 def broken_parts(original: Ints, other: Ints) -> float:
     """Share of the original's pitched instruments that are neither whole nor gone.
 
-    An instrument is whole where WHOLE of its notes stand in the other by onset and pitch, on any pitched instrument.
+    An instrument is whole if a share WHOLE of its notes is in `other` by onset and pitch, on any instrument but drums.
     """
     there = {tuple(row) for row in other[other[:, PROGRAM] != DRUMS][:, [ONSET, PITCH]].tolist()}
     shares = []
@@ -90,7 +93,7 @@ FIGURES = {"splinters": splinters, "bass holes": bass_holes, "bass leaps": bass_
 
 
 def measure(piece: Piece, ground: ruler.Ruler, target: str, original: Piece | None) -> dict[str, float]:
-    """All figures of a piece as an arrangement in the target style."""
+    """All metrics of a song as an arrangement in the target style."""
     found = {name: figure(piece.notes, piece.bounds) for name, figure in FIGURES.items()}
     if original is not None:
         found["broken parts"] = broken_parts(original.notes, piece.notes)
@@ -99,7 +102,7 @@ def measure(piece: Piece, ground: ruler.Ruler, target: str, original: Piece | No
 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Means and 95 % intervals of figures (rows) in conditions (columns), as Markdown."""
+    """Means and 95 % intervals of metrics (rows) by condition (columns), as Markdown."""
     names = list(dict.fromkeys(name for members in rows.values() for row in members for name in row))
     lines = [f"| | {' | '.join(rows)} |", "|---" * (len(rows) + 1) + "|"]
     for name in names:
@@ -117,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="music")
-    parser.add_argument("--songs", type=int, default=6, help="of each style")
+    parser.add_argument("--songs", type=int, default=6, help="songs of each style")
     parser.add_argument("--split", choices=("choose", "final"), default="choose")
     parser.add_argument("--amounts", type=float, nargs="+", default=[0.5, 1.0])
     options = parser.parse_args()

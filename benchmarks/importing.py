@@ -1,11 +1,11 @@
-"""How fast files of music become tokens, against symusic and MidiTok alone.
+"""Speed of tokenizing MIDI files, beside symusic and MidiTok alone.
 
     python benchmarks/importing.py songs/ --files 200
 
-Without a folder the files are made of some works in music21's corpus: parts of them, transposed, for other instruments.
-All runs on one core, the processes that read for training included, and the two sides take turns, file by file where
-one is done at a time. The peer is MidiTok's REMI with the settings of our vocabulary. Both are counted the notes of our
-pieces, so the ratio is that of the times. How it grows with the number of files: growth.py.
+Without a folder, files are made from works of music21's corpus: excerpts, transposed, for other instruments. Everything
+runs on one core, reader processes included. The two sides take turns, after each file where files are read one by one.
+The peer is MidiTok's REMI with the settings of our vocabulary. Both sides count the notes that we read, so the ratio of
+speeds is that of the times. Growth with the number of files: growth.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from seqvae.music.tokenizer import MidiTokenizer
 
 WORKS = ("bach/bwv66.6", "corelli/opus3no1/1grave", "joplin/maple_leaf_rag", "mozart/k155/movement1")
 ROUNDS = 5
-SETTINGS = {  # as MidiTokenizer has them
+SETTINGS = {  # those of MidiTokenizer
     "pitch_range": (0, 127),
     "drums_pitch_range": (0, 127),
     "beat_res": {(0, 4): 12, (4, 16): 2},
@@ -46,7 +46,7 @@ SETTINGS = {  # as MidiTokenizer has them
 
 
 def make(folder: Path, count: int) -> None:
-    """So many MIDI files of a few works: each a part of one from its beginning on, transposed, other instruments."""
+    """Write `count` MIDI files: beginnings of a few works, transposed, with other instruments."""
     works = [midi.read(f"corpus:{name}") for name in WORKS]
     rng = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def in_turns(ours: Callable[[Path], object], theirs: Callable[[Path], object], files: Iterable[Path]) -> list[float]:
-    """Seconds of both over all files, file by file."""
+    """Seconds of both sides over all files, alternating after each file."""
     total = [0.0, 0.0]
     for path in files:
         for side, work in enumerate((ours, theirs)):
@@ -83,7 +83,7 @@ def compare(files: list[Path]) -> None:
         return remi(symusic.Score(path))
 
     notes, good = 0, []
-    for path in files:  # also a first turn that warms up
+    for path in files:  # also the warm-up
         try:
             theirs(path)
             piece = midi.read(path)
@@ -126,17 +126,17 @@ def compare(files: list[Path]) -> None:
 
 
 def main() -> None:
-    """Compare on files that are there, or on some that are made."""
+    """Compare on the files of a folder, or on made files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="a folder with .mid files; else files are made")
-    parser.add_argument("--files", type=int, default=200, help="so many of them, drawn at random")
-    given = parser.parse_args()
+    parser.add_argument("folder", type=Path, nargs="?", help="folder with .mid files; default: made files")
+    parser.add_argument("--files", type=int, default=200, help="number of files, drawn at random")
+    args = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as made:
-        if given.folder is None:
-            make(Path(made), given.files)
-        files = sorted((given.folder or Path(made)).rglob("*.mid"))
-        compare(random.Random(0).sample(files, min(len(files), given.files)))
+        if args.folder is None:
+            make(Path(made), args.files)
+        files = sorted((args.folder or Path(made)).rglob("*.mid"))
+        compare(random.Random(0).sample(files, min(len(files), args.files)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-r"""From raw logs to verdicts, one command each; faults put into normal sessions; false alarms on all sets of logs.
+r"""Detection of faults that are inserted into normal sessions, false alarms, and times of commands, on sets of logs.
 
     python benchmarks/log_faults.py ../shared/data/logs OUT [--minutes 1] [--only NAME]
 
-Three raw logs go through `seqvae detect learn` and `seqvae detect score`, each timed: OpenSSH by process, a package log
-by package (made_logs.py), HDFS by block (made_logs.py from train.normal). Detectors are kept in OUT. OpenStack is
-learned by request. The event ids of HDFS and the traces of ADFA-LD are scored by the released models, calibrated on
-normal sessions that these were not trained on.
+Four raw logs go through `seqvae detect learn` and `seqvae detect score`, both timed: OpenSSH by process, a package log
+by package (made_logs.py), HDFS by block (made_logs.py from train.normal), OpenStack by request. Detectors are saved in
+OUT. The event ids of HDFS and the traces of ADFA-LD are scored by the released models, calibrated on normal sessions
+outside of their training data.
 
-Each set has sessions for calibration and others for testing, all normal. Into the latter, one fault each is put:
-shuffled (no training session has this order), a novel event, an event dropped, an event doubled. For every score, the
-table has the share of faults found at p <= 0.01, and the share of normal test sessions called anomalous.
+Each set has normal sessions for calibration and other normal sessions for testing. One fault is inserted into each test
+session: shuffled (an order that no training session has), a novel event, a dropped event, a doubled event. For every
+score, the table has the share of faults detected at p <= 0.01, and the share of normal test sessions called anomalous.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from seqvae.anomaly.calibration import Score
 from seqvae.config import read
 
 LEVEL = 0.01
-MOST = 150  # normal test sessions that get faults
-NEW = "<new>"  # an event that no session has
+MOST = 150  # normal test sessions with inserted faults
+NEW = "<new>"  # an event that occurs in no session
 TRIES = 50
 
 
@@ -52,7 +52,10 @@ class Part:
 
 
 def faulty(sessions: Sequence[str], train: Sequence[str], seed: int) -> dict[str, list[str]]:
-    """One session of each fault for each session; without those for which only orders of the training set came up."""
+    """A session with each fault for each session.
+
+    Leaves out a session if all TRIES changes of it are training sessions, empty or without effect.
+    """
     rng, known = np.random.default_rng(seed), {tuple(line.split()) for line in train}
     out: dict[str, list[str]] = {"shuffled": [], "novel": [], "dropped": [], "doubled": []}
 
@@ -75,11 +78,11 @@ def faulty(sessions: Sequence[str], train: Sequence[str], seed: int) -> dict[str
 
 
 def rates(model: codec.Codec, part: Part, seed: int) -> tuple[list[list[str]], str]:
-    """Rows of a table, one for each score, and the number of sessions."""
+    """Rows of a table, one per score, and the numbers of sessions as text."""
     faults = faulty(part.test[:MOST], part.train, seed)
     near, tokens = anomaly.reference(model, list(dict.fromkeys(part.train))[: log_detector.KNOWN])
     evidence = list(anomaly.examine(model, part.calibrate))
-    # test sessions and faults of one call: equal ones are examined once
+    # one call per set: equal sessions are examined once
     parts = {"false alarms": part.test, **faults}
     found = {name: list(anomaly.examine(model, some)) for name, some in parts.items()}
     rows, compared = [], 0
@@ -95,23 +98,23 @@ def rates(model: codec.Codec, part: Part, seed: int) -> tuple[list[list[str]], s
         rows.append([score, *cells, f"{100 * alarms / len(part.test):.2f} % [{100 * low:.2f}, {100 * high:.2f}]"])
     counts = ", ".join(f"{len(some)} {name}" for name, some in faults.items())
     limit = max(LEVEL, 1 / (compared + 1))
-    about = f"{len(part.calibrate)} sessions to calibrate on, {compared} compared, p <= {limit:.3g}; "
+    about = f"{len(part.calibrate)} calibration sessions, {compared} of them for p-values, p <= {limit:.3g}; "
     return rows, about + f"{len(part.test)} normal test sessions; {counts}"
 
 
 def learned(name: str, log: Path, key: str, out: Path, minutes: float) -> Part:
-    """A detector of a raw log by the command line, timed, and its sessions."""
+    """Learn a detector of a raw log with the command line, print times, and return its sessions."""
     folder = out / f"{name}.detector"
 
     def timed(*arguments: str) -> tuple[float, str]:
         begin = time.perf_counter()
         command = [sys.executable, "-m", "seqvae", "detect", *arguments, "--json"]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return time.perf_counter() - begin, said
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return time.perf_counter() - begin, output
 
-    learning, said = timed("learn", str(log), "--session", key, "-o", str(folder), "--minutes", str(minutes))
+    learning, output = timed("learn", str(log), "--session", key, "-o", str(folder), "--minutes", str(minutes))
     scoring, verdicts = timed("score", str(log), "--detector", str(folder))
-    facts, rows = json.loads(said), [json.loads(line) for line in verdicts.splitlines()]
+    facts, rows = json.loads(output), [json.loads(line) for line in verdicts.splitlines()]
     print(
         f"| {name} | {facts['inside']} | {facts['sessions']} | {learning:.0f} | {scoring:.0f} | "
         f"{facts['alarms']} of {facts['checked']} | {sum(row['anomalous'] for row in rows)} |",
@@ -161,7 +164,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--only", help="one of the sets")
+    parser.add_argument("--only", help="one set")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     print(processor.described(1))

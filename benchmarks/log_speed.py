@@ -1,9 +1,9 @@
-"""Raw lines a second from file to scores, by part, beside drain3 alone; processor time, one run.
+"""Speed of log scoring from file to scores: raw lines per second of processor time by stage, beside drain3 alone.
 
     python benchmarks/log_speed.py LOG DETECTOR
 
-LOG is a raw log and DETECTOR the folder that `seqvae detect learn` made of it (benchmarks/log_faults.py leaves both in
-its folder). Equal sessions are examined once, as always; their share is printed.
+LOG is a raw log and DETECTOR the folder that `seqvae detect learn` made from it (benchmarks/log_faults.py leaves both
+in its output folder). Equal sessions are examined once; the share of distinct ones is printed. One run.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def main() -> None:
     seconds["reading, templates and scores"] = whole
     print(processor.described(1))
     share = len(set(pieces)) / len(pieces)
-    print(f"{len(records)} records in {len(sessions)} sessions, {share:.0%} of them different")
-    print("\n| part | raw lines a second |\n|---|---|")
+    print(f"{len(records)} records in {len(sessions)} sessions, {share:.0%} of them distinct")
+    print("\n| stage | raw lines per second |\n|---|---|")
     print("\n".join(f"| {part} | {len(records) / spent:,.0f} |" for part, spent in seconds.items()))
 
 

@@ -1,7 +1,7 @@
-"""Raw logs for benchmarks: a package manager's log, drawn at random, and HDFS block sessions written out as raw lines.
+"""Synthetic raw logs for benchmarks: a package manager's log, and HDFS block sessions as raw lines.
 
-Both are made: the first has the line format of dpkg.log, the second the event order of loghub's HDFS sessions with
-invented addresses, sizes and times.
+The first is random in the line format of dpkg.log. The second has the event order of loghub's HDFS sessions, with
+random addresses, sizes and times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HDFS_KEY = r"(blk_-?\d+)"
 
 
 def dpkg(sessions: int, seed: int) -> list[str]:
-    """Lines of a log in the format of dpkg.log: packages are installed, configured, upgraded and removed."""
+    """Lines in the format of dpkg.log: installation, configuration, upgrades and removal of `sessions` packages."""
     rng = random.Random(seed)
     rows = []
     for number in range(sessions):
@@ -31,7 +31,7 @@ def _clock(seconds: float) -> str:
 
 
 def _package(rng: random.Random, name: str) -> list[str]:
-    """The messages about one package."""
+    """The messages of one package."""
 
     def version() -> str:
         return f"{rng.randint(1, 9)}.{rng.randint(0, 40)}-{rng.randint(1, 5)}"
@@ -83,7 +83,7 @@ def hdfs(sessions: Iterable[str], templates: Path, seed: int) -> list[str]:
 
 
 def _filled(template: str, block: str, rng: random.Random) -> str:
-    """A template with the block where it names one, and addresses or sizes in other places."""
+    """A template with the block id, and random addresses or sizes in the other placeholders."""
     text, before = "", ""
     for i, part in enumerate(template.split("<*>")):
         if i:

@@ -1,6 +1,6 @@
-"""The optimizer Muon for matrices inside of a network, for train_songs.py and train_sentences.py.
+"""The optimizer Muon for the inner matrices of a network, for train_songs.py and train_sentences.py.
 
-Scope: steps of matrices down their gradients. Out of scope: tables, vectors and heads, which AdamW steps.
+Scope: updates of matrices. Out of scope: embeddings, vectors and output layers, which AdamW updates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Muon:
-    """Momentum whose matrices are made orthogonal (Jordan et al. 2024), as large as AdamW's steps (Liu et al. 2025)."""
+    """Orthogonalized momentum (Jordan et al. 2024), scaled to the size of AdamW's updates (Liu et al. 2025)."""
 
     def __init__(self, parameters: list[Tensor], momentum: float = 0.95) -> None:
         shapes: dict[tuple[int, ...], list[Tensor]] = {}
@@ -23,7 +23,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, rate: float | Tensor, decay: float) -> None:
-        """One step down the gradients; a `rate ()` in a tensor may change inside of a recorded graph."""
+        """One update from the gradients; `rate ()` as a tensor may change in a recorded graph."""
         for group, moment in self.groups:
             slope = torch.stack([parameter.grad for parameter in group if parameter.grad is not None])
             moment.lerp_(slope, 1 - self.momentum)
@@ -34,7 +34,7 @@ class Muon:
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Matrices `x (K, M, N)` with all singular values near 1, by five steps of Newton and Schulz."""
+    """Matrices `x (K, M, N)` with all singular values near 1, by five Newton-Schulz iterations."""
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).bfloat16()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

@@ -1,19 +1,20 @@
-"""What the tests of a module would not notice: its code is changed in one place at a time, and its tests are run.
+"""Mutation testing: the mutants of a module that its tests do not detect.
 
     python benchmarks/mutants.py                       # the modules below, and a table; 10 to 15 minutes
-    python benchmarks/mutants.py style.translation --survivors   # one, with what each change was that nothing noticed
-    python benchmarks/mutants.py style.translation --only 17 203 # two of its changes again
+    python benchmarks/mutants.py style.translation --survivors   # one module, with the surviving mutants
+    python benchmarks/mutants.py style.translation --only 17 203 # two of its mutants again
 
-The changes are mutmut's (`pip install 'seqvae[mutants]'`): another operator, number, name or string, an argument left
-out. As there, annotations, calls of `len` and `isinstance`, and what runs on import (constants, fields, decorated
-functions) stay as they are. Changes inside of a `raise` are counted apart: few tests should know a message's wording.
+The mutations are mutmut's (`pip install 'seqvae[mutants]'`): another operator, number, name or string, or an omitted
+argument. As in mutmut, annotations, calls of `len` and `isinstance`, and code that runs on import (constants, fields,
+decorated functions) are not mutated. Mutations inside a `raise` are counted separately: few tests should check the
+wording of a message.
 
-The runner is our own, for mutmut starts pytest for each change, and our tests train models before they test anything.
-Here all tests are run once, with coverage telling what lines each one runs. Then each change gets a fork of that
-process, with the models still there, in which the changed function's code takes the place of the old one's, and the
-tests that run its line are run, quick ones first, until one fails. No file is changed. So what a change does to the
-training of the small models that tests share is not seen, and a change may survive here that the whole suite would
-notice; none is killed here that it would not. A change is killed too by what takes SECONDS of the processor or MEMORY.
+The runner is our own, because mutmut starts pytest for each mutant, and our tests train models first. Here all tests
+run once, with coverage by test. Then each mutant gets a fork of that process, which keeps the trained models. In the
+fork the mutant replaces the function's code, and the tests that cover its lines run, fast ones first, until one fails.
+No file is changed. Effects of a mutant on the training of shared models are therefore not seen: a mutant may survive
+here that the whole suite would kill, but not the reverse. A mutant that exceeds SECONDS of processor time or MEMORY is
+killed as well.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork has none of its parent's threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads do not survive a fork
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # the modules beside this file, wherever else there are some
+sys.path.insert(0, str(ROOT))  # this tree's package, not an installed one
 
 import coverage  # noqa: E402
 import libcst as cst  # noqa: E402
@@ -56,31 +57,31 @@ MODULES = (
     "anomaly.scores",
     "nn.sampling",
 )
-SECONDS = 30  # of the processor for the tests of one change: several times what all tests of a module take
-MEMORY = 4 << 30  # bytes beyond which a change is told that there are no more
-SURVIVED, KILLED = range(2)  # how the process of a change ends, or by a signal
+SECONDS = 30  # processor time for the tests of a mutant: several times that of all tests of a module
+MEMORY = 4 << 30  # bytes of data of a mutant's process
+SURVIVED, KILLED = range(2)  # exit codes of a mutant's process
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one function."""
+    """A mutation of one function."""
 
     function: str
-    """Its name in the module, `Class.method` for a method."""
+    """Name of the function in the module, `Class.method` for a method."""
     code: str
-    """The changed function."""
+    """Source of the mutated function."""
     before: str
-    """The function as it was."""
+    """Source of the original function."""
     lines: range
-    """Of what is changed."""
+    """Lines of the mutation."""
     body: range
-    """Of the function, by whose tests a change is judged where no test runs its own lines, as of a default."""
+    """Lines of the function; its tests are used if no test covers `lines`, as for a default argument."""
     wording: bool
-    """Whether it stands in a `raise`."""
+    """Whether the mutation is inside a `raise`."""
 
 
 def mutants(path: Path) -> list[Mutant]:
-    """All changes of a module, in the order of its lines."""
+    """All mutants of a module, in line order."""
     wrapper = MetadataWrapper(cst.parse_module(path.read_text()))
     visitor = MutationVisitor(mutation_operators, IgnoredCode(set(), set(), set()))
     wrapper.visit(visitor)
@@ -107,9 +108,9 @@ def mutants(path: Path) -> list[Mutant]:
 
 
 def become(module: Any, mutant: Mutant) -> None:
-    """Give the function of a module the mutant's code: whoever has imported the function has the mutant now."""
+    """Replace the code of a module's function by the mutant's, in place: modules that imported it see the mutant."""
     space = dict(vars(module))
-    exec(mutant.code, space)  # with annotations left alone, as in this file
+    exec(mutant.code, space)  # annotations stay unevaluated, by this file's __future__ import
     changed = space[mutant.function.rpartition(".")[2]]
     function = reduce(getattr, mutant.function.split("."), module)
     assert isinstance(function, FunctionType)
@@ -118,7 +119,7 @@ def become(module: Any, mutant: Mutant) -> None:
 
 
 class Runner:
-    """Takes the place of pytest's loop: once over all tests, then for each mutant over those that run it."""
+    """Replacement of pytest's loop: run all tests once, then for each mutant the tests that cover it."""
 
     def __init__(self, name: str, only: Sequence[int]) -> None:
         self.path, self.name = (ROOT / "seqvae" / name.replace(".", "/")).with_suffix(".py"), f"seqvae.{name}"
@@ -128,12 +129,12 @@ class Runner:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """That a test fails is enough to know; by what least example is not asked."""
+        """Switch off hypothesis's shrinking: only failure matters, not the least example."""
         settings.register_profile("mutants", parent=settings.default, phases=[Phase.explicit, Phase.generate])
         settings.load_profile("mutants")
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """The two rounds."""
+        """Run both rounds."""
         module = importlib.import_module(self.name)
         seen = coverage.Coverage(data_file=None, config_file=False, include=[str(self.path)])
         seconds: dict[pytest.Item, float] = {}
@@ -141,7 +142,7 @@ class Runner:
         for item in session.items:
             seen.switch_context(item.nodeid)
             seconds[item] = -time.process_time()
-            assert passed(item), f"{item.nodeid} fails without any change"
+            assert passed(item), f"{item.nodeid} fails without a mutation"
             seconds[item] += time.process_time()
         seen.stop()
         runs = seen.get_data().contexts_by_lineno(str(self.path.resolve()))
@@ -156,13 +157,13 @@ class Runner:
 
 
 def passed(item: pytest.Item) -> bool:
-    """Whether a test passes, or is skipped. What it shares with others of its file stays for them."""
-    item.session._setupstate.teardown_exact(item.parent)  # what an earlier one shared with its own file
+    """Whether a test passes or is skipped; fixtures of its file stay set up."""
+    item.session._setupstate.teardown_exact(item.parent)  # fixtures of another file
     return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=item.parent))
 
 
 def fate(module: Any, mutant: Mutant, tests: Sequence[pytest.Item]) -> str:
-    """What becomes of a mutant: `killed`, `survived`, or `stopped` where it took too long or too much."""
+    """Outcome of a mutant: `killed`, `survived`, or `stopped` if it exceeded the time or memory limit."""
     child = os.fork()
     if not child:
         try:
@@ -172,7 +173,7 @@ def fate(module: Any, mutant: Mutant, tests: Sequence[pytest.Item]) -> str:
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             become(module, mutant)
             os._exit(SURVIVED if all(map(passed, tests)) else KILLED)
-        except BaseException:  # what is no code at all, too
+        except BaseException:  # also mutants that do not compile
             os._exit(KILLED)
     _, status = os.waitpid(child, 0)
     return "stopped" if os.WIFSIGNALED(status) else "survived" if os.WEXITSTATUS(status) == SURVIVED else "killed"
@@ -180,9 +181,11 @@ def fate(module: Any, mutant: Mutant, tests: Sequence[pytest.Item]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", default=list(MODULES), metavar="MODULE", help="of seqvae, such as style")
-    parser.add_argument("--only", type=int, nargs="+", default=[], help="numbers of changes of one module")
-    parser.add_argument("--survivors", action="store_true", help="show what nothing noticed")
+    parser.add_argument(
+        "modules", nargs="*", default=list(MODULES), metavar="MODULE", help="modules of seqvae, such as nn.loss"
+    )
+    parser.add_argument("--only", type=int, nargs="+", default=[], help="numbers of mutants of one module")
+    parser.add_argument("--survivors", action="store_true", help="print the surviving mutants")
     args = parser.parse_args()
     table = []
     for name in args.modules:
@@ -199,7 +202,7 @@ def main() -> None:
         fates = [[fate != "survived" for n, fate in runner.outcome.items() if all_ or not runner.mutants[n].wording]
                 for all_ in (False, True)]  # fmt: skip
         table.append(f"{name:<14}" + "".join(f"{len(f):>13}{sum(f):>8}{sum(f) / max(len(f), 1):>8.1%}" for f in fates))
-    print(f"\n{'module':<14}" + "".join(f"{what:>13}{'killed':>8}{'share':>8}" for what in ("changes", "+ messages")))
+    print(f"\n{'module':<14}" + "".join(f"{name:>13}{'killed':>8}{'share':>8}" for name in ("mutants", "+ messages")))
     print("\n".join(table))
 
 

@@ -1,25 +1,25 @@
-"""Whether a blend keeps the piece: chord charts that are rendered in several styles are the ground truth.
+"""Content preservation of blends, with chord charts rendered in several styles as the ground truth.
 
     python benchmarks/pairs.py DIR --model music [--charts 37] [--json FILE]
 
-DIR holds a folder for each style (rock, jazz, hymn), and in it files `CHART-GROOVE.mid`: one chart, many grooves. One
-groove of each style that --source names is moved toward every other style by vectors that are fitted on other charts
-(--folds), and by those of the model's own styles (a folder's style is called otherwise in the model: --called). The
-question is whether the result lies nearer to the same chart's renderings in the target style than to other charts':
+DIR has one folder per style (rock, jazz, hymn) with files `CHART-GROOVE.mid`: each chart in several grooves. One groove
+of each style, named by --source, is translated to every other style, with style vectors fitted on other charts
+(--folds) and with the model's own styles (--called maps folders to the model's style names). The similarity of the
+result to the same chart's renderings in the target style is compared with its similarity to other charts':
 
-    chroma   cosine of the pitch classes of the whole piece: the key, more or less
-    harmony  cosine of the pitch classes bar by bar, averaged: the chords
-    latent   minus the distance between the encoder's vectors of the result and of the rendering, averaged over segments
+    chroma   cosine similarity of the pitch-class histograms of the whole song: roughly the key
+    harmony  cosine similarity of the pitch-class histograms by bar, averaged: the chords
+    latent   minus the distance between the encoder's means of result and rendering, averaged over segments
 
-each averaged over the target's grooves. `lead` is the share of other charts that are farther, .5 by chance; p is that
-of 20,000 assignments of targets to sources (`distributions.matched`); intervals are 95 % over charts. `moved` is what
-a classifier of the other charts' renderings gives the target style. Blends lean to the harmony of the source as
-`seqvae blend` makes them, and in rows "harmony 0" they do not.
+each averaged over the grooves of the target. `lead` is the share of other charts with less similarity, .5 by chance. p
+comes from 20,000 permutations of targets (`statistics.matched`). Intervals are 95 % over charts. `moved` is the
+probability of the target style by a classifier trained on the other charts' renderings. Decoding is guided by the
+chroma of the source as in `seqvae blend`, and without guidance in rows "harmony 0".
 
-Controls: the source as it is, reconstructed (amount 0); as a ceiling one of the target's own grooves against its
-others; and without the song, the target's mean alone and another chart's latents moved alike, both in the bars of the
-source and leaning to its harmony. "beyond" is how much more lead a blend has than each of these two, paired over
-charts: only as far as it is above 0 has the latent vector kept the chart.
+Controls: the source itself, and its reconstruction (amount 0). As a ceiling, one groove of the target against its
+others. Without the song: the target's mean alone, and the translated latents of another chart, both in the bars of the
+source and guided by its chroma. "beyond" is the lead of a blend minus that of each of these two, paired over charts:
+the latent vector preserves the chart only as far as it is above 0.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ from seqvae.style import gaussian
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 AMOUNTS = (0.5, 1.0)
-LEANS = {"": CHROMA_GUIDANCE, ", harmony 0": 0.0}
+GUIDANCE = {"": CHROMA_GUIDANCE, ", harmony 0": 0.0}
 MEASURES = ("chroma", "harmony", "latent")
 
 
 @dataclass
 class Rendering:
-    """One file: a chart in a groove of a style."""
+    """A file: a chart in a groove of a style."""
 
     chart: str
     style: str
     groove: str
     piece: midi.Piece
     z: Tensor
-    """`(S, D)`: as the encoder has it, not refined."""
+    """Posterior means `(S, D)`, not refined."""
     chords: Floats
-    """`(C, 12)`: time sounded by pitch class, bar by bar."""
+    """Sounding time by bar and pitch class `(C, 12)`."""
 
 
 def chords(notes: Ints, bounds: Ints) -> Floats:
-    """`(C, 12)`."""
+    """Sounding time by bar and pitch class `(C, 12)`."""
     return np.array([chroma(bar) for bar in by_bar(notes, bounds)])
 
 
@@ -90,7 +90,7 @@ def read(codec: Codec, folder: Path, charts: int) -> list[Rendering]:
 
 
 def similarity(z: Tensor, mine: Floats, other: Rendering) -> tuple[float, float, float]:
-    """MEASURES of a result with latents `(S, D)` and chords `(C, 12)`, and a rendering."""
+    """MEASURES between a result, with latents `z (S, D)` and chords `mine (C, 12)`, and a rendering."""
     count = min(len(mine), len(other.chords))
     a, b = mine[:count], other.chords[:count]
     sounding = b.any(1)
@@ -98,14 +98,14 @@ def similarity(z: Tensor, mine: Floats, other: Rendering) -> tuple[float, float,
     x, y = a.sum(0), b.sum(0)
     whole = float(x @ y / max(1e-9, float(np.linalg.norm(x) * np.linalg.norm(y))))
     segments = min(len(z), len(other.z))
-    apart = float((z[:segments] - other.z[:segments]).norm(dim=1).mean())
-    return whole, float(bars[sounding].mean()), -apart
+    distance = float((z[:segments] - other.z[:segments]).norm(dim=1).mean())
+    return whole, float(bars[sounding].mean()), -distance
 
 
 def table_of(
     results: Sequence[tuple[Tensor, Floats, str]], charts: Sequence[str], targets: Mapping[str, Sequence[Rendering]]
 ) -> Floats:
-    """`(charts, charts, MEASURES)`: each result beside each chart's target renderings, but those of its own groove."""
+    """Similarity `(charts, charts, MEASURES)` of each result to each chart's renderings in other grooves."""
     return np.array(
         [
             [np.mean([similarity(z, mine, r) for r in targets[chart] if r.groove != groove], 0) for chart in charts]
@@ -115,7 +115,7 @@ def table_of(
 
 
 def figures(scores: Floats) -> dict[str, Any]:
-    """Lead, mean difference of own and others, and p of each of MEASURES, from `scores (N, N, MEASURES)`."""
+    """Lead, mean similarity to the own chart, difference to others, and p by measure, of `scores (N, N, MEASURES)`."""
     out: dict[str, Any] = {}
     n = len(scores)
     for k, name in enumerate(MEASURES):
@@ -132,7 +132,7 @@ def figures(scores: Floats) -> dict[str, Any]:
 
 
 class Bench:
-    """All renderings, and for each fold of charts what was fitted on the others."""
+    """All renderings, and for each fold of charts the styles and the classifier fitted on the other charts."""
 
     def __init__(self, codec: Codec, renderings: Sequence[Rendering], folds: int, seed: int) -> None:
         self.codec = codec
@@ -153,7 +153,7 @@ class Bench:
         return {chart: [r for r in self.renderings if (r.style, r.chart) == (name, chart)] for chart in self.charts}
 
     def ends(self, source: str, target: str, kind: str, called: Mapping[str, str]) -> list[list[Tensor]]:
-        """The means of both styles `(D,)` for each chart; none where the model has no such styles."""
+        """The means `(D,)` of both styles for each chart; empty if the model lacks one of the styles."""
         if kind == "other charts":
             fitted = [self.fitted[self.fold[chart]] for chart in self.charts]
             return [[one[source].mean, one[target].mean] for one in fitted]
@@ -165,7 +165,7 @@ class Bench:
     def scores(
         self, frames: Sequence[midi.Piece], notes: Sequence[Ints], target: str, groove: str = ""
     ) -> tuple[Floats, Floats]:
-        """`table_of` results, one a chart in the bars of `frames`, and the target's probability of each `(charts,)`."""
+        """`table_of` of results, one per chart in the bars of `frames`, and their target probabilities `(charts,)`."""
         pieces = [
             midi.Piece(np.column_stack([x, np.full(len(x), 80, np.int32)]), piece.bounds, piece.frame)
             for piece, x in zip(frames, notes, strict=True)
@@ -183,13 +183,13 @@ class Bench:
     def measure(
         self, frames: Sequence[midi.Piece], notes: Sequence[Ints], target: str, groove: str = ""
     ) -> dict[str, Any]:
-        """All figures of results, one a chart."""
+        """All metrics of results, one per chart."""
         scores, probabilities = self.scores(frames, notes, target, groove)
         return {**figures(scores), "moved": list(measures.interval(probabilities))}
 
 
 def beyond(scores: Floats, control: Floats) -> dict[str, list[float]]:
-    """How much more lead results have than a control, by MEASURES of `(N, N, MEASURES)` each, paired over charts."""
+    """Lead of results minus that of a control, by measure of scores `(N, N, MEASURES)`, paired over charts."""
     return {
         name: list(controls.beyond(distributions.lead(scores[..., k]), distributions.lead(control[..., k])))
         for k, name in enumerate(MEASURES)
@@ -197,7 +197,7 @@ def beyond(scores: Floats, control: Floats) -> dict[str, list[float]]:
 
 
 def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> dict[str, Any]:
-    """Every direction, amount and kind of vector."""
+    """Metrics for every direction, amount and kind of style vector."""
     codec = bench.codec
     out: dict[str, Any] = {}
     start = time.time()
@@ -216,7 +216,7 @@ def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> 
             rows["amount 0"] = bench.measure(frames, test_songs.decode(codec, songs, [s.z for s in songs]), target)
             for kind in ("other charts", "released"):
                 ends = bench.ends(source, target, kind, called)
-                for amount, (name, harmony) in product(AMOUNTS if ends else (), LEANS.items()):
+                for amount, (name, harmony) in product(AMOUNTS if ends else (), GUIDANCE.items()):
                     ways = [amount * (there - here) for here, there in ends]
                     moves = {
                         "": [song.z + way for song, way in zip(songs, ways, strict=True)],
@@ -243,7 +243,7 @@ def run(bench: Bench, sources: Mapping[str, str], called: Mapping[str, str]) -> 
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table, one row a direction and way of moving."""
+    """The Markdown table, one row per direction and translation."""
 
     def cell(x: Sequence[float]) -> str:
         return f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
@@ -261,11 +261,11 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Read the arguments, measure, print."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="music")
-    parser.add_argument("--charts", type=int, default=1000, help="of these at most")
+    parser.add_argument("--charts", type=int, default=1000, help="number of charts at most")
     parser.add_argument(
         "--source", nargs="+", default=["hymn=hymn", "rock=8beat", "jazz=swing"], metavar="STYLE=GROOVE"
     )
@@ -273,14 +273,14 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write all figures here")
-    given = parser.parse_args()
-    sources, called = (dict(one.split("=", 1) for one in x) for x in (given.source, given.called))
-    codec = codecs.load(given.model)
-    bench = Bench(codec, read(codec, given.folder, given.charts), given.folds, given.seed)
+    args = parser.parse_args()
+    sources, called = (dict(one.split("=", 1) for one in x) for x in (args.source, args.called))
+    codec = codecs.load(args.model)
+    bench = Bench(codec, read(codec, args.folder, args.charts), args.folds, args.seed)
     print(f"{len(bench.renderings)} renderings of {len(bench.charts)} charts", file=sys.stderr)
     result = run(bench, sources, called)
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(markdown(result))
 
 

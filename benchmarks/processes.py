@@ -1,10 +1,10 @@
-"""What a second process is worth: training, encoding and scoring by one process and by two, a thread each.
+"""Speed-up by a second process: training, encoding and scoring with one process and with two, one thread each.
 
     python benchmarks/processes.py --out /tmp/processes
 
-Lines are made as in growth.py, songs as in importing.py. One and two take turns, each a command of its own under
-torchrun, and the median of the turns' ratios counts. Timed is the work without start-up and first steps. The models are
-the recipes and checkpoints as they are. Two cores must be free: what else runs takes more from two than from one.
+Lines are made as in growth.py, songs as in importing.py. Runs with one and with two processes take turns, each under
+torchrun, and the median of the turns' ratios counts. Start-up and the first steps are not timed. The models are the
+package's recipes and checkpoints. Two cores must be free: other load slows two processes more than one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ WARM, STEPS = 3, 10
 
 
 def train(name: str, data: Path, folder: Path, wide: bool) -> float:
-    """Seconds that as many tokens take as some steps of a recipe have; with `wide`, each process has as many a step."""
+    """Seconds of training on the tokens of STEPS steps of a recipe.
+
+    With `wide`, each process has a batch of the recipe's size instead of a part of it.
+    """
     recipe = load_recipe(name, [])
     factor = distributed.join().count if wide else 1
     recipe = replace(recipe, train=replace(recipe.train, batch_tokens=factor * recipe.train.batch_tokens))
@@ -66,7 +69,7 @@ def music(folder: Path, wide: bool = False) -> float:
 
 
 def divided(folder: Path, count: int, size: int, work: Callable[[list[str]], list[object]]) -> float:
-    """Seconds of some work on lines in batches of a size, in rounds as in the commands, after one for warming up."""
+    """Seconds of `work` on `count` lines in batches of `size`, in rounds as in the commands, after a warm-up round."""
     ranks = distributed.join()
     found = list(islice(text.read_lines(folder / "lines.txt"), count))
     batches = [found[i : i + size] for i in range(0, len(found), size)]
@@ -77,13 +80,13 @@ def divided(folder: Path, count: int, size: int, work: Callable[[list[str]], lis
 
 
 def encode(folder: Path) -> float:
-    """Sentences encoded, each with its search."""
+    """Encoding of sentences, with refinement."""
     codec = seqvae.load("reviews")
     return divided(folder, 256, 64, lambda batch: list(codec.encode(batch)))
 
 
 def score(folder: Path) -> float:
-    """Evidence of sentences, as for `detect score`."""
+    """Scoring of sentences, as in `detect score`."""
     codec = seqvae.load("reviews")
     return divided(folder, 2048, lines.BATCH, lambda batch: list(anomaly.examine(codec, batch, samples=4)))
 
@@ -99,36 +102,36 @@ WORK: dict[str, tuple[str, Callable[[Path], float]]] = {
 
 
 def measured(work: str, folder: Path, count: int) -> float:
-    """Seconds of some work by so many processes."""
+    """Seconds of a job with `count` processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    given = [*command, __file__, "--out", str(folder), "--worker", work]
-    done = subprocess.run(given, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    command += [__file__, "--out", str(folder), "--worker", work]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     seconds: float = json.loads(done.stdout.splitlines()[-1])
     return seconds
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--out", type=Path, required=True, help="a folder for lines, songs and shards")
-    arguments.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
-    arguments.add_argument("--turns", type=int, default=3)
-    arguments.add_argument("--worker", choices=WORK, help="be one of the processes: for this file")
-    given = arguments.parse_args()
-    if given.worker:
-        seconds = WORK[given.worker][1](given.out)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for lines, songs and shards")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--worker", choices=WORK, help="run as one of the processes; for internal use")
+    args = parser.parse_args()
+    if args.worker:
+        seconds = WORK[args.worker][1](args.out)
         if distributed.join().rank == 0:
             print(json.dumps(seconds))
         distributed.join().leave()
         return
-    given.out.mkdir(parents=True, exist_ok=True)
-    growth.write(given.out / "lines.txt", 20000)
-    importing.make(given.out / "songs" / "all", 100)
-    print(f"{processor.described(1)}, turns: {given.turns}\n", flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    growth.write(args.out / "lines.txt", 20000)
+    importing.make(args.out / "songs" / "all", 100)
+    print(f"{processor.described(1)}, turns: {args.turns}\n", flush=True)
     print("| | one process, s | two, s | times as fast |\n|---|---|---|---|", flush=True)
-    for work in given.work:
-        measured(work, given.out, 1)  # shards are made
-        took = [(measured(work, given.out, 1), measured(work, given.out, 2)) for _ in range(given.turns)]
+    for work in args.work:
+        measured(work, args.out, 1)  # makes the shards
+        took = [(measured(work, args.out, 1), measured(work, args.out, 2)) for _ in range(args.turns)]
         one, two = (statistics.median(column) for column in zip(*took, strict=True))
         ratio = statistics.median(a / b for a, b in took)
         print(f"| {WORK[work][0]} | {one:.1f} | {two:.1f} | {ratio:.2f} |", flush=True)

@@ -1,4 +1,4 @@
-"""The name of the processor and the version of torch, which every figure of speed is quoted with."""
+"""The name of the processor and the version of torch, for every figure of speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def name() -> str:
-    """The name as the system gives it; on Linux with the instructions for products in bf16, if there are any."""
+    """The processor's name from the system; on Linux with its instructions for bf16 products, if any."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -18,5 +18,5 @@ def name() -> str:
 
 
 def described(threads: int) -> str:
-    """What stands above a table: processor, torch, threads, and the load of the machine."""
+    """The line above a table: processor, torch, threads, and the load of the machine."""
     return f"{name()}, torch {version('torch')}, {threads} thread{'s'[: threads > 1]}, load {os.getloadavg()[0]:.1f}"

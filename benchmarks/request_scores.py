@@ -1,11 +1,12 @@
-"""Scores of the model `requests` on synthetic corruptions of normal requests, with which its score was chosen.
+"""AUROC of scores of the model `requests` on synthetic corruptions of normal requests: the choice of its score.
 
     python benchmarks/request_scores.py requests OUT/validation.normal.txt
 
-OUT is that of request_splits.py; no anomalous request is read. Prints the AUROC of each score for each kind of
-corruption, the best mean first. Scores are of the log-probability of a character, of its excess over the negative
-entropy (`excess`), and of the log of the probability of all characters at most as likely (`tail`): the sum, the mean,
-the minimum, the lowest mean of k characters in a row (`window`) and the mean of the k lowest (`lowest`).
+OUT is the output folder of request_splits.py; no anomalous request is read. Prints the AUROC of each score by kind of
+corruption, the best mean first. There are three values per character: the log-probability (`log p`), the
+log-probability plus the entropy (`excess`), and the log of the total probability of all characters at most as likely
+(`tail`). Scores are their sum, mean and minimum, the lowest mean of k consecutive characters (`window`) and the mean of
+the k lowest (`lowest`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from seqvae.nn.layers import shifted
 from sklearn.metrics import roc_auc_score
 
 from seqvae import codec
 from seqvae.codec import Codec
+from seqvae.nn.binding import shifted
 
 Doubles = NDArray[np.float64]
 Pair = tuple[str, str]
@@ -77,7 +78,7 @@ def corruptions(request: str, chance: random.Random) -> Iterator[tuple[str, str]
 
 @torch.no_grad()
 def characters(model: Codec, lines: Sequence[str]) -> Iterator[dict[str, Doubles]]:
-    """For each line, three measures of each of its characters, from the mean probability over draws of z."""
+    """Three values of each character, by line, from the mean probability over samples of z."""
     noise = torch.randn(DRAWS, model.model.config.latent, generator=torch.Generator().manual_seed(0))
     for first in range(0, len(lines), BATCH):
         segments = [model.segments(line)[0] for line in lines[first : first + BATCH]]

@@ -1,10 +1,10 @@
-"""The parts of the CSIC 2010 requests with which the model `requests` was trained, calibrated and tested.
+"""Splits of the CSIC 2010 requests for training, calibration and testing of the model `requests`.
 
     python benchmarks/request_splits.py normal.txt anomalous.txt OUT
 
-Writes train, validation, calibrate and test.normal.txt, and test.anomalous.txt: different requests only, without the
-anomalous ones that are among the normal ones. Requests that differ in the method alone are in one part, since nearly
-every request was sent by GET and by POST.
+Writes train, validation, calibrate and test.normal.txt, and test.anomalous.txt: distinct requests, without anomalous
+ones that also occur as normal. Requests that differ only in the method are in the same split, because nearly every
+request was sent by GET and by POST.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 SHARES = {"train": 0.65, "validation": 0.05, "calibrate": 0.15, "test": 0.15}
 
 
-def different(path: Path) -> list[str]:
-    """The different lines of a file, in order."""
+def distinct(path: Path) -> list[str]:
+    """The distinct lines of a file, in order."""
     return list(dict.fromkeys(line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()))
 
 
@@ -27,7 +27,7 @@ def write(path: Path, lines: list[str]) -> None:
 
 
 def main(normal: Path, anomalous: Path, out: Path) -> None:
-    lines = different(normal)
+    lines = distinct(normal)
     groups: dict[str, list[str]] = {}
     for line in lines:
         groups.setdefault(line.split(" ", 1)[1], []).append(line)
@@ -41,7 +41,7 @@ def main(normal: Path, anomalous: Path, out: Path) -> None:
         write(out / f"{name}.normal.txt", [line for key in order[begin:end] for line in groups[key]])
         begin = end
     known = set(lines)
-    write(out / "test.anomalous.txt", [line for line in different(anomalous) if line not in known])
+    write(out / "test.anomalous.txt", [line for line in distinct(anomalous) if line not in known])
 
 
 if __name__ == "__main__":

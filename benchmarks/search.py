@@ -1,16 +1,16 @@
-"""What each choice in the music recipe is worth: one change at a time, all trained alike, told on validation songs.
+"""Ablations of the music recipe: one change at a time, equal training, metrics on validation songs.
 
     python benchmarks/search.py --data ../shared/data/music --out runs/search [--steps 500] [--only base latent-256]
 
 Every row is the recipe with one change, trained from random weights on the same songs with the same seed for the same
-number of steps; `--minutes` shows what that took on this machine. Then stretches of validation songs (not those that
-figures are quoted on) are encoded and decoded free running. A row's folder keeps its training and its figures, so an
-interrupted search goes on where it was; another row is another line of CHOICES.
+number of steps; the column `minutes` has its duration on this machine. Excerpts of validation songs (the half `choose`)
+are then encoded, and decoded without teacher forcing. A row's folder keeps its training and its metrics, so an
+interrupted search resumes. A new row is a new entry of CHOICES.
 
-Note F1 is the encoder's own answer and, beside it, after the search that the released models use. KL is in bits a bar,
-nats are reconstruction and KL a bar with teacher forcing: what it would take to send the bar. Intervals are 95 % over
-songs; p of the difference to `base` comes from random signs over songs. One seed each: differences below the interval
-tell nothing.
+Note F1 is given for the encoder alone and after the refinement that the released models use. KL is in bits per bar.
+Nats are the sum of reconstruction and KL per bar with teacher forcing: the code length of a bar. Intervals are 95 %
+over songs; p of the difference to `base` comes from random signs over songs. Each row has one seed, so differences
+below the interval are not evidence.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CHOICES: dict[str, list[str]] = {
     "more noise on tokens": ["objective.word_dropout=0.5"],
     "denoising encoder": ["objective.denoise=0.1"],
     "no bag": ["objective.bag=0"],
-    "no fading of tracks": ["objective.track_dropout=0"],
+    "no track dropout": ["objective.track_dropout=0"],
     "no mixing of tracks": ["train.mix=0"],
     "tracks reversed": [],
 }
@@ -67,14 +67,14 @@ BARS = 8
 
 
 def reversed_tracks(files: Sequence[Path], roots: Path, folder: Path) -> Path:
-    """The same songs with programs numbered from the other end: in a bar, what came first comes last (but drums)."""
+    """The same songs with reversed program numbers, which reverses the order of tracks in a bar (except drums)."""
     if not folder.exists():
         for path in files:
             out = (folder / path.relative_to(roots)).with_suffix(".mid")
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
                 score = symusic.Score(path)
-            except Exception:  # whatever it is, training leaves the file out too
+            except Exception:  # training leaves the file out as well
                 continue
             for track in score.tracks:
                 if not track.is_drum:
@@ -84,7 +84,7 @@ def reversed_tracks(files: Sequence[Path], roots: Path, folder: Path) -> Path:
 
 
 def validation(data: Path, songs: int, chunks: int) -> list[Piece]:
-    """A stretch of at most so many songs of each style, one a title, of the held-out half that is for choosing."""
+    """Excerpts of at most `songs` songs of each style, one per title, from the held-out half `choose`."""
     files = collection.find([data])
     rng = np.random.default_rng(0)
     wanted: dict[str, dict[str, Path]] = {}
@@ -100,7 +100,7 @@ def validation(data: Path, songs: int, chunks: int) -> list[Piece]:
 
 @torch.no_grad()
 def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
-    """Note F1 by song without and with refinement, KL bits and nats a bar by song."""
+    """Note F1 and KL in bits per bar, by song, without and with refinement."""
     model = codec.load(folder)
     out: dict[str, Any] = {}
     for name, steps in (("rough", 0), ("refined", model.refinement.steps)):
@@ -119,12 +119,12 @@ def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
 
 
 def two_sided(differences: NDArray[np.float64]) -> float:
-    """How often random signs make a mean as far from 0, either way."""
+    """The two-sided p-value of a mean difference under random signs."""
     return min(1.0, 2 * min(distributions.flipped(differences), distributions.flipped(-differences)))
 
 
 def short(name: str, steps: int, changes: Sequence[str]) -> Recipe:
-    """A recipe with some changes, made for so many steps."""
+    """A recipe with changes, for a short training of `steps` steps."""
     for_steps = [f"train.steps={steps}", f"train.evaluate_every={steps}", "train.warmup_steps=100",
                  f"objective.anneal_steps={steps // 2}"]  # fmt: skip
     return load_recipe(name, [*for_steps, *changes])
@@ -134,7 +134,7 @@ def row(
     folder: Path, recipe: Recipe, prepared: Callable[[Recipe], tuple[TokenData, Tokenizer]], songs: Sequence[Piece],
     measure: Callable[[Path, Sequence[Piece]], dict[str, Any]] = figures,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train a row in its folder, on what `prepared` gives, and measure it on `songs`; what was kept, where it was."""
+    """Train a row in its folder on the data of `prepared`, and measure it on `songs`; or load its saved metrics."""
     kept = folder / "figures.json"
     if not kept.exists():
         tokens, tokenizer = prepared(recipe)
@@ -150,19 +150,19 @@ def row(
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
-    arguments.add_argument("--out", type=Path, required=True, help="where trainings and figures are kept")
-    arguments.add_argument("--recipe", default="music")
-    arguments.add_argument("--steps", type=int, default=500)
-    arguments.add_argument("--songs", type=int, default=8, help="validation songs of each style")
-    arguments.add_argument("--only", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="NAME")
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
+    parser.add_argument("--out", type=Path, required=True, help="folder for trainings and metrics")
+    parser.add_argument("--recipe", default="music")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--songs", type=int, default=8, help="validation songs of each style")
+    parser.add_argument("--only", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="NAME")
+    options = parser.parse_args()
     roots = options.data.resolve()
     found: dict[str, dict[str, Any]] = {}
     for name in options.only:
         folder = options.out / name.replace(" ", "-").replace(",", "")
-        data, shards = roots, options.out / "data"  # the same for any number of bars
+        data, shards = roots, options.out / "data"  # independent of the number of bars in a segment
         if name == REVERSED:
             data = reversed_tracks(collection.find([roots]), roots, options.out / "songs-reversed")
             shards = options.out / "data-reversed"
@@ -174,15 +174,15 @@ def main() -> None:
         found[name] = row(folder, recipe, prepared, validation(data, options.songs, BARS))
         print(f"{name}: done", flush=True)
     print(f"\n{options.steps} steps, {len(found[options.only[0]]['rough'])} validation songs of {BARS} bars\n")
-    print("| | minutes | nats a bar | note F1, encoder alone | p | after the search | p | KL, bits a bar |")
+    print("| | minutes | nats per bar | note F1, encoder alone | p | after refinement | p | KL, bits per bar |")
     print("|---|---|---|---|---|---|---|---|")
     for name, one in found.items():
         cells = [f"{one['minutes']:.1f}", f"{one['nats']:.1f}"]
         for kind in ("rough", "refined"):
             mean, low, high = measures.interval(np.array(one[kind]))
             cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
-            apart = np.array(one[kind]) - np.array(found["base"][kind]) if "base" in found else None
-            cells.append("" if name == "base" or apart is None else f"{two_sided(apart):.3f}")
+            gain = np.array(one[kind]) - np.array(found["base"][kind]) if "base" in found else None
+            cells.append("" if name == "base" or gain is None else f"{two_sided(gain):.3f}")
         cells.append(f"{np.mean(one['refined_bits']):.0f}")
         print(f"| {name} | " + " | ".join(cells) + " |")
 

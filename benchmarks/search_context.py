@@ -1,16 +1,16 @@
-"""What a decoder gains that is told the segment before: trained and measured beside one that is not.
+"""Gain of a decoder conditioned on the previous segment, trained and measured beside one without.
 
     python benchmarks/search_context.py --data ../shared/data/music --out runs/search [--steps 500] [--only base ...]
 
-As `search.py`, whose rows and folders these join; the model of the rows `context` is that of `context.py`.
+As `search.py`, with the same rows and folders; the model of the rows `context` is in `context.py`.
 
-What is decoded again is told the vector before as it is decoded itself, so the search for z goes on by segments.
-How much it listens is seen from nats where it is told the segment before of another song.
+Refinement of z proceeds segment by segment, because each segment is decoded given the refined vector of the previous
+one. The use of the context is measured as the rise in nats when the previous segment comes from another song.
 
-*Flow*: cosine of chroma and of onsets of neighbouring bars, and the share of instruments that they have in common
-(Jaccard), within a segment and across a join; of songs, where joins are no joins, of what the model makes of the songs,
-and of new pieces drawn as `Codec.sample` draws them: greedily from sums of songs; from a style's Gaussian; and from the
-prior N(0, I), each segment for itself; the last two with temperature .9. Intervals over pieces.
+*Flow*: similarity of adjacent bars within a segment and across a segment boundary: cosine of chroma and of onsets, and
+Jaccard index of instruments. It is measured on real songs (where a boundary means nothing), on their reconstructions,
+and on samples as `Codec.sample` draws them: greedy decoding of exemplars; a style's Gaussian; and the prior N(0, I),
+independent for each segment; the last two at temperature .9. Intervals are over songs.
 """
 
 from __future__ import annotations
@@ -56,33 +56,33 @@ ROWS: dict[str, tuple[bool, list[str]]] = {
     "KL at 0.25": (False, ["objective.beta=0.25"]),
     "context, KL at 0.25": (True, ["objective.beta=0.25"]),
 }
-"""Whether it is told the segment before, and changes to the recipe."""
-SEGMENTS = 8  # of a new piece
-DRAWN = 8  # pieces a style
-FITTED = 60  # songs a style
+"""Whether the decoder is conditioned on the previous segment, and changes to the recipe."""
+SEGMENTS = 8  # segments of a sample
+DRAWN = 8  # samples per style
+FITTED = 60  # songs per style
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def told(model: Codec, z: Tensor) -> None:
-    """Tell a model that can be told what comes before its next pass, `z (B, D)`."""
+def condition(model: Codec, z: Tensor) -> None:
+    """Set the previous segments' latents `z (B, D)` for the next pass, if the model is conditioned on them."""
     if isinstance(model.model, ContextVAE):
         model.model.before = z
 
 
-def befores(z: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
-    """What comes before each segment of pieces, of which `z (S, D)` are the latents: zeros first and after silence."""
-    return torch.cat([torch.cat([torch.zeros_like(x[:1]), (x * s)[:-1]]) for x, s in zip(z, heard, strict=True)])
+def previous(z: Sequence[Tensor], sounding: Sequence[Tensor]) -> Tensor:
+    """Latents of the segment before each segment, from songs' latents `z (S, D)`: zeros first and after silence."""
+    return torch.cat([torch.cat([torch.zeros_like(x[:1]), (x * s)[:-1]]) for x, s in zip(z, sounding, strict=True)])
 
 
 def split(model: Codec, song: Piece) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens `(S, C, T)` of a song with their cues, and which segments sound, `(S, 1)`."""
+    """Tokens `(S, C, T)` of a song, their position fields, and a mask `(S, 1)` of segments with notes."""
     tokens, fields = model.tensors(model.segments(song))
     return tokens, fields, sounds(tokens.numpy().astype(np.int32))
 
 
 def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
-    """As `test_songs.encode`, segment by segment; each search starts at the result for the previous segment."""
+    """As `test_songs.encode`, segment by segment: each refinement is given the refined previous segment."""
     parts = [split(model, song) for song in songs]
     means: list[list[Tensor]] = [[] for _ in songs]
     kl: list[list[float]] = [[] for _ in songs]
@@ -92,9 +92,11 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
         tokens, fields = model.tensors([model.segments(songs[i])[at] for i in some])
         posterior = model.model.encode(tokens, fields)
         last = [means[i][-1] * parts[i][2][at - 1] if at else torch.zeros(posterior.mean.shape[1]) for i in some]
-        told(model, torch.stack(last))
+        condition(model, torch.stack(last))
         if model.refinement.steps:
-            posterior = refine(model.model, tokens, fields, model._allowed(tokens), posterior, model.refinement, low)
+            posterior = refine(
+                model.model, tokens, fields, model._batched.allowed(tokens), posterior, model.refinement, low
+            )
         for i, mean, nats in zip(some, posterior.mean, posterior.kl().sum(1).tolist(), strict=True):
             means[i].append(mean)
             kl[i].append(nats)
@@ -106,9 +108,9 @@ def encode(model: Codec, songs: Sequence[Piece]) -> list[test_songs.Song]:
 
 
 def decode(model: Codec, songs: Sequence[test_songs.Song]) -> list[Ints]:
-    """As `test_songs.decode`, each segment after the one before."""
-    assert sum(len(song.z) for song in songs) <= inference.BATCH_CHUNKS // model.chunks, "more than a batch"
-    told(model, befores([song.z for song in songs], [split(model, song.piece)[2] for song in songs]))
+    """As `test_songs.decode`, each segment given the previous one."""
+    assert sum(len(song.z) for song in songs) <= inference.BATCH_CHUNKS // model.chunks, "more than one batch"
+    condition(model, previous([song.z for song in songs], [split(model, song.piece)[2] for song in songs]))
     return test_songs.decode(model, songs, [song.z for song in songs])
 
 
@@ -130,15 +132,15 @@ def figures(folder: Path, songs: Sequence[Piece]) -> dict[str, Any]:
 
 @torch.no_grad()
 def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
-    """As `search_tokens.nats`; told what comes before in the song itself, or in that which is so many songs on."""
+    """As `search_tokens.nats`, given the previous segment of the song itself, or of the song `other` places on."""
     torch.manual_seed(0)
     parts = [split(model, song) for song in songs]
-    last = [befores([model.model.encode(tokens, fields).mean], [sounds]) for tokens, fields, sounds in parts]
+    means = [previous([model.model.encode(tokens, fields).mean], [sounds]) for tokens, fields, sounds in parts]
     out = []
     for i, (song, (tokens, fields, _)) in enumerate(zip(songs, parts, strict=True)):
-        before = last[(i + other) % len(songs)]
-        told(model, before[torch.arange(len(tokens)) % len(before)])
-        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
+        before = means[(i + other) % len(songs)]
+        condition(model, before[torch.arange(len(tokens)) % len(before)])
+        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._batched.allowed(tokens))
         out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 
@@ -146,8 +148,8 @@ def nats(model: Codec, songs: Sequence[Piece], other: int = 0) -> list[float]:
 # --- flow -------------------------------------------------------------------------------------------------------------
 
 
-def alike(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, float]]:
-    """Means over neighbouring bars within segments and across joins, of three likenesses; NaN where there are none."""
+def similarities(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, float]]:
+    """Mean similarities of adjacent bars within segments and across boundaries, by measure; NaN if undefined."""
     bars = by_bar(notes, bounds)
     for bar, begin in zip(bars, bounds, strict=False):
         bar[:, ONSET] -= begin
@@ -168,13 +170,13 @@ def alike(notes: Ints, bounds: Ints, chunks: int) -> dict[str, tuple[float, floa
 
 
 def shared(a: Ints, b: Ints) -> float | None:
-    """Instruments that two bars have in common, of all they have; None where the first has none."""
+    """Jaccard index of the instruments of two bars; None if the first has none."""
     x, y = set(a[:, PROGRAM].tolist()), set(b[:, PROGRAM].tolist())
     return len(x & y) / len(x | y) if x else None
 
 
 def styles(model: Codec, data: TokenData) -> list[Style]:
-    """A style each of some training songs, as `trained_styles.fit_styles` has them."""
+    """Styles fitted on FITTED training songs each, as in `fit_styles`."""
     out = []
     for _, chosen in sorted(pieces_of_styles(data, np.random.default_rng(0), FITTED).items()):
         pieces, firsts, _ = data.windows(chosen, model.chunks)
@@ -187,20 +189,21 @@ def styles(model: Codec, data: TokenData) -> list[Style]:
 
 
 def draws(model: Codec, fitted: Sequence[Style], way: str) -> list[tuple[Ints, Ints]]:
-    """Notes and bounds of new pieces, DRAWN a style."""
+    """Notes and bounds of samples, DRAWN per style."""
     assert isinstance(model.tokenizer, MidiTokenizer)
     out = []
     for number, one in enumerate(fitted):
         generator = torch.Generator().manual_seed(number)
         size = model.model.config.latent
-        if way == "sums":
+        if way == "exemplars":
             z = [gaussian.draw(one, SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         elif way == "Gaussian":
             z = [gaussian.draw(replace(one, exemplars=None), SEGMENTS, generator, 0.9) for _ in range(DRAWN)]
         else:
             z = [torch.randn(SEGMENTS, size, generator=generator) for _ in range(DRAWN)]
-        told(model, befores(z, [torch.ones(SEGMENTS, 1)] * DRAWN))
-        sampling = Sampling(seed=number) if way == "sums" else Sampling(temperature=0.9, top_p=TOP_P, seed=number)
+        condition(model, previous(z, [torch.ones(SEGMENTS, 1)] * DRAWN))
+        greedy = way == "exemplars"
+        sampling = Sampling(seed=number) if greedy else Sampling(temperature=0.9, top_p=TOP_P, seed=number)
         bars = SEGMENTS * model.chunks
         bounds = (np.arange(bars + 1) * model.tokenizer.max_steps).astype(np.int32)
         chunks = model.generate_tokens(torch.cat(z), np.tile(np.diff(bounds), DRAWN), sampling)
@@ -210,28 +213,30 @@ def draws(model: Codec, fitted: Sequence[Style], way: str) -> list[tuple[Ints, I
 
 
 def flow(model: Codec, data: TokenData, songs: Sequence[Piece]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """By what is looked at and likeness: of each piece, within segments and across joins."""
+    """Similarities of each song within segments and across boundaries, by source of the songs and by measure."""
     encoded = encode(model, songs)
-    looked = {"songs": [(song.piece.notes, song.piece.bounds) for song in encoded]}
-    looked["made of songs"] = [(mine, s.piece.bounds) for mine, s in zip(decode(model, encoded), encoded, strict=True)]
+    sets = {"songs": [(song.piece.notes, song.piece.bounds) for song in encoded]}
+    sets["reconstructions"] = [
+        (notes, song.piece.bounds) for notes, song in zip(decode(model, encoded), encoded, strict=True)
+    ]
     fitted = styles(model, data)
-    looked |= {way: draws(model, fitted, way) for way in ("sums", "Gaussian", "prior")}
+    sets |= {way: draws(model, fitted, way) for way in ("exemplars", "Gaussian", "prior")}
     out: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for name, pieces in looked.items():
-        values = [alike(notes.copy(), bounds, model.chunks) for notes, bounds in pieces]
+    for name, pieces in sets.items():
+        values = [similarities(notes.copy(), bounds, model.chunks) for notes, bounds in pieces]
         out[name] = {kind: [value[kind] for value in values] for kind in values[0]}
     return out
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
-    arguments.add_argument("--out", type=Path, required=True, help="where trainings and figures are kept")
-    arguments.add_argument("--recipe", default="music")
-    arguments.add_argument("--steps", type=int, default=500)
-    arguments.add_argument("--songs", type=int, default=8, help="validation songs of each style")
-    arguments.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
+    parser.add_argument("--out", type=Path, required=True, help="folder for trainings and metrics")
+    parser.add_argument("--recipe", default="music")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--songs", type=int, default=8, help="validation songs of each style")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    options = parser.parse_args()
     roots, shards = options.data.resolve(), options.out / "data"
     songs = validation(roots, options.songs, BARS)
     found: dict[str, dict[str, Any]] = {}
@@ -256,28 +261,27 @@ def main() -> None:
                 kept.write_text(json.dumps(more))
             found[name] |= json.loads(kept.read_text())
         print(f"{name}: done", flush=True)
-    print(f"\n{options.steps} steps, {len(songs)} validation songs of {BARS} bars; p beside the row without context\n")
-    print("| | minutes | nats a bar | p | note F1, encoder alone | p | after the search | p | KL, bits a bar |")
+    print(f"\n{options.steps} steps, {len(songs)} validation songs of {BARS} bars; p against the row without context\n")
+    print("| | minutes | nats per bar | p | note F1, encoder alone | p | after refinement | p | KL, bits per bar |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, one in found.items():
         beside = found.get("KL at 0.25" if "KL" in name else "base")
         print(f"| {name} | {one['minutes']:.1f} | " + " | ".join(cells(one, beside)) + " |")
     for name, one in found.items():
         other = np.array(one["bars"]["other"]) - np.array(one["bars"]["nats"])
-        print(
-            "{}: told another song's, {:.1f} [{:.1f}, {:.1f}] nats a bar more".format(name, *measures.interval(other))
-        )
-    print("\n| pieces | model | " + " | ".join(f"{kind}, within | across | less" for kind in KINDS) + " |")
+        rise = "{:.1f} [{:.1f}, {:.1f}]".format(*measures.interval(other))
+        print(f"{name}: {rise} nats per bar more with the context of another song")
+    print("\n| songs | model | " + " | ".join(f"{kind}, within | across | difference" for kind in KINDS) + " |")
     print("|---" * (2 + 3 * len(KINDS)) + "|")
-    for looked in found[options.only[0]]["flow"]:
+    for source in found[options.only[0]]["flow"]:
         for name, one in found.items():
             values = []
             for kind in KINDS:
-                pairs = np.array(one["flow"][looked][kind], float)
+                pairs = np.array(one["flow"][source][kind], float)
                 pairs = pairs[~np.isnan(pairs).any(1)]
                 values += [f"{x:.2f}" for x in pairs.mean(0)]
                 values.append("{:.2f} [{:.2f}, {:.2f}]".format(*measures.interval(pairs[:, 0] - pairs[:, 1])))
-            print(f"| {looked} | {name} | " + " | ".join(values) + " |")
+            print(f"| {source} | {name} | " + " | ".join(values) + " |")
 
 
 KINDS = ("chroma", "groove", "instruments")

@@ -1,14 +1,15 @@
-"""Base tokens bound to their places, base tokens that are not, and byte-pair tokens: trained and measured alike.
+"""Comparison of base tokens with binding, base tokens without binding, and byte-pair tokens.
 
     python benchmarks/search_tokens.py --data ../shared/data/music --out runs/search [--steps 500] [--only base ...]
 
-As `search.py`, whose rows and folders these join. A byte-pair token (Gage 1994; Sennrich et al. 2016) stands at several
-places at once and cannot be bound to one, so what merging does is seen beside base tokens that are not bound either.
-Unbound, the order of the tokens is all there is: a BiLSTM reads them, the same LSTM writes them ("in pairs" instead
-binds each token to the one before it, as for sentences). All rows decode by the same grammar.
+As `search.py`, with the same rows and folders. A byte-pair token (Gage 1994; Sennrich et al. 2016) covers several
+positions and cannot be bound to one, so merging is compared with base tokens without binding. Without binding only the
+order of the tokens is left: the encoder is a BiLSTM, and the decoder is the same LSTM ("in pairs": each token is bound
+to the previous one, as for sentences). All rows decode with the same grammar.
 
-Merges are learnt from bars of training songs. A batch has the same number of tokens in every row and so more bars where
-tokens are fewer: both are told. Nats are of the canonical spelling, on the same bars for all rows, a draw of z each.
+Merges are learned from bars of training songs. Batches have the same number of tokens in every row, hence more bars
+with fewer tokens per bar; the table has both. Nats are those of the canonical token sequence, on the same bars for all
+rows, with one sample of z.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ from seqvae.nn.encoder import RecurrentEncoder
 from seqvae.nn.loss import loss
 from seqvae.protocols import EOS, PAD, Bools, Ints, Tokenizer
 
-LEARNED = 60_000  # bars that merges are learnt from
-FIRST = 0x4E00  # the letter that stands for token 0: tokens are letters, a bar is a word
-KEEP = -2  # a token that leaves a field of the state as it is
+LEARNED = 60_000  # bars to learn merges from
+FIRST = 0x4E00  # the character of token 0: tokens are characters, a bar is a word
+KEEP = -2  # marks a token that does not change a field of the state
 ANY = 1 << 20  # above any value
 
 ROWS: dict[str, tuple[int | None, list[str]]] = {
@@ -74,7 +75,7 @@ ROWS: dict[str, tuple[int | None, list[str]]] = {
     "not bound, in pairs": (0, ["model.previous=true"]),
     "BPE 1,000, in pairs": (1000, ["model.previous=true"]),
 }
-"""Size of the vocabulary (0: base tokens; None: bound to their places), and changes to the recipe."""
+"""Size of the vocabulary (0: base tokens; None: base tokens with binding), and changes to the recipe."""
 
 
 def _padded(rows: list[list[Ints]]) -> Ints:
@@ -87,7 +88,7 @@ def _padded(rows: list[list[Ints]]) -> Ints:
 
 
 class MergedTokenizer(MidiTokenizer):
-    """`MidiTokenizer` whose ids are merged by byte pairs within a bar, or left as they are; no token has a place."""
+    """`MidiTokenizer` with ids merged by byte pairs within a bar, or unmerged; tokens have no position fields."""
 
     def __init__(self, bpe: str = "", **settings: Any) -> None:
         """`bpe` is a byte-pair tokenizer as JSON; `settings` are those of MidiTokenizer."""
@@ -108,7 +109,7 @@ class MergedTokenizer(MidiTokenizer):
 
     @classmethod
     def learn(cls, bars: Sequence[Ints], size: int, **settings: Any) -> MergedTokenizer:
-        """As many merges as make a vocabulary of `size`, learnt from bars of base ids; 0 for none."""
+        """Learn merges for a vocabulary of `size` from bars of base ids; 0 for no merges."""
         if not size:
             return cls(**settings)
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -118,13 +119,13 @@ class MergedTokenizer(MidiTokenizer):
         return cls(bpe.to_str(), **settings)
 
     def merged(self, chunk: Ints) -> Ints:
-        """Base ids of a chunk, EOS at its end, to ids of this vocabulary."""
+        """Ids of this vocabulary from base ids of a chunk with EOS."""
         if self._bpe is None:
             return chunk
         return np.array([*self._bpe.encode(_word(chunk)).ids, EOS], np.int32)
 
     def base(self, chunk: Ints) -> Ints:
-        """Ids of this vocabulary to base ids."""
+        """Base ids from ids of this vocabulary."""
         counts = self._counts[chunk]
         within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
         found: Ints = self._flat[np.repeat(self._starts[chunk], counts) + within]
@@ -135,11 +136,11 @@ class MergedTokenizer(MidiTokenizer):
         return [self.merged(chunk) for chunk in super().encode_notes(notes, bounds)]
 
     def decode_notes(self, chunks: Sequence[Ints], bounds: Ints, shift: int = 0) -> Ints:
-        """As MidiTokenizer, of what was merged."""
+        """As MidiTokenizer, from merged ids."""
         return super().decode_notes([self.base(chunk) for chunk in chunks], bounds, shift)
 
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """As MidiTokenizer; what is mixed is merged anew."""
+        """As MidiTokenizer; the mixed tokens are merged again."""
         if self._bpe is None:
             return super().mix(tokens, others, rng)
         bases = (
@@ -153,7 +154,7 @@ class MergedTokenizer(MidiTokenizer):
         return " ".join(super(MergedTokenizer, self).token_text(part) for part in self.parts[token])
 
     def position_fields(self, tokens: Ints) -> Ints:
-        """None: `(..., T, 0)`."""
+        """No fields: `(..., T, 0)`."""
         return np.zeros((*tokens.shape, 0), np.int32)
 
     def grammar(self) -> MidiGrammar:
@@ -167,7 +168,7 @@ class MergedTokenizer(MidiTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> MidiTokenizer:
-        """One that `save` wrote, or a MidiTokenizer where there are no merges beside it."""
+        """Load a folder of `save`; a MidiTokenizer if it has no merges."""
         if not (folder / "merges.json").exists():
             plain = load_tokenizer(folder)
             assert isinstance(plain, MidiTokenizer)
@@ -178,20 +179,20 @@ class MergedTokenizer(MidiTokenizer):
 
 
 def _word(chunk: Ints) -> str:
-    """Base ids of a chunk without its EOS, a letter each."""
+    """Base ids of a chunk without EOS, as one character each."""
     return "".join(chr(FIRST + token) for token in chunk[chunk != EOS].tolist())
 
 
 class Tables:
-    """What a merged token asks of the state before it, and what state it leaves: tables by the fields of the state."""
+    """Preconditions and effects of merged tokens on the grammar's state, as tables by field of the state."""
 
     def __init__(self, tokenizer: MergedTokenizer) -> None:
         kinds, values = tokenizer.token_types, tokenizer.token_values
         size = tokenizer.vocab_size
         begins = np.array([kinds[part[0]] for part in tokenizer.parts])
-        least = np.full((3, size), ANY)  # what its first program, position and pitch is, where nothing new precedes
+        least = np.full((3, size), ANY)  # first program, position and pitch, if it has to ascend
         highest = np.full(size, -1)  # position
-        drum = np.full(size, -1)  # whether it says notes of the program before it, and whether these are drums
+        drum = np.full(size, -1)  # for notes of the program before the token: 1 drums, 0 pitched
         self.after = {c: np.full(size, KEEP, np.int32) for c in (LAST_PROGRAM, LAST_POSITION, LAST_PITCH)}
         program, position, pitch = self.after.values()
         self.phase = np.array([PHASES[kinds[part[-1]]] for part in tokenizer.parts], np.int32)
@@ -212,7 +213,7 @@ class Tables:
                     if program[token] == KEEP:
                         drum[token] = int(kind == DRUM)
                     pitch[token] = value
-        opens = {  # by phase, what a token may begin with; MidiGrammar.allowed says the same of base tokens
+        opens = {  # by phase, the types that a token may begin with, as in MidiGrammar.allowed
             0: (PROGRAM,), 1: (POSITION,), 2: (PITCH, DRUM), 3: (DURATION,),
             4: (PROGRAM, POSITION, PITCH, DRUM), DONE: (),
         }  # fmt: skip
@@ -227,7 +228,7 @@ class Tables:
 
 
 class MergedGrammar(MidiGrammar):
-    """The grammar of MidiTokenizer for merged tokens: what is allowed is what base tokens would be, one by one."""
+    """The grammar of MidiTokenizer for merged tokens: one is allowed if its base tokens are, one after the other."""
 
     def __init__(self, tokenizer: MergedTokenizer) -> None:
         super().__init__(tokenizer.token_types, tokenizer.token_values, tokenizer.max_steps)
@@ -248,7 +249,7 @@ class MergedGrammar(MidiGrammar):
         return state
 
     def allowed(self, state: Ints) -> Bools:
-        """`(N, V)`: what a state lets follow of all that a token is made of."""
+        """Mask `(N, V)` of the tokens allowed in each state."""
         phase, program, position, pitch, length = state.T
         ok: Bools = self.rules.by_phase[phase]
         ok &= self.rules.by_program[program + 1]
@@ -262,20 +263,20 @@ class MergedGrammar(MidiGrammar):
         state = state.copy()
         state[:, PHASE] = self.rules.phase[tokens]
         for column, table in self.rules.after.items():
-            told = table[tokens]
-            state[:, column] = np.where(told == KEEP, state[:, column], told)
+            value = table[tokens]
+            state[:, column] = np.where(value == KEEP, state[:, column], value)
         return state
 
     def position_fields(self, state: Ints) -> Ints:
-        """None: `(N, 0)`."""
+        """No fields: `(N, 0)`."""
         return np.zeros((len(state), 0), np.int32)
 
 
 class PaddedReader(RecurrentEncoder):
-    """The package's BiLSTM with the same weights and answers, without packed sequences: several times as fast here."""
+    """The package's BiLSTM with equal weights and results, but without packed sequences: several times as fast here."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`; for the backward half each row is turned around by itself."""
+        """Outputs `(N, T, W)` of `x (N, T, W)`, `mask (N, T)`; each row is reversed by itself for the backward half."""
         steps = torch.arange(x.shape[1], device=x.device)
         back = mask.sum(1, keepdim=True) - 1 - steps
         back = torch.where(back >= 0, back, steps)[..., None]
@@ -292,7 +293,7 @@ class PaddedReader(RecurrentEncoder):
 
 @contextlib.contextmanager
 def known() -> Iterator[None]:
-    """Folders of MergedTokenizer can be read: the lines that a new kind of tokenizer changes in the package."""
+    """Patch the package so that it loads folders of MergedTokenizer."""
     with (
         mock.patch.object(checkpoint, "load_tokenizer", MergedTokenizer.load),
         mock.patch.object(shards, "load_tokenizer", MergedTokenizer.load),
@@ -302,7 +303,7 @@ def known() -> Iterator[None]:
 
 
 def training_bars(data: Path, base: MidiTokenizer) -> list[Ints]:
-    """LEARNED bars with notes of training songs, drawn at random."""
+    """LEARNED random bars with notes of training songs."""
     files = [path for path in collection.find([data]) if split_of(titles.title(path)) == "train"]
     found = collection.read_all(files, cache=collection.default_cache())
     bars = [bar for _, piece in found if isinstance(piece, Piece) for bar in base.encode(piece) if len(bar) > 1]
@@ -311,7 +312,7 @@ def training_bars(data: Path, base: MidiTokenizer) -> list[Ints]:
 
 
 def bars_seen(recipe: Recipe, data: TokenData, tokenizer: Tokenizer) -> int:
-    """Bars with notes in all batches of a training, drawn as `run.Run.step` draws them."""
+    """Number of bars with notes in all batches of a training, drawn as in `Run.step`."""
     config, chunks = recipe.train, recipe.model.chunks
     batches = Batches(data, "train", chunks, config.batch_tokens, config.max_windows, config.seed)
     total = 0
@@ -328,25 +329,25 @@ def bars_seen(recipe: Recipe, data: TokenData, tokenizer: Tokenizer) -> int:
 
 @torch.no_grad()
 def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
-    """Reconstruction and KL, nats a bar of each song, z drawn once."""
+    """Sum of reconstruction and KL of each song in nats per bar, with one sample of z."""
     torch.manual_seed(0)
     out = []
     for song in songs:
         tokens, fields = model.tensors(model.segments(song))
-        told = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._allowed(tokens))
-        out.append((told.reconstruction + told.kl) * len(tokens) / (len(song.bounds) - 1))
+        found = loss(model.model, tokens, fields, ObjectiveConfig(), 1 << 30, False, model._batched.allowed(tokens))
+        out.append((found.reconstruction + found.kl) * len(tokens) / (len(song.bounds) - 1))
     return out
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
-    arguments.add_argument("--out", type=Path, required=True, help="where trainings and figures are kept")
-    arguments.add_argument("--recipe", default="music")
-    arguments.add_argument("--steps", type=int, default=500)
-    arguments.add_argument("--songs", type=int, default=8, help="validation songs of each style")
-    arguments.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
+    parser.add_argument("--out", type=Path, required=True, help="folder for trainings and metrics")
+    parser.add_argument("--recipe", default="music")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--songs", type=int, default=8, help="validation songs of each style")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    options = parser.parse_args()
     data, songs = options.data.resolve(), validation(options.data.resolve(), options.songs, BARS)
     found: dict[str, dict[str, Any]] = {}
     for name in options.only:
@@ -377,8 +378,8 @@ def main() -> None:
             found[name]["bars"] = json.loads(kept.read_text())
         print(f"{name}: done", flush=True)
     print(f"\n{options.steps} steps, {len(songs)} validation songs of {BARS} bars\n")
-    print("| | tokens a bar | bars seen | minutes | nats a bar | p | note F1, encoder alone | p | after the search | p "
-          "| KL, bits a bar |")  # fmt: skip
+    print("| | tokens per bar | bars seen | minutes | nats per bar | p | note F1, encoder alone | p | after refinement "
+          "| p | KL, bits per bar |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, one in found.items():
         print(f"| {name} | {one['bars']['tokens']:.0f} | {one['bars']['seen']:,} | {one['minutes']:.1f} | "
@@ -386,7 +387,7 @@ def main() -> None:
 
 
 def cells(one: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
-    """Nats a bar and note F1 of a row, each with p of the difference to the first, and KL in bits a bar."""
+    """Nats per bar and note F1 of a row, each with p of the difference to `base`, and KL in bits per bar."""
     out = []
     for now, before, digits in (
         (one["bars"]["nats"], base and base["bars"]["nats"], 0),
@@ -400,7 +401,7 @@ def cells(one: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What MidiTokenizer takes of a recipe."""
+    """The settings of MidiTokenizer in a recipe."""
     config = recipe.tokenizer
     return {"max_steps": config.max_steps, "common_key": config.common_key}
 

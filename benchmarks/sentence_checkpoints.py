@@ -1,11 +1,11 @@
-"""Checkpoint folders from the weights of `train_sentences.py`, with styles fitted on training lines.
+"""Checkpoints of sentence models from the weights of `train_sentences.py`, with styles fitted on training lines.
 
     python benchmarks/sentence_checkpoints.py prose WEIGHTS CORPORA DATA checkpoints/prose
 
-WEIGHTS is the folder with `prose.safetensors`, CORPORA and DATA are those of `sentence_corpora.py`. Styles of `prose`:
-authors, narration and dialogue, questions and statements, archaic and plain verses (King James, Basic English) and
-modern ones (World English), the same verses of each; of `reviews`: negative and positive, past and present. For both
-`all`, and a mixture to draw from.
+WEIGHTS is the folder with `prose.safetensors`; CORPORA and DATA are the folders of `sentence_corpora.py`. Styles of
+`prose`: authors, narration and dialogue, questions and statements, and the same verses in archaic (King James), plain
+(Basic English) and modern (World English) versions. Styles of `reviews`: negative and positive, past and present. Both
+models get the style `all` and a mixture for sampling.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from seqvae.text import lines as text
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train.fit_styles import MIXTURE
 
-LINES = 5000  # of one style at most
-AUTHORS_LINES = 1500
-RANK = 8  # of an author's covariance: there are dozens of them
-FEWEST = 500  # training lines of an author with a style
-POINTS = 40_000  # draws that the mixture is fitted to
+LINES = 5000  # lines per style at most
+AUTHORS_LINES = 1500  # lines per author at most
+RANK = 8  # rank of an author's covariance: there are dozens of authors
+FEWEST = 500  # least number of training lines of an author with a style
+POINTS = 40_000  # posterior samples that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
 
 
 def named(author: str) -> str:
-    """An author as the name of a style: letters of ASCII and hyphens."""
+    """The style name of an author: ASCII letters and hyphens."""
     plain = unicodedata.normalize("NFKD", author).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"active .* b\.c\.|bishop of hippo saint|emperor of rome|graf ", "", plain)
     return re.sub(r"[^a-z]+", "-", plain).strip("-")
 
 
 def trained(lines: list[str]) -> list[str]:
-    """Those lines that were trained on."""
+    """The lines of the training split."""
     return [line for line in lines if is_suitable(line) and split_of(text.title(line)) == "train"]
 
 
 def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
-    """Lines of each style, and what they are."""
+    """Lines and description of each style."""
     authors: dict[str, list[str]] = {}
     with (data / "books/books.tsv").open() as file:
         for row in csv.DictReader(file, delimiter="\t"):
@@ -85,7 +85,7 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def styles_of_reviews(data: Path) -> dict[str, tuple[list[str], str]]:
-    """Lines of each style, and what they are."""
+    """Lines and description of each style."""
     out = {
         name: (trained(list(text.read_lines(data / f"yelp/train.{name}"))), f"{name} reviews of the training split")
         for name in ("negative", "positive")

@@ -1,10 +1,9 @@
-"""Lines and tokenizers of the released sentence models: what a training machine without the data folder is sent.
+"""Training lines and tokenizers of the released sentence models, as files for a training machine.
 
     python benchmarks/sentence_corpora.py DATA OUT            # DATA/books, bible, captions, yelp
 
-Writes, for `prose` and `reviews`, `NAME.json.bz2` (lines to train on and to validate with) and the folder
-`NAME.tokenizer`. Test lines are never written: every line whose words fall into the test split (`dataset.split_of`),
-verses by number.
+Writes, for `prose` and `reviews`, `NAME.json.bz2` (training and validation lines) and the folder `NAME.tokenizer`.
+Lines of the test split are never written. Lines are split by their words, verses by their number (`dataset.split_of`).
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from seqvae.text import lines as text
 from seqvae.text.tokenizer import TextTokenizer
 
 VERSIONS = ("kjv", "bbe", "web")
-WORDS = (3, 40)
+WORDS = (3, 40)  # least and most words of a line
 VOCABULARY = {"prose": 6000, "reviews": 5000}
-LEARNED = 8 << 20  # bytes of lines that a vocabulary is learned from
+LEARNED = 8 << 20  # bytes of lines to learn a vocabulary from
 VALIDATION = 2000  # lines
-RARE = 0.03  # of the lines, again with a word that no vocabulary holds
-STRAIGHT = 0.3  # of the lines with curly quotation marks, again with straight ones
-NATURAL = 0.25  # of the reviews, again with capitals and without spaces before punctuation
-FOREIGN = 60_000  # short lines of prose among those of `reviews`, so that copying is learned from more than reviews
+RARE = 0.03  # share of the lines that are added again with a word outside of the vocabulary
+STRAIGHT = 0.3  # share of the lines with curly quotation marks that are added again with straight ones
+NATURAL = 0.25  # share of the reviews that are added again with capitals and without spaces before punctuation
+FOREIGN = 60_000  # short lines of prose that are added to `reviews`, so that copying is learned on more than reviews
 
 Lines = dict[str, list[str]]
 
 
 def is_suitable(line: str) -> bool:
-    """Whether a line has as many words as these models are for."""
+    """Whether the number of words of a line is within WORDS."""
     return WORDS[0] <= len(line.split()) <= WORDS[1]
 
 
 def divided(lines: Iterable[tuple[str, str]]) -> Lines:
-    """(group, line) by split; a line that was there before is left out."""
+    """Distinct suitable lines of (group, line), by the split of the group."""
     out: Lines = {"train": [], "valid": [], "test": []}
     seen: set[str] = set()
     for group, line in lines:
@@ -65,13 +64,13 @@ def prose(data: Path) -> Lines:
 
 
 def reviews(data: Path) -> Lines:
-    """Reviews in lower case, tokens apart."""
+    """Reviews: in lower case, with spaces between tokens."""
     paths = [data / "yelp/train.negative", data / "yelp/train.positive"]
     return divided((text.title(line), line) for path in paths for line in text.read_lines(path))
 
 
 def natural(line: str) -> str:
-    """A review as people write: capitals, no space before punctuation."""
+    """A review with capitals and without spaces before punctuation."""
     line = re.sub(r" ([.,!?;:)'])", r"\1", line)
     line = re.sub(r" n't\b", "n't", line)
     line = re.sub(r"\bi\b", "I", line)
@@ -80,12 +79,12 @@ def natural(line: str) -> str:
 
 
 def straight(line: str) -> str:
-    """A line with the quotation marks of a typewriter."""
+    """A line with straight quotation marks."""
     return line.translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
 
 
 def rare_word(rng: random.Random) -> str:
-    """A word that has to be spelled in letters or bytes: emoji, addresses, numbers, names, other scripts."""
+    """A random word outside of the vocabulary: emoji, address, number, name, or another script."""
 
     def letters(first: int, last: int, most: int = 7) -> str:
         return "".join(chr(rng.randint(first, last)) for _ in range(rng.randint(2, most)))
@@ -111,7 +110,7 @@ def rare_word(rng: random.Random) -> str:
 
 
 def with_rare(line: str, rng: random.Random) -> str:
-    """A line with a rare word before, behind or in the place of one of its own."""
+    """A line with a rare word inserted, or in the place of a word."""
     words = line.split(" ")
     at = rng.randrange(len(words))
     words[at : at + rng.randint(0, 1)] = [rare_word(rng)]
@@ -138,11 +137,12 @@ def main() -> None:
         content = json.dumps({"train": train + more + rare, "valid": valid[:VALIDATION]}, ensure_ascii=False)
         packed = bz2.compress(content.encode())
         (out / f"{name}.json.bz2").write_bytes(packed)
-        spelled = tokenizer.encode_all(valid)
+        encoded = tokenizer.encode_all(valid)
         words = sum(len(line.split()) for line in valid)
         print(
-            f"{name}: {len(train):,} lines, {len(more):,} otherwise, {len(rare):,} rare, {len(valid):,} to validate; "
-            f"{sum(len(c) for line in spelled for c in line) / words:.2f} tokens a word; {len(packed) / 1e6:.1f} MB"
+            f"{name}: {len(train):,} lines, {len(more):,} variants, {len(rare):,} with rare words, {len(valid):,} for "
+            f"validation; {sum(len(c) for line in encoded for c in line) / words:.2f} tokens per word; "
+            f"{len(packed) / 1e6:.1f} MB"
         )
 
 

@@ -1,12 +1,12 @@
-"""A blind sheet: piano rolls of two arrangements of one song under letters, for a reader who does not know whose.
+"""A sheet for blind judgement: piano rolls of two arrangements of a song, by the model and by the rule, as A and B.
 
     python benchmarks/sheet.py DIR --model music --pairs 40 -o sheet/
 
-DIR has a folder a style. Held-out excerpts are moved by the model and by the rule (seqvae/evaluation/rule_baseline.py),
-as `seqvae evaluate --arrangement` measures them; the pairs of styles and the amounts take turns. Written are `01.png`
-and so on, each with the original above and the two arrangements in random order as A and B; `sheet.md`, the question
-and a line to answer for each; and `key.json`, which tells the letters and is not for the reader. With answers, one a
-line as `01 A`, in a file, it counts them:
+DIR has one folder per style. Held-out excerpts are translated by the model and by the rule
+(seqvae/evaluation/rule_baseline.py), as `seqvae evaluate --arrangement` measures them; pairs of styles and amounts
+alternate. The output is `01.png` and so on, each with the original above and the two arrangements in random order;
+`sheet.md`, the question and a row for each answer; and `key.json`, the meaning of the letters, which the reader must
+not see. A file of answers with lines such as `01 A` is evaluated by:
 
     python benchmarks/sheet.py --answers answers.txt --key sheet/key.json
 """
@@ -37,7 +37,7 @@ AMOUNTS = {0.5: "half-way to", 1.0: "all the way to"}
 
 
 def draw(codec: Codec, data: Path, pairs: int, out: Path, seed: int) -> None:
-    """The pictures, the sheet and the key in `out`."""
+    """Write the pictures, the sheet and the key to `out`."""
     ways = ruler.pairs_of(codec)
     each = -(-pairs // len(ways))
     found = ruler.excerpts(data, sorted({style for way in ways for style in way}), 2 * each, seed=seed)
@@ -51,7 +51,7 @@ def draw(codec: Codec, data: Path, pairs: int, out: Path, seed: int) -> None:
         name = f"{number + 1:02d}"
         source, target = ways[number % len(ways)]
         if (song := next(songs[source], None)) is None:
-            print(f"{name}: no song of {source} is left", file=sys.stderr)
+            print(f"{name}: left out, since {source} has no more songs", file=sys.stderr)
             continue
         amount = amounts[number // len(ways) % len(amounts)]
         made = {"model": blend(song, source, target, amount), "rule": rules.rule(song, source, target, amount)}
@@ -67,7 +67,7 @@ def draw(codec: Codec, data: Path, pairs: int, out: Path, seed: int) -> None:
 
 
 def count(answers: str, key: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Share of the answers, lines such as `01 A`, that prefer the model, with interval: all, and by amount."""
+    """Share of the answers (lines such as `01 A`) that prefer the model, with its interval, in total and by amount."""
     rows = [line.split()[:2] for line in answers.splitlines() if line.strip()]
     preferred = [(key[name]["amount"], float(key[name][letter.upper()] == "model")) for name, letter in rows]
     groups = {"all": [x for _, x in preferred]}
@@ -92,7 +92,7 @@ def main() -> None:
         print(json.dumps(count(options.answers.read_text(encoding="utf-8"), key), indent=1))
         return
     if options.data is None:
-        parser.error("name the folder of songs, or --answers and --key")
+        parser.error("give the folder of songs, or --answers and --key")
     draw(codecs.load(options.model), options.data, options.pairs, options.out, options.seed)
 
 

@@ -1,7 +1,7 @@
-"""Bars of a collection on one device, windows of songs, and the conditions of bars, for train_songs.py.
+"""Training batches of the song model for train_songs.py: bars on a device, windows of songs, and conditions of bars.
 
-Scope: the file that song_data.py writes, random pairs of windows, harmony and melody with dropout. Out of scope: the
-model and its training.
+Scope: the file of song_data.py, random pairs of windows, harmony and melody with dropout. Out of scope: the model and
+its training.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Bars:
 
 
 def windows(bars: Bars, songs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """For each of some songs two windows of bars `(R, 2, W)` that do not overlap, and which bars are there."""
+    """Bar indices `(R, 2, W)` of two disjoint windows of each song, and a mask of the bars that exist."""
     first, end = bars.song[songs], bars.song[songs + 1]
     size = end - first
     half = np.minimum(WINDOW, size // 2)
@@ -87,7 +87,7 @@ def windows(bars: Bars, songs: np.ndarray, rng: np.random.Generator) -> tuple[np
 
 
 def chord_templates(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Chords `(K, 12)` of 0 and 1 on all roots, and their roots `(K,)`."""
+    """Binary chord templates `(K, 12)` on all roots, and their roots `(K,)`."""
     shapes = [(0, 4, 7), (0, 3, 7), (0, 4, 7, 10), (0, 3, 7, 10), (0, 4, 7, 11), (0, 3, 6), (0, 5, 7)]
     rows, roots = [], []
     for root in range(12):
@@ -100,7 +100,7 @@ def chord_templates(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class Batches:
-    """Conditions of bars with what is left out at random."""
+    """Conditions of bars, with dropout in training."""
 
     def __init__(self, bars: Bars, config: SongConfig, training: bool) -> None:
         self.bars, self.config, self.training = bars, config, training
@@ -108,7 +108,7 @@ class Batches:
         self.classes = torch.eye(13, device=bars.tokens.device)[:, 1:]  # pitch class + 1 to one-hot, 0 to none
 
     def conditions(self, index: Tensor, window: Tensor, count: int) -> Conditions:
-        """Conditions of bars `index (N,)`, one choice for each of `count` windows; `window (N,)` says whose."""
+        """Conditions of the bars `index (N,)`, with dropout by window; `window (N,)` is below `count`."""
         bars, device = self.bars, index.device
         chroma = bars.chroma[index].float() / 15.0
         bass = self.classes[bars.bass[index].long()]
@@ -119,7 +119,7 @@ class Batches:
         kind = torch.rand(count, device=device)[window]
         has_harmony = (kind >= 0.15).float()
         as_chord = ((kind >= 0.15) & (kind < 0.45))[:, None, None].float()
-        # the chord that a beat's chroma is most like, its root in the bass; nothing where nothing sounds
+        # the chord template nearest to a beat's chroma, with its root in the bass; zeros for silence
         near = (chroma / chroma.norm(dim=-1, keepdim=True).clamp(min=1e-6)) @ (
             self.chords / self.chords.norm(dim=-1, keepdim=True)
         ).T

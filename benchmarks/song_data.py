@@ -1,8 +1,8 @@
-"""Bars of a collection as one file, for train_songs.py on a machine that has neither readers nor a network.
+"""The bars of a music collection as one file, for train_songs.py on a machine without readers or a network.
 
-    python benchmarks/song_data.py MUSIC bars.npz      # MUSIC has one folder a style; 8,000 songs make 30 MB
+    python benchmarks/song_data.py MUSIC bars.npz      # MUSIC has one folder per style; 8,000 songs make 30 MB
 
-Songs are split anew for the song model: by a hash of the title that no earlier model was split by.
+The split for the song model uses a hash of the title of its own, different from that of earlier models.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from seqvae.music.song_bars import song_bars
 from seqvae.music.tokenizer import MidiTokenizer
 
 SPLITS = ("train", "valid", "test")
-FEWEST, MOST = 4, 1200  # bars of a song: fewer give no two windows, more are collections or whole cycles
+FEWEST, MOST = 4, 1200  # bars of a song: fewer are too short for two windows, more are collections or cycles
 
 
 def main() -> None:
-    """Read, spell and write."""
+    """Read, tokenize and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("music", type=Path, help="one folder a style")
-    parser.add_argument("out", type=Path, help="a file in .npz; the songs' names go beside it, in .txt")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds that one file may take")
+    parser.add_argument("music", type=Path, help="folder with one folder per style")
+    parser.add_argument("out", type=Path, help="output file (.npz); the songs' names go to a .txt file beside it")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds to read a file at most")
     args = parser.parse_args()
     tokenizer = MidiTokenizer(max_steps=48, common_key=True)
     columns: dict[str, list[np.ndarray]] = {
@@ -43,7 +43,9 @@ def main() -> None:
         columns["tokens"].append(np.concatenate(bars.tokens).astype(np.uint16))
         columns["counts"].append(np.array([len(bar) for bar in bars.tokens], np.uint16))
         columns["lengths"].append(bars.lengths)
-        columns["chroma"].append(bars.chroma[..., 0::2] | (bars.chroma[..., 1::2] << 4))  # two numbers below 16 a byte
+        columns["chroma"].append(
+            bars.chroma[..., 0::2] | (bars.chroma[..., 1::2] << 4)
+        )  # two numbers below 16 per byte
         columns["bass"].append(bars.bass)
         at, step = np.nonzero(bars.melody[..., 0])
         columns["mel"].append(np.concatenate([step[:, None].astype(np.uint8), bars.melody[at, step]], 1))

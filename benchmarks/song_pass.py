@@ -1,7 +1,7 @@
-"""One pass of the song model over windows of songs, for train_songs.py.
+"""A pass of the song model over windows of songs, for train_songs.py.
 
-Scope: bars in slots of equal length, their encoding and decoding, sums of nats; song vectors of a collection. Out of
-scope: optimizers and time.
+Scope: bars in slots of fixed length, their encoding and decoding, sums of nats; song vectors of a collection. Out of
+scope: optimizers and schedules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST = 384
 
 @dataclass
 class Step:
-    """Sums over a batch, in nats, and counts; all tensors without dimensions."""
+    """Sums over a batch, in nats, and counts, as scalar tensors."""
 
     nats: Tensor
     kl_bar: Tensor
@@ -36,8 +36,8 @@ class Step:
     windows: int
 
 
-# (share of the bars, tokens): where the bars of a batch go, the longest first. Shapes that never change are what memory
-# is reused for, and what can be recorded as one graph of kernels.
+# (share of the bars, tokens) of each slot of a batch, the longest bars first. Fixed shapes let memory be reused, and a
+# step be recorded as one graph of kernels.
 SLOTS = (
     (1 / 32, 384),
     (1 / 16, 208),
@@ -51,19 +51,19 @@ SLOTS = (
 
 
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
-"""Lengths of bars on a CPU, in tokens."""
+"""Padded lengths of bars on a CPU, in tokens."""
 GROUP_TOKENS = 1536
-"""Tokens of a group on a CPU, padding included: with its length a group has its shape. oneDNN compiles its kernels for
-each shape, which takes longer than to run them once; with shapes that followed the batch, two thirds of a step."""
+"""Tokens of a slot on a CPU, padding included, so the length determines the shape. oneDNN compiles its kernels for each
+shape, which takes longer than to run them once; with shapes that followed the batch, it took two thirds of a step."""
 
 
 def slots(sizes: Tensor) -> list[tuple[int, int, int, int]]:
-    """(first, end, rows, tokens) of the places of bars, the longest first; `sizes (N,)` are their tokens, falling.
+    """(first, end, rows, tokens) of each slot, the longest bars first; `sizes (N,)` are their tokens, descending.
 
     A slot of fewer bars than `rows` is filled with empty ones.
     """
     out, first, count = [], 0, len(sizes)
-    if sizes.device.type == "cpu":  # no graph to record: as many groups as it takes
+    if sizes.device.type == "cpu":  # no graph to record: the number of slots may vary
         known = sizes.tolist()
         while first < count:
             longest = next(length for length in LENGTHS if length >= known[first])
@@ -84,17 +84,17 @@ class Slot:
     """Bars of about equal length, padded to the same number of tokens."""
 
     count: int
-    """How many they are; the other rows are empty."""
+    """Number of bars; the other rows are empty."""
     rows: Tensor
-    """Their numbers among the bars of a batch `(K,)`; 0 in empty rows."""
+    """Indices of the bars in the batch `(K,)`; 0 in empty rows."""
     tokens: Tensor
-    """Their tokens `(K, T)`; EOS alone for a bar that does not fit."""
+    """Tokens `(K, T)`; EOS alone for a bar that does not fit."""
     fit: Tensor
-    """Whether each fits and has tokens `(K,)`."""
+    """Whether each bar fits and has tokens `(K,)`."""
 
 
 def placed(bars: Bars, flat: Tensor, counts: Tensor) -> list[Slot]:
-    """The bars `flat (N,)` of `counts (N,)` tokens by slot, the longest first."""
+    """Slots with the bars `flat (N,)` of `counts (N,)` tokens, the longest first."""
     order = counts.argsort(descending=True, stable=True)
     size = counts[order]
     out = []
@@ -109,24 +109,24 @@ def placed(bars: Bars, flat: Tensor, counts: Tensor) -> list[Slot]:
     return out
 
 
-def encoded(model: SongModel, places: list[Slot], count: int) -> tuple[Tensor, Tensor]:
-    """Features `(N, F)` of the N bars of `places`, and 1.0 for each that fits, else 0.0, `(N,)`."""
-    order = torch.cat([slot.rows[: slot.count] for slot in places])
-    features = torch.cat([model.bar_features(slot.tokens)[: slot.count] for slot in places]).float()
-    fits = torch.cat([slot.fit[: slot.count] for slot in places]).float()
+def encoded(model: SongModel, placement: list[Slot], count: int) -> tuple[Tensor, Tensor]:
+    """Features `(N, F)` of the N bars of `placement`, and 1.0 for each that fits, else 0.0, `(N,)`."""
+    order = torch.cat([slot.rows[: slot.count] for slot in placement])
+    features = torch.cat([model.bar_features(slot.tokens)[: slot.count] for slot in placement]).float()
+    fits = torch.cat([slot.fit[: slot.count] for slot in placement]).float()
     use = torch.zeros(count, device=order.device).index_copy(0, order, fits)
     return torch.zeros_like(features).index_copy(0, order, features), use
 
 
 def decoded(
-    model: SongModel, places: list[Slot], z: Tensor, song: Tensor, given: Conditions, mask: float
+    model: SongModel, placement: list[Slot], z: Tensor, song: Tensor, given: Conditions, mask: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Nats, number of right tokens and number of tokens of all bars, from `z (N, D)` and song vectors `song (N, E)`.
+    """Cross-entropy in nats, correct tokens and tokens of all bars, given `z (N, D)` and song vectors `song (N, E)`.
 
-    A share `mask` of the tokens before each step is masked.
+    A share `mask` of the decoder's input tokens is masked.
     """
     nats, right, count = (torch.zeros((), device=z.device) for _ in range(3))
-    for slot in places:
+    for slot in placement:
         inputs = masked(shifted(slot.tokens), mask)
         rows = slot.rows
         logits = model.decode_logits(slot.tokens, inputs, z[rows], song[rows], given.rows(rows)).float().flatten(0, 1)
@@ -141,18 +141,18 @@ def pass_over(
     model: SongModel, batches: Batches, index: Tensor, valid: Tensor, sample: bool = True, history: float = 0.5,
     swap: bool = False,
 ) -> Step:  # fmt: skip
-    """One pass over windows `index (R, 2, W)`; `swap` gives each song another one's song vector, as a control."""
+    """A pass over windows `index (R, 2, W)`; `swap` uses the song vector of another song, as a control."""
     bars = batches.bars
     device, training, r = index.device, batches.training, len(index)
     flat = index.flatten()
     counts = torch.where(valid.flatten(), bars.counts[flat], 0)
     counts = torch.where(counts <= LONGEST, counts, 0)
-    places = placed(bars, flat, counts)
-    features, use = encoded(model, places, len(flat))
+    placement = placed(bars, flat, counts)
+    features, use = encoded(model, placement, len(flat))
     q = model.bar_posterior(features)
     z = q.sample() if sample else q.mean
     window = torch.arange(len(flat), device=device) // WINDOW
-    counted = (use * (counts > 1)).view(2 * r, WINDOW)  # bars without notes say nothing of who plays
+    counted = (use * (counts > 1)).view(2 * r, WINDOW)  # bars without notes have no evidence of the song
     qs = model.song_posterior(features.view(2 * r, WINDOW, -1), counted)
     s = qs.sample() if sample else qs.mean
     other = torch.arange(2 * r, device=device).view(r, 2).flip(1).flatten()  # the other window of the song
@@ -168,13 +168,13 @@ def pass_over(
     joint = torch.cat([song, model.condition(given)], -1).view(2 * r, WINDOW, -1)
     mean, logvar = model.prior(joint, z.view(2 * r, WINDOW, -1), past)
     kl = gaussian_kl(q, mean.flatten(0, 1), logvar.flatten(0, 1)).sum(-1)
-    nats, right, tokens = decoded(model, places, z, song, given, 0.2 if training else 0.0)
+    nats, right, tokens = decoded(model, placement, z, song, given, 0.2 if training else 0.0)
     return Step(nats, (kl * use).sum(), qs.kl().sum(), right, tokens, use.sum(), 2 * r)
 
 
 @torch.no_grad()
 def song_vectors(model: SongModel, bars: Bars, most: int = 64) -> Tensor:
-    """Means of q(s | bars) of every song, `(songs, E)`, from up to `most` bars spread over it."""
+    """Means of q(s | bars) of every song `(songs, E)`, from up to `most` evenly spaced bars."""
     model.eval()
     out = torch.zeros(len(bars.song) - 1, model.config.song)
     for first in range(0, len(out), 64):

@@ -1,9 +1,9 @@
-"""How long a command takes from a cold process: its help, the list of models, and a first blend.
+"""Start-up time of commands in a new process: the help, the list of models, and a blend.
 
     python benchmarks/start_up.py
 
-Each is run several times in turn, each time in a process of its own with one thread, and the quickest counts: whatever
-else the machine does only adds to it. Processor time is what the process itself used, whoever it had to wait for.
+The commands run in turns, each in its own process with one thread, and the fastest run counts, since other load can
+only add time. Processor time is that of the process itself, without waiting.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ COMMANDS = {
 def run(command: str, folder: str) -> tuple[float, float]:
     """Seconds on the clock, and seconds of processor time."""
     started, before = time.perf_counter(), os.times()
-    called = [sys.executable, "-m", "seqvae", *command.split()]
-    subprocess.run(called, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = [sys.executable, "-m", "seqvae", *command.split()]
+    subprocess.run(words, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return time.perf_counter() - started, used
@@ -42,7 +42,7 @@ def main() -> None:
             for command in COMMANDS:
                 found[command].append(run(command, folder))
     print(f"{processor.described(1)}, turns: {TURNS}\n")
-    print("| seqvae | seconds | of processor time | to reach |\n|---|---|---|---|")
+    print("| seqvae | seconds | of processor time | target |\n|---|---|---|---|")
     for command, times in found.items():
         wall, used = (min(column) for column in zip(*times, strict=True))
         print(f"| `{command}` | {wall:.2f} | {used:.2f} | {COMMANDS[command]} |")

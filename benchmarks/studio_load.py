@@ -1,13 +1,12 @@
-"""The studio under load: many users at once on loopback, mixed requests, and what became of them.
+"""A load test of the studio: concurrent users on loopback with mixed requests; errors, latencies and memory.
 
     python benchmarks/studio_load.py --users 50 --seconds 120
 
-Starts `seqvae studio` in a process of its own, lets every user do one thing after another (blend a piece that is
-encoded already, walk between sentences, score sessions, load the page and its files, play a sound, upload a file that
-is too large, leave in the middle of a job, send a request drop by drop), and prints counts, errors, latencies from
-request to result, and the server's memory. What the server refuses as it should (413 for what is too large) is no
-error; 503 is counted on its own: users come again after the seconds that it names. What has not come when the time is
-over is left, and counted as waiting. Ends with 1 where there was an error.
+Starts `seqvae studio` in its own process. Every user performs actions in sequence: blend an encoded song, interpolate
+sentences, score sessions, load the page and its files, play audio, upload a file that is too large, leave during a job,
+send a request slowly. Prints counts, errors, latencies from request to result, and the server's memory. Expected
+refusals (413 for a large file) are not errors. 503 is counted separately: the user retries after the seconds in its
+header. Requests without a result at the end are cancelled and counted as waiting. The exit code is 1 after an error.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ SESSIONS = [
 ]
 
 
-GRACE = 10.0  # seconds that users wait for what they asked for last
+GRACE = 10.0  # seconds that users wait for their last result
 
 
 class BusyError(Exception):
-    """The server asks to come again later."""
+    """The server is busy; the message is the number of seconds to wait."""
 
 
 class Load:
-    """What all users did so far."""
+    """Actions and statistics of all users."""
 
     def __init__(self, base: str, seconds: float) -> None:
         self.base, self.until = base, time.monotonic() + seconds
@@ -62,11 +61,11 @@ class Load:
         self.piece = ""
 
     def client(self) -> httpx2.AsyncClient:
-        """A connection of a user's own."""
-        return httpx2.AsyncClient(base_url=self.base, timeout=120, verify=False)  # no certificates need to be loaded
+        """A new client with its own connections."""
+        return httpx2.AsyncClient(base_url=self.base, timeout=120, verify=False)  # saves loading certificates
 
     async def send(self, client: httpx2.AsyncClient, method: str, path: str, want: int, **more: Any) -> Any:
-        """One request, which must have this status."""
+        """Send a request and return the response; RuntimeError unless its status is `want`, BusyError for 503."""
         self.requests += 1
         response = await client.request(method, path, **more)
         if response.status_code == 503:
@@ -76,13 +75,13 @@ class Load:
         return response
 
     async def job(self, client: httpx2.AsyncClient, path: str, body: dict[str, Any]) -> Any:
-        """A request and, until it is done, the questions for its job."""
+        """Send a request and poll its job until it is done; the job's result."""
         response = await self.send(client, "POST", path, 200, json=body)
         while response.status_code == 202:
             response = await self.send(client, "GET", f"/api/jobs/{response.json()['job']}?wait=1", 200)
         return response.json()["result"]
 
-    # --- what users do ------------------------------------------------------------------------------------------------
+    # --- actions ------------------------------------------------------------------------------------------------------
 
     async def blend(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
         """Move the slider."""
@@ -91,12 +90,12 @@ class Load:
         await self.job(client, "/api/music/blend", body)
 
     async def steps(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
-        """Walk between two sentences."""
+        """Interpolate two sentences."""
         a, b = draw.sample(SENTENCES, 2)
         await self.job(client, "/api/text/steps", {"a": a, "b": b, "steps": 5})
 
     async def score(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
-        """Paste sessions."""
+        """Score sessions."""
         found = await self.job(client, "/api/anomalies", {"lines": draw.choices(SESSIONS, k=10)})
         assert len(found["sessions"]) == 10
 
@@ -106,17 +105,17 @@ class Load:
             await self.send(client, "GET", path, 200)
 
     async def sound(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
-        """Press play."""
+        """Load audio."""
         mute = "&".join(f"mute={i}" for i in range(4) if draw.random() < 0.3)
         await self.send(client, "GET", f"/api/music/{self.piece}.wav?small=1&{mute}", 200)
 
     async def large(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
-        """Upload what is too large."""
+        """Upload a file that is too large."""
         files = {"file": ("large.mid", b"0" * (5 << 20))}
         await self.send(client, "POST", "/api/music/pieces", 413, files=files)
 
     async def leave(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
-        """Ask for something, and close the page."""
+        """Send a request, and leave without its result."""
         body = {
             "text": " ".join(draw.sample(SENTENCES, 3)),
             "moves": [{"target": "positive", "amount": draw.random()}],
@@ -124,7 +123,7 @@ class Load:
         await self.send(client, "POST", "/api/text/blend", 200, json=body)
 
     async def drip(self, client: httpx2.AsyncClient, draw: random.Random) -> None:
-        """Be a slow client."""
+        """Send a request slowly."""
 
         async def drops() -> Any:
             for part in (b'{"a": "the food",', b' "b": "the staff",', b' "model": "no such model"}'):
@@ -135,13 +134,13 @@ class Load:
         await self.send(client, "POST", "/api/text/steps", 400, content=drops(), headers=kind)
 
     async def user(self, number: int) -> None:
-        """One thing after another."""
+        """One user with a random generator and a client of its own."""
         draw = random.Random(number)
         async with self.client() as client:
             await self.session(number, client, draw)
 
     async def session(self, number: int, client: httpx2.AsyncClient, draw: random.Random) -> None:
-        """What a user does until the time is over."""
+        """Random actions of a user until the time is over."""
         do: list[Callable[[httpx2.AsyncClient, random.Random], Awaitable[None]]]
         do = [self.blend, self.steps, self.score, self.page, self.sound, self.large, self.leave, self.drip]
         while time.monotonic() < self.until:
@@ -155,13 +154,13 @@ class Load:
             except BusyError as busy:
                 self.busy[name] += 1
                 await asyncio.sleep(float(str(busy)))
-            except Exception as error:  # whatever goes wrong is what is counted here
+            except Exception as error:  # any error is counted
                 self.errors[f"{name}: {type(error).__name__} {error}"[:200]] += 1
             await asyncio.sleep(draw.random())
 
     async def run(self, users: int, seconds: float, server: int) -> None:
-        """All users at once, of the process `server`."""
-        async with self.client() as client:  # models and piece are there before the clock starts
+        """Run all users concurrently against the process `server`."""
+        async with self.client() as client:  # load models and song before the measurement
             self.piece = (await self.job(client, "/api/music/corpus", {"name": "bach/bwv66.6"}))["id"]
             for first in (self.blend, self.steps, self.score, self.sound):
                 await first(client, random.Random(0))
@@ -175,7 +174,7 @@ class Load:
 
 
 def memory(process: int, field: str) -> float:
-    """Megabytes that /proc tells of a process; `VmHWM` is the most that it ever held."""
+    """Memory of a process in MB, from /proc; `VmRSS` is the resident size, `VmHWM` its maximum."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     return int(found[1]) / 1024 if found else float("nan")
 
@@ -201,8 +200,8 @@ def main() -> None:
             server.wait(20)
         left = [path.name for path in Path(temporary).iterdir()]
     print(f"{args.users} users, {took:.0f} s in all, {load.requests} requests")
-    print(f"users for whom a model worked: {len(load.served)}; who still waited for their last request: {load.late}")
-    print(f"{'what':8} {'done':>6} {'busy':>6} {'p50 s':>7} {'p95 s':>7} {'max s':>7}")
+    print(f"users with a result from a model: {len(load.served)}; users still waiting at the end: {load.late}")
+    print(f"{'action':8} {'done':>6} {'busy':>6} {'p50 s':>7} {'p95 s':>7} {'max s':>7}")
     for name, times in sorted(load.latencies.items()):
         times.sort()
         at = [times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.95, 1)]

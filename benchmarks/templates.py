@@ -1,6 +1,6 @@
-"""Grouping accuracy of log templates on loghub's samples, and messages a second, beside Drain without masks.
+"""Grouping accuracy and speed of log templates on loghub's samples, beside Drain without masks.
 
-Grouping accuracy (Zhu et al. 2019): the share of messages whose template has exactly the messages of their true one.
+Grouping accuracy (Zhu et al. 2019): the share of messages whose group equals the group of their true template.
 The folder has a `NAME.structured.csv` for each system, with the columns Content and EventId.
 
     python benchmarks/templates.py ../shared/data/logs/raw
@@ -21,21 +21,21 @@ from seqvae.events.templates import Templates
 
 
 def grouping_accuracy(found: Sequence[object], true: Sequence[object]) -> float:
-    """The share of places that are in equal groups in both."""
+    """The share of messages whose group is equal under both labellings."""
     groups: list[set[frozenset[int]]] = []
     for labels in (found, true):
-        places = defaultdict(list)
-        for place, label in enumerate(labels):
-            places[label].append(place)
-        groups.append({frozenset(group) for group in places.values()})
+        members = defaultdict(list)
+        for index, label in enumerate(labels):
+            members[label].append(index)
+        groups.append({frozenset(group) for group in members.values()})
     return sum(map(len, groups[0] & groups[1])) / len(true)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
     rows, seconds, messages = [], [0.0, 0.0, 0.0], 0
-    for path in sorted(arguments.parse_args().folder.glob("*.structured.csv")):
+    for path in sorted(parser.parse_args().folder.glob("*.structured.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
         contents, true = [line["Content"] for line in lines], [line["EventId"] for line in lines]
@@ -55,8 +55,8 @@ def main() -> None:
     for name, *figures in rows:
         print(f"| {name} | {figures[0]:.3f} | {figures[1]:.3f} |")
     plain_mined, mined_too, matched = (messages / one for one in seconds)
-    rates = f"drain3 {plain_mined:.0f}, mined {mined_too:.0f}, matched later {matched:.0f}"
-    print(f"messages a second of processor time: {rates}")
+    rates = f"drain3 {plain_mined:.0f}, seqvae mining {mined_too:.0f}, seqvae matching {matched:.0f}"
+    print(f"messages per second of processor time: {rates}")
 
 
 if __name__ == "__main__":

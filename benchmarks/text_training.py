@@ -1,14 +1,14 @@
-"""How fast sentences are learned from: words a second of training, beside the text autoencoders of Shen et al. (2020).
+"""Training speed on sentences in words per second, beside the text autoencoders of Shen et al. (2020).
 
     git clone https://github.com/shentianxiao/text-autoencoders PEER
     python benchmarks/text_training.py --peer PEER --data FILE [FILE ...] --threads 2
 
-Trains the peer's VAE with its defaults, ours with the same number of parameters, and ours as the recipe has it, on the
-same lines and machine. Each has a process of its own; they take turns in short spells, so that what else the machine
-does falls on all of them, and the median of the spells counts. Only whole optimizer steps are timed, the making of
-their batches included; vocabularies, validation and saving are not. A word is what stands between spaces, and one more
-for the end of a sentence: so vocabularies of any kind can be compared. The peer knows no bf16; `--peer-bf16` adds it as
-it would be if it did, and `--set train.precision=fp32` takes it from ours.
+Trains the peer's VAE with its defaults, ours with the same number of parameters, and ours with the recipe's sizes, on
+the same lines and machine. Each model runs in its own process; they take turns in short spells, so that other load
+affects all of them, and the median of the spells counts. Whole optimizer steps are timed, with the making of batches
+but without vocabularies, validation and saving. Words are separated by spaces, and the end of a sentence counts as one
+word, so speeds are comparable between vocabularies. The peer has no bf16: `--peer-bf16` adds a run under autocast, and
+`--set train.precision=fp32` switches bf16 off in ours.
 """
 
 from __future__ import annotations
@@ -40,17 +40,19 @@ from seqvae.train.loop import keep_memory
 from seqvae.train.trainer import Run
 
 LINES = "lines.txt"
-Steps = Iterator[tuple[float, int]]  # trains as it is drawn from: words and tokens of each step
+Steps = Iterator[tuple[float, int]]  # each item is a training step: its words and tokens
 
 
 @dataclass(frozen=True)
 class Spell:
-    """What one spell of training came to."""
+    """Rates of a spell of training."""
 
     words: float
+    """Words per second."""
     tokens: float
+    """Tokens per second."""
     cores: float
-    """All three a second; of the processor, seconds."""
+    """Seconds of processor time per second."""
 
 
 def theirs(peer: Path, folder: Path, bf16: bool) -> tuple[int, str, Steps]:
@@ -82,7 +84,7 @@ def theirs(peer: Path, folder: Path, bf16: bool) -> tuple[int, str, Steps]:
                 model.step(losses)
                 for value in losses.values():
                     value.item()
-                yield targets.numel(), targets.numel()  # of one length, so nothing is padded: words, each with an end
+                yield targets.numel(), targets.numel()  # equal lengths without padding, and EOS counted
 
     return sum(p.numel() for p in model.parameters()), "bf16" if bf16 else "fp32", steps()
 
@@ -113,14 +115,14 @@ def ours(recipe: Recipe, folder: Path) -> tuple[int, str, Steps]:
 
 
 def work(make: Callable[[], tuple[int, str, Steps]], threads: int, pipe: Connection) -> None:
-    """A process: tells its parameters and precision, then trains for as many seconds as it is told each time."""
+    """Worker process: send parameters and precision, then train for each received number of seconds."""
     torch.set_num_threads(threads)
     parameters, precision, steps = make()
     for _ in range(3):
         next(steps)
     pipe.send((parameters, precision))
     for seconds in iter(pipe.recv, None):
-        next(steps)  # not timed: others have had the caches meanwhile
+        next(steps)  # not timed: other processes have used the caches
         begin, busy = time.perf_counter(), time.process_time()
         words = tokens = elapsed = 0.0
         while elapsed < seconds:
@@ -130,13 +132,13 @@ def work(make: Callable[[], tuple[int, str, Steps]], threads: int, pipe: Connect
 
 
 def size(recipe: Recipe, tokenizer: Tokenizer) -> int:
-    """Parameters of a recipe's model, without making it."""
+    """Number of parameters of a recipe's model, on the meta device."""
     with torch.device("meta"):
         return sum(p.numel() for p in checkpoint.build(recipe.model, tokenizer).parameters())
 
 
 def scaled(recipe: Recipe, tokenizer: Tokenizer, target: int, load: Callable[[list[str]], Recipe]) -> list[str]:
-    """Changes to the recipe, `width` and `hidden` by the same factor, that come nearest to `target` parameters."""
+    """Changes of the recipe (`width` and `hidden` by a common factor) for the model nearest to `target` parameters."""
     low, high = 0.1, 20.0
     best: tuple[float, list[str]] = (float("inf"), [])
     for _ in range(20):
@@ -147,13 +149,13 @@ def scaled(recipe: Recipe, tokenizer: Tokenizer, target: int, load: Callable[[li
         best = min(best, (abs(found / target - 1), changes))
         low, high = (factor, high) if found < target else (low, factor)
     if best[0] > 0.05:
-        raise SystemExit(f"no width comes within 5 % of {target} parameters")
+        raise SystemExit(f"no width gives {target} parameters within 5 %; change the recipe with --set")
     return best[1]
 
 
 @contextlib.contextmanager
 def worker(make: Callable[[], tuple[int, str, Steps]], threads: int) -> Iterator[Connection]:
-    """The pipe to a process that does `work`, which ends with the block."""
+    """The pipe to a process that runs `work` until the block ends."""
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()
     process = context.Process(target=work, args=(make, threads, other), daemon=True)
@@ -167,16 +169,22 @@ def worker(make: Callable[[], tuple[int, str, Steps]], threads: int) -> Iterator
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--peer", type=Path, required=True, help="a clone of shentianxiao/text-autoencoders")
-    arguments.add_argument("--data", type=Path, nargs="+", required=True, help="sentences, one a line, split by spaces")
-    arguments.add_argument("--recipe", default="reviews")
-    arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change both of our models")
-    arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--seconds", type=float, default=15, help="length of a spell")
-    arguments.add_argument("--spells", type=int, default=3)
-    arguments.add_argument("--peer-bf16", action="store_true", help="also the peer under bf16 autocast")
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, required=True, help="a clone of shentianxiao/text-autoencoders")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="files with one sentence per line, words separated by spaces",
+    )
+    parser.add_argument("--recipe", default="reviews")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change both of our models")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=15, help="duration of a spell")
+    parser.add_argument("--spells", type=int, default=3)
+    parser.add_argument("--peer-bf16", action="store_true", help="also the peer under bf16 autocast")
+    options = parser.parse_args()
 
     def load(changes: list[str]) -> Recipe:
         return load_recipe(options.recipe, [*options.set, *changes])
@@ -192,9 +200,9 @@ def main() -> None:
         def enter(label: str, make: Callable[[], tuple[int, str, Steps]]) -> None:
             pipes[label] = stack.enter_context(worker(make, options.threads))
             try:
-                about[label] = pipes[label].recv()  # one after another: none is prepared while another trains
+                about[label] = pipes[label].recv()  # waits, so that no model is prepared while another trains
             except EOFError:
-                raise SystemExit(f"{label}: its process has ended, see above") from None
+                raise SystemExit(f"{label}: its process failed; see the error above") from None
             print(f"{label}: {about[label][0]} parameters, {about[label][1]}", flush=True)
 
         enter("peer", partial(theirs, options.peer.resolve(), folder, False))
@@ -211,19 +219,19 @@ def main() -> None:
                 spells[label].append(pipe.recv())
                 print(f"spell {number + 1}, {label}: {spells[label][-1].words:.0f} words/s", flush=True)
 
-    def median(label: str, what: str) -> float:
-        return float(statistics.median(getattr(spell, what) for spell in spells[label]))
+    def median(label: str, field: str) -> float:
+        return float(statistics.median(getattr(spell, field) for spell in spells[label]))
 
     print(f"\n{processor.described(options.threads)}, {options.spells} spells of {options.seconds:g} s\n")
     print("| model | parameters | precision | words/s | tokens/s | words/s beside the peer | cores busy |")
     print("|---|---|---|---|---|---|---|")
     for label, (parameters, precision) in about.items():
-        words, tokens, cores = (median(label, what) for what in ("words", "tokens", "cores"))
+        words, tokens, cores = (median(label, field) for field in ("words", "tokens", "cores"))
         ratio = statistics.median(a.words / b.words for a, b in zip(spells[label], spells["peer"], strict=True))
         print(f"| {label} | {parameters / 1e6:.1f} M | {precision} | {words:.0f} | {tokens:.0f} | {ratio:.2f} "
               f"| {cores:.2f} |")  # fmt: skip
     if any(median(label, "cores") < 0.8 * options.threads for label in spells):
-        print("\nothers were at work on these processors, which slows some models more than others: run it again")
+        print("\nthe processors had other load, which slows some models more than others; run again on an idle machine")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""A sentence model trained within a number of minutes on one GPU, from the files of `sentence_corpora.py`.
+"""Training of a sentence model within a number of minutes on one GPU, from the files of `sentence_corpora.py`.
 
     python benchmarks/train_sentences.py prose --data CORPORA --out OUT --minutes 4.5
 
-The loss is that of `nn/loss.py` with real posterior noise throughout; word dropout and denoising have shares of their
-own for each line, from none to all, and from none to three times the recipe's. Rates follow the share of the time that
-has passed, so that any device ends where it should. beta rises while validation lines still decode well enough
-(`ACCURACY`), and falls where they do not (after Rezende and Viola 2018). The peak rate and the optimizer of matrices
-are chosen first: each of RACE trains for a while, and the best goes on. The device multiplies bf16 weights; the
-optimizer keeps them in fp32.
+The loss is that of `nn/loss.py` with posterior samples throughout. Word dropout has a random share for each line, from
+0 to 1, and denoising one from 0 to three times the recipe's. The learning rate follows the share of elapsed time, so
+the schedule ends on time on any device. beta rises while validation accuracy is above `ACCURACY`, and falls otherwise
+(after Rezende and Viola 2018). The peak rate and the optimizer of matrices are chosen first: each entry of RACE trains
+for a short time, and the best one continues. Products use bf16 copies of the weights; the optimizer keeps fp32 weights.
 
 Needs torch, numpy, safetensors and sentencepiece. Writes `NAME.safetensors` (bf16, with the recipe as metadata) every
-two minutes and at the end, and `NAME.json`: the log, and what greedy decoding of validation lines gives.
+two minutes and at the end, and `NAME.json`: the log, and metrics of greedy decoding of validation lines.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ from seqvae.nn.posterior import Posterior
 from seqvae.protocols import BOS, EOS, MASK, PAD
 from seqvae.text.tokenizer import TextTokenizer
 
-LENGTHS = (8, 16, 24, 32, 40, 48, 64)  # what lines are padded to
-WARMUP = 0.03  # of the time
-SETTLED = 0.7  # of the time, after which beta stays
-FIRST_BETA, LEAST_BETA, MOST_BETA = 0.002, 0.03, 0.7  # the least from half of the time on, and rising until then
-# Of validation tokens, decoded from means and from samples of posteriors: more of both, and beta rises.
+LENGTHS = (8, 16, 24, 32, 40, 48, 64)  # padded lengths of lines
+WARMUP = 0.03  # share of the time
+SETTLED = 0.7  # share of the time after which beta is constant
+FIRST_BETA, LEAST_BETA, MOST_BETA = 0.002, 0.03, 0.7  # the lower bound rises linearly to LEAST_BETA at half of the time
+# Shares of validation tokens predicted from posterior means and samples; beta rises while both are exceeded.
 ACCURACY = {"accuracy": 0.975, "accuracy_sample": 0.94}
-REPORT, SAVE, RESERVED = 10.0, 120.0, 20.0  # seconds between reports, between saves, and kept for the evaluation
+REPORT, SAVE, RESERVED = 10.0, 120.0, 20.0  # seconds between reports, between saves, and reserved for the evaluation
 EVALUATED = 500  # validation lines
 RACE = (("muon", 2e-3), ("muon", 5e-3), ("adamw", 2e-3))  # optimizer of matrices, peak rate
-HEAT = 0.035  # of the time that each of them gets
+HEAT = 0.035  # share of the time for each entry of RACE
 LN2 = math.log(2)
 
 
@@ -102,7 +101,7 @@ def masked_by_row(tokens: Tensor, most: float) -> Tensor:
 
 @torch.no_grad()
 def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
-    """Accuracy of the next token given those before, from means and from samples; nats and KL a line."""
+    """Accuracy of the next token with teacher forcing, from means and from samples; nats and KL bits per line."""
     right = {"mean": 0.0, "sample": 0.0}
     tokens = lines = nats = rate = 0.0
     for rows in buckets:
@@ -127,7 +126,7 @@ def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
 
 @torch.no_grad()
 def greedy(model: SequenceVAE, z: Tensor, tokenizer: TextTokenizer, most: int = 64) -> list[str]:
-    """The lines that `z (B, D)` decode to, the likeliest token each time."""
+    """Greedy decoding of `z (B, D)` to lines."""
     inputs = torch.full((len(z), 1), BOS, device=z.device)
     for _ in range(most):
         inputs = torch.cat([inputs, next_logits(model, z, inputs)[:, -1:].argmax(-1)], 1)
@@ -153,13 +152,13 @@ def bleu(references: list[str], outputs: list[str]) -> float:
 
 
 def evaluate(model: SequenceVAE, tokenizer: TextTokenizer, lines: list[str], device: torch.device) -> dict[str, object]:
-    """BLEU and the share of lines that come back, by greedy decoding, from means and from samples."""
+    """BLEU and share of exact reconstructions by greedy decoding, from means and from samples."""
     out: dict[str, object] = {}
     for most in (15, 20, 40):
         chosen = [line for line in lines if len(line.split()) <= most][: EVALUATED if device.type == "cuda" else 100]
-        spelled = [one[0] for one in tokenizer.encode_all(chosen)]
-        tokens = np.full((len(chosen), max(map(len, spelled))), PAD, np.int64)
-        for row, one in zip(tokens, spelled, strict=True):
+        encoded = [one[0] for one in tokenizer.encode_all(chosen)]
+        tokens = np.full((len(chosen), max(map(len, encoded))), PAD, np.int64)
+        for row, one in zip(tokens, encoded, strict=True):
             row[: len(one)] = one
         rows = torch.from_numpy(tokens).to(device)
         with torch.no_grad():
@@ -177,14 +176,14 @@ def evaluate(model: SequenceVAE, tokenizer: TextTokenizer, lines: list[str], dev
 
 
 def rate_at(passed: float) -> float:
-    """The learning rate as a share of its peak: a rise, and half a cosine."""
+    """The learning rate as a share of its peak: linear warm-up, then half a cosine."""
     if passed < WARMUP:
         return passed / WARMUP
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (passed - WARMUP) / (1 - WARMUP)))
 
 
 class Run:
-    """A model in training: weights in fp32 that are kept, and their copies in bf16 that are multiplied."""
+    """A model in training: fp32 weights of the optimizer, and bf16 copies for the products."""
 
     def __init__(self, model: SequenceVAE, matrices: str, rate: float, beta: float) -> None:
         self.model, self.rate, self.beta = model, rate, beta
@@ -203,7 +202,7 @@ class Run:
         self.norm = torch.zeros(())
 
     def step(self, tokens: Tensor, denoise: float, share: float) -> None:
-        """One step on `tokens (B, T)` at a `share` of the peak rate; adds nats, KL and tokens to `sums`."""
+        """Train on `tokens (B, T)` at a `share` of the peak rate; adds nats, KL and tokens to `sums`."""
         source, mask = masked_by_row(tokens, 3 * denoise), tokens != PAD
         posterior = posterior_of(self.low, source, mask)
         logits = next_logits(self.low, posterior.sample(), masked_by_row(shifted(tokens), 1.0)).flatten(0, 1).float()
@@ -231,7 +230,7 @@ class Run:
         return {**means, **validate(self.low, valid)}
 
     def adapt(self, figures: dict[str, float], passed: float) -> None:
-        """Raise beta if validation lines decode well enough by `figures`, else lower it, after a share `passed`."""
+        """Raise beta if `figures` exceed ACCURACY, else lower it; `passed` is the share of elapsed time."""
         up = all(figures[name] > least for name, least in ACCURACY.items())
         least = max(FIRST_BETA, LEAST_BETA * min(1.0, 2 * passed))
         self.beta = min(MOST_BETA, max(least, self.beta * (1.3 if up else 0.85)))
@@ -240,9 +239,9 @@ class Run:
 def raced(
     model: SequenceVAE, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, seconds: float
 ) -> tuple[Run, list[dict[str, object]]]:
-    """The run of RACE with the least validation loss after `seconds` each, and the metrics of all."""
+    """The run of RACE with the least validation loss after `seconds` of training each, and the metrics of all."""
     warm = Run(copy.deepcopy(model), "muon", 0.0, FIRST_BETA)
-    for _ in range(10):  # what a device does once should not be the first entrant's time
+    for _ in range(10):  # one-off work of the device must not count for the first entry
         warm.step(next(feed), denoise, 0.0)
     best: tuple[float, Run] | None = None
     log: list[dict[str, object]] = []
@@ -266,7 +265,7 @@ def raced(
 
 
 def save(model: SequenceVAE, about: dict[str, str], path: Path) -> None:
-    """Weights in bf16, in one move."""
+    """Write weights in bf16, atomically."""
     part = path.with_suffix(".part")
     save_file({k: v.detach().bfloat16().cpu().contiguous() for k, v in model.state_dict().items()}, part, about)
     part.replace(path)
@@ -276,7 +275,7 @@ def trained(
     run: Run, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, end: float, name: str,
     keep: Callable[[], None],
 ) -> dict[str, object]:  # fmt: skip
-    """Steps until the time `end`, with reports; `keep` saves the weights now and then, and at the end."""
+    """Train until the time `end`, with reports; `keep` saves the weights every SAVE seconds and at the end."""
     begun = reported = saved = time.monotonic()
     log: list[dict[str, float]] = []
     step = seen = 0
@@ -286,7 +285,7 @@ def trained(
         run.step(tokens, denoise, rate_at(passed))
         step, seen = step + 1, seen + tokens.numel()
         if tokens.is_cuda and step % 20 == 0:
-            torch.cuda.synchronize()  # the clock is that of the card
+            torch.cuda.synchronize()  # so that the clock counts finished steps
         if (now := time.monotonic()) - reported > REPORT:
             speed = {"seconds": round(now - begun, 1), "tokens_per_second": round(seen / (now - begun))}
             log.append({"step": step, **speed, **run.metrics(valid)})
@@ -307,10 +306,10 @@ def main() -> None:
     parser.add_argument("name", help="prose or reviews")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, required=True, help="all together, start and evaluation included")
-    parser.add_argument("--batch", type=int, default=32768, help="tokens")
+    parser.add_argument("--minutes", type=float, required=True, help="total time, with start-up and evaluation")
+    parser.add_argument("--batch", type=int, default=32768, help="tokens per batch")
     parser.add_argument("--lines", type=int, default=0, help="training lines at most, 0 for all")
-    parser.add_argument("--set", action="append", default=[], help="a change of the recipe, section.name=value")
+    parser.add_argument("--set", action="append", default=[], help="change of the recipe, section.name=value")
     args = parser.parse_args()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

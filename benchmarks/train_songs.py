@@ -1,11 +1,11 @@
-"""Trains the song model on prepared bars, for a number of minutes, on a GPU or a CPU.
+"""Training of the song model on the bars of song_data.py for a number of minutes, on a GPU or a CPU.
 
-python benchmarks/train_songs.py data.npz OUT --minutes 9                             # a GPU, in one go
-python benchmarks/train_songs.py data.npz OUT --minutes 110 --whole 60 --songs 8      # a CPU, in slices of 110 minutes
-                                                                     # until 60 million tokens are seen in all
+python benchmarks/train_songs.py data.npz OUT --minutes 9                             # a GPU, in one run
+python benchmarks/train_songs.py data.npz OUT --minutes 110 --whole 60 --songs 8      # a CPU, in runs of 110 minutes
+                                                                     # until 60 million tokens are seen in total
 
 Needs torch, numpy and safetensors alone. Prints a line every ten seconds, saves weights in bf16 every two minutes, and
-goes on from `OUT/state.pt` where it is there.
+resumes from `OUT/state.pt` if it exists.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from seqvae.nn.song_model import SongConfig, SongModel
 
 LN2 = math.log(2)
 DECAY = 0.4
-"""Share of the training, at its end, in which the learning rate falls to nothing (Hägele et al. 2024)."""
+"""Final share of the training in which the learning rate decays linearly (Hägele et al. 2024)."""
 PART = 14 << 20
-"""Bytes of one file of weights."""
+"""Bytes of a file of weights at most."""
 
 
 def save(model: SongModel, folder: Path, about: dict[str, object]) -> None:
-    """Weights in bf16, in files below `PART`, and the settings."""
+    """Write weights in bf16, in files of at most `PART` bytes, and the settings."""
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[dict[str, Tensor]] = [{}]
     room = PART
@@ -59,27 +59,29 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--whole", type=float, help="million tokens of the whole training; else what --minutes allows")
-    parser.add_argument("--songs", type=int, default=64, help="songs of a batch, 16 bars each")
+    parser.add_argument(
+        "--whole", type=float, help="million tokens of the whole training; default: as many as --minutes allows"
+    )
+    parser.add_argument("--songs", type=int, default=64, help="songs per batch, 16 bars each")
     parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument("--beta", type=float, default=0.3, help="the KL's weight at most")
-    parser.add_argument("--least", type=float, default=0.08, help="its weight at least, in the end")
-    parser.add_argument("--target", type=float, default=0.96, help="share of tokens that are to be right")
-    parser.add_argument("--muon", type=float, default=0.0, help="peak rate of Muon for inner matrices; 0 for AdamW")
+    parser.add_argument("--beta", type=float, default=0.3, help="greatest weight of the KL")
+    parser.add_argument("--least", type=float, default=0.08, help="least weight of the KL at the end")
+    parser.add_argument("--target", type=float, default=0.96, help="accuracy above which beta rises")
+    parser.add_argument("--muon", type=float, default=0.0, help="peak rate of Muon for inner matrices; 0: AdamW")
     parser.add_argument("--graph", action="store_true", help="record a step as one graph of kernels")
-    parser.add_argument("--profile", action="store_true", help="say where the time of two steps goes")
+    parser.add_argument("--profile", action="store_true", help="print a profile of two steps")
     parser.add_argument("--tell", type=float, default=10.0, help="seconds between reports")
-    parser.add_argument("--vectors", action="store_true", help="keep the song vectors of all songs, to fit styles")
+    parser.add_argument("--vectors", action="store_true", help="save the song vectors of all songs, to fit styles")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], help="name=value of SongConfig")
     return parser
 
 
 class Feed:
-    """Random windows of training songs, and fixed ones of validation songs."""
+    """Random windows of training songs, and fixed windows of validation songs."""
 
     def __init__(self, bars: Bars, songs: int, seed: int) -> None:
-        """`songs` are the songs of a batch."""
+        """`songs` is the number of songs per batch."""
         self.bars, self.count, self.seed = bars, songs, seed
         self.sizes = np.diff(bars.song)
         self.chosen = self._songs(0)
@@ -99,16 +101,16 @@ class Feed:
         return windows(self.bars, self.rng.choice(self.chosen, self.count, p=self.weights), self.rng)
 
     def fill(self, index: Tensor, valid: Tensor) -> None:
-        """Copy the windows that are ready into `index` and `valid (R, 2, W)`."""
+        """Copy the prepared windows into `index` and `valid (R, 2, W)`."""
         index.copy_(torch.from_numpy(self.ready[0]), non_blocking=True)
         valid.copy_(torch.from_numpy(self.ready[1]), non_blocking=True)
 
     def prepare(self) -> None:
-        """Draw the next windows, while the device computes."""
+        """Draw the next windows while the device computes."""
         self.ready = self._windows()
 
     def resume(self, step: int) -> None:
-        """Continue with other windows than those of the steps before."""
+        """Continue with windows different from those of earlier steps."""
         self.rng = np.random.default_rng((self.seed, step))
 
 
@@ -121,7 +123,7 @@ class Training:
         changes = {name: int(value) for name, value in (change.split("=") for change in args.set)}
         config = SongConfig(vocab=len(bars.kind), **changes)
         self.model = SongModel(config, bars.kind.cpu(), bars.value.cpu()).to(self.device)
-        # matrices inside of the networks are stepped by Muon, tables and heads by AdamW
+        # Muon updates the inner matrices, AdamW embeddings and output layers
         inner = ("encoder.layers", "layers", "prior.layers", "code", "feature")
         named = self.model.named_parameters()
         matrices = [p for name, p in named if p.ndim == 2 and name.startswith(inner) and args.muon]
@@ -150,7 +152,7 @@ class Training:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def fill(self, share: float, beta: float, floor: float) -> None:
-        """Set the inputs of a step after a `share` of the training: windows, rates, and weights of both KL terms."""
+        """Set the inputs of a step after a `share` of the training: windows, rates, and weights of the KL terms."""
         self.feed.fill(self.index, self.valid)
         scale = min(1.0, (self.step + 1) / 200) * min(1.0, 0.02 + 0.98 * (1 - share) / DECAY)
         self.rate.fill_(self.args.muon * scale)
@@ -177,7 +179,7 @@ class Training:
         self.train()
 
     def record(self) -> None:
-        """Record a step as one graph of kernels, after three steps on a stream of their own."""
+        """Record a step as one graph of kernels, after three steps on a separate stream."""
         start = time.time()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -195,13 +197,14 @@ class Training:
         print(f"recorded after {time.time() - start:.1f} s", flush=True)
 
     def floor(self, share: float) -> float:
-        """The least beta after a `share` of the training, which rises with it."""
+        """The lower bound of beta after a `share` of the training; it rises with the share."""
         return 0.005 + (self.args.least - 0.005) * min(1.0, max(0.0, (share - 0.08) / 0.52))
 
     def advance(self, share: float) -> None:
         """One step after a `share` of the training.
 
-        beta rises while samples of the posterior decode, and not below `floor` (GECO: Rezende and Viola 2018).
+        beta rises while accuracy from posterior samples is above the target, and stays above `floor` (GECO: Rezende and
+        Viola 2018).
         """
         floor = self.floor(share)
         self.beta = min(self.args.beta, max(floor, self.beta))
@@ -211,7 +214,7 @@ class Training:
         self.step += 1
 
     def profile(self, share: float) -> None:
-        """Print where the time of two steps goes."""
+        """Print a profile of two steps."""
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
@@ -225,7 +228,7 @@ class Training:
         print(table.table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=50))
 
     def measure(self, share: float) -> list[float]:
-        """The results of the last step; counts its tokens for the ten since the last call, and adapts beta."""
+        """The results of the last step; counts its tokens for all ten steps since the last call, and adapts beta."""
         stats: list[float] = self.stats.tolist()
         hits, tokens = stats[4:6]
         self.tokens += 10 * tokens if self.step > 3 else tokens
@@ -237,7 +240,7 @@ class Training:
     # --- validation ---------------------------------------------------------------------------------------------------
 
     def validate(self) -> str:
-        """Metrics of the validation windows in a line."""
+        """Metrics of the validation windows, as a line."""
         self.model.eval()
         out = []
         with torch.no_grad(), self.precision:
@@ -251,14 +254,16 @@ class Training:
                 bits = sum(float(x.kl_bar) for x in steps) / bars / LN2
                 song = sum(float(x.kl_song) for x in steps) / sum(x.windows for x in steps) / LN2
                 right = sum(float(x.right) for x in steps) / tokens
-                out.append(f"{name}: {nats:.2f} nats, {bits:.0f} bits a bar, {song:.0f} a song, right {right:.4f}")
+                out.append(
+                    f"{name}: {nats:.2f} nats, {bits:.0f} bits per bar, {song:.0f} per song, accuracy {right:.4f}"
+                )
         self.model.train()
         return "; ".join(out)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
     def keep(self, **about: object) -> None:
-        """Write the weights, and the state from which another call continues."""
+        """Write the weights, and the state to resume from."""
         save(self.model, self.args.out, {"step": self.step, "tokens": self.tokens, **about})
         torch.save(
             {
@@ -283,11 +288,11 @@ class Training:
         self.step, self.tokens, self.beta, self.right = (state[name] for name in ("step", "tokens", "beta", "right"))
         self.feed.resume(self.step)
         torch.manual_seed(self.args.seed + self.step)
-        print(f"goes on from step {self.step}, {self.tokens / 1e6:.1f} million tokens", flush=True)
+        print(f"resumed at step {self.step}, {self.tokens / 1e6:.1f} million tokens", flush=True)
 
 
 def loop(training: Training, start: float, limit: float) -> None:
-    """Steps from the time `start` for `limit` seconds, or until all tokens of the training are seen."""
+    """Train from the time `start` for `limit` seconds, or until all tokens of the training are seen."""
     args = training.args
     whole = args.whole * 1e6 if args.whole else math.inf
     reported = saved = validated = start
@@ -315,12 +320,12 @@ def loop(training: Training, start: float, limit: float) -> None:
 
 
 def line(stats: list[float], step: int, passed: float, each: float, songs: int, beta: float) -> str:
-    """A report of a step: `stats` as `Training.train` leaves them, seconds passed and seconds a step."""
+    """A report of a step, from the `stats` of `Training.train`, seconds `passed` and seconds per step `each`."""
     loss, nats, kl_bar, kl_song, hits, tokens, count, norm = stats
     return (
         f"{passed:5.0f} s, step {step}, {each * 1e3:.0f} ms each, {tokens:,.0f} tokens, loss {loss:.4f}, "
-        f"{nats / count:.2f} nats, {kl_bar / count / LN2:.0f} bits a bar, {kl_song / (2 * songs) / LN2:.0f} a song, "
-        f"right {hits / tokens:.3f}, norm {norm:.2f}, beta {beta:.3f}"
+        f"{nats / count:.2f} nats, {kl_bar / count / LN2:.0f} bits per bar, "
+        f"{kl_song / (2 * songs) / LN2:.0f} per song, accuracy {hits / tokens:.3f}, norm {norm:.2f}, beta {beta:.3f}"
     )
 
 

@@ -1,20 +1,20 @@
-"""How fast music is learned from: beside an earlier state of this repository, and beside what the machine allows.
+"""Training speed on music, beside an earlier revision of this repository and beside the machine's bf16 rate.
 
     git worktree add --detach /tmp/before REVISION
     python benchmarks/training.py --data ../shared/data/music --before /tmp/before --threads 2
     python benchmarks/training.py --data ../shared/data/music --share
 
-The first trains the recipe as each tree has it, in turns and from random weights, each turn `seqvae train` in a process
-of its own until its log tells of step 100; what the log says there counts, and the median of the turns' ratios.
-Reading songs and start-up are not part of it.
+The first trains the recipe of each tree in turns, from random weights, with `seqvae train` in its own process until
+step 100 is logged. The logged speed counts, and the median of the turns' ratios. Reading songs and start-up are
+excluded.
 
-The second times training steps of different batches, after some that warm up. Then it takes the same steps again to
-count their matrix products as torch carries them out, forwards and backwards, and times each size of product alone in
-bf16, in the same process and with as many threads. The products' time alone, as a share of the steps' time, is the
-share of the machine's own bf16 rate that training reaches. Each batch has sizes of its own, and oneDNN generates code
-for a product when it first meets its size: a step that is repeated is faster than training is.
+The second times training steps on different batches, after warm-up steps. It then repeats these steps to count their
+matrix products, forward and backward, and times each size of product alone in bf16, in the same process with the same
+threads. The time of the products alone, as a share of the steps' time, is the share of the machine's bf16 rate that
+training reaches. Batches differ in size, and oneDNN generates code when it first meets a size, so a repeated step is
+faster than a training step.
 
-Text is compared in text_training.py.
+Training on text: text_training.py.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from seqvae.data.prepare import prepare
 from seqvae.train.loop import keep_memory
 from seqvae.train.trainer import Run
 
-LOGGED = 100  # at this step the log of a run has its first line
-WARM, TIMED = 10, 20  # steps of different batches
-Size = tuple[int, int, int]  # rows, summed over, columns
+LOGGED = 100  # step of the first line of a run's log
+WARM, TIMED = 10, 20  # steps on different batches
+Size = tuple[int, int, int]  # rows, inner dimension, columns
 
 
 def tokens_per_second(tree: Path, recipe: str, changes: list[str], data: Path, threads: int) -> float:
-    """What the log of a short run of `tree`'s own code says."""
+    """The logged speed of a short run of the code in `tree`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "seqvae", "train", recipe, "--data", str(data), "--out", folder]
         for change in [*changes, f"train.steps={10 * LOGGED}", f"train.evaluate_every={10 * LOGGED}"]:
@@ -74,7 +74,7 @@ def tokens_per_second(tree: Path, recipe: str, changes: list[str], data: Path, t
 
 
 class Products(TorchDispatchMode):
-    """Counts the matrix products carried out under it, by size."""
+    """Counts the matrix products executed in its context, by size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,11 +101,11 @@ class Products(TorchDispatchMode):
         elif name == "mkldnn_rnn_layer_backward":
             self._recurrent(args[0], args[1], args[2], 2)
         elif "lstm" in name or "conv" in name:
-            raise SystemExit(f"{name} does products that this benchmark cannot count")
+            raise SystemExit(f"{name} has matrix products that this benchmark does not count; choose another recipe")
         return out
 
     def _recurrent(self, x: Tensor, inwards: Tensor, onwards: Tensor, times: int) -> None:
-        """A layer of an LSTM: inputs of all steps at once, states step by step."""
+        """Count an LSTM layer: one product for the inputs of all steps, and one per step for the states."""
         steps, rows, width = x.shape
         self.sizes[(steps * rows, width, inwards.shape[0])] += times
         self.sizes[(rows, onwards.shape[1], onwards.shape[0])] += times * steps
@@ -113,7 +113,7 @@ class Products(TorchDispatchMode):
 
 @cache
 def fastest(size: Size) -> float:
-    """Seconds that one product of this size takes in bf16, of several runs the median."""
+    """Seconds of a product of this size in bf16, the median of several runs."""
     rows, inner, columns = size
     a, b = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
     repeat = max(3, math.ceil(1e8 / (2 * rows * inner * columns)))
@@ -127,7 +127,7 @@ def fastest(size: Size) -> float:
 
 
 def share(recipe_name: str, changes: list[str], data: Path, folder: Path) -> None:
-    """Print the time of training steps, of their products alone, and the share of the second in the first."""
+    """Print the speed of training steps, of their products alone, and the share of the products' time."""
     keep_memory()
     recipe = load_recipe(recipe_name, changes)
     tokens, tokenizer, _ = prepare(recipe, [data], folder / "data")
@@ -143,39 +143,39 @@ def share(recipe_name: str, changes: list[str], data: Path, folder: Path) -> Non
         run.step(batch)
         timed.append((position, batch, count, time.perf_counter() - begin))
     if len(timed) < WARM + TIMED:
-        raise SystemExit(f"{data}: an epoch of {len(timed)} batches; {WARM + TIMED} are needed, so give more pieces")
+        raise SystemExit(f"{data}: an epoch has {len(timed)} batches, {WARM + TIMED} are needed; give more songs")
     before = processor.described(torch.get_num_threads())
     rows = []
     for position, batch, count, taken in timed[WARM:]:
-        run.progress.position = position  # what is random about a step follows from its position
+        run.progress.position = position  # the position determines a step's randomness
         with Products() as products:
             run.step(batch)
         operations = sum(2 * math.prod(size) * times for size, times in products.sizes.items())
         alone = sum(fastest(size) * times for size, times in products.sizes.items())
         rows.append((operations, taken, alone, count))
     operations, taken, alone, count = (sum(row[i] for row in rows) for i in range(4))
-    print(f"\n{TIMED} steps of {recipe.name} on {len(tokens)} pieces, {before}\n")
+    print(f"\n{TIMED} steps of {recipe.name} on {len(tokens)} songs, {before}\n")
     print("| figure | |")
     print("|---|---|")
-    print(f"| tokens a second | {count / taken:.0f} |")
+    print(f"| tokens per second | {count / taken:.0f} |")
     print(f"| products of a step, 10^9 operations | {operations / TIMED / 1e9:.1f} |")
-    print(f"| 10^9 operations a second, in training | {operations / taken / 1e9:.0f} |")
-    print(f"| 10^9 operations a second, the same products alone in bf16 | {operations / alone / 1e9:.0f} |")
+    print(f"| 10^9 operations per second, in training | {operations / taken / 1e9:.0f} |")
+    print(f"| 10^9 operations per second, the same products alone in bf16 | {operations / alone / 1e9:.0f} |")
     print(f"| share | {alone / taken:.2f} |")
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, required=True, help="a folder of songs, or of prepared shards")
-    arguments.add_argument("--recipe", default="music")
-    arguments.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change the recipe, in both"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of songs, or of prepared shards")
+    parser.add_argument("--recipe", default="music")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change the recipe, in both trees"
     )
-    arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--turns", type=int, default=3)
-    arguments.add_argument("--before", type=Path, help="a tree of an earlier revision to compare with")
-    arguments.add_argument("--share", action="store_true", help="the share of the bf16 rate instead")
-    options = arguments.parse_args()
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--before", type=Path, help="tree of an earlier revision to compare with")
+    parser.add_argument("--share", action="store_true", help="measure the share of the bf16 rate instead")
+    options = parser.parse_args()
     data = options.data.resolve()
     if options.share:
         torch.set_num_threads(options.threads)
@@ -183,7 +183,7 @@ def main() -> None:
             share(options.recipe, options.set, data, Path(name))
         return
     if options.before is None:
-        arguments.error("--before TREE or --share is needed")
+        parser.error("--before TREE or --share is needed")
     trees = {"before": options.before.resolve(), "now": Path(__file__).resolve().parents[1]}
     found: dict[str, list[float]] = {label: [] for label in trees}
     for turn in range(1, options.turns + 1):
@@ -192,7 +192,7 @@ def main() -> None:
             print(f"turn {turn}, {label}: {found[label][-1]:.0f} tokens/s", flush=True)
     ratios = [now / before for now, before in zip(found["now"], found["before"], strict=True)]
     print(f"\n{options.recipe}, {processor.described(options.threads)}")
-    print(f"{statistics.median(ratios):.2f} times the tokens a second ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"{statistics.median(ratios):.2f} times the tokens per second ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ PIECE = "bach/bwv66.6"
 
 
 def music(page: Any) -> None:
-    """A chorale and its blend half-way to rock, with the play-head in the middle."""
+    """A chorale and its blend half-way to rock, with the playback position in the middle."""
     page.locator("#music-corpus").fill(PIECE)
     page.get_by_role("button", name="Open", exact=True).click()
     page.locator("[data-take=blend]").wait_for()
@@ -52,7 +52,7 @@ def text(page: Any) -> None:
 
 
 def styles(page: Any) -> None:
-    """The genres, and the decoded point between two of them."""
+    """The map of genres, and the decoded point between two of them."""
     page.get_by_role("tab", name="Map").click()
     page.locator("#map-legend").get_by_text("rock").wait_for()
     box = page.locator("#map-plane").bounding_box()
