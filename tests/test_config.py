@@ -32,7 +32,7 @@ name = "small"
 width = 64
 encoder = "transformer"
 [objective]
-beta = 1  # a whole number where a fraction is wanted
+beta = 1  # an integer for a float setting
 [train]
 learning_rate = 2e-3
 compile = true

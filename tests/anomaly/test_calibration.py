@@ -46,13 +46,13 @@ halves = st.integers(-8, 8).map(lambda x: x / 2)  # many of them alike
 
 
 def test_figures_by_hand() -> None:
-    told = replace(evidence([-1, -4, -1], kl=3), read=5)
+    piece = replace(evidence([-1, -4, -1], kl=3), read=5)
     by_hand = {
         "probability": -2, "error": -1.9, "elbo": -9 / 5, "importance": -8.5 / 5, "worst": -4, "familiar": -2,
         "sum": -6, "quantile": -3.4,
     }  # fmt: skip
-    assert dict(zip(COLUMNS, figures(told).tolist(), strict=False)) == pytest.approx(by_hand)
-    assert len(figures(told)) == len(COLUMNS) - 2
+    assert dict(zip(COLUMNS, figures(piece).tolist(), strict=False)) == pytest.approx(by_hand)
+    assert len(figures(piece)) == len(COLUMNS) - 2
     assert COLUMNS[-2:] == ("novelty", "latent"), "which are no figures of the evidence alone"
 
 
@@ -66,8 +66,8 @@ def test_familiarity_is_the_best_run_of_a_long_piece() -> None:
 
 @given(st.lists(st.floats(-20, 0, width=32), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
 def test_last_digits_do_not_change_scores(log_prob: list[float], seed: int) -> None:
-    told = evidence(np.round(log_prob, 2))
-    exact = replace(told, error=told.error.round(2), elbo=-1.0, importance=-2.0, read=1)
+    piece = evidence(np.round(log_prob, 2))
+    exact = replace(piece, error=piece.error.round(2), elbo=-1.0, importance=-2.0, read=1)
     rng = np.random.default_rng(seed)
     shaken = replace(
         exact,
@@ -467,7 +467,7 @@ def test_few_pieces_are_an_error(count: int) -> None:
 
 def test_an_unknown_score_is_an_error_that_lists_the_choices() -> None:
     def never() -> Any:
-        raise AssertionError("asked for evidence")
+        raise AssertionError("evidence was requested")
         yield
 
     with pytest.raises(SeqVAEError, match="unknown score 'best'") as caught:

@@ -185,8 +185,8 @@ BREAKAGES: dict[str, Callable[[Path], Any]] = {
     ),
     "no heads": lambda folder: change_config(folder, recipe={"model": {"encoder": "transformer", "heads": 0}}),
     "another vocabulary": lambda folder: change_config(folder, vocab_size=9),
-    "other cues": lambda folder: change_config(folder, cue_sizes=[1, 2]),
-    "cues no list": lambda folder: change_config(folder, cue_sizes=3),
+    "other position fields": lambda folder: change_config(folder, cue_sizes=[1, 2]),
+    "position fields no list": lambda folder: change_config(folder, cue_sizes=3),
     "format 2": lambda folder: change_config(folder, format=2),
     "tokenizer of another kind": lambda folder: (folder / "tokenizer/tokenizer.json").write_text('{"kind": "smoke"}'),
     "tokenizer no table": lambda folder: (folder / "tokenizer/tokenizer.json").write_text("3"),
@@ -279,16 +279,16 @@ def test_a_path_that_is_no_checkpoint_says_so(shelf: Path, tmp_path: Path, kind:
 
 
 def test_a_hub_name_is_fetched(shelf: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def fetch(name: str, allow_patterns: list[str]) -> str:
         assert not {"*.bin", "*.pt", "*"}.intersection(allow_patterns)
-        asked.append(name)
+        requested.append(name)
         return str(written)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert load("someone/something").recipe == RECIPE
-    assert asked == ["someone/something"]
+    assert requested == ["someone/something"]
 
 
 def test_released_checkpoints_lie_beside_the_package() -> None:
@@ -407,8 +407,8 @@ def test_the_same_content_makes_the_same_file(tmp_path: Path) -> None:
     for path in files:
         save_tensors({"b": torch.ones(3), "a": torch.zeros(2, 2)}, about, path)
     assert len({path.read_bytes() for path in files}) == 1
-    tensors, told = load_tensors(files[0])
-    assert told == about
+    tensors, metadata = load_tensors(files[0])
+    assert metadata == about
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {"a": (2, 2), "b": (3,)}
 
 

@@ -184,8 +184,8 @@ def test_complaints_become_praise_with_the_same_words(reviews: Codec) -> None:
         return len(set(a.split()) & set(b.split()) - {".", "the", "and", "was", "is", "i", "a"})
 
     own = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise, strict=True))
-    strangers = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise[1:] + praise[:1], strict=True))
-    assert own > 2 * strangers, praise
+    unrelated = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise[1:] + praise[:1], strict=True))
+    assert own > 2 * unrelated, praise
 
 
 @pytest.mark.bf16

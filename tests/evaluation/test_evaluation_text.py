@@ -133,12 +133,12 @@ def result(toy: Toy, reports: list[str]) -> dict[str, Any]:
 
 
 def test_importance_weighting_finds_the_known_likelihood(result: dict[str, Any]) -> None:
-    told = result["likelihood"]
-    assert told["importance"]["nll"][0] == pytest.approx(6 * math.log(2), abs=0.1)
-    assert told["importance"]["perplexity"][0] == pytest.approx(2 ** (6 / 7), rel=0.02), "six words and an end"
-    assert told["importance"]["lines"] == told["elbo_of_the_same"]["lines"] == 15
-    assert told["elbo"]["nll"][0] > 6 * math.log(2) + 0.1, "an upper bound on the NLL, and a loose one"
-    assert told["importance"]["perplexity"][0] < told["elbo"]["perplexity"][0]
+    likelihood = result["likelihood"]
+    assert likelihood["importance"]["nll"][0] == pytest.approx(6 * math.log(2), abs=0.1)
+    assert likelihood["importance"]["perplexity"][0] == pytest.approx(2 ** (6 / 7), rel=0.02), "six words and an end"
+    assert likelihood["importance"]["lines"] == likelihood["elbo_of_the_same"]["lines"] == 15
+    assert likelihood["elbo"]["nll"][0] > 6 * math.log(2) + 0.1, "an upper bound on the NLL, and a loose one"
+    assert likelihood["importance"]["perplexity"][0] < likelihood["elbo"]["perplexity"][0]
 
 
 def test_the_weighted_bound_is_never_below_the_elbo(toy: Toy) -> None:
@@ -163,12 +163,16 @@ def test_draws_do_not_depend_on_the_batch_size(toy: Toy, monkeypatch: pytest.Mon
 
 
 def test_kl_is_the_closed_form_and_bounds_the_information(result: dict[str, Any], toy: Toy) -> None:
-    told = result["likelihood"]
+    likelihood = result["likelihood"]
     q = toy.posteriors([toy.segments(line)[0] for line in held(EVERY)])
-    assert told["kl"][0] == pytest.approx(float(q.kl().sum(1).mean()), abs=1e-3)
-    assert 0 <= told["mutual_information"] <= told["kl"][0]
-    assert told["mutual_information"] <= told["mutual_information_at_most"] == pytest.approx(math.log(22), abs=1e-3)
-    assert (told["active_units"], told["latent"]) == (5, 6)
+    assert likelihood["kl"][0] == pytest.approx(float(q.kl().sum(1).mean()), abs=1e-3)
+    assert 0 <= likelihood["mutual_information"] <= likelihood["kl"][0]
+    assert (
+        likelihood["mutual_information"]
+        <= likelihood["mutual_information_at_most"]
+        == pytest.approx(math.log(22), abs=1e-3)
+    )
+    assert (likelihood["active_units"], likelihood["latent"]) == (5, 6)
 
 
 def test_the_figures_of_a_line_are_sums_over_its_segments() -> None:

@@ -155,9 +155,9 @@ def test_a_perfect_decoder_writes_the_session(session: list[str], window: tuple[
     def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         nonlocal at, chunks
         chunks = chunks if keep is None else [chunks[i] for i in keep.tolist()]
-        wanted = [chunk[at] if at < len(chunk) else EOS for chunk in chunks]
+        expected = [chunk[at] if at < len(chunk) else EOS for chunk in chunks]
         at += 1
-        return one_hot(torch.tensor(wanted), events.vocab_size).float()
+        return one_hot(torch.tensor(expected), events.vocab_size).float()
 
     grammar = events.grammar()
     settings = Sampling(max_tokens=events.max_tokens)
@@ -298,8 +298,8 @@ def test_a_random_sequence_of_allowed_tokens_is_a_session_of_known_symbols(seed:
         walks[:, t] = [rng.choice(np.flatnonzero(row)) for row in allowed]
         state = grammar.advance(state, walks[:, t])
     for walk in walks:
-        said = events.decode_text([walk])
-        assert set(said.split(" ")) <= {*SYMBOLS, ""}
+        text = events.decode_text([walk])
+        assert set(text.split(" ")) <= {*SYMBOLS, ""}
         if EOS in walk.tolist():
-            [chunk] = events.encode(said)
+            [chunk] = events.encode(text)
             assert chunk.tolist() == walk[: len(chunk)].tolist()

@@ -97,11 +97,11 @@ def test_a_band_has_one_bass_two_of_a_family_and_no_more_than_seven() -> None:
 
 
 def test_the_decoder_influences_the_choice_of_the_band() -> None:
-    told = np.zeros(DRUMS + 1)
-    told[29] = 1.0
+    shares = np.zeros(DRUMS + 1)
+    shares[29] = 1.0
     free = ensemble({DRUMS: 0.9, 25: 0.4, 29: 0.3}, size=2)
     assert band.choose(np.zeros(DRUMS + 1), free, 1.0) == [25, DRUMS]
-    assert band.choose(np.zeros(DRUMS + 1), free, 1.0, told) == [29, DRUMS]
+    assert band.choose(np.zeros(DRUMS + 1), free, 1.0, shares) == [29, DRUMS]
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
@@ -199,9 +199,9 @@ def test_a_kept_part_is_whole_and_the_band_plays_the_rest() -> None:
 def test_a_part_has_one_rhythm_and_repeats_its_chords() -> None:
     steady = [(48 * bar, 6, 60, 25) for bar in range(4)] + [(48 * bar + 18, 6, 62, 25) for bar in (0, 2)]
     found = band.patterned(notes(*steady, (7, 3, 61, 25)), BOUNDS, np.array([0, 72]))
-    heard = {(onset, pitch) for onset, _, pitch, *_ in found.tolist()}
+    written = {(onset, pitch) for onset, _, pitch, *_ in found.tolist()}
     often = {(0, 60), (48, 60), (96, 60), (144, 60), (18, 62), (114, 62)}
-    assert heard == often | {(66, 60), (162, 60), (72, 60)}, (
+    assert written == often | {(66, 60), (162, 60), (72, 60)}, (
         "step 18 in all bars, step 24 where it is due, step 7 nowhere"
     )
 
@@ -225,9 +225,9 @@ def test_a_bass_is_one_low_line_without_gaps(rows: list[tuple[int, int, int, int
 
 
 def test_one_instrument_enters_with_chords_and_one_is_low() -> None:
-    told = np.zeros(DRUMS + 1)
-    told[[29, 66]] = 0.2, 0.5
-    assert band.accompanist([0, 25, 29, 33, 66, DRUMS], PIANO, told) == 29, "no bass, no wind, nobody of the song"
+    shares = np.zeros(DRUMS + 1)
+    shares[[29, 66]] = 0.2, 0.5
+    assert band.accompanist([0, 25, 29, 33, 66, DRUMS], PIANO, shares) == 29, "no bass, no wind, nobody of the song"
     assert band.accompanist([0, DRUMS], PIANO) is None
     assert band.lowest_player([0, 42, DRUMS]) == 42
     assert band.lowest_player([0, 32, 42]) == 32

@@ -118,8 +118,8 @@ def test_notes_outside_the_bounds_are_left_out(tokenizer: MidiTokenizer, case: t
 def test_a_duration_not_in_the_vocabulary_becomes_the_nearest(tokenizer: MidiTokenizer, duration: int) -> None:
     bounds = np.array([0, 48], np.int32)
     notes = np.array([[7, duration, 60, 0]], np.int32)
-    told = int(tokenizer.decode_notes(tokenizer.encode_notes(notes, bounds), bounds)[0, 1])
-    assert abs(told - duration) == min(abs(d - duration) for d in DURATIONS)
+    decoded = int(tokenizer.decode_notes(tokenizer.encode_notes(notes, bounds), bounds)[0, 1])
+    assert abs(decoded - duration) == min(abs(d - duration) for d in DURATIONS)
 
 
 @given(st.lists(st.integers(0, 800), max_size=40), st.integers(0, 10))
@@ -322,9 +322,9 @@ def test_a_mix_has_all_notes_of_one_piece_and_whole_tracks_of_another(
     mixed = tokenizer.mix(a, b, np.random.default_rng(seed))
     allowed = np.take_along_axis(tokenizer.allowed(mixed), mixed[..., None], -1)[..., 0]
     assert allowed[mixed != PAD].all()
-    heard = as_set(tokenizer.decode_notes(list(mixed[0]), bounds))
-    assert set(mine) <= heard
-    own, more = {n[3] for n in mine}, heard - set(mine)
+    decoded = as_set(tokenizer.decode_notes(list(mixed[0]), bounds))
+    assert set(mine) <= decoded
+    own, more = {n[3] for n in mine}, decoded - set(mine)
     added = {n[3] for n in more}
     assert not own & added
     assert more == {n for n in theirs if n[3] in added}, "a track comes whole"

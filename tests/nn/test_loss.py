@@ -49,7 +49,7 @@ class Fixed:
     """A stand-in for a model: returns fixed logits and records its arguments."""
 
     def __init__(self, logits: Tensor, bag: Tensor | None = None) -> None:
-        self.told, self.bag = logits, logits if bag is None else bag
+        self.fixed, self.bag = logits, logits if bag is None else bag
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
@@ -58,15 +58,15 @@ class Fixed:
         self.calls.append(
             {
                 "tokens": tokens,
-                "cues": fields,
+                "position_fields": fields,
                 "source": source,
                 "inputs": inputs,
                 "sample": sample,
                 "fade": track_dropout,
             }
         )
-        told, bag = (plain(logits[tokens != PAD]) for logits in (self.told, self.bag))
-        return Output(told, bag, Posterior(MEAN, LOGVAR), MEAN)
+        outputs, bag = (plain(logits[tokens != PAD]) for logits in (self.fixed, self.bag))
+        return Output(outputs, bag, Posterior(MEAN, LOGVAR), MEAN)
 
 
 def run(model: Fixed, config: ObjectiveConfig, tokens: Tensor = TOKENS, step: int = 10, training: bool = True) -> Loss:
@@ -335,11 +335,11 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert torch.equal(training["inputs"][~hit], shift[~hit])
     # targets are never masked, and nothing is in evaluation
     assert torch.equal(training["tokens"], tokens)
-    assert torch.equal(training["cues"], torch.zeros(*tokens.shape, 1, dtype=torch.long))
+    assert torch.equal(training["position_fields"], torch.zeros(*tokens.shape, 1, dtype=torch.long))
     assert (training["fade"], evaluation["fade"]) == (0.7, 0.0)
     assert torch.equal(evaluation["source"], tokens)
     assert torch.equal(evaluation["inputs"], shift)
-    loss(cast(SequenceVAE, model), tokens, training["cues"], config, 1)
+    loss(cast(SequenceVAE, model), tokens, training["position_fields"], config, 1)
     assert model.calls[-1]["fade"] == 0.7, "a loss is one to train by, unless it is said that it is not"
 
 
@@ -405,8 +405,8 @@ def nats(case: Case, z: Tensor) -> Tensor:
     """`-log p(x|z)` of each segment, in nats."""
     model, tokens, fields, allowed = case
     logits = model.decode_logits(z, shifted(tokens), fields)[0].masked_fill(~allowed, -1e9).log_softmax(-1)
-    told = logits.gather(-1, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0)
-    return -told.sum((1, 2))
+    log_probs = logits.gather(-1, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0)
+    return -log_probs.sum((1, 2))
 
 
 def test_refining_makes_every_segment_likelier(case: Case) -> None:
@@ -441,8 +441,8 @@ def test_gradients_are_equal_with_frozen_weights(case: Case, layers: int, tokeni
     for learned in (True, False):
         model.requires_grad_(learned)
         z = torch.ones(len(tokens), 12, requires_grad=True)
-        told, _ = model.decoder_outputs(z, shifted(tokens), fields, model.packing(tokens, fields))
-        loss, _ = told.cross_entropy(tokens[tokens != PAD])
+        outputs, _ = model.decoder_outputs(z, shifted(tokens), fields, model.packing(tokens, fields))
+        loss, _ = outputs.cross_entropy(tokens[tokens != PAD])
         slopes.append(torch.autograd.grad(loss, z)[0])
     assert slopes[0].abs().max() > 1e-2
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)

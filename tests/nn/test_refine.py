@@ -47,13 +47,13 @@ class Segments:
             adam = torch.optim.Adam([z], lr=0.1, betas=(0.9, 0.9), eps=0.05)
             step, most = 0, max(config.steps, config.most_steps)
             while step < most:
-                told, bag, right = self.nats(i, z, ruled)
+                logits, bag, right = self.nats(i, z, ruled)
                 if step >= config.steps and right:
                     break
                 step += 1
                 price = config.beta * z.square().sum() / 2 if step <= config.steps else 0
                 adam.zero_grad()
-                (told + config.bag * bag + price).backward()  # type: ignore[no-untyped-call]
+                (logits + config.bag * bag + price).backward()  # type: ignore[no-untyped-call]
                 adam.step()
             means.append(z.detach()[0])
             steps.append(step)
@@ -63,10 +63,10 @@ class Segments:
         """`-log p(x|z)` of one segment, that of the bag of words, and whether each token is the most likely."""
         tokens = self.tokens[i : i + 1]
         both = self.model.decode_logits(z, shifted(tokens), self.fields[i : i + 1])
-        told, bag = (x.masked_fill(~self.allowed[i : i + 1], -1e9) if ruled else x for x in both)
+        logits, bag = (x.masked_fill(~self.allowed[i : i + 1], -1e9) if ruled else x for x in both)
         there = tokens != PAD
-        own = [-x.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][there].sum() for x in (told, bag)]
-        return own[0], own[1], bool((told.argmax(-1) == tokens)[there].all())
+        own = [-x.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][there].sum() for x in (logits, bag)]
+        return own[0], own[1], bool((logits.argmax(-1) == tokens)[there].all())
 
 
 @pytest.fixture(scope="module")

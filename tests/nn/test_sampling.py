@@ -21,16 +21,16 @@ from seqvae.protocols import BOS, EOS
 
 
 def test_each_step_gets_the_previous_token_and_its_position_fields() -> None:
-    told: list[tuple[list[int], list[int]]] = []
+    inputs: list[tuple[list[int], list[int]]] = []
 
     def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
-        told.append((tokens[:, 0].tolist(), fields[:, 0, 0].tolist()))
+        inputs.append((tokens[:, 0].tolist(), fields[:, 0, 0].tolist()))
         logits = torch.zeros(len(tokens), 6)
-        logits[:, [3, 4, 5, 4, EOS][len(told) - 1]] = 9.0
+        logits[:, [3, 4, 5, 4, EOS][len(inputs) - 1]] = 9.0
         return logits
 
     assert [row.tolist() for row in decode(step, Even(), start(2), Sampling(), CPU)] == [[3, 4, 5, 4, EOS]] * 2
-    assert told == [
+    assert inputs == [
         ([BOS] * 2, [0] * 2),
         ([3] * 2, [1] * 2),
         ([4] * 2, [2] * 2),
@@ -129,16 +129,16 @@ def test_ids_are_int32_on_the_device_of_the_logits(write: Any) -> None:
 
 
 def test_rows_in_one_state_share_one_grammar_lookup() -> None:
-    asked: list[int] = []
+    counts: list[int] = []
 
-    class Asked(Even):
+    class Counted(Even):
         def allowed(self, state: Ints) -> NDArray[np.bool_]:
-            asked.append(len(state))
+            counts.append(len(state))
             return super().allowed(state)
 
-    decode(steady(random_logits(1).expand(5, -1)), Asked(), start(5), Sampling(max_tokens=4), CPU)
-    decode(steady(random_logits(5, end=-9.0)), Asked(), start(5), Sampling(max_tokens=2), CPU)
-    assert asked == [1] * 4 + [1, 5]
+    decode(steady(random_logits(1).expand(5, -1)), Counted(), start(5), Sampling(max_tokens=4), CPU)
+    decode(steady(random_logits(5, end=-9.0)), Counted(), start(5), Sampling(max_tokens=2), CPU)
+    assert counts == [1] * 4 + [1, 5]
 
 
 def test_no_rows_give_no_rows() -> None:

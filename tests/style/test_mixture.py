@@ -100,8 +100,8 @@ def test_one_component_is_the_gaussian_of_the_points(seed: int) -> None:
 def test_covariances_of_few_points_are_shrunk_toward_the_diagonal() -> None:
     mixing = noise(60, 60)
     few, many = noise(90, 60, seed=1) @ mixing, noise(4000, 60, seed=2) @ mixing
-    told = MultivariateNormal(few.mean(0), torch.cov(few.T)).log_prob(many)  # type: ignore[no-untyped-call]
-    assert float(log_prob(fit(few, 1), many).mean()) > float(told.mean()) + 10
+    expected = MultivariateNormal(few.mean(0), torch.cov(few.T)).log_prob(many)  # type: ignore[no-untyped-call]
+    assert float(log_prob(fit(few, 1), many).mean()) > float(expected.mean()) + 10
 
 
 def test_a_mixture_has_a_higher_held_out_likelihood_than_a_gaussian() -> None:
@@ -159,8 +159,8 @@ def test_densities_equal_those_of_weighted_gaussians(seed: int) -> None:
     other = MixtureSameFamily(
         Categorical(m.weights.double()), MultivariateNormal(m.means.double(), covariances(m).double())
     )
-    told = other.log_prob(z.double()).float()  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(log_prob(m, z), told, rtol=1e-4, atol=1e-3)
+    expected = other.log_prob(z.double()).float()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(log_prob(m, z), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_densities_integrate_to_1() -> None:

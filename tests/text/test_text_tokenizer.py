@@ -90,9 +90,9 @@ def test_chunks_begin_before_a_word(text: TextTokenizer) -> None:
     tokenizer = short(text, 16)
     chunks = tokenizer.encode(line)
     assert len(chunks) >= 4
-    said = [tokenizer.decode_text([chunk]) for chunk in chunks]
-    assert all(set(part.split()) <= set(WORDS) for part in said)
-    assert " ".join(said) == line
+    texts = [tokenizer.decode_text([chunk]) for chunk in chunks]
+    assert all(set(part.split()) <= set(WORDS) for part in texts)
+    assert " ".join(texts) == line
 
 
 def test_tokens_fill_one_chunk_and_one_more_makes_two(text: TextTokenizer) -> None:

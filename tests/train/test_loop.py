@@ -262,13 +262,13 @@ def test_a_collapse_is_reported_with_the_settings_to_change(
 ) -> None:
     good = {"loss": 1.0, "kl_bits": 9.0, "active_units": 9.0}
     brief = replace(short, train=replace(short.train, steps=1))
-    for name, figures, told in [
+    for name, figures, warned in [
         ("good", good, False), ("bad", {**good, "kl_bits": 0.0}, True),
     ]:  # fmt: skip
         monkeypatch.setattr(Run, "validate", lambda self, figures=figures: figures)
         reports: list[str] = []
         start(brief, name, report=reports.append)
-        assert any(line.startswith("warning") for line in reports) == told
+        assert any(line.startswith("warning") for line in reports) == warned
     autoencoder = replace(brief, objective=replace(brief.objective, autoencoder=True))
     start(autoencoder, "plain", report=reports.append)
     assert sum(line.startswith("warning") for line in reports) == 1, "the plain autoencoder has no KL to lose"
@@ -295,11 +295,11 @@ def test_the_best_checkpoint_has_the_lowest_loss(start: Start, short: Recipe, mo
     losses = iter([5.0, 2.0, 3.0])
     validate = Run.validate
 
-    def told(self: Run) -> dict[str, float]:
+    def validated(self: Run) -> dict[str, float]:
         weights.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
         return {**validate(self), "loss": next(losses)}
 
-    monkeypatch.setattr(Run, "validate", told)
+    monkeypatch.setattr(Run, "validate", validated)
     folder = start(short)
     kept = checkpoint.load(folder / "best").model.state_dict()
     for name, tensor in kept.items():
