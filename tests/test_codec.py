@@ -102,7 +102,7 @@ def test_a_reconstruction_resembles_the_original(small: Codec) -> None:
         own += len(true & back[i])
         other += len(true & back[i - 1])
         assert 0.3 * len(true) < len(back[i]) < 2 * len(true)
-    assert own > 1.2 * other, "the model of some seconds of training follows the piece that it is given"
+    assert own > 1.2 * other, "even a model trained for some seconds follows its input"
 
 
 def test_other_pieces_do_not_change_a_decoded_piece(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_tempo_metre_and_keys_come_from_the_original(small: Codec, song: Piece) 
         assert frame(score) == midi.frame_rows(song.frame)
         assert rows(score), "there is music in it"
         again = midi.read(midi.to_bytes(score))
-        assert again.bounds.tolist() == song.bounds[: len(again.bounds)].tolist(), "the bars lie where they lay"
+        assert again.bounds.tolist() == song.bounds[: len(again.bounds)].tolist(), "the bars are unchanged"
         assert bars(score, song.bounds)[11:] == [], "and there are no more of them"
 
 
@@ -166,7 +166,7 @@ def test_the_last_of_an_odd_number_of_bars_is_kept(small: Codec) -> None:
         piece = groove(2, bars=count)
         assert len(small.segments(piece)) == (count + 1) // 2
         after = bars(small.reconstruct(piece), np.arange(count + 2) * 48)
-        assert after[-1] == 0, "nothing is written into the filling of the last segment"
+        assert after[-1] == 0, "the padding of the last segment stays empty"
         assert after[count - 1] > 0
 
 

@@ -326,7 +326,7 @@ def test_training_resumes_after_a_full_disk(lines: Path, here: Path) -> None:
     state = (here / "run" / "state.safetensors").stat().st_size
     assert "cannot be written" in limited(state // 2, *run, "--resume")
     after = tree(here / "run")
-    assert before.keys() - after.keys() == {"best/styles.safetensors"}, "a better model, of which none are fitted yet"
+    assert before.keys() - after.keys() == {"best/styles.safetensors"}, "a better model, without styles yet"
     assert after["state.safetensors"] == before["state.safetensors"]
     assert checkpoint.load(here / "run" / "best")
     done(*run, "--resume")

@@ -98,7 +98,7 @@ def test_an_endless_score_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "takes longer than 0.5 s" in one_line(lambda: midi.read(score.encode()), ReadError)
     assert time.monotonic() - started < 10
     monkeypatch.setattr(notation, "SECONDS", 60.0)
-    assert len(midi.read(score.replace("1000000000000", "1").encode()).notes) == 1, "what comes after is not stopped"
+    assert len(midi.read(score.replace("1000000000000", "1").encode()).notes) == 1, "later code is not stopped"
 
 
 @pytest.mark.parametrize("suffix", [".mid", ".krn"])

@@ -233,7 +233,7 @@ def test_weights_of_another_vocabulary_of_the_same_size_are_refused(folder: Path
     lines = [line[::-1] for line in SENTENCES]
     size = load_tokenizer(folder / "data" / "tokenizer").vocab_size
     other = TextTokenizer.train(lines, size, max_tokens=24)
-    assert other.vocab_size == size, "else the test tells nothing"
+    assert other.vocab_size == size, "otherwise the test shows nothing"
     data = shards.tokenize(RECIPE, [("s", line, line) for line in lines], other, tmp_path / "data")
     with pytest.raises(ConfigError, match=r"tokenizer|otherwise"):
         if how == "resume":
@@ -380,7 +380,7 @@ def test_an_infinite_gradient_in_one_of_two_processes_stops_both(folder: Path, t
     lines = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     for line in lines:
-        assert math.isfinite(float(line.split("loss is ")[1].split(" ")[0])), "its gradient alone is not"
+        assert math.isfinite(float(line.split("loss is ")[1].split(" ")[0])), "only its gradient is not"
         assert line.startswith("step 5: ")
         assert "at batch 5 of epoch 0, which holds pieces " in line
     assert saved(tmp_path / "run") == 4

@@ -80,7 +80,7 @@ def test_the_folder_holds_json_and_tensors_and_no_pickle(saved: Path) -> None:
     assert {"format", "weights", "score", "model", "threshold", "p_value", "samples", "seed", "about"} == facts.keys()
     tensors, _ = load_tensors(saved / "calibration.safetensors")
     assert tensors.keys() == {"centre", "axes", "latents", "grams", "tails", "normal"}
-    assert [path.name for path in saved.parent.iterdir()] == ["one"], "nothing is left beside it"
+    assert [path.name for path in saved.parent.iterdir()] == ["one"], "no other file is left"
 
 
 @pytest.mark.parametrize(("p_value", "threshold"), [(1e-6, -math.inf), (0.0, -math.inf), (1.0, math.inf)])

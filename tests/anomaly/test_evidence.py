@@ -134,7 +134,7 @@ def test_the_elbo_never_exceeds_the_log_likelihood_of_the_tokens(events: Codec) 
         total = sum(float(one.log_probs.sum(1).mean()) for one in by_hand(events, line, 16))
         assert evidence.elbo <= total + 1e-3
         if len(events.tokenizer.encode(line)) == 1:
-            assert evidence.elbo < float(evidence.log_prob.sum()), "the model here has something to say in its latents"
+            assert evidence.elbo < float(evidence.log_prob.sum()), "the latents of this model are informative"
 
 
 def test_the_importance_weighted_bound_is_at_least_the_mean_log_weight(events: Codec) -> None:
@@ -145,7 +145,7 @@ def test_the_importance_weighted_bound_is_at_least_the_mean_log_weight(events: C
     elbo, importance = (np.mean([getattr(e, name) for one in many for e in one]) for name in ("elbo", "importance"))
     assert importance > elbo, "closer to the likelihood on average"
     few = [e.importance for seed in range(12) for e in examine(events, NEW, 1, seed)]
-    assert importance > np.mean(few), "the closer the more draws"
+    assert importance > np.mean(few), "closer with more draws"
 
 
 def test_the_importance_weighted_bound_of_one_sample_is_its_log_weight(events: Codec) -> None:
@@ -160,7 +160,7 @@ def test_draws_follow_the_seed(events: Codec) -> None:
     one, again, other = (alone(events, line, 4, seed) for seed in (1, 1, 2))
     assert (one.log_prob == again.log_prob).all()
     assert (one.log_prob != other.log_prob).any()
-    assert (one.error == other.error).all(), "the mean of the posterior is no draw"
+    assert (one.error == other.error).all(), "the mean of the posterior is not a sample"
     assert (one.means == other.means).all()
 
 
@@ -220,7 +220,7 @@ def test_an_endless_stream_is_scored_as_it_arrives(events: Codec, monkeypatch: p
 
     def stream() -> Iterable[str]:
         for line in itertools.cycle(SESSIONS):
-            assert len(read) < 20 + 8, "no more is read ahead than is examined at once"
+            assert len(read) < 20 + 8, "at most one batch is read ahead"
             read.append(line)
             yield line
 
@@ -313,7 +313,7 @@ def test_music_evidence_is_normalised_over_the_tokens_its_grammar_allows(tiny_mu
     assert evidence.means.shape == (3, 16)
     rules = [model.tokenizer.allowed(chunk) for chunk in chunks]
     open_ = np.concatenate([one.sum(-1) for one in rules if one is not None])
-    assert (evidence.log_prob[open_ == 1] == 0).all(), "what must come costs nothing"
+    assert (evidence.log_prob[open_ == 1] == 0).all(), "a token without alternatives has log-probability 0"
     ends = evidence.log_prob[evidence.tokens == EOS]
     assert len(ends) == 6
     # an untrained model gives all allowed tokens similar probabilities

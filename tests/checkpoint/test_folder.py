@@ -96,8 +96,8 @@ def test_the_folder_has_the_documented_files(written: Path) -> None:
         "config.json", "model.safetensors", "tokenizer/tokenizer.json", "styles.safetensors", "metrics.json",
         "README.md",
     }  # fmt: skip
-    assert names(written.parent) == ["tiny"], "nothing is left beside it"
-    assert written.stat().st_mode & 0o777 == 0o755, "others may read it"
+    assert names(written.parent) == ["tiny"], "no other file is left"
+    assert written.stat().st_mode & 0o777 == 0o755, "readable by others"
 
 
 def test_weights_in_half_precision_are_read_as_single_precision(copy: Path, kept: Checkpoint) -> None:
@@ -122,13 +122,13 @@ def test_a_folder_is_replaced_completely(kept: Checkpoint, copy: Path) -> None:
     (copy / "detector" / "settings.json").write_text("of these weights")
     save(replace(kept, card="new", styles={}), copy)
     assert load(copy).card == "new"
-    assert (copy / "map.png").exists(), "what belongs to the same weights stays"
+    assert (copy / "map.png").exists(), "files of the same weights stay"
     assert (copy / "detector" / "settings.json").exists()
     model = load(copy).model
     with torch.no_grad():
         next(iter(model.parameters())).add_(1)
     save(replace(kept, model=model, styles={}), copy)
-    assert not (copy / "map.png").exists(), "of other weights nothing stays"
+    assert not (copy / "map.png").exists(), "files of other weights are removed"
     assert not (copy / "detector").exists()
     assert not (copy / "styles.safetensors").exists()
     assert names(copy.parent) == ["copy"]

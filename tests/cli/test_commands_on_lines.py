@@ -132,7 +132,7 @@ def test_samples_do_not_depend_on_the_batches(tiny_text: Path, here: Path, monke
     blend = ["blend", "@in.txt", "-m", tiny_text, "--to", "good", "--temperature", 3, "--exact", "--seed"]
     whole = done(*blend, 5)
     assert whole != done(*blend, 6)
-    assert len(set(whole[2:10])) > 4, "each line has draws of its own"
+    assert len(set(whole[2:10])) > 4, "each line has independent samples"
     monkeypatch.setattr("seqvae.cli.text_io.BATCH", 3)
     assert done(*blend, 5) == whole
 
@@ -246,7 +246,7 @@ def test_an_interrupted_command_leaves_the_old_file(
     assert (here / "out.txt").read_text() == "old"
     assert files(here) == ["in.txt", "out.txt"]
     result = seqvae("reconstruct", "@in.txt", "-m", tiny_text)
-    assert len(result.stdout.splitlines()) >= 7, "what is done by then is there where it is printed"
+    assert len(result.stdout.splitlines()) >= 7, "finished lines are printed"
 
 
 # --- the other verbs --------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_styles_can_be_written_into_the_model_folder(tiny_text: Path, here: Path
     done("style", "fit", "room=@room.txt", "-m", here / "model", "--add")
     listed = [json.loads(line)["style"] for line in done("style", "list", "-m", here / "model", "--json")]
     assert listed == ["bad", "good", "past", "present", "room"]
-    assert done("generate", "-m", here / "model", "-n", 3) == before, "all else is as it was"
+    assert done("generate", "-m", here / "model", "-n", 3) == before, "everything else is unchanged"
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_the_effect_of_a_style_vector_is_measured_saved_and_shown(tiny_music: Pa
             song(here / style / f"{name}.mid", number + i)
     sets = ["calm=calm", "wild=wild", "-m", tiny_music]
     fitted = done("style", "fit", *sets, "--hold-out", "-o", "my.styles")
-    assert fitted == ["calm: 6 songs, in my.styles", "wild: 6 songs, in my.styles"], "the held-out ones are left out"
+    assert fitted == ["calm: 6 songs, in my.styles", "wild: 6 songs, in my.styles"], "held-out songs are left out"
     before = done("style", "list", "-m", tiny_music, "--styles", "my.styles", "--json")
     assert all(json.loads(line).keys() == {"style", "count", "source"} for line in before)
     lines = done("style", "effect", *sets, "--styles", "my.styles", "--songs", 2, "--json")
@@ -510,7 +510,7 @@ def test_a_full_disk_leaves_no_half_written_file(tiny_music: Path, here: Path, m
     result = seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out")
     assert (result.exit_code, result.stdout) == (1, "out/a.mid\n")
     assert last_error_line(result).startswith("seqvae: cannot write out/b.mid: no space left on device; ")
-    assert result.stderr.count("\n") == 2, "one line says what the first song loses"
+    assert result.stderr.count("\n") == 2, "one line reports the losses of the first song"
     assert files(here / "out") == ["a.mid"]
 
 

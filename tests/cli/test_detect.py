@@ -112,7 +112,7 @@ def test_normal_lines_are_read_from_standard_input_too(
     for inputs, rest in (([], HELD_OUT), (["-"], HELD_OUT), (["first.txt", "-"], HELD_OUT[50:])):
         typed("".join(f"{line}\n\n" for line in rest))
         found, pieces = fitted(*inputs)
-        assert pieces == 120, "lines without a word are passed over"
+        assert pieces == 120, "empty lines are skipped"
         assert np.array_equal(found.normal, whole.normal)
 
 

@@ -31,7 +31,7 @@ def test_brackets_mark_the_five_least_likely_tokens(detector: Path) -> None:
         [shown] = done("detect", "score", line, "--detector", detector)
         assert marks(shown) == lowest(row)
         tokens = shown.split()[2:]
-        assert ("<eos>" in shown) is ("<eos>" in lowest(row)), "an end that surprises nobody is left out"
+        assert ("<eos>" in shown) is ("<eos>" in lowest(row)), "an unsurprising end is left out"
         assert [token.strip("[]") for token in tokens if "eos" not in token] == line.split()
 
 
@@ -115,7 +115,7 @@ def test_the_least_likely_words_are_marked_and_characters_stay_whole(of_text: Pa
     [row] = rows("the food ☃", "--detector", of_text)
     assert [token["token"] for token in row["tokens"]][-5:] == [" ", "<0xE2>", "<0x98>", "<0x83>", "<eos>"]
     [shown] = done("detect", "score", "the food ☃", "--detector", of_text)
-    assert shown.endswith("food [☃] [<eos>]"), "what is a space to the model is none to the reader"
+    assert shown.endswith("food [☃] [<eos>]"), "the model's space character is not shown"
 
 
 def test_a_long_sentence_has_a_gap_between_words(of_text: Path) -> None:

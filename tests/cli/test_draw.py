@@ -77,7 +77,7 @@ def test_without_matplotlib_the_extra_is_named(here: Path, tiny_music: Path, mon
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "-o", "b.mid"]
     for command in (["plot", "roll", "a.mid", "-o", "r.png"], [*blend, "--png"]):
         assert "pip install 'seqvae[plot]'" in error_line(seqvae(*command))
-    assert files(here) == ["a.mid"], "it is said before any work is done"
+    assert files(here) == ["a.mid"], "the error comes before any work"
 
 
 # --- beside other outputs ---------------------------------------------------------------------------------------------

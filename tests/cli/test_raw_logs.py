@@ -245,9 +245,9 @@ def test_an_update_learns_new_sessions_and_forgets_none(
     assert facts["templates"] == len(SAYS) + 3
     assert (facts["p_value"], facts["sessions"]) == (0.02, 560)
     after = anomalous()
-    assert after >= set(strange), "what was anomalous still is"
+    assert after >= set(strange), "anomalies stay anomalous"
     assert len(after & set(places)) <= 2, "the new kind is normal"
-    assert len(after - set(strange) - set(places)) <= 3, "and the old one still is"
+    assert len(after - set(strange) - set(places)) <= 3, "and so is the old one"
     assert files(here / "x.detector") == files(learned[0])
     assert len(log_detector.load(here / "x.detector").calibration.normal) == 196 - 65
     done("detect", "update", "x.detector", "new.log", "--train", "--replace", "--minutes", 0.01)

@@ -46,7 +46,7 @@ def test_ranks_by_hand() -> None:
     assert ruler.rank_correlation([0, 1, 2], [5, 7, 6]) == pytest.approx(1 - 6 * 2 / (3 * 8))
     assert ruler.rank_correlation([0, 1, 2], [0, 0, 1]) == pytest.approx(1.5 / math.sqrt(2 * 1.5))  # ranks 1.5 1.5 3
     assert ruler.rank_correlation([0, 1, 2], [3, 2, 1]) == -1
-    assert ruler.rank_correlation([0, 1, 2], [1, 1, 1]) == 0, "what does not move does not follow"
+    assert ruler.rank_correlation([0, 1, 2], [1, 1, 1]) == 0, "a constant has rank correlation 0"
 
 
 def test_a_song_is_weighted_by_its_number_of_values() -> None:
@@ -98,7 +98,7 @@ def test_different_distributions_are_distinguished_and_equal_ones_are_not() -> N
 
     assert area(same) < 0.65
     assert area(moved) > 0.75
-    assert area(some) > 0.9, "a statistic that is not there"
+    assert area(some) > 0.9, "an undefined statistic"
 
 
 def test_the_area_is_over_targets_and_draws_are_shared() -> None:

@@ -218,13 +218,13 @@ def test_figures_of_an_older_model_are_still_reported(result: dict[str, Any]) ->
     }
     text = music_report.table(old)
     assert "programs swapped" in text
-    assert "KL" not in text, "a KL stands beside samples alone"
+    assert "KL" not in text, "only samples have a KL"
     without = ("another song", "target mean")
     old["blend"]["all"] = {name: row for name, row in old["blend"]["all"].items() if not name.startswith(without)}
     assert "chroma kept" in text
     text = music_report.table(old)
     assert music_report.OLDER in text
-    assert "chroma kept" not in text, "nothing is kept where there is no control"
+    assert "chroma kept" not in text, "preservation needs a control"
 
 
 def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, songs: Path, tmp_path: Path) -> None:

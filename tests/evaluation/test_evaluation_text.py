@@ -189,9 +189,9 @@ def test_the_figures_of_a_line_are_sums_over_its_segments() -> None:
 
 def test_reconstruction_is_reported_with_and_without_refinement(result: dict[str, Any]) -> None:
     right = {"bleu": [100] * 3, "exact": [1] * 3, "edit_distance": [0] * 3, "kl_bits": None}
-    assert result["reconstruction"]["searched mean"] == right, "no KL is the rate of a point estimate"
+    assert result["reconstruction"]["searched mean"] == right, "a point estimate has no KL"
     alone = result["reconstruction"]["encoder's mean"]
-    assert 0.2 < alone["exact"][0] < 0.8, "it takes the last word to be the same always"
+    assert 0.2 < alone["exact"][0] < 0.8, "the encoder alone assumes a constant last word"
     assert alone["bleu"][0] < 100
 
 
@@ -218,10 +218,10 @@ def test_samples_are_compared_with_real_lines(result: dict[str, Any]) -> None:
     assert samples["sentences"] == 100
     assert set(samples) == {"sentences", "prior", "fitted", "training lines", "held-out lines"}
     assert samples["held-out lines"]["copies"] == [0, 0, 0]
-    assert 0.4 < samples["prior"]["copies"][0] < 0.9, "two thirds of all lines there are"
+    assert 0.4 < samples["prior"]["copies"][0] < 0.9, "two thirds of all possible lines"
     assert samples["prior"]["forward"][0] == pytest.approx(samples["held-out lines"]["forward"][0], rel=0.2)
     assert samples["prior"]["reverse"][0] == pytest.approx(samples["training lines"]["reverse"][0], rel=0.2)
-    assert samples["training lines"]["forward"] is None, "a model's word on what it was fitted on is no figure"
+    assert samples["training lines"]["forward"] is None, "the likelihood of its own training lines is not a measure"
 
 
 def test_a_path_of_the_toy_model_changes_word_by_word(result: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def test_full_bars_and_unreconstructed_notes_are_reported() -> None:
     assert report(piece, most=10) == "of its notes 80% are in bars that are too full for the model"
     assert report(piece, piece.notes[:9]) == "of its notes 10% do not come back"
     other = piece.notes + np.array([0, 5, 0, 0, 1], np.int32)
-    assert report(piece, other) == "", "lengths and loudness do not count"
+    assert report(piece, other) == "", "durations and velocities do not count"
 
 
 def test_the_cache_keeps_the_shares() -> None:

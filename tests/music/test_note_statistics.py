@@ -65,10 +65,10 @@ def test_entropy_is_a_mean_over_windows_of_bars() -> None:
     together = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))
     assert figures.pitch_class_entropy(rows, TWO, 1) == pytest.approx(0.5)
     assert figures.pitch_class_entropy(rows, TWO, 2) == pytest.approx(together)
-    assert figures.pitch_class_entropy(rows, TWO, 4) == pytest.approx(together), "no longer than the stretch"
+    assert figures.pitch_class_entropy(rows, TWO, 4) == pytest.approx(together), "no longer than the excerpt"
     assert figures.pitch_class_entropy(rows, TWO) == pytest.approx(together)
     longer = np.append(TWO, 144).astype(np.int32)
-    assert figures.pitch_class_entropy(rows, longer, 1) == pytest.approx(0.5), "an empty bar is no window"
+    assert figures.pitch_class_entropy(rows, longer, 1) == pytest.approx(0.5), "an empty bar is not a window"
 
 
 def test_grooving_similarity_is_a_mean_over_pairs_of_bars() -> None:

@@ -69,7 +69,7 @@ def test_a_rest_is_silent_and_a_note_begins_on_its_beat() -> None:
     loud = np.abs(samples).max(1)
     assert loud[: 2 * rate].max() == 0
     assert loud[2 * rate : round(2.1 * rate)].max() > 0.3
-    assert loud[8 * rate : round(9.9 * rate)].max() < 0.01, "five seconds later nothing of it is left"
+    assert loud[8 * rate : round(9.9 * rate)].max() < 0.01, "silent five seconds later"
     assert loud[10 * rate : round(10.1 * rate)].max() > 0.3
 
 
@@ -88,7 +88,7 @@ def test_the_loudest_sample_is_the_same_for_soft_and_loud_pieces(small: bool) ->
     for piece in (score((PIANO, [(0, 960, 60, 50)])), score(*wall)):
         samples, _ = samples_of(sound.render(piece, small=small))
         assert np.abs(samples).max() == pytest.approx(sound.PEAK, abs=0.01)
-        assert (np.abs(samples) > 0.98 * sound.PEAK).mean() < 0.001, "samples at the limit are clipped ones"
+        assert (np.abs(samples) > 0.98 * sound.PEAK).mean() < 0.001, "samples at full scale are clipped"
 
 
 def test_louder_notes_are_louder() -> None:

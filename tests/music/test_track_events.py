@@ -191,7 +191,7 @@ def test_at_amount_0_tracks_are_unchanged(small: Codec) -> None:
 
 def test_the_pedal_of_an_instrument_stays_with_its_new_notes() -> None:
     piece = midi.read(song())
-    assert piece.notes[piece.notes[:, PROGRAM] == 0][:, 1].max() == 24, "notes are as long as they are written"
+    assert piece.notes[piece.notes[:, PROGRAM] == 0][:, 1].max() == 24, "notes have their written durations"
     new = piece.notes.copy()
     new[:, PITCH] += 1
     found = tracks.homes(new, piece, frozenset([tracks.MELODY]), new[:0])

@@ -35,7 +35,7 @@ class Spoken:
         before = self.prefixes if keep is None else [self.prefixes[int(i)] for i in keep]
         self.prefixes = [[*row, int(token)] for row, token in zip(before, tokens[:, 0], strict=True)]
         assert [len(row) - 3 for row in self.prefixes] == fields[:, 0, 0].tolist(), (
-            "the grammar's state goes with its row"
+            "the grammar's state moves with its row"
         )
         return torch.stack([self.logits(row) for row in self.prefixes])
 

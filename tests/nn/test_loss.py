@@ -150,7 +150,7 @@ def test_free_bits_apply_per_dimension_to_the_batch_average() -> None:
     expected = COUNT * math.log(4) + 2.0 * 2 * sum(max(0.8, kl) for kl in per_unit)
     result = run(Fixed(even()), config)
     assert float(result.total) == pytest.approx(expected / COUNT)
-    assert result.kl == pytest.approx(sum(map(sum, KL)) / 2), "what is reported has no floor"
+    assert result.kl == pytest.approx(sum(map(sum, KL)) / 2), "the reported KL has no floor"
 
 
 def test_the_bag_of_words_loss_is_added() -> None:
@@ -162,7 +162,7 @@ def test_the_bag_of_words_loss_is_added() -> None:
     assert float(with_bag.total - without.total) == pytest.approx(0.25 * own / COUNT, rel=1e-4)
     assert with_bag.reconstruction == without.reconstruction
     evaluated = run(model, replace(CONSTANT, bag=0.25), training=False)
-    assert float(evaluated.total) == pytest.approx(float(without.total)), "in evaluation it is not charged"
+    assert float(evaluated.total) == pytest.approx(float(without.total)), "it does not count in evaluation"
 
 
 def test_the_autoencoder_uses_the_mean_and_has_no_kl() -> None:
@@ -310,7 +310,7 @@ def test_the_right_share_is_masked_and_never_padding(share: float) -> None:
     tokens = many_tokens()
     before = tokens.clone()
     out = masked(tokens, share, torch.Generator().manual_seed(1))
-    assert torch.equal(tokens, before), "the argument is left alone"
+    assert torch.equal(tokens, before), "the argument is unchanged"
     there = tokens != PAD
     assert torch.equal(out == PAD, ~there)
     hit = out == MASK
@@ -340,7 +340,7 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert torch.equal(evaluation["source"], tokens)
     assert torch.equal(evaluation["inputs"], shift)
     loss(cast(SequenceVAE, model), tokens, training["position_fields"], config, 1)
-    assert model.calls[-1]["fade"] == 0.7, "a loss is one to train by, unless it is said that it is not"
+    assert model.calls[-1]["fade"] == 0.7, "training is the default"
 
 
 def test_token_deletion_is_only_for_the_encoder() -> None:
@@ -362,7 +362,7 @@ def test_noise_follows_the_generator_and_is_on_the_device_of_the_tokens(spoil: A
     generator = torch.Generator().manual_seed(1)
     before = generator.get_state()
     assert torch.equal(spoil(tokens, 0.0, generator), tokens)
-    assert torch.equal(generator.get_state(), before), "no noise takes no draws"
+    assert torch.equal(generator.get_state(), before), "no noise draws no random numbers"
     assert spoil(tokens.to("meta"), 0.3).device.type == "meta"
 
 
@@ -491,6 +491,6 @@ def test_a_segment_is_refined_until_it_is_reconstructed() -> None:
     short = refine(model, tokens, fields, None, first, replace(REFINED, steps=1)).mean
     long = refine(model, tokens, fields, None, first, replace(REFINED, steps=1, most_steps=300)).mean
     done = right(short)
-    assert 0 < done.sum() < len(tokens), "else there is nothing to show"
+    assert 0 < done.sum() < len(tokens), "otherwise the test shows nothing"
     assert right(long).sum() > done.sum()
-    assert torch.equal(long[done], short[done]), "what came back is left alone"
+    assert torch.equal(long[done], short[done]), "reconstructed segments are unchanged"

@@ -91,7 +91,7 @@ def test_refinement_equals_adam_on_the_documented_loss(
 def test_each_segment_is_refined_until_its_tokens_are_the_most_likely(segments: Segments, ruled: bool) -> None:
     config = replace(CONFIG, steps=4, most_steps=16, beta=0.5)
     expected, steps = segments.by_adam(config, ruled)
-    assert min(steps) < max(steps), "else there is nothing to show"
+    assert min(steps) < max(steps), "otherwise the test shows nothing"
     torch.testing.assert_close(segments.refined(config, ruled), expected, rtol=1e-2, atol=1e-3)
     i = steps.index(min(steps))  # alone the search ends as soon as this segment is reconstructed
     one = Posterior(segments.first.mean[i : i + 1], segments.first.logvar[i : i + 1])

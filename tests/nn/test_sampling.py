@@ -92,7 +92,7 @@ def test_samples_repeat_with_a_seed_and_differ_between_seeds() -> None:
 
     assert rows(0) == rows(0)
     assert rows(0) != rows(1)
-    assert len({tuple(row) for row in rows(0)}) > 1, "rows of one call have draws of their own"
+    assert len({tuple(row) for row in rows(0)}) > 1, "rows of one call have independent samples"
 
 
 def test_frequencies_follow_the_probabilities() -> None:
@@ -198,7 +198,7 @@ def test_each_row_has_its_own_guidance_after_other_rows_end(beam: int) -> None:
         return torch.zeros(len(tokens), 7)
 
     def guidance(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
-        assert len({*(state[:, 0] - rows % 2).tolist()}) == 1, "rows and states go together"
+        assert len({*(state[:, 0] - rows % 2).tolist()}) == 1, "rows and states move together"
         weights = np.zeros((len(rows), 2), np.float32)
         weights[np.arange(len(rows)), rows % 2] = 3.0
         return np.array([5, 6], np.int32), weights

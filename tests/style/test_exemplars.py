@@ -32,7 +32,7 @@ def test_exemplars_of_many_pieces_are_limited_in_number_and_rank_and_keep_the_va
     many = exemplars.pair([3 * noise(4, 50, seed=i) @ axes for i in range(2000)], torch.zeros(200))
     assert many is not None
     assert len(many) == exemplars.PAIRS
-    assert many.std() == pytest.approx(3 * math.sqrt(50 / 200), rel=0.1), "nothing is lost where the pieces lie"
+    assert many.std() == pytest.approx(3 * math.sqrt(50 / 200), rel=0.1), "no variance is lost in their subspace"
     full = exemplars.pair([noise(4, 200, seed=i) for i in range(2000)], torch.zeros(200))
     assert full is not None
     assert torch.linalg.matrix_rank(full.flatten(0, 1), rtol=1e-4) == exemplars.DIRECTIONS
@@ -96,7 +96,7 @@ def test_consecutive_numbers_draw_without_replacement_and_with_random_weights(co
     assert sorted(first.argmax(1).tolist()) == list(range(count))
     assert len({round(float(row.sort().values[-2] / row.max()), 6) for row in first}) == count, "weights of their own"
     companions = first[:8].topk(2).indices[:, 1].tolist()
-    assert not set(companions) & set(first[:8].argmax(1).tolist()), "those beside a draw are not in it"
+    assert not set(companions) & set(first[:8].argmax(1).tolist()), "companions of a draw are not in it"
     assert torch.equal(drawn(3), drawn(3))
-    assert not torch.allclose(drawn(3), drawn(3 + count)), "another round is another song"
+    assert not torch.allclose(drawn(3), drawn(3 + count)), "another round gives another song"
     assert drawn(3).argmax() == drawn(3 + count).argmax()

@@ -93,7 +93,7 @@ def test_one_component_is_the_gaussian_of_the_points(seed: int) -> None:
     torch.testing.assert_close(one.means[0], points.mean(0), rtol=1e-3, atol=1e-3)
     deviation = points.std(0)
     away = (covariances(one)[0] - torch.cov(points.T)) / (deviation[:, None] * deviation)
-    assert float(away.abs().max()) < 0.02, "of so many points hardly anything is shrunk"
+    assert float(away.abs().max()) < 0.02, "many points are hardly shrunk"
     torch.testing.assert_close(covariances(one)[0].diagonal(), points.var(0), rtol=1e-2, atol=0)
 
 
@@ -229,7 +229,7 @@ def test_a_file_stores_a_mixture_beside_styles_even_of_the_same_name(tmp_path: P
     again = unpack(load_tensors(path)[0])
     assert again is not None
     assert torch.equal(again.means, fit(points).means)
-    assert unpack(tensors) is None, "no mixture, though a style is called so"
+    assert unpack(tensors) is None, "no mixture, though a style has its name"
 
 
 def test_an_incomplete_mixture_is_refused() -> None:

@@ -266,7 +266,7 @@ def test_an_interrupted_run_is_saved_and_resumes_bit_by_bit(
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
     assert about["progress"] == other["progress"]
     assert log(tmp_path / "straight", "valid") == log(folder, "valid")
-    assert not (folder / "last").exists(), "of no use beside the best of a finished run"
+    assert not (folder / "last").exists(), "not needed beside the best of a finished run"
 
 
 def test_an_interrupt_in_the_last_step_ends_the_run_normally(

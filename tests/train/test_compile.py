@@ -57,5 +57,5 @@ def test_compiled_steps_equal_those_of_the_plain_model(
             figures += [float(result.total.detach()), result.reconstruction, result.kl, result.accuracy]
         losses.append(figures)
         counted = torch._dynamo.utils.counters["stats"]["calls_captured"]
-        assert (counted > 10) == compiled, "what is compared has been compiled, or has not"
+        assert (counted > 10) == compiled, "one model is compiled, the other is not"
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -254,7 +254,7 @@ def test_a_nan_stops_the_run_and_leaves_the_saved_state(
     assert "train.learning_rate" in text
     folder = start(replace(recipe, train=replace(recipe.train, steps=6)), "run", resume=True)
     assert all(tensor.isfinite().all() for tensor in state(folder)[0].values())
-    assert state(folder)[1]["step"] == 6, "taken up from the last good state, step 5"
+    assert state(folder)[1]["step"] == 6, "resumed from the last good state, step 5"
 
 
 def test_a_collapse_is_reported_with_the_settings_to_change(
@@ -326,7 +326,7 @@ def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine() -> None:
     assert (np.diff(rates[99:]) < 0).all()
     assert rate_at(config, 600) == pytest.approx(2e-3 * 0.55), "half-way down"
     assert rates[-1] == pytest.approx(2e-4)
-    assert rate_at(config, 5000) == pytest.approx(2e-4), "beyond the end it stays"
+    assert rate_at(config, 5000) == pytest.approx(2e-4), "it is constant after the end"
 
 
 def test_without_a_warm_up_the_learning_rate_starts_at_its_maximum() -> None:
