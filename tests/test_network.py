@@ -1,7 +1,7 @@
 """No command uses the network, except for a named model on the Hub.
 
-Each runs in processes of which none, workers among them, may connect or look up a name, except on this machine. What
-native code does by itself is not seen: Python's own sockets are what is watched.
+Commands run in processes that may not connect or look up names beyond this machine, workers included. Only Python's
+own sockets are watched; connections by native code are not seen.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ Rng = np.random.Generator
 SCORES = get_args(Score)
 
 nats = st.floats(-50, 0, allow_subnormal=False).map(lambda x: round(x, 2))
-halves = st.integers(-8, 8).map(lambda x: x / 2)  # many of them alike
+halves = st.integers(-8, 8).map(lambda x: x / 2)  # many of them equal
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

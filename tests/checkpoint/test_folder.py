@@ -268,7 +268,7 @@ def test_an_unknown_name_lists_the_released_checkpoints(shelf: Path, name: str) 
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_path_that_is_no_checkpoint_says_so(shelf: Path, tmp_path: Path, kind: str) -> None:
+def test_a_path_without_a_checkpoint_is_an_error(shelf: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "thing"
     if kind == "folder":
         path.mkdir()

@@ -55,7 +55,7 @@ def test_keys_are_plus_and_minus_one_and_the_empty_field_is_the_identity(binding
         keys = binding.key(field, torch.arange(size))
         assert torch.equal(keys.abs(), torch.ones(size, WIDTH))
         assert torch.equal(keys[0], torch.ones(WIDTH))
-        # keys of different values have next to nothing in common
+        # keys of different values are nearly orthogonal
         products = (keys[1:] @ keys[1:].T / WIDTH).fill_diagonal_(0)
         assert products.abs().max() < 0.25
 

@@ -26,7 +26,7 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.refine import refine
 from seqvae.protocols import EOS, MASK, PAD
 
-# two segments of two chunks of up to three tokens of a vocabulary of four (MASK, 3, is said to be a token here)
+# two segments of two chunks of up to three tokens of a vocabulary of four (MASK, 3, is an ordinary token here)
 TOKENS = torch.tensor([[[3, 1, 2], [2, 0, 0]], [[1, 2, 0], [1, 1, 2]]])
 COUNT = 9
 MEAN = torch.tensor([[1.0, 0.0], [0.0, -2.0]])
@@ -127,7 +127,7 @@ def test_probabilities_are_normalised_over_allowed_tokens() -> None:
         assert float(result.total) == pytest.approx((1 + bag) * nats / COUNT)
 
 
-def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
+def test_a_token_without_alternatives_has_no_loss_but_a_gradient() -> None:
     logits = even().requires_grad_()
     allowed = functional.one_hot(TOKENS, 4).bool()
     fields = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
@@ -138,7 +138,7 @@ def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
     assert float(logits.grad.abs().max()) < 1e-30
 
 
-def test_padding_costs_nothing() -> None:
+def test_padding_has_no_loss() -> None:
     logits = even()
     logits[TOKENS == PAD] = torch.tensor([-50.0, 30.0, 0.0, 0.0])
     assert float(run(Fixed(logits), CONSTANT).total) == pytest.approx(float(run(Fixed(even()), CONSTANT).total))

@@ -193,7 +193,7 @@ def test_a_run_may_be_made_longer(start: Start, short: Recipe) -> None:
     assert state(longer)[1]["step"] == 30
 
 
-def test_a_finished_run_resumed_does_nothing(start: Start, short: Recipe) -> None:
+def test_resuming_a_finished_run_does_nothing(start: Start, short: Recipe) -> None:
     folder = start(short)
     before = (folder / "state.safetensors").read_bytes()
     start(short, resume=True)
