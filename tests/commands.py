@@ -41,7 +41,7 @@ def done(*args: object) -> list[str]:
     return result.stdout.split("\n")[:-1]
 
 
-def told(result: Result, code: int = 1) -> str:
+def error_line(result: Result, code: int = 1) -> str:
     """The one-line error of a failed command."""
     assert result.exit_code == code, result.stderr
     assert result.stdout == ""
@@ -56,7 +56,7 @@ def shell(*args: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
 
-def told_last(result: Result) -> str:
+def last_error_line(result: Result) -> str:
     """The error line of a command that fails after its reports."""
     assert result.exit_code == 1
     line = result.stderr.splitlines()[-1]
@@ -85,6 +85,6 @@ def one_line(call: Callable[[], object], kind: type[SeqVAEError] = CheckpointErr
     """The one-line message of the error that a call raises."""
     with pytest.raises(kind) as caught:
         call()
-    told = str(caught.value)
-    assert told and len(told.splitlines()) == 1 and len(told) <= LENGTH
-    return told
+    message = str(caught.value)
+    assert message and len(message.splitlines()) == 1 and len(message) <= LENGTH
+    return message

@@ -18,9 +18,9 @@ D = 3
 
 def evidence(log_prob: Numbers, where: Numbers = (0.0,) * D, kl: float = 2.0) -> Evidence:
     """Evidence of a piece with these log-probabilities and this posterior mean."""
-    told = np.array(log_prob, np.float32)
-    elbo, means = float(told.sum()) - kl, np.atleast_2d(np.array(where, np.float32))
-    return Evidence(np.arange(len(told), dtype=np.int32), told, told + 0.1, elbo, elbo + 0.5, len(told), means)
+    values = np.array(log_prob, np.float32)
+    elbo, means = float(values.sum()) - kl, np.atleast_2d(np.array(where, np.float32))
+    return Evidence(np.arange(len(values), dtype=np.int32), values, values + 0.1, elbo, elbo + 0.5, len(values), means)
 
 
 def pieces(count: int, seed: int = 0) -> list[Evidence]:

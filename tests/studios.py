@@ -25,18 +25,18 @@ def with_detector(checkpoint: Path, folder: Path) -> Path:
 
 def result(client: TestClient, path: str, body: Any = None, **more: Any) -> Any:
     """The result of a job."""
-    told = client.post(path, json=body, **more) if body is not None else client.post(path, **more)
-    while told.status_code == 202:
-        told = client.get(f"/api/jobs/{told.json()['job']}")
-    assert told.status_code == 200, told.text
-    assert told.json()["state"] == "done"
-    return told.json()["result"]
+    response = client.post(path, json=body, **more) if body is not None else client.post(path, **more)
+    while response.status_code == 202:
+        response = client.get(f"/api/jobs/{response.json()['job']}")
+    assert response.status_code == 200, response.text
+    assert response.json()["state"] == "done"
+    return response.json()["result"]
 
 
-def refusal(told: Any, status: int) -> str:
+def refusal(response: Any, status: int) -> str:
     """The one-line error of a refused request."""
-    assert told.status_code == status, told.text
-    body = told.json()
+    assert response.status_code == status, response.text
+    body = response.json()
     assert list(body) == ["error"]
     line: str = body["error"]
     assert line and "\n" not in line
@@ -48,8 +48,8 @@ def notes(roll: dict[str, Any]) -> list[list[float]]:
     return sorted([track["program"], *note] for track in roll["tracks"] for note in track["notes"])
 
 
-def wait(client: TestClient, told: Any) -> Any:
+def wait(client: TestClient, response: Any) -> Any:
     """The final response of a job that may fail."""
-    while told.status_code == 202:
-        told = client.get(f"/api/jobs/{told.json()['job']}")
-    return told
+    while response.status_code == 202:
+        response = client.get(f"/api/jobs/{response.json()['job']}")
+    return response

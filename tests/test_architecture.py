@@ -45,7 +45,7 @@ def test_the_contracts_about_imports_are_kept() -> None:
 @pytest.mark.parametrize("path", _python_files("seqvae"), ids=str)
 def test_a_module_has_limited_length_and_depth_and_absolute_imports(path: Path) -> None:
     source = (ROOT / path).read_text(encoding="utf-8")
-    assert source.count("\n") <= MAX_LINES, "make two modules of it"
+    assert source.count("\n") <= MAX_LINES, "divide it into two modules"
     assert len(path.parts) <= 3, "packages are one level deep"
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):

@@ -102,7 +102,7 @@ def test_a_reconstruction_resembles_the_original(small: Codec) -> None:
         own += len(true & back[i])
         other += len(true & back[i - 1])
         assert 0.3 * len(true) < len(back[i]) < 2 * len(true)
-    assert own > 1.2 * other, "the model of some seconds of training follows the piece that it is given"
+    assert own > 1.2 * other, "even a model trained for some seconds follows its input"
 
 
 def test_other_pieces_do_not_change_a_decoded_piece(small: Codec, song: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_tempo_metre_and_keys_come_from_the_original(small: Codec, song: Piece) 
         assert frame(score) == midi.frame_rows(song.frame)
         assert rows(score), "there is music in it"
         again = midi.read(midi.to_bytes(score))
-        assert again.bounds.tolist() == song.bounds[: len(again.bounds)].tolist(), "the bars lie where they lay"
+        assert again.bounds.tolist() == song.bounds[: len(again.bounds)].tolist(), "the bars are unchanged"
         assert bars(score, song.bounds)[11:] == [], "and there are no more of them"
 
 
@@ -166,7 +166,7 @@ def test_the_last_of_an_odd_number_of_bars_is_kept(small: Codec) -> None:
         piece = groove(2, bars=count)
         assert len(small.segments(piece)) == (count + 1) // 2
         after = bars(small.reconstruct(piece), np.arange(count + 2) * 48)
-        assert after[-1] == 0, "nothing is written into the filling of the last segment"
+        assert after[-1] == 0, "the padding of the last segment stays empty"
         assert after[count - 1] > 0
 
 
@@ -296,8 +296,8 @@ def test_an_interpolation_uses_points_of_the_path_without_reversals(small: Codec
     assert torch.equal(z, path[places])
     assert (places[0], places[-1]) == (0, 4 * codec.CANDIDATES)
     assert sorted(set(places)) == places
-    said = [chunks for chunks, _ in decoded]
-    assert [[x.tolist() for x in one] for one in said] == [[x.tolist() for x in one] for one in small._spelled(
+    texts = [chunks for chunks, _ in decoded]
+    assert [[x.tolist() for x in one] for one in texts] == [[x.tolist() for x in one] for one in small._spelled(
         list(z), [small.adapter.blank(len(a) * small.chunks)] * 5)]  # fmt: skip
 
     def back(points: list[int]) -> float:
@@ -372,9 +372,9 @@ def test_a_blend_is_arranged_for_one_band_with_the_melody_on_top(small: Codec) -
     assert goal.amount == pytest.approx(0.4)
     for amount in (0.5, 1.0):
         blend = midi.read(small.blend(piece, target="odd", source="even", amount=amount))
-        told = arranger.program_shares(small, small.encode([piece])[0])
-        assert told is not None
-        assert told.sum() == pytest.approx(1, abs=1e-3)
+        shares = arranger.program_shares(small, small.encode([piece])[0])
+        assert shares is not None
+        assert shares.sum() == pytest.approx(1, abs=1e-3)
         assert arrangement.top_line_heard(piece.notes, blend.notes) == 1
         assert len(np.unique(blend.notes[:, midi.PROGRAM])) <= band.MOST
 
@@ -473,8 +473,8 @@ def test_any_decoded_score_is_a_file_for_any_reader(small: Codec) -> None:
         assert sum(len(i.notes) for i in midi.to_pretty_midi(score).instruments) == notes
         parsed = music21.midi.translate.midiStringToStream(content)  # type: ignore[no-untyped-call]
         # a drum has no pitches, a chord of drums has notes
-        heard = sum(len(n.notes) if hasattr(n, "notes") else 1 for n in parsed.recurse().notes)
-        assert heard >= 0.5 * notes, "music21 rounds times, and merges"
+        count = sum(len(n.notes) if hasattr(n, "notes") else 1 for n in parsed.recurse().notes)
+        assert count >= 0.5 * notes, "music21 rounds times, and merges"
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -519,12 +519,12 @@ def test_tokens_of_exemplars_are_the_most_likely_unless_requested_otherwise(
     monkeypatch.setattr(Codec, "decode", decode)
     latent = small.model.config.latent
     mean, covariance = torch.zeros(latent), torch.eye(latent)
-    sums = torch.randn(3, 4, latent)
-    for one, asked in (
-        (Style(mean, covariance, 9, exemplars=sums), None),
+    pairs = torch.randn(3, 4, latent)
+    for one, requested in (
+        (Style(mean, covariance, 9, exemplars=pairs), None),
         (Style(mean, covariance, 9), None),
-        (Style(mean, covariance, 9, exemplars=sums), Sampling(temperature=2.0)),
+        (Style(mean, covariance, 9, exemplars=pairs), Sampling(temperature=2.0)),
     ):
-        small.sample(2, one, 0.7, 4, 11, asked)
+        small.sample(2, one, 0.7, 4, 11, requested)
     assert [taken.temperature for taken in chosen] == [0, 0.7, 2.0]
     assert {taken.seed for taken in chosen} == {11}

@@ -32,7 +32,7 @@ name = "small"
 width = 64
 encoder = "transformer"
 [objective]
-beta = 1  # a whole number where a fraction is wanted
+beta = 1  # an integer for a float setting
 [train]
 learning_rate = 2e-3
 compile = true
@@ -69,7 +69,7 @@ def test_json_gives_the_same_recipe(recipe_file: Path, tmp_path: Path) -> None:
 def test_every_built_in_recipe_is_read_by_its_name(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert recipe != Recipe(name=name), "a recipe that says nothing is none"
+    assert recipe != Recipe(name=name), "an empty recipe is an error"
     assert from_dict(Recipe, to_dict(recipe), name) == recipe
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import done, files, seqvae, shell, song, told, told_last
+from commands import done, error_line, files, last_error_line, seqvae, shell, song
 from conftest import ROOT, SENTENCES
 from safetensors.torch import save_file
 
@@ -115,7 +115,7 @@ def test_the_log_of_a_resumed_run_equals_that_of_one_run(
 
 def test_a_vocabulary_without_shards_is_ignored(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards and their vocabulary are valid only together; the remains of a killed process are made again."""
-    wanted = shards.prepare(RECIPE, [lines], tmp_path / "straight", report=lambda _: None)[0].index
+    expected = shards.prepare(RECIPE, [lines], tmp_path / "straight", report=lambda _: None)[0].index
     for broken in ("nothing", "half a folder", "another vocabulary"):
         out = tmp_path / broken
         (out / "tokenizer").mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_a_vocabulary_without_shards_is_ignored(lines: Path, tmp_path: Path, mon
         elif broken == "another vocabulary":
             TextTokenizer.train(["a few other words"], 290).save(out / "tokenizer")
         data = shards.prepare(RECIPE, [lines], out, report=lambda _: None)[0]
-        assert data.index == wanted
+        assert data.index == expected
         assert files(out) == files(tmp_path / "straight")
     saved: list[bool] = []
     save = TextTokenizer.save
@@ -246,7 +246,7 @@ def test_the_second_of_two_commands_is_refused_even_while_the_first_makes_shards
         assert first.stdout is not None
         assert first.stdout.readline() == b"here\n"
         before = tree(here)
-        line = told(seqvae("train", "tiny.json", "--data", lines, "--out", "run", "--resume"))
+        line = error_line(seqvae("train", "tiny.json", "--data", lines, "--out", "run", "--resume"))
         assert "run: another process trains here; wait for it, or choose another --out" in line
         assert tree(here) == before
         first.kill()
@@ -287,7 +287,7 @@ def limited(limit: int, *args: object) -> str:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        line = told_last(seqvae(*args))
+        line = last_error_line(seqvae(*args))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "too large" in line
@@ -326,7 +326,7 @@ def test_training_resumes_after_a_full_disk(lines: Path, here: Path) -> None:
     state = (here / "run" / "state.safetensors").stat().st_size
     assert "cannot be written" in limited(state // 2, *run, "--resume")
     after = tree(here / "run")
-    assert before.keys() - after.keys() == {"best/styles.safetensors"}, "a better model, of which none are fitted yet"
+    assert before.keys() - after.keys() == {"best/styles.safetensors"}, "a better model, without styles yet"
     assert after["state.safetensors"] == before["state.safetensors"]
     assert checkpoint.load(here / "run" / "best")
     done(*run, "--resume")
@@ -383,7 +383,7 @@ def test_an_unwritable_path_is_a_one_line_error(tiny_text: Path, lines: Path, he
             ["reconstruct", "food", "-m", tiny_text, "-o", f"{place}/out.txt"],
             ["encode", "food", "-m", tiny_text, "-o", f"{place}/z.safetensors"],
         ):
-            assert place in told(seqvae(*command))
+            assert place in error_line(seqvae(*command))
     assert files(here) == ["file", "tiny.json"]
     assert (here / "file").read_text() == "x"
 
@@ -391,6 +391,6 @@ def test_an_unwritable_path_is_a_one_line_error(tiny_text: Path, lines: Path, he
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write in a read-only folder")
 def test_a_read_only_folder_is_a_one_line_error(tiny_text: Path, lines: Path, here: Path) -> None:
     (here / "locked").mkdir(mode=0o555)
-    assert "locked" in told(seqvae("style", "fit", f"mine=@{lines}", "-m", tiny_text, "-o", "locked/my.styles"))
+    assert "locked" in error_line(seqvae("style", "fit", f"mine=@{lines}", "-m", tiny_text, "-o", "locked/my.styles"))
     result = shell("train", "reviews", "--data", lines, "--out", "locked/run")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)

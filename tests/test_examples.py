@@ -44,7 +44,7 @@ def test_a_folder_is_blended_at_each_amount(tmp_path: Path) -> None:
     assert not np.array_equal(still, moved)
 
 
-def test_the_folder_script_says_how_it_is_used(tmp_path: Path) -> None:
+def test_the_folder_script_prints_its_usage(tmp_path: Path) -> None:
     result = run(tmp_path, "blend-folder.sh", "songs")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("usage: ")

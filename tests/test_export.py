@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import done, files, seqvae, song, told, told_last
+from commands import done, error_line, files, last_error_line, seqvae, song
 from conftest import ROOT, SENTENCES, SESSIONS
 
 from seqvae import codec, export
@@ -155,14 +155,14 @@ def test_the_program_of_the_page_writes_the_same_tokens(tiny: Path, exported: Pa
         np.testing.assert_allclose(logvar, posterior.logvar, atol=1e-4)
         lengths = None if limits is None else np.append(limits, np.ones(-len(limits) % there.chunks, np.int32))
         written = here.decode(mean, lengths)
-        wanted = there.generate_tokens(torch.from_numpy(mean), lengths, Sampling())
-        assert [chunk.tolist() for chunk in written] == [chunk.tolist() for chunk in wanted]
-        assert heard(there.decode([torch.from_numpy(mean)], like=[piece])[0]) == heard(
+        expected = there.generate_tokens(torch.from_numpy(mean), lengths, Sampling())
+        assert [chunk.tolist() for chunk in written] == [chunk.tolist() for chunk in expected]
+        assert content(there.decode([torch.from_numpy(mean)], like=[piece])[0]) == content(
             there.adapter.assemble(written if limits is None else written[: len(limits)], piece)
         )
 
 
-def heard(piece: Any) -> Any:
+def content(piece: Any) -> Any:
     """Comparable content of a piece: a line, or the notes of a score."""
     if isinstance(piece, str):
         return piece
@@ -176,9 +176,9 @@ def test_it_truncates_unfinished_pieces_like_the_codec(tiny_music: Path, tiny_te
         z = torch.randn(3, there.model.config.latent, generator=torch.Generator().manual_seed(0))
         without = program()(here / f"{name}.onnx")
         without.tokenizer.max_tokens = 20
-        wanted = there.generate_tokens(z, None, Sampling(max_tokens=20))
-        assert [x.tolist() for x in without.decode(z.numpy())] == [x.tolist() for x in wanted]
-        assert 18 <= max(map(len, wanted)) <= 21
+        expected = there.generate_tokens(z, None, Sampling(max_tokens=20))
+        assert [x.tolist() for x in without.decode(z.numpy())] == [x.tolist() for x in expected]
+        assert 18 <= max(map(len, expected)) <= 21
 
 
 def test_it_needs_no_torch(kind: str, tiny: Path, exported: Path, sources: list[Any], here: Path) -> None:
@@ -229,7 +229,7 @@ def test_no_other_folder_is_replaced(tiny_events: Path, here: Path) -> None:
     (here / "mine" / "notes.txt").write_text("mine")
     (here / "file").write_text("mine")
     for out in ("mine", "file", tiny_events):
-        line = told(seqvae("export", "-m", tiny_events, "-o", out))
+        line = error_line(seqvae("export", "-m", tiny_events, "-o", out))
         assert line == f"seqvae: {out}: exists and is not an exported model's folder; choose another -o"
     assert files(here) == ["file", "mine/notes.txt"]
     assert (tiny_events / "model.safetensors").exists()
@@ -237,13 +237,13 @@ def test_no_other_folder_is_replaced(tiny_events: Path, here: Path) -> None:
 
 def test_a_graph_with_other_results_is_not_kept(tiny_events: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with _spoilt(monkeypatch, "logvar", 0.01):
-        line = told_last(seqvae("export", "-m", tiny_events, "-o", "out"))
+        line = last_error_line(seqvae("export", "-m", tiny_events, "-o", "out"))
     assert "differ from torch by 0.01 (encoder)" in line
     with _spoilt(monkeypatch, "next_1", 0.5):  # one cell state: seen from the second token on
-        line = told_last(seqvae("export", "-m", tiny_events, "-o", "out"))
+        line = last_error_line(seqvae("export", "-m", tiny_events, "-o", "out"))
     assert "were not saved" in line
     with _spoilt(monkeypatch, "mean", float("nan")):
-        line = told_last(seqvae("export", "-m", tiny_events, "-o", "out"))
+        line = last_error_line(seqvae("export", "-m", tiny_events, "-o", "out"))
     assert "differ from torch by nan (encoder)" in line
     assert list(here.iterdir()) == []
 
@@ -267,6 +267,6 @@ def test_missing_packages_are_an_error_with_the_install_command(
     package: str, tiny_events: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    line = told(seqvae("export", "-m", tiny_events, "-o", "out"))
+    line = error_line(seqvae("export", "-m", tiny_events, "-o", "out"))
     assert line == f"seqvae: {package} is not installed, and exporting needs it; `pip install 'seqvae[export]'`"
     assert list(here.iterdir()) == []

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import done, seqvae, told
+from commands import done, error_line, seqvae
 from conftest import SENTENCES
 from fastapi.testclient import TestClient
 from studios import HOME, refusal, result
@@ -179,7 +179,9 @@ def test_a_new_modality_is_evaluated_by_its_content(best: Path, strands: Path) -
     options = ("--samples", 2, "--iw-lines", 2, "--json")
     [line] = done("evaluate", "-m", best, "--data", f"@{strands}", *options)
     assert json.loads(line)["protocol"]["lines"] == 400
-    assert "is not a model of music" in told(seqvae("evaluate", "-m", best, "--data", strands, "--arrangement"), 2)
+    assert "is not a model of music" in error_line(
+        seqvae("evaluate", "-m", best, "--data", strands, "--arrangement"), 2
+    )
 
 
 def test_tokens_of_a_new_modality_are_shown_with_their_chunk_numbers(best: Path, strands: Path) -> None:
@@ -227,8 +229,8 @@ class ConvolutionReader(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x (N, T, W)`, `mask (N, T)` to `(N, T, W)`; padding must not change the result."""
         for layer in self.layers:
-            heard: Tensor = layer((x * mask.unsqueeze(-1)).transpose(1, 2))
-            x = x + heard.transpose(1, 2).relu()
+            mixed: Tensor = layer((x * mask.unsqueeze(-1)).transpose(1, 2))
+            x = x + mixed.transpose(1, 2).relu()
         return x
 
 
@@ -292,8 +294,8 @@ def test_a_decoder_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for t in range(4):
         if t == 2:
             rows, cache = rows[1:], model.decoder.select(cache, torch.tensor([1]))
-        told, cache = model.decoder.step(code[rows], inputs[rows, t : t + 1], fields[rows, t : t + 1], cache)
-        assert torch.allclose(told.logits(), at_once[rows, t], atol=1e-4)
+        outputs, cache = model.decoder.step(code[rows], inputs[rows, t : t + 1], fields[rows, t : t + 1], cache)
+        assert torch.allclose(outputs.logits(), at_once[rows, t], atol=1e-4)
 
 
 def test_the_page_names_existing_code() -> None:

@@ -43,7 +43,7 @@ def test_an_entry_point_accepts_corrupted_input_or_refuses_it_in_one_line(name: 
     door = fuzz_doors.DOORS[name]
     seeds = door.seeds()
     taken = sum(fuzz.attempt(door.read, seed) for seed in seeds)
-    assert taken, "nothing of what it is for comes through"
+    assert taken, "no valid input is accepted"
 
     @settings(max_examples=8 if name in FEW else 40)
     @given(st.integers(0, 2**32))

@@ -35,10 +35,10 @@ def test_a_run_on_the_gpu_learns_and_its_checkpoint_loads_anywhere(tmp_path: Pat
         objective=ObjectiveConfig(beta=0.1, anneal_steps=50),
         train=TrainConfig(steps=60, batch_tokens=2048, learning_rate=1e-2, evaluate_every=30, save_every=30),
     )
-    told: list[str] = []
-    best, _ = train_from(recipe, [tmp_path / "lines.txt"], tmp_path / "run", report=told.append)
-    assert any("on cuda" in line for line in told)
-    losses = [float(line.split("loss ")[1].split(",")[0]) for line in told if line.startswith("valid")]
+    reports: list[str] = []
+    best, _ = train_from(recipe, [tmp_path / "lines.txt"], tmp_path / "run", report=reports.append)
+    assert any("on cuda" in line for line in reports)
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in reports if line.startswith("valid")]
     assert losses[-1] < losses[0]
     assert codec.load(best).reconstruct(LINES[0])
 

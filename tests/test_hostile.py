@@ -39,8 +39,8 @@ def change(path: Path, **changes: Any) -> None:
 
 def tensors_file(header: Any, body: bytes = b"") -> bytes:
     """A .safetensors file with any header."""
-    told = json.dumps(header).encode()
-    return struct.pack("<Q", len(told)) + told + body
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + body
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def test_shards_of_version_0_1_are_read() -> None:
 def test_a_newer_format_is_refused_with_a_message(old: Path, file: str) -> None:
     change(old / file, format=2 if file == "config.json" else 3)
     read = load if file == "config.json" else lambda folder: calibration.load(folder / "detector")
-    told = one_line(lambda: read(old))
-    assert "format 2" in told or "another version" in told
+    message = one_line(lambda: read(old))
+    assert "format 2" in message or "another version" in message
 
 
 def test_newer_shards_are_refused_with_a_message(old: Path) -> None:
@@ -123,9 +123,9 @@ def test_files_for_users_to_edit_have_no_checksum(new: Path) -> None:
     assert load(new).card == "mine"
 
 
-@pytest.mark.parametrize("sums", [3, [1], {"../../secret": "0"}, {"model.safetensors": 5}, {"nothing": "0"}, None])
-def test_invalid_checksums_are_an_error_in_one_line(new: Path, sums: Any) -> None:
-    change(new / "config.json", sha256=sums)
+@pytest.mark.parametrize("checksums", [3, [1], {"../../secret": "0"}, {"model.safetensors": 5}, {"nothing": "0"}, None])
+def test_invalid_checksums_are_an_error_in_one_line(new: Path, checksums: Any) -> None:
+    change(new / "config.json", sha256=checksums)
     one_line(lambda: load(new))
 
 
@@ -168,15 +168,15 @@ def test_a_header_longer_than_its_file_is_refused(old: Path, length: int) -> Non
 def test_a_model_far_larger_than_its_weights_is_refused_before_allocation(
     old: Path, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was asked for"))
-    told = json.loads((old / "config.json").read_text())
-    told["recipe"]["model"] |= sizes
-    change(old / "config.json", **told)
+    monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was requested"))
+    settings = json.loads((old / "config.json").read_text())
+    settings["recipe"]["model"] |= sizes
+    change(old / "config.json", **settings)
     assert "the settings need at least" in one_line(lambda: load(old))
 
 
 def test_a_vocabulary_far_larger_than_its_weights_is_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was asked for"))
+    monkeypatch.setattr(checkpoint, "build", lambda *_: pytest.fail("memory was requested"))
     change(old / "tokenizer" / "tokenizer.json", symbols=[str(i) for i in range(100_000)])
     change(old / "config.json", vocab_size=100_005)
     assert "the settings need at least" in one_line(lambda: load(old))
@@ -318,9 +318,9 @@ def test_a_pickle_in_place_of_any_file_is_refused_with_the_reason(trap: Path, ol
         lambda: calibration.load(trap),
         lambda: load(in_a_folder),
     ):
-        told = one_line(call)
-        assert "is a pickle, which may run any program when it is opened" in told
-        assert ".safetensors" in told
+        message = one_line(call)
+        assert "is a pickle, which may run any program when it is opened" in message
+        assert ".safetensors" in message
     assert not (old.parent / "sprung").exists()
 
 
@@ -366,8 +366,8 @@ def test_too_large_settings_are_not_read_completely(old: Path) -> None:
 
 def test_a_long_value_does_not_make_a_long_message(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps({"model": {"decoder": [0] * 1000}}))
-    told = one_line(lambda: load_recipe(tmp_path / "r.json"), ConfigError)
-    assert told.startswith(str(tmp_path)[:100]) and told.endswith("is not one of recurrent, transformer, memory")
+    message = one_line(lambda: load_recipe(tmp_path / "r.json"), ConfigError)
+    assert message.startswith(str(tmp_path)[:100]) and message.endswith("is not one of recurrent, transformer, memory")
 
 
 @pytest.mark.parametrize("header", ['"x"', "3", "[]", '{"__metadata__": 3}'])

@@ -46,8 +46,8 @@ def test_paths_in_an_archive_are_not_followed(tmp_path: Path) -> None:
             "META-INF/container.xml",
             b'<container><rootfiles><rootfile full-path="/etc/passwd"/></rootfiles></container>',
         )
-    told = one_line(lambda: midi.read(bomb), ReadError)
-    assert "root:" not in told
+    message = one_line(lambda: midi.read(bomb), ReadError)
+    assert "root:" not in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mxl"]
 
 
@@ -65,8 +65,8 @@ def test_entities_neither_multiply_nor_read_files(entities: str) -> None:
         "<part id='P1'><measure/></part></score-partwise>"
     )
     started = time.monotonic()
-    told = one_line(lambda: midi.read(score.encode()), ReadError)
-    assert "root:" not in told
+    message = one_line(lambda: midi.read(score.encode()), ReadError)
+    assert "root:" not in message
     assert time.monotonic() - started < 10
 
 
@@ -98,7 +98,7 @@ def test_an_endless_score_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "takes longer than 0.5 s" in one_line(lambda: midi.read(score.encode()), ReadError)
     assert time.monotonic() - started < 10
     monkeypatch.setattr(notation, "SECONDS", 60.0)
-    assert len(midi.read(score.replace("1000000000000", "1").encode()).notes) == 1, "what comes after is not stopped"
+    assert len(midi.read(score.replace("1000000000000", "1").encode()).notes) == 1, "later code is not stopped"
 
 
 @pytest.mark.parametrize("suffix", [".mid", ".krn"])

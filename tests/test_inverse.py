@@ -75,8 +75,8 @@ def same(a: Tensor, b: Tensor) -> bool:
 def test_tensors_and_their_metadata(some: dict[str, Tensor], about: dict[str, str]) -> None:
     with folder() as place:
         save_tensors(some, about, place / "a.safetensors")
-        again, told = load_tensors(place / "a.safetensors")
-    assert told == about
+        again, metadata = load_tensors(place / "a.safetensors")
+    assert metadata == about
     assert again.keys() == some.keys()
     assert all(same(again[name], tensor) for name, tensor in some.items())
 
@@ -222,11 +222,11 @@ def test_a_detector(axes: int, pieces: int, threshold: float, p_value: float | N
         np.sort(np.random.default_rng(pieces).normal(size=(pieces, len(calibration.COLUMNS))), 0),
         np.sort(np.random.default_rng(axes).normal(size=pieces)),
     )
-    told = Settings("hdfs", threshold, p_value, 3, 1, about)
+    written = Settings("hdfs", threshold, p_value, 3, 1, about)
     with folder() as place:
-        calibration.save(kept, told, place / "a.detector")
+        calibration.save(kept, written, place / "a.detector")
         again, told_again = calibration.load(place / "a.detector")
-    assert told_again == told
+    assert told_again == written
     for field in fields(Calibration):
         a, b = getattr(kept, field.name), getattr(again, field.name)
         assert a == b if isinstance(a, str) else field.name == "_seen" or np.array_equal(np.asarray(a), np.asarray(b))

@@ -52,12 +52,12 @@ def test_the_log_probability_is_the_negative_cross_entropy_of_the_tokens(
 
 
 def test_each_token_has_its_own_log_probability(small: Codec, song: Piece) -> None:
-    told, tokens = small.token_log_prob(song, samples=3)
-    assert told.shape == tokens.shape
-    assert (told[tokens == 0] == 0).all()
-    assert (told[tokens != 0] < 0).all()
-    assert told.isfinite().all()
-    assert small.log_prob([song], samples=3)[0] == pytest.approx(float(told.sum()), rel=1e-5)
+    log_probs, tokens = small.token_log_prob(song, samples=3)
+    assert log_probs.shape == tokens.shape
+    assert (log_probs[tokens == 0] == 0).all()
+    assert (log_probs[tokens != 0] < 0).all()
+    assert log_probs.isfinite().all()
+    assert small.log_prob([song], samples=3)[0] == pytest.approx(float(log_probs.sum()), rel=1e-5)
     assert [chunk[chunk != 0].tolist() for chunk in tokens.flatten(0, 1).numpy()] == [
         chunk.tolist() for segment in small.segments(song) for chunk in segment
     ]
@@ -88,13 +88,13 @@ def test_scoring_uses_few_tensor_shapes(small: Codec, monkeypatch: pytest.Monkey
         scored(count)
     evened = len(shapes)
     state = rng.bit_generator.state
-    posterior, told = scored(77)
+    posterior, log_probs = scored(77)
     shapes.clear()
     monkeypatch.setattr(batches, "even", lambda count: count)
     rng.bit_generator.state = state
     exact, expected = scored(77)
     torch.testing.assert_close(posterior.mean, exact.mean)
-    torch.testing.assert_close(told, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)
     for count in range(1, 120, 2):
         scored(count)
     assert evened < len(shapes) / 2

@@ -52,7 +52,7 @@ def test_an_unknown_modality_of_a_recipe_lists_the_known_ones() -> None:
 
 def test_a_music_tokenizer_reads_no_pieces() -> None:
     def pieces() -> Iterator[str]:
-        raise AssertionError("asked for pieces")
+        raise AssertionError("pieces were requested")
 
     made = make(TokenizerConfig(max_steps=96, common_key=True), pieces)
     assert isinstance(made, MidiTokenizer)

@@ -1,7 +1,7 @@
 """No command uses the network, except for a named model on the Hub.
 
-Each runs in processes of which none, workers among them, may connect or look up a name, except on this machine. What
-native code does by itself is not seen: Python's own sockets are what is watched.
+Commands run in processes that may not connect or look up names beyond this machine, workers included. Only Python's
+own sockets are watched; connections by native code are not seen.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def refuse(event, args):
     host = host.decode() if isinstance(host, bytes) else host
     if host in (None, "", "localhost", "::1") or host.startswith("127."):
         return
-    note(f"asked {host}")
-    raise OSError(f"{host}: the network is asked")
+    note(f"requested {host}")
+    raise OSError(f"{host}: no network in tests")
 
 sys.addaudithook(refuse)
 note(f"watched {os.getpid()}")
@@ -65,7 +65,7 @@ class Watch:
     environment: dict[str, str]
     notes: Path
 
-    def told(self, word: str) -> list[str]:
+    def recorded(self, word: str) -> list[str]:
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
         return [line.removeprefix(f"{word} ") for line in lines if line.startswith(word)]
 
@@ -96,14 +96,14 @@ def test_the_watch_records_a_network_request(watch: Watch) -> None:
     """The Hub's client with a Hub name: one line, and no result without the network."""
     result = watch.run("models", "style list -m nobody/nothing")
     assert "nobody/nothing: no such folder, and not available from the Hub" in result.stderr
-    assert watch.told("asked")
+    assert watch.recorded("requested")
 
 
 def check(watch: Watch, *calls: str) -> None:
     result = watch.run(*calls)
-    assert watch.told("asked") == []
+    assert watch.recorded("requested") == []
     assert result.returncode == 0, result.stderr[-2000:]
-    assert watch.told("watched")
+    assert watch.recorded("watched")
 
 
 def test_commands_on_music_use_no_network(watch: Watch, tiny_music: Path) -> None:
@@ -125,7 +125,7 @@ def test_commands_on_music_use_no_network(watch: Watch, tiny_music: Path) -> Non
         f"detect fit songs -m {tiny_music} -o songs.detector --p-value 0.4 --samples 2",
         "detect score songs --detector songs.detector",
     )
-    assert len(watch.told("watched")) > 1, "files are read, and sound is made, in processes of their own"
+    assert len(watch.recorded("watched")) > 1, "files are read, and sound is made, in processes of their own"
 
 
 def test_commands_on_sentences_use_no_network(watch: Watch, tiny_text: Path) -> None:
@@ -167,5 +167,5 @@ def test_the_studio_uses_no_network(watch: Watch, tiny_text: Path) -> None:
                     assert answer.status == 200
         finally:
             studio.terminate()
-    assert watch.told("asked") == []
-    assert watch.told("watched")
+    assert watch.recorded("requested") == []
+    assert watch.recorded("watched")

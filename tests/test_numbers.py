@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import done, seqvae, song, told, told_last
+from commands import done, error_line, last_error_line, seqvae, song
 from conftest import SENTENCES, MakePiece, groove
 from precision import needs_bf16
 
@@ -90,8 +90,8 @@ def test_the_batch_is_named_with_its_pieces(
     held = Run(RECIPE, data, tokenizer, tmp_path / "never", print).batches
     rows = [rows.tolist() for rows, _ in held.epoch(0)]
     assert len(rows) > 5
-    wanted = rows[5][0]
-    first, bad = data.record(wanted)["first"], np.array([wanted])
+    expected = rows[5][0]
+    first, bad = data.record(expected)["first"], np.array([expected])
     poison = data.gather(bad, np.array([first]), 1)[0, 0]
     true_loss = objective.loss
 
@@ -233,7 +233,7 @@ def test_weights_of_another_vocabulary_of_the_same_size_are_refused(folder: Path
     lines = [line[::-1] for line in SENTENCES]
     size = load_tokenizer(folder / "data" / "tokenizer").vocab_size
     other = TextTokenizer.train(lines, size, max_tokens=24)
-    assert other.vocab_size == size, "else the test tells nothing"
+    assert other.vocab_size == size, "otherwise the test shows nothing"
     data = shards.tokenize(RECIPE, [("s", line, line) for line in lines], other, tmp_path / "data")
     with pytest.raises(ConfigError, match=r"tokenizer|otherwise"):
         if how == "resume":
@@ -248,7 +248,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused_with_a_message(tiny_text
     checkpoint.save(kept, tmp_path / "mixed")
     with pytest.raises(CheckpointError, match="tokenizer and model do not belong together"):
         checkpoint.load(tmp_path / "mixed")
-    assert "do not belong together" in told(seqvae("reconstruct", "food", "-m", tmp_path / "mixed"))
+    assert "do not belong together" in error_line(seqvae("reconstruct", "food", "-m", tmp_path / "mixed"))
 
 
 @pytest.mark.parametrize("breakage", ["recipe", "progress", "weight", "shape", "random"])
@@ -334,7 +334,7 @@ def test_nan_latents_are_a_one_line_error(kind: str, tiny_text: Path, tiny_music
     tensors[name][0, 0] = math.nan
     checkpoint.save_tensors(tensors, about, here / "z.safetensors")
     result = seqvae("decode", "z.safetensors", "-m", model, "-o", "out.txt" if kind == "text" else "out.mid")
-    assert "NaN or infinity" in told(result)
+    assert "NaN or infinity" in error_line(result)
     assert not (here / "out.txt").exists()
     assert not (here / "out.mid").exists()
 
@@ -356,7 +356,7 @@ def test_the_train_command_reports_it(here: Path, folder: Path, monkeypatch: pyt
     )
     (here / "tiny.json").write_text(json.dumps(RECIPE.__dict__, default=lambda x: x.__dict__))
     result = seqvae("train", "tiny.json", "--data", folder / "all.txt", "--out", "run")
-    assert "step 1: the loss is nan" in told_last(result)
+    assert "step 1: the loss is nan" in last_error_line(result)
     assert not (here / "run" / "state.safetensors").exists()
 
 
@@ -380,7 +380,7 @@ def test_an_infinite_gradient_in_one_of_two_processes_stops_both(folder: Path, t
     lines = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     for line in lines:
-        assert math.isfinite(float(line.split("loss is ")[1].split(" ")[0])), "its gradient alone is not"
+        assert math.isfinite(float(line.split("loss is ")[1].split(" ")[0])), "only its gradient is not"
         assert line.startswith("step 5: ")
         assert "at batch 5 of epoch 0, which holds pieces " in line
     assert saved(tmp_path / "run") == 4

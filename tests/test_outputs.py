@@ -1,7 +1,7 @@
 """Released models give the recorded notes and words; the record is compared after changes that move code.
 
-`python tests/test_outputs.py` records them again, after a change that is meant to change them. Processors round
-differently, so some notes or words of many may differ from the record.
+`python tests/test_outputs.py` makes a new record, after a change that should change the outputs. Processors
+round differently, so a few of many notes or words may differ from the record.
 """
 
 from __future__ import annotations

@@ -357,10 +357,10 @@ def test_when_one_process_fails_the_other_ends_with_a_message(folder: Path) -> N
         )
         for rank in "01"
     ]  # fmt: skip
-    told = [process.communicate(timeout=300)[1] for process in processes]
+    stderr = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, 1]
-    assert "SeqVAEError: another process has ended or does not answer" in told[0]
-    assert "RuntimeError: a bug" in told[1]
+    assert "SeqVAEError: another process has ended or does not answer" in stderr[0]
+    assert "RuntimeError: a bug" in stderr[1]
 
 
 @pytest.mark.slow
@@ -403,7 +403,7 @@ def test_sessions_are_scored_and_encoded_by_two_as_by_one(tiny_events: Path, tmp
     assert result.returncode == 0, result.stderr[-4000:]
     lines = result.stdout.splitlines()
     assert [json.loads(line) for line in lines[: len(one)]] == one, "in the order of the lines"
-    assert len(lines) == len(one) + 1, "what was encoded is told once"
+    assert len(lines) == len(one) + 1, "encoded files are reported once"
     a, b = (checkpoint.load_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("one", "two"))
     assert torch.equal(a["segments"], b["segments"])
     torch.testing.assert_close(a["z"], b["z"])

@@ -62,8 +62,8 @@ def test_every_note_is_drawn_at_its_position(stacked: bool) -> None:
     for given, shown, drums in zip((CALM, WILD), pitches, beats, strict=True):
         for program in set(given.notes[:, midi.PROGRAM].tolist()) - {DRUMS}:
             part = given.notes[given.notes[:, midi.PROGRAM] == program]
-            wanted = sorted(zip(part[:, midi.ONSET].tolist(), part[:, midi.PITCH].tolist(), strict=True))
-            assert notes_of(shown[program]) == pytest.approx(np.array(wanted, float))
+            expected = sorted(zip(part[:, midi.ONSET].tolist(), part[:, midi.PITCH].tolist(), strict=True))
+            assert notes_of(shown[program]) == pytest.approx(np.array(expected, float))
         count = int((given.notes[:, midi.PROGRAM] == DRUMS).sum())
         assert sum(len(c.get_paths()) for c in drums.values()) == count
         assert DRUMS not in shown
@@ -80,12 +80,12 @@ def test_an_instrument_has_one_colour_in_all_rolls_and_in_the_legend() -> None:
     assert all(len(colours) == 1 for colours in seen.values())
     assert len({colour for colours in seen.values() for colour in colours}) == len(seen)
     [legend] = figure.legends
-    told = {
+    shown_colours = {
         text.get_text(): to_hex(patch.get_facecolor())
         for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
     }
     names = {PIANO: "Acoustic Grand Piano", BASS: "Electric Bass (finger)", FLUTE: "Flute", DRUMS: "Drums"}
-    assert told == {names[program]: colours.pop() for program, colours in seen.items()}
+    assert shown_colours == {names[program]: colours.pop() for program, colours in seen.items()}
 
 
 def test_colours_are_the_same_in_the_file() -> None:
@@ -185,9 +185,9 @@ def test_points_are_drawn_at_their_position_and_named_if_few() -> None:
     found = plane.plane(styles(0.0, 2.0))
     z = torch.ones(3, 6)
     axes = plot.latent_map(found, {"song": z}).axes[0]
-    wanted = (z.double() @ found.axes).mean(0).tolist()
+    expected = (z.double() @ found.axes).mean(0).tolist()
     marks = [np.array(line.get_xydata())[0].tolist() for line in axes.lines if line.get_marker() == "D"]
-    assert marks == [pytest.approx(wanted)]
+    assert marks == [pytest.approx(expected)]
     assert "song" in [text.get_text() for text in axes.texts]
     many = plot.latent_map(found, {f"song {i}": z for i in range(plot.NAMED + 1)}).axes[0]
     assert not any("song" in text.get_text() for text in many.texts)
@@ -210,13 +210,13 @@ def curves(axes: Axes) -> dict[str, list[list[float]]]:
 @pytest.mark.parametrize("keys", [("classifier", "classifier_without_instruments"), ("judge", "blind")])
 def test_an_effect_of_music_has_the_measured_values_and_bands(keys: tuple[str, str]) -> None:
     same = {keys[1]: [0.1, 0.0, 0.2], "groove": [0.9, 0.8, 1.0]}
-    said = {
+    labels = {
         f"amount {a:g}": {keys[0]: [a / 2, a / 2 - 0.1, a / 2 + 0.1], "chroma": [1 - a / 3, 0.3, 1.0], **same}
         for a in (1.0, 0.0, 0.5)
     }
     others: dict[str, Any] = {"own 1": {}, "programs swapped": {}, "amount 1, harmony 0": {}}
     others |= {"another song, amount 1": {"chroma": [0.5, 0.4, 0.6]}, "another song, amount 1, harmony 0": {}}
-    arrival, keeping = plot.effect({"blend": {"all": {**said, **others}}}).axes
+    arrival, keeping = plot.effect({"blend": {"all": {**labels, **others}}}).axes
     first, second = curves(arrival).values()
     assert first == [[0.0, 0.0], [0.5, 0.25], [1.0, 0.5]]
     assert second == [[0.0, 0.1], [0.5, 0.1], [1.0, 0.1]]

@@ -64,10 +64,10 @@ def test_its_python_runs(here: Path) -> None:
     [block] = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     for number, name in enumerate(("song", "a", "b")):
         song(here / f"{name}.mid", number, bars=2)
-    said: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), said)  # the README is ours
+    variables: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), variables)  # the README is ours
     for name, count in {"between": 7, "new": 4, "nats": 1}.items():
-        made = said[name]
+        made = variables[name]
         assert isinstance(made, list)
         assert len(made) == count
 

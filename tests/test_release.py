@@ -53,12 +53,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 @pytest.mark.slow
 def test_the_wheel_holds_all_that_the_package_reads(wheel: set[str]) -> None:
     sources = [path for path in (ROOT / "seqvae").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    wanted = {path.relative_to(ROOT).as_posix() for path in sources}
-    assert {"seqvae/music/page.html", "seqvae/studio/static/index.html", "seqvae/recipes/music.toml"} <= wanted
+    expected = {path.relative_to(ROOT).as_posix() for path in sources}
+    assert {"seqvae/music/page.html", "seqvae/studio/static/index.html", "seqvae/recipes/music.toml"} <= expected
     released = [path for path in (ROOT / "checkpoints").rglob("*") if path.is_file()]
-    wanted |= {f"seqvae/{path.relative_to(ROOT).as_posix()}" for path in released}
-    assert sorted(wanted - wheel) == []
-    extra = {name for name in wheel - wanted if ".dist-info/" not in name}
+    expected |= {f"seqvae/{path.relative_to(ROOT).as_posix()}" for path in released}
+    assert sorted(expected - wheel) == []
+    extra = {name for name in wheel - expected if ".dist-info/" not in name}
     assert not extra
 
 
@@ -128,11 +128,11 @@ def test_the_citation_has_the_required_fields() -> None:
 def test_every_dependency_has_a_lower_bound_and_every_upper_bound_a_reason() -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     extras = PROJECT["project"]["optional-dependencies"].values()
-    wanted = [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"], *chain(*extras)]
-    needs = [Requirement(text) for text in wanted]
+    expected = [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"], *chain(*extras)]
+    needs = [Requirement(text) for text in expected]
     assert len(needs) > 30
     assert [need.name for need in needs if need.name != "seqvae" and not _bounds(need, ">=")] == []
-    for text, need in zip(wanted, needs, strict=True):
+    for text, need in zip(expected, needs, strict=True):
         if _bounds(need, "<", "<=", "==", "~=", "!="):
             [line] = [line for line in lines if f'"{text}"' in line]
             assert re.search(r"  # \w.{20,}$", line), f"{text}: say beside it what breaks"

@@ -42,9 +42,9 @@ def test_only_the_key_identifies_the_letters(
     ]  # fmt: skip
     assert all({one["A"], one["B"]} == {"model", "rule"} for one in key.values())
     assert {one["A"] for one in key.values()} == {"model", "rule"}, "in no fixed order"
-    told = (tmp_path / "out" / "sheet.md").read_text()
-    assert "| 03.png | even | all the way to odd | |" in told
-    assert "model" not in told
+    sheet_text = (tmp_path / "out" / "sheet.md").read_text()
+    assert "| 03.png | even | all the way to odd | |" in sheet_text
+    assert "model" not in sheet_text
     with Image.open(tmp_path / "out" / "05.png") as picture:
         assert picture.height > picture.width
 

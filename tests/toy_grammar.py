@@ -30,7 +30,7 @@ class Even:
 
     def advance(self, state: Ints, tokens: Ints) -> Ints:
         assert state.dtype == tokens.dtype == np.int32
-        assert Even.allowed(self, state)[np.arange(len(state)), tokens].all(), "what is forbidden is never told"
+        assert Even.allowed(self, state)[np.arange(len(state)), tokens].all(), "advanced by a token that is not allowed"
         return np.stack([state[:, 0] + 1, tokens], 1)
 
     def position_fields(self, state: Ints) -> Ints:

@@ -39,21 +39,21 @@ Rng = np.random.Generator
 SCORES = get_args(Score)
 
 nats = st.floats(-50, 0, allow_subnormal=False).map(lambda x: round(x, 2))
-halves = st.integers(-8, 8).map(lambda x: x / 2)  # many of them alike
+halves = st.integers(-8, 8).map(lambda x: x / 2)  # many of them equal
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def test_figures_by_hand() -> None:
-    told = replace(evidence([-1, -4, -1], kl=3), read=5)
+    piece = replace(evidence([-1, -4, -1], kl=3), read=5)
     by_hand = {
         "probability": -2, "error": -1.9, "elbo": -9 / 5, "importance": -8.5 / 5, "worst": -4, "familiar": -2,
         "sum": -6, "quantile": -3.4,
     }  # fmt: skip
-    assert dict(zip(COLUMNS, figures(told).tolist(), strict=False)) == pytest.approx(by_hand)
-    assert len(figures(told)) == len(COLUMNS) - 2
-    assert COLUMNS[-2:] == ("novelty", "latent"), "which are no figures of the evidence alone"
+    assert dict(zip(COLUMNS, figures(piece).tolist(), strict=False)) == pytest.approx(by_hand)
+    assert len(figures(piece)) == len(COLUMNS) - 2
+    assert COLUMNS[-2:] == ("novelty", "latent"), "columns that need more than the evidence"
 
 
 def test_familiarity_is_the_best_run_of_a_long_piece() -> None:
@@ -66,8 +66,8 @@ def test_familiarity_is_the_best_run_of_a_long_piece() -> None:
 
 @given(st.lists(st.floats(-20, 0, width=32), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
 def test_last_digits_do_not_change_scores(log_prob: list[float], seed: int) -> None:
-    told = evidence(np.round(log_prob, 2))
-    exact = replace(told, error=told.error.round(2), elbo=-1.0, importance=-2.0, read=1)
+    piece = evidence(np.round(log_prob, 2))
+    exact = replace(piece, error=piece.error.round(2), elbo=-1.0, importance=-2.0, read=1)
     rng = np.random.default_rng(seed)
     shaken = replace(
         exact,
@@ -92,7 +92,7 @@ def test_bounds_by_hand() -> None:
     normal = compared([-3, -2, -2, -1])
     assert normal.bound(-3, 0.2) == pytest.approx(1 - 0.05**0.25), "nothing is below"
     assert normal.bound(-1, 0.8) == pytest.approx(0.95**0.25)
-    assert normal.bound(-2, None) == normal.bound(-2, 0.6), "the largest rank that it may have"
+    assert normal.bound(-2, None) == normal.bound(-2, 0.6), "the largest possible rank"
     assert normal.bound(-2.5, None) == normal.bound(-2, 0.4)
     assert normal.bound(-3, 0.5, 0.9) == pytest.approx(1 - 0.1**0.25)
     assert normal.bound(math.inf, 1) == normal.bound(0, None) == 1
@@ -105,7 +105,7 @@ def test_thresholds_by_hand() -> None:
     assert {p: normal.threshold(p) for p in expected} == expected
     assert normal.threshold(0.5, 0.9) == -3, "P(Binomial(4, 0.5) >= 1) = 0.94"
     assert normal.threshold(0.4, 0.9) == -math.inf
-    assert compared([]).p_value(-99) == 1, "compared with nothing, nothing is strange"
+    assert compared([]).p_value(-99) == 1, "without a calibration nothing is anomalous"
     assert compared([]).threshold(0.99) == -math.inf
 
 
@@ -252,7 +252,7 @@ def test_known_latents_are_at_distance_0() -> None:
     known = spread(300)
     found = fit(pieces(20), known=[known[:100], known[100:]])
     assert [found.distance(known[i : i + 1].numpy()) for i in range(300)] == [0] * 300
-    assert found.distance(known.numpy()) == 0, "a piece of many segments, each of which is known"
+    assert found.distance(known.numpy()) == 0, "a piece of many known segments"
 
 
 def test_other_latents_have_their_mahalanobis_distance() -> None:
@@ -286,7 +286,7 @@ def test_equal_normal_latents_make_rounding_no_distance() -> None:
     found = fit(pieces(20), known=[where] * 50)
     shaken = where + torch.tensor([[1e-7, -2e-7, 1e-7]])
     assert found.distance(where.numpy()) == found.distance(shaken.numpy()) == 0
-    assert found.distance((where + 0.1).numpy()) > 10, "but any other is far"
+    assert found.distance((where + 0.1).numpy()) > 10, "but any other is distant"
 
 
 def test_a_subset_of_very_many_known_latents_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,7 +427,7 @@ def test_fitting_is_the_same_for_the_same_seed(known: int) -> None:
     near = [spread(1, seed=i) for i in range(known)]
     one, again, other = (fit(iter(pieces(60)), known=near, seed=seed).tensors() for seed in (4, 4, 5))
     assert all(torch.equal(one[name], again[name]) for name in one)
-    assert not torch.equal(one["normal"], other["normal"]), "another seed parts the pieces otherwise"
+    assert not torch.equal(one["normal"], other["normal"]), "another seed splits the pieces differently"
 
 
 @pytest.mark.parametrize(("count", "known", "parts"), [
@@ -467,7 +467,7 @@ def test_few_pieces_are_an_error(count: int) -> None:
 
 def test_an_unknown_score_is_an_error_that_lists_the_choices() -> None:
     def never() -> Any:
-        raise AssertionError("asked for evidence")
+        raise AssertionError("evidence was requested")
         yield
 
     with pytest.raises(SeqVAEError, match="unknown score 'best'") as caught:

@@ -80,7 +80,7 @@ def test_the_folder_holds_json_and_tensors_and_no_pickle(saved: Path) -> None:
     assert {"format", "weights", "score", "model", "threshold", "p_value", "samples", "seed", "about"} == facts.keys()
     tensors, _ = load_tensors(saved / "calibration.safetensors")
     assert tensors.keys() == {"centre", "axes", "latents", "grams", "tails", "normal"}
-    assert [path.name for path in saved.parent.iterdir()] == ["one"], "nothing is left beside it"
+    assert [path.name for path in saved.parent.iterdir()] == ["one"], "no other file is left"
 
 
 @pytest.mark.parametrize(("p_value", "threshold"), [(1e-6, -math.inf), (0.0, -math.inf), (1.0, math.inf)])
@@ -140,7 +140,7 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, model: Path, 
     assert load(tmp_path / "empty")[1] == settings
 
 
-def test_a_detector_inside_a_checkpoint_goes_with_it(tmp_path: Path, model: Path, fitted: Calibration) -> None:
+def test_a_detector_inside_a_checkpoint_moves_with_it(tmp_path: Path, model: Path, fitted: Calibration) -> None:
     save(fitted, Settings(str(model), -1.0, None, 2, 0), model / "detector")
     model.rename(tmp_path / "elsewhere")
     _, settings = load(tmp_path / "elsewhere" / "detector")
@@ -166,7 +166,7 @@ def test_another_model_is_refused(tmp_path: Path, saved: Path, model: Path) -> N
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "3", "null", "{}", '{"format": 1}'])
-def test_a_folder_that_is_no_detector_is_an_error_that_says_so(saved: Path, text: str | None) -> None:
+def test_a_folder_without_a_detector_is_an_error(saved: Path, text: str | None) -> None:
     path = saved / "detector.json"
     path.unlink() if text is None else path.write_text(text)
     assert refusal(saved).startswith(f"{saved}: no detector can be read here")

@@ -105,7 +105,7 @@ def test_ties_are_broken_by_seed_and_position() -> None:
 def test_discoveries_by_hand() -> None:
     assert conformal.discoveries([0.01, 0.9, 0.03, 0.029, 0.5], 0.05).tolist() == [True, False, True, True, False]
     assert conformal.discoveries([0.06, 0.9], 0.1).tolist() == [False, False]
-    assert conformal.discoveries([0.1, 0.1], 0.1).tolist() == [True, True], "as many as there are"
+    assert conformal.discoveries([0.1, 0.1], 0.1).tolist() == [True, True], "all of them"
     assert conformal.discoveries([], 0.1).tolist() == []
     assert conformal.least_discoveries(100, 99, 0.1) == 10
     few = np.array([0.01] * 10 + [1.0] * 90)
@@ -175,10 +175,10 @@ def test_a_shift_is_distinguished_from_attacks() -> None:
     assert sum(run(rng, 300, 400, strange=0.3) is not None for _ in range(50)) >= 48, "a new kind of piece"
     first = changes[0]
     assert first is not None
-    assert first.seen <= 100, "and as soon as can be"
+    assert first.seen <= 100, "and as early as possible"
     assert first.share > first.level
     assert first.p_value < conformal.ALARM
-    assert not any(run(rng, 300, 400, shift=-1) for _ in range(20)), "less strange is no alarm"
+    assert not any(run(rng, 300, 400, shift=-1) for _ in range(20)), "higher scores are no alarm"
 
 
 def test_few_pieces_are_no_drift() -> None:

@@ -180,7 +180,7 @@ def test_outputs_have_the_usual_shapes_and_types(fitted: Detector) -> None:
         assert labels.shape == (len(X),)
         assert labels.dtype.kind == "i"
         assert set(labels.tolist()) <= {-1, 1}
-    assert fitted.fit(NORMAL, [0] * len(NORMAL)) is fitted, "a y is passed over"
+    assert fitted.fit(NORMAL, [0] * len(NORMAL)) is fitted, "a y is ignored"
 
 
 @pytest.mark.parametrize("p_value", [0.0, 0.001, 0.02, 0.1, 0.35, 1.0])
@@ -191,7 +191,7 @@ def test_prediction_decision_and_p_values_agree(tiny_events: Path, p_value: floa
     np.testing.assert_array_equal(decision, scores - detector.offset_)
     np.testing.assert_array_equal(labels == -1, decision < 0)
     np.testing.assert_array_equal(labels == -1, p_values <= p_value)
-    assert (labels == -1).any() == (p_value > 0.01), "51 pieces can promise no less than 1 in 51"
+    assert (labels == -1).any() == (p_value > 0.01), "51 pieces can guarantee no rate below 1 in 51"
     assert (labels == 1).any() == (p_value < 1)
 
 
@@ -208,7 +208,7 @@ def test_contamination_is_a_share_of_the_calibration_pieces(tiny_events: Path, s
     normal = detector.calibration_.normal
     below, not_above = (normal < detector.offset_).sum(), (normal <= detector.offset_).sum()
     assert below <= share * len(normal) + 1
-    assert not_above >= share * len(normal), "more of them but for ties"
+    assert not_above >= share * len(normal), "more, except for ties"
     labels, scores = detector.predict(NORMAL), detector.score_samples(NORMAL)
     np.testing.assert_array_equal(labels == -1, scores < detector.offset_)
 
@@ -258,7 +258,7 @@ def test_distances_are_measured_from_the_known_pieces(tiny_events: Path) -> None
     detector = Detector(tiny_events, statistic="latent", samples=1).fit(NORMAL, known=SESSIONS)
     assert (detector.score_samples(SESSIONS) == 0).all()
     assert detector.score_samples(["panic panic close"])[0] < -1
-    assert len(detector.calibration_.normal) == 100, "and no piece is spent on them: a third is for the tails"
+    assert len(detector.calibration_.normal) == 100, "without pieces of their own: a third is for the tails"
     assert len(detector.fit(NORMAL).calibration_.normal) == 50
 
 
@@ -271,7 +271,7 @@ def test_the_seed_decides_the_split_and_the_draws(tiny_events: Path) -> None:
         for samples, seed in ((2, 1), (2, 2), (64, 1))
     )
     assert 0 < np.abs(few - many).mean() < 0.2
-    assert 0 < np.abs(few - others).mean() < 0.3, "this score depends on nothing but the draws"
+    assert 0 < np.abs(few - others).mean() < 0.3, "this score depends only on the draws"
 
 
 # --- inside of scikit-learn -------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_loading_returns_the_saved_state(tiny_events: Path, tmp_path: Path, sett
     assert {name: again.get_params()[name] for name in same} == {name: detector.get_params()[name] for name in same}
     assert Path(again.model) == tiny_events.resolve()
     if "contamination" in settings:
-        assert again.contamination == pytest.approx(0.2, abs=1 / 50), "as a share of those compared with"
+        assert again.contamination == pytest.approx(0.2, abs=1 / 50), "as a share of the calibration pieces"
     else:
         assert again.contamination == "auto"
     again.save(tmp_path / "twice")

@@ -68,15 +68,15 @@ class ByHand:
         posterior = model.model.encode(tokens, torch.zeros(*tokens.shape, 0).long())
         self.mean, deviation = posterior.mean[0], (posterior.logvar[0] / 2).exp()
         self.draws = self.mean + noise * deviation
-        self.told = torch.stack([self.tell(model, z, tokens) for z in self.draws])
-        self.error = self.tell(model, self.mean, tokens)
+        self.log_probs = torch.stack([self.token_log_probs(model, z, tokens) for z in self.draws])
+        self.error = self.token_log_probs(model, self.mean, tokens)
         q, p = Normal(self.mean, deviation), Normal(torch.zeros(len(self.mean)), torch.ones(len(self.mean)))
         self.kl = float(kl_divergence(q, p).sum())
         outside = p.log_prob(self.draws) - q.log_prob(self.draws)  # type: ignore[no-untyped-call]
-        self.weights = self.told.sum(1) + outside.sum(1)
+        self.weights = self.log_probs.sum(1) + outside.sum(1)
 
     @staticmethod
-    def tell(model: Codec, z: Tensor, tokens: Tensor) -> Tensor:
+    def token_log_probs(model: Codec, z: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities `(T,)` of the tokens, in nats."""
         before = torch.tensor([[[BOS, *tokens[0, 0, :-1].tolist()]]])
         logits, _ = model.model.decode_logits(z[None], before, torch.zeros(*tokens.shape, 0).long())
@@ -93,15 +93,15 @@ def test_evidence_equals_the_reference_computation(events: Codec, line: str) -> 
     evidence, windows = alone(events, line, samples=5, seed=3), by_hand(events, line, samples=5, seed=3)
     overlap = events.tokenizer.overlap
     first = [0] + [overlap] * (len(windows) - 1)  # start of the part that does not repeat the previous window
-    average = torch.cat([one.told.mean(0)[at:] for one, at in zip(windows, first, strict=True)])
+    average = torch.cat([one.log_probs.mean(0)[at:] for one, at in zip(windows, first, strict=True)])
     error = torch.cat([one.error[at:] for one, at in zip(windows, first, strict=True)])
     np.testing.assert_allclose(evidence.log_prob, average, atol=1e-4)
     np.testing.assert_allclose(evidence.error, error, atol=1e-4)
     np.testing.assert_allclose(evidence.means, torch.stack([one.mean for one in windows]), atol=1e-5)
-    assert evidence.elbo == pytest.approx(sum(float(w.told.sum(1).mean()) - w.kl for w in windows), abs=1e-3)
+    assert evidence.elbo == pytest.approx(sum(float(w.log_probs.sum(1).mean()) - w.kl for w in windows), abs=1e-3)
     importance = sum(float(w.weights.exp().mean().log()) for w in windows)
     assert evidence.importance == pytest.approx(importance, abs=1e-3)
-    assert evidence.read == sum(w.told.shape[1] for w in windows)
+    assert evidence.read == sum(w.log_probs.shape[1] for w in windows)
 
 
 @pytest.mark.parametrize("line", [*ODD, *NEW[:8]])
@@ -131,10 +131,10 @@ def test_an_anomalous_event_has_the_lowest_log_probability(events: Codec) -> Non
 
 def test_the_elbo_never_exceeds_the_log_likelihood_of_the_tokens(events: Codec) -> None:
     for line, evidence in zip(NEW, examine(events, NEW), strict=True):
-        total = sum(float(one.told.sum(1).mean()) for one in by_hand(events, line, 16))
+        total = sum(float(one.log_probs.sum(1).mean()) for one in by_hand(events, line, 16))
         assert evidence.elbo <= total + 1e-3
         if len(events.tokenizer.encode(line)) == 1:
-            assert evidence.elbo < float(evidence.log_prob.sum()), "the model here has something to say in its latents"
+            assert evidence.elbo < float(evidence.log_prob.sum()), "the latents of this model are informative"
 
 
 def test_the_importance_weighted_bound_is_at_least_the_mean_log_weight(events: Codec) -> None:
@@ -145,7 +145,7 @@ def test_the_importance_weighted_bound_is_at_least_the_mean_log_weight(events: C
     elbo, importance = (np.mean([getattr(e, name) for one in many for e in one]) for name in ("elbo", "importance"))
     assert importance > elbo, "closer to the likelihood on average"
     few = [e.importance for seed in range(12) for e in examine(events, NEW, 1, seed)]
-    assert importance > np.mean(few), "the closer the more draws"
+    assert importance > np.mean(few), "closer with more draws"
 
 
 def test_the_importance_weighted_bound_of_one_sample_is_its_log_weight(events: Codec) -> None:
@@ -160,7 +160,7 @@ def test_draws_follow_the_seed(events: Codec) -> None:
     one, again, other = (alone(events, line, 4, seed) for seed in (1, 1, 2))
     assert (one.log_prob == again.log_prob).all()
     assert (one.log_prob != other.log_prob).any()
-    assert (one.error == other.error).all(), "the mean of the posterior is no draw"
+    assert (one.error == other.error).all(), "the mean of the posterior is not a sample"
     assert (one.means == other.means).all()
 
 
@@ -187,18 +187,18 @@ def test_copies_in_one_call_get_identical_evidence(events: Codec) -> None:
 
 
 def test_equal_windows_are_computed_once(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    told = Codec.token_log_probs
+    counts: list[int] = []
+    compute = Codec.token_log_probs
 
     def counted(self: Codec, z: Tensor, segments: Sequence[list[NDArray[np.int32]]]) -> Tensor:
-        asked.append(len(segments))
-        return told(self, z, segments)
+        counts.append(len(segments))
+        return compute(self, z, segments)
 
     monkeypatch.setattr(Codec, "token_log_probs", counted)
     line = "sync " * 100  # every window but the last is the same
     assert len(events.tokenizer.encode(line)) > 9
     list(examine(events, [line] * 5, 2))
-    assert asked == [2]
+    assert counts == [2]
 
 
 @needs_bf16
@@ -220,7 +220,7 @@ def test_an_endless_stream_is_scored_as_it_arrives(events: Codec, monkeypatch: p
 
     def stream() -> Iterable[str]:
         for line in itertools.cycle(SESSIONS):
-            assert len(read) < 20 + 8, "no more is read ahead than is examined at once"
+            assert len(read) < 20 + 8, "at most one batch is read ahead"
             read.append(line)
             yield line
 
@@ -296,8 +296,8 @@ def test_sentences_have_evidence_too(tiny_text: Path) -> None:
     for line, evidence in zip(SENTENCES[:5], examine(model, SENTENCES[:5], 4), strict=True):
         chunks = model.tokenizer.encode(line)
         assert evidence.tokens.tolist() == [token for chunk in chunks for token in chunk.tolist()]
-        told = model.token_log_probs(torch.from_numpy(evidence.means)[None], model.segments(line))
-        assert evidence.error.sum() == pytest.approx(float(told.sum()), abs=1e-3)
+        log_probs = model.token_log_probs(torch.from_numpy(evidence.means)[None], model.segments(line))
+        assert evidence.error.sum() == pytest.approx(float(log_probs.sum()), abs=1e-3)
     salad = " ".join(sorted(SENTENCES[0].split()))
     assert alone(model, salad).log_prob.mean() < alone(model, SENTENCES[0]).log_prob.mean() - 1
 
@@ -313,7 +313,7 @@ def test_music_evidence_is_normalised_over_the_tokens_its_grammar_allows(tiny_mu
     assert evidence.means.shape == (3, 16)
     rules = [model.tokenizer.allowed(chunk) for chunk in chunks]
     open_ = np.concatenate([one.sum(-1) for one in rules if one is not None])
-    assert (evidence.log_prob[open_ == 1] == 0).all(), "what must come costs nothing"
+    assert (evidence.log_prob[open_ == 1] == 0).all(), "a token without alternatives has log-probability 0"
     ends = evidence.log_prob[evidence.tokens == EOS]
     assert len(ends) == 6
     # an untrained model gives all allowed tokens similar probabilities

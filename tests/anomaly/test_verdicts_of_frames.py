@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import seqvae, told_last
+from commands import last_error_line, seqvae
 from conftest import session
 
 pytest.importorskip("sklearn", "1.6")
@@ -119,7 +119,7 @@ def test_a_detector_of_pieces_adds_columns(tiny_events: Path) -> None:
 
 def test_sessions_by_a_column_need_a_frame(learned: Detector, tmp_path: Path) -> None:
     (tmp_path / "raw.log").write_text("a line\n")
-    line = told_last(seqvae("detect", "score", tmp_path / "raw.log", "--detector", learned.model))
+    line = last_error_line(seqvae("detect", "score", tmp_path / "raw.log", "--detector", learned.model))
     assert "the column 'pid' of a data frame" in line
 
 

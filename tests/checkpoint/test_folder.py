@@ -96,8 +96,8 @@ def test_the_folder_has_the_documented_files(written: Path) -> None:
         "config.json", "model.safetensors", "tokenizer/tokenizer.json", "styles.safetensors", "metrics.json",
         "README.md",
     }  # fmt: skip
-    assert names(written.parent) == ["tiny"], "nothing is left beside it"
-    assert written.stat().st_mode & 0o777 == 0o755, "others may read it"
+    assert names(written.parent) == ["tiny"], "no other file is left"
+    assert written.stat().st_mode & 0o777 == 0o755, "readable by others"
 
 
 def test_weights_in_half_precision_are_read_as_single_precision(copy: Path, kept: Checkpoint) -> None:
@@ -122,13 +122,13 @@ def test_a_folder_is_replaced_completely(kept: Checkpoint, copy: Path) -> None:
     (copy / "detector" / "settings.json").write_text("of these weights")
     save(replace(kept, card="new", styles={}), copy)
     assert load(copy).card == "new"
-    assert (copy / "map.png").exists(), "what belongs to the same weights stays"
+    assert (copy / "map.png").exists(), "files of the same weights stay"
     assert (copy / "detector" / "settings.json").exists()
     model = load(copy).model
     with torch.no_grad():
         next(iter(model.parameters())).add_(1)
     save(replace(kept, model=model, styles={}), copy)
-    assert not (copy / "map.png").exists(), "of other weights nothing stays"
+    assert not (copy / "map.png").exists(), "files of other weights are removed"
     assert not (copy / "detector").exists()
     assert not (copy / "styles.safetensors").exists()
     assert names(copy.parent) == ["copy"]
@@ -185,8 +185,8 @@ BREAKAGES: dict[str, Callable[[Path], Any]] = {
     ),
     "no heads": lambda folder: change_config(folder, recipe={"model": {"encoder": "transformer", "heads": 0}}),
     "another vocabulary": lambda folder: change_config(folder, vocab_size=9),
-    "other cues": lambda folder: change_config(folder, cue_sizes=[1, 2]),
-    "cues no list": lambda folder: change_config(folder, cue_sizes=3),
+    "other position fields": lambda folder: change_config(folder, cue_sizes=[1, 2]),
+    "position fields no list": lambda folder: change_config(folder, cue_sizes=3),
     "format 2": lambda folder: change_config(folder, format=2),
     "tokenizer of another kind": lambda folder: (folder / "tokenizer/tokenizer.json").write_text('{"kind": "smoke"}'),
     "tokenizer no table": lambda folder: (folder / "tokenizer/tokenizer.json").write_text("3"),
@@ -268,7 +268,7 @@ def test_an_unknown_name_lists_the_released_checkpoints(shelf: Path, name: str) 
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_path_that_is_no_checkpoint_says_so(shelf: Path, tmp_path: Path, kind: str) -> None:
+def test_a_path_without_a_checkpoint_is_an_error(shelf: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "thing"
     if kind == "folder":
         path.mkdir()
@@ -279,16 +279,16 @@ def test_a_path_that_is_no_checkpoint_says_so(shelf: Path, tmp_path: Path, kind:
 
 
 def test_a_hub_name_is_fetched(shelf: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def fetch(name: str, allow_patterns: list[str]) -> str:
         assert not {"*.bin", "*.pt", "*"}.intersection(allow_patterns)
-        asked.append(name)
+        requested.append(name)
         return str(written)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert load("someone/something").recipe == RECIPE
-    assert asked == ["someone/something"]
+    assert requested == ["someone/something"]
 
 
 def test_released_checkpoints_lie_beside_the_package() -> None:
@@ -407,8 +407,8 @@ def test_the_same_content_makes_the_same_file(tmp_path: Path) -> None:
     for path in files:
         save_tensors({"b": torch.ones(3), "a": torch.zeros(2, 2)}, about, path)
     assert len({path.read_bytes() for path in files}) == 1
-    tensors, told = load_tensors(files[0])
-    assert told == about
+    tensors, metadata = load_tensors(files[0])
+    assert metadata == about
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {"a": (2, 2), "b": (3,)}
 
 

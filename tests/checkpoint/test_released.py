@@ -184,15 +184,15 @@ def test_complaints_become_praise_with_the_same_words(reviews: Codec) -> None:
         return len(set(a.split()) & set(b.split()) - {".", "the", "and", "was", "is", "i", "a"})
 
     own = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise, strict=True))
-    strangers = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise[1:] + praise[:1], strict=True))
-    assert own > 2 * strangers, praise
+    unrelated = sum(shared(a, b) for a, b in zip(COMPLAINTS, praise[1:] + praise[:1], strict=True))
+    assert own > 2 * unrelated, praise
 
 
 @pytest.mark.bf16
 def test_an_interpolation_ends_in_the_two_sentences(reviews: Codec) -> None:
     path = reviews.interpolate(COMPLAINTS[1], COMPLAINTS[4], steps=7)
     assert (path[0], path[-1]) == (COMPLAINTS[1], COMPLAINTS[4])
-    assert len(set(path)) >= 3, "there is something between"
+    assert len(set(path)) >= 3, "the path has intermediate sentences"
     assert all(line.strip() for line in path)
 
 

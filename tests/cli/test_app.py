@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import typer
-from commands import seqvae, shell, song, told
+from commands import error_line, seqvae, shell, song
 
 from seqvae import codec
 from seqvae.cli import style as stylebook
@@ -90,7 +90,7 @@ def test_any_other_system_error_is_one_line(tiny_music: Path, monkeypatch: pytes
         raise OSError(errno.EIO, "Input/output error", "/mnt/x")
 
     monkeypatch.setattr(codec, "load", fail)
-    assert told(seqvae("style", "list", "-m", tiny_music)).startswith("seqvae: /mnt/x: input/output error; ")
+    assert error_line(seqvae("style", "list", "-m", tiny_music)).startswith("seqvae: /mnt/x: input/output error; ")
 
 
 def test_a_process_prints_no_traceback_and_has_the_documented_exit_codes(tiny_music: Path, here: Path) -> None:
@@ -127,8 +127,10 @@ def test_earlier_names_of_options_are_accepted_and_hidden(tiny_text: Path, here:
         shown = seqvae(*command, "--help").stdout
         assert OLD_OPTIONS[old] in shown
         assert f"{old} " not in shown
-    line = told(seqvae("blend", "a", "-m", tiny_text, "--to", "good", "--harmony=1"), 2)
-    assert line == told(seqvae("blend", "a", "-m", tiny_text, "--to", "good", "--chroma-guidance", "1"), 2)
-    line = told(seqvae("style", "fit", "@in.txt", "-m", tiny_text, "--by", "drums", "-o", "x"), 2)
+    line = error_line(seqvae("blend", "a", "-m", tiny_text, "--to", "good", "--harmony=1"), 2)
+    assert line == error_line(seqvae("blend", "a", "-m", tiny_text, "--to", "good", "--chroma-guidance", "1"), 2)
+    line = error_line(seqvae("style", "fit", "@in.txt", "-m", tiny_text, "--by", "drums", "-o", "x"), 2)
     assert "--attribute drums" in line
-    assert "--by" in told(seqvae("style", "fit", "-m", tiny_text, "-o", "x", "--", "--by"), 2), "a value, not an option"
+    assert "--by" in error_line(seqvae("style", "fit", "-m", tiny_text, "-o", "x", "--", "--by"), 2), (
+        "a value, not an option"
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import done, files, seqvae, song, told
+from commands import done, error_line, files, seqvae, song
 from conftest import SENTENCES
 
 from seqvae import codec
@@ -28,11 +28,11 @@ from seqvae.evaluation import style_effect as effect
 pytestmark = pytest.mark.usefixtures("here")
 
 ODD = ["", "the food was good", "  ", "a\u2028b\x0bc\x85d", "\t", "naïve ☃ 食べ物", "the bar is new " * 20, "", "x"]
-Said = Callable[[list[str]], list[str]]
+Reconstructed = Callable[[list[str]], list[str]]
 
 
 @pytest.fixture
-def said(tiny_text: Path) -> Said:
+def reconstructed(tiny_text: Path) -> Reconstructed:
     """Reconstructions of lines one by one by the model, without the command."""
     loaded = codec.load(tiny_text)
     return lambda lines: [loaded.reconstruct(line) if line.strip() else "" for line in lines]
@@ -58,10 +58,12 @@ def text_file(path: Path, lines: list[str]) -> Path:
 # --- lines in, lines out ----------------------------------------------------------------------------------------------
 
 
-def test_each_input_line_gives_one_output_line_whatever_it_contains(tiny_text: Path, here: Path, said: Said) -> None:
+def test_each_input_line_gives_one_output_line_whatever_it_contains(
+    tiny_text: Path, here: Path, reconstructed: Reconstructed
+) -> None:
     text_file(here / "in.txt", ODD)
     lines = done("reconstruct", "@in.txt", "-m", tiny_text)
-    assert lines == said(ODD)
+    assert lines == reconstructed(ODD)
     assert [i for i, line in enumerate(lines) if not line] == [i for i, line in enumerate(ODD) if not line.strip()]
 
 
@@ -74,14 +76,14 @@ def test_learned_sentences_are_reconstructed_and_translated(tiny_text: Path, her
 
 
 def test_text_without_a_named_model_uses_the_text_model(
-    tiny_text: Path, here: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+    tiny_text: Path, here: Path, reconstructed: Reconstructed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "TEXT", str(tiny_text))
     lines = ["the food was good", "the bar is new"]
     text_file(here / "in.txt", lines)
     for given in ([lines[0]], ["@in.txt"]):
         result = seqvae("reconstruct", *given)
-        assert result.stdout.splitlines() == said(lines[: 2 if given[0] == "@in.txt" else 1])
+        assert result.stdout.splitlines() == reconstructed(lines[: 2 if given[0] == "@in.txt" else 1])
         assert result.stderr == f"text without -m: taken by the model {tiny_text}\n"
     assert done("style", "fit", "a=@in.txt", "-o", "my.styles") == ["a: 2 sentences, in my.styles"]
     (here / "my songs").mkdir()
@@ -92,37 +94,37 @@ def test_text_without_a_named_model_uses_the_text_model(
 
 def test_music_is_refused_by_a_text_model(tiny_text: Path, here: Path) -> None:
     song(here / "a.mid")
-    assert "a.mid: is a file of music" in told(seqvae("reconstruct", "a.mid", "-m", tiny_text), 2)
-    assert "cannot read a.mid: it is not text but music" in told(seqvae("reconstruct", "@a.mid", "-m", tiny_text))
-    assert "not text but music" in told(seqvae("style", "fit", "a=a.mid", "-m", tiny_text, "-o", "my.styles"))
+    assert "a.mid: is a file of music" in error_line(seqvae("reconstruct", "a.mid", "-m", tiny_text), 2)
+    assert "cannot read a.mid: it is not text but music" in error_line(seqvae("reconstruct", "@a.mid", "-m", tiny_text))
+    assert "not text but music" in error_line(seqvae("style", "fit", "a=a.mid", "-m", tiny_text, "-o", "my.styles"))
 
 
 def test_sentences_files_and_standard_input_can_be_mixed(
-    tiny_text: Path, here: Path, said: Said, typed: Callable[[str], None]
+    tiny_text: Path, here: Path, reconstructed: Reconstructed, typed: Callable[[str], None]
 ) -> None:
     text_file(here / "in.txt", ["from a file", "and more"])
     typed("from a pipe\nno end")
     lines = done("reconstruct", "a sentence", "@in.txt", "-", "the last one", "-m", tiny_text)
-    assert lines == said(["a sentence", "from a file", "and more", "from a pipe", "no end", "the last one"])
+    assert lines == reconstructed(["a sentence", "from a file", "and more", "from a pipe", "no end", "the last one"])
 
 
 def test_standard_input_is_read_without_arguments(
-    tiny_text: Path, said: Said, typed: Callable[[str | bytes], None]
+    tiny_text: Path, reconstructed: Reconstructed, typed: Callable[[str | bytes], None]
 ) -> None:
     typed("\ufefffirst\r\n\r\nthird\n")
-    assert done("reconstruct", "-m", tiny_text) == said(["first", "", "third"])
+    assert done("reconstruct", "-m", tiny_text) == reconstructed(["first", "", "third"])
     typed(b"not \xff UTF-8\n")
-    assert done("reconstruct", "-m", tiny_text) == said(["not \ufffd UTF-8"])
+    assert done("reconstruct", "-m", tiny_text) == reconstructed(["not \ufffd UTF-8"])
     typed("")
     assert done("reconstruct", "-m", tiny_text) == []
 
 
 def test_more_lines_than_fit_into_a_batch_keep_their_order(
-    tiny_text: Path, here: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+    tiny_text: Path, here: Path, reconstructed: Reconstructed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seqvae.cli.text_io.BATCH", 7)
     text_file(here / "in.txt", SENTENCES[:20])
-    assert done("reconstruct", "@in.txt", "-m", tiny_text) == said(SENTENCES[:20])
+    assert done("reconstruct", "@in.txt", "-m", tiny_text) == reconstructed(SENTENCES[:20])
 
 
 def test_samples_do_not_depend_on_the_batches(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,15 +132,15 @@ def test_samples_do_not_depend_on_the_batches(tiny_text: Path, here: Path, monke
     blend = ["blend", "@in.txt", "-m", tiny_text, "--to", "good", "--temperature", 3, "--exact", "--seed"]
     whole = done(*blend, 5)
     assert whole != done(*blend, 6)
-    assert len(set(whole[2:10])) > 4, "each line has draws of its own"
+    assert len(set(whole[2:10])) > 4, "each line has independent samples"
     monkeypatch.setattr("seqvae.cli.text_io.BATCH", 3)
     assert done(*blend, 5) == whole
 
 
-def test_json_has_an_object_for_each_line(tiny_text: Path, here: Path, said: Said) -> None:
+def test_json_has_an_object_for_each_line(tiny_text: Path, here: Path, reconstructed: Reconstructed) -> None:
     text_file(here / "in.txt", ["the food", ""])
     rows = [json.loads(line) for line in done("reconstruct", "@in.txt", "é", "-m", tiny_text, "--json")]
-    first, last = said(["the food", "é"])
+    first, last = reconstructed(["the food", "é"])
     assert [(row["index"], row["input"], row["output"]) for row in rows] == [
         (0, "the food", first), (1, "", ""), (2, "é", last)
     ]  # fmt: skip
@@ -166,17 +168,19 @@ def running(tiny_text: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_each_line_is_processed_before_the_next_is_written(running: subprocess.Popen[bytes], said: Said) -> None:
+def test_each_line_is_processed_before_the_next_is_written(
+    running: subprocess.Popen[bytes], reconstructed: Reconstructed
+) -> None:
     assert running.stdin
     assert running.stdout
     answers = io.BufferedReader(running.stdout)  # type: ignore[type-var]  # a raw file, with bufsize=0
     for line in ("the food was good", "", "naïve"):
         for part in (line[:5], f"{line[5:]}\n"):  # a line may arrive in parts
             running.stdin.write(part.encode())
-        assert answers.readline().decode() == f"{said([line])[0]}\n"
+        assert answers.readline().decode() == f"{reconstructed([line])[0]}\n"
     running.stdin.write(b"one\ntwo\nno end")
     running.stdin.close()
-    assert answers.read().decode() == "".join(f"{line}\n" for line in said(["one", "two", "no end"]))
+    assert answers.read().decode() == "".join(f"{line}\n" for line in reconstructed(["one", "two", "no end"]))
     assert running.wait() == 0
 
 
@@ -201,20 +205,22 @@ def test_a_closed_output_pipe_is_not_an_error(running: subprocess.Popen[bytes]) 
     assert running.stderr.read() == b""
 
 
-def test_the_output_is_utf8_whatever_the_locale(tiny_text: Path, here: Path, said: Said) -> None:
+def test_the_output_is_utf8_whatever_the_locale(tiny_text: Path, here: Path, reconstructed: Reconstructed) -> None:
     command = [sys.executable, "-m", "seqvae", "interpolate", "食べ物", "☃", "-m", str(tiny_text), "--steps", "2"]
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     ran = subprocess.run(command, capture_output=True, env=environment, check=True)
-    assert ran.stdout.decode().split("\n")[:-1] == said(["食べ物", "☃"])
+    assert ran.stdout.decode().split("\n")[:-1] == reconstructed(["食べ物", "☃"])
 
 
 # --- into a file ------------------------------------------------------------------------------------------------------
 
 
-def test_the_output_file_appears_when_all_lines_are_done(tiny_text: Path, here: Path, said: Said) -> None:
+def test_the_output_file_appears_when_all_lines_are_done(
+    tiny_text: Path, here: Path, reconstructed: Reconstructed
+) -> None:
     text_file(here / "in.txt", ODD)
     assert done("reconstruct", "@in.txt", "-m", tiny_text, "-o", "new/out.txt") == []
-    assert Path("new/out.txt").read_bytes().decode() == "".join(f"{line}\n" for line in said(ODD))
+    assert Path("new/out.txt").read_bytes().decode() == "".join(f"{line}\n" for line in reconstructed(ODD))
     Path("link.txt").symlink_to("new/out.txt")
     done("generate", "-m", tiny_text, "-n", 2, "-o", "link.txt")
     assert Path("link.txt").is_symlink()
@@ -236,11 +242,11 @@ def test_an_interrupted_command_leaves_the_old_file(
         return whole(self, pieces, *args, **named)
 
     monkeypatch.setattr(Codec, "transform", stops)
-    assert "interrupted" in told(seqvae("reconstruct", "@in.txt", "-m", tiny_text, "-o", "out.txt"), 130)
+    assert "interrupted" in error_line(seqvae("reconstruct", "@in.txt", "-m", tiny_text, "-o", "out.txt"), 130)
     assert (here / "out.txt").read_text() == "old"
     assert files(here) == ["in.txt", "out.txt"]
     result = seqvae("reconstruct", "@in.txt", "-m", tiny_text)
-    assert len(result.stdout.splitlines()) >= 7, "what is done by then is there where it is printed"
+    assert len(result.stdout.splitlines()) >= 7, "finished lines are printed"
 
 
 # --- the other verbs --------------------------------------------------------------------------------------------------
@@ -307,17 +313,17 @@ def test_the_effect_of_a_style_vector_on_sentences_is_measured(
         assert one["control"][0] < one["after"][0]
         assert one["p"] < 0.1
         assert one["kept_of_another"].keys() == one["kept_of_none"].keys() == {"bleu"}
-    assert not done("style", "show", "good", "-m", tiny_text, "--json")[0].count("bleu"), "it was not asked to be kept"
+    assert not done("style", "show", "good", "-m", tiny_text, "--json")[0].count("bleu"), "kept without --keep"
 
 
-def test_interpolation_names_the_end_it_cannot_reconstruct(tiny_text: Path, said: Said) -> None:
+def test_interpolation_names_the_end_it_cannot_reconstruct(tiny_text: Path, reconstructed: Reconstructed) -> None:
     result = seqvae("interpolate", SENTENCES[0], "who knows", "-m", tiny_text, "--steps", 4)
-    [other] = said(["who knows"])
+    [other] = reconstructed(["who knows"])
     assert (result.exit_code, result.stdout.split("\n")[3]) == (0, other)
     assert result.stderr == f"'who knows' is decoded as '{other}'\n"
 
 
-def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, said: Said) -> None:
+def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, reconstructed: Reconstructed) -> None:
     text_file(here / "in.txt", ODD)
     [told_] = done("encode", "@in.txt", "-m", tiny_text, "-o", "new/z.safetensors", "--json")
     tensors, about = checkpoint.load_tensors(Path("new/z.safetensors"))
@@ -327,15 +333,17 @@ def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, said: Sa
     assert tensors["z"].shape == (sum(segments), 8)
     assert json.loads(told_) == {"lines": len(ODD), "segments": sum(segments), "output": "new/z.safetensors"}
     assert (about["kind"], json.loads(about["sources"])) == ("text", ["@in.txt"])
-    assert done("decode", "new/z.safetensors", "-m", tiny_text) == said(ODD)
+    assert done("decode", "new/z.safetensors", "-m", tiny_text) == reconstructed(ODD)
 
 
-def test_latents_with_one_tensor_per_line_are_decoded_too(tiny_text: Path, here: Path, said: Said) -> None:
+def test_latents_with_one_tensor_per_line_are_decoded_too(
+    tiny_text: Path, here: Path, reconstructed: Reconstructed
+) -> None:
     lines = SENTENCES[:12]
     latents = dict(zip((f"{i:06}" for i in range(12)), codec.load(tiny_text).encode(lines), strict=True))
     checkpoint.save_tensors(latents, {}, here / "z.safetensors")
     assert done("decode", "z.safetensors", "-m", tiny_text, "-o", "out.txt") == []
-    assert Path("out.txt").read_text().splitlines() == said(lines)
+    assert Path("out.txt").read_text().splitlines() == reconstructed(lines)
 
 
 def test_empty_input_encodes_and_decodes_to_nothing(tiny_text: Path, here: Path, typed: Callable[[str], None]) -> None:
@@ -377,7 +385,7 @@ def test_styles_can_be_written_into_the_model_folder(tiny_text: Path, here: Path
     done("style", "fit", "room=@room.txt", "-m", here / "model", "--add")
     listed = [json.loads(line)["style"] for line in done("style", "list", "-m", here / "model", "--json")]
     assert listed == ["bad", "good", "past", "present", "room"]
-    assert done("generate", "-m", here / "model", "-n", 3) == before, "all else is as it was"
+    assert done("generate", "-m", here / "model", "-n", 3) == before, "everything else is unchanged"
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -406,7 +414,7 @@ def test_bad_input_is_a_one_line_error_and_leaves_no_files(
     bad: Path, tiny_text: Path, args: list[str], line: str
 ) -> None:
     before = files(bad)
-    assert line in told(seqvae(*args, "-m", tiny_text))
+    assert line in error_line(seqvae(*args, "-m", tiny_text))
     assert files(bad) == before
 
 
@@ -434,7 +442,7 @@ def test_wrong_usage_exits_2_before_the_model_is_loaded(
 ) -> None:
     monkeypatch.setattr(codec, "load", None)
     before = files(bad)
-    assert word in told(seqvae(*args, "-m", tiny_text), 2)
+    assert word in error_line(seqvae(*args, "-m", tiny_text), 2)
     assert files(bad) == before
 
 
@@ -461,4 +469,4 @@ def test_a_terminal_without_an_argument_is_wrong_usage(tiny_text: Path, monkeypa
 
     for stdin in (Terminal(), None):
         monkeypatch.setattr(sys, "stdin", stdin)
-        assert "missing argument 'INPUT'" in told(seqvae("reconstruct", "-m", tiny_text), 2)
+        assert "missing argument 'INPUT'" in error_line(seqvae("reconstruct", "-m", tiny_text), 2)

@@ -13,7 +13,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import torch
-from commands import done, files, seqvae, song, told, told_last
+from commands import done, error_line, files, last_error_line, seqvae, song
 from symusic.core import ScoreTick
 
 from seqvae import codec
@@ -125,7 +125,7 @@ def test_a_folder_is_divided_by_an_attribute(tiny_music: Path, here: Path) -> No
     assert lines == ["without-drums: 3 songs, in drums.styles", "with-drums: 3 songs, in drums.styles"]
     to = ["--from", "without-drums", "--to", "with-drums", "--styles", "drums.styles"]
     assert done("blend", "in/0.mid", "-m", tiny_music, *to, "-o", "b.mid") == ["b.mid"]
-    assert "is sparse" not in told(
+    assert "is sparse" not in error_line(
         seqvae("style", "fit", "in/0.mid", "--attribute", "mode", "-m", tiny_music, "-o", "x")
     )
 
@@ -139,7 +139,7 @@ def test_the_effect_of_a_style_vector_is_measured_saved_and_shown(tiny_music: Pa
             song(here / style / f"{name}.mid", number + i)
     sets = ["calm=calm", "wild=wild", "-m", tiny_music]
     fitted = done("style", "fit", *sets, "--hold-out", "-o", "my.styles")
-    assert fitted == ["calm: 6 songs, in my.styles", "wild: 6 songs, in my.styles"], "the held-out ones are left out"
+    assert fitted == ["calm: 6 songs, in my.styles", "wild: 6 songs, in my.styles"], "held-out songs are left out"
     before = done("style", "list", "-m", tiny_music, "--styles", "my.styles", "--json")
     assert all(json.loads(line).keys() == {"style", "count", "source"} for line in before)
     lines = done("style", "effect", *sets, "--styles", "my.styles", "--songs", 2, "--json")
@@ -255,15 +255,15 @@ def test_each_tune_of_a_file_is_a_song(tiny_music: Path, here: Path) -> None:
     assert done("style", "fit", "mine=in/book.abc", "-m", tiny_music, "-o", "my.styles") == [
         "mine: 2 songs, in my.styles"
     ]
-    said = told(seqvae(*blend, "in/book.abc"), 2)
-    assert "need -o FOLDER for its 2 tunes; for one of them name it, as in/book.abc#1" in said
-    one = told(seqvae("interpolate", "in/book.abc", "in/book-2.mid", "-m", tiny_music, "-o", "out"), 2)
+    message = error_line(seqvae(*blend, "in/book.abc"), 2)
+    assert "need -o FOLDER for its 2 tunes; for one of them name it, as in/book.abc#1" in message
+    one = error_line(seqvae("interpolate", "in/book.abc", "in/book-2.mid", "-m", tiny_music, "-o", "out"), 2)
     assert "in/book.abc: holds 2 tunes; name one, in/book.abc#1 to #2" in one
 
 
 def test_a_folder_without_readable_music_is_an_error(tiny_music: Path, here: Path) -> None:
     (here / "in").mkdir()
-    assert "holds no music" in told(seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out"))
+    assert "holds no music" in error_line(seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out"))
     (here / "in" / "a.mid").write_bytes(b"not MIDI")
     result = seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out")
     assert result.exit_code == 1
@@ -305,8 +305,8 @@ def test_generate_repeats_each_song_by_its_seed(tiny_music: Path) -> None:
 
 def test_generated_songs_take_the_exemplars_of_a_style_in_turn(tiny_music: Path, here: Path) -> None:
     size = codec.load(tiny_music).model.config.latent
-    sums = torch.randn(5, 4, size, generator=torch.Generator().manual_seed(0))
-    save({"mine": Style(torch.zeros(size), torch.eye(size), 10, exemplars=sums)}, here / "my.styles")
+    pairs = torch.randn(5, 4, size, generator=torch.Generator().manual_seed(0))
+    save({"mine": Style(torch.zeros(size), torch.eye(size), 10, exemplars=pairs)}, here / "my.styles")
     command = ["generate", "-m", tiny_music, "--styles", "my.styles", "--style", "mine", "--segments", 1]
     seeds = [json.loads(line)["seed"] for line in done(*command, "-n", 7, "--seed", 3, "-o", "new", "--json")]
     assert [seed % 5 for seed in seeds] == [3, 4, 0, 1, 2, 3, 4]
@@ -350,13 +350,15 @@ def test_encode_then_decode_is_reconstruct(tiny_music: Path, here: Path) -> None
 
 def test_decode_writes_only_to_the_given_path(tiny_music: Path, here: Path) -> None:
     checkpoint.save_tensors({"../../evil": torch.zeros(1, 16)}, {}, here / "evil.safetensors")
-    assert "not named after songs" in told(seqvae("decode", "evil.safetensors", "-m", tiny_music, "-o", "out"))
+    assert "not named after songs" in error_line(seqvae("decode", "evil.safetensors", "-m", tiny_music, "-o", "out"))
     checkpoint.save_tensors({"a": torch.zeros(2, 5)}, {}, here / "other.safetensors")
-    assert "encode with the same model" in told(seqvae("decode", "other.safetensors", "-m", tiny_music, "-o", "out"))
+    assert "encode with the same model" in error_line(
+        seqvae("decode", "other.safetensors", "-m", tiny_music, "-o", "out")
+    )
     checkpoint.save_tensors({"a": torch.zeros(9, 16)}, {}, here / "long.safetensors")
     short = seqvae("decode", "long.safetensors", "-m", tiny_music, "-o", "out", "--like", song(here / "a.mid"))
-    assert "'a' has 9 segments" in told(short)
-    assert "cannot be read" in told(seqvae("decode", "a.mid", "-m", tiny_music, "-o", "out"))
+    assert "'a' has 9 segments" in error_line(short)
+    assert "cannot be read" in error_line(seqvae("decode", "a.mid", "-m", tiny_music, "-o", "out"))
 
 
 def test_a_style_can_be_fitted_and_used(tiny_music: Path, here: Path) -> None:
@@ -430,7 +432,7 @@ def test_bad_input_is_a_one_line_error_and_leaves_no_files(
 ) -> None:
     before = files(bad)
     chosen = [] if "-m" in args or args[0] == "train" else ["-m", str(tiny_music)]
-    assert line in told(seqvae(*args, *chosen))
+    assert line in error_line(seqvae(*args, *chosen))
     assert files(bad) == before
 
 
@@ -473,7 +475,7 @@ def test_bad_input_is_a_one_line_error_and_leaves_no_files(
 )  # fmt: skip
 def test_wrong_usage_exits_2_before_any_model_is_loaded(bad: Path, args: list[str], word: str) -> None:
     before = files(bad)
-    assert word in told(seqvae(*args), 2)
+    assert word in error_line(seqvae(*args), 2)
     assert files(bad) == before
 
 
@@ -507,13 +509,13 @@ def test_a_full_disk_leaves_no_half_written_file(tiny_music: Path, here: Path, m
     monkeypatch.setattr(Path, "write_bytes", fill)
     result = seqvae("reconstruct", "in", "-m", tiny_music, "-o", "out")
     assert (result.exit_code, result.stdout) == (1, "out/a.mid\n")
-    assert told_last(result).startswith("seqvae: cannot write out/b.mid: no space left on device; ")
-    assert result.stderr.count("\n") == 2, "one line says what the first song loses"
+    assert last_error_line(result).startswith("seqvae: cannot write out/b.mid: no space left on device; ")
+    assert result.stderr.count("\n") == 2, "one line reports the losses of the first song"
     assert files(here / "out") == ["a.mid"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write in a read-only folder")
 def test_a_read_only_folder_is_a_one_line_error(tiny_music: Path, here: Path) -> None:
     (here / "locked").mkdir(mode=0o555)
-    line = told(seqvae("reconstruct", song(here / "a.mid"), "-m", tiny_music, "-o", "locked/b.mid"))
+    line = error_line(seqvae("reconstruct", song(here / "a.mid"), "-m", tiny_music, "-o", "locked/b.mid"))
     assert "cannot write locked/b.mid: permission denied" in line

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import done, files, seqvae, told
+from commands import done, error_line, files, seqvae
 from conftest import SESSIONS, session
 from verdicts import HELD_OUT, STRANGE, fitted, rows, text_file
 
@@ -56,20 +56,20 @@ def test_fit_calibrates_on_the_given_sessions(folder: Path, tiny_events: Path, h
     [line] = done(*fit, "--json")
     model = codec.load(tiny_events)
     near = anomaly.latents(model, SESSIONS)
-    wanted = calibration.fit(anomaly.examine(model, HELD_OUT, 3, 5), "worst", near, 5)
+    expected = calibration.fit(anomaly.examine(model, HELD_OUT, 3, 5), "worst", near, 5)
     assert json.loads(line) == {
-        "model": str(tiny_events), "pieces": 120, "compared": len(wanted.normal), "score": "worst",
-        "threshold": wanted.threshold(0.1), "p_value": 0.1, "confidence": None, "contamination": None,
-        "bound": wanted.bound(wanted.threshold(0.1), 0.1), "output": "new/d",
+        "model": str(tiny_events), "pieces": 120, "compared": len(expected.normal), "score": "worst",
+        "threshold": expected.threshold(0.1), "p_value": 0.1, "confidence": None, "contamination": None,
+        "bound": expected.bound(expected.threshold(0.1), 0.1), "output": "new/d",
     }  # fmt: skip
     assert files(here) == ["new/d/calibration.safetensors", "new/d/detector.json"]
     found, settings = calibration.load(here / "new" / "d")
-    assert np.array_equal(found.normal, wanted.normal)
+    assert np.array_equal(found.normal, expected.normal)
     assert (settings.model, settings.samples, settings.seed) == (str(tiny_events.resolve()), 3, 5)
     assert str(folder / "normal.txt") in settings.about
-    [said] = done(*fit)
-    assert said.startswith("120 normal sessions, anomalous below "), "it may be fitted again"
-    assert said.endswith("(p-value 0.1), in new/d")
+    [output] = done(*fit)
+    assert output.startswith("120 normal sessions, anomalous below "), "it may be fitted again"
+    assert output.endswith("(p-value 0.1), in new/d")
 
 
 def test_false_alarms_are_bounded_with_confidence(folder: Path, tiny_events: Path, here: Path) -> None:
@@ -79,14 +79,14 @@ def test_false_alarms_are_bounded_with_confidence(folder: Path, tiny_events: Pat
     assert (settings.p_value, settings.confidence, row["confidence"]) == (0.2, 0.9, 0.9)
     assert row["threshold"] == settings.threshold == found.threshold(0.2, 0.9) < found.threshold(0.2)
     assert row["bound"] <= 0.2
-    [said] = done(*fit, "--p-value", 0.2, "--confidence", 0.9)
-    assert f"with 0.9 confidence at most {row['bound']:.2%} of new normal ones (p-value 0.2), in d" in said
+    [output] = done(*fit, "--p-value", 0.2, "--confidence", 0.9)
+    assert f"with 0.9 confidence at most {row['bound']:.2%} of new normal ones (p-value 0.2), in d" in output
     assert rows("open", "--detector", "d")[0]["bound"] == row["bound"]
     tight = rows("open", "--detector", "d", "--p-value", 0.3)[0]["bound"]
     assert row["bound"] < tight <= 0.3, "its confidence is kept"
-    line = told(seqvae(*fit, "--p-value", 0.01, "--confidence", 0.95))
+    line = error_line(seqvae(*fit, "--p-value", 0.01, "--confidence", 0.95))
     assert "too few for a p-value of 0.01 with 0.95 confidence, which needs 823;" in line
-    line = told(seqvae("detect", "score", "open", "--detector", "d", "--p-value", 0.01, "--confidence", 0.95))
+    line = error_line(seqvae("detect", "score", "open", "--detector", "d", "--p-value", 0.01, "--confidence", 0.95))
     assert "needs 299 calibration scores and there are 40, for which the lowest is 0.073" in line
 
 
@@ -112,7 +112,7 @@ def test_normal_lines_are_read_from_standard_input_too(
     for inputs, rest in (([], HELD_OUT), (["-"], HELD_OUT), (["first.txt", "-"], HELD_OUT[50:])):
         typed("".join(f"{line}\n\n" for line in rest))
         found, pieces = fitted(*inputs)
-        assert pieces == 120, "lines without a word are passed over"
+        assert pieces == 120, "empty lines are skipped"
         assert np.array_equal(found.normal, whole.normal)
 
 
@@ -123,7 +123,7 @@ def test_too_few_sessions_are_refused_with_the_required_number(
     fit = ["detect", "fit", "@in.txt", "-m", tiny_events, "-o", "d", "--samples", 1, "--p-value", 0.1]
     fit += ["--reference", f"@{folder}/known.txt"] if known else []
     text_file(here / "in.txt", HELD_OUT[:12] if known else HELD_OUT[:24])
-    line = told(seqvae(*fit))
+    line = error_line(seqvae(*fit))
     assert "normal sessions are too few for a p-value of 0.1" in line
     assert files(here) == ["in.txt"]
     [enough] = map(int, re.findall(r"which needs (\d+)", line))
@@ -214,10 +214,10 @@ def test_a_long_session_is_written_in_small_parts(tiny_events: Path, monkeypatch
 def test_another_p_value_moves_the_threshold(detector: Path, here: Path) -> None:
     text_file(here / "in.txt", [session(number) for number in range(3000, 3060)])
     counts = []
-    for wanted in (0.02, 0.2, 0.7):
-        said = rows("@in.txt", "--detector", detector, "--p-value", wanted)
-        assert all(row["anomalous"] is (row["p_value"] <= wanted) for row in said)
-        counts.append(sum(row["anomalous"] for row in said))
+    for p_value in (0.02, 0.2, 0.7):
+        scored = rows("@in.txt", "--detector", detector, "--p-value", p_value)
+        assert all(row["anomalous"] is (row["p_value"] <= p_value) for row in scored)
+        counts.append(sum(row["anomalous"] for row in scored))
     assert counts[0] < counts[1] < counts[2]
     default = rows("@in.txt", "--detector", detector)
     assert [row["anomalous"] for row in default] == [row["p_value"] <= 0.05 for row in default]
@@ -226,18 +226,18 @@ def test_another_p_value_moves_the_threshold(detector: Path, here: Path) -> None
 def test_each_line_is_processed_before_the_next_is_written(detector: Path) -> None:
     command = [sys.executable, "-m", "seqvae", "detect", "score", "--detector", str(detector)]
     given = [HELD_OUT[0], "", "naïve", STRANGE[0]]
-    wanted = done("detect", "score", *given[:1], "@/dev/null", *given[2:], "--detector", detector)
+    expected = done("detect", "score", *given[:1], "@/dev/null", *given[2:], "--detector", detector)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdin
         assert process.stdout
         answers = io.BufferedReader(process.stdout)  # type: ignore[type-var]  # a raw file, with bufsize=0
-        said = []
+        output = []
         for line in given:
             for part in (line[:3], f"{line[3:]}\n"):  # a line may arrive in parts
                 process.stdin.write(part.encode())
-            said.append(answers.readline().decode())
-        assert [*said[:1], *said[2:]] == [f"{line}\n" for line in wanted]
-        assert said[1].split()[1:] == ["anomalous", "[<eos>]"]
+            output.append(answers.readline().decode())
+        assert [*output[:1], *output[2:]] == [f"{line}\n" for line in expected]
+        assert output[1].split()[1:] == ["anomalous", "[<eos>]"]
         process.stdin.close()
         assert answers.read() == b""
         assert process.wait(60) == 0
@@ -246,9 +246,9 @@ def test_each_line_is_processed_before_the_next_is_written(detector: Path) -> No
 def test_the_output_is_utf8_whatever_the_locale(detector: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     command = [sys.executable, "-m", "seqvae", "detect", "score", "☃ " * 50, "--detector", str(detector)]
-    said = subprocess.run(command, capture_output=True, check=True).stdout.decode()
-    assert "…" in said
-    assert "[☃]" in said
+    output = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    assert "…" in output
+    assert "[☃]" in output
 
 
 # --- a batch ----------------------------------------------------------------------------------------------------------
@@ -258,25 +258,25 @@ def test_discoveries_are_made_in_the_batch_as_a_whole(detector: Path, here: Path
     text_file(here / "in.txt", [*HELD_OUT[:20], *STRANGE[:4]])
     plain, found = rows("@in.txt", "--detector", detector), rows("@in.txt", "--detector", detector, "--fdr", 0.2)
     assert [row["index"] for row in found] == list(range(24))
-    wanted = conformal.discoveries([row["p_value"] for row in plain], 0.2).tolist()
-    assert [row.pop("discovery") for row in found] == wanted
-    assert wanted[20:] == [True] * 4
+    expected = conformal.discoveries([row["p_value"] for row in plain], 0.2).tolist()
+    assert [row.pop("discovery") for row in found] == expected
+    assert expected[20:] == [True] * 4
     by_score = sorted(range(24), key=lambda i: plain[i]["score"])
     assert sorted(range(24), key=lambda i: found[i].pop("rank")) == by_score, "also where p-values tie"
     assert found == plain
     first = done("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.2, "--worst-first")
     shown = done("detect", "score", "@in.txt", "--detector", detector)
     assert [line[21:] for line in first] == [shown[i][21:] for i in by_score]
-    assert [line.split()[1] == "anomalous" for line in first] == [wanted[i] for i in by_score]
+    assert [line.split()[1] == "anomalous" for line in first] == [expected[i] for i in by_score]
 
 
 def test_a_batch_too_large_for_discoveries_is_reported(detector: Path, here: Path) -> None:
     n = len(calibration.load(detector)[0].normal)
     text_file(here / "in.txt", [*HELD_OUT[:30], STRANGE[0]])
-    said = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
+    result = seqvae("detect", "score", "@in.txt", "--detector", detector, "--fdr", 0.01)
     least = conformal.least_discoveries(31, n, 0.01)
-    assert f"no discovery at --fdr 0.01: calibrated on {n} normal ones, at least {least} of 31" in said.stderr
-    assert said.stdout.count("anomalous") == 0
+    assert f"no discovery at --fdr 0.01: calibrated on {n} normal ones, at least {least} of 31" in result.stderr
+    assert result.stdout.count("anomalous") == 0
 
 
 def test_ties_are_drawn_at_random_by_the_seed(detector: Path) -> None:
@@ -299,12 +299,12 @@ def test_drift_is_reported_and_the_detector_recalibrated(detector: Path, here: P
     text_file(here / "same.txt", HELD_OUT[:60])
     assert "warning" not in seqvae("detect", "score", "@same.txt", "--detector", "d").stderr
     text_file(here / "new.txt", [f"{session(number)} {session(number + 1)}" for number in range(4000, 4120)])
-    said = seqvae("detect", "score", "@new.txt", "--detector", "d")
+    result = seqvae("detect", "score", "@new.txt", "--detector", "d")
     assert re.search(
-        r"warning: \d+% of \d+ are as strange as the strangest \d+% of the normal ones; normal may", said.stderr
+        r"warning: \d+% of \d+ are as strange as the strangest \d+% of the normal ones; normal may", result.stderr
     )
-    assert "`seqvae detect update d INPUT --replace`" in said.stderr
-    assert said.stderr.count("warning") == 1
+    assert "`seqvae detect update d INPUT --replace`" in result.stderr
+    assert result.stderr.count("warning") == 1
     warned = seqvae("detect", "update", "d", "@new.txt", "--json")
     assert "only with --replace" in warned.stderr
     row = json.loads(warned.stdout)
@@ -323,10 +323,10 @@ def test_drift_is_reported_and_the_detector_recalibrated(detector: Path, here: P
 def test_recalibration_on_too_few_sessions_leaves_the_detector_unchanged(detector: Path, here: Path) -> None:
     shutil.copytree(detector, "d")
     text_file(here / "few.txt", HELD_OUT[:18])
-    line = told(seqvae("detect", "update", "d", "@few.txt", "--replace"))
+    line = error_line(seqvae("detect", "update", "d", "@few.txt", "--replace"))
     assert "a p-value of 0.05 needs 19 calibration scores and there are 18" in line
     text_file(here / "none.txt", [])
-    assert "there is nothing to calibrate on" in told(seqvae("detect", "update", "d", "@none.txt"))
+    assert "there is nothing to calibrate on" in error_line(seqvae("detect", "update", "d", "@none.txt"))
     assert np.array_equal(calibration.load(here / "d")[0].normal, calibration.load(detector)[0].normal)
 
 
@@ -341,16 +341,18 @@ def test_a_moved_model_can_be_named_to_its_detector(
     done(*fit)
     before = rows(*HELD_OUT[:3], "--detector", "d")
     Path("model").rename("moved")
-    line = told(seqvae("detect", "score", "x", "--detector", "d"))
+    line = error_line(seqvae("detect", "score", "x", "--detector", "d"))
     assert "d: its model has moved; give its place with -m" in line
     assert str(here / "model") in line
     assert rows(*HELD_OUT[:3], "--detector", "d", "-m", "moved") == before
-    assert "was fitted with another model" in told(seqvae("detect", "score", "x", "--detector", "d", "-m", tiny_text))
+    assert "was fitted with another model" in error_line(
+        seqvae("detect", "score", "x", "--detector", "d", "-m", tiny_text)
+    )
 
 
 def test_a_model_folder_may_contain_its_detector(folder: Path, tiny_events: Path, here: Path) -> None:
     shutil.copytree(tiny_events, "model")
-    assert "model: has no detector; " in (line := told(seqvae("detect", "score", "x", "-m", "model")))
+    assert "model: has no detector; " in (line := error_line(seqvae("detect", "score", "x", "-m", "model")))
     assert "`seqvae detect fit NORMAL -m model -o FOLDER`" in line
     fit = ["detect", "fit", f"@{folder}/normal.txt", "-m", "model", "-o", "model/detector", "--p-value", 0.1]
     done(*fit, "--samples", 2)
@@ -386,7 +388,7 @@ def test_bad_input_is_a_one_line_error_and_leaves_no_files(
     text_file(here / "mine" / "thesis.txt", ["precious"])
     before = files(here)
     model = ["-m", str(tiny_events)] if args[0] == "fit" else []
-    assert line in told(seqvae("detect", *(arg.format(detector=detector) for arg in args), *model))
+    assert line in error_line(seqvae("detect", *(arg.format(detector=detector) for arg in args), *model))
     assert files(here) == before
 
 
@@ -410,7 +412,7 @@ def test_wrong_usage_exits_2(
     here: Path, detector: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], line: str
 ) -> None:
     monkeypatch.setattr(codec, "load", None)
-    assert line in told(seqvae("detect", *(arg.format(detector=detector) for arg in args)), 2)
+    assert line in error_line(seqvae("detect", *(arg.format(detector=detector) for arg in args)), 2)
     assert files(here) == []
 
 
@@ -424,7 +426,7 @@ def test_a_terminal_without_an_argument_is_wrong_usage(
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr(codec, "load", None)
     for args in (["score", "--detector", detector], ["fit", "-m", tiny_events, "-o", "d"]):
-        assert "missing argument 'INPUT'" in told(seqvae("detect", *args), 2)
+        assert "missing argument 'INPUT'" in error_line(seqvae("detect", *args), 2)
 
 
 def test_a_broken_detector_is_one_line(detector: Path, here: Path) -> None:
@@ -432,10 +434,10 @@ def test_a_broken_detector_is_one_line(detector: Path, here: Path) -> None:
     tensors, about = checkpoint.load_tensors(here / "d" / "calibration.safetensors")
     (here / "d" / "calibration.safetensors").unlink()  # the tensors are still in the old file
     (here / "d" / "calibration.safetensors").write_bytes(b"")
-    assert "d/calibration.safetensors: cannot be read" in told(seqvae("detect", "score", "x", "--detector", "d"))
+    assert "d/calibration.safetensors: cannot be read" in error_line(seqvae("detect", "score", "x", "--detector", "d"))
     del tensors["centre"]
     checkpoint.save_tensors(tensors, about, here / "d" / "calibration.safetensors")
-    assert "fit it again" in told(seqvae("detect", "score", "x", "--detector", "d"))
+    assert "fit it again" in error_line(seqvae("detect", "score", "x", "--detector", "d"))
 
 
 def test_neither_scikit_learn_nor_matplotlib_is_needed(detector: Path) -> None:
@@ -449,9 +451,9 @@ def test_neither_scikit_learn_nor_matplotlib_is_needed(detector: Path) -> None:
 
 def test_lines_that_are_not_event_ids_get_a_warning(folder: Path, detector: Path, typed: Typed) -> None:
     typed("open read check close\nJan 01 00:00:01 box app[17]: user anna logged in\nopen close\n")
-    said = seqvae("detect", "score", "--detector", detector)
-    assert said.exit_code == 0
-    assert len(said.stdout.splitlines()) == 3
-    [warning] = [line for line in said.stderr.splitlines() if "warning" in line]
+    result = seqvae("detect", "score", "--detector", detector)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 3
+    [warning] = [line for line in result.stderr.splitlines() if "warning" in line]
     assert re.match(r"warning: 69% of the events are unknown to best.*`seqvae detect learn`", warning)
     assert "warning" not in seqvae("detect", "score", f"@{folder}/normal.txt", "--detector", detector).stderr

@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from commands import done, seqvae, song, told, told_last
+from commands import done, error_line, last_error_line, seqvae, song
 from conftest import SENTENCES
 from verdicts import HELD_OUT, STRANGE, fitted, lowest, marks, rows, text_file
 
@@ -31,7 +31,7 @@ def test_brackets_mark_the_five_least_likely_tokens(detector: Path) -> None:
         [shown] = done("detect", "score", line, "--detector", detector)
         assert marks(shown) == lowest(row)
         tokens = shown.split()[2:]
-        assert ("<eos>" in shown) is ("<eos>" in lowest(row)), "an end that surprises nobody is left out"
+        assert ("<eos>" in shown) is ("<eos>" in lowest(row)), "an unsurprising end is left out"
         assert [token.strip("[]") for token in tokens if "eos" not in token] == line.split()
 
 
@@ -92,7 +92,7 @@ def of_text(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("line", "wanted"),
+    ("line", "expected"),
     [
         *((line, line) for line in SENTENCES[:3]),
         ("the  food (was) odd", "the  food (was) odd"),
@@ -101,9 +101,9 @@ def of_text(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
         ("x\ny", "x\\ny"),
     ],
 )
-def test_tokens_of_a_sentence_read_as_the_sentence(of_text: Path, line: str, wanted: str) -> None:
+def test_tokens_of_a_sentence_read_as_the_sentence(of_text: Path, line: str, expected: str) -> None:
     [shown] = done("detect", "score", line, "--detector", of_text)
-    assert re.sub(r"[][]", "", shown[21:].replace(" [<eos>]", "")) == wanted
+    assert re.sub(r"[][]", "", shown[21:].replace(" [<eos>]", "")) == expected
     assert 1 <= len(marks(shown)) <= 5
 
 
@@ -115,7 +115,7 @@ def test_the_least_likely_words_are_marked_and_characters_stay_whole(of_text: Pa
     [row] = rows("the food ☃", "--detector", of_text)
     assert [token["token"] for token in row["tokens"]][-5:] == [" ", "<0xE2>", "<0x98>", "<0x83>", "<eos>"]
     [shown] = done("detect", "score", "the food ☃", "--detector", of_text)
-    assert shown.endswith("food [☃] [<eos>]"), "what is a space to the model is none to the reader"
+    assert shown.endswith("food [☃] [<eos>]"), "the model's space character is not shown"
 
 
 def test_a_long_sentence_has_a_gap_between_words(of_text: Path) -> None:
@@ -132,10 +132,10 @@ def test_music_is_scored_file_by_file_and_unreadable_files_are_skipped(tiny_musi
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "1 of 8 files skipped"), result.stderr
     assert result.stdout.startswith("7 normal songs, ")
     result = seqvae("detect", "score", "in", "--detector", "d", "--json")
-    said = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(row["index"], row["input"]) for row in said] == [(i, f"in/{i}.mid") for i in range(7)]
+    scored = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["index"], row["input"]) for row in scored] == [(i, f"in/{i}.mid") for i in range(7)]
     assert "skipped: cannot read in/bad.mid" in result.stderr
-    assert said[0]["tokens"][0]["token"] == "Program_0"
+    assert scored[0]["tokens"][0]["token"] == "Program_0"
     [shown] = done("detect", "score", "in/2.mid", "--detector", "d")
     start, _, tokens = shown.partition(" in/2.mid: ")
     assert start.split()[1] in ("normal", "anomalous")
@@ -146,12 +146,14 @@ def test_music_is_scored_file_by_file_and_unreadable_files_are_skipped(tiny_musi
             bar = int(token[:-1])
         elif token.startswith("["):
             marked.append((bar, token[1:-1]))
-    tokens_ = said[2]["tokens"]
+    tokens_ = scored[2]["tokens"]
     order = sorted(range(len(tokens_)), key=lambda i: tokens_[i]["log_prob"])[:5]
     bars = [1 + sum(token["token"] == "<eos>" for token in tokens_[:i]) for i in range(len(tokens_))]
     assert marked == [(bars[i], tokens_[i]["token"]) for i in sorted(order)]
-    assert "cannot read in/bad.mid" in told(seqvae("detect", "score", "in/bad.mid", "--detector", "d"))
-    assert "none of 1 files could be read" in told_last(seqvae("detect", "score", bad_folder(here), "--detector", "d"))
+    assert "cannot read in/bad.mid" in error_line(seqvae("detect", "score", "in/bad.mid", "--detector", "d"))
+    assert "none of 1 files could be read" in last_error_line(
+        seqvae("detect", "score", bad_folder(here), "--detector", "d")
+    )
 
 
 def bad_folder(here: Path) -> Path:

@@ -9,7 +9,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
-from commands import done, files, seqvae, song, told
+from commands import done, error_line, files, seqvae, song
 from PIL import Image
 
 from seqvae.music import piece as midi
@@ -40,11 +40,11 @@ def test_a_map_of_styles_and_of_latents(tiny_music: Path, tiny_text: Path, here:
     done("plot", "map", "-m", tiny_text, "-o", "text.png")
     assert is_png("map.png") and is_png("text.png")
     assert Path("map.png").read_bytes() != Path("with.png").read_bytes()
-    assert "was not written by" in told(seqvae("plot", "map", "z.safetensors", "-m", tiny_text, "-o", "no.png"))
+    assert "was not written by" in error_line(seqvae("plot", "map", "z.safetensors", "-m", tiny_text, "-o", "no.png"))
 
 
 def test_the_measured_effect(tiny_music: Path, here: Path) -> None:
-    assert "seqvae evaluate" in told(seqvae("plot", "effect", "-m", tiny_music, "-o", "effect.png"))
+    assert "seqvae evaluate" in error_line(seqvae("plot", "effect", "-m", tiny_music, "-o", "effect.png"))
     assert done("plot", "effect", "-m", "music", "-o", "effect.png") == ["effect.png"]
     assert is_png("effect.png")
 
@@ -56,12 +56,12 @@ def test_training_curves(here: Path) -> None:
     assert done("plot", "training", "run", "-o", "curves.png") == ["curves.png"]
     assert is_png("curves.png")
     (here / "run" / "log.jsonl").write_text("nonsense\n")
-    assert "is damaged" in told(seqvae("plot", "training", "run", "-o", "curves.png"))
-    assert "is not a run" in told(seqvae("plot", "training", "elsewhere", "-o", "curves.png"))
+    assert "is damaged" in error_line(seqvae("plot", "training", "run", "-o", "curves.png"))
+    assert "is not a run" in error_line(seqvae("plot", "training", "elsewhere", "-o", "curves.png"))
 
 
 def test_a_picture_is_a_png(here: Path) -> None:
-    assert "written as .png" in told(seqvae("plot", "roll", song(here / "a.mid"), "-o", "roll.jpg"), 2)
+    assert "written as .png" in error_line(seqvae("plot", "roll", song(here / "a.mid"), "-o", "roll.jpg"), 2)
 
 
 def test_without_matplotlib_the_extra_is_named(here: Path, tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +76,8 @@ def test_without_matplotlib_the_extra_is_named(here: Path, tiny_music: Path, mon
     monkeypatch.delattr("seqvae.plot", raising=False)
     blend = ["blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "-o", "b.mid"]
     for command in (["plot", "roll", "a.mid", "-o", "r.png"], [*blend, "--png"]):
-        assert "pip install 'seqvae[plot]'" in told(seqvae(*command))
-    assert files(here) == ["a.mid"], "it is said before any work is done"
+        assert "pip install 'seqvae[plot]'" in error_line(seqvae(*command))
+    assert files(here) == ["a.mid"], "the error comes before any work"
 
 
 # --- beside other outputs ---------------------------------------------------------------------------------------------
@@ -135,11 +135,13 @@ def test_a_result_without_notes_has_a_picture_and_silence(
 
 def test_text_has_no_sound(tiny_text: Path) -> None:
     for flag in ("--wav", "--png", "--html"):
-        line = told(seqvae("blend", "the food is bad", "-m", tiny_text, "--to", "good", flag), 2)
+        line = error_line(seqvae("blend", "the food is bad", "-m", tiny_text, "--to", "good", flag), 2)
         assert line.startswith(f"seqvae: {flag} is for music")
-        assert f"{flag} is for music" in told(seqvae("generate", "-m", tiny_text, flag), 2)
+        assert f"{flag} is for music" in error_line(seqvae("generate", "-m", tiny_text, flag), 2)
 
 
 def test_nothing_is_written_beside_a_device(tiny_music: Path, here: Path) -> None:
-    line = told(seqvae("blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "-o", "/dev/null", "--wav"), 2)
+    line = error_line(
+        seqvae("blend", song(here / "a.mid"), "-m", tiny_music, "--to", "wild", "-o", "/dev/null", "--wav"), 2
+    )
     assert "needs an output in a .mid file" in line

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import done, files, seqvae, told, told_last
+from commands import done, error_line, files, last_error_line, seqvae
 from conftest import SENTENCES, session
 
 pytest.importorskip("drain3", reason="pip install 'seqvae[logs]'")
@@ -133,24 +133,24 @@ def test_the_expected_event_is_named(learned: tuple[Path, dict[str, Any]], here:
 def test_a_report_needs_raw_logs(tiny_events: Path, here: Path) -> None:
     written(here / "normal.txt", [session(number) for number in range(600, 900)])
     done("detect", "fit", "@normal.txt", "-m", tiny_events, "-o", "x.detector")
-    said = seqvae("detect", "score", "@normal.txt", "--detector", "x.detector", "--html", "x.html")
-    assert said.exit_code == 2 and "--html is for raw logs" in said.stderr
+    result = seqvae("detect", "score", "@normal.txt", "--detector", "x.detector", "--html", "x.html")
+    assert result.exit_code == 2 and "--html is for raw logs" in result.stderr
 
 
 def test_an_unwritable_report_is_refused_before_scoring(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
     written(here / "new.log", log(range(1000, 1003)))
     for place, why in (("none/x.html", "No such file or directory"), (".", "Is a directory")):
-        said = seqvae("detect", "score", "new.log", "--detector", learned[0], "--html", place)
-        assert said.exit_code == 1 and said.stdout == ""
-        assert f"cannot be written ({why}); choose another --html" in said.stderr
+        result = seqvae("detect", "score", "new.log", "--detector", learned[0], "--html", place)
+        assert result.exit_code == 1 and result.stdout == ""
+        assert f"cannot be written ({why}); choose another --html" in result.stderr
     assert sorted(path.name for path in here.iterdir()) == ["new.log"]
 
 
 def test_learning_suggests_a_key_lists_templates_and_leaves_out_excluded_sessions(here: Path) -> None:
     written(here / "a.log", log(range(400)))
-    said = seqvae("detect", "learn", "a.log", "-o", "x.detector", "--minutes", 0.01, "--p-value", 0.5)
-    assert said.exit_code == 0
-    assert r"20 lines in a row are a session; --session 'app\[(\d+)' is in 100% of the lines" in said.stderr
+    result = seqvae("detect", "learn", "a.log", "-o", "x.detector", "--minutes", 0.01, "--p-value", 0.5)
+    assert result.exit_code == 0
+    assert r"20 lines in a row are a session; --session 'app\[(\d+)' is in 100% of the lines" in result.stderr
     read, wrote = "read <*> bytes", "wrote <*> bytes to disk <*>"
     excluding = ("--session", KEY, "--minutes", 0.01, "--p-value", 0.5, "--exclude", "wrote")
     told_lines = seqvae("detect", "learn", "a.log", "-o", "y.detector", *excluding).stderr.splitlines()
@@ -161,7 +161,9 @@ def test_learning_suggests_a_key_lists_templates_and_leaves_out_excluded_session
     assert not any(wrote in line for line in kinds)
     refused = seqvae("detect", "learn", "a.log", "-o", "z.detector", "--session", KEY, "--exclude", "app")
     assert refused.exit_code == 1 and "excluded 'app': leaves no session" in refused.stderr
-    assert "not a regular expression" in told(seqvae("detect", "learn", "a.log", "-o", "z.detector", "--exclude", "("))
+    assert "not a regular expression" in error_line(
+        seqvae("detect", "learn", "a.log", "-o", "z.detector", "--exclude", "(")
+    )
 
 
 def kind_of_read(read: str) -> list[str]:
@@ -174,14 +176,16 @@ def test_a_log_of_another_source_gets_a_warning(
 ) -> None:
     known, strange = log(range(1000, 1003)), [f"Dec 10 06:00:00 box app[7]: {line}" for line in SENTENCES]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join([*known, *strange]).encode())))
-    said = seqvae("detect", "score", "--detector", learned[0])
-    assert said.exit_code == 0
+    result = seqvae("detect", "score", "--detector", learned[0])
+    assert result.exit_code == 0
     share = len(strange) / (len(strange) + len(known))
-    assert f"warning: {share:.0%} of lines match no known template" in said.stderr
+    assert f"warning: {share:.0%} of lines match no known template" in result.stderr
     written(here / "good.log", known)
     assert "warning" not in seqvae("detect", "score", "good.log", "--detector", learned[0]).stderr
     written(here / "other.log", SENTENCES)
-    assert "no line matches the session key" in told(seqvae("detect", "score", "other.log", "--detector", learned[0]))
+    assert "no line matches the session key" in error_line(
+        seqvae("detect", "score", "other.log", "--detector", learned[0])
+    )
 
 
 def test_a_folder_may_be_moved_and_its_threshold_changed(learned: tuple[Path, dict[str, Any]], here: Path) -> None:
@@ -189,9 +193,11 @@ def test_a_folder_may_be_moved_and_its_threshold_changed(learned: tuple[Path, di
     written(here / "new.log", log(range(1000, 1020)))
     loose = rows("new.log", "--detector", "moved", "--p-value", 0.5)
     assert [row["anomalous"] for row in loose] == [row["p_value"] <= 0.5 for row in loose]
-    assert "choose that, or" in told(seqvae("detect", "score", "new.log", "--detector", "moved", "--p-value", 0.001))
+    assert "choose that, or" in error_line(
+        seqvae("detect", "score", "new.log", "--detector", "moved", "--p-value", 0.001)
+    )
     (here / "moved" / "templates.json").write_text("{}")
-    assert "templates.json: cannot be read" in told(seqvae("detect", "score", "new.log", "--detector", "moved"))
+    assert "templates.json: cannot be read" in error_line(seqvae("detect", "score", "new.log", "--detector", "moved"))
     with pytest.raises(CheckpointError):
         log_detector.load(here)
 
@@ -239,9 +245,9 @@ def test_an_update_learns_new_sessions_and_forgets_none(
     assert facts["templates"] == len(SAYS) + 3
     assert (facts["p_value"], facts["sessions"]) == (0.02, 560)
     after = anomalous()
-    assert after >= set(strange), "what was anomalous still is"
+    assert after >= set(strange), "anomalies stay anomalous"
     assert len(after & set(places)) <= 2, "the new kind is normal"
-    assert len(after - set(strange) - set(places)) <= 3, "and the old one still is"
+    assert len(after - set(strange) - set(places)) <= 3, "and so is the old one"
     assert files(here / "x.detector") == files(learned[0])
     assert len(log_detector.load(here / "x.detector").calibration.normal) == 196 - 65
     done("detect", "update", "x.detector", "new.log", "--train", "--replace", "--minutes", 0.01)
@@ -253,39 +259,43 @@ def test_an_update_needs_sessions_and_a_detector_with_its_own_model(
 ) -> None:
     shutil.copytree(learned[0], here / "x.detector")
     written(here / "few.log", log(range(5)))
-    assert "5 sessions are too few to train on" in told(seqvae("detect", "update", "x.detector", "few.log", "--train"))
+    assert "5 sessions are too few to train on" in error_line(
+        seqvae("detect", "update", "x.detector", "few.log", "--train")
+    )
     (here / "x.detector" / "sessions.json").unlink()
     written(here / "new.log", log(range(40)))
-    assert "sessions.json: the detector's own" in told(seqvae("detect", "update", "x.detector", "new.log", "--train"))
+    assert "sessions.json: the detector's own" in error_line(
+        seqvae("detect", "update", "x.detector", "new.log", "--train")
+    )
     written(here / "normal.txt", [session(number) for number in range(600, 700)])
     done("detect", "fit", "@normal.txt", "-m", tiny_events, "-o", "y.detector", "--p-value", 0.1)
-    assert "--train is for" in told(seqvae("detect", "update", "y.detector", "@normal.txt", "--train"), 2)
+    assert "--train is for" in error_line(seqvae("detect", "update", "y.detector", "@normal.txt", "--train"), 2)
 
 
 def test_few_sessions_of_few_kinds_are_learned_and_the_rate_is_reported(here: Path) -> None:
     kinds = [session(number).split() for number in range(4)]
     lines = log(range(48), {number: kinds[number % 4] for number in range(48)})
     written(here / "x.log", lines)
-    said = seqvae("detect", "learn", "x.log", "--session", KEY, "-o", "x.detector", "--minutes", 0.03)
-    assert said.exit_code == 0, said.stderr
-    [warning] = [line for line in said.stderr.splitlines() if "warning" in line]
+    result = seqvae("detect", "learn", "x.log", "--session", KEY, "-o", "x.detector", "--minutes", 0.03)
+    assert result.exit_code == 0, result.stderr
+    [warning] = [line for line in result.stderr.splitlines() if "warning" in line]
     assert re.match(
         r"warning: 48 sessions are too few for a p-value of 0.01, which needs about 429; the smallest possible, 0\.0",
         warning,
     )
-    assert "48 sessions, 6 templates; of 7 held-out sessions" in said.stdout
+    assert "48 sessions, 6 templates; of 7 held-out sessions" in result.stdout
     assert log_detector.load(here / "x.detector").settings.p_value == pytest.approx(1 / 13, rel=0.02)
     few = written(here / "few.log", log(range(19)))
-    assert "19 sessions are too few" in told_last(seqvae("detect", "learn", few, "--session", KEY, "-o", "y"))
+    assert "19 sessions are too few" in last_error_line(seqvae("detect", "learn", few, "--session", KEY, "-o", "y"))
 
 
 def test_errors_are_reported_at_once(here: Path) -> None:
     written(here / "x.log", log(range(30)))
     learn = ["detect", "learn", "x.log", "-o"]
-    assert "give one of them" in told(seqvae(*learn, "y", "--session", KEY, "--window", "20"), 2)
-    assert "no line matches the session key" in told(seqvae(*learn, "y", "--session", "(nothing)"))
-    assert "has no <Content>" in told(seqvae(*learn, "y", "--format", "<Date>"))
-    assert "is not a detector of raw logs" in told_last(seqvae(*learn, "x.log", "--window", "2"))
+    assert "give one of them" in error_line(seqvae(*learn, "y", "--session", KEY, "--window", "20"), 2)
+    assert "no line matches the session key" in error_line(seqvae(*learn, "y", "--session", "(nothing)"))
+    assert "has no <Content>" in error_line(seqvae(*learn, "y", "--format", "<Date>"))
+    assert "is not a detector of raw logs" in last_error_line(seqvae(*learn, "x.log", "--window", "2"))
     assert not (here / "y").exists()
 
 

@@ -29,7 +29,7 @@ def pieces(batch: list[lines.Item]) -> list[str]:
 def test_a_batch_is_the_lines_already_available(pipe: int) -> None:
     batches = lines.read([])
     os.write(pipe, b"a\n\nb\nhal")
-    assert pieces(next(batches)) == ["a", "", "b"], "half a line is none"
+    assert pieces(next(batches)) == ["a", "", "b"], "an incomplete line is not a line"
     os.write(pipe, b"f\r\n")
     assert pieces(next(batches)) == ["half"]
     os.write(pipe, b"no end")

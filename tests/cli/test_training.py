@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import done, files, seqvae, song, told, told_last
+from commands import done, error_line, files, last_error_line, seqvae, song
 from conftest import SENTENCES
 
 from seqvae.checkpoint import hub as released
@@ -37,10 +37,10 @@ def test_models_reads_only_headers(tiny_music: Path, monkeypatch: pytest.MonkeyP
 
 def test_models_without_checkpoints_says_how_to_train_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(released, "released_folder", lambda: here)
-    assert "seqvae train" in told(seqvae("models"))
+    assert "seqvae train" in error_line(seqvae("models"))
     (here / "broken").mkdir()
     (here / "broken" / "config.json").write_text("{")
-    assert "broken checkpoint" in told(seqvae("models"))
+    assert "broken checkpoint" in error_line(seqvae("models"))
 
 
 def test_evaluate_prints_a_table_or_json(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_evaluate_prints_a_table_or_json(tiny_music: Path, monkeypatch: pytest.M
     assert json.loads(line) == {"data": "songs", "pieces": 20, "samples": 200, "seed": 4, "split": "final"}
     [line] = done("evaluate", "-m", tiny_music, "--data", "songs", "--split", "choose", "--json")
     assert json.loads(line)["split"] == "choose"
-    assert "give one folder" in told(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
+    assert "give one folder" in error_line(seqvae("evaluate", "-m", tiny_music, "--data", "a", "--data", "b"), 2)
 
 
 def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +73,14 @@ def test_evaluate_measures_arrangements(tiny_music: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(evaluate_arrangement, "pairs_of", lambda _, every: [("x", "y")] * every)
     [line] = done(*command, "--pairs", "all", "--json")
     assert json.loads(line)["pairs"] == [["x", "y"]]
-    assert "write two styles as A/B" in told(seqvae(*command, "--pairs", "a/b/c"), 2)
+    assert "write two styles as A/B" in error_line(seqvae(*command, "--pairs", "a/b/c"), 2)
 
 
 def test_a_recipe_for_text_refuses_music(here: Path) -> None:
     song(here / "songs" / "a.mid")
-    line = told(seqvae("train", "reviews", "--data", "songs", "--out", "run"))
+    line = error_line(seqvae("train", "reviews", "--data", "songs", "--out", "run"))
     assert "cannot read songs/a.mid: it is not text but music; give files in UTF-8" in line
-    assert "music" in told(seqvae("tokenizer", "train", "--data", "songs", "-o", "tokens"))
+    assert "music" in error_line(seqvae("tokenizer", "train", "--data", "songs", "-o", "tokens"))
     assert not (here / "run" / "data").exists()
 
 
@@ -89,7 +89,7 @@ def test_a_recipe_for_lines_refuses_a_table_and_explains_how_to_extract_lines(he
     (here / "my logs").mkdir()
     rows = 'Time;Content\n1;Receiving block\n2;"Sent;  block"\n'
     (here / "my logs" / "log.csv").write_text(rows, encoding="utf-8-sig")
-    line = told(seqvae("train", recipe, "--data", "my logs", "--out", "run"))
+    line = error_line(seqvae("train", recipe, "--data", "my logs", "--out", "run"))
     assert line.startswith(
         "seqvae: cannot read my logs/log.csv: it is a table (Time, Content), not one sentence a line"
     )
@@ -102,7 +102,7 @@ def test_a_recipe_for_lines_refuses_a_table_and_explains_how_to_extract_lines(he
 def test_a_recipe_for_music_refuses_text(here: Path) -> None:
     (here / "lines").mkdir()
     (here / "lines" / "good.txt").write_text("a good place\n")
-    line = told(seqvae("train", "music", "--data", "lines", "--out", "run"))
+    line = error_line(seqvae("train", "music", "--data", "lines", "--out", "run"))
     assert "cannot read lines: it holds no music (files passed over: 1, not music by their suffix (1 .txt))" in line
     assert "sentences and logs are for models of text" in line
     assert files(here) == ["lines/good.txt"]
@@ -130,7 +130,7 @@ def test_training_from_a_recipe_gives_a_checkpoint_that_blends(here: Path) -> No
     assert "skipped: cannot read songs/calm/bad.mid: the file is empty" in result.stderr
     assert "only 40 songs: `--start music" in result.stderr
     assert json.loads(Path("run/best/config.json").read_text())["recipe"]["train"]["seed"] == 3
-    assert "--resume" in told_last(seqvae(*run, "--set=train.steps=4"))
+    assert "--resume" in last_error_line(seqvae(*run, "--set=train.steps=4"))
     assert seqvae(*run, "--set=train.steps=4", "--seed", 3, "--resume").exit_code == 0
     done("blend", "songs/calm/song0.mid", "-m", "run/best", "--from", "calm", "--to", "wild", "-o", "b.mid")
 
@@ -141,9 +141,9 @@ def test_interrupted_training_explains_how_to_resume(here: Path, monkeypatch: py
 
     monkeypatch.setattr(train, "train_from", interrupted)
     run = ["train", "music", "--data", "my songs", "--out", "run", "--set", "model.latent=8"]
-    line = told(seqvae(*run), 130)
+    line = error_line(seqvae(*run), 130)
     assert "`seqvae train music '--data=my songs' --out=run --set=model.latent=8 --resume`" in line
-    assert "--out=run --tokenizer=mine --set=" in told(seqvae(*run, "--tokenizer", "mine"), 130)
+    assert "--out=run --tokenizer=mine --set=" in error_line(seqvae(*run, "--tokenizer", "mine"), 130)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -195,13 +195,15 @@ def test_a_vocabulary_is_learned_from_lines_that_fit_into_memory(here: Path, mon
 def test_an_impossible_vocabulary_size_is_a_one_line_error(here: Path, args: list[str], line: str) -> None:
     text_file(here / "a.txt", SENTENCES[:2])
     text_file(here / "blank.txt", ["", " "])
-    assert line in told(seqvae("tokenizer", *args))
+    assert line in error_line(seqvae("tokenizer", *args))
     assert files(here) == ["a.txt", "blank.txt"]
 
 
 def test_tokens_of_a_checkpoint_are_shown_too(tiny_text: Path, tiny_music: Path) -> None:
     assert done("tokenizer", "encode", "the food", "-t", tiny_text) == ["\u2581the \u2581food"]
-    assert "a tokenizer of midi, not of sentences" in told(seqvae("tokenizer", "encode", "the food", "-t", tiny_music))
+    assert "a tokenizer of midi, not of sentences" in error_line(
+        seqvae("tokenizer", "encode", "the food", "-t", tiny_music)
+    )
 
 
 def test_train_on_files_of_sentences(here: Path) -> None:
@@ -248,8 +250,8 @@ def test_evaluate_reads_styles_from_file_names(tiny_text: Path, here: Path, monk
     assert (given["opposites"], given["samples"], given["iw_lines"], given["transfer_lines"]) == (
         [("good", "bad")], 3, None, 5,
     )  # fmt: skip
-    assert "write two styles as A/B" in told(seqvae(*evaluate_, "--pairs", "good"), 2)
-    assert "cannot read gone" in told(seqvae(*evaluate_, "--data", "@gone"))
+    assert "write two styles as A/B" in error_line(seqvae(*evaluate_, "--pairs", "good"), 2)
+    assert "cannot read gone" in error_line(seqvae(*evaluate_, "--data", "@gone"))
 
 
 def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
@@ -261,7 +263,7 @@ def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:
 
 def test_arrangement_evaluation_refuses_sentences(tiny_text: Path, here: Path) -> None:
     text_file(here / "test.txt", SENTENCES[::7])
-    line = told(seqvae("evaluate", "-m", tiny_text, "--data", "@test.txt", "--arrangement"), 2)
+    line = error_line(seqvae("evaluate", "-m", tiny_text, "--data", "@test.txt", "--arrangement"), 2)
     assert "--arrangement: is for music" in line
 
 
@@ -274,7 +276,7 @@ def test_a_missing_extra_is_a_one_line_error(tiny_text: Path, here: Path, monkey
     monkeypatch.setattr(evaluate_text, "evaluate_text", missing)
     (here / "a.txt").write_text("the food was good\n")
     result = seqvae("evaluate", "-m", tiny_text, "--data", "@a.txt")
-    assert "pip install 'seqvae[eval]'" in told(result, 1)
+    assert "pip install 'seqvae[eval]'" in error_line(result, 1)
 
 
 def everything(folder: Path) -> list[str]:
@@ -291,7 +293,7 @@ def test_training_on_unreadable_input_leaves_the_old_files(here: Path, recipe: s
     (here / "used").mkdir()
     (here / "used" / "notes.txt").write_text("mine")
     before = everything(here)
-    told_last(seqvae("train", recipe, "--data", "data", "--out", out))
+    last_error_line(seqvae("train", recipe, "--data", "data", "--out", out))
     assert everything(here) == before
 
 
@@ -323,5 +325,5 @@ def test_the_lock_of_a_run_is_removed_at_its_end_and_a_removed_lock_is_not_held(
 )
 def test_an_invalid_grid_is_a_one_line_error(here: Path, changes: list[str], word: str) -> None:
     song(here / "songs" / "a.mid")
-    line = told(seqvae("train", "music", "--data", "songs", "--out", "run", *(f"--set={one}" for one in changes)))
+    line = error_line(seqvae("train", "music", "--data", "songs", "--out", "run", *(f"--set={one}" for one in changes)))
     assert word in line

@@ -332,8 +332,8 @@ def test_remote_shards_are_fetched_once(tmp_path: Path) -> None:
         fetched(url, tmp_path / "cache")
     (tmp_path / "late.npy").rename(tmp_path / "new" / "shard-00000.ends.npy")
     put(tmp_path / "new", url)
-    assert records(TokenData(fetched(url, tmp_path / "cache"))) == records(made), "made anew, fetched anew"
-    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 2, "and nothing half fetched stays"
+    assert records(TokenData(fetched(url, tmp_path / "cache"))) == records(made), "new shards are fetched again"
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 2, "partial downloads are removed"
 
 
 @pytest.mark.parametrize("url", ["memory://gone", "nothing://bucket/data"])
@@ -395,7 +395,7 @@ def test_an_epoch_visits_shards_in_a_random_order(data: TokenData) -> None:
         shards = [np.searchsorted(data.begins, rows, side="right") - 1 for rows, _ in batches(data).epoch(epoch)]
         assert all(len(set(one.tolist())) == 1 for one in shards), "no batch needs two"
         orders.append([number for number, _ in groupby(int(one[0]) for one in shards)])
-        assert sorted(orders[-1]) == list(range(data.index["shards"])), "none is come back to"
+        assert sorted(orders[-1]) == list(range(data.index["shards"])), "no shard is visited twice"
     assert orders[0] != orders[1] != orders[2]
 
 
@@ -403,7 +403,7 @@ def test_some_batches_are_drawn_from_all_shards(data: TokenData, monkeypatch: py
     monkeypatch.setattr(sampler, "BLOCK", 4)
     source = batches(data, max_windows=1)
     found = [np.concatenate(both) for both in zip(*source.some(40), strict=True)]
-    assert 35 <= len(found[0]) <= 40, "an offset may leave nothing of a piece"
+    assert 35 <= len(found[0]) <= 40, "an offset may skip a whole piece"
     assert set(found[0].tolist()) <= set(row_ids(source))
     shards = np.bincount(np.searchsorted(data.begins, found[0], side="right") - 1)
     assert shards.min() > 0

@@ -46,7 +46,7 @@ def test_ranks_by_hand() -> None:
     assert ruler.rank_correlation([0, 1, 2], [5, 7, 6]) == pytest.approx(1 - 6 * 2 / (3 * 8))
     assert ruler.rank_correlation([0, 1, 2], [0, 0, 1]) == pytest.approx(1.5 / math.sqrt(2 * 1.5))  # ranks 1.5 1.5 3
     assert ruler.rank_correlation([0, 1, 2], [3, 2, 1]) == -1
-    assert ruler.rank_correlation([0, 1, 2], [1, 1, 1]) == 0, "what does not move does not follow"
+    assert ruler.rank_correlation([0, 1, 2], [1, 1, 1]) == 0, "a constant has rank correlation 0"
 
 
 def test_a_song_is_weighted_by_its_number_of_values() -> None:
@@ -98,7 +98,7 @@ def test_different_distributions_are_distinguished_and_equal_ones_are_not() -> N
 
     assert area(same) < 0.65
     assert area(moved) > 0.75
-    assert area(some) > 0.9, "a statistic that is not there"
+    assert area(some) > 0.9, "an undefined statistic"
 
 
 def test_the_area_is_over_targets_and_draws_are_shared() -> None:
@@ -168,12 +168,12 @@ def test_drum_figures_are_reported_if_the_target_has_drums(found: Excerpts) -> N
 
 
 def test_the_table_has_every_figure_once(result: dict[str, Any]) -> None:
-    told = arrangement_report.table(result)
+    text = arrangement_report.table(result)
     json.dumps(result, allow_nan=False)
     for name in arrangement_report.TABLE:
-        assert told.count(f"\n| {name} | ") >= 1
-    assert "| kept of the song | amount 1 | another song | less another song |" in told
-    assert len({line.count("|") for line in told.split("\n\n")[1].splitlines()}) == 1
+        assert text.count(f"\n| {name} | ") >= 1
+    assert "| kept of the song | amount 1 | another song | less another song |" in text
+    assert len({line.count("|") for line in text.split("\n\n")[1].splitlines()}) == 1
 
 
 # --- a codec, and songs in files --------------------------------------------------------------------------------------
@@ -184,12 +184,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Songs of two styles with 16 bars: six for training, two in either half of the held-out songs."""
     data = tmp_path_factory.mktemp("songs")
     for parity, name in enumerate(("even", "odd")):
-        wanted = {None: 6, "choose": 2, "final": 2}
+        missing = {None: 6, "choose": 2, "final": 2}
         for i in range(2000):
             title = f"{name}{i:04d}"
             half = half_of(titles.title(f"{title}.mid"))
-            if wanted[half]:
-                wanted[half] -= 1
+            if missing[half]:
+                missing[half] -= 1
                 piece = groove(2 * i + parity, bars=16)
                 midi.write(midi.to_score(piece.notes, piece.frame), data / name / f"{title}.mid")
     return data
@@ -236,12 +236,16 @@ def test_a_codec_blends_as_for_users_and_controls_are_independent_of_the_song(co
     z = codec.encode([songs[1]])[0]
     goal = codec.goal("even", 1.0)
     assert goal is not None
-    told: dict[str, Any] = {"keep": None, "chroma_guidance": CHROMA_GUIDANCE, "goal": replace(goal, calibrated=False)}
+    settings: dict[str, Any] = {
+        "keep": None,
+        "chroma_guidance": CHROMA_GUIDANCE,
+        "goal": replace(goal, calibrated=False),
+    }
     repeated = torch.cat([z, z])[:3] + codec.styles["even"].mean - codec.styles["odd"].mean
-    expected = midi.read(codec.transform([songs[0]], lambda own: repeated, **told)[0])
+    expected = midi.read(codec.transform([songs[0]], lambda own: repeated, **settings)[0])
     assert controls["another song"](songs[0], "odd", "even", 1.0).notes.tolist() == expected.notes.tolist()
     mean = codec.styles["even"].mean.expand(3, -1)
-    expected = midi.read(codec.transform([songs[0]], lambda own: mean, **told)[0])
+    expected = midi.read(codec.transform([songs[0]], lambda own: mean, **settings)[0])
     assert controls["target mean"](songs[0], "odd", "even", 1.0).notes.tolist() == expected.notes.tolist()
 
 

@@ -42,9 +42,9 @@ def test_a_classifier_of_two_styles_refuses_a_third() -> None:
     stretches = [(name, groove(i)) for i in range(6) for name in [("straight", "swung")[i % 2]]]
     classifier = StyleClassifier([*stretches, ("empty", groove(0, bars=2))], 2, True, 0)
     piece = groove(9)
-    said = classifier.probability(piece.notes, piece.bounds)
+    probabilities = classifier.probability(piece.notes, piece.bounds)
     between = classifier.between(piece.notes, piece.bounds, "swung", "straight")
-    assert between == pytest.approx(said["swung"] / (said["swung"] + said["straight"]))
+    assert between == pytest.approx(probabilities["swung"] / (probabilities["swung"] + probabilities["straight"]))
     assert between + classifier.between(piece.notes, piece.bounds, "straight", "swung") == pytest.approx(1)
     assert between > 0.5
 
@@ -79,7 +79,7 @@ def test_preservation_beyond_the_controls_is_paired_over_songs() -> None:
     assert set(found) == set(evaluate_blend.MOVES)
     assert found["own 1"]["another song"]["melody"] == pytest.approx([0.4, 0.4, 0.4])
     assert found["own 1"]["target mean"]["melody"] == pytest.approx([0, -0.1, 0.1])
-    assert found["own 1, harmony 0"]["target mean"]["melody"] == [0, 0, 0], "beside the mean that does not lean either"
+    assert found["own 1, harmony 0"]["target mean"]["melody"] == [0, 0, 0], "the mean has no guidance either"
     assert found["amount 1"]["another song"]["melody"] == [0, 0, 0]
 
 

@@ -63,7 +63,7 @@ def work(kind: str, checkpoint: Path, data: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["music", "text"])
-def test_two_processes_measure_what_one_does(
+def test_two_processes_give_the_figures_of_one(
     kind: str, trained: Trained, tiny_text: Path, request: pytest.FixtureRequest, here: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

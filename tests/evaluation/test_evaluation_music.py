@@ -152,19 +152,19 @@ def test_the_classifiers_distinguish_straight_from_swung(result: dict[str, Any])
 def test_the_classifier_is_trained_on_training_songs_only(
     codec: Codec, songs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[str] = []
+    trained_on: list[str] = []
 
     class Listener(style_classifier.StyleClassifier):
         def __init__(self, stretches: Any, chunks: int, instruments: bool, seed: int) -> None:
-            heard.extend(piece.name for _, piece in stretches)
+            trained_on.extend(piece.name for _, piece in stretches)
             super().__init__(stretches, chunks, instruments, seed)
 
     monkeypatch.setattr(evaluate, "StyleClassifier", Listener)
     for part, name in ((evaluate_blend, "blends"), (evaluate_blend, "strength"), (evaluate_samples, "samples")):
         monkeypatch.setattr(part, name, lambda *_: {})
     evaluate.evaluate(codec, songs, pieces=1, samples=6, pairs=5)
-    assert heard
-    assert {split_of(titles.title(name)) for name in heard} == {"train"}
+    assert trained_on
+    assert {split_of(titles.title(name)) for name in trained_on} == {"train"}
 
 
 def test_choosing_and_final_songs_are_disjoint(songs: Path) -> None:
@@ -218,13 +218,13 @@ def test_figures_of_an_older_model_are_still_reported(result: dict[str, Any]) ->
     }
     text = music_report.table(old)
     assert "programs swapped" in text
-    assert "KL" not in text, "a KL stands beside samples alone"
+    assert "KL" not in text, "only samples have a KL"
     without = ("another song", "target mean")
     old["blend"]["all"] = {name: row for name, row in old["blend"]["all"].items() if not name.startswith(without)}
     assert "chroma kept" in text
     text = music_report.table(old)
     assert music_report.OLDER in text
-    assert "chroma kept" not in text, "nothing is kept where there is no control"
+    assert "chroma kept" not in text, "preservation needs a control"
 
 
 def test_a_collection_without_test_songs_is_an_error_in_one_line(codec: Codec, songs: Path, tmp_path: Path) -> None:

@@ -133,12 +133,12 @@ def result(toy: Toy, reports: list[str]) -> dict[str, Any]:
 
 
 def test_importance_weighting_finds_the_known_likelihood(result: dict[str, Any]) -> None:
-    told = result["likelihood"]
-    assert told["importance"]["nll"][0] == pytest.approx(6 * math.log(2), abs=0.1)
-    assert told["importance"]["perplexity"][0] == pytest.approx(2 ** (6 / 7), rel=0.02), "six words and an end"
-    assert told["importance"]["lines"] == told["elbo_of_the_same"]["lines"] == 15
-    assert told["elbo"]["nll"][0] > 6 * math.log(2) + 0.1, "an upper bound on the NLL, and a loose one"
-    assert told["importance"]["perplexity"][0] < told["elbo"]["perplexity"][0]
+    likelihood = result["likelihood"]
+    assert likelihood["importance"]["nll"][0] == pytest.approx(6 * math.log(2), abs=0.1)
+    assert likelihood["importance"]["perplexity"][0] == pytest.approx(2 ** (6 / 7), rel=0.02), "six words and an end"
+    assert likelihood["importance"]["lines"] == likelihood["elbo_of_the_same"]["lines"] == 15
+    assert likelihood["elbo"]["nll"][0] > 6 * math.log(2) + 0.1, "an upper bound on the NLL, and a loose one"
+    assert likelihood["importance"]["perplexity"][0] < likelihood["elbo"]["perplexity"][0]
 
 
 def test_the_weighted_bound_is_never_below_the_elbo(toy: Toy) -> None:
@@ -163,12 +163,16 @@ def test_draws_do_not_depend_on_the_batch_size(toy: Toy, monkeypatch: pytest.Mon
 
 
 def test_kl_is_the_closed_form_and_bounds_the_information(result: dict[str, Any], toy: Toy) -> None:
-    told = result["likelihood"]
+    likelihood = result["likelihood"]
     q = toy.posteriors([toy.segments(line)[0] for line in held(EVERY)])
-    assert told["kl"][0] == pytest.approx(float(q.kl().sum(1).mean()), abs=1e-3)
-    assert 0 <= told["mutual_information"] <= told["kl"][0]
-    assert told["mutual_information"] <= told["mutual_information_at_most"] == pytest.approx(math.log(22), abs=1e-3)
-    assert (told["active_units"], told["latent"]) == (5, 6)
+    assert likelihood["kl"][0] == pytest.approx(float(q.kl().sum(1).mean()), abs=1e-3)
+    assert 0 <= likelihood["mutual_information"] <= likelihood["kl"][0]
+    assert (
+        likelihood["mutual_information"]
+        <= likelihood["mutual_information_at_most"]
+        == pytest.approx(math.log(22), abs=1e-3)
+    )
+    assert (likelihood["active_units"], likelihood["latent"]) == (5, 6)
 
 
 def test_the_figures_of_a_line_are_sums_over_its_segments() -> None:
@@ -185,9 +189,9 @@ def test_the_figures_of_a_line_are_sums_over_its_segments() -> None:
 
 def test_reconstruction_is_reported_with_and_without_refinement(result: dict[str, Any]) -> None:
     right = {"bleu": [100] * 3, "exact": [1] * 3, "edit_distance": [0] * 3, "kl_bits": None}
-    assert result["reconstruction"]["searched mean"] == right, "no KL is the rate of a point estimate"
+    assert result["reconstruction"]["searched mean"] == right, "a point estimate has no KL"
     alone = result["reconstruction"]["encoder's mean"]
-    assert 0.2 < alone["exact"][0] < 0.8, "it takes the last word to be the same always"
+    assert 0.2 < alone["exact"][0] < 0.8, "the encoder alone assumes a constant last word"
     assert alone["bleu"][0] < 100
 
 
@@ -214,10 +218,10 @@ def test_samples_are_compared_with_real_lines(result: dict[str, Any]) -> None:
     assert samples["sentences"] == 100
     assert set(samples) == {"sentences", "prior", "fitted", "training lines", "held-out lines"}
     assert samples["held-out lines"]["copies"] == [0, 0, 0]
-    assert 0.4 < samples["prior"]["copies"][0] < 0.9, "two thirds of all lines there are"
+    assert 0.4 < samples["prior"]["copies"][0] < 0.9, "two thirds of all possible lines"
     assert samples["prior"]["forward"][0] == pytest.approx(samples["held-out lines"]["forward"][0], rel=0.2)
     assert samples["prior"]["reverse"][0] == pytest.approx(samples["training lines"]["reverse"][0], rel=0.2)
-    assert samples["training lines"]["forward"] is None, "a model's word on what it was fitted on is no figure"
+    assert samples["training lines"]["forward"] is None, "the likelihood of its own training lines is not a measure"
 
 
 def test_a_path_of_the_toy_model_changes_word_by_word(result: dict[str, Any]) -> None:

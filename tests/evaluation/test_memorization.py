@@ -48,7 +48,7 @@ def test_runs_equal_those_of_an_exhaustive_search() -> None:
     pieces += [copied, collection[4]]
     expected = [searched(piece, collection) for piece in pieces]
     assert copying.longest_shared(pieces, copying.runs(collection)) == expected
-    assert expected[-1] > max(expected[:6]), "the test would not tell otherwise"
+    assert expected[-1] > max(expected[:6]), "otherwise the test could not fail"
 
 
 def test_shared_runs_of_eight_notes_by_hand() -> None:

@@ -21,7 +21,7 @@ sentences = st.lists(st.sampled_from("abcd"), max_size=7).map(" ".join)
 def test_kneser_ney_by_hand() -> None:
     model = ngram.NGram(2).fit(["a b", "a b", "a c c"])
     # bigrams: <s>a 3, ab 2, b</s> 2, ac 1, cc 1, c</s> 1, so D2 = 3 / (3 + 4). Different words before a: 1, b: 1, c: 2,
-    # </s>: 2, so D1 = 2 / (2 + 4), and 1/3 * 4/6 is left for the five words alike.
+    # </s>: 2, so D1 = 2 / (2 + 4), and 1/3 * 4/6 is left for the five words in equal parts.
     b, end = 7 / 45, 29 / 90
     expected = [6 / 7 + 1 / 7 * 7 / 45, 11 / 21 + 2 / 7 * b, 11 / 14 + 3 / 14 * end]
     assert np.exp(model.word_log_probs("a b")) == pytest.approx(expected)

@@ -36,4 +36,4 @@ def test_an_unrelated_song_is_fitted_into_the_bars_of_the_song() -> None:
     notes = np.array([[0, 12, 60, 0, 80], [40, 12, 62, 0, 80], [50, 12, 64, 0, 80]], np.int32)
     piece = Piece(notes, np.array([0, 48, 96], np.int32), groove(0).frame)
     moved = evaluate_reconstruction.refit(piece, np.array([0, 36, 72], np.int32))
-    assert moved.tolist() == [[0, 12, 60, 0], [38, 12, 64, 0]], "what begins after the shorter bar is left out"
+    assert moved.tolist() == [[0, 12, 60, 0], [38, 12, 64, 0]], "notes after the end of the shorter bar are left out"

@@ -17,7 +17,7 @@ def normal(count: int, mean: float = 0.0, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("apart", [0.0, 0.7, 2.0, 5.0])
 def test_overlapped_area_of_two_pairs_of_points(apart: float) -> None:
-    """Points at -1 and 1, and the same moved by d: their densities cross half-way, at d / 2.
+    """Points at -1 and 1, and the same points shifted by d: their densities cross half-way, at d / 2.
 
     Standard deviation sqrt 2, so the bandwidth is h = sqrt 2 * 2^(-1/5), and the area is twice the tail beyond d / 2:
     Phi(-(d / 2 - 1) / h) + Phi(-(d / 2 + 1) / h).

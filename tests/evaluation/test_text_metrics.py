@@ -27,9 +27,9 @@ def test_bleu_of_itself_is_100() -> None:
 
 @given(st.lists(st.tuples(sentences, sentences), min_size=1, max_size=5))
 def test_bleu_equals_sacrebleu(pairs: list[tuple[str, str]]) -> None:
-    written, wanted = [a for a, _ in pairs], [b for _, b in pairs]
-    expected = BLEU(tokenize="none", force=True).corpus_score(written, [wanted]).score
-    assert text.bleu_of(text.bleu_statistics(written, wanted).sum(0)) == pytest.approx(expected)
+    written, references = [a for a, _ in pairs], [b for _, b in pairs]
+    expected = BLEU(tokenize="none", force=True).corpus_score(written, [references]).score
+    assert text.bleu_of(text.bleu_statistics(written, references).sum(0)) == pytest.approx(expected)
 
 
 def test_bleu_does_not_tokenize_again() -> None:
@@ -82,11 +82,11 @@ def test_the_interval_of_a_mean_matches_the_textbook() -> None:
 
 def test_the_bootstrap_draws_whole_sentences_reproducibly() -> None:
     rows = np.arange(12.0).reshape(3, 2, 2)
-    sums = resampled(rows, seed=4, draws=50)
-    assert sums.shape == (50, 2, 2)
+    resamples = resampled(rows, seed=4, draws=50)
+    assert resamples.shape == (50, 2, 2)
     # the rows differ by a constant, so all columns of a sum show the same counts
-    assert (sums - sums[:, :1, :1] == rows[0] * 3).all()
-    assert (sums == resampled(rows, seed=4, draws=50)).all()
+    assert (resamples - resamples[:, :1, :1] == rows[0] * 3).all()
+    assert (resamples == resampled(rows, seed=4, draws=50)).all()
     assert math.isnan(corpus_interval(np.zeros((0, 2)), text.share_of)[0])
 
 

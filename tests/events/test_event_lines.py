@@ -64,7 +64,7 @@ def test_a_format_in_the_syntax_of_logparser() -> None:
     [record] = records(["[10.30 16:49:06] chrome.exe -  closed, 3 bytes"], r"[<Time>] <Program> - <Content>")
     assert record.content == "closed, 3 bytes"
     [record] = records(["a (b)   c d"], "<One> (<Two>) <Content>")
-    assert record.content == "c d", "what is no field stands for itself, and spaces for any number of them"
+    assert record.content == "c d", "literal text matches itself, and a space any number of spaces"
     for wrong in ("<Date> <Time>", "sylog"):
         with pytest.raises(SeqVAEError, match=r"has no <Content>.*syslog"):
             LogReader(wrong)

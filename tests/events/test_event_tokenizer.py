@@ -113,8 +113,8 @@ def test_windows_are_full_repeat_the_overlap_and_only_the_last_has_eos(
     assert sum(chunk.count(EOS) for chunk in chunks) == 1
     for before, after in pairwise(chunks):
         assert after[:overlap] == before[most - overlap :]
-        assert len(after) > overlap, "each has something that none had before"
-    assert len(chunks) == 1 or len(session) + 1 > most, "what fits is not cut"
+        assert len(after) > overlap, "each window has a new event"
+    assert len(chunks) == 1 or len(session) + 1 > most, "a session that fits is one window"
 
 
 @given(session=sessions, window=windows)
@@ -127,7 +127,7 @@ def test_without_the_overlap_each_event_is_in_one_window(session: list[str], win
     for i, chunk in enumerate(chunks):
         first = i * (most - overlap)
         assert chunk.tolist() == tokens_of(session)[first : first + most]
-        assert first + (overlap if i else 0) == seen, "what is dropped is what was there before, no more and no less"
+        assert first + (overlap if i else 0) == seen, "exactly the overlap is dropped"
         seen = first + len(chunk)
     assert seen == len(session) + 1
 
@@ -143,7 +143,7 @@ def test_one_event_more_than_fits_makes_another_window() -> None:
 def test_a_window_that_ends_early_loses_no_event_of_the_next() -> None:
     events = EventTokenizer(["a", "b", "c"], 6, 2)
     early = [np.array([5, 6, EOS, PAD], np.int32), np.array([5, 6, 7, EOS, PAD, PAD], np.int32)]
-    assert events.decode_text(early) == "a b c", "of the next, the two that it repeats are not said again"
+    assert events.decode_text(early) == "a b c", "the two overlapping events of the next window are not repeated"
 
 
 @given(session=sessions, window=windows)
@@ -155,9 +155,9 @@ def test_a_perfect_decoder_writes_the_session(session: list[str], window: tuple[
     def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
         nonlocal at, chunks
         chunks = chunks if keep is None else [chunks[i] for i in keep.tolist()]
-        wanted = [chunk[at] if at < len(chunk) else EOS for chunk in chunks]
+        expected = [chunk[at] if at < len(chunk) else EOS for chunk in chunks]
         at += 1
-        return one_hot(torch.tensor(wanted), events.vocab_size).float()
+        return one_hot(torch.tensor(expected), events.vocab_size).float()
 
     grammar = events.grammar()
     settings = Sampling(max_tokens=events.max_tokens)
@@ -291,15 +291,15 @@ def test_a_random_sequence_of_allowed_tokens_is_a_session_of_known_symbols(seed:
         allowed = grammar.allowed(state)
         ended = (walks[:, :t] == EOS).any(1)
         assert not allowed[:, [BOS, MASK, UNKNOWN]].any()
-        assert (allowed[:, PAD] == ended).all(), "padding after the end, and nothing else there"
-        assert (allowed.sum(1) == np.where(ended, 1, len(SYMBOLS) + 1)).all(), "else every symbol, or the end"
+        assert (allowed[:, PAD] == ended).all(), "only padding after the end"
+        assert (allowed.sum(1) == np.where(ended, 1, len(SYMBOLS) + 1)).all(), "otherwise every symbol or the end"
         assert (allowed[:, EOS] == ~ended).all()
         assert grammar.position_fields(state).shape == (8, 0)
         walks[:, t] = [rng.choice(np.flatnonzero(row)) for row in allowed]
         state = grammar.advance(state, walks[:, t])
     for walk in walks:
-        said = events.decode_text([walk])
-        assert set(said.split(" ")) <= {*SYMBOLS, ""}
+        text = events.decode_text([walk])
+        assert set(text.split(" ")) <= {*SYMBOLS, ""}
         if EOS in walk.tolist():
-            [chunk] = events.encode(said)
+            [chunk] = events.encode(text)
             assert chunk.tolist() == walk[: len(chunk)].tolist()

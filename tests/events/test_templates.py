@@ -54,7 +54,7 @@ def test_messages_without_a_template_stay_new() -> None:
     strange = "kernel panic: not syncing"
     assert [found.event(strange) for _ in range(3)] == [NEW] * 3
     assert len(found) == 4
-    assert found.event("Accepted password for carl from 10.0.0.1 port 1") == "E1", "a new value is no new template"
+    assert found.event("Accepted password for carl from 10.0.0.1 port 1") == "E1", "a new value makes no new template"
 
 
 def test_the_first_two_words_distinguish_templates() -> None:

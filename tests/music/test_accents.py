@@ -25,7 +25,7 @@ def test_a_table_has_the_loud_first_beat_of_each_instrument_and_not_its_volume()
     assert not table[0, 8] and not table[5].any()  # never heard there
 
 
-def test_an_instrument_without_dynamics_says_nothing_and_few_songs_say_little() -> None:
+def test_an_instrument_without_dynamics_has_no_accents_and_few_songs_have_weak_ones() -> None:
     flat = song({(0, 60, 0): 80, (12, 60, 0): 80, (0, 36, DRUMS): 100})
     loud = song({(0, 60, 0): 100, (12, 60, 0): 60})
     assert not accents.accents([flat]).any()

@@ -60,7 +60,7 @@ def test_an_ensemble_is_the_mean_over_songs_without_drum_hits_of_few_songs() -> 
     assert found.programs[DRUMS] == 0.5
     assert found.size[1] == 1.5
     assert found.notes[1] == 2.5
-    assert not found.hits.any(), "a kit of one song would be that song's"
+    assert not found.hits.any(), "drum hits of one song would copy that song"
     many = band.ensemble([(one, BOUNDS)] * band.FEW)
     assert many.hits[0, 36] == 1
 
@@ -97,11 +97,11 @@ def test_a_band_has_one_bass_two_of_a_family_and_no_more_than_seven() -> None:
 
 
 def test_the_decoder_influences_the_choice_of_the_band() -> None:
-    told = np.zeros(DRUMS + 1)
-    told[29] = 1.0
+    shares = np.zeros(DRUMS + 1)
+    shares[29] = 1.0
     free = ensemble({DRUMS: 0.9, 25: 0.4, 29: 0.3}, size=2)
     assert band.choose(np.zeros(DRUMS + 1), free, 1.0) == [25, DRUMS]
-    assert band.choose(np.zeros(DRUMS + 1), free, 1.0, told) == [29, DRUMS]
+    assert band.choose(np.zeros(DRUMS + 1), free, 1.0, shares) == [29, DRUMS]
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_one_drum_pattern_per_song() -> None:
     found = band.grooved(notes(*kick, *snare, (60, 1, 49, DRUMS)), BOUNDS)
     hits = {(onset % 48, pitch) for onset, _, pitch, *_ in found.tolist()}
     assert hits == {(0, 36), (36, 38), (12, 49)}
-    assert np.count_nonzero(found[:, PITCH] == 38) == 4, "half of the bars had it, so all have"
+    assert np.count_nonzero(found[:, PITCH] == 38) == 4, "in half of the bars before, now in all"
     assert np.count_nonzero(found[:, PITCH] == 49) == 1
 
 
@@ -167,16 +167,14 @@ def test_parts_are_kept_whole_up_to_the_share_of_the_song() -> None:
     assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 11.0, 0.5) == [0, 73], "16 and 24 of 22: nearer"
     assert band.whole_parts(song, BOUNDS, [0, 33, 73, DRUMS], 9.0, 0.25) == [0, 73, DRUMS]
     assert band.whole_parts(song, BOUNDS, [0, 33, 73], 10.0, 1.0) == []
-    assert band.whole_parts(song, BOUNDS, [0], 10.0, 0.5) == [], "somebody has to be written"
+    assert band.whole_parts(song, BOUNDS, [0], 10.0, 0.5) == [], "one instrument must be generated"
 
 
 def test_one_lead_plays_the_melody() -> None:
     song = notes(*((12 * i, 12, 72, 73) for i in range(15)), (180, 12, 74, 40))
     shares = band.presence(song, BOUNDS)
     assert set(band.voice(band.tune(song), [0, 40, 73], [], shares)[:, PROGRAM].tolist()) == {73}
-    assert band.voice(band.tune(song), [0, 40, 73], [40], shares)[-1, PROGRAM] == 40, (
-        "a part that is whole keeps what it has"
-    )
+    assert band.voice(band.tune(song), [0, 40, 73], [40], shares)[-1, PROGRAM] == 40, "a whole part is unchanged"
 
 
 def test_no_instrument_plays_in_a_single_bar() -> None:
@@ -199,17 +197,15 @@ def test_a_kept_part_is_whole_and_the_band_plays_the_rest() -> None:
 def test_a_part_has_one_rhythm_and_repeats_its_chords() -> None:
     steady = [(48 * bar, 6, 60, 25) for bar in range(4)] + [(48 * bar + 18, 6, 62, 25) for bar in (0, 2)]
     found = band.patterned(notes(*steady, (7, 3, 61, 25)), BOUNDS, np.array([0, 72]))
-    heard = {(onset, pitch) for onset, _, pitch, *_ in found.tolist()}
+    written = {(onset, pitch) for onset, _, pitch, *_ in found.tolist()}
     often = {(0, 60), (48, 60), (96, 60), (144, 60), (18, 62), (114, 62)}
-    assert heard == often | {(66, 60), (162, 60), (72, 60)}, (
-        "step 18 in all bars, step 24 where it is due, step 7 nowhere"
-    )
+    assert written == often | {(66, 60), (162, 60), (72, 60)}, "step 18 in all bars, step 24 in some, step 7 in none"
 
 
 def test_notes_last_until_the_next_or_the_end_of_the_bar() -> None:
     part = notes((0, 3, 60, 25), (0, 3, 64, 25), (18, 60, 62, 25), (60, 3, 60, 25))
     assert band.held(part, BOUNDS)[:, DURATION].tolist() == [18, 18, 30, 36]
-    assert band.held(part, BOUNDS, 12)[:, DURATION].tolist() == [12, 12, 30, 12], "what was longer is not cut to it"
+    assert band.held(part, BOUNDS, 12)[:, DURATION].tolist() == [12, 12, 30, 12], "longer notes are not shortened"
 
 
 @given(small_rows)
@@ -225,15 +221,17 @@ def test_a_bass_is_one_low_line_without_gaps(rows: list[tuple[int, int, int, int
 
 
 def test_one_instrument_enters_with_chords_and_one_is_low() -> None:
-    told = np.zeros(DRUMS + 1)
-    told[[29, 66]] = 0.2, 0.5
-    assert band.accompanist([0, 25, 29, 33, 66, DRUMS], PIANO, told) == 29, "no bass, no wind, nobody of the song"
+    shares = np.zeros(DRUMS + 1)
+    shares[[29, 66]] = 0.2, 0.5
+    assert band.accompanist([0, 25, 29, 33, 66, DRUMS], PIANO, shares) == 29, (
+        "no bass, no wind, no instrument of the song"
+    )
     assert band.accompanist([0, DRUMS], PIANO) is None
     assert band.lowest_player([0, 42, DRUMS]) == 42
     assert band.lowest_player([0, 32, 42]) == 32
     assert band.lowest_player([73]) is None
     strings = ensemble({41: 0.5, 40: 0.5, 0: 0.2}, size=2)
-    assert 0 in band.choose(np.zeros(DRUMS + 1), strings, 1.0), "of a band without bass somebody plays low"
+    assert 0 in band.choose(np.zeros(DRUMS + 1), strings, 1.0), "without a bass one instrument plays low"
 
 
 def test_the_bass_at_amount_one_half_is_that_of_the_style() -> None:

@@ -1,4 +1,4 @@
-"""Chord symbols: spellings, bars, and the song of block chords that stands for them."""
+"""Chord symbols: spellings, bars, and their song of block chords."""
 
 from __future__ import annotations
 

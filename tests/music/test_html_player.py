@@ -124,10 +124,10 @@ def test_a_browser_plays_it_and_continues_in_the_other_take(tmp_path: Path, sche
         opened = browser.new_page(color_scheme=scheme, viewport={"width": 1000, "height": 800})
         opened.set_default_timeout(120_000)  # on a busy machine
         wrong: list[str] = []
-        asked: list[str] = []
+        requested: list[str] = []
         opened.on("pageerror", lambda error: wrong.append(str(error)))
-        opened.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
-        opened.on("request", lambda request: asked.append(request.url))
+        opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        opened.on("request", lambda request: requested.append(request.url))
         opened.goto(path.as_uri())
         assert opened.title() == "tune"
         assert opened.get_by_text("calm to wild").is_visible()
@@ -155,4 +155,4 @@ def test_a_browser_plays_it_and_continues_in_the_other_take(tmp_path: Path, sche
         assert 3 < float(place.input_value()) < 15
         browser.close()
     assert wrong == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == []

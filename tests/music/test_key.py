@@ -89,44 +89,44 @@ def test_notes_out_of_range_after_transposing_back_are_moved_by_an_octave() -> N
 def test_the_harmony_of_a_beat_is_mostly_the_notes_sounding_in_it() -> None:
     # C for a bar of two beats, then D; G# in the second bar
     notes = np.array([[0, 24, 60, 0, 80], [24, 24, 62, 0, 80], [48, 48, 68, 0, 80]], np.int32)
-    told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
-    assert told.shape == (2, 4, 12)
-    assert told.sum(-1) == pytest.approx(np.ones((2, 4)))
+    weights = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
+    assert weights.shape == (2, 4, 12)
+    assert weights.sum(-1) == pytest.approx(np.ones((2, 4)))
     # .5 of the beat's own, .45 of its bar (C and D equally), .05 of the piece (G# in half of it)
-    assert told[0, 0, [0, 2, 8]] == pytest.approx([0.5 + 0.225 + 0.0125, 0.225 + 0.0125, 0.025])
-    assert told[0, 3, [0, 2]] == pytest.approx([0.225 + 0.0125, 0.5 + 0.225 + 0.0125])
-    assert told[1, 2, 8] == pytest.approx(0.95 + 0.025)
+    assert weights[0, 0, [0, 2, 8]] == pytest.approx([0.5 + 0.225 + 0.0125, 0.225 + 0.0125, 0.025])
+    assert weights[0, 3, [0, 2]] == pytest.approx([0.225 + 0.0125, 0.5 + 0.225 + 0.0125])
+    assert weights[1, 2, 8] == pytest.approx(0.95 + 0.025)
 
 
 def test_a_held_note_counts_in_later_beats_and_bars() -> None:
     notes = np.array([[0, 96, 60, 0, 80], [0, 12, 64, 0, 80]], np.int32)
-    told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
-    assert told[1, 0, 0] > 0.99 - 0.05
-    assert told[0, 1, 0] > told[0, 0, 0]
+    weights = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
+    assert weights[1, 0, 0] > 0.99 - 0.05
+    assert weights[0, 1, 0] > weights[0, 0, 0]
 
 
 def test_a_silent_beat_takes_the_harmony_of_its_bar_and_a_silent_bar_that_of_the_piece() -> None:
     notes = np.array([[0, 12, 60, 0, 80], [12, 12, 67, 0, 80]], np.int32)
-    told = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
-    assert (told[0, 3] > 0).nonzero()[0].tolist() == [0, 7]
-    assert (told[1, 0] > 0).nonzero()[0].tolist() == [0, 7]
+    weights = harmony(notes, np.array([0, 48, 96], np.int32), 12, 4)
+    assert (weights[0, 3] > 0).nonzero()[0].tolist() == [0, 7]
+    assert (weights[1, 0] > 0).nonzero()[0].tolist() == [0, 7]
 
 
 def test_drums_alone_have_no_harmony() -> None:
-    told = harmony(melody([36, 38], program=128), np.array([0, 48], np.int32), 12, 4)
-    assert not told.any()
+    weights = harmony(melody([36, 38], program=128), np.array([0, 48], np.int32), 12, 4)
+    assert not weights.any()
 
 
 def test_chroma_guidance_depends_on_the_current_beat_and_the_strength(bach: Piece, tokenizer: MidiTokenizer) -> None:
-    told = tokenizer.harmony(bach)
-    rows = np.arange(len(told))
-    state = tokenizer.grammar().start(len(told))
+    weights = tokenizer.harmony(bach)
+    rows = np.arange(len(weights))
+    state = tokenizer.grammar().start(len(weights))
     state[:, 2] = 25  # in the third beat
-    columns, weak = tokenizer.chroma_guidance(told, 1.0)(rows, state)
-    _, strong = tokenizer.chroma_guidance(told, 2.0)(rows, state)
+    columns, weak = tokenizer.chroma_guidance(weights, 1.0)(rows, state)
+    _, strong = tokenizer.chroma_guidance(weights, 2.0)(rows, state)
     assert strong == pytest.approx(2 * weak)
     sixty = int(np.flatnonzero(columns == tokenizer.vocabulary["Pitch_60"])[0])
-    assert weak[:, sixty] == pytest.approx(np.log(told[:, 2, 0] + 0.01), rel=1e-5)
+    assert weak[:, sixty] == pytest.approx(np.log(weights[:, 2, 0] + 0.01), rel=1e-5)
     assert len(columns) == 128  # pitches without drums
 
 

@@ -217,8 +217,8 @@ def test_find_returns_named_files_and_the_music_in_folders(folder: Path) -> None
 def test_other_files_of_a_folder_are_counted(folder: Path) -> None:
     (folder / "a" / "LICENSE").touch()
     (folder / "more.PNG").touch()
-    said = "files passed over: 4, not music by their suffix (2 .png, 1 "
-    assert collection.passed_over([folder, folder / "b.mid", CORPUS_PIECE]).startswith(said)
+    message = "files passed over: 4, not music by their suffix (2 .png, 1 "
+    assert collection.passed_over([folder, folder / "b.mid", CORPUS_PIECE]).startswith(message)
     assert collection.passed_over([folder / "b.mid"]) == ""
 
 

@@ -23,7 +23,7 @@ def read(*notes: tuple[int, int, int]) -> midi.Piece:
     return midi.read(score)
 
 
-def said(piece: midi.Piece, again: midi.Notes | None = None, most: int = 1024) -> str:
+def report(piece: midi.Piece, again: midi.Notes | None = None, most: int = 1024) -> str:
     tokenizer = MidiTokenizer()
     tokenizer.max_tokens = most
     return losses.sentence(tokenizer, piece, [tokenizer.encode(piece)], again)
@@ -32,7 +32,7 @@ def said(piece: midi.Piece, again: midi.Notes | None = None, most: int = 1024) -
 def test_no_loss_is_reported_for_a_song_on_the_grid() -> None:
     piece = read((0, 480, 60), (480, 160, 64), (1920, 2160, 67))
     assert piece.rounding == (0, 0)
-    assert said(piece, piece.notes) == ""
+    assert report(piece, piece.notes) == ""
 
 
 @pytest.mark.parametrize(
@@ -44,15 +44,15 @@ def test_no_loss_is_reported_for_a_song_on_the_grid() -> None:
     ],
 )
 def test_each_loss_is_reported_with_its_share(notes: list[tuple[int, int, int]], words: str) -> None:
-    assert said(read(*notes)) == f"of its notes {words}"
+    assert report(read(*notes)) == f"of its notes {words}"
 
 
 def test_full_bars_and_unreconstructed_notes_are_reported() -> None:
     piece = read(*((0, 480, pitch) for pitch in range(60, 68)), (1920, 480, 60), (1920, 480, 61))
-    assert said(piece, most=10) == "of its notes 80% are in bars that are too full for the model"
-    assert said(piece, piece.notes[:9]) == "of its notes 10% do not come back"
+    assert report(piece, most=10) == "of its notes 80% are in bars that are too full for the model"
+    assert report(piece, piece.notes[:9]) == "of its notes 10% do not come back"
     other = piece.notes + np.array([0, 5, 0, 0, 1], np.int32)
-    assert said(piece, other) == "", "lengths and loudness do not count"
+    assert report(piece, other) == "", "durations and velocities do not count"
 
 
 def test_the_cache_keeps_the_shares() -> None:

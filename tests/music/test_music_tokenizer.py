@@ -118,8 +118,8 @@ def test_notes_outside_the_bounds_are_left_out(tokenizer: MidiTokenizer, case: t
 def test_a_duration_not_in_the_vocabulary_becomes_the_nearest(tokenizer: MidiTokenizer, duration: int) -> None:
     bounds = np.array([0, 48], np.int32)
     notes = np.array([[7, duration, 60, 0]], np.int32)
-    told = int(tokenizer.decode_notes(tokenizer.encode_notes(notes, bounds), bounds)[0, 1])
-    assert abs(told - duration) == min(abs(d - duration) for d in DURATIONS)
+    decoded = int(tokenizer.decode_notes(tokenizer.encode_notes(notes, bounds), bounds)[0, 1])
+    assert abs(decoded - duration) == min(abs(d - duration) for d in DURATIONS)
 
 
 @given(st.lists(st.integers(0, 800), max_size=40), st.integers(0, 10))
@@ -145,7 +145,7 @@ def test_allowed_tokens_of_a_whole_sequence_equal_those_of_its_steps(
     for t in range(tokens.shape[1]):
         assert (at_once[:, t] == grammar.allowed(state)).all()
         state = grammar.advance(state, tokens[:, t])
-    assert (tokenizer.allowed(tokens[None]) == at_once).all(), "whatever the leading shape"
+    assert (tokenizer.allowed(tokens[None]) == at_once).all(), "for any leading shape"
 
 
 @given(music())
@@ -164,7 +164,7 @@ def test_the_grammar_allows_the_tokens_and_its_state_holds_the_position_fields(
         allowed = grammar.allowed(state)
         assert allowed[rows, tokens[:, t]].all()
         ended = (tokens[:, :t] == EOS).any(1)
-        assert (allowed[ended].sum(1) == 1).all(), "after the end there is padding and nothing else"
+        assert (allowed[ended].sum(1) == 1).all(), "only padding after the end"
         state = grammar.advance(state, tokens[:, t])
 
 
@@ -189,7 +189,7 @@ def test_a_random_sequence_of_allowed_tokens_is_the_encoding_of_its_notes(
     walks: list[list[int]] = [[] for _ in lengths]
     for step in range(60):
         allowed = grammar.allowed(state)
-        assert allowed.any(1).all(), "every row can go on"
+        assert allowed.any(1).all(), "every row can continue"
         # token types differ in size: draw the type first, and EOS rarely
         weight = allowed / np.maximum(1, (allowed @ _kinds(tokenizer)) @ _kinds(tokenizer).T)
         weight[:, EOS] *= 0.2 if step < 40 else 1e6
@@ -234,11 +234,11 @@ def test_binding_depth_counts_the_position_fields_of_a_token(tokenizer: MidiToke
     for token, cue in zip(tokens.ravel().tolist(), fields.reshape(-1, 3).tolist(), strict=True):
         kind = names[token].partition("_")[0]
         if kind in ("Position", "Pitch", "PitchDrum", "Duration"):
-            assert cue[0] > 0, "all but programs stand in a program"
+            assert cue[0] > 0, "all tokens except programs have a program"
         if kind in ("Pitch", "PitchDrum", "Duration"):
-            assert cue[1] > 0, "notes stand at a position"
+            assert cue[1] > 0, "notes have a position"
             assert binding_depth[token] >= 2
-        assert (cue[2] > 0) == (kind == "Duration"), "a duration, and nothing else, stands at a pitch"
+        assert (cue[2] > 0) == (kind == "Duration"), "only durations have a pending pitch"
 
 
 # --- real music -------------------------------------------------------------------------------------------------------
@@ -322,12 +322,12 @@ def test_a_mix_has_all_notes_of_one_piece_and_whole_tracks_of_another(
     mixed = tokenizer.mix(a, b, np.random.default_rng(seed))
     allowed = np.take_along_axis(tokenizer.allowed(mixed), mixed[..., None], -1)[..., 0]
     assert allowed[mixed != PAD].all()
-    heard = as_set(tokenizer.decode_notes(list(mixed[0]), bounds))
-    assert set(mine) <= heard
-    own, more = {n[3] for n in mine}, heard - set(mine)
+    decoded = as_set(tokenizer.decode_notes(list(mixed[0]), bounds))
+    assert set(mine) <= decoded
+    own, more = {n[3] for n in mine}, decoded - set(mine)
     added = {n[3] for n in more}
     assert not own & added
-    assert more == {n for n in theirs if n[3] in added}, "a track comes whole"
+    assert more == {n for n in theirs if n[3] in added}, "tracks are not divided"
 
 
 def test_about_half_of_the_tracks_are_mixed_in(tokenizer: MidiTokenizer) -> None:
@@ -364,7 +364,7 @@ def test_a_new_piece_has_the_metre_of_its_notes(
     assert [(one.numerator, one.denominator) for one in score.time_signatures] == [(expected, 4)]
     again = midi.read(score).notes
     assert len(again) == len(rows) - (stray if expected < 4 else 0)
-    assert np.diff(np.unique(again[:, 0])).max() <= (12 if stray < 9 else 24), "no beat is waited for"
+    assert np.diff(np.unique(again[:, 0])).max() <= (12 if stray < 9 else 24), "no gap between onsets"
 
 
 def test_a_silent_piece_is_in_four_four(tokenizer: MidiTokenizer) -> None:

@@ -48,7 +48,7 @@ def test_chroma_similarity() -> None:
     assert measures.chroma_similarity(notes(C), notes((24, 3, 48, 9))) == pytest.approx(1)
     assert measures.chroma_similarity(notes(C), notes(C, E)) == pytest.approx(1 / math.sqrt(2))
     assert measures.chroma_similarity(notes(C), notes(E)) == pytest.approx(0)
-    assert measures.chroma_similarity(notes(C), notes(KICK)) == 0.0, "what was there is lost"
+    assert measures.chroma_similarity(notes(C), notes(KICK)) == 0.0, "everything is lost"
     assert measures.chroma_similarity(notes(KICK), notes(C)) is None, "there was nothing to keep"
 
 
@@ -71,13 +71,13 @@ def test_programs_are_swapped_by_rank_and_drums_stay() -> None:
     swapped = measures.swap_programs(rows, [29, 33])
     assert swapped[:, 3].tolist() == [29, 29, 33, 128]
     assert swapped[:, :3].tolist() == rows[:, :3].tolist()
-    assert rows[0, 3] == 0, "the argument is left alone"
+    assert rows[0, 3] == 0, "the argument is unchanged"
 
 
 def test_the_ranking_counts_pieces_and_not_notes() -> None:
     loud = notes(*[(i, 1, 60, 7) for i in range(9)])
     assert measures.program_ranking([loud, notes(C, KICK), notes(E)]) == [0, 7]
-    assert measures.program_ranking([notes(KICK)]) == [0], "a piano where there is nothing"
+    assert measures.program_ranking([notes(KICK)]) == [0], "a piano without notes"
 
 
 def test_the_classifier_without_instruments_ignores_programs_and_drums() -> None:
@@ -153,7 +153,7 @@ def test_parts_are_measured_apart() -> None:
         "drums": pytest.approx(2 / 3),
     }
     alone = measures.part_f1(notes(C, E), notes(E))
-    assert alone == {"melody": 1, "bass": 0, "drums": None}, "one instrument is both: E is its top line, C its bottom"
+    assert alone == {"melody": 1, "bass": 0, "drums": None}, "one instrument has both lines: E on top, C at the bottom"
     assert measures.part_f1(notes(KICK), notes(KICK)) == {"melody": None, "bass": None, "drums": 1}
 
 
@@ -167,5 +167,5 @@ def test_a_line_is_kept_by_onset_and_pitch_on_any_instrument() -> None:
     assert measures.line_f1(song, other, highest=False) == pytest.approx(2 * 2 / (3 + 4))
     # onsets at 0, 12 and 24, and at 0, 12, 24 and 36
     assert measures.rhythm_f1(song, other) == pytest.approx(2 * 3 / (3 + 4))
-    assert measures.line_f1(song[-1:], other) is None, "drums are no line"
+    assert measures.line_f1(song[-1:], other) is None, "drums are not a line"
     assert measures.line_f1(song, other[:0]) == 0

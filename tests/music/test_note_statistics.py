@@ -43,16 +43,16 @@ def test_each_statistic_by_hand(name: str, by_hand: float) -> None:
 
 def test_there_are_eight_statistics_in_order() -> None:
     assert len(figures.STATISTICS) == 8
-    told = figures.statistics(TUNE, BAR)
-    assert told == [figure(TUNE, BAR) for figure in figures.STATISTICS.values()]
+    found = figures.statistics(TUNE, BAR)
+    assert found == [figure(TUNE, BAR) for figure in figures.STATISTICS.values()]
 
 
 @pytest.mark.parametrize("rows", [notes(), notes((0, 1, 36, 128))])
 def test_statistics_without_pitches_are_nan(rows: Ints) -> None:
-    told = dict(zip(figures.STATISTICS, figures.statistics(rows, BAR), strict=True))
-    assert told.pop("pitch count") == 0
-    assert told.pop("note count") == len(rows)
-    assert all(math.isnan(x) for x in told.values())
+    found = dict(zip(figures.STATISTICS, figures.statistics(rows, BAR), strict=True))
+    assert found.pop("pitch count") == 0
+    assert found.pop("note count") == len(rows)
+    assert all(math.isnan(x) for x in found.values())
 
 
 def test_notes_per_bar() -> None:
@@ -65,10 +65,10 @@ def test_entropy_is_a_mean_over_windows_of_bars() -> None:
     together = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))
     assert figures.pitch_class_entropy(rows, TWO, 1) == pytest.approx(0.5)
     assert figures.pitch_class_entropy(rows, TWO, 2) == pytest.approx(together)
-    assert figures.pitch_class_entropy(rows, TWO, 4) == pytest.approx(together), "no longer than the stretch"
+    assert figures.pitch_class_entropy(rows, TWO, 4) == pytest.approx(together), "no longer than the excerpt"
     assert figures.pitch_class_entropy(rows, TWO) == pytest.approx(together)
     longer = np.append(TWO, 144).astype(np.int32)
-    assert figures.pitch_class_entropy(rows, longer, 1) == pytest.approx(0.5), "an empty bar is no window"
+    assert figures.pitch_class_entropy(rows, longer, 1) == pytest.approx(0.5), "an empty bar is not a window"
 
 
 def test_grooving_similarity_is_a_mean_over_pairs_of_bars() -> None:

@@ -53,7 +53,7 @@ def song(voice: str = "Lead Vocal", bars: int = 8) -> ScoreTick:
     return score
 
 
-def told(score: Any) -> dict[str, tuple[Any, ...]]:
+def events_of(score: Any) -> dict[str, tuple[Any, ...]]:
     """Events of the tracks of a score other than notes, by name."""
     return {
         one.name: (
@@ -153,9 +153,9 @@ def test_a_blend_keeps_the_named_melody_note_by_note_on_top(small: Codec, amount
     assert again is not None
     assert placed(again) == placed(line)
     assert [x.text for x in score.markers] == ["Verse"]
-    assert "Kit" not in told(score), "drums are not kept"
+    assert "Kit" not in events_of(score), "drums are not kept"
     alone = small.blend(piece, target="odd", source="even", amount=amount, keep=())
-    assert "Lead Vocal" not in told(alone)
+    assert "Lead Vocal" not in events_of(alone)
 
 
 def test_a_style_without_an_ensemble_keeps_the_melody_too(small: Codec) -> None:
@@ -166,7 +166,7 @@ def test_a_style_without_an_ensemble_keeps_the_melody_too(small: Codec) -> None:
     score = small.blend(piece, target=style, amount=1)
     blend = midi.read(score)
     assert arrangement.top_line_heard(piece.notes, blend.notes, line) == 1
-    assert told(score)["Lead Vocal"] == told(song())["Lead Vocal"]
+    assert events_of(score)["Lead Vocal"] == events_of(song())["Lead Vocal"]
 
 
 # --- events that tokens do not hold -----------------------------------------------------------------------------------
@@ -175,23 +175,23 @@ def test_a_style_without_an_ensemble_keeps_the_melody_too(small: Codec) -> None:
 def test_at_amount_0_tracks_are_unchanged(small: Codec) -> None:
     score = song()
     for again in (small.reconstruct(score), small.blend(score, target="odd", amount=0)):
-        held, old = told(again), told(score)
+        held, old = events_of(again), events_of(score)
         assert {name: old[name] for name in held} == held
         assert {"Right", "Kit"} <= held.keys()
         assert [(x.time, x.text) for x in again.markers] == [(8 * TICKS, "Verse")]
     piece = midi.read(score)
     exact = midi.to_score(piece.notes, piece.frame, tracks=piece.tracks)
-    assert told(exact) == told(score)
+    assert events_of(exact) == events_of(score)
     written = midi.read(midi.to_bytes(exact))
     assert written.tracks is not None
-    assert told(written.tracks.events) == told(score)
+    assert events_of(written.tracks.events) == events_of(score)
     counts = {one.name: len(one.notes) for one in exact.tracks}
     assert counts == {one.name: len(one.notes) for one in score.tracks}, "two hands are two tracks"
 
 
 def test_the_pedal_of_an_instrument_stays_with_its_new_notes() -> None:
     piece = midi.read(song())
-    assert piece.notes[piece.notes[:, PROGRAM] == 0][:, 1].max() == 24, "notes are as long as they are written"
+    assert piece.notes[piece.notes[:, PROGRAM] == 0][:, 1].max() == 24, "notes have their written durations"
     new = piece.notes.copy()
     new[:, PITCH] += 1
     found = tracks.homes(new, piece, frozenset([tracks.MELODY]), new[:0])
@@ -205,7 +205,7 @@ def test_the_pedal_of_an_instrument_stays_with_its_new_notes() -> None:
 def test_kept_drums_and_instruments_are_unchanged(small: Codec) -> None:
     score = song()
     blend = small.blend(score, target="odd", source="even", amount=1, keep=["drums", 0])
-    held, old = told(blend), told(score)
+    held, old = events_of(blend), events_of(score)
     assert {name: held[name] for name in ("Kit", "Right", "Left")} == {
         name: old[name] for name in ("Kit", "Right", "Left")
     }
@@ -239,7 +239,7 @@ def test_an_excerpt_contains_the_settings_made_before_it() -> None:
     piece = midi.read(song())
     notes, cut = piece.part(2, 4)
     assert cut is not None
-    held = told(cut.events)
+    held = events_of(cut.events)
     assert held["Right"] == (0, False, [(0, 7, 65), (0, 10, 30), (0, 64, 0)], [], [])
     assert held["Lead Vocal"] == (52, False, [(0, 7, 70), (0, 10, 30)], [(0, 1000)], [])
     assert [(x.time, x.text) for x in cut.events.markers] == [(0, "Verse")]
@@ -257,7 +257,7 @@ def test_lyrics_of_a_track_without_notes_go_to_the_melody() -> None:
     score.tracks.append(words)
     piece = midi.read(midi.to_bytes(score))
     assert piece.tracks is not None
-    assert told(piece.tracks.events)["Lead Vocal"][-1] == [(0, "oh"), (TICKS, "la")]
+    assert events_of(piece.tracks.events)["Lead Vocal"][-1] == [(0, "oh"), (TICKS, "la")]
 
 
 def text(kind: int, words: str, after: int = 0) -> bytes:
@@ -308,7 +308,7 @@ def same_tracks(a: Piece, b: Piece) -> bool:
     assert a.tracks is not None
     assert b.tracks is not None
     assert [x.text for x in a.tracks.events.markers] == [x.text for x in b.tracks.events.markers]
-    return told(a.tracks.events) == told(b.tracks.events) and a.tracks.home.tolist() == b.tracks.home.tolist()
+    return events_of(a.tracks.events) == events_of(b.tracks.events) and a.tracks.home.tolist() == b.tracks.home.tolist()
 
 
 def test_the_cache_and_the_studio_keep_tracks(tmp_path: Path) -> None:

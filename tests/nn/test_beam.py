@@ -22,29 +22,31 @@ class Spoken:
     """A step with logits computed from a row's own previous tokens, which are its cache and must move with the row."""
 
     def __init__(self, rows: int, seed: int, end: float = 0.0) -> None:
-        self.told = [[seed, row] for row in range(rows)]
+        self.prefixes = [[seed, row] for row in range(rows)]
         self.end = end
 
-    def logits(self, told: list[int]) -> Tensor:
+    def logits(self, prefix: list[int]) -> Tensor:
         """Logits after the prefix `[seed, row, BOS, *tokens]`."""
-        out = torch.from_numpy(np.random.default_rng(told).normal(size=Even.vocabulary)).float()
+        out = torch.from_numpy(np.random.default_rng(prefix).normal(size=Even.vocabulary)).float()
         out[EOS] += self.end
         return out
 
     def __call__(self, tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
-        told = self.told if keep is None else [self.told[int(i)] for i in keep]
-        self.told = [[*row, int(token)] for row, token in zip(told, tokens[:, 0], strict=True)]
-        assert [len(row) - 3 for row in self.told] == fields[:, 0, 0].tolist(), "the grammar's state goes with its row"
-        return torch.stack([self.logits(row) for row in self.told])
+        before = self.prefixes if keep is None else [self.prefixes[int(i)] for i in keep]
+        self.prefixes = [[*row, int(token)] for row, token in zip(before, tokens[:, 0], strict=True)]
+        assert [len(row) - 3 for row in self.prefixes] == fields[:, 0, 0].tolist(), (
+            "the grammar's state moves with its row"
+        )
+        return torch.stack([self.logits(row) for row in self.prefixes])
 
     def nats(self, row: int, tokens: list[int]) -> float:
         """Log-probability of `tokens` in one row, under the grammar."""
-        told, total = [self.told[0][0], row, BOS], 0.0
+        prefix, total = [self.prefixes[0][0], row, BOS], 0.0
         for place, token in enumerate(tokens):
-            logits = self.logits(told)
+            logits = self.logits(prefix)
             logits[: EOS + place % 2] = float("-inf")
             total += float(logits.double().log_softmax(-1)[token])
-            told = [*told, token]
+            prefix = [*prefix, token]
         return total
 
 
@@ -68,7 +70,7 @@ def by_lists(spoken: Spoken, row: int, beam: int, limit: int) -> tuple[list[int]
     for step in range(limit):
         options = []
         for nats, tokens, greedy in going:
-            logits = spoken.logits([spoken.told[0][0], row, BOS, *tokens]).double()
+            logits = spoken.logits([spoken.prefixes[0][0], row, BOS, *tokens]).double()
             logits[: EOS + step % 2] = float("-inf")
             for token, more in enumerate(logits.log_softmax(-1).tolist()):
                 if more > float("-inf"):
@@ -144,7 +146,7 @@ def test_the_search_of_a_row_does_not_depend_on_other_rows(beam: int) -> None:
     assert len({len(row) for row in together}) > 1, "they leave at different times"
     for i in range(9):
         spoken = Spoken(9, 3, end=-2.0)
-        spoken.told = spoken.told[i : i + 1]
+        spoken.prefixes = spoken.prefixes[i : i + 1]
         alone = search(spoken, Even(), start(1), Sampling(beam=beam, max_tokens=20), CPU)
         assert alone[0].tolist() == together[i]
 

@@ -55,7 +55,7 @@ def test_keys_are_plus_and_minus_one_and_the_empty_field_is_the_identity(binding
         keys = binding.key(field, torch.arange(size))
         assert torch.equal(keys.abs(), torch.ones(size, WIDTH))
         assert torch.equal(keys[0], torch.ones(WIDTH))
-        # keys of different values have next to nothing in common
+        # keys of different values are nearly orthogonal
         products = (keys[1:] @ keys[1:].T / WIDTH).fill_diagonal_(0)
         assert products.abs().max() < 0.25
 
@@ -86,7 +86,7 @@ def test_the_key_of_the_empty_field_has_no_gradient(binding: Binding) -> None:
 
 @torch.no_grad()
 def test_an_untrained_sum_of_bound_tokens_retrieves_the_token_at_each_position(binding: Binding) -> None:
-    right = asked = 0
+    right = count = 0
     for seed in range(20):
         fields = torch.unique(random_cues(12, seed), dim=0)
         tokens = torch.randint(30, VOCAB, (len(fields),), generator=torch.Generator().manual_seed(seed))
@@ -95,9 +95,9 @@ def test_an_untrained_sum_of_bound_tokens_retrieves_the_token_at_each_position(b
         for field in range(3):
             answers = answers * binding.key(field, fields[:, field])
         right += int((binding.logits(answers).argmax(-1) == tokens).sum())
-        asked += len(fields)
+        count += len(fields)
     # without training; a random guess is right once in 60
-    assert right / asked > 0.9
+    assert right / count > 0.9
 
 
 @torch.no_grad()
@@ -128,12 +128,14 @@ def test_the_blocked_cross_entropy_equals_that_of_the_logits(seed: int, some_clo
         disallowed = (torch.rand(rows, 70) < 0.3).scatter(1, targets[:, None], False)
     logits = binding.logits(x)
     logits = logits if disallowed is None else logits.masked_fill(disallowed, DISALLOWED)
-    wanted = functional.cross_entropy(logits, targets, reduction="sum")
+    expected = functional.cross_entropy(logits, targets, reduction="sum")
     given_, right = binding.cross_entropy(x, targets, disallowed)
-    torch.testing.assert_close(given_, wanted, rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(given_, expected, rtol=1e-5, atol=1e-2)
     assert torch.equal(right, logits.argmax(1) == targets)
     learned = [x, binding.embed.weight, binding.bias, binding.scale]
-    for a, b in zip(torch.autograd.grad(given_ * by, learned), torch.autograd.grad(wanted * by, learned), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(given_ * by, learned), torch.autograd.grad(expected * by, learned), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
@@ -143,5 +145,5 @@ def test_a_sum_of_bound_pairs_retrieves_the_next_token() -> None:
     sentence = torch.tensor([17, 400, 23, 901, 55, 2])
     memory = binding.bind(sentence, torch.zeros(6, 0, dtype=torch.long)).sum(0)
     before = torch.tensor([1, *sentence[:-1]])
-    told = binding.logits(memory * binding.after(before))
-    assert torch.equal(told.argmax(-1), sentence)
+    retrieved = binding.logits(memory * binding.after(before))
+    assert torch.equal(retrieved.argmax(-1), sentence)

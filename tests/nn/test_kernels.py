@@ -67,9 +67,9 @@ def test_a_row_of_a_product_does_not_depend_on_the_batch_or_threads(dtype: torch
 @pytest.mark.parametrize("depth", [3, DEPTH, DEPTH + 1, 700])
 def test_a_product_equals_the_plain_product(depth: int) -> None:
     x, matrix, onto = noise(5, depth), noise(depth, 7, seed=1), noise(7, seed=2)
-    wanted = x.double() @ matrix.double()
-    assert torch.allclose(product(x, matrix).double(), wanted, atol=1e-4)
-    assert torch.allclose(product(x, matrix, onto).double(), wanted + onto, atol=1e-4)
+    expected = x.double() @ matrix.double()
+    assert torch.allclose(product(x, matrix).double(), expected, atol=1e-4)
+    assert torch.allclose(product(x, matrix, onto).double(), expected + onto, atol=1e-4)
     low = product(x.bfloat16(), matrix.bfloat16(), onto.bfloat16())
     assert low.dtype == torch.bfloat16
     exact = x.bfloat16().double() @ matrix.bfloat16().double() + onto.bfloat16()
@@ -81,15 +81,15 @@ def test_the_context_replaces_products_in_layers_and_gradients() -> None:
     layers = torch.nn.Sequential(torch.nn.Linear(700, 600), torch.nn.Tanh(), torch.nn.Linear(600, 500, bias=False))
     x = noise(40, 700)
 
-    def told(rows: Tensor) -> tuple[Tensor, Tensor]:
+    def values(rows: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows.clone().requires_grad_()
         out = layers(rows)
         (slope,) = torch.autograd.grad(out.square().sum(), rows)
         return out.detach(), slope
 
-    plain = told(x)
+    plain = values(x)
     with Steady():
-        whole, one = told(x), told(x[7:8])
+        whole, one = values(x), values(x[7:8])
         out = torch.empty(40, 3)
         torch.mm(x, x.T[:, :3], out=out)
     assert torch.equal(whole[0][7:8], one[0])

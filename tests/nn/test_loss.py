@@ -26,7 +26,7 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.refine import refine
 from seqvae.protocols import EOS, MASK, PAD
 
-# two segments of two chunks of up to three tokens of a vocabulary of four (MASK, 3, is said to be a token here)
+# two segments of two chunks of up to three tokens of a vocabulary of four (MASK, 3, is an ordinary token here)
 TOKENS = torch.tensor([[[3, 1, 2], [2, 0, 0]], [[1, 2, 0], [1, 1, 2]]])
 COUNT = 9
 MEAN = torch.tensor([[1.0, 0.0], [0.0, -2.0]])
@@ -49,7 +49,7 @@ class Fixed:
     """A stand-in for a model: returns fixed logits and records its arguments."""
 
     def __init__(self, logits: Tensor, bag: Tensor | None = None) -> None:
-        self.told, self.bag = logits, logits if bag is None else bag
+        self.fixed, self.bag = logits, logits if bag is None else bag
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
@@ -58,15 +58,15 @@ class Fixed:
         self.calls.append(
             {
                 "tokens": tokens,
-                "cues": fields,
+                "position_fields": fields,
                 "source": source,
                 "inputs": inputs,
                 "sample": sample,
                 "fade": track_dropout,
             }
         )
-        told, bag = (plain(logits[tokens != PAD]) for logits in (self.told, self.bag))
-        return Output(told, bag, Posterior(MEAN, LOGVAR), MEAN)
+        outputs, bag = (plain(logits[tokens != PAD]) for logits in (self.fixed, self.bag))
+        return Output(outputs, bag, Posterior(MEAN, LOGVAR), MEAN)
 
 
 def run(model: Fixed, config: ObjectiveConfig, tokens: Tensor = TOKENS, step: int = 10, training: bool = True) -> Loss:
@@ -127,7 +127,7 @@ def test_probabilities_are_normalised_over_allowed_tokens() -> None:
         assert float(result.total) == pytest.approx((1 + bag) * nats / COUNT)
 
 
-def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
+def test_a_token_without_alternatives_has_no_loss_but_a_gradient() -> None:
     logits = even().requires_grad_()
     allowed = functional.one_hot(TOKENS, 4).bool()
     fields = torch.zeros(*TOKENS.shape, 1, dtype=torch.long)
@@ -138,7 +138,7 @@ def test_a_single_choice_costs_nothing_and_has_a_gradient() -> None:
     assert float(logits.grad.abs().max()) < 1e-30
 
 
-def test_padding_costs_nothing() -> None:
+def test_padding_has_no_loss() -> None:
     logits = even()
     logits[TOKENS == PAD] = torch.tensor([-50.0, 30.0, 0.0, 0.0])
     assert float(run(Fixed(logits), CONSTANT).total) == pytest.approx(float(run(Fixed(even()), CONSTANT).total))
@@ -150,7 +150,7 @@ def test_free_bits_apply_per_dimension_to_the_batch_average() -> None:
     expected = COUNT * math.log(4) + 2.0 * 2 * sum(max(0.8, kl) for kl in per_unit)
     result = run(Fixed(even()), config)
     assert float(result.total) == pytest.approx(expected / COUNT)
-    assert result.kl == pytest.approx(sum(map(sum, KL)) / 2), "what is reported has no floor"
+    assert result.kl == pytest.approx(sum(map(sum, KL)) / 2), "the reported KL has no floor"
 
 
 def test_the_bag_of_words_loss_is_added() -> None:
@@ -162,7 +162,7 @@ def test_the_bag_of_words_loss_is_added() -> None:
     assert float(with_bag.total - without.total) == pytest.approx(0.25 * own / COUNT, rel=1e-4)
     assert with_bag.reconstruction == without.reconstruction
     evaluated = run(model, replace(CONSTANT, bag=0.25), training=False)
-    assert float(evaluated.total) == pytest.approx(float(without.total)), "in evaluation it is not charged"
+    assert float(evaluated.total) == pytest.approx(float(without.total)), "it does not count in evaluation"
 
 
 def test_the_autoencoder_uses_the_mean_and_has_no_kl() -> None:
@@ -310,7 +310,7 @@ def test_the_right_share_is_masked_and_never_padding(share: float) -> None:
     tokens = many_tokens()
     before = tokens.clone()
     out = masked(tokens, share, torch.Generator().manual_seed(1))
-    assert torch.equal(tokens, before), "the argument is left alone"
+    assert torch.equal(tokens, before), "the argument is unchanged"
     there = tokens != PAD
     assert torch.equal(out == PAD, ~there)
     hit = out == MASK
@@ -335,12 +335,12 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert torch.equal(training["inputs"][~hit], shift[~hit])
     # targets are never masked, and nothing is in evaluation
     assert torch.equal(training["tokens"], tokens)
-    assert torch.equal(training["cues"], torch.zeros(*tokens.shape, 1, dtype=torch.long))
+    assert torch.equal(training["position_fields"], torch.zeros(*tokens.shape, 1, dtype=torch.long))
     assert (training["fade"], evaluation["fade"]) == (0.7, 0.0)
     assert torch.equal(evaluation["source"], tokens)
     assert torch.equal(evaluation["inputs"], shift)
-    loss(cast(SequenceVAE, model), tokens, training["cues"], config, 1)
-    assert model.calls[-1]["fade"] == 0.7, "a loss is one to train by, unless it is said that it is not"
+    loss(cast(SequenceVAE, model), tokens, training["position_fields"], config, 1)
+    assert model.calls[-1]["fade"] == 0.7, "training is the default"
 
 
 def test_token_deletion_is_only_for_the_encoder() -> None:
@@ -362,7 +362,7 @@ def test_noise_follows_the_generator_and_is_on_the_device_of_the_tokens(spoil: A
     generator = torch.Generator().manual_seed(1)
     before = generator.get_state()
     assert torch.equal(spoil(tokens, 0.0, generator), tokens)
-    assert torch.equal(generator.get_state(), before), "no noise takes no draws"
+    assert torch.equal(generator.get_state(), before), "no noise draws no random numbers"
     assert spoil(tokens.to("meta"), 0.3).device.type == "meta"
 
 
@@ -405,8 +405,8 @@ def nats(case: Case, z: Tensor) -> Tensor:
     """`-log p(x|z)` of each segment, in nats."""
     model, tokens, fields, allowed = case
     logits = model.decode_logits(z, shifted(tokens), fields)[0].masked_fill(~allowed, -1e9).log_softmax(-1)
-    told = logits.gather(-1, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0)
-    return -told.sum((1, 2))
+    log_probs = logits.gather(-1, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0)
+    return -log_probs.sum((1, 2))
 
 
 def test_refining_makes_every_segment_likelier(case: Case) -> None:
@@ -441,8 +441,8 @@ def test_gradients_are_equal_with_frozen_weights(case: Case, layers: int, tokeni
     for learned in (True, False):
         model.requires_grad_(learned)
         z = torch.ones(len(tokens), 12, requires_grad=True)
-        told, _ = model.decoder_outputs(z, shifted(tokens), fields, model.packing(tokens, fields))
-        loss, _ = told.cross_entropy(tokens[tokens != PAD])
+        outputs, _ = model.decoder_outputs(z, shifted(tokens), fields, model.packing(tokens, fields))
+        loss, _ = outputs.cross_entropy(tokens[tokens != PAD])
         slopes.append(torch.autograd.grad(loss, z)[0])
     assert slopes[0].abs().max() > 1e-2
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
@@ -491,6 +491,6 @@ def test_a_segment_is_refined_until_it_is_reconstructed() -> None:
     short = refine(model, tokens, fields, None, first, replace(REFINED, steps=1)).mean
     long = refine(model, tokens, fields, None, first, replace(REFINED, steps=1, most_steps=300)).mean
     done = right(short)
-    assert 0 < done.sum() < len(tokens), "else there is nothing to show"
+    assert 0 < done.sum() < len(tokens), "otherwise the test shows nothing"
     assert right(long).sum() > done.sum()
-    assert torch.equal(long[done], short[done]), "what came back is left alone"
+    assert torch.equal(long[done], short[done]), "reconstructed segments are unchanged"

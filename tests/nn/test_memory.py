@@ -74,8 +74,8 @@ def test_steps_equal_whole_rows(model: SequenceVAE, words: TextTokenizer) -> Non
     code = model.decoder.codes(z).flatten(0, 1)
     cache = model.decoder.start(code)
     for t in range(tokens.shape[-1]):
-        told, cache = model.decoder.step(code, shifted(tokens)[:, 0, t : t + 1], fields[:, 0, t : t + 1], cache)
-        torch.testing.assert_close(told.logits(), whole[:, t], rtol=1e-4, atol=1e-4)
+        outputs, cache = model.decoder.step(code, shifted(tokens)[:, 0, t : t + 1], fields[:, 0, t : t + 1], cache)
+        torch.testing.assert_close(outputs.logits(), whole[:, t], rtol=1e-4, atol=1e-4)
 
 
 def test_later_tokens_are_not_seen(model: SequenceVAE, words: TextTokenizer) -> None:

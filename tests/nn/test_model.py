@@ -217,8 +217,8 @@ def test_a_token_does_not_change_earlier_logits(
     for at in range(tokens.shape[-1] - 1):
         changed = tokens.clone()
         changed[:, :, at] = tokenizer.vocabulary["Pitch_99"]
-        new_cues = torch.from_numpy(tokenizer.position_fields(changed.numpy().astype(np.int32))).long()
-        after, new_bag = decoding.decode_logits(z, shifted(changed), new_cues)
+        new_fields = torch.from_numpy(tokenizer.position_fields(changed.numpy().astype(np.int32))).long()
+        after, new_bag = decoding.decode_logits(z, shifted(changed), new_fields)
         torch.testing.assert_close(after[:, :, : at + 1], before[:, :, : at + 1], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(new_bag[:, :, : at + 1], bag[:, :, : at + 1], rtol=1e-5, atol=1e-5)
         assert (after[:, :, at + 1] - before[:, :, at + 1]).abs().amax(-1).min() > 1e-3
@@ -347,10 +347,10 @@ def test_a_step_without_gradients_equals_a_training_step(decoding: SequenceVAE, 
         fields = torch.zeros(len(code), 1, len(tokenizer.field_sizes), dtype=torch.long)
         cache = other = decoder.start(code)
         for _ in range(3):
-            told, _, cache = decoder(code, tokens, fields, cache)
+            outputs, _, cache = decoder(code, tokens, fields, cache)
             with torch.no_grad():
                 alone, other = decoder.step(code, tokens, fields, other)
-            torch.testing.assert_close(alone.logits(), told.logits(), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(alone.logits(), outputs.logits(), rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(other, cache, rtol=1e-4, atol=1e-5)
 
 

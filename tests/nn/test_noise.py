@@ -35,13 +35,13 @@ def test_the_noise_of_a_part_equals_that_of_its_rows_in_the_batch(begin: int, co
         mine = draw(max(1, count))
     after = torch.rand(1)
     draw(10)
-    assert torch.equal(after, torch.rand(1)), "the generator is left as if all had been drawn"
+    assert torch.equal(after, torch.rand(1)), "the generator ends as after drawing all"
     for all_rows, some in zip(everything, mine, strict=True):
         each = len(all_rows) // 10
         assert torch.equal(some, all_rows[each * part.rows.start : each * part.rows.stop])
     layer.eval()
     with noise.of(part):
-        assert layer(torch.ones(3)).tolist() == [1, 1, 1], "which need not be rows where nothing is drawn"
+        assert layer(torch.ones(3)).tolist() == [1, 1, 1], "not necessarily rows without random numbers"
 
 
 def test_dropout_equals_torch_and_the_context_ends_after_an_error() -> None:

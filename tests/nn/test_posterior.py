@@ -157,5 +157,5 @@ def test_active_units_have_a_varying_mean() -> None:
     assert active_units(mean) == 3
     assert active_units(mean, threshold=0.5) == 1
     assert active_units(mean[:1]) == 0, "one alone does not vary"
-    assert active_units(mean + 100) == 3, "where the mean lies says nothing"
+    assert active_units(mean + 100) == 3, "the mean is not informative"
     assert active_units(torch.tensor([[0.0], [1.0]]), threshold=0.5) == 0, "a variance of .5 is not more than that"

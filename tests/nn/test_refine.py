@@ -47,13 +47,13 @@ class Segments:
             adam = torch.optim.Adam([z], lr=0.1, betas=(0.9, 0.9), eps=0.05)
             step, most = 0, max(config.steps, config.most_steps)
             while step < most:
-                told, bag, right = self.nats(i, z, ruled)
+                logits, bag, right = self.nats(i, z, ruled)
                 if step >= config.steps and right:
                     break
                 step += 1
                 price = config.beta * z.square().sum() / 2 if step <= config.steps else 0
                 adam.zero_grad()
-                (told + config.bag * bag + price).backward()  # type: ignore[no-untyped-call]
+                (logits + config.bag * bag + price).backward()  # type: ignore[no-untyped-call]
                 adam.step()
             means.append(z.detach()[0])
             steps.append(step)
@@ -63,10 +63,10 @@ class Segments:
         """`-log p(x|z)` of one segment, that of the bag of words, and whether each token is the most likely."""
         tokens = self.tokens[i : i + 1]
         both = self.model.decode_logits(z, shifted(tokens), self.fields[i : i + 1])
-        told, bag = (x.masked_fill(~self.allowed[i : i + 1], -1e9) if ruled else x for x in both)
+        logits, bag = (x.masked_fill(~self.allowed[i : i + 1], -1e9) if ruled else x for x in both)
         there = tokens != PAD
-        own = [-x.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][there].sum() for x in (told, bag)]
-        return own[0], own[1], bool((told.argmax(-1) == tokens)[there].all())
+        own = [-x.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][there].sum() for x in (logits, bag)]
+        return own[0], own[1], bool((logits.argmax(-1) == tokens)[there].all())
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_refinement_equals_adam_on_the_documented_loss(
 def test_each_segment_is_refined_until_its_tokens_are_the_most_likely(segments: Segments, ruled: bool) -> None:
     config = replace(CONFIG, steps=4, most_steps=16, beta=0.5)
     expected, steps = segments.by_adam(config, ruled)
-    assert min(steps) < max(steps), "else there is nothing to show"
+    assert min(steps) < max(steps), "otherwise the test shows nothing"
     torch.testing.assert_close(segments.refined(config, ruled), expected, rtol=1e-2, atol=1e-3)
     i = steps.index(min(steps))  # alone the search ends as soon as this segment is reconstructed
     one = Posterior(segments.first.mean[i : i + 1], segments.first.logvar[i : i + 1])

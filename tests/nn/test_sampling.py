@@ -21,16 +21,16 @@ from seqvae.protocols import BOS, EOS
 
 
 def test_each_step_gets_the_previous_token_and_its_position_fields() -> None:
-    told: list[tuple[list[int], list[int]]] = []
+    inputs: list[tuple[list[int], list[int]]] = []
 
     def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
-        told.append((tokens[:, 0].tolist(), fields[:, 0, 0].tolist()))
+        inputs.append((tokens[:, 0].tolist(), fields[:, 0, 0].tolist()))
         logits = torch.zeros(len(tokens), 6)
-        logits[:, [3, 4, 5, 4, EOS][len(told) - 1]] = 9.0
+        logits[:, [3, 4, 5, 4, EOS][len(inputs) - 1]] = 9.0
         return logits
 
     assert [row.tolist() for row in decode(step, Even(), start(2), Sampling(), CPU)] == [[3, 4, 5, 4, EOS]] * 2
-    assert told == [
+    assert inputs == [
         ([BOS] * 2, [0] * 2),
         ([3] * 2, [1] * 2),
         ([4] * 2, [2] * 2),
@@ -92,7 +92,7 @@ def test_samples_repeat_with_a_seed_and_differ_between_seeds() -> None:
 
     assert rows(0) == rows(0)
     assert rows(0) != rows(1)
-    assert len({tuple(row) for row in rows(0)}) > 1, "rows of one call have draws of their own"
+    assert len({tuple(row) for row in rows(0)}) > 1, "rows of one call have independent samples"
 
 
 def test_frequencies_follow_the_probabilities() -> None:
@@ -129,16 +129,16 @@ def test_ids_are_int32_on_the_device_of_the_logits(write: Any) -> None:
 
 
 def test_rows_in_one_state_share_one_grammar_lookup() -> None:
-    asked: list[int] = []
+    counts: list[int] = []
 
-    class Asked(Even):
+    class Counted(Even):
         def allowed(self, state: Ints) -> NDArray[np.bool_]:
-            asked.append(len(state))
+            counts.append(len(state))
             return super().allowed(state)
 
-    decode(steady(random_logits(1).expand(5, -1)), Asked(), start(5), Sampling(max_tokens=4), CPU)
-    decode(steady(random_logits(5, end=-9.0)), Asked(), start(5), Sampling(max_tokens=2), CPU)
-    assert asked == [1] * 4 + [1, 5]
+    decode(steady(random_logits(1).expand(5, -1)), Counted(), start(5), Sampling(max_tokens=4), CPU)
+    decode(steady(random_logits(5, end=-9.0)), Counted(), start(5), Sampling(max_tokens=2), CPU)
+    assert counts == [1] * 4 + [1, 5]
 
 
 def test_no_rows_give_no_rows() -> None:
@@ -198,7 +198,7 @@ def test_each_row_has_its_own_guidance_after_other_rows_end(beam: int) -> None:
         return torch.zeros(len(tokens), 7)
 
     def guidance(rows: NDArray[np.int64], state: Ints) -> tuple[Ints, NDArray[np.float32]]:
-        assert len({*(state[:, 0] - rows % 2).tolist()}) == 1, "rows and states go together"
+        assert len({*(state[:, 0] - rows % 2).tolist()}) == 1, "rows and states move together"
         weights = np.zeros((len(rows), 2), np.float32)
         weights[np.arange(len(rows)), rows % 2] = 3.0
         return np.array([5, 6], np.int32), weights

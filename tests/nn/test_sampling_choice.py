@@ -106,7 +106,7 @@ def test_a_single_row_is_drawn_among_all_tokens_that_reach_p() -> None:
     logits = -1e-4 * torch.arange(1000.0)[None]  # nearly uniform: about 950 of them are needed
     settings = Sampling(temperature=1, top_p=0.95)
     tokens = [int(choose(logits, settings, np.array([uniform]))[0]) for uniform in np.linspace(0.951, 0.999, 50)]
-    assert max(tokens) < 955, "what was drawn beyond is drawn again"
+    assert max(tokens) < 955, "draws beyond p are repeated"
     assert np.histogram(tokens, 3, (0, 955))[0].min() > 10, "among all of them"
 
 

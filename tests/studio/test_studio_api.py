@@ -36,9 +36,9 @@ def opened(client: TestClient, tune: Path) -> dict[str, Any]:
 
 
 def test_models_are_the_released_and_the_named_ones(client: TestClient, names: dict[str, str]) -> None:
-    told = {row["name"]: row for row in client.get("/api/models").json()}
-    assert {"music", "reviews", "hdfs", *names.values()} <= told.keys()
-    assert told[names["music"]] == {
+    rows = {row["name"]: row for row in client.get("/api/models").json()}
+    assert {"music", "reviews", "hdfs", *names.values()} <= rows.keys()
+    assert rows[names["music"]] == {
         "name": names["music"],
         "kind": "midi",
         "content": "songs",
@@ -46,13 +46,13 @@ def test_models_are_the_released_and_the_named_ones(client: TestClient, names: d
         "detector": False,
         "raw": False,
     }
-    assert told[names["events"]]["detector"]
+    assert rows[names["events"]]["detector"]
 
 
 def test_requests_cannot_name_another_folder(client: TestClient, names: dict[str, str], opened: Any) -> None:
     for other in ("/etc", "../music", "nobody/nothing", str(Path(names["music"]).parent)):
-        asked = {"model": other, "piece": opened["id"], "target": "calm"}
-        assert "no model" in refusal(client.post("/api/music/blend", json=asked), 400)
+        body = {"model": other, "piece": opened["id"], "target": "calm"}
+        assert "no model" in refusal(client.post("/api/music/blend", json=body), 400)
 
 
 def test_a_folder_without_a_checkpoint_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_a_folder_without_a_checkpoint_is_refused_at_the_start(tmp_path: Path) -
 
 
 def test_a_model_of_another_modality_is_refused(client: TestClient, names: dict[str, str]) -> None:
-    asked = {"model": names["music"], "a": "one", "b": "two"}
-    assert "is for midi" in refusal(client.post("/api/text/steps", json=asked), 400)
+    body = {"model": names["music"], "a": "one", "b": "two"}
+    assert "is for midi" in refusal(client.post("/api/text/steps", json=body), 400)
 
 
 # --- music ------------------------------------------------------------------------------------------------------------
@@ -98,8 +98,8 @@ def test_every_blend_equals_that_of_the_codec(
 ) -> None:
     alone = codec.load(names["music"])
     for amount in (0.0, 0.5, 1.5):
-        asked = {"model": names["music"], "piece": opened["id"], "source": "calm", "target": "wild", "amount": amount}
-        roll = result(client, "/api/music/blend", asked)
+        body = {"model": names["music"], "piece": opened["id"], "source": "calm", "target": "wild", "amount": amount}
+        roll = result(client, "/api/music/blend", body)
         score = alone.blend(tune, source="calm", target="wild", amount=amount)
         assert len(notes(roll)) == sum(len(track.notes) for track in score.tracks)
         content = client.get(f"/api/music/{roll['id']}.mid")
@@ -113,16 +113,16 @@ def test_instruments_of_the_song_keep_their_colours_in_every_blend(
     own = {track["program"]: track["colour"] for track in opened["tracks"]}
     assert len(set(own.values())) == len(own) == 3
     for amount in (0.0, 0.7, 1.5):
-        asked = {"model": names["music"], "piece": opened["id"], "target": "wild", "amount": amount}
-        tracks = result(client, "/api/music/blend", {**asked, "keep": ["melody", "drums"]})["tracks"]
+        body = {"model": names["music"], "piece": opened["id"], "target": "wild", "amount": amount}
+        tracks = result(client, "/api/music/blend", {**body, "keep": ["melody", "drums"]})["tracks"]
         assert len({track["program"] for track in tracks} & own.keys()) > 1
         assert all(own.get(track["program"], track["colour"]) == track["colour"] for track in tracks)
         assert len({track["colour"] for track in tracks}) == len(tracks)
 
 
 def test_kept_drums_are_unchanged(client: TestClient, names: dict[str, str], opened: Any) -> None:
-    asked = {"model": names["music"], "piece": opened["id"], "target": "wild", "amount": 1.5, "keep": ["drums"]}
-    roll = result(client, "/api/music/blend", asked)
+    body = {"model": names["music"], "piece": opened["id"], "target": "wild", "amount": 1.5, "keep": ["drums"]}
+    roll = result(client, "/api/music/blend", body)
     drums = [[note[:1] + note[1:4] for note in notes(one) if note[0] == midi.DRUMS] for one in (opened, roll)]
     assert drums[0] == drums[1] != []
 
@@ -149,12 +149,12 @@ def test_a_song_is_encoded_once_for_all_amounts(
 
 def test_sound_is_a_wav_file_without_the_muted_tracks(client: TestClient, opened: Any) -> None:
     address = f"/api/music/{opened['id']}.wav"
-    told = client.get(address, params={"small": 1})
-    assert told.status_code == 200 and told.headers["content-type"] == "audio/wav"
-    with wave.open(io.BytesIO(told.content)) as file:
+    response = client.get(address, params={"small": 1})
+    assert response.status_code == 200 and response.headers["content-type"] == "audio/wav"
+    with wave.open(io.BytesIO(response.content)) as file:
         assert file.getnframes() / file.getframerate() > 6.4
-        heard = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-    assert np.abs(heard).max() > 1000
+        samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+    assert np.abs(samples).max() > 1000
     with wave.open(io.BytesIO(client.get(address, params={"small": 1, "mute": [0, 1, 2]}).content)) as file:
         assert not np.frombuffer(file.readframes(file.getnframes()), np.int16).any()
     part = client.get(address, params={"small": 1}, headers={"Range": "bytes=0-3"})
@@ -177,14 +177,14 @@ def test_sound_is_a_wav_file_without_the_muted_tracks(client: TestClient, opened
 def test_an_invalid_blend_is_refused_with_a_message(
     client: TestClient, names: dict[str, str], opened: Any, field: str, value: Any, status: int
 ) -> None:
-    asked = {"model": names["music"], "piece": opened["id"], "target": "wild", field: value}
-    assert refusal(client.post("/api/music/blend", json=asked), status)
+    body = {"model": names["music"], "piece": opened["id"], "target": "wild", field: value}
+    assert refusal(client.post("/api/music/blend", json=body), status)
 
 
 def test_a_blend_cannot_be_blended_again(client: TestClient, names: dict[str, str], opened: Any) -> None:
-    asked = {"model": names["music"], "piece": opened["id"], "target": "wild"}
-    blended = result(client, "/api/music/blend", asked)
-    assert "this is a blend" in refusal(client.post("/api/music/blend", json={**asked, "piece": blended["id"]}), 400)
+    body = {"model": names["music"], "piece": opened["id"], "target": "wild"}
+    blended = result(client, "/api/music/blend", body)
+    assert "this is a blend" in refusal(client.post("/api/music/blend", json={**body, "piece": blended["id"]}), 400)
 
 
 @pytest.mark.parametrize(
@@ -201,16 +201,16 @@ def test_a_blend_cannot_be_blended_again(client: TestClient, names: dict[str, st
 def test_an_unreadable_file_is_refused_with_a_message(
     client: TestClient, name: str, content: bytes, status: int, word: str
 ) -> None:
-    told = client.post("/api/music/pieces", files={"file": (name, content)})
-    assert word in refusal(wait(client, told), status)
+    response = client.post("/api/music/pieces", files={"file": (name, content)})
+    assert word in refusal(wait(client, response), status)
 
 
 def test_too_many_notes_and_too_long_sound_are_refused(
     client: TestClient, opened: Any, tune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shelf, "NOTES", 10)
-    told = client.post("/api/music/pieces", files={"file": (tune.name, tune.read_bytes())}, data={"bars": 3})
-    assert "more than 10 notes" in refusal(wait(client, told), 413)
+    response = client.post("/api/music/pieces", files={"file": (tune.name, tune.read_bytes())}, data={"bars": 3})
+    assert "more than 10 notes" in refusal(wait(client, response), 413)
     monkeypatch.setattr(shelf, "MINUTES", 0)
     assert "fewer bars" in refusal(client.get(f"/api/music/{opened['id']}.wav"), 413)
     assert "no longer kept" in refusal(client.get("/api/music/nothing.wav"), 404)
@@ -221,31 +221,31 @@ def test_too_many_notes_and_too_long_sound_are_refused(
 
 def test_every_step_between_two_sentences_is_returned(client: TestClient, names: dict[str, str]) -> None:
     a, b = "the food was good and the bar is new", "the room is bad and the place is cold"
-    told = result(client, "/api/text/steps", {"model": names["text"], "a": a, "b": b, "steps": 5})
-    assert [step["amount"] for step in told] == [0, 0.25, 0.5, 0.75, 1]
-    assert [step["text"] for step in told] == codec.load(names["text"]).interpolate(a, b, 5)
+    answer = result(client, "/api/text/steps", {"model": names["text"], "a": a, "b": b, "steps": 5})
+    assert [step["amount"] for step in answer] == [0, 0.25, 0.5, 0.75, 1]
+    assert [step["text"] for step in answer] == codec.load(names["text"]).interpolate(a, b, 5)
     refusal(client.post("/api/text/steps", json={"model": names["text"], "a": " ", "b": b}), 422)
 
 
 def test_styles_add_up(client: TestClient, names: dict[str, str]) -> None:
     line = "the food was bad and the bar is cold"
     moves = [("bad", "good", 1.0), ("past", "present", 1.5)]
-    asked = [{"source": a, "target": b, "amount": amount} for a, b, amount in moves]
-    told = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": asked})
+    requested = [{"source": a, "target": b, "amount": amount} for a, b, amount in moves]
+    answer = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": requested})
     alone = codec.load(names["text"])
     move = compose([alone.translate(b, a, amount) for a, b, amount in moves])
-    assert told == {"text": alone.transform([line], move)[0], "unmoved": alone.reconstruct(line)}
+    assert answer == {"text": alone.transform([line], move)[0], "unmoved": alone.reconstruct(line)}
     unmoved = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": []})
     assert unmoved["text"] == unmoved["unmoved"]
-    asked[0]["target"] = "angry"
-    refusal(client.post("/api/text/blend", json={"model": names["text"], "text": line, "moves": asked}), 400)
+    requested[0]["target"] = "angry"
+    refusal(client.post("/api/text/blend", json={"model": names["text"], "text": line, "moves": requested}), 400)
 
 
 def test_a_map_has_every_style_and_the_mean_of_a_style_belongs_to_it(client: TestClient, names: dict[str, str]) -> None:
-    told = result(client, "/api/map", {"model": names["text"]})
-    assert [place["name"] for place in told["styles"]] == ["bad", "good", "past", "present"]
-    assert len({place["colour"] for place in told["styles"]}) == 4
-    for place in told["styles"]:
+    answer = result(client, "/api/map", {"model": names["text"]})
+    assert [place["name"] for place in answer["styles"]] == ["bad", "good", "past", "present"]
+    assert len({place["colour"] for place in answer["styles"]}) == 4
+    for place in answer["styles"]:
         x, y = place["mean"]
         found = result(client, "/api/map/decode", {"model": names["text"], "x": x, "y": y, "spread": 0})
         assert sum(found["shares"].values()) == pytest.approx(1, abs=0.001)
@@ -254,28 +254,28 @@ def test_a_map_has_every_style_and_the_mean_of_a_style_belongs_to_it(client: Tes
 
 
 def test_music_on_the_map_has_sound_and_a_picture(client: TestClient, names: dict[str, str]) -> None:
-    asked = {"model": names["music"], "x": 0.5, "y": -0.5, "spread": 1, "seed": 4}
-    found = result(client, "/api/map/decode", asked)
+    body = {"model": names["music"], "x": 0.5, "y": -0.5, "spread": 1, "seed": 4}
+    found = result(client, "/api/map/decode", body)
     assert found["text"] is None and len(found["roll"]["bars"]) == 3
     assert client.get(f"/api/music/{found['roll']['id']}.wav", params={"small": 1}).status_code == 200
-    refusal(client.post("/api/map/decode", json={**asked, "x": 1e9}), 422)
+    refusal(client.post("/api/map/decode", json={**body, "x": 1e9}), 422)
 
 
 def test_sessions_are_scored_as_by_the_command(client: TestClient, names: dict[str, str]) -> None:
     from commands import seqvae
 
     lines = [*SESSIONS[:3], "close close read read write open", "", "never seen at all"]
-    told = result(client, "/api/anomalies", {"model": names["events"], "lines": lines})
+    answer = result(client, "/api/anomalies", {"model": names["events"], "lines": lines})
     printed = seqvae("detect", "score", "-m", names["events"], *(line or " " for line in lines)).stdout.splitlines()
-    assert told["p_value"] == 0.01
-    for session, line, row in zip(told["sessions"], lines, printed, strict=True):
+    assert answer["p_value"] == 0.01
+    for session, line, row in zip(answer["sessions"], lines, printed, strict=True):
         p_value, verdict, _ = row.split(maxsplit=2)
         assert f"{session['p_value']:.3g}" == p_value
         assert session["anomalous"] is (verdict == "anomalous")
         words = [token["text"].strip() for token in session["tokens"]]
         assert words == [*line.split(), "<eos>"]
         assert sum(token["marked"] for token in session["tokens"]) == min(explain.POINTED, len(words))
-    assert told["sessions"][3]["anomalous"]
+    assert answer["sessions"][3]["anomalous"]
 
 
 def test_there_are_example_sessions(client: TestClient, names: dict[str, str]) -> None:
@@ -325,8 +325,8 @@ def test_a_given_host_name_is_served(names: dict[str, str]) -> None:
     ],
 )
 def test_other_origins_are_refused(client: TestClient, names: dict[str, str], headers: dict[str, str]) -> None:
-    asked = {"model": names["text"], "a": "one", "b": "two"}
-    assert "other sites" in refusal(client.post("/api/text/steps", json=asked, headers=headers), 403)
+    body = {"model": names["text"], "a": "one", "b": "two"}
+    assert "other sites" in refusal(client.post("/api/text/steps", json=body, headers=headers), 403)
 
 
 def test_a_link_from_another_site_opens_the_page_but_its_scripts_read_nothing(client: TestClient) -> None:
@@ -339,8 +339,8 @@ def test_a_link_from_another_site_opens_the_page_but_its_scripts_read_nothing(cl
 
 def test_other_content_types_are_refused(client: TestClient) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-        told = client.post("/api/text/steps", content=b"{}", headers={"Content-Type": kind})
-        assert "send application/json" in refusal(told, 415)
+        response = client.post("/api/text/steps", content=b"{}", headers={"Content-Type": kind})
+        assert "send application/json" in refusal(response, 415)
     assert "send multipart" in refusal(client.post("/api/music/pieces", json={"file": "x"}), 415)
 
 
@@ -353,13 +353,13 @@ def test_an_endless_body_is_refused(client: TestClient) -> None:
         ("/api/text/steps", "application/json"),
         ("/api/music/pieces", "multipart/form-data; boundary=x"),
     ):
-        told = client.post(path, content=endless(), headers={"Content-Type": kind})
-        assert "4 MB" in refusal(told, 413)
+        response = client.post(path, content=endless(), headers={"Content-Type": kind})
+        assert "4 MB" in refusal(response, 413)
 
 
 def test_an_invalid_request_is_refused_with_a_message(client: TestClient) -> None:
-    told = client.post("/api/text/steps", content=b"{", headers={"Content-Type": "application/json"})
-    assert "not a JSON object" in refusal(told, 422)
+    response = client.post("/api/text/steps", content=b"{", headers={"Content-Type": "application/json"})
+    assert "not a JSON object" in refusal(response, 422)
     assert "nothing at this address" in refusal(client.get("/api/nothing"), 404)
     assert "does not accept this method" in refusal(client.delete("/api/models"), 405)
     assert "nothing at this address" in refusal(client.get("/../server.py"), 404)
@@ -367,12 +367,12 @@ def test_an_invalid_request_is_refused_with_a_message(client: TestClient) -> Non
 
 def test_pages_load_nothing_from_other_hosts(client: TestClient) -> None:
     for path in ("/", "/api.html", "/studio.js", "/api/models", "/openapi.json"):
-        told = client.get(path)
-        assert told.status_code == 200
-        assert told.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
-        assert told.headers["x-content-type-options"] == "nosniff"
+        response = client.get(path)
+        assert response.status_code == 200
+        assert response.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+        assert response.headers["x-content-type-options"] == "nosniff"
         if path.endswith((".js", ".html", "/")):
-            assert "://" not in told.text.replace("http://www.w3.org/2000/svg", "")
+            assert "://" not in response.text.replace("http://www.w3.org/2000/svg", "")
     routes = client.get("/openapi.json").json()["paths"]
     assert {
         "/api/music/blend",

@@ -63,9 +63,13 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on(
         "console",
-        lambda told: wrong.append(told.text) if told.type == "error" and "status of" not in told.text else None,
+        lambda message: (
+            wrong.append(message.text) if message.type == "error" and "status of" not in message.text else None
+        ),
     )
-    opened.on("request", lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url))
+    opened.on(
+        "request", lambda request: None if request.url.startswith((address, "data:")) else wrong.append(request.url)
+    )
     opened.goto(address)
     opened.locator("body[data-ready]").wait_for()
     yield opened
@@ -100,9 +104,9 @@ def test_a_song_is_blended_as_the_slider_moves(page: Any, names: dict[str, str],
     blend.get_by_text("tune-wild-1.2", exact=True).wait_for()
     page.select_option("#music-target", "calm")
     blend.get_by_text("tune-calm-1.2").wait_for()
-    with page.expect_response("**/api/music/blend") as told:
+    with page.expect_response("**/api/music/blend") as response:
         page.get_by_role("checkbox", name="drums").check()
-    assert told.value.request.post_data_json["keep"] == ["melody", "drums"]
+    assert response.value.request.post_data_json["keep"] == ["melody", "drums"]
     with page.expect_download() as saved:
         blend.get_by_role("link", name="Download Blend as MIDI").click()
     assert Path(saved.value.path()).read_bytes().startswith(b"MThd")
@@ -217,9 +221,9 @@ def test_sentences_are_interpolated_and_translated(page: Any, names: dict[str, s
     page.locator("#move-now").wait_for()
     page.get_by_role("button", name="Add a move").click()
     assert page.locator("#move-rows .move").count() > 1
-    with page.expect_response("**/api/text/blend") as told:
+    with page.expect_response("**/api/text/blend") as response:
         page.locator("#move-rows input").last.fill("-0.5")
-    assert [move["amount"] for move in told.value.request.post_data_json["moves"]] == [1, -0.5]
+    assert [move["amount"] for move in response.value.request.post_data_json["moves"]] == [1, -0.5]
 
 
 def test_the_map_is_decoded_by_mouse_and_by_keyboard(page: Any, names: dict[str, str]) -> None:
@@ -233,12 +237,12 @@ def test_the_map_is_decoded_by_mouse_and_by_keyboard(page: Any, names: dict[str,
     plane.focus()
     plane.press("ArrowRight")
     assert "cross at" in page.locator("#map-where").inner_text()
-    with page.expect_response("**/api/map/decode") as told:
+    with page.expect_response("**/api/map/decode") as response:
         plane.press("Enter")
-    first = told.value.request.post_data_json
-    with page.expect_response("**/api/map/decode") as told:
+    first = response.value.request.post_data_json
+    with page.expect_response("**/api/map/decode") as response:
         page.get_by_role("button", name="Another sample here").click()
-    again = told.value.request.post_data_json
+    again = response.value.request.post_data_json
     assert (first["x"], first["y"]) == (again["x"], again["y"]) and first["seed"] != again["seed"]
     page.select_option("#map-model", names["music"])
     page.locator("#map-legend").get_by_text("wild").wait_for()
@@ -308,5 +312,5 @@ def test_it_fits_every_screen(
 def test_the_api_is_listed(page: Any, address: str) -> None:
     page.goto(f"{address}/api.html")
     page.locator(".route").first.wait_for()
-    told = page.locator("#routes").inner_text()
-    assert "/api/music/blend" in told and "all the way" in told
+    text = page.locator("#routes").inner_text()
+    assert "/api/music/blend" in text and "all the way" in text

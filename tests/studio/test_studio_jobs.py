@@ -49,23 +49,23 @@ def slow(narrow: TestClient, names: dict[str, str], monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("seqvae.codec.Codec.interpolate", until_free)
     monkeypatch.setattr(answers, "QUICK", 0.05)
-    asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
-    yield lambda: narrow.post("/api/text/steps", json=asked)
+    body = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
+    yield lambda: narrow.post("/api/text/steps", json=body)
     free.set()
 
 
 def ended(client: TestClient, job: str) -> Any:
-    told = client.get(f"/api/jobs/{job}")
+    response = client.get(f"/api/jobs/{job}")
     until = time.monotonic() + 10
-    while told.status_code == 202 and time.monotonic() < until:
-        told = client.get(f"/api/jobs/{job}")
-    return told
+    while response.status_code == 202 and time.monotonic() < until:
+        response = client.get(f"/api/jobs/{job}")
+    return response
 
 
 def test_long_work_reports_its_progress_and_can_be_cancelled(narrow: TestClient, slow: Callable[[], Any]) -> None:
-    told = slow()
-    assert told.status_code == 202
-    first = told.json()
+    response = slow()
+    assert response.status_code == 202
+    first = response.json()
     time.sleep(0.2)
     then = narrow.get(f"/api/jobs/{first['job']}", params={"wait": 0}).json()
     assert then["state"] == "working" and then["message"] == "waiting for the test"
@@ -111,11 +111,11 @@ def test_work_beyond_the_queue_is_refused_and_abandoned_work_makes_room(
 def test_a_bug_is_reported_with_a_message_and_the_next_request_is_served(
     client: TestClient, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
+    body = {"model": names["text"], "a": "one", "b": "two", "steps": 2}
     with monkeypatch.context() as broken:
         broken.setattr("seqvae.codec.Codec.interpolate", lambda *_: 1 / 0)
-        assert "internal error of the studio" in refusal(client.post("/api/text/steps", json=asked), 500)
-    assert result(client, "/api/text/steps", asked)
+        assert "internal error of the studio" in refusal(client.post("/api/text/steps", json=body), 500)
+    assert result(client, "/api/text/steps", body)
 
 
 def test_no_files_are_left_behind(
@@ -159,7 +159,7 @@ def shared_by(models: Models, name: str) -> Shared:
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
     """Results of calls in threads of their own."""
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [told.result(30) for told in [pool.submit(call) for call in calls]]
+        return [future.result(30) for future in [pool.submit(call) for call in calls]]
 
 
 def test_concurrent_requests_are_decoded_in_one_batch_with_the_same_result(
@@ -173,7 +173,7 @@ def test_concurrent_requests_are_decoded_in_one_batch_with_the_same_result(
         [score] = model.transform([piece], model.translate("wild", None, amount), chroma_guidance=codec.CHROMA_GUIDANCE)
         return midi.to_bytes(score)
 
-    wanted = [moved(alone, *job) for job in jobs_of]
+    expected = [moved(alone, *job) for job in jobs_of]
     rows: list[int] = []
     plain = BatchInference.generate_tokens
 
@@ -189,11 +189,11 @@ def test_concurrent_requests_are_decoded_in_one_batch_with_the_same_result(
             return moved(models.codec(names["music"], lambda *_: None), piece, amount)
 
         pool = ThreadPoolExecutor(len(jobs_of))
-        told = [pool.submit(blended, *job) for job in jobs_of]
+        pending = [pool.submit(blended, *job) for job in jobs_of]
         until = time.monotonic() + 20
         while len(shared.orders) < len(jobs_of) and time.monotonic() < until:
             time.sleep(0.01)
-    assert [one.result(30) for one in told] == wanted
+    assert [one.result(30) for one in pending] == expected
     pool.shutdown()
     assert sorted(rows) == [6, 12]  # unmoved latents have no chroma guidance, and are decoded separately
 
@@ -244,10 +244,10 @@ def test_a_failing_request_of_a_batch_fails_alone(
     shared = shared_by(models, names["music"])
     with ThreadPoolExecutor(4) as pool:
         with shared.decoding:
-            told = [pool.submit(one.transform, [piece], one.translate("wild", None, 1.0)) for _ in range(4)]
+            pending = [pool.submit(one.transform, [piece], one.translate("wild", None, 1.0)) for _ in range(4)]
             while len(shared.orders) < 4:
                 time.sleep(0.01)
-        assert sorted(type(each.exception(30)).__name__ for each in told) == ["NoneType"] * 3 + ["ZeroDivisionError"]
+        assert sorted(type(each.exception(30)).__name__ for each in pending) == ["NoneType"] * 3 + ["ZeroDivisionError"]
     assert shared.orders == []
 
 
@@ -256,8 +256,8 @@ def test_a_users_logs_do_not_wait_for_another_users_sentences(
 ) -> None:
     held = slow().json()
     assert held["state"] == "working"
-    told = narrow.post("/api/map", json={"model": "hdfs"})
-    assert wait(narrow, told).json()["state"] == "done"
+    response = narrow.post("/api/map", json={"model": "hdfs"})
+    assert wait(narrow, response).json()["state"] == "done"
     narrow.delete(f"/api/jobs/{held['job']}")
 
 

@@ -51,15 +51,15 @@ def test_a_learned_log_becomes_a_model(client: TestClient, learned: Any) -> None
 
 def test_sessions_of_another_log_get_verdicts_with_their_lines(client: TestClient, learned: Any) -> None:
     text = log(range(400, 420), {405: ["open", "melted down", "close"]})
-    told = result(client, "/api/logs", {"model": learned["model"], "text": text})
-    assert [one["name"] for one in told["sessions"]] == [str(number) for number in range(400, 420)]
-    assert told["p_value"] == learned["p_value"] and not told["strange"]
-    odd = told["sessions"][5]
+    answer = result(client, "/api/logs", {"model": learned["model"], "text": text})
+    assert [one["name"] for one in answer["sessions"]] == [str(number) for number in range(400, 420)]
+    assert answer["p_value"] == learned["p_value"] and not answer["strange"]
+    odd = answer["sessions"][5]
     assert odd["anomalous"] and odd["length"] == 4
     marked = [line["text"] for line in odd["tokens"] if line["marked"]]
     assert any("melted down" in line for line in marked)
     assert [line["text"] for line in odd["tokens"]][-1] == logs.END
-    usual = [one for one in told["sessions"] if not one["anomalous"]]
+    usual = [one for one in answer["sessions"] if not one["anomalous"]]
     assert len(usual) >= 15 and all(len(one["tokens"]) == logs.FEW for one in usual)
 
 

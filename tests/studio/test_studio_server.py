@@ -37,11 +37,11 @@ class Served:
 
     def result(self, path: str, **more: Any) -> Any:
         """The result of a job."""
-        told = self.client.post(path, **more)
-        while told.status_code == 202:
-            told = self.client.get(f"/api/jobs/{told.json()['job']}")
-        assert told.status_code == 200, told.text
-        return told.json()["result"]
+        response = self.client.post(path, **more)
+        while response.status_code == 202:
+            response = self.client.get(f"/api/jobs/{response.json()['job']}")
+        assert response.status_code == 200, response.text
+        return response.json()["result"]
 
     def opened(self, tune: Path) -> Any:
         """Open a song."""
@@ -49,8 +49,8 @@ class Served:
 
     def blend(self, piece: str, amount: float) -> Any:
         """A blend of it."""
-        asked = {"model": self.model, "piece": piece, "target": "wild", "amount": amount}
-        return self.result("/api/music/blend", json=asked)
+        body = {"model": self.model, "piece": piece, "target": "wild", "amount": amount}
+        return self.result("/api/music/blend", json=body)
 
     def end(self, how: signal.Signals) -> int:
         """Its exit status after a signal."""
@@ -104,9 +104,9 @@ def test_it_listens_only_to_this_machine_and_slow_clients_delay_no_others(served
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc to tell the memory")
 def test_memory_is_bounded_and_no_files_are_left_after_the_end(served: Served, tmp_path: Path) -> None:
     def memory() -> float:
-        told = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{served.process.pid}/status").read_text())
-        assert told is not None
-        return int(told[1]) / 1024
+        match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{served.process.pid}/status").read_text())
+        assert match is not None
+        return int(match[1]) / 1024
 
     piece = served.opened(song(tmp_path / "tune.mid", 3))["id"]
     held = []
@@ -123,8 +123,8 @@ def test_memory_is_bounded_and_no_files_are_left_after_the_end(served: Served, t
 
 def test_an_interrupt_during_work_ends_it_at_once_without_leftovers(served: Served, tmp_path: Path) -> None:
     piece = served.opened(song(tmp_path / "tune.mid", 3, bars=64))["id"]
-    asked = {"model": served.model, "piece": piece, "target": "wild", "amount": 1.0}
-    assert served.client.post("/api/music/blend", json=asked).status_code in (200, 202)
+    body = {"model": served.model, "piece": piece, "target": "wild", "amount": 1.0}
+    assert served.client.post("/api/music/blend", json=body).status_code in (200, 202)
     began = time.monotonic()
     assert served.end(signal.SIGINT) in (0, 130, -signal.SIGINT)
     assert time.monotonic() - began < 15

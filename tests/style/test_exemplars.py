@@ -16,12 +16,12 @@ from seqvae.style.gaussian import Style, draw, fit
 
 def test_exemplars_are_disjoint_pairs_of_pieces() -> None:
     pieces = [noise(5, D, seed=i) for i in range(21)]
-    sums, mean = exemplars.pair(pieces, torch.ones(D)), torch.ones(D)
-    assert sums is not None
-    assert sums.shape == (10, exemplars.ROW, D)
+    pairs, mean = exemplars.pair(pieces, torch.ones(D)), torch.ones(D)
+    assert pairs is not None
+    assert pairs.shape == (10, exemplars.ROW, D)
     parts = torch.stack([(z - mean)[: exemplars.ROW].flatten() for z in pieces]) / math.sqrt(2)
     used: list[int] = []
-    for one in sums.flatten(1):
+    for one in pairs.flatten(1):
         a, b = next((i, j) for i in range(21) for j in range(i) if torch.allclose(parts[i] + parts[j], one, atol=1e-4))
         used += [a, b]
     assert len(set(used)) == 20
@@ -32,19 +32,19 @@ def test_exemplars_of_many_pieces_are_limited_in_number_and_rank_and_keep_the_va
     many = exemplars.pair([3 * noise(4, 50, seed=i) @ axes for i in range(2000)], torch.zeros(200))
     assert many is not None
     assert len(many) == exemplars.PAIRS
-    assert many.std() == pytest.approx(3 * math.sqrt(50 / 200), rel=0.1), "nothing is lost where the pieces lie"
+    assert many.std() == pytest.approx(3 * math.sqrt(50 / 200), rel=0.1), "no variance is lost in their subspace"
     full = exemplars.pair([noise(4, 200, seed=i) for i in range(2000)], torch.zeros(200))
     assert full is not None
     assert torch.linalg.matrix_rank(full.flatten(0, 1), rtol=1e-4) == exemplars.DIRECTIONS
 
 
 def test_principal_directions_leave_the_least_residual() -> None:
-    sums = noise(30, 4, 20) * torch.linspace(5, 1, 20)
-    weights, directions = exemplars.principal(sums, 7)
+    pairs = noise(30, 4, 20) * torch.linspace(5, 1, 20)
+    weights, directions = exemplars.principal(pairs, 7)
     assert weights.shape == (30, 4, 7)
     torch.testing.assert_close(directions @ directions.T, torch.eye(7), atol=1e-5, rtol=0)
-    left = (sums - weights @ directions).square().sum()
-    assert left == pytest.approx(float(torch.linalg.svdvals(sums.flatten(0, 1))[7:].square().sum()), rel=1e-4)
+    left = (pairs - weights @ directions).square().sum()
+    assert left == pytest.approx(float(torch.linalg.svdvals(pairs.flatten(0, 1))[7:].square().sum()), rel=1e-4)
 
 
 def test_single_segments_and_few_pieces_have_no_exemplars() -> None:
@@ -86,8 +86,8 @@ def test_a_long_draw_keeps_one_exemplar_and_changes_the_other() -> None:
 
 @pytest.mark.parametrize("count", [24, exemplars.PAIRS])
 def test_consecutive_numbers_draw_without_replacement_and_with_random_weights(count: int) -> None:
-    sums = torch.eye(count)[:, None].repeat(1, exemplars.ROW, 1)
-    s = Style(torch.zeros(count), torch.eye(count), 2 * count, exemplars=sums)
+    pairs = torch.eye(count)[:, None].repeat(1, exemplars.ROW, 1)
+    s = Style(torch.zeros(count), torch.eye(count), 2 * count, exemplars=pairs)
 
     def drawn(number: int) -> Tensor:
         return draw(s, exemplars.ROW, torch.Generator().manual_seed(7 * number), number=number)[0]
@@ -96,7 +96,7 @@ def test_consecutive_numbers_draw_without_replacement_and_with_random_weights(co
     assert sorted(first.argmax(1).tolist()) == list(range(count))
     assert len({round(float(row.sort().values[-2] / row.max()), 6) for row in first}) == count, "weights of their own"
     companions = first[:8].topk(2).indices[:, 1].tolist()
-    assert not set(companions) & set(first[:8].argmax(1).tolist()), "those beside a draw are not in it"
+    assert not set(companions) & set(first[:8].argmax(1).tolist()), "companions of a draw are not in it"
     assert torch.equal(drawn(3), drawn(3))
-    assert not torch.allclose(drawn(3), drawn(3 + count)), "another round is another song"
+    assert not torch.allclose(drawn(3), drawn(3 + count)), "another round gives another song"
     assert drawn(3).argmax() == drawn(3 + count).argmax()

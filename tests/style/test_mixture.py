@@ -93,15 +93,15 @@ def test_one_component_is_the_gaussian_of_the_points(seed: int) -> None:
     torch.testing.assert_close(one.means[0], points.mean(0), rtol=1e-3, atol=1e-3)
     deviation = points.std(0)
     away = (covariances(one)[0] - torch.cov(points.T)) / (deviation[:, None] * deviation)
-    assert float(away.abs().max()) < 0.02, "of so many points hardly anything is shrunk"
+    assert float(away.abs().max()) < 0.02, "many points are hardly shrunk"
     torch.testing.assert_close(covariances(one)[0].diagonal(), points.var(0), rtol=1e-2, atol=0)
 
 
 def test_covariances_of_few_points_are_shrunk_toward_the_diagonal() -> None:
     mixing = noise(60, 60)
     few, many = noise(90, 60, seed=1) @ mixing, noise(4000, 60, seed=2) @ mixing
-    told = MultivariateNormal(few.mean(0), torch.cov(few.T)).log_prob(many)  # type: ignore[no-untyped-call]
-    assert float(log_prob(fit(few, 1), many).mean()) > float(told.mean()) + 10
+    expected = MultivariateNormal(few.mean(0), torch.cov(few.T)).log_prob(many)  # type: ignore[no-untyped-call]
+    assert float(log_prob(fit(few, 1), many).mean()) > float(expected.mean()) + 10
 
 
 def test_a_mixture_has_a_higher_held_out_likelihood_than_a_gaussian() -> None:
@@ -159,8 +159,8 @@ def test_densities_equal_those_of_weighted_gaussians(seed: int) -> None:
     other = MixtureSameFamily(
         Categorical(m.weights.double()), MultivariateNormal(m.means.double(), covariances(m).double())
     )
-    told = other.log_prob(z.double()).float()  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(log_prob(m, z), told, rtol=1e-4, atol=1e-3)
+    expected = other.log_prob(z.double()).float()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(log_prob(m, z), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_densities_integrate_to_1() -> None:
@@ -229,7 +229,7 @@ def test_a_file_stores_a_mixture_beside_styles_even_of_the_same_name(tmp_path: P
     again = unpack(load_tensors(path)[0])
     assert again is not None
     assert torch.equal(again.means, fit(points).means)
-    assert unpack(tensors) is None, "no mixture, though a style is called so"
+    assert unpack(tensors) is None, "no mixture, though a style has its name"
 
 
 def test_an_incomplete_mixture_is_refused() -> None:

@@ -94,8 +94,8 @@ def test_amounts_up_to_one_move_each_point_a_share_of_its_way(seed: int, amount:
     z = samples(s, 50, seed)
     before, after = places(z, s, t), places(blend(z, s, t, amount, "discriminant"), s, t)
     behind = before < 1
-    wanted = torch.where(behind, (1 - amount) * before + amount, before)
-    torch.testing.assert_close(after, wanted, rtol=1e-3, atol=1e-3)
+    expected = torch.where(behind, (1 - amount) * before + amount, before)
+    torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-3)
     moved = blend(z, s, t, amount, "discriminant") - z
     along = (moved @ vector(s, t))[:, None] * vector(s, t) / vector(s, t).square().sum()
     torch.testing.assert_close(moved, along, rtol=1e-2, atol=1e-3)  # and only along the difference of means
@@ -113,10 +113,10 @@ def test_moving_from_a_style_to_itself_changes_nothing(seed: int) -> None:
 def test_separation_is_the_share_on_the_correct_side(seed: int) -> None:
     s = random_style(seed)
     t = replace(random_style(seed + 7), covariance=s.covariance)
-    told = translation.separation(s, t)
-    assert told == pytest.approx(translation.separation(t, s))
+    share = translation.separation(s, t)
+    assert share == pytest.approx(translation.separation(t, s))
     points = s.mean + noise(4000, D, seed=seed) @ torch.linalg.cholesky(s.covariance).T
-    assert float((places(points, s, t) < 0.5).float().mean()) == pytest.approx(told, abs=0.03)
+    assert float((places(points, s, t) < 0.5).float().mean()) == pytest.approx(share, abs=0.03)
     assert translation.separation(s, s) == pytest.approx(0.5)
 
 

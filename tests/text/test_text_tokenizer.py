@@ -81,7 +81,9 @@ def test_a_line_divided_into_chunks_is_restored(text: TextTokenizer, line: str, 
     assert tokenizer.decode_text(chunks) == line
     assert all(1 < len(chunk) <= max_tokens for chunk in chunks) or line == ""
     if len(whole) == 1:
-        assert [i for chunk in chunks for i in chunk[:-1].tolist()] == whole[0][:-1].tolist(), "cut, not spelled anew"
+        assert [i for chunk in chunks for i in chunk[:-1].tolist()] == whole[0][:-1].tolist(), (
+            "truncated, not tokenized again"
+        )
     assert not any(0x80 <= text.byte_of[chunk[0]] < 0xC0 for chunk in chunks), "never inside a character"
 
 
@@ -90,9 +92,9 @@ def test_chunks_begin_before_a_word(text: TextTokenizer) -> None:
     tokenizer = short(text, 16)
     chunks = tokenizer.encode(line)
     assert len(chunks) >= 4
-    said = [tokenizer.decode_text([chunk]) for chunk in chunks]
-    assert all(set(part.split()) <= set(WORDS) for part in said)
-    assert " ".join(said) == line
+    texts = [tokenizer.decode_text([chunk]) for chunk in chunks]
+    assert all(set(part.split()) <= set(WORDS) for part in texts)
+    assert " ".join(texts) == line
 
 
 def test_tokens_fill_one_chunk_and_one_more_makes_two(text: TextTokenizer) -> None:
@@ -219,7 +221,7 @@ def test_names_of_special_tokens_are_learned_like_words(algorithm: str) -> None:
     tokenizer = TextTokenizer.train(["the <unk> of <eos> and <bos>"] * 50, 340, algorithm)
     [chunk] = tokenizer.encode("<unk> <eos> <bos>")
     assert not {PAD, BOS, MASK} & set(chunk.tolist())
-    assert tokenizer.byte_of[chunk].max() == -1, "no letter of theirs was passed over"
+    assert tokenizer.byte_of[chunk].max() == -1, "no letter was skipped"
 
 
 def test_no_lines_or_no_room_is_an_error() -> None:
@@ -258,7 +260,7 @@ def test_the_grammar_allows_every_line(text: TextTokenizer, several: list[str]) 
         allowed = grammar.allowed(state)
         assert allowed[np.arange(len(tokens)), tokens[:, t]].all()
         ended = (tokens[:, :t] == EOS).any(1)
-        assert (allowed[ended].sum(1) == 1).all(), "after the end there is padding and nothing else"
+        assert (allowed[ended].sum(1) == 1).all(), "only padding after the end"
         assert not allowed[:, [BOS, MASK]].any()
         assert not allowed[~ended, PAD].any()
         assert grammar.position_fields(state).shape == (len(tokens), 0)
@@ -277,7 +279,7 @@ def test_a_random_sequence_of_allowed_tokens_is_one_line_of_text(
     walks = np.zeros((6, 30), np.int32)
     for t in range(30):
         p = grammar.allowed(state) * weight
-        assert (p.sum(1) > 0).all(), "every row can go on"
+        assert (p.sum(1) > 0).all(), "every row can continue"
         walks[:, t] = [rng.choice(len(row), p=row / row.sum()) for row in p]
         state = grammar.advance(state, walks[:, t])
     for walk in walks.tolist():
@@ -316,7 +318,7 @@ def test_the_grammar_allows_exactly_the_bytes_of_unicode(text: TextTokenizer) ->
                     complete = bool(grammar.allowed(now)[0, EOS])
                     assert complete == _is_text(spelled)
                     if not complete:
-                        assert set(np.flatnonzero(grammar.allowed(now)[0])) <= set(token), "bytes and nothing else"
+                        assert set(np.flatnonzero(grammar.allowed(now)[0])) <= set(token), "only bytes"
                         longer[spelled] = now
         after = longer
     assert not after

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import done, seqvae, song, told_last
+from commands import done, last_error_line, seqvae, song
 from conftest import groove
 
 from seqvae.checkpoint import folder as checkpoint
@@ -48,7 +48,7 @@ class Time:
 
 
 @pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Restores the handling of Ctrl-C, which processes started in the background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -266,7 +266,7 @@ def test_an_interrupted_run_is_saved_and_resumes_bit_by_bit(
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
     assert about["progress"] == other["progress"]
     assert log(tmp_path / "straight", "valid") == log(folder, "valid")
-    assert not (folder / "last").exists(), "of no use beside the best of a finished run"
+    assert not (folder / "last").exists(), "not needed beside the best of a finished run"
 
 
 def test_an_interrupt_in_the_last_step_ends_the_run_normally(
@@ -406,7 +406,7 @@ def test_two_distinct_sessions_repeated_many_times_can_be_trained_on() -> None:
     assert "20 sessions to train on" in result.stderr
     Path("one.txt").write_text(f"{kinds[0]}\n" * 20)
     again = *run[:2], "--data", "one.txt", "--out", "other", *run[6:]
-    assert "only one session, or copies of one" in told_last(seqvae(*again))
+    assert "only one session, or copies of one" in last_error_line(seqvae(*again))
     Path("one.txt").write_text(f"{kinds[0]}\n{kinds[1]}\n")
     result = seqvae(*again)
     assert (result.exit_code, result.stdout) == (0, "other/best\n"), "the file is read again"

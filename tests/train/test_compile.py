@@ -42,7 +42,7 @@ def test_compiled_steps_equal_those_of_the_plain_model(
         objective=replace(small_recipe.objective, word_dropout=0.3, track_dropout=0.5, bag=0.5),
         train=replace(small_recipe.train, batch_tokens=512, precision="fp32"),
     )
-    told: list[list[float]] = []
+    losses: list[list[float]] = []
     for compiled in (False, True):
         torch.compiler.reset()
         torch._dynamo.utils.counters.clear()
@@ -55,7 +55,7 @@ def test_compiled_steps_equal_those_of_the_plain_model(
         for rows, wider in SHAPES:
             result = run.step(np.pad(tokens[:rows], ((0, 0), (0, 0), (0, wider))))
             figures += [float(result.total.detach()), result.reconstruction, result.kl, result.accuracy]
-        told.append(figures)
+        losses.append(figures)
         counted = torch._dynamo.utils.counters["stats"]["calls_captured"]
-        assert (counted > 10) == compiled, "what is compared has been compiled, or has not"
-    assert told[1] == pytest.approx(told[0], rel=1e-4)
+        assert (counted > 10) == compiled, "one model is compiled, the other is not"
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

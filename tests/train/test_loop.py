@@ -193,7 +193,7 @@ def test_a_run_may_be_made_longer(start: Start, short: Recipe) -> None:
     assert state(longer)[1]["step"] == 30
 
 
-def test_a_finished_run_resumed_does_nothing(start: Start, short: Recipe) -> None:
+def test_resuming_a_finished_run_does_nothing(start: Start, short: Recipe) -> None:
     folder = start(short)
     before = (folder / "state.safetensors").read_bytes()
     start(short, resume=True)
@@ -254,7 +254,7 @@ def test_a_nan_stops_the_run_and_leaves_the_saved_state(
     assert "train.learning_rate" in text
     folder = start(replace(recipe, train=replace(recipe.train, steps=6)), "run", resume=True)
     assert all(tensor.isfinite().all() for tensor in state(folder)[0].values())
-    assert state(folder)[1]["step"] == 6, "taken up from the last good state, step 5"
+    assert state(folder)[1]["step"] == 6, "resumed from the last good state, step 5"
 
 
 def test_a_collapse_is_reported_with_the_settings_to_change(
@@ -262,13 +262,13 @@ def test_a_collapse_is_reported_with_the_settings_to_change(
 ) -> None:
     good = {"loss": 1.0, "kl_bits": 9.0, "active_units": 9.0}
     brief = replace(short, train=replace(short.train, steps=1))
-    for name, figures, told in [
+    for name, figures, warned in [
         ("good", good, False), ("bad", {**good, "kl_bits": 0.0}, True),
     ]:  # fmt: skip
         monkeypatch.setattr(Run, "validate", lambda self, figures=figures: figures)
         reports: list[str] = []
         start(brief, name, report=reports.append)
-        assert any(line.startswith("warning") for line in reports) == told
+        assert any(line.startswith("warning") for line in reports) == warned
     autoencoder = replace(brief, objective=replace(brief.objective, autoencoder=True))
     start(autoencoder, "plain", report=reports.append)
     assert sum(line.startswith("warning") for line in reports) == 1, "the plain autoencoder has no KL to lose"
@@ -295,11 +295,11 @@ def test_the_best_checkpoint_has_the_lowest_loss(start: Start, short: Recipe, mo
     losses = iter([5.0, 2.0, 3.0])
     validate = Run.validate
 
-    def told(self: Run) -> dict[str, float]:
+    def validated(self: Run) -> dict[str, float]:
         weights.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
         return {**validate(self), "loss": next(losses)}
 
-    monkeypatch.setattr(Run, "validate", told)
+    monkeypatch.setattr(Run, "validate", validated)
     folder = start(short)
     kept = checkpoint.load(folder / "best").model.state_dict()
     for name, tensor in kept.items():
@@ -326,7 +326,7 @@ def test_the_learning_rate_rises_linearly_and_falls_by_half_a_cosine() -> None:
     assert (np.diff(rates[99:]) < 0).all()
     assert rate_at(config, 600) == pytest.approx(2e-3 * 0.55), "half-way down"
     assert rates[-1] == pytest.approx(2e-4)
-    assert rate_at(config, 5000) == pytest.approx(2e-4), "beyond the end it stays"
+    assert rate_at(config, 5000) == pytest.approx(2e-4), "it is constant after the end"
 
 
 def test_without_a_warm_up_the_learning_rate_starts_at_its_maximum() -> None:
