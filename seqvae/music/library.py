@@ -32,7 +32,7 @@ default_cache = files.default_cache
 
 READER_VERSION = 5
 """Increase when `midi.read` changes its result for the same file; older cache entries are then read again."""
-_MIDI_VERSION = 2  # the same for MIDI files alone, which are read again in milliseconds
+_MIDI_VERSION = 3  # the same for MIDI files alone, which are read again in milliseconds
 TIME_LIMIT = 60.0
 """Time limit of one file in seconds; music21 can take many minutes for one score."""
 

@@ -149,8 +149,9 @@ class Shelf:
 
     def _render(self, name: str, score: Any, mute: set[int], small: bool) -> Path:
         audible = score.copy()
-        for i in sorted(mute.intersection(range(len(audible.tracks))), reverse=True):
-            del audible.tracks[i]
+        heard = [i for i, track in enumerate(audible.tracks) if len(track.notes)]  # as in the piano roll
+        for i in sorted(mute.intersection(range(len(heard))), reverse=True):
+            del audible.tracks[heard[i]]
         path = Path(self._folder.name) / f"{name}.wav"
         path.write_bytes(synth.render(audible, small=small))
         with self._lock:

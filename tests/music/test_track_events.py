@@ -14,7 +14,7 @@ from conftest import groove
 from symusic.core import ControlChangeTick, NoteTickList, PitchBendTick, ScoreTick, TextMetaTick, TrackTick
 
 from seqvae.codec import Codec
-from seqvae.music import arrangement, band, track_events, tracks
+from seqvae.music import arrangement, band, midi_bytes, pianoroll, track_events, tracks
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
 from seqvae.music.piece import DRUMS, ONSET, PITCH, PROGRAM, Piece
@@ -336,3 +336,30 @@ def test_caches_of_older_versions_have_no_tracks() -> None:
     found = collection.unpack(buffer.getvalue(), "song")
     assert found.tracks is None
     assert found.notes.tolist() == midi.read(song()).notes.tolist()
+
+
+def test_the_title_of_a_song_stays_at_amount_0(small: Codec) -> None:
+    score = song()
+    score.tracks.insert(0, TrackTick("My Song"))
+    content = midi.to_bytes(score)
+    piece = midi.read(content)
+    for made in (small.reconstruct(piece), small.blend(score, target="odd", amount=0)):
+        assert made.tracks[0].name == "My Song"
+        again = midi.read(midi.to_bytes(made)).tracks
+        assert again is not None
+        assert again.title == "My Song"
+    packed = collection.unpack(collection.pack(piece), "")
+    assert packed.tracks is not None
+    assert packed.tracks.title == "My Song"
+    roll = pianoroll.in_seconds(small.reconstruct(piece), piece)
+    assert "My Song" not in [one["name"] for one in roll["tracks"]], "a piano roll has no silent track"
+
+
+def test_only_a_track_without_notes_names_the_song() -> None:
+    score = song()
+    assert midi_bytes.title(midi.to_bytes(score)) == ""
+    assert track_events.title(score) == ""
+    words = TrackTick("Words")
+    words.lyrics.append(TextMetaTick(0, "oh"))
+    score.tracks.insert(0, words)
+    assert track_events.title(score) == ""
