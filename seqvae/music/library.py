@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import sys
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -32,7 +33,8 @@ default_cache = files.default_cache
 
 READER_VERSION = 5
 """Increase when `midi.read` changes its result for the same file; older cache entries are then read again."""
-_MIDI_VERSION = 2  # the same for MIDI files alone, which are read again in milliseconds
+_MIDI_VERSION = 3  # the same for MIDI files alone, which are read again in milliseconds
+_BY_SUFFIX = (".abc", ".krn")  # kinds that content does not tell apart
 TIME_LIMIT = 60.0
 """Time limit of one file in seconds; music21 can take many minutes for one score."""
 
@@ -197,15 +199,32 @@ def unpack(content: bytes, name: str) -> Piece:
 
 
 def read_packed(source: Path | bytes | str, name: str = "") -> tuple[bytes, str] | ReadError:
-    """The packed piece in `source` and its name, or the error; `name` as in `midi.read`. Called in worker processes."""
+    """The packed piece in `source` and its name, or the error; `name` as in `midi.read`. Called in worker processes.
+
+    Bytes of an ABC or Humdrum file have its suffix in `name`, as in `book.abc#3`.
+    """
     try:
-        piece = midi.read(source, name=name)
+        by_suffix = tune_books.suffix(Path(name)) in _BY_SUFFIX
+        piece = _from_upload(source, name) if isinstance(source, bytes) and by_suffix else midi.read(source, name=name)
         return pack(piece), piece.name
     except ReadError as error:
         return error
     except Exception as error:  # a bug here or in a library costs only this file
         reason = f"reading it failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         return ReadError(name or str(source)[:100], reason, "please report this file")
+
+
+def _from_upload(content: bytes, name: str) -> Piece:
+    """The piece in the content of a file called `name`; of an ABC file the tune that `name` ends with, or the first."""
+    file, tune = tune_books.divided(name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"content{file.suffix.lower()}"
+        path.write_bytes(content)
+        book = path.suffix == tune_books.SUFFIX
+        try:
+            return midi.read(f"{path}#{tune or 1}" if book else path, name=name)
+        except ReadError as error:
+            raise ReadError(name, error.reason, error.advice) from error
 
 
 class _Progress:

@@ -62,6 +62,15 @@ def tidy(content: bytes, label: str | Path, most_beats: int) -> bytes:
     return header + b"".join(b"MTrk" + len(track).to_bytes(4, "big") + track for track in written)
 
 
+def title(content: bytes) -> str:
+    """The name of the first track of a tidy file of type 1 if that track has no notes, else empty."""
+    if content[8:10] != b"\x00\x01":
+        return ""
+    events = [message for _, message in _events(next(iter(_tracks(content, 14, 1, "")), b""), "")[0]]
+    names = [message[_number(message, 2, "")[1] :] for message in events if message[:2] == b"\xff\x03"]
+    return names[0].decode(errors="replace") if names and not any(0x80 <= x[0] < 0xA0 for x in events) else ""
+
+
 def _unwrapped(content: bytes, label: str | Path) -> bytes:
     """The content from the MIDI header on, without the wrapper of another system."""
     if content[:4] == b"MThd":

@@ -53,19 +53,20 @@ def in_seconds(score: Any, frame: Piece, tints: Mapping[int, str] | None = None)
     """The piano roll of a symusic score whose bars are those of `frame`.
 
     `bars` are the start of each bar and the end of the last, and `seconds` is the end of the last note, in seconds.
-    Every track has a `name`, a `program` (`midi.DRUMS` for drums), a `colour` and `notes` of (start, length, pitch,
-    velocity). Colours are those of `tints`, by default `colours` of the notes of `frame` and of the score.
+    Every track with notes has a `name`, a `program` (`midi.DRUMS` for drums), a `colour` and `notes` of (start, length,
+    pitch, velocity). Colours are those of `tints`, by default `colours` of the notes of `frame` and of the score.
     """
     tints = tints or colours(frame.notes[:, PROGRAM].tolist(), programs(score))
     tracks = []
     end = 0.0
     for track in score.to("second").tracks:
+        if not len(track.notes):
+            continue
         a = track.notes.numpy()
         columns = (np.round(a["time"].astype(float), 4), np.round(a["duration"].astype(float), 4), a["pitch"])
         notes = [list(row) for row in zip(*(c.tolist() for c in (*columns, a["velocity"])), strict=True)]
         program = DRUMS if track.is_drum else track.program
-        colour = tints.get(program, DRUM_COLOUR)  # the default is for a track without notes
-        tracks.append({"name": track.name, "program": program, "colour": colour, "notes": notes})
+        tracks.append({"name": track.name, "program": program, "colour": tints[program], "notes": notes})
         end = max([end, *(note[0] + note[1] for note in notes)])
     return {"bars": clock(frame), "seconds": round(end, 4), "tracks": tracks}
 

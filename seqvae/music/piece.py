@@ -204,6 +204,8 @@ def _check_size(size: int, label: str | Path) -> None:
 def _from_midi(content: bytes, label: str | Path, name: str) -> Piece:
     tidy = midi_bytes.tidy(content, label, MAX_BEATS)
     score = _guarded(label, "the MIDI data is damaged", lambda: ScoreTick.from_midi(tidy, sanitize_data=True))
+    if title := midi_bytes.title(tidy):  # symusic leaves out tracks without notes
+        score.tracks.insert(0, TrackTick(title))
     return _from_score(score, label, name)
 
 
@@ -278,7 +280,8 @@ def _from_score(score: Any, label: str | Path, name: str) -> Piece:
     notes[:, PITCH:_HOME] = np.clip(notes[:, PITCH:_HOME], [0, 0, 1], [127, DRUMS, 127])
     bounds = chunk_bounds(frame_rows(frame)[1], int(notes[:, ONSET].max()) + 1)
     found = _distinct(notes)
-    tracks, rounding = Tracks(events, found[:, _HOME]), losses.rounding(exact - notes[:, ONSET], len(found))
+    tracks = Tracks(events, found[:, _HOME], track_events.title(ticks))
+    rounding = losses.rounding(exact - notes[:, ONSET], len(found))
     return Piece(np.ascontiguousarray(found[:, :_HOME]), bounds, frame, name, tracks, rounding)
 
 
@@ -322,9 +325,12 @@ def to_score(
         tracks: events of the tracks beside notes; notes without a home there get one track per program with its pedal.
 
     Returns:
-        A score at `TICKS_PER_BEAT` ticks per quarter; its tracks have General MIDI names and are sorted by program.
+        A score at `TICKS_PER_BEAT` ticks per quarter; its tracks have General MIDI names and are sorted by program. A
+        title is the name of a first track without notes.
     """
     score = frame.resample(TICKS_PER_BEAT)
+    if tracks is not None and tracks.title:
+        score.tracks.append(TrackTick(tracks.title))
     scale = TICKS_PER_BEAT // STEPS_PER_BEAT
     home = np.full(len(notes), -1) if tracks is None else tracks.home
     notes = _distinct(np.column_stack([notes, home]))

@@ -1,4 +1,4 @@
-"""Tracks of a file without their notes: names, drum kits, controllers, pitch bends, lyrics, and the file's markers.
+"""Tracks of a file without their notes: names, drum kits, controllers, pitch bends, lyrics; a file's title and markers.
 
 Scope: symusic scores whose tracks have no notes; track names that mark a melody.
 Out of scope: notes and the grid (music/piece.py), and the choice of notes that are kept (music/tracks.py).
@@ -63,10 +63,12 @@ class Tracks:
         events: tracks without notes, those named as a melody first, and markers; `midi.TICKS_PER_BEAT` ticks per
             quarter note. The program of a drum track is its kit.
         home: (N,) int32, index of the track of each note of the piece; -1 for none.
+        title: the name of the file's first track if that has no notes, which is the title of the song; else empty.
     """
 
     events: ScoreTick
     home: NDArray[np.int32]
+    title: str = ""
 
     def part(self, rows: NDArray[Any], start: int, end: int) -> Tracks:
         """The tracks of the notes in a mask `(N,)` between two ticks; settings made before `start` carry over."""
@@ -80,7 +82,7 @@ class Tracks:
             bare.lyrics = _texts([(x.time - start, x.text) for x in track.lyrics if start <= x.time < end])
             cut.tracks.append(bare)
         cut.markers = _texts([(x.time - start, x.text) for x in self.events.markers if start <= x.time < end])
-        return Tracks(cut, self.home[rows])
+        return Tracks(cut, self.home[rows], self.title)
 
 
 def _between(
@@ -137,6 +139,12 @@ def read(score: ScoreTick, ticks: int, beats: int) -> tuple[ScoreTick, list[int]
 
 def _texts(rows: list[tuple[int, str]]) -> TextMetaTickList:
     return TextMetaTickList([TextMetaTick(at, text) for at, text in rows])
+
+
+def title(score: ScoreTick) -> str:
+    """The name of the first track of a score if it has neither notes nor lyrics, else empty."""
+    first = score.tracks[0] if len(score.tracks) else None
+    return "" if first is None or len(first.notes) or len(first.lyrics) else first.name.strip()
 
 
 def is_melody(name: str) -> bool:
@@ -197,7 +205,8 @@ def arrays(tracks: Tracks) -> dict[str, NDArray[Any]]:
     """Tracks as integer arrays, for `from_arrays`."""
     names = [[track.name, track.program, bool(track.is_drum)] for track in tracks.events.tracks]
     lyrics = [[[x.time, x.text] for x in track.lyrics] for track in tracks.events.tracks]
-    about = {"tracks": names, "lyrics": lyrics, "markers": [[x.time, x.text] for x in tracks.events.markers]}
+    markers = [[x.time, x.text] for x in tracks.events.markers]
+    about = {"title": tracks.title, "tracks": names, "lyrics": lyrics, "markers": markers}
     rows: dict[str, list[NDArray[Any]]] = {"controls": [], "bends": []}
     for i, track in enumerate(tracks.events.tracks):
         for name, found in (("controls", track.controls.numpy()), ("bends", track.pitch_bends.numpy())):
@@ -230,4 +239,4 @@ def from_arrays(stored: Mapping[str, NDArray[Any]], ticks: int) -> Tracks:
         track.lyrics = _texts([(at, text) for at, text in lyrics])
         events.tracks.append(track)
     events.markers = _texts([(at, text) for at, text in about["markers"]])
-    return Tracks(events, stored["home"])
+    return Tracks(events, stored["home"], about.get("title", ""))

@@ -7,6 +7,7 @@ Out of scope: tokens, models, files, and the events of a track beside notes (mus
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +144,7 @@ def homes(notes: Notes, piece: Piece, parts: frozenset[int], line: Notes | None 
             found[mine & (found < 0)] = np.bincount(np.maximum(there, 0)).argmax()
     if line is not None and (melodies := _melodies(piece, piece.tracks)):
         found[np.isin(keys, _key(line))] = melodies[0]
-    return Tracks(piece.tracks.events, found.astype(np.int32))
+    return replace(piece.tracks, home=found.astype(np.int32))
 
 
 def _key(notes: Notes) -> NDArray[np.int64]:

@@ -29,8 +29,8 @@ def refine(
 
     Each of `config.steps` steps descends the gradient of -log p(x|z) - bag log p(x|z, fields) + beta |z|^2 / 2 by Adam,
     which scales every number on its own, so that results do not depend on the rest of the batch. The last term is the
-    part of the KL that depends on the mean. Segments with a token that is not yet the most likely one continue, without
-    the penalty on |z|, up to `config.most_steps` steps. With `low`, the decoder computes in bf16.
+    part of the KL that depends on the mean. Segments with a token that is not yet the most likely one continue by
+    -log p(x|z) alone, up to `config.most_steps` steps. With `low`, the decoder computes in bf16.
     """
     z = posterior.mean.clone()
     first, second = torch.zeros_like(z), torch.zeros_like(z)
@@ -39,7 +39,7 @@ def refine(
     # the recurrent kernels of CUDA have no backward in evaluation
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for step in range(1, max(config.steps, config.most_steps) + 1):
-            slope, right = _slope(model, z[rows], segments, config, step <= config.steps, low)
+            slope, right = _slope(model, z[rows], segments, config if step <= config.steps else None, low)
             if step > config.steps:
                 wrong = segments.wrong(right)
                 rows, slope = rows[wrong], slope[wrong]
@@ -86,15 +86,18 @@ class _Segments:
 
 
 def _slope(
-    model: SequenceVAE, z: Tensor, segments: _Segments, config: RefineConfig, penalty: bool, low: bool
+    model: SequenceVAE, z: Tensor, segments: _Segments, config: RefineConfig | None, low: bool
 ) -> tuple[Tensor, Tensor]:
-    """The gradient at `z (B, D)`, and whether each target is the most likely token `(M,)`."""
+    """The gradient at `z (B, D)`, and whether each target is the most likely token `(M,)`.
+
+    Without a `config`, of -log p(x|z) alone.
+    """
     here = z.detach().requires_grad_()
     autoregressive, direct = model.decoder_outputs(here, segments.inputs, segments.fields, segments.packing, low)
     nats, right = autoregressive.cross_entropy(segments.targets, segments.disallowed)
-    if penalty:
+    if config is not None:
         nats = nats + config.beta * here.square().sum() / 2
-    if config.bag > 0:
+    if config is not None and config.bag > 0:
         nats = nats + config.bag * direct.cross_entropy(segments.targets, segments.disallowed)[0]
     (slope,) = torch.autograd.grad(nats, here)
     return slope, right

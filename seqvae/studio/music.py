@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from seqvae.music import piece as midi
+from seqvae.music import tune_books
 from seqvae.studio.answers import PROBLEMS, Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
@@ -77,11 +78,13 @@ def routes(desk: Desk, models: Models, shelf: Shelf) -> APIRouter:
     async def open_file(
         file: Annotated[UploadFile, File(description=f"a file of music: {' '.join(midi.SUFFIXES)}")],
         bars: Annotated[int, Form(ge=1, le=BARS)] = 16,
+        tune: Annotated[int, Form(ge=1, le=99_999, description="number of the tune in an ABC file")] = 1,
     ) -> Response:
-        """Open a file of music."""
+        """Open a file of music, or one tune of an ABC file."""
         name = Path(file.filename or "piece").name[:120]
         if Path(name).suffix.lower() not in midi.SUFFIXES:
             raise HTTPException(415, f"'{name}' is not a known format of music; send {' '.join(midi.SUFFIXES)}")
+        name += f"#{tune}" if tune > 1 and Path(name).suffix.lower() == tune_books.SUFFIX else ""
         content = await file.read()
         return await desk.answer(lambda job: shelf.read(content, name, bars, job))
 

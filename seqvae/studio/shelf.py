@@ -22,7 +22,7 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, Field
 
 from seqvae.music import piece as midi
-from seqvae.music import synth
+from seqvae.music import synth, tune_books
 from seqvae.music.pianoroll import in_seconds
 from seqvae.music.piece import Piece
 from seqvae.studio.jobs import Job
@@ -110,7 +110,7 @@ class Shelf:
                 self._read[key] = piece
         piece = _first(piece, bars)
         score = midi.to_score(piece.notes, piece.frame, tracks=piece.tracks)
-        title = Path(name).stem if Path(name).suffix.lower() in midi.SUFFIXES else name
+        title = tune_books.stem(Path(name)) if tune_books.suffix(Path(name)) in midi.SUFFIXES else name
         return self.keep(key_of(key, str(len(piece.bounds))), title, score, piece, piece)
 
     def keep(self, key: str, name: str, score: Any, frame: Piece, piece: Piece | None = None) -> dict[str, Any]:
@@ -149,8 +149,9 @@ class Shelf:
 
     def _render(self, name: str, score: Any, mute: set[int], small: bool) -> Path:
         audible = score.copy()
-        for i in sorted(mute.intersection(range(len(audible.tracks))), reverse=True):
-            del audible.tracks[i]
+        heard = [i for i, track in enumerate(audible.tracks) if len(track.notes)]  # as in the piano roll
+        for i in sorted(mute.intersection(range(len(heard))), reverse=True):
+            del audible.tracks[heard[i]]
         path = Path(self._folder.name) / f"{name}.wav"
         path.write_bytes(synth.render(audible, small=small))
         with self._lock:

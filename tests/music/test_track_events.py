@@ -14,7 +14,7 @@ from conftest import groove
 from symusic.core import ControlChangeTick, NoteTickList, PitchBendTick, ScoreTick, TextMetaTick, TrackTick
 
 from seqvae.codec import Codec
-from seqvae.music import arrangement, band, track_events, tracks
+from seqvae.music import arrangement, band, midi_bytes, pianoroll, track_events, tracks
 from seqvae.music import library as collection
 from seqvae.music import piece as midi
 from seqvae.music.piece import DRUMS, ONSET, PITCH, PROGRAM, Piece
@@ -336,3 +336,57 @@ def test_caches_of_older_versions_have_no_tracks() -> None:
     found = collection.unpack(buffer.getvalue(), "song")
     assert found.tracks is None
     assert found.notes.tolist() == midi.read(song()).notes.tolist()
+
+
+def test_the_title_of_a_song_stays_at_amount_0(small: Codec) -> None:
+    score = song()
+    score.tracks.insert(0, TrackTick("My Song"))
+    content = midi.to_bytes(score)
+    piece = midi.read(content)
+    for made in (small.reconstruct(piece), small.blend(score, target="odd", amount=0)):
+        assert made.tracks[0].name == "My Song"
+        again = midi.read(midi.to_bytes(made)).tracks
+        assert again is not None
+        assert again.title == "My Song"
+    packed = collection.unpack(collection.pack(piece), "")
+    assert packed.tracks is not None
+    assert packed.tracks.title == "My Song"
+    roll = pianoroll.in_seconds(small.reconstruct(piece), piece)
+    assert "My Song" not in [one["name"] for one in roll["tracks"]], "a piano roll has no silent track"
+
+
+def test_only_a_track_without_notes_names_the_song() -> None:
+    score = song()
+    assert midi_bytes.title(midi.to_bytes(score)) == ""
+    assert track_events.title(score) == ""
+    words = TrackTick("Words")
+    words.lyrics.append(TextMetaTick(0, "oh"))
+    score.tracks.insert(0, words)
+    assert track_events.title(score) == ""
+
+
+def sounding(score: ScoreTick, program: int) -> set[tuple[int, int, int]]:
+    """Start, audible end and pitch of the notes of a program in a written file: a note lasts to the pedal's end."""
+    found = set()
+    for one in ScoreTick.from_midi(midi.to_bytes(score)).tracks:
+        pedal = [(x.time, x.value >= 64) for x in one.controls if x.number == track_events.SUSTAIN]
+        for note in one.notes if one.program == program and not one.is_drum else []:
+            before = [down for at, down in pedal if at <= note.end]
+            ends = [at for at, down in pedal if at > note.end and not down] if before and before[-1] else []
+            found.add((note.time, ends[0] if ends else note.end, note.pitch))
+    return found
+
+
+def test_a_sustained_piano_sounds_as_before_where_its_notes_are_kept(small: Codec) -> None:
+    score = song()
+    score.tracks[0] = track("Piano", 0, [[at, 1, 72 + at] for at in range(8)])
+    for beat in (0, 4):
+        score.tracks[0].controls.append(ControlChangeTick(beat * TICKS, 64, 127))
+        score.tracks[0].controls.append(ControlChangeTick((beat + 4) * TICKS - 40, 64, 0))
+    del score.tracks[1]  # the left hand
+    piece = midi.read(midi.to_bytes(score))
+    expected = sounding(score, 0)
+    assert (0, 4 * TICKS - 40, 72) in expected, "the pedal lengthens a note of one beat"
+    assert sounding(midi.to_score(piece.notes, piece.frame, tracks=piece.tracks), 0) == expected, "as at amount 0"
+    kept = small.blend(piece, target="odd", source="even", amount=1, keep=[0])
+    assert sounding(kept, 0) == expected

@@ -51,9 +51,9 @@ class Segments:
                 if step >= config.steps and right:
                     break
                 step += 1
-                price = config.beta * z.square().sum() / 2 if step <= config.steps else 0
+                more = config.bag * bag + config.beta * z.square().sum() / 2 if step <= config.steps else 0
                 adam.zero_grad()
-                (logits + config.bag * bag + price).backward()  # type: ignore[no-untyped-call]
+                (logits + more).backward()  # type: ignore[no-untyped-call]
                 adam.step()
             means.append(z.detach()[0])
             steps.append(step)

@@ -84,6 +84,26 @@ def test_the_first_bars_of_a_long_song_are_used(client: TestClient, tune: Path) 
     assert roll["seconds"] <= 3.2 + 1e-6
 
 
+BOOK = b"X:1\nT:One\nM:4/4\nL:1/4\nK:C\nCDEF|\n\nX:2\nT:Two\nM:3/4\nL:1/4\nK:G\nGAB|\n"
+
+
+def test_one_tune_of_a_book_is_opened(client: TestClient) -> None:
+    def opened(**data: int) -> list[int]:
+        roll = result(client, "/api/music/pieces", files={"file": ("book.abc", BOOK)}, data=data)
+        return [note[2] for note in roll["tracks"][0]["notes"]]
+
+    assert opened() == opened(tune=1) == [60, 62, 64, 65]
+    assert opened(tune=2) == [67, 69, 71]
+    told = client.post("/api/music/pieces", files={"file": ("book.abc", BOOK)}, data={"tune": 3})
+    assert "book.abc#3" in refusal(wait(client, told), 400)
+
+
+def test_humdrum_is_opened(client: TestClient) -> None:
+    content = b"**kern\n*M2/4\n4c\n4d\n=\n4e\n4f\n==\n*-\n"
+    roll = result(client, "/api/music/pieces", files={"file": ("tune.krn", content)})
+    assert [note[2] for note in roll["tracks"][0]["notes"]] == [60, 62, 64, 65]
+
+
 def test_a_song_of_the_corpus_is_opened_by_its_name(client: TestClient, bach: midi.Piece) -> None:
     assert "bach/bwv66.6" in client.get("/api/music/corpus").json()
     roll = result(client, "/api/music/corpus", {"name": "bach/bwv66.6"})

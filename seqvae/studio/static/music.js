@@ -26,6 +26,7 @@ export function startMusic(models) {
         const form = new FormData();
         form.append("file", source);
         form.append("bars", bars);
+        form.append("tune", $("#music-tune").value || 1);
         found = await run("piece", "/api/music/pieces", form);
       } else {
         found = await run("piece", "/api/music/corpus", { name: source, bars });
@@ -65,6 +66,7 @@ export function startMusic(models) {
   for (const id of ["#music-source", "#music-target"]) $(id).addEventListener("change", blend);
   for (const box of document.querySelectorAll("#music [name=keep]")) box.addEventListener("change", blend);
   $("#music-bars").addEventListener("change", () => given && open(given));
+  $("#music-tune").addEventListener("change", () => given instanceof File && open(given));
   $("#music-file").addEventListener("change", (event) => {
     if (event.target.files.length) open(event.target.files[0]);
     event.target.value = "";
