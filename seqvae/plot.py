@@ -117,7 +117,9 @@ def _pitches(axes: Axes, piece: Piece, tints: Mapping[int, str], low: int, high:
         gap = np.minimum(0.6, 0.2 * part[:, DURATION])  # separates repeated notes
         boxes = _boxes(part[:, ONSET], part[:, ONSET] + part[:, DURATION] - gap, part[:, PITCH], 0.42)
         axes.add_collection(
-            PolyCollection(boxes, facecolor=tints[program], edgecolor="none", alpha=0.9, zorder=2, gid=str(program))
+            PolyCollection(
+                boxes, facecolor=tints[program], edgecolor="none", snap=False, alpha=0.9, zorder=2, gid=str(program)
+            )
         )
     axes.set_ylim(low - 2.5, high + 2.5)
     octaves = [pitch for pitch in range(low - 2, high + 3) if pitch % 12 == 0]
@@ -129,7 +131,7 @@ def _drums(axes: Axes, piece: Piece, sounds: Sequence[int]) -> None:
     part = piece.notes[piece.notes[:, PROGRAM] == DRUMS]
     rows = np.searchsorted(sounds, part[:, PITCH])
     boxes = _boxes(part[:, ONSET], part[:, ONSET] + 1.6, rows, 0.38)
-    axes.add_collection(PolyCollection(boxes, facecolor=DRUM_COLOUR, edgecolor="none", zorder=2, gid=str(DRUMS)))
+    axes.add_collection(PolyCollection(boxes, color=DRUM_COLOUR, linewidth=0.4, snap=False, zorder=2, gid=str(DRUMS)))
     axes.set_ylim(-0.8, len(sounds) - 0.2)
     axes.set_yticks([])
 

@@ -255,3 +255,12 @@ def test_a_resumed_run_is_drawn_without_its_discarded_steps() -> None:
 def test_a_run_without_a_line_is_refused() -> None:
     with pytest.raises(SeqVAEError, match="no line yet"):
         plot.training({"mine": []})
+
+
+def test_drums_of_a_long_song_are_drawn_throughout() -> None:
+    """Hits narrower than a pixel do not vanish, even where none reaches the middle of a pixel."""
+    long = piece([(onset, 6, 38, DRUMS) for onset in range(0, 150 * 48, 24)], bars=150)
+    file = io.BytesIO()
+    plot.roll([("a", long), ("b", long), ("c", long)]).savefig(file, format="png", dpi=plot.DPI)
+    dark = np.flatnonzero((np.asarray(Image.open(file).convert("L")) < 150).sum(0) > 8)
+    assert len(dark) > 300 and np.sort(np.diff(dark))[-3] < 20, "only the two gaps between the rolls are wide"

@@ -20,7 +20,7 @@ import typer
 from seqvae.cli import console, detect, draw, training
 from seqvae.cli import style as style_commands
 from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
-from seqvae.cli.moves import check_music_options, move_facts, moves_of, over, target_weights
+from seqvae.cli.moves import check_music_options, lasts, move_facts, moves_of, over, target_weights
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.style.method import Method
 
@@ -209,7 +209,10 @@ def generate(
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of songs, sentences or sessions.")] = 1,
     segments: Annotated[
-        int | None, typer.Option(min=1, help="Segments in each of them.  [default: 4 for music, 1 for text]")
+        int | None,
+        typer.Option(
+            min=1, help="Segments in each of them.  [default: 4 for music, more for longer --chords; 1 for text]"
+        ),
     ] = None,
     chords: Annotated[
         str | None,
@@ -233,12 +236,12 @@ def generate(
 
     kind = kind_of(model)
     check_music_options(kind, chords=chords)
-    size = segments or kind.SEGMENTS
     digits, stem = len(str(count)), style or Path(model).absolute().name
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
         from seqvae.nn.sampling import TOP_P, Sampling
 
+        size = segments or max(kind.SEGMENTS, lasts(chords, codec.chunks))
         facts = {"style": style, "segments": size} | ({} if chords is None else {"chords": chords})
         like = None if chords is None else over(chords, size * codec.chunks)
         chosen = top_p is not None or top_k or beam

@@ -37,6 +37,15 @@ def check_music_options(
         over(chords, 1)
 
 
+def lasts(chords: str | None, chunks: int) -> int:
+    """Segments of `chunks` bars that hold all bars of the chords; 0 without chords."""
+    if chords is None:
+        return 0
+    from seqvae.music.chords import bars
+
+    return -(-len(bars(chords)) // chunks)
+
+
 def over(chords: str, bars: int) -> Any:
     """The song of these chords, a `music.piece.Piece`; see `music.chords.song`."""
     from seqvae.music.chords import song

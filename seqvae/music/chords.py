@@ -25,9 +25,12 @@ SPELLINGS = (  # other spellings of a quality, and pychord's
     (r"^(?:ø|Ø|h)7?$", "m7-5"),
     (r"^(?:o|°)7$", "dim7"),
     (r"^(?:o|°)$", "dim"),
+    (r"^(?:\+|aug)([79])$|^([79])(?:\+|aug)$", r"\1\2+5"),
     (r"^\+", "aug"),
-    (r"(?:Δ|∆|△)7?", "M7"),
-    (r"^(?:ma|Ma|Maj)(?=\d)", "maj"),
+    (r"[Δ∆△^](?=\d)", "maj"),
+    (r"[Δ∆△^]", "maj7"),
+    (r"^(?:M|Maj|MAJ)$", "maj"),
+    (r"^(?:ma|Ma|MA|Maj|MAJ)(?=\d)", "maj"),
 )
 
 
@@ -50,7 +53,8 @@ def pitches(symbol: str) -> list[int]:
         return []
     from pychord import Chord  # type: ignore[import-untyped, unused-ignore]
 
-    found = re.fullmatch(r"([A-G][#b♯♭]?)(.*?)(?:/([A-G][#b♯♭]?))?", symbol)
+    note = "[A-G](?:[#♯]{1,2}|[b♭]{0,2})"
+    found = re.fullmatch(rf"({note})([^/]*)(?:/({note}))?", symbol.replace("6/9", "69"))
     if found is None:
         raise UsageError(f"chord '{symbol}': is no chord symbol; write such as C, F#m7, Bbmaj7, G7/B or N.C.")
     root, quality, bass = (part.replace("♯", "#").replace("♭", "b") for part in found.groups(default=""))

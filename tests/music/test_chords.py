@@ -29,6 +29,15 @@ C, CIS, D, ES, E, F, FIS, G, AS, A, B, H = range(12)
         ("G7/B", H, {G, H, D, F}),
         ("Cm7/Bb", B, {C, ES, G, B}),
         ("D5", D, {D, A}),
+        ("Bb5", B, {B, F}),
+        ("Bbb", A, {A, CIS, E}),
+        ("C/Bbb", A, {C, E, G}),
+        ("C^9", C, {C, E, G, H, D}),
+        ("CM", C, {C, E, G}),
+        ("C6/9", C, {C, E, G, A, D}),
+        ("C+7", C, {C, E, AS, B}),
+        ("C7+", C, {C, E, AS, B}),
+        ("Caug7", C, {C, E, AS, B}),
     ],
 )
 def test_symbols_are_spelled_in_many_ways(symbol: str, bass: int, tones: set[int]) -> None:
@@ -37,7 +46,7 @@ def test_symbols_are_spelled_in_many_ways(symbol: str, bass: int, tones: set[int
     assert lowest < min(others)
 
 
-@pytest.mark.parametrize("symbol", ["H", "xyz", "Cfoo", "C/X", "7"])
+@pytest.mark.parametrize("symbol", ["H", "xyz", "Cfoo", "C/X", "C/9", "7"])
 def test_an_unknown_symbol_is_one_line_with_examples(symbol: str) -> None:
     with pytest.raises(UsageError, match=r"write such as") as error:
         chords.pitches(symbol)
@@ -74,3 +83,9 @@ def test_the_harmony_of_the_song_is_that_of_the_chords() -> None:
     assert tokenizer.shift(piece) == -2  # D major to C major
     loud = tokenizer.harmony(piece)[1, 0].argsort()[-3:]
     assert set(np.sort(loud).tolist()) == {A, C, E}  # B minor in D is A minor in C
+
+
+def test_new_songs_have_room_for_all_chords() -> None:
+    from seqvae.cli.moves import lasts
+
+    assert [lasts(text, 2) for text in (None, "C", "C | F", "C | F G | %")] == [0, 1, 1, 2]
