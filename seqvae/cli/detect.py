@@ -89,7 +89,7 @@ def fit(
         raise UsageError("--confidence is for a --p-value, not for --contamination; give one of them")
     share = 0.01 if p_value is None else p_value
     limit = share if contamination is None else None
-    from seqvae.anomaly import calibration
+    from seqvae.anomaly import calibration, faults
     from seqvae.anomaly import evidence as anomaly
     from seqvae.cli.inputs import kind_of, load
     from seqvae.modality import counted
@@ -99,6 +99,10 @@ def fit(
     pieces = _normal(kind, inputs or [])
     near = kind.members(reference) if reference else None
     codec = load(model, exact=exact)
+    faulty = None
+    if faults.applies(codec):
+        pieces, near = list(pieces), None if near is None else list(near)
+        faulty = faults.source(codec, pieces, near or (), samples, seed)
     given = 0
 
     def evidence() -> Iterator[Evidence]:
@@ -108,7 +112,7 @@ def fit(
             yield one
 
     latents, tokens = ([], []) if near is None else anomaly.reference(codec, near)
-    found = calibration.fit(evidence(), score, latents, seed, tokens, codec.tokenizer.kind)
+    found = calibration.fit(evidence(), score, latents, seed, tokens, codec.tokenizer.kind, faulty)
     normal = counted(given, codec.tokenizer.kind, "normal ")
     threshold = found.threshold(share, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:
