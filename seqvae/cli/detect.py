@@ -96,13 +96,14 @@ def fit(
 
     calibration.refuse(out)
     kind = kind_of(model)
-    pieces = _normal(kind, inputs or [])
-    near = kind.members(reference) if reference else None
+    pieces: Iterable[Any] = _normal(kind, inputs or [])
+    near: Iterable[Any] | None = kind.members(reference) if reference else None
     codec = load(model, exact=exact)
     faulty = None
-    if faults.applies(codec):
-        pieces, near = list(pieces), None if near is None else list(near)
-        faulty = faults.source(codec, pieces, near or (), samples, seed)
+    if score == "combined" and faults.applies(codec):
+        listed, known = list(pieces), list(near or ())
+        pieces, near = listed, known if reference else None
+        faulty = faults.source(codec, listed, known, samples, seed)
     given = 0
 
     def evidence() -> Iterator[Evidence]:

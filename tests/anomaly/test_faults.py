@@ -106,7 +106,8 @@ def test_log_odds_are_those_of_two_gaussians() -> None:
 
 def _p_values(weights: Doubles, normal: Doubles, new: Doubles) -> Doubles:
     """`(S,)`: p-values of `new (S, F)` among `normal (S, n, F)`; high odds are anomalous."""
-    return (1 + ((normal @ weights) >= (new @ weights)[:, None]).sum(1)) / (normal.shape[1] + 1)
+    found: Doubles = (1 + ((normal @ weights) >= (new @ weights)[:, None]).sum(1)) / (normal.shape[1] + 1)
+    return found
 
 
 def test_p_values_hold_where_odds_are_learned_from_other_pieces_and_only_there() -> None:
