@@ -33,11 +33,13 @@ from detection_figures import share_interval
 from seqvae import codec
 from seqvae.anomaly import calibration, log_detector
 from seqvae.anomaly import evidence as anomaly
+from seqvae.anomaly import faults as faults_of_detectors
 from seqvae.anomaly.calibration import Score
 from seqvae.config import read
 
 LEVEL = 0.01
-MOST = 150  # normal test sessions with inserted faults
+MOST = 150  # normal test sessions with inserted faults, and maximum faults of each kind
+ROUNDS = 20  # maximum faults of one kind in one session
 NEW = "<new>"  # an event that occurs in no session
 TRIES = 50
 
@@ -52,7 +54,7 @@ class Part:
 
 
 def faulty(sessions: Sequence[str], train: Sequence[str], seed: int) -> dict[str, list[str]]:
-    """A session with each fault for each session.
+    """Sessions of each fault: one for each session with more than one event, and again until there are MOST.
 
     Leaves out a session if all TRIES changes of it are training sessions, empty or without effect.
     """
@@ -67,12 +69,12 @@ def faulty(sessions: Sequence[str], train: Sequence[str], seed: int) -> dict[str
             return events[:at] + events[at + 1 :]
         return [*events[:at], NEW if how == "novel" else events[at], *events[at:]]
 
-    for line in sessions:
-        events = line.split()
-        for how, found in out.items():
+    longer = [events for line in sessions if len(events := line.split()) > 1]
+    for how, found in out.items():
+        for events in longer * ROUNDS:
             tried = (changed(events, how) for _ in range(TRIES))
-            new = next((some for some in tried if some not in ([], events) and tuple(some) not in known), None)
-            if new is not None and len(events) > 1:
+            new = next((some for some in tried if some != events and tuple(some) not in known), None)
+            if new is not None and len(found) < MOST:
                 found.append(" ".join(new))
     return out
 
@@ -85,9 +87,10 @@ def rates(model: codec.Codec, part: Part, seed: int) -> tuple[list[list[str]], s
     # one call per set: equal sessions are examined once
     parts = {"false alarms": part.test, **faults}
     found = {name: list(anomaly.examine(model, some)) for name, some in parts.items()}
+    own = faults_of_detectors.source(model, part.calibrate, part.train, log_detector.SAMPLES, 0)
     rows, compared = [], 0
     for score in get_args(Score):
-        fitted = calibration.fit(evidence, score, near, seed, tokens)
+        fitted = calibration.fit(evidence, score, near, seed, tokens, faulty=own)
         compared = len(fitted.normal)
         limit = max(LEVEL, 1 / (compared + 1))
         threshold = fitted.threshold(limit)

@@ -28,9 +28,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqvae.anomaly import conformal
+from seqvae.anomaly import conformal, faults
 from seqvae.anomaly.evidence import Evidence, Ints
 from seqvae.anomaly.score_names import Score as Score
+from seqvae.anomaly.tails import DIGITS, pareto_surprise, surprise
 from seqvae.checkpoint.folder import find, load_tensors, save_tensors, write_folder
 from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError
@@ -45,17 +46,19 @@ COLUMNS: tuple[Score, ...] = (
 ADDED = "sum", "quantile", "novelty"  # columns that detectors of FORMAT 1 do not have
 COMBINED: dict[Score, float] = {"worst": 1.0, "familiar": 0.6, "novelty": 0.6, "latent": 0.6}
 """Scores with the exponents of their p-values; chosen by faults put into normal sessions."""
+EVIDENT: tuple[Score, ...] = (*COMBINED, "error")
+"""Scores from which the odds of artificial faults are computed."""
+OTHERS = 0.6
+"""Exponent of the merged p-values beside the odds: for faults of other kinds."""
+FOLDS = 5  # parts of the tails for learning the odds
+FEWEST = 100  # minimum tails for learning the odds
 FISHER: tuple[Score, ...] = ("elbo", "worst", "latent")
-TAIL = 0.1  # lowest share of scores, from which the scale of their tail is estimated
-UNIT = 0.1  # smallest scale of a tail, in the unit of the score
-SUDDEN = 0.01  # a score this far below all others has its full surprise; a difference in the last digit has not
 LOW = 0.1  # the quantile of `quantile`
 TAILS = 250  # maximum pieces for estimating the tails
 RANK = 128  # principal directions of the latent space used for distances
 LATENTS = 1 << 19  # maximum numbers in the stored latents
 GRAMS = 1 << 19  # maximum stored n-grams, the most frequent ones
 RUN = 64  # length in tokens of the window of `familiar`
-DIGITS = 3  # decimals of a score: equal pieces may differ in the last digits, which must not matter
 MOST_SAMPLES = 1 << 16  # maximum draws that a detector's folder may request
 LEAST = 6  # minimum pieces for calibration
 
@@ -118,6 +121,8 @@ class Calibration:
     """`(n, 10)`: the COLUMNS of normal pieces, each column sorted."""
     normal: Doubles
     """`(N,)`: scores of normal pieces, sorted; p-values are computed from these alone."""
+    odds: Doubles = field(default_factory=lambda: np.zeros((0, len(EVIDENT) + 1)))
+    """`(K, 6)`: weights of the surprises of EVIDENT, and a constant, in the log-odds of K kinds of artificial fault."""
 
     _seen: WeakKeyDictionary[Evidence, dict[Score, float]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False
@@ -150,10 +155,14 @@ class Calibration:
     def scores(self, evidence: Evidence) -> dict[Score, float]:
         """All scores of a piece; low is anomalous.
 
-        `combined` is minus log sum_i p_i^(-c_i), with p_i the share of normal pieces whose i-th score is as low and c_i
-        its exponent in COMBINED. As in the harmonic mean of p-values (Wilson 2019), the smallest p-value decides, and
-        no other score can compensate for it. Exponents below 1 keep the rare extremes of scores other than `worst`
-        from taking up the few false alarms that a small p-value allows.
+        Without `odds`, `combined` is minus log sum_i p_i^(-c_i), with p_i the share of normal pieces whose i-th score
+        is as low and c_i its exponent in COMBINED. As in the harmonic mean of p-values (Wilson 2019), the smallest
+        p-value decides, and no other score can compensate for it. Exponents below 1 keep the rare extremes of scores
+        other than `worst` from taking up the few false alarms that a small p-value allows.
+
+        With `odds`, `combined` is minus log(sum_k o_k + h^OTHERS), with h the sum above and o_k the ratio of the
+        densities of artificial faults of kind k and of normal pieces. The ratio is the most powerful test of one kind,
+        and the sum that of a mixture of all (Neyman and Pearson 1933); h stands for kinds that are not among them.
 
         `fisher` is minus the sum of the surprises of the FISHER scores (Fisher 1925): the log-probability that a normal
         piece has scores as low, if they were independent.
@@ -168,9 +177,14 @@ class Calibration:
     def _scores(self, row: Doubles) -> dict[Score, float]:
         out = dict(zip(COLUMNS, row.tolist(), strict=True))
         columns = {name: self.tails[:, i] for i, name in enumerate(COLUMNS)}
-        each = [exponent * _surprise(columns[name], out[name]) for name, exponent in COMBINED.items()]
-        fisher = sum(_pareto_surprise(columns[name], out[name]) for name in FISHER)
-        return {"combined": -float(np.logaddexp.reduce(each)), **out, "fisher": -fisher}
+        evident = _surprises(self.tails, row)
+        merged = float(np.logaddexp.reduce(evident[: len(COMBINED)] * list(COMBINED.values())))
+        if len(self.odds):
+            merged = float(
+                np.logaddexp.reduce([*((self.odds[:, :-1] * evident).sum(1) + self.odds[:, -1]), OTHERS * merged])
+            )
+        fisher = sum(pareto_surprise(columns[name], out[name]) for name in FISHER)
+        return {"combined": -merged, **out, "fisher": -fisher}
 
     def p_value(self, score: float, uniform: float | None = None) -> float:
         """(1 + number of normal pieces with a score as low) / (N + 1); with `uniform` ties are broken at random.
@@ -218,6 +232,7 @@ class Calibration:
             "grams": self.grams,
             "tails": torch.from_numpy(self.tails),
             "normal": torch.from_numpy(self.normal),
+            **({"odds": torch.from_numpy(self.odds)} if len(self.odds) else {}),
         }
 
 
@@ -226,49 +241,22 @@ def _nearest(z: Tensor, latents: Tensor) -> Tensor:
     return torch.cdist(z, latents, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
 
 
-def _surprise(column: Doubles, value: float) -> float:
-    """-log of the share of a sorted `column (n,)` of normal scores that are as low as `value`, in nats.
-
-    Between scores the logarithm of (k + 1) / (n + 1) is interpolated, with k scores as low. Below all scores the share
-    is 1 / (n + 1) / (1 + (lowest - value) / m), with m the mean of t - score within the lowest tenth and t the first
-    score above it: a Pareto tail of shape 1, since a value beyond all data may lie anywhere.
-    """
-    n = len(column)
-    different, counts = np.unique(column, return_counts=True)
-    shares = -np.log((counts.cumsum() + 1) / (n + 1))
-    below = max(float(different[0]) - value, 0.0)
-    k = max(1, round(TAIL * n))
-    scale = max(float(column[min(k, n - 1)] - column[:k].mean()), UNIT)
-    known = float(np.interp(value, different, shares))
-    jump = math.log(n + 1) - float(shares[0])
-    return known + jump * min(1.0, below / SUDDEN) + math.log1p(below / scale)
-
-
-def _pareto_surprise(column: Doubles, value: float) -> float:
-    """-log of the share of a sorted `column (n,)` of normal scores that are as low as `value`, in nats.
-
-    Below the lowest tenth, k of n scores, the share is k / n / (1 + (t - value) / m), with t the first score above the
-    tenth and m the mean of t - score within it: a Pareto tail of shape 1, since a value beyond all data may lie
-    anywhere.
-    """
-    n = len(column)
-    k = max(1, round(TAIL * n))
-    t = float(column[min(k, n - 1)])
-    if value >= t:
-        return -math.log((np.searchsorted(column, value, side="right") + 1) / (n + 1))
-    mean = max(t - float(column[:k].mean()), 10.0**-DIGITS)
-    return -math.log((k + 1) / (n + 1)) + math.log1p((t - value) / mean)
+def _surprises(tails: Doubles, row: Doubles) -> Doubles:
+    """`(5,)`: the surprise of each score of EVIDENT in a `row (10,)`, with sorted `tails (n, 10)`."""
+    places = [COLUMNS.index(name) for name in EVIDENT]
+    return np.array([surprise(tails[:, i], float(row[i])) for i in places])
 
 
 def fit(
     evidence: Iterable[Evidence], score: Score = "combined", known: Sequence[Tensor] = (), seed: int = 0,
-    tokens: Sequence[Ints] = (), kind: str = "",
+    tokens: Sequence[Ints] = (), kind: str = "", faulty: faults.Faulty | None = None,
 ) -> Calibration:  # fmt: skip
     """Calibrate on the evidence of normal pieces that the model was not trained on.
 
     Latent distances are measured from `known`, posterior means `(S, D)` of other normal pieces such as the training
-    set, and novelty from their `tokens`; without them, from a third of the given pieces. Raises SeqVAEError for fewer
-    than LEAST pieces, which it calls by the noun of their `kind` of sequence.
+    set, and novelty from their `tokens`; without them, from a third of the given pieces. With `faulty`, `combined`
+    learns odds from faults in the pieces of the tails, if these are FEWEST or more. Raises SeqVAEError for fewer than
+    LEAST pieces, which it calls by the noun of their `kind` of sequence.
     """
     if score not in get_args(Score):
         raise SeqVAEError(f"unknown score '{score}'; choose from {', '.join(get_args(Score))}")
@@ -285,8 +273,27 @@ def fit(
     empty = Calibration(score, centre, axes, latents, grams, np.zeros((0, len(COLUMNS))), np.zeros(0))
     rows = [np.append(given[i][0], [-empty.novelty(given[i][2]), -empty.distance(given[i][1])]) for i in order]
     tail_count = min(TAILS, third)
-    half = replace(empty, tails=np.sort(np.stack(rows[:tail_count]), 0))
+    tails = np.stack(rows[:tail_count])
+    half = replace(empty, tails=np.sort(tails, 0))
+    if faulty is not None and score == "combined" and tail_count >= FEWEST:
+        half = replace(half, odds=_odds(tails, [[empty._row(one) for one in of] for of in faulty(order[:tail_count])]))
     return replace(half, normal=np.sort([half._scores(row)[score] for row in rows[tail_count:]]))
+
+
+def _odds(tails: Doubles, faulty: Sequence[Sequence[Doubles]]) -> Doubles:
+    """`(K, 6)`: the `odds` of K kinds of fault, from rows `(10,)` of faults and `tails (n, 10)` in random order.
+
+    Surprises of normal rows are measured from other rows than themselves (cross-fitting): otherwise none is surprising.
+    """
+    fold = np.arange(len(tails)) % FOLDS
+    others = [np.sort(tails[fold != i], 0) for i in range(FOLDS)]
+
+    def crossed(rows: Sequence[Doubles] | Doubles) -> Doubles:
+        return np.stack([_surprises(others[i % FOLDS], row) for i, row in enumerate(rows)])
+
+    normal = crossed(tails)
+    found = [faults.log_odds(normal, crossed(rows)) for rows in faulty]
+    return np.round(found, DIGITS) if found else np.zeros((0, len(EVIDENT) + 1))
 
 
 def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -314,14 +321,15 @@ def from_tensors(score: Score, tensors: Mapping[str, Tensor]) -> Calibration:
         centre, axes, latents = (tensors[name].float() for name in ("centre", "axes", "latents"))
         grams = tensors["grams"].long()
         tails, normal = (tensors[name].double().numpy() for name in ("tails", "normal"))
+        odds = tensors["odds"].double().numpy() if "odds" in tensors else np.zeros((0, len(EVIDENT) + 1))
     except KeyError as error:
         raise SeqVAEError(f"a detector without {error}; fit it again") from error
     d = len(centre)
     fits = axes.ndim == 2 and len(axes) == d and latents.shape[1:] == axes.shape[1:] and len(latents) and len(tails)
-    fits = fits and grams.ndim == 1
+    fits = fits and grams.ndim == 1 and odds.ndim == 2 and odds.shape[1] == len(EVIDENT) + 1
     if not (fits and tails.shape[1:] == (len(COLUMNS),) and normal.ndim == 1 and score in get_args(Score)):
         raise SeqVAEError("a detector whose parts do not fit together; fit it again")
-    return Calibration(score, centre, axes, latents, grams.sort().values, np.sort(tails, 0), np.sort(normal))
+    return Calibration(score, centre, axes, latents, grams.sort().values, np.sort(tails, 0), np.sort(normal), odds)
 
 
 def _from_format_1(score: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
@@ -336,7 +344,7 @@ def _from_format_1(score: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[st
 
 # --- the folder of a detector -----------------------------------------------------------------------------------------
 
-FORMAT = 2
+FORMAT = 3  # with odds; without them a detector is written as 2, which earlier versions read
 
 
 @dataclass(frozen=True)
@@ -405,7 +413,12 @@ def save(calibration: Calibration, settings: Settings, folder: Path, called: str
     """
     refuse(folder)
     weights = _weights(settings.model)
-    facts = {"format": FORMAT, "weights": weights, "score": calibration.score, **settings.__dict__}
+    facts = {
+        "format": FORMAT if len(calibration.odds) else 2,
+        "weights": weights,
+        "score": calibration.score,
+        **settings.__dict__,
+    }
     facts["model"] = called or settings.model
     if settings.confidence is None:
         del facts["confidence"]  # earlier versions do not know it
@@ -428,7 +441,7 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
     try:
         facts: dict[str, Any] = read(own(folder, "detector.json"))
         version = facts.pop("format")
-        if version not in (1, FORMAT):
+        if version not in (1, 2, FORMAT):
             raise CheckpointError(f"{folder}: a detector of another version; fit it again with `seqvae detect fit`")
         weights, score = facts.pop("weights"), facts.pop("score")
         beside = folder.parent if (folder.parent / "config.json").is_file() else None  # inside its checkpoint

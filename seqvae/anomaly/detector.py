@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from seqvae import codec
-from seqvae.anomaly import calibration, conformal
+from seqvae.anomaly import calibration, conformal, faults
 from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly.calibration import Calibration, Settings
 from seqvae.anomaly.explain import pointed
@@ -98,7 +98,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             raise SeqVAEError(f"a share of {share} with {self.confidence} confidence; choose both between 0 and 1")
         self.codec_ = codec.load(self.model, exact=self.exact)
         near, tokens = anomaly.reference(self.codec_, _pieces(known))
-        self.calibration_: Calibration = calibration.fit(self._evidence(X), self.statistic, near, self.seed, tokens)
+        faulty = faults.source(self.codec_, self._texts(X), known, self.samples, self.seed)
+        self.calibration_: Calibration = calibration.fit(
+            self._evidence(X), self.statistic, near, self.seed, tokens, faulty=faulty
+        )
         if self.contamination == "auto":
             self.offset_ = self.calibration_.threshold(self.p_value, self.confidence)
             if self.confidence is not None and self.offset_ == -math.inf:
@@ -128,12 +131,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         return self.calibration_.bound(self.offset_, None)
 
     def _evidence(self, X: Sequence[Any]) -> Iterable[anomaly.Evidence]:
+        return anomaly.examine(self.codec_, self._texts(X), self.samples, self.seed)
+
+    def _texts(self, X: Sequence[Any]) -> Sequence[Any]:
+        """Pieces for the model: the sessions of a log as text, others unchanged."""
         pieces = _pieces(X)
         if self.log_ is not None:
             from seqvae.anomaly import log_detector
 
             pieces = [log_detector.piece(one, self.log_.templates) for one in pieces]
-        return anomaly.examine(self.codec_, pieces, self.samples, self.seed)
+        return pieces
 
     def score_samples(self, X: Sequence[Any]) -> Doubles:
         """`(n,)`: the score of each piece; low is anomalous."""

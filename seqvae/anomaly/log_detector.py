@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from seqvae import codec
-from seqvae.anomaly import calibration, conformal
+from seqvae.anomaly import calibration, conformal, faults
 from seqvae.anomaly import evidence as anomaly
 from seqvae.anomaly.calibration import Calibration, Settings
 from seqvae.anomaly.evidence import Evidence
@@ -182,7 +182,9 @@ def _learn(
         model = codec.load(best)
         report(f"calibrating on {len(held)} other sessions")
         near, tokens = anomaly.reference(model, list(dict.fromkeys(trained))[:KNOWN])
-        found = calibration.fit(anomaly.examine(model, held, SAMPLES, seed), SCORE, near, seed, tokens, "events")
+        faulty = faults.source(model, held, trained, SAMPLES, seed)
+        normal = anomaly.examine(model, held, SAMPLES, seed)
+        found = calibration.fit(normal, SCORE, near, seed, tokens, "events", faulty)
         limit = max(p_value, conformal.least_share(len(found.normal), confidence))
         threshold, about = found.threshold(limit, confidence), f"{len(held)} sessions of a log"
         settings = Settings(str(best), threshold, limit, SAMPLES, seed, about, confidence)

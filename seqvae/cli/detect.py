@@ -89,16 +89,21 @@ def fit(
         raise UsageError("--confidence is for a --p-value, not for --contamination; give one of them")
     share = 0.01 if p_value is None else p_value
     limit = share if contamination is None else None
-    from seqvae.anomaly import calibration
+    from seqvae.anomaly import calibration, faults
     from seqvae.anomaly import evidence as anomaly
     from seqvae.cli.inputs import kind_of, load
     from seqvae.modality import counted
 
     calibration.refuse(out)
     kind = kind_of(model)
-    pieces = _normal(kind, inputs or [])
-    near = kind.members(reference) if reference else None
+    pieces: Iterable[Any] = _normal(kind, inputs or [])
+    near: Iterable[Any] | None = kind.members(reference) if reference else None
     codec = load(model, exact=exact)
+    faulty = None
+    if score == "combined" and faults.applies(codec):
+        listed, known = list(pieces), list(near or ())
+        pieces, near = listed, known if reference else None
+        faulty = faults.source(codec, listed, known, samples, seed)
     given = 0
 
     def evidence() -> Iterator[Evidence]:
@@ -108,7 +113,7 @@ def fit(
             yield one
 
     latents, tokens = ([], []) if near is None else anomaly.reference(codec, near)
-    found = calibration.fit(evidence(), score, latents, seed, tokens, codec.tokenizer.kind)
+    found = calibration.fit(evidence(), score, latents, seed, tokens, codec.tokenizer.kind, faulty)
     normal = counted(given, codec.tokenizer.kind, "normal ")
     threshold = found.threshold(share, confidence) if contamination is None else found.quantile(contamination)
     if threshold == -math.inf:

@@ -21,17 +21,17 @@ from seqvae.anomaly import calibration
 from seqvae.anomaly.calibration import (
     COLUMNS,
     COMBINED,
-    DIGITS,
     FISHER,
     LEAST,
     Calibration,
     Score,
-    _pareto_surprise,
-    _surprise,
     figures,
     fit,
 )
 from seqvae.anomaly.evidence import Evidence
+from seqvae.anomaly.tails import DIGITS
+from seqvae.anomaly.tails import pareto_surprise as _pareto_surprise
+from seqvae.anomaly.tails import surprise as _surprise
 from seqvae.errors import SeqVAEError
 
 Doubles = NDArray[np.float64]
