@@ -443,6 +443,14 @@ def test_a_new_song_over_chords_has_their_key_their_length_and_their_notes(small
     assert fits(guided) > max(0.9, fits(drawn(0.0)))
 
 
+def test_a_bar_without_a_chord_has_drums_alone(small: Codec) -> None:
+    like = chords.song("C | N.C.", 4)
+    new = midi.read(small.sample(1, "odd", segments=2, seed=1, like=like)[0])
+    pitched = without_drums(new.notes)
+    assert len(pitched)
+    assert set((pitched[:, 0] // 48).tolist()) <= {0, 2}
+
+
 def test_a_blend_keeps_the_velocities_of_notes_that_stay_and_has_the_accents_of_the_style(small: Codec) -> None:
     piece = groove(3)
     piece.notes[:, 4] = 40 + 5 * (piece.notes[:, 0] % 12)

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from tqdm import tqdm
 
+from seqvae.cli import console
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.text import lines as text
 
@@ -116,6 +117,8 @@ def _batches(inputs: Sequence[str]) -> Iterator[list[str]]:
         elif len(given) < _NAME and Path(given).suffix.lower() in text.MUSIC and Path(given).exists():
             raise UsageError(f"{given}: is a file of music, and the model is of text; choose a model of music with -m")
         else:  # bytes that are not UTF-8 are read as in a file
+            if len(given) < _NAME and "\0" not in given and Path(given).is_file():
+                console.report(f"'{given}' is taken as the text itself; to read the file of that name, write @{given}")
             streams.append((iter([os.fsencode(given).decode(errors="replace")]), _always))
 
     def batches() -> Iterator[list[str]]:

@@ -35,9 +35,12 @@ SPELLINGS = (  # other spellings of a quality, and pychord's
 
 
 def bars(text: str) -> list[list[str]]:
-    """The symbols of each bar; `%` repeats the bar before. Raises UsageError if there is none."""
+    """The symbols of each bar; `%` repeats the bar before. Raises UsageError if there is none.
+
+    Double bars and signs of repeats (`||`, `|:`, `:|`) are bar lines: nothing is repeated.
+    """
     found: list[list[str]] = []
-    for part in text.strip().strip("|").split("|"):
+    for part in re.sub(r":?\|[|:\]]*", "|", text).strip().strip("|").split("|"):
         symbols = part.split()
         if symbols == ["%"] and found:
             symbols = found[-1]

@@ -187,6 +187,10 @@ def improvise(
     decoded = decoded[: batches.unpadded(adapter.limits(frame), count)]
     frame = adapter.template(decoded) if like is None else frame
     notes = adapter.notes(decoded, frame)
+    if like is not None and len(like.notes):  # only drums play in bars without a chord
+        silent = np.flatnonzero(~arrangement.playing(like.notes, like.bounds).any(1))
+        bar = np.searchsorted(like.bounds, notes[:, ONSET], side="right") - 1
+        notes = notes[(notes[:, PROGRAM] == DRUMS) | ~np.isin(bar, silent)]
     notes[:, VELOCITY] = accents.velocities(notes, frame.notes[:0], frame.bounds, ensemble.accents)
     return midi.to_score(notes, frame.frame)
 

@@ -99,6 +99,13 @@ def test_music_is_refused_by_a_text_model(tiny_text: Path, here: Path) -> None:
     assert "not text but music" in error_line(seqvae("style", "fit", "a=a.mid", "-m", tiny_text, "-o", "my.styles"))
 
 
+def test_a_file_given_without_its_sign_is_taken_as_text_with_a_note(tiny_text: Path, here: Path) -> None:
+    (here / "a.txt").write_text("the food was good\n")
+    result = seqvae("reconstruct", "a.txt", "-m", tiny_text)
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 1
+    assert "'a.txt' is taken as the text itself; to read the file of that name, write @a.txt" in result.stderr
+
+
 def test_sentences_files_and_standard_input_can_be_mixed(
     tiny_text: Path, here: Path, reconstructed: Reconstructed, typed: Callable[[str], None]
 ) -> None:
