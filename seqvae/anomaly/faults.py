@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seqvae.anomaly.evidence import Evidence, examine
 from seqvae.codec import Codec
-from seqvae.events.tokenizer import EventTokenizer
+from seqvae.modality import modality
 
 Doubles = NDArray[np.float64]
 Fault = Literal["shuffled", "novel", "dropped", "doubled"]
@@ -29,8 +29,8 @@ STEPS = 50
 
 
 def applies(codec: Codec) -> bool:
-    """True for models of events: in music and text, no such change is a fault in any case."""
-    return isinstance(codec.tokenizer, EventTokenizer)
+    """True for models of sessions: in music and sentences, no such change is a fault in any case."""
+    return modality(codec.tokenizer.kind).content == "sessions"
 
 
 def put(sessions: Iterable[str], normal: Iterable[str], seed: int) -> dict[Fault, list[str]]:
@@ -63,13 +63,18 @@ def _changed(events: list[str], kind: Fault, rng: np.random.Generator) -> list[s
 
 
 def source(codec: Codec, pieces: Sequence[Any], known: Iterable[Any], samples: int, seed: int) -> Faulty | None:
-    """Faults of sessions for `calibration.fit`; None for models of other sequences. `known` are other normal ones."""
-    normal = [*pieces, *known]
-    if not (applies(codec) and all(isinstance(piece, str) for piece in normal)):
+    """Faults of sessions for `calibration.fit`; None for models of other sequences. `known` are other normal ones.
+
+    Faults depend on the requested and the known sessions alone: a score that depended on sessions of the last part of
+    calibration would break their exchangeability with new ones.
+    """
+    known = list(known)
+    if not (applies(codec) and all(isinstance(piece, str) for piece in [*pieces, *known])):
         return None
 
     def faulty(indices: Sequence[int]) -> list[list[Evidence]]:
-        found = put([pieces[i] for i in indices], normal, seed)
+        sessions = [pieces[i] for i in indices]
+        found = put(sessions, [*sessions, *known], seed)
         return [list(examine(codec, some, samples, seed)) for some in found.values() if len(some) >= ENOUGH]
 
     return faulty
@@ -79,7 +84,8 @@ def log_odds(normal: Doubles, faults: Doubles) -> Doubles:
     """`(F + 1,)`: weights and constant of the log-odds of a fault, from `normal (n, F)` and `faults (m, F)`.
 
     Logistic regression with a Gaussian prior on the weights; faults together weigh as much as normal, so the odds
-    estimate the ratio of the two densities (Sugiyama, Suzuki and Kanamori 2012, Density ratio estimation).
+    estimate the ratio of the two densities (Sugiyama, Suzuki and Kanamori 2012, Density ratio estimation). By hand, as
+    scikit-learn is not among what `seqvae[logs]` installs.
     """
     x = np.vstack([normal, faults])
     x = np.column_stack([x, np.ones(len(x))])

@@ -36,7 +36,7 @@ def surprise(column: Doubles, value: float) -> float:
 
 
 def pareto_surprise(column: Doubles, value: float) -> float:
-    """-log of the share of a sorted `column (n,)` of normal scores that are as low as `value`, in nats.
+    """As `surprise`, by the formula of earlier versions, which detectors with the score `fisher` keep.
 
     Below the lowest tenth, k of n scores, the share is k / n / (1 + (t - value) / m), with t the first score above the
     tenth and m the mean of t - score within it: a Pareto tail of shape 1, since a value beyond all data may lie
