@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,15 +149,20 @@ def row(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, rows: Collection[str]) -> argparse.Namespace:
+    """The arguments of a comparison of trainings, a training for each of `rows`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
     parser.add_argument("--out", type=Path, required=True, help="folder for trainings and metrics")
     parser.add_argument("--recipe", default="music")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--songs", type=int, default=8, help="validation songs of each style")
-    parser.add_argument("--only", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="NAME")
-    options = parser.parse_args()
+    parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), metavar="NAME")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments(__doc__, CHOICES)
     roots = options.data.resolve()
     found: dict[str, dict[str, Any]] = {}
     for name in options.only:

@@ -15,7 +15,6 @@ independent for each segment; the last two at temperature .9. Intervals are over
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from context import ContextData, ContextVAE, in_context, sounds
-from search import BARS, row, short, validation
+from search import BARS, arguments, row, short, validation
 from search_tokens import cells
 from torch import Tensor
 
@@ -229,14 +228,7 @@ def flow(model: Codec, data: TokenData, songs: Sequence[Piece]) -> dict[str, dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
-    parser.add_argument("--out", type=Path, required=True, help="folder for trainings and metrics")
-    parser.add_argument("--recipe", default="music")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--songs", type=int, default=8, help="validation songs of each style")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
-    options = parser.parse_args()
+    options = arguments(__doc__, ROWS)
     roots, shards = options.data.resolve(), options.out / "data"
     songs = validation(roots, options.songs, BARS)
     found: dict[str, dict[str, Any]] = {}

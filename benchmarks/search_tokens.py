@@ -14,7 +14,6 @@ rows, with one sample of z.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from search import BARS, row, short, two_sided, validation
+from search import BARS, arguments, row, short, two_sided, validation
 from torch import Tensor
 
 import tokenizers
@@ -340,14 +339,7 @@ def nats(model: Codec, songs: Sequence[Piece]) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="songs, a folder for each style")
-    parser.add_argument("--out", type=Path, required=True, help="folder for trainings and metrics")
-    parser.add_argument("--recipe", default="music")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--songs", type=int, default=8, help="validation songs of each style")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
-    options = parser.parse_args()
+    options = arguments(__doc__, ROWS)
     data, songs = options.data.resolve(), validation(options.data.resolve(), options.songs, BARS)
     found: dict[str, dict[str, Any]] = {}
     for name in options.only:

@@ -342,7 +342,7 @@ class Codec:
         Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else a
         style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from
         N(0, I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if
-        the style has sums of pieces, the decoder takes the most likely tokens. Music is played by one band if the style
+        the style has exemplars, the decoder takes the most likely tokens. Music is played by one band if the style
         knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that
         gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`.
         """

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -85,6 +85,16 @@ def groove(number: int, bars: int = 8) -> Piece:
             rows.append([at + 12 * beat, 1, 36 if beat % 2 == 0 else 38, 128, 90])
             rows += [[at + 12 * beat + 6 * (number % 2), 6, root + up, 0, 70] for up in (12, 16, 19)]
     return _piece(rows, range(0, 48 * bars + 1, 48), name=f"groove {number}")
+
+
+def rows(score: Any) -> list[list[int]]:
+    """Every note of a score: onset, duration, pitch, program or 128, velocity."""
+    found = [
+        [note.time, note.duration, note.pitch, 128 if track.is_drum else track.program, note.velocity]
+        for track in score.tracks
+        for note in track.notes
+    ]
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Scope: anomaly scores from evidence, normal latents, split-conformal calibration, the folder of a detector. Out of
 scope: computing evidence, scikit-learn (anomaly/detector.py), the command line.
 
-The normal pieces are divided into three parts, none of which should be in the model's training set: latents from which
+The normal pieces, which should not be in the model's training set, are divided into three parts: latents from which
 distances are measured, scores whose tails are estimated, and scores to compare new ones with. A new normal piece and
 those of the last part are then exchangeable, so the probability of p <= a for a new normal piece is at most a, whatever
 the data, the model and the score (Vovk et al. 2005; Bates et al. 2023).

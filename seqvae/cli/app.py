@@ -20,7 +20,7 @@ import typer
 from seqvae.cli import console, detect, draw, training
 from seqvae.cli import style as style_commands
 from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
-from seqvae.cli.moves import check_music_options, lasts, move_facts, moves_of, over, target_weights
+from seqvae.cli.moves import check_music_options, move_facts, moves_of, over, segments_for, target_weights
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.style.method import Method
 
@@ -241,7 +241,7 @@ def generate(
         codec = load(model, styles, exact)
         from seqvae.nn.sampling import TOP_P, Sampling
 
-        size = segments or max(kind.SEGMENTS, lasts(chords, codec.chunks))
+        size = segments or max(kind.SEGMENTS, segments_for(chords, codec.chunks))
         facts = {"style": style, "segments": size} | ({} if chords is None else {"chords": chords})
         like = None if chords is None else over(chords, size * codec.chunks)
         chosen = top_p is not None or top_k or beam

@@ -37,7 +37,7 @@ def check_music_options(
         over(chords, 1)
 
 
-def lasts(chords: str | None, chunks: int) -> int:
+def segments_for(chords: str | None, chunks: int) -> int:
     """Segments of `chunks` bars that hold all bars of the chords; 0 without chords."""
     if chords is None:
         return 0

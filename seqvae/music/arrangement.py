@@ -105,7 +105,7 @@ def drum_switches(notes: Ints, bounds: Ints) -> float:
 def kit_repeated(notes: Ints, bounds: Ints) -> float:
     """Jaccard index of the drum hits of neighbouring bars; a hit is (step in the bar, pitch).
 
-    The mean over neighbouring bars, at least one of which has drums; 0 where drums begin or stop. nan without drums.
+    The mean over neighbouring bars with drums in one or both; 0 where drums begin or stop. nan without drums.
     """
     hits = _placed(notes[notes[:, PROGRAM] == DRUMS], bounds, [PITCH])
     return _mean([_jaccard(a, b) for a, b in pairwise(hits) if a | b])
@@ -114,7 +114,7 @@ def kit_repeated(notes: Ints, bounds: Ints) -> float:
 def onsets_repeated(notes: Ints, bounds: Ints) -> float:
     """Jaccard index of the onsets (steps in the bar) of neighbouring bars.
 
-    The mean over neighbouring bars, at least one of which has notes; nan without notes.
+    The mean over neighbouring bars with notes in one or both; nan without notes.
     """
     return _mean([_jaccard(a, b) for a, b in pairwise(_placed(notes, bounds, [])) if a | b])
 

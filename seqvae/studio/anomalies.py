@@ -34,7 +34,7 @@ class Sessions(BaseModel):
 class Token(BaseModel):
     """A token."""
 
-    text: str = Field(description="with the space before it")
+    text: str = Field(description="with the space before it, or a line of a raw log")
     log_prob: float = Field(description="log-probability in nats")
     marked: bool = Field(description="whether it is among the least likely of its session")
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 
 from seqvae.anomaly import explain
 from seqvae.errors import SeqVAEError
+from seqvae.studio.anomalies import Token, Verdict
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
@@ -56,23 +57,11 @@ class Learned(BaseModel):
     alarms: int = Field(description="of these, sessions called anomalous")
 
 
-class Line(BaseModel):
-    """A line of a session, or its end."""
-
-    text: str
-    log_prob: float = Field(description="log-probability in nats")
-    marked: bool = Field(description="whether it is among the least likely of its session")
-
-
-class Session(BaseModel):
-    """Verdict on one session."""
+class Session(Verdict):
+    """Verdict on one session; its tokens are lines, and its end."""
 
     name: str
-    p_value: float = Field(description="share of normal sessions that are as strange")
-    anomalous: bool
-    score: float = Field(description="low is anomalous")
-    tokens: list[Line] = Field(description=f"the first {SHOWN} lines, of a normal session {FEW}")
-    length: int = Field(description="number of all lines, the end included")
+    tokens: list[Token] = Field(description=f"the first {SHOWN} lines, of a normal session {FEW}")
 
 
 class Sessions(BaseModel):

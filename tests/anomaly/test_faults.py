@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from conftest import SESSIONS
 from evidences import D, evidence
 from numpy.typing import NDArray
 
+from seqvae import codec
 from seqvae.anomaly import calibration, faults
 from seqvae.anomaly.calibration import Calibration
 from seqvae.anomaly.evidence import Evidence
@@ -33,6 +36,22 @@ def test_each_fault_changes_a_normal_session_as_it_is_called() -> None:
     assert {len(lines) for lines in found.values()} == {faults.MOST}
     assert not any(faults.put(["a", "b"], ["a", "b"], 0).values()), "one event has no order"
     assert not faults.put(["a b"], ["b a", "a b"], 0)["shuffled"]
+
+
+def test_faults_depend_on_the_requested_and_the_known_sessions_alone(
+    tiny_events: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "examine", lambda codec, lines, samples, seed: lines)
+    model = codec.load(tiny_events)
+
+    def found(others: list[str]) -> Any:
+        faulty = faults.source(model, SESSIONS[:100] + others, SESSIONS[100:110], 1, 0)
+        assert faulty is not None
+        return faulty(range(100))
+
+    some = found([])
+    assert some
+    assert found([line for lines in some for line in lines[:20]]) == some, "others that equal a fault"
 
 
 def _normal(rng: np.random.Generator) -> Evidence:

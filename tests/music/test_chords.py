@@ -86,9 +86,9 @@ def test_the_harmony_of_the_song_is_that_of_the_chords() -> None:
 
 
 def test_new_songs_have_room_for_all_chords() -> None:
-    from seqvae.cli.moves import lasts
+    from seqvae.cli.moves import segments_for
 
-    assert [lasts(text, 2) for text in (None, "C", "C | F", "C | F G | %")] == [0, 1, 1, 2]
+    assert [segments_for(text, 2) for text in (None, "C", "C | F", "C | F G | %")] == [0, 1, 1, 2]
 
 
 def test_double_bars_and_repeat_signs_are_bar_lines() -> None:
