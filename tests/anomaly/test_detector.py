@@ -99,6 +99,8 @@ DO_NOT_APPLY = {
     "check_outliers_fit_predict": "wants `contamination` to be the share of all that `fit` is given: it is that of the "
     "pieces that scores are compared with, tested below, and the other parts are no fair sample",
 }
+# whether these fail depends on the version of scikit-learn, and on the random division of its table
+NEED_NOT_FAIL = {"check_estimator_sparse_tag", "check_outliers_fit_predict"}
 # Checks of numeric tables (`check_n_features_in`, `check_dtype_object`, `check_complex_data`, `check_fit1d`,
 # `check_estimators_nan_inf` and others) are not run: the tag `no_validation` says that X is no such table.
 CANNOT_RUN = {"check_array_api_input", "check_classifier_data_not_an_array"}  # without SCIPY_ARRAY_API, without pandas
@@ -109,7 +111,7 @@ def test_it_passes_the_checks_of_scikit_learn_that_apply(tiny_events: Path) -> N
         warnings.simplefilter("ignore")
         results = check_estimator(Tabular(tiny_events, p_value=0.1, samples=1), legacy=True, on_skip=None, on_fail=None)
     failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
-    assert failed.keys() <= DO_NOT_APPLY.keys() <= failed.keys() | {"check_estimator_sparse_tag"}, failed
+    assert failed.keys() <= DO_NOT_APPLY.keys() <= failed.keys() | NEED_NOT_FAIL, failed
     passed = {result["check_name"] for result in results if result["status"] == "passed"}
     assert {result["check_name"] for result in results} - passed - failed.keys() <= CANNOT_RUN
     assert passed >= {
