@@ -144,10 +144,10 @@ class RefineConfig:
     """
 
     steps: int = 0
-    """Gradient steps; 0 for no refinement."""
+    """Gradient steps, by Adam; 0 for no refinement."""
     most_steps: int = 0
-    """Maximum steps for segments that are not yet reconstructed token by token: a sentence with a wrong word is a
-    different sentence."""
+    """Maximum steps for segments that are not yet reconstructed token by token, by L-BFGS after `steps`: a sentence
+    with a wrong word is a different sentence."""
     beta: float = 0.1
     """Weight of the KL in those steps. The shorter a vector that still encodes the segment, the more a style vector
     moves it; if it is too short, any vector moves it."""

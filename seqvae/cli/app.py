@@ -181,8 +181,12 @@ def _change(
     Random draws depend on the row number, not on the batch, apart from rounding (`Codec.exact`). Rows are numbered over
     all lines of text, and anew in each file of music.
     """
+    from seqvae.cli.progress import ShownInference
     from seqvae.nn.sampling import Sampling
 
+    if kind.FILES:  # a song has many segments; lines are counted where they are read
+        codec.wrap = ShownInference
+    still = all(move["amount"] == 0 for move in facts.get("moves", [facts] if facts else []))
     row = 0
     for batch in desk.batches():
         pieces = [item.piece for item in batch]
@@ -191,7 +195,7 @@ def _change(
         results = codec.transform(pieces, move, sampling, keep, chroma_guidance, split, goal=goal)
         for item, result, segments in zip(batch, results, split, strict=True):
             desk.write(item, result, {"segments": len(segments), **facts})
-            if kind.FILES and (said := kind.losses(codec, item, segments, None if facts else result)):
+            if kind.FILES and (said := kind.losses(codec, item, segments, result if still else None)):
                 console.report(said)
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
 

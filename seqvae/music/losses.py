@@ -16,6 +16,8 @@ from seqvae.protocols import Tokenizer
 Ints = NDArray[np.int32]
 LEAST = 0.005
 """Smaller shares are not reported."""
+MUCH = 0.1
+"""If a greater share of notes does not come back, the message says what to do."""
 OFF = 0.25
 """Steps by which the grid moves a note that is said to begin off the grid; a fiftieth of a quarter note."""
 
@@ -49,6 +51,9 @@ def sentence(tokenizer: Tokenizer, piece: Any, segments: Sequence[Sequence[Ints]
         (1 - back, "do not come back"),
     ]
     found = [f"{share:.0%} {what}" for share, what in shares if share > LEAST]
+    if 1 - back > MUCH:
+        bars = len(piece.bounds) - 1
+        found[-1] += f" ({len(piece.notes) / bars:.0f} notes a bar; `seqvae blend --keep` leaves a track unchanged)"
     return f"of its notes {', '.join(found)}" if found else ""
 
 

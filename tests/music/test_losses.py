@@ -51,6 +51,8 @@ def test_full_bars_and_unreconstructed_notes_are_reported() -> None:
     piece = read(*((0, 480, pitch) for pitch in range(60, 68)), (1920, 480, 60), (1920, 480, 61))
     assert report(piece, most=10) == "of its notes 80% are in bars that are too full for the model"
     assert report(piece, piece.notes[:9]) == "of its notes 10% do not come back"
+    advice = "(5 notes a bar; `seqvae blend --keep` leaves a track unchanged)"
+    assert report(piece, piece.notes[:5]) == f"of its notes 50% do not come back {advice}"
     other = piece.notes + np.array([0, 5, 0, 0, 1], np.int32)
     assert report(piece, other) == "", "durations and velocities do not count"
 
@@ -71,3 +73,12 @@ def test_reconstruct_and_blend_report_losses(tiny_music: Path, here: Path) -> No
     for verb in (["reconstruct"], ["blend", "--to", "wild"]):
         result = seqvae(*verb, "a.mid", "-m", tiny_music, "-o", "b.mid")
         assert result.stderr.startswith(moved), result.stderr
+
+
+def test_blend_reports_at_amount_0_what_the_model_loses(tiny_music: Path, here: Path) -> None:
+    from commands import seqvae, song
+
+    song(here / "a.mid", 1)
+    for amount, reported in (("0", True), ("0.5", False)):
+        result = seqvae("blend", "a.mid", "--to", "wild", "--amount", amount, "--keep", "none", "-m", tiny_music)
+        assert ("do not come back" in result.stderr) == reported, result.stderr

@@ -48,7 +48,7 @@ class Segments:
             for _ in range(config.steps):
                 logits, bag, _ = self.nats(i, z, ruled)
                 adam.zero_grad()
-                (logits + config.bag * bag + config.beta * z.square().sum() / 2).backward()  # type: ignore[no-untyped-call]
+                (logits + config.bag * bag + config.beta * z.square().sum() / 2).backward()
                 adam.step()
             means.append(z.detach()[0])
         return torch.stack(means)
