@@ -114,7 +114,7 @@ def walk(apart: Tensor, surprise: Tensor, steps: int, fluency: float, backward: 
     for fewer than two steps.
 
     >>> place = torch.tensor([0.0, 1.0, 2.0, 2.0, 4.0])
-    >>> walk((place[:, None] - place).abs(), torch.tensor([0.0, 0.0, 9.0, 1.0, 0.0]), 3, 1.0, 1.0)
+    >>> walk((place[:, None] - place).abs(), torch.tensor([0.0, 0.0, 1.0, 0.2, 0.0]), 3, 1.0, 1.0)
     [0, 3, 4]
     """
     if steps < 2:

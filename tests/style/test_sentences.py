@@ -46,7 +46,7 @@ def test_a_sentence_of_the_training_lines_is_less_surprising_than_its_words_reve
 
 
 class Ruler:
-    """Decodes the first number of a vector, rounded to halves, and blank lines above 3."""
+    """Decodes the first number of a vector, rounded to halves, and blank lines above 4."""
 
     def segments(self, piece: Any) -> list[list[Any]]:
         raise NotImplementedError
@@ -55,11 +55,11 @@ class Ruler:
         raise NotImplementedError
 
     def decode(self, z: Sequence[Tensor], *, sampling: Sampling | None = None) -> list[str]:
-        return ["" if x[0, 0] > 3 else f"{round(2 * float(x[0, 0])) / 2:g} {len(x)}" for x in z]
+        return ["" if x[0, 0] > 4.1 else f"{round(2 * float(x[0, 0])) / 2:g} {len(x)}" for x in z]
 
 
 def test_candidates_are_in_the_order_of_the_path_with_the_segments_of_the_nearer_end() -> None:
-    ends = [torch.tensor([[0.0, 1.0]]), torch.tensor([[4.0, 1.0], [4.0, 1.0]])]
+    ends = [torch.tensor([[1.0]]), torch.tensor([[5.0], [5.0]])]
     found = [line.split() for line in sentences.candidates(Ruler(), ends)]
     assert [float(place) for place, _ in found] == sorted(float(place) for place, _ in found)
-    assert (found[0], found[-1]) == (["0", "1"], ["3", "2"])
+    assert (found[0], found[-1]) == (["1", "1"], ["4", "2"])

@@ -192,9 +192,11 @@ def test_a_walk_weighs_even_steps_against_fluency_and_direction() -> None:
     apart, odd = (places[:, None] - places).abs(), torch.tensor([0.0, 0.0, 1.0, 0.0])
     assert interpolate.walk(apart, odd, 3, 0.0, 1.0) == [0, 2, 3]
     assert interpolate.walk(apart, odd, 3, 1.0, 1.0) == [0, 1, 3]
-    # 1 and 2 are equally far from their neighbours on a walk of four; 2 lies behind the start, seen from the end
-    apart = distances([0, 4, 4, 8], [4, 0, 4, 4], [4, 4, 0, 10], [8, 4, 10, 0])
-    assert interpolate.walk(apart, torch.tensor([0.0, 0.5, 0.0, 0.0]), 3, 1.0, 1.0) == [0, 1, 3]
+    # the second of the two between is fluent, but leads away from the end
+    apart = distances([0, 4, 2, 8], [4, 0, 4, 4], [2, 4, 0, 10], [8, 4, 10, 0])
+    odd = torch.tensor([0.0, 2.7, 0.0, 0.0])
+    assert interpolate.walk(apart, odd, 3, 1.0, 0.0) == [0, 2, 3]
+    assert interpolate.walk(apart, odd, 3, 1.0, 1.0) == [0, 1, 3]
 
 
 def test_a_walk_needs_room_for_both_ends() -> None:
