@@ -6,6 +6,7 @@ them. Out of scope: the geometry of paths and the search for the best choice (st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from seqvae.text.edit_distance import edits
 Ints = NDArray[np.int32]
 POINTS = 32  # decoded on each of the two paths, whatever the number of steps
 DECODINGS = (Sampling(), Sampling(beam=4), Sampling(temperature=0.5))  # three sentences a point
+DRAWS = 32  # latents for the fluency of a sentence
 FLUENCY = 1.0  # cost of a nat per token, where a step of twice the even length costs 1
 BACKWARD = 1.0  # cost of an even step in the wrong direction
 
@@ -78,15 +80,16 @@ def candidates(codec: Decoder, z: Sequence[Tensor]) -> list[str]:
 
 
 def surprise(codec: Decoder, lines: Sequence[str], latent: int) -> Tensor:
-    """- log p(line | z = 0) / tokens of each line, in nats: `(N,)`; low is fluent.
+    """- log mean p(line | z) / tokens of each line over DRAWS draws of z from N(0, I), in nats: `(N,)`; low is fluent.
 
-    At the mean of the prior the decoder is a language model of no sentence in particular.
+    At z = 0 alone the decoder prefers fragments of the most frequent sentence.
     """
     split = [codec.segments(line) for line in lines]
     segments = [segment for one in split for segment in one]
     if not segments:
         return torch.zeros(0)
-    log_p = codec.token_log_probs(torch.zeros(1, len(segments), latent), segments)[0].sum((1, 2))
+    z = torch.randn(DRAWS, 1, latent, generator=torch.Generator().manual_seed(0)).expand(-1, len(segments), -1)
+    log_p = codec.token_log_probs(z, segments).double().sum((2, 3)).logsumexp(0) - math.log(DRAWS)
     tokens = torch.tensor([float(sum(map(len, segment))) for segment in segments])
     sizes = [len(one) for one in split]
     sums = zip(torch.split(log_p, sizes), torch.split(tokens, sizes), strict=True)
