@@ -31,14 +31,14 @@ STEPS = 7  # steps of a walk, both ends included
 
 
 def walks(
-    codec: Codec, lines: Sequence[str], pairs: Sequence[Pair] | None, corpus: Sequence[str],
+    codec: Codec, lines: Sequence[str], pairs: Sequence[Pair] | None,
     model: ngram.NGram | None, rng: np.random.Generator, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     """STEPS sentences between each pair; `pairs` by default are 100 random ones of `lines`.
 
     `chosen` are those of `sentences.between`, whose choice uses the codec alone; `slerp` and `line` have equal steps of
-    z. `training lines` is the control: random lines of the `corpus` between the two ends. `model` measures perplexity;
-    perplexity_ratio is that of the middle over that of the ends, which are real lines.
+    z. `random lines` is the control: random ones of `lines` between the two ends. `model` measures perplexity, and must
+    not be fitted on `lines`; perplexity_ratio is that of the middle over that of the ends, which are real lines.
     """
     if pairs is None:
         order = rng.permutation(len(lines))[:200]
@@ -53,9 +53,9 @@ def walks(
         "slerp": _equal_steps(codec, latents, "slerp"),
         "line": _equal_steps(codec, latents, "line"),
     }
-    if len(corpus) >= STEPS:
-        middles = [[corpus[i] for i in rng.choice(len(corpus), STEPS - 2, replace=False)] for _ in pairs]
-        paths["training lines"] = [[a, *middle, b] for (a, b), middle in zip(pairs, middles, strict=True)]
+    if len(lines) >= STEPS:
+        middles = [[lines[i] for i in rng.choice(len(lines), STEPS - 2, replace=False)] for _ in pairs]
+        paths["random lines"] = [[a, *middle, b] for (a, b), middle in zip(pairs, middles, strict=True)]
     real = None if model is None else np.array([model.statistics(pair).sum(0) for pair in pairs])
     for kind, found in paths.items():
         rows = [walk(path, *pair) for path, pair in zip(found, pairs, strict=True)]

@@ -110,7 +110,7 @@ def evaluate_text(
     result = {"protocol": _protocol(lines, corpus, seed), "skipped": skipped}
     result["likelihood"] = _likelihood(codec, test, samples, iw_lines, rng, report)
     result["reconstruction"] = _reconstruction(codec, test, rng, report)
-    result["interpolation"] = sentence_walks.walks(codec, lines, pairs, corpus, model, rng, report)
+    result["interpolation"] = sentence_walks.walks(codec, lines, pairs, model, rng, report)
     if model is None:
         skipped["samples"] = skipped["transfer"] = "no training lines for a language model"
     else:

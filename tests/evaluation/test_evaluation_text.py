@@ -235,7 +235,7 @@ def test_a_path_of_the_toy_model_changes_word_by_word(result: dict[str, Any]) ->
 
 
 def test_the_chosen_walk_of_the_toy_model_is_distinct_and_the_control_is_not_even(result: dict[str, Any]) -> None:
-    chosen, arc, control = (result["interpolation"][kind] for kind in ("chosen", "slerp", "training lines"))
+    chosen, arc, control = (result["interpolation"][kind] for kind in ("chosen", "slerp", "random lines"))
     assert chosen["ends_met"] == [1, 1, 1]
     assert chosen["distinct_steps"][0] > arc["distinct_steps"][0]
     assert chosen["repeats"][0] < arc["repeats"][0]
