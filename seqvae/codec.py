@@ -20,7 +20,7 @@ from seqvae import _aliases
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.config import RefineConfig
 from seqvae.errors import CheckpointError, StyleError
-from seqvae.modality import adapter_of
+from seqvae.modality import adapter_of, modality
 from seqvae.nn import batches
 from seqvae.nn.inference import BatchInference, Inference, padded, segmented
 from seqvae.nn.model import SequenceVAE
@@ -28,7 +28,7 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Guide, Tokenizer
-from seqvae.style import arranger, gaussian, interpolation, mixture, moves, styles_file, translation
+from seqvae.style import arranger, gaussian, interpolation, mixture, moves, sentences, styles_file, translation
 from seqvae.style.arranger import Goal, Stretch
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
@@ -264,14 +264,19 @@ class Codec:
         moved = moves.encode_and_move(self, read, move, segments, latents)
         return moves.decode(self, moved, sampling or Sampling(), keep, chroma_guidance, goal)
 
-    def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str = "slerp") -> list[Any]:
-        """`steps` pieces from `a` to `b`; the ends are the model's reconstructions of both.
+    def interpolate(self, a: Any, b: Any, steps: int = 7, kind: str | None = None) -> list[Any]:
+        """`steps` pieces from `a` to `b` along an arc (slerp, the default) or a line.
 
+        Without a `kind`, sentences are chosen around both paths, different ones that change evenly and are fluent, and
+        the ends are the given ones; see `sentences.between`. Otherwise the ends are the model's reconstructions.
         Segment k of one goes to segment k of the other; the shorter one is repeated. Tempo, metre and all else that is
         not in tokens come from the nearer end. Steps are perceptually even; see `walk`.
         """
+        if kind is None and modality(self.tokenizer.kind).content == "sentences":
+            a, b = self.adapter.read(a), self.adapter.read(b)
+            return list(sentences.between(self, a, b, self.encode([a, b]), steps))
         ends, (za, zb), (first, last) = self._ends([a, b])
-        chunks = self.walk(za, zb, steps, kind, ends)[1]
+        chunks = self.walk(za, zb, steps, kind or "slerp", ends)[1]
         return [first, *(self.adapter.assemble(one, ends[end]) for one, end in chunks[1:-1]), last]
 
     def _ends(self, pieces: Sequence[Any]) -> tuple[list[Any], list[Tensor], list[Any]]:

@@ -279,7 +279,13 @@ def interpolate(
     grid: Annotated[
         int | None, typer.Option(min=2, help="Instead of steps: a square grid of this size, A B on top, C D below.")
     ] = None,
-    kind: Annotated[Literal["slerp", "line"], typer.Option(help="Along an arc, or a straight line.")] = "slerp",
+    kind: Annotated[
+        Literal["slerp", "line"] | None,
+        typer.Option(
+            help="Along an arc, or a straight line. Default: an arc for songs; sentences chosen around both.",
+            show_default=False,
+        ),
+    ] = None,
     model: AnyModel = None,
     wav: Wav = False,
     png: Png = False,
@@ -287,9 +293,10 @@ def interpolate(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Interpolate between two songs or sentences. The first output is A as the model decodes it, the last is B.
+    """Interpolate between two songs or sentences. The first output is A, the last is B.
 
-    Steps are chosen to differ evenly in the output, and never go back. With --grid, rows follow one another.
+    Songs, and sentences with --kind or --grid, end as the model decodes A and B. Steps are chosen to differ evenly in
+    the output. With --grid, rows follow one another.
     """
     from seqvae.cli.inputs import also, chosen, load
 
@@ -304,7 +311,7 @@ def interpolate(
         if grid is None:
             results = codec.interpolate(given[0], given[1], steps, kind)
         else:
-            results = [piece for row in codec.grid(given, grid, kind) for piece in row]
+            results = [piece for row in codec.grid(given, grid, kind or "slerp") for piece in row]
         items = [item for batch in desk.batches() for item in batch]
         for i, (item, piece) in enumerate(zip(items, results, strict=True)):
             amount = {"from": pieces[0], "to": pieces[1], "amount": i / (steps - 1)}
@@ -312,8 +319,9 @@ def interpolate(
             desk.write(item, piece, facts)
     if not own.FILES:
         for piece, at in zip(given, corners, strict=True):
-            if results[at] != piece:
-                console.report(f"'{piece}' is decoded as '{results[at]}'")
+            again = results[at] if kind or grid else codec.reconstruct(piece)
+            if again != piece:
+                console.report(f"'{piece}' is decoded as '{again}'")
 
 
 def _check_ends(pieces: Sequence[str], grid: int | None) -> None:

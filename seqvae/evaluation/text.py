@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqvae.codec import Codec, Ints
 from seqvae.errors import SeqVAEError
-from seqvae.evaluation import ngram
+from seqvae.evaluation import ngram, sentence_walks
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, corpus_interval
 from seqvae.evaluation.style_classifier import LineClassifier
@@ -32,7 +32,6 @@ from seqvae.music import note_metrics as measures
 from seqvae.nn import posterior as latent
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.style import interpolation as interpolate
 from seqvae.text import edit_distance
 
 Floats = NDArray[np.float64]
@@ -41,7 +40,6 @@ Pair = tuple[str, str]
 ELBO_DRAWS = 8  # samples of each posterior for the mean of log p(x|z)
 DRAWN_TOKENS = 4_000_000  # log-probabilities of tokens in memory at once
 MI_LINES = 4000  # posteriors compared pairwise for mutual information, which is at most the log of this number
-STEPS = 7  # steps of an interpolation, both ends included
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def evaluate_text(
     result = {"protocol": _protocol(lines, corpus, seed), "skipped": skipped}
     result["likelihood"] = _likelihood(codec, test, samples, iw_lines, rng, report)
     result["reconstruction"] = _reconstruction(codec, test, rng, report)
-    result["interpolation"] = _interpolations(codec, lines, pairs, model, rng, report)
+    result["interpolation"] = sentence_walks.walks(codec, lines, pairs, model, rng, report)
     if model is None:
         skipped["samples"] = skipped["transfer"] = "no training lines for a language model"
     else:
@@ -320,58 +318,3 @@ def _samples(
 def _reverse(written: list[str], lines: list[str], model: ngram.NGram) -> Figure:
     learned = ngram.NGram(model.order, model.vocabulary).fit(written)
     return corpus_interval(learned.statistics(lines), ngram.perplexity_of)
-
-
-# --- interpolation ----------------------------------------------------------------------------------------------------
-
-
-def _interpolations(
-    codec: Codec, lines: list[str], pairs: Sequence[Pair] | None, model: ngram.NGram | None, rng: np.random.Generator,
-    report: Report,
-) -> dict[str, Any]:  # fmt: skip
-    """STEPS sentences between each pair, by slerp and by line: whether the ends are met and the path is smooth."""
-    if pairs is None:
-        order = rng.permutation(len(lines))[:200]
-        pairs = [(lines[i], lines[j]) for i, j in zip(order[::2], order[1::2], strict=False)]
-    out: dict[str, Any] = {"pairs": len(pairs), "steps": STEPS}
-    if not pairs:
-        return out
-    latents = codec.encode([end for pair in pairs for end in pair])
-    for kind in ("slerp", "line"):
-        points: list[Tensor] = []
-        for a, b in zip(latents[::2], latents[1::2], strict=True):
-            longest = max(len(a), len(b))
-            ends = [x[torch.arange(longest) % len(x)] for x in (a, b)]
-            # each end keeps its own number of segments, so that it can be met exactly
-            points += [a, *interpolate.path(ends[0], ends[1], STEPS, kind)[1:-1], b]
-        written = codec.decode(points)
-        paths = [written[i : i + STEPS] for i in range(0, len(written), STEPS)]
-        rows = [walk(path, *pair) for path, pair in zip(paths, pairs, strict=True)]
-        out[kind] = {name: _mean([x for row in rows if not math.isnan(x := row[name])]) for name in rows[0]}
-        if model is not None:
-            between = np.array([model.statistics(path[1:-1]).sum(0) for path in paths])
-            out[kind]["perplexity_between"] = corpus_interval(between, ngram.perplexity_of)
-        report(f"interpolation ({kind}): {out[kind]['ends_met'][0]:.2f} of the pairs have both ends met")
-    if model is not None:
-        out["perplexity_of_ends"] = corpus_interval(
-            np.array([model.statistics(pair).sum(0) for pair in pairs]), ngram.perplexity_of
-        )
-    return out
-
-
-def walk(path: Sequence[str], a: str, b: str) -> dict[str, float]:
-    """Figures of a path of sentences from `a` to `b`.
-
-    ends_met: both ends are `a` and `b`. monotone: the edits from `a` never fall and those from `b` never rise along the
-    path. largest_step: the largest edits between neighbours over the edits between the ends (1 / 6 is even, 1 a jump;
-    nan for equal ends). neighbours_bleu: mean BLEU of neighbours. distinct: share of distinct sentences.
-    """
-    away, near = [edit_distance.edits(a, x) for x in path], [edit_distance.edits(b, x) for x in path]
-    whole = edit_distance.edits(path[0], path[-1])
-    return {
-        "ends_met": float(path[0] == a and path[-1] == b),
-        "monotone": float(all(x <= y for x, y in pairwise(away)) and all(x >= y for x, y in pairwise(near))),
-        "largest_step": max(edit_distance.edits(x, y) for x, y in pairwise(path)) / whole if whole else math.nan,
-        "neighbours_bleu": float(np.mean([text.sentence_bleu(y, x) for x, y in pairwise(path)])),
-        "distinct": len(set(path)) / len(path),
-    }

@@ -1,4 +1,4 @@
-"""Paths between latent vectors: lines, arcs, grids.
+"""Paths between latent vectors: lines, arcs, grids; and the choice of even steps among points of a path.
 
 Scope: geometry of tensors. Out of scope: models, pieces, styles.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FALL = 1000.0  # cost of a distance that goes the wrong way: above any unevenness
+REPEAT = 1e6  # cost of a step that changes nothing: above any other
 
 
 def lerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
@@ -96,12 +97,44 @@ def even(there: Tensor, back: Tensor, steps: int) -> list[int]:
     place = (there / (there + back).clamp(min=1e-12)).mean(1)
     wrong = (there[:, None] - there[None]).clamp(min=0) + (back[None] - back[:, None]).clamp(min=0)  # from i to j
     cost = FALL * wrong.sum(-1) + (place[None] - place[:, None] - 1 / (steps - 1)).square()
-    cost = torch.where(torch.ones_like(cost).triu(1).bool(), cost, torch.inf)
+    return _cheapest(torch.where(torch.ones_like(cost).triu(1).bool(), cost, torch.inf), steps)
+
+
+def walk(apart: Tensor, surprise: Tensor, steps: int, fluency: float, backward: float) -> list[int]:
+    """The indices of `steps` out of P candidates: even steps of distance from the first to the last, and fluent ones.
+
+    The candidates are in the order of their places on a path, and indices never fall. `apart (P, P)` are distances
+    between candidates, in edits; `surprise (P,)` is low for fluent ones. With e = max(1, apart[0, -1] / (steps - 1))
+    for an even step, the sum over steps from i to j of
+
+        (apart_ij / e - 1)^2 + backward * (fall of the distance from the first + rise of that to the last) / e
+        + fluency * surprise_j
+
+    is minimised by dynamic programming. A candidate is repeated only where there are too few of them. Raises ValueError
+    for fewer than two steps.
+
+    >>> place = torch.tensor([0.0, 1.0, 2.0, 2.0, 4.0])
+    >>> walk((place[:, None] - place).abs(), torch.tensor([0.0, 0.0, 1.0, 0.2, 0.0]), 3, 1.0, 1.0)
+    [0, 3, 4]
+    """
+    if steps < 2:
+        raise ValueError(f"{steps} steps cannot hold both ends; take at least 2")
+    apart = apart.double()
+    there, back = apart[0], apart[-1]
+    step = (there[-1] / (steps - 1)).clamp(min=1)
+    wrong = (there[:, None] - there[None]).clamp(min=0) + (back[None] - back[:, None]).clamp(min=0)  # from i to j
+    cost = (apart / step - 1).square() + backward * wrong / step + fluency * surprise.double()[None]
+    cost += REPEAT * torch.eye(len(cost))
+    return _cheapest(torch.where(torch.ones_like(cost).triu().bool(), cost, torch.inf), steps)
+
+
+def _cheapest(cost: Tensor, steps: int) -> list[int]:
+    """`steps` indices from the first to the last that minimise the sum of `cost (P, P)` over neighbours."""
     total, came = cost[0], []
     for _ in range(steps - 2):
         total, before = (total[:, None] + cost).min(0)
         came.append(before)
-    chosen = [points - 1]
+    chosen = [len(cost) - 1]
     for before in reversed(came):
         chosen.append(int(before[chosen[-1]]))
     return [0, *reversed(chosen)]

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from seqvae.codec import Codec
 from seqvae.errors import SeqVAEError
+from seqvae.evaluation import sentence_walks, text_report
 from seqvae.evaluation import text as evaluate_text
 from seqvae.evaluation import text_metrics as text
-from seqvae.evaluation import text_report
 from seqvae.evaluation import text_transfer as evaluate_transfer
 from seqvae.evaluation.style_classifier import LineClassifier
 from seqvae.nn.posterior import Posterior
@@ -234,14 +234,28 @@ def test_a_path_of_the_toy_model_changes_word_by_word(result: dict[str, Any]) ->
     assert 1 / 6 <= result["interpolation"]["line"]["largest_step"][0] < 0.9
 
 
+def test_the_chosen_walk_of_the_toy_model_is_distinct_and_the_control_is_not_even(result: dict[str, Any]) -> None:
+    chosen, arc, control = (result["interpolation"][kind] for kind in ("chosen", "slerp", "random lines"))
+    assert chosen["ends_met"] == [1, 1, 1]
+    assert chosen["distinct_steps"][0] > arc["distinct_steps"][0]
+    assert chosen["repeats"][0] < arc["repeats"][0]
+    assert chosen["largest_step"][0] < control["largest_step"][0]
+    ends = result["interpolation"]["perplexity_of_ends"][0]
+    assert chosen["perplexity_ratio"][0] == pytest.approx(chosen["perplexity_between"][0] / ends, rel=1e-3)
+
+
 def test_figures_of_a_path() -> None:
-    jump = evaluate_text.walk(["a b", "a b", "c d"], "a b", "c d")
-    assert jump == {"ends_met": 1, "monotone": 1, "largest_step": 1, "neighbours_bleu": 50, "distinct": 2 / 3}
-    astray = evaluate_text.walk(["a b", "x y", "a c"], "a b", "a c")
-    assert (astray["monotone"], astray["largest_step"]) == (0, 2)
-    missed = evaluate_text.walk(["a b", "a b"], "a b", "c d")
+    jump = sentence_walks.walk(["a b", "a b", "c d"], "a b", "c d")
+    assert jump == {
+        "ends_met": 1, "monotone": 1, "largest_step": 1, "unevenness": 1, "length": 1, "neighbours_bleu": 50,
+        "distinct_steps": 2, "repeats": 0.5,
+    }  # fmt: skip
+    astray = sentence_walks.walk(["a b", "x y", "a c"], "a b", "a c")
+    assert (astray["monotone"], astray["largest_step"], astray["length"], astray["unevenness"]) == (0, 2, 4, 0)
+    missed = sentence_walks.walk(["a b", "a b"], "a b", "c d")
     assert missed["ends_met"] == 0
     assert math.isnan(missed["largest_step"])
+    assert math.isnan(missed["unevenness"])
 
 
 # --- transfer ---------------------------------------------------------------------------------------------------------
@@ -307,9 +321,9 @@ def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
 
 def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
     amounts = len(get_args(translation.Method)) * len(evaluate_transfer.AMOUNTS)
-    # two interpolations, four reconstructions, two kinds of samples, every amount of each method, four controls;
-    # and calls of earlier tests
-    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30
+    # two interpolations, three decodings of each chosen walk, four reconstructions, two kinds of samples, every amount
+    # of each method, four controls; and calls of earlier tests
+    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30 + 3 * 11
     assert ("decode", 12) in toy.calls, "both directions together"
     assert sum(what == "encode" for what, _ in toy.calls[: amounts + 10]) == 2
 

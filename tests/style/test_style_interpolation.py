@@ -174,3 +174,31 @@ def test_zero_vectors_give_no_nan(ab: Tensor) -> None:
     assume(not torch.equal(ab[0], ab[1]))
     tiny = ab * 1e-30
     assert path(tiny[0], tiny[1], 5).isfinite().all()
+
+
+def distances(*rows: list[float]) -> Tensor:
+    return torch.tensor(rows)
+
+
+def test_a_walk_repeats_no_candidate_where_there_are_enough() -> None:
+    places = torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0])
+    chosen = interpolate.walk((places[:, None] - places).abs(), torch.zeros(5), 5, 1.0, 1.0)
+    assert chosen == [0, 1, 2, 3, 4]
+    assert interpolate.walk(distances([0, 9], [9, 0]), torch.zeros(2), 3, 1.0, 1.0) in ([0, 0, 1], [0, 1, 1])
+
+
+def test_a_walk_weighs_even_steps_against_fluency_and_direction() -> None:
+    places = torch.tensor([0.0, 4.0, 5.0, 10.0])
+    apart, odd = (places[:, None] - places).abs(), torch.tensor([0.0, 0.0, 1.0, 0.0])
+    assert interpolate.walk(apart, odd, 3, 0.0, 1.0) == [0, 2, 3]
+    assert interpolate.walk(apart, odd, 3, 1.0, 1.0) == [0, 1, 3]
+    # the second of the two between is fluent, but leads away from the end
+    apart = distances([0, 4, 2, 8], [4, 0, 4, 4], [2, 4, 0, 10], [8, 4, 10, 0])
+    odd = torch.tensor([0.0, 2.7, 0.0, 0.0])
+    assert interpolate.walk(apart, odd, 3, 1.0, 0.0) == [0, 2, 3]
+    assert interpolate.walk(apart, odd, 3, 1.0, 1.0) == [0, 1, 3]
+
+
+def test_a_walk_needs_room_for_both_ends() -> None:
+    with pytest.raises(ValueError, match="take at least 2"):
+        interpolate.walk(torch.zeros(2, 2), torch.zeros(2), 1, 1.0, 1.0)
