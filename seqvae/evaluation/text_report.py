@@ -12,6 +12,19 @@ from seqvae.evaluation.tables import cell, rows, spaced, with_new_keys
 
 OLDER = {"released": "searched mean", "encoder": "encoder's mean"}  # names in results of older versions
 
+RECONSTRUCTION = ["BLEU", "exact", "share of words to edit", "KL, bits per line"]
+# Columns of moved sentences, and digits after the point; results of older versions have the first three.
+TRANSFER = {
+    "accuracy": ("accuracy", 2),
+    "accuracy_of_all": ("accuracy among all styles", 2),
+    "bleu": ("self-BLEU", 1),
+    "geometric_mean": ("geometric mean", 1),
+    "reference_bleu": ("BLEU to reference", 1),
+    "reference_geometric_mean": ("geometric mean, reference", 1),
+    "content_kept": ("content words kept", 2),
+    "perplexity": ("perplexity", 1),
+}
+
 
 def table(result: Mapping[str, Any]) -> str:
     """The figures as Markdown tables, for reports and model cards."""
@@ -24,12 +37,13 @@ def table(result: Mapping[str, Any]) -> str:
         *_likelihood_table(result["likelihood"]),
         *rows(
             "decoded from (a mean is a point estimate)",
-            ["BLEU", "exact", "share of words to edit", "KL, bits per line"],
-            {OLDER.get(n, n): [cell(r["bleu"], 1), *(cell(r[k]) for k in ("exact", "edit_distance")),
-                               cell(r.get("kl_bits"), 0)]
-             for n, r in result["reconstruction"].items()},
+            RECONSTRUCTION,
+            {OLDER.get(name, name): _reconstruction_cells(row) for name, row in result["reconstruction"].items()},
         ),
-    ]  # fmt: skip
+    ]
+    for most, figures in result.get("reconstruction_by_length", {}).items():
+        body = {name: _reconstruction_cells(row) for name, row in figures.items() if name != "lines"}
+        lines += rows(f"{figures['lines']} lines of at most {most} words, from", RECONSTRUCTION, body)
     between = result["interpolation"]
     kinds = {k: v for k, v in between.items() if isinstance(v, dict)}
     if kinds:
@@ -62,12 +76,20 @@ def _likelihood_table(likelihood: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def _reconstruction_cells(row: Mapping[str, Any]) -> list[str]:
+    return [cell(row["bleu"], 1), *(cell(row[k]) for k in ("exact", "edit_distance")), cell(row.get("kl_bits"), 0)]
+
+
 def _transfer_tables(pair: str, figures: Mapping[str, Any]) -> list[str]:
     """Sentences moved between two styles: each method by amount, the controls, and the chosen setting."""
-    columns = ["accuracy", "self-BLEU", "perplexity"]
+    measured: Mapping[str, Any] = next(
+        (x for by in figures["methods"].values() for x in by.get("both", {}).values()), {}
+    )
+    shown = {key: about for key, about in TRANSFER.items() if key in measured}
+    columns = [name for name, _ in shown.values()]
 
     def cells(x: Mapping[str, Any]) -> list[str]:
-        return [cell(x["accuracy"]), cell(x["bleu"], 1), cell(x["perplexity"], 1)]
+        return [cell(x[key], digits) for key, (_, digits) in shown.items()]
 
     lines = [
         f"{pair}: the style classifier assigns {cell(figures['classifier'])} of the real lines to their own style; "
@@ -86,9 +108,11 @@ def _transfer_tables(pair: str, figures: Mapping[str, Any]) -> list[str]:
         gains = ", ".join(f"{k} {cell(x['beyond'], 1)}" for k, x in controls.items() if "beyond" in x)
         lines += [f"Gain of self-BLEU over {gains}.", ""]
     if chosen := figures.get("chosen"):
+        each = ", ".join(f"{name} {cell(chosen[key], digits)}" for key, (name, digits) in shown.items())
         lines += [
-            f"Chosen on one half, measured on the other: {chosen['method']} by {chosen['amount']:g}, accuracy "
-            f"{cell(chosen['accuracy'])}, self-BLEU {cell(chosen['bleu'], 1)}.",
+            f"Chosen on one half, measured on the other: {chosen['method']} by {chosen['amount']:g}: {each}.",
             "",
         ]
+    if published := figures.get("published"):
+        lines += [f"Published: {published}", ""]
     return lines
