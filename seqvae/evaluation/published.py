@@ -54,6 +54,9 @@ def evaluate(
     for name, one in corpus.sets.items():
         if pairs is not None and tuple(one.lines) not in pairs:
             continue
+        if reason := _missing(one):
+            result["skipped"][name] = reason
+            continue
         known = tuple(sorted(one.train))
         if known not in classifiers:
             classifiers[known] = LineClassifier(_tokenized(corpus, one.train), seed)
@@ -61,6 +64,13 @@ def evaluate(
         moved = transfer(codec, _task(corpus, part, classifiers[known], model, seed), AMOUNTS, rng, report)
         result["transfer"][name] = {**text.plain(moved), "published": one.published}
     return result
+
+
+def _missing(one: TransferSet) -> str:
+    """The reason why a set cannot be measured; empty if it can."""
+    if untrained := [name for name in one.lines if not one.train.get(name)]:
+        return f"no training lines of {', '.join(untrained)}"
+    return "" if any(one.lines.values()) else "no held-out lines"
 
 
 def _tokenized(corpus: Corpus, lines: dict[str, list[str]]) -> dict[str, list[str]]:

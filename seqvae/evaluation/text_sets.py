@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,7 +152,7 @@ def _tense(folder: Path, _: Lines) -> TransferSet:
 
 def as_review(line: str) -> str:
     """A line of natural text in the form of the reviews: lower case, spaces between all tokens, "do n't"."""
-    line = re.sub(r"([.,!?;:()\"$&]|\.\.\.|--)", r" \1 ", line.lower().replace("\u2019", "'"))
+    line = re.sub(r"(\.\.\.|--|[.,](?!\d)|[!?;:()\"$&])", r" \1 ", line.lower().replace("\u2019", "'"))
     line = re.sub(r"(?<=\w)n't\b", " n't", line)
     line = re.sub(r"(?<=[^\W_])'(s|m|d|re|ve|ll)\b", r" '\1", line)
     return " ".join(line.split())
@@ -174,7 +174,9 @@ def _suitable(line: str) -> bool:
 
 def _prose(folder: Path, styles: Collection[str]) -> Corpus:
     train, test = _books(folder / "books")
-    verses = [_lines(folder / f"bible/{version}.txt") for version in VERSIONS.values()]
+    verses = [list(text.read_lines(folder / f"bible/{version}.txt")) for version in VERSIONS.values()]
+    if len(set(map(len, verses))) > 1:
+        raise ReadError(folder / "bible", "the versions differ in lines", "give the same verse on each line of all")
     rows = [
         (split_of(f"verse {i}"), dict(zip(VERSIONS, row, strict=True)))
         for i, row in enumerate(zip(*verses, strict=True))
@@ -204,8 +206,10 @@ def _prose(folder: Path, styles: Collection[str]) -> Corpus:
 
 def _books(folder: Path) -> tuple[Lines, Lines]:
     """Training and test lines by the style of their author."""
-    with (folder / "books.tsv").open(encoding="utf-8") as file:
-        books: Sequence[Mapping[str, str]] = list(csv.DictReader(file, delimiter="\t"))
+    path = folder / "books.tsv"
+    books = list(csv.DictReader(text.read_lines(path), delimiter="\t"))
+    if not books or not {"file", "author"} <= set(books[0]):
+        raise ReadError(path, "it has no columns file and author", "name each book's file, without .txt, and author")
     train: Lines = {}
     test: Lines = {}
     for book in books:

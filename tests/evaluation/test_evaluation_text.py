@@ -384,6 +384,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_sets_of_a_folder_are_measured(toy: Toy, folder: Path) -> None:
+    alone = published.evaluate(cast(Codec, toy), folder, lines=4, samples=2, iw_lines=2, pairs=[("past", "present")])
+    assert not alone["transfer"]
     found = published.evaluate(cast(Codec, toy), folder, lines=8, samples=2, iw_lines=2)
     assert found["protocol"]["lines"] == 8
     assert list(found["transfer"]) == ["sentiment", "human references"]
@@ -400,8 +402,11 @@ def test_the_sets_of_a_folder_are_measured(toy: Toy, folder: Path) -> None:
     assert "BLEU to reference" in table
     assert "Published: accuracy 77 %" in table
     (folder / "yelp/human-dev/reference.1").write_text("a line without a rewrite\n")
-    found = published.evaluate(cast(Codec, toy), folder, lines=4, samples=2, iw_lines=2, pairs=[("a", "b")])
+    for name in ("neg", "pos"):
+        (folder / f"yelp/sentiment/100.{name}").write_text("")
+    found = published.evaluate(cast(Codec, toy), folder, lines=4, samples=2, iw_lines=2)
     assert not found["transfer"]
+    assert found["skipped"]["sentiment"] == "no held-out lines"
     assert "has no rewrite after a tab" in found["skipped"]["human references"]
 
 

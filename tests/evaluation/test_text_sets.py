@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seqvae.data.dataset import split_of
-from seqvae.errors import SeqVAEError
+from seqvae.errors import ReadError, SeqVAEError
 from seqvae.evaluation import text_metrics, text_sets
 from seqvae.evaluation.word_table import WordTable
 
@@ -63,13 +63,22 @@ def test_a_folder_without_lines_for_the_model_is_refused(tmp_path: Path) -> None
         text_sets.read(tmp_path, {"negative", "positive"})
 
 
+def test_files_of_another_form_are_refused(prose: Path) -> None:
+    (prose / "bible/web.txt").write_text("And you all went to place 0.\n")
+    with pytest.raises(ReadError, match="the versions differ in lines"):
+        text_sets.read(prose, {"archaic"})
+    (prose / "books/books.tsv").write_text("name\nemma\n")
+    with pytest.raises(ReadError, match="no columns file and author"):
+        text_sets.read(prose, {"archaic"})
+
+
 @pytest.mark.parametrize(
     ("natural", "review"),
     [
         ("She said she'd be back, and didn't disappear.", "she said she 'd be back , and did n't disappear ."),
         ('The staff\u2019s "free" dessert (hot).', 'the staff \'s " free " dessert ( hot ) .'),
         ("it is n't perfect , but it 's good .", "it is n't perfect , but it 's good ."),
-        ("5-10 minutes for $5!", "5-10 minutes for $ 5 !"),
+        ("5-10 minutes for $5.50... wow!", "5-10 minutes for $ 5.50 ... wow !"),
     ],
 )
 def test_references_get_the_form_of_the_reviews(natural: str, review: str) -> None:
