@@ -16,6 +16,7 @@ RECONSTRUCTION = ["BLEU", "exact", "share of words to edit", "KL, bits per line"
 # Columns of moved sentences, and digits after the point; results of older versions have the first three.
 TRANSFER = {
     "accuracy": ("accuracy", 2),
+    "accuracy_by_characters": ("by characters", 2),
     "accuracy_of_all": ("accuracy among all styles", 2),
     "bleu": ("self-BLEU", 1),
     "geometric_mean": ("geometric mean", 1),
@@ -107,6 +108,7 @@ def _transfer_tables(pair: str, figures: Mapping[str, Any]) -> list[str]:
         lines += rows(f"{pair}, difference of means by 1", columns, {k: cells(x) for k, x in controls.items()})
         gains = ", ".join(f"{k} {cell(x['beyond'], 1)}" for k, x in controls.items() if "beyond" in x)
         lines += [f"Gain of self-BLEU over {gains}.", ""]
+    lines += rows(f"{pair}, line by line", columns, {k: cells(x) for k, x in figures.get("movers", {}).items()})
     if chosen := figures.get("chosen"):
         each = ", ".join(f"{name} {cell(chosen[key], digits)}" for key, (name, digits) in shown.items())
         lines += [

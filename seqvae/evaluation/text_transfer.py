@@ -35,6 +35,9 @@ ANCHORS = (73.6, 91.8)
 
 Columns = slice | list[int]
 ACCURACY, SELF, REFERENCE = [0, 1], [*range(2, 12)], [*range(20, 30)]
+CHOSEN_BY = slice(16, 18)
+Mover = Callable[[Sequence[str], str, str], Sequence[str]]
+"""Lines, source and target to the moved lines."""
 
 
 def _root(sums: Floats) -> Floats:
@@ -50,6 +53,7 @@ FIGURES: dict[str, tuple[Columns, Callable[[Floats], Floats]]] = {
     "perplexity": (slice(12, 14), ngram.perplexity_of),
     "content_kept": (slice(14, 16), text.share_of),
     "geometric_mean": (ACCURACY + SELF, _root),
+    "accuracy_by_characters": (CHOSEN_BY, text.share_of),
 }
 # Figures with more than two styles for the classifier, and with references.
 FIRST: dict[str, tuple[Columns, Callable[[Floats], Floats]]] = {"accuracy_of_all": (slice(18, 20), text.share_of)}
@@ -57,7 +61,6 @@ REFERENCED: dict[str, tuple[Columns, Callable[[Floats], Floats]]] = {
     "reference_bleu": (REFERENCE, text.bleu_of),
     "reference_geometric_mean": (ACCURACY + REFERENCE, _root),
 }
-CHOSEN_BY = slice(16, 18)
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,17 @@ class Task:
 
 
 def transfer(
-    codec: Codec, task: Task, amounts: Sequence[float], rng: np.random.Generator, report: Report
-) -> dict[str, Any]:
+    codec: Codec, task: Task, amounts: Sequence[float], rng: np.random.Generator, report: Report,
+    movers: Mapping[str, Mover] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Move lines of two styles to the other style by every amount and every method of style/translation.py.
 
     Accuracy is the share whose target is more probable than the source, BLEU compares with the original lines,
     perplexity is from the language model. "controls" compares the full difference of means with the lines themselves,
     another line moved alike, the target's mean alone, a random vector of equal length, and the baselines. "chosen" is
     the setting with the best geometric mean of accuracy and BLEU on one half of the lines, by another classifier than
-    the one that measures, with its figures on the other half.
+    the one that measures, with its figures on the other half. "movers" has the figures of the lines moved by each of
+    `movers`.
     """
     sentences = Sentences.of(codec, task.moved)
     first = sentences.half(rng)
@@ -168,6 +173,11 @@ def transfer(
         method, amount = max(sweeps, key=lambda setting: task.score(sweeps[setting][first]))
         rest = sweeps[method, amount][~first]
         out["chosen"] = {"method": method, "amount": amount, "lines": len(rest), **task.measure(rest)}
+    a, b = task.moved
+    out["movers"] = {
+        name: task.measure(task.statistics([*move(task.moved[a], a, b), *move(task.moved[b], b, a)]))
+        for name, move in (movers or {}).items()
+    }
     return out
 
 

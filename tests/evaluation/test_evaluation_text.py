@@ -358,6 +358,20 @@ def test_outputs_are_compared_with_references_and_baselines() -> None:
     assert task.score(task.statistics([right])) > 0 == task.score(task.statistics([line]))
 
 
+def test_movers_are_measured_as_moves_are(toy: Toy) -> None:
+    real = {"negative": NEGATIVE, "positive": POSITIVE}
+    task = evaluate_transfer.Task(real, LineClassifier(real, 0), chooser(real, 0), ngram.NGram().fit(EVERY))
+
+    def swapped(lines: Sequence[str], source: str, target: str) -> list[str]:
+        assert {source, target} == {"negative", "positive"}
+        return POSITIVE if target == "positive" else NEGATIVE
+
+    rng = np.random.default_rng(0)
+    found = evaluate_transfer.transfer(cast(Codec, toy), task, (0.0,), rng, lambda _: None, {"swapped": swapped})
+    assert found["movers"]["swapped"]["accuracy"][0] == found["movers"]["swapped"]["accuracy_by_characters"][0] == 1
+    assert 0 < found["movers"]["swapped"]["bleu"][0] < 100
+
+
 # --- public sets ------------------------------------------------------------------------------------------------------
 
 
