@@ -415,6 +415,10 @@ def test_the_sets_of_a_folder_are_measured(toy: Toy, folder: Path) -> None:
     table = text_report.table(json.loads(json.dumps(found)))
     assert "BLEU to reference" in table
     assert "Published: accuracy 77 %" in table
+    chosen = {name: x["chosen"]["method"] for name, x in found["transfer"].items()}
+    for name in ("mean", "discriminant", "transport"):
+        assert (f"| sentiment by {name}, amount" in table) == (chosen["sentiment"] == name), "the others are in --json"
+    assert table.index("| chosen on one half") < table.index("| sentiment by")
     (folder / "yelp/human-dev/reference.1").write_text("a line without a rewrite\n")
     for name in ("neg", "pos"):
         (folder / f"yelp/sentiment/100.{name}").write_text("")
