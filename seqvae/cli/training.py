@@ -172,6 +172,7 @@ def encode(
     app,
     "seqvae evaluate -m music --data songs/ --json",
     "seqvae evaluate -m music --data songs/ --arrangement --pairs classical/rock",
+    "seqvae evaluate -m reviews --data text/ --pieces 200",
     "seqvae evaluate -m reviews --data good=@test.good --data bad=@test.bad --train good=@train.good "
     "--train bad=@train.bad",
 )
@@ -181,7 +182,8 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH",
-            help="Music: folder with a folder for each style. Text: held-out lines as @FILE, of a style as NAME=@FILE.",
+            help="Music: folder with a folder for each style. Text: held-out lines as @FILE, of a style as NAME=@FILE; "
+            "or a folder of public sets.",
             show_default=False,
         ),
     ],
@@ -249,24 +251,20 @@ def evaluate(
     else:
         if arrangement:
             raise UsageError(f"--arrangement: is for music, and {model} is not a model of music; leave it out")
-        lines, training_lines, pairs = _by_name(data), _by_name(training or []), _pairs(opposites or [])
-        from seqvae.evaluation import text, text_report
+        from seqvae.evaluation import text_report
 
-        plain, corpus = lines.pop("", None), training_lines.pop("", None)
-        codec, say = _sharded(load(model))
-        figures = text.evaluate_text(
-            codec,
-            plain if plain is not None else [line for members in lines.values() for line in members],
-            styles=lines,
-            train=training_lines,
-            corpus=corpus,
-            opposites=pairs or None,
-            seed=seed,
-            samples=samples or 500,
-            iw_lines=iw_lines or None,
-            transfer_lines=pieces or 1000,
-            report=say,
-        )
+        pairs, sizes = _pairs(opposites or []) or None, (pieces or 1000, samples or 500, iw_lines or None)
+        if any(Path(one).is_dir() for one in data):
+            if len(data) > 1 or training:
+                raise UsageError(
+                    "--data: of a folder of sets give nothing else, and no --train, which is in the folder"
+                )
+            codec, say = _sharded(load(model))
+            figures = _published_figures(codec, Path(data[0]), pairs, sizes, seed, say)
+        else:
+            lines, training_lines = _by_name(data), _by_name(training or [])
+            codec, say = _sharded(load(model))
+            figures = _text_figures(codec, lines, training_lines, pairs, sizes, seed, say)
         table = text_report.table(figures)
     if codec.ranks.rank == 0:  # once, in the first of several processes
         tell(table, figures, as_json)
@@ -282,6 +280,46 @@ def _arrangement_figures(
     chosen = arrangement.pairs_of(codec, every=True) if [*pairs] == ["all"] else _pairs(pairs) or None
     figures = arrangement.evaluate(codec, data, songs=songs, pairs=chosen, half=split, seed=seed, report=say)
     return figures, arrangement_report.table(figures)
+
+
+Pairs = list[tuple[str, str]]
+Sizes = tuple[int, int, int | None]  # lines of each style, samples of each posterior, lines with importance weighting
+
+
+def _published_figures(
+    codec: Codec, folder: Path, pairs: Pairs | None, sizes: Sizes, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Figures on the public sets of a folder."""
+    from seqvae.evaluation import published
+
+    lines, samples, iw_lines = sizes
+    return published.evaluate(
+        codec, folder, lines=lines, samples=samples, iw_lines=iw_lines, pairs=pairs, seed=seed, report=say
+    )
+
+
+def _text_figures(
+    codec: Codec, lines: dict[str, list[str]], train: dict[str, list[str]], pairs: Pairs | None, sizes: Sizes,
+    seed: int, say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Figures on held-out lines by style, and under "" those for the likelihood; training lines alike."""
+    from seqvae.evaluation import text
+
+    plain, corpus = lines.pop("", None), train.pop("", None)
+    moved, samples, iw_lines = sizes
+    return text.evaluate_text(
+        codec,
+        plain if plain is not None else [line for members in lines.values() for line in members],
+        styles=lines,
+        train=train,
+        corpus=corpus,
+        opposites=pairs,
+        seed=seed,
+        samples=samples,
+        iw_lines=iw_lines,
+        transfer_lines=moved,
+        report=say,
+    )
 
 
 def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:

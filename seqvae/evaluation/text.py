@@ -26,8 +26,8 @@ from seqvae.errors import SeqVAEError
 from seqvae.evaluation import ngram, sentence_walks
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, corpus_interval
-from seqvae.evaluation.style_classifier import LineClassifier
-from seqvae.evaluation.text_transfer import AMOUNTS, transfer
+from seqvae.evaluation.style_classifier import LineClassifier, chooser
+from seqvae.evaluation.text_transfer import AMOUNTS, Task, transfer
 from seqvae.music import note_metrics as measures
 from seqvae.nn import posterior as latent
 from seqvae.nn.posterior import Posterior
@@ -40,6 +40,7 @@ Pair = tuple[str, str]
 ELBO_DRAWS = 8  # samples of each posterior for the mean of log p(x|z)
 DRAWN_TOKENS = 4_000_000  # log-probabilities of tokens in memory at once
 MI_LINES = 4000  # posteriors compared pairwise for mutual information, which is at most the log of this number
+LENGTHS = (15, 20, 40)  # most words of the lines whose reconstruction is also reported apart
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def evaluate_text(
     skipped: dict[str, str] = {}
     result = {"protocol": _protocol(lines, corpus, seed), "skipped": skipped}
     result["likelihood"] = _likelihood(codec, test, samples, iw_lines, rng, report)
-    result["reconstruction"] = _reconstruction(codec, test, rng, report)
+    result["reconstruction"], result["reconstruction_by_length"] = _reconstruction(codec, test, rng, report)
     result["interpolation"] = sentence_walks.walks(codec, lines, pairs, model, rng, report)
     if model is None:
         skipped["samples"] = skipped["transfer"] = "no training lines for a language model"
@@ -117,8 +118,8 @@ def evaluate_text(
         result["samples"] = _samples(codec, lines, corpus, model, generated, seed, report)
         labelled = Labelled(styles, train, list(opposites if opposites is not None else combinations(styles, 2)))
         result["transfer"] = _transfers(codec, labelled, model, amounts, transfer_lines, seed, rng, report, skipped)
-    plain: dict[str, Any] = _plain(result)
-    return plain
+    rounded: dict[str, Any] = plain(result)
+    return rounded
 
 
 def _protocol(lines: Sequence[str], corpus: Sequence[str], seed: int) -> dict[str, Any]:
@@ -154,9 +155,10 @@ def _transfers(
         if reason := _missing({a, b}, codec, labelled):
             skipped[f"transfer {a}/{b}"] = reason
             continue
-        classifier = LineClassifier({a: labelled.train[a], b: labelled.train[b]}, seed)
-        moved = {name: _subset([x for x in labelled.styles[name] if x.strip()], most, rng) for name in (a, b)}
-        out[f"{a}/{b}"] = transfer(codec, moved, classifier, model, amounts, rng, report)
+        real = {a: labelled.train[a], b: labelled.train[b]}
+        moved = {name: subset([x for x in labelled.styles[name] if x.strip()], most, rng) for name in (a, b)}
+        task = Task(moved, LineClassifier(real, seed), chooser(real, seed), model)
+        out[f"{a}/{b}"] = transfer(codec, task, amounts, rng, report)
     return out
 
 
@@ -171,7 +173,7 @@ def _missing(pair: set[str], codec: Codec, labelled: Labelled) -> str:
     return "; ".join(f"{names} not among the {group}" for group, names in missing.items())
 
 
-def _subset(lines: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
+def subset(lines: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
     """At most `most` lines, drawn without replacement, in their order."""
     return [lines[i] for i in np.sort(rng.permutation(len(lines))[:most])]
 
@@ -180,12 +182,12 @@ def _mean(values: Sequence[float] | Floats) -> Figure:
     return measures.interval(np.asarray(values, float))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Figures for JSON: lists, numbers rounded to four digits after the point, and None for nan and infinity."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     return value
@@ -256,26 +258,47 @@ def _bound(lines: Sequence[str], log_prob: Floats) -> dict[str, Any]:
 # --- reconstruction ---------------------------------------------------------------------------------------------------
 
 
-def _reconstruction(codec: Codec, test: Lines, rng: np.random.Generator, report: Report) -> dict[str, Any]:
+Rows = dict[str, dict[str, Any]]
+
+
+def _reconstruction(
+    codec: Codec, test: Lines, rng: np.random.Generator, report: Report
+) -> tuple[Rows, dict[str, dict[str, Any]]]:
     """BLEU and exact matches of lines decoded from means and from samples of the searched and the encoder's posterior.
 
     A mean decoded without noise is a point estimate. The KL in bits per line is the rate of the samples and is reported
-    only with them. A model without a search has only the encoder's posterior.
+    only with them. A model without a search has only the encoder's posterior. Second come the same figures of the lines
+    of at most LENGTHS words, with the number of these lines.
     """
-    out: dict[str, Any] = {}
+    out: Rows = {}
+    words = np.array([len(line.split()) for line in test.lines])
+    short: dict[str, dict[str, Any]] = {str(most): {"lines": int((words <= most).sum())} for most in LENGTHS}
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     for name, refined in {**({"searched": True} if codec.refinement.steps else {}), "encoder's": False}.items():
         q = codec.posteriors(test.segments, refined=refined)
-        bits = _mean(test.by_line(q.kl().sum(1)) / math.log(2))
-        for kind, z, rate in (("mean", q.mean, None), ("sample", q.sample(generator), bits)):
+        bits = test.by_line(q.kl().sum(1)) / math.log(2)
+        for kind, z in (("mean", q.mean), ("sample", q.sample(generator))):
             written = codec.decode(torch.split(z, test.sizes))
-            same = [a == b for a, b in zip(written, test.lines, strict=True)]
-            apart = [edit_distance.edit_distance(a, b) for a, b in zip(written, test.lines, strict=True)]
-            bleu = corpus_interval(text.bleu_statistics(written, test.lines), text.bleu_of)
-            row = {"bleu": bleu, "exact": _mean(same), "edit_distance": _mean(apart), "kl_bits": rate}
-            out[f"{name} {kind}"] = row
-            report(f"reconstruction ({name} {kind}): BLEU {bleu[0]:.1f}, exact {np.mean(same):.3f}")
-    return out
+            pairs = list(zip(written, test.lines, strict=True))
+            columns = {
+                "exact": np.array([a == b for a, b in pairs], float),
+                "edit_distance": np.array([edit_distance.edit_distance(a, b) for a, b in pairs]),
+                "kl_bits": bits if kind == "sample" else None,
+            }
+            counts = text.bleu_statistics(written, test.lines)
+            row = f"{name} {kind}"
+            out[row] = _reconstructed(counts, columns, words >= 0)
+            for most in LENGTHS:
+                if (words <= most).any():
+                    short[str(most)][row] = _reconstructed(counts, columns, words <= most)
+            report(f"reconstruction ({row}): BLEU {text.bleu_of(counts.sum(0)):.1f}, exact {out[row]['exact'][0]:.3f}")
+    return out, short
+
+
+def _reconstructed(counts: Floats, columns: Mapping[str, Floats | None], chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """Figures of the `chosen` lines from BLEU statistics `(N, 10)` and numbers by line `(N,)`."""
+    means = {name: None if x is None else _mean(x[chosen]) for name, x in columns.items()}
+    return {"bleu": corpus_interval(counts[chosen], text.bleu_of), **means}
 
 
 def _samples(
@@ -294,7 +317,7 @@ def _samples(
     sources: dict[str, list[str]] = {"prior": codec.decode(list(z[:, None]), sampling=draws)}
     if "all" in codec.styles:
         sources["fitted"] = codec.sample(count, temperature=1.0, segments=1, seed=seed, sampling=draws)
-    sources["training lines"] = _subset(corpus, count, rng)
+    sources["training lines"] = subset(corpus, count, rng)
     sources["held-out lines"] = lines
     out: dict[str, Any] = {"sentences": count}
     for name, written in sources.items():

@@ -1,13 +1,14 @@
-"""Metrics of sentences: BLEU, and BLEU at a given accuracy.
+"""Metrics of sentences: BLEU, BLEU at a given accuracy, and content words kept.
 
-Scope: lines of words split at white space. Out of scope: models, latents, files, language models (evaluation/ngram.py),
-and tokenization other than at white space.
+Scope: lines of words split at white space, and the tokenizer that splits natural text so. Out of scope: models,
+latents, files, and language models (evaluation/ngram.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 BLEU_ORDER = 4
+_STRAIGHT = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'"})
 
 
 @cache
@@ -75,6 +77,36 @@ def sentence_bleu(hypothesis: str, reference: str) -> float:
         return 100.0
     scorer = BLEU(tokenize="none", force=True, effective_order=True)
     return float(scorer.sentence_score(hypothesis, [reference]).score)
+
+
+def tokenized(line: str) -> str:
+    """A line of natural text with spaces between words and punctuation: sacrebleu's 13a, after straightening quotes."""
+    return " ".join(_tokenizer()(line.translate(_STRAIGHT)).split())
+
+
+@cache
+def _tokenizer() -> Callable[[str], str]:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    return Tokenizer13a()  # type: ignore[no-untyped-call]
+
+
+@cache
+def _stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return frozenset(ENGLISH_STOP_WORDS)
+
+
+def content_words(line: str) -> set[str]:
+    """Words of three or more letters in lower case, without scikit-learn's English stop words and without "n't"."""
+    return set(re.findall(r"[^\W\d_]{3,}", re.sub("n['\u2019]t", " ", line.lower()))) - _stop_words()
+
+
+def content_statistics(hypotheses: Sequence[str], lines: Sequence[str]) -> Floats:
+    """Content words of each line that are in the hypothesis, and all, `(N, 2)`; `share_of` their sum is a recall."""
+    rows = [(content_words(a), content_words(b)) for a, b in zip(hypotheses, lines, strict=True)]
+    return np.array([[len(a & b), len(b)] for a, b in rows], float).reshape(-1, 2)
 
 
 def share_of(sums: Floats) -> Floats:

@@ -18,7 +18,7 @@ from seqvae.checkpoint import hub as released
 from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import arrangement as evaluate_arrangement
-from seqvae.evaluation import arrangement_report, music_report, text_report
+from seqvae.evaluation import arrangement_report, music_report, published, text_report
 from seqvae.evaluation import music as evaluate
 from seqvae.evaluation import text as evaluate_text
 from seqvae.train import loop as train
@@ -252,6 +252,21 @@ def test_evaluate_reads_styles_from_file_names(tiny_text: Path, here: Path, monk
     )  # fmt: skip
     assert "write two styles as A/B" in error_line(seqvae(*evaluate_, "--pairs", "good"), 2)
     assert "cannot read gone" in error_line(seqvae(*evaluate_, "--data", "@gone"))
+
+
+def test_evaluate_measures_the_sets_of_a_folder(tiny_text: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(_: object, folder: Path, *, report: Callable[[str], None], **rest: Any) -> dict[str, Any]:
+        return {"folder": str(folder), **rest}
+
+    monkeypatch.setattr(published, "evaluate", fake)
+    monkeypatch.setattr(text_report, "table", str)
+    (here / "sets").mkdir()
+    [line] = done("evaluate", "-m", tiny_text, "--data", "sets", "--pieces", 9, "--pairs", "a/b", "--json")
+    assert json.loads(line) == {
+        "folder": "sets", "lines": 9, "samples": 500, "iw_lines": 500, "pairs": [["a", "b"]], "seed": 0,
+    }  # fmt: skip
+    more = ("--train", "@gone")
+    assert "which is in the folder" in error_line(seqvae("evaluate", "-m", tiny_text, "--data", "sets", *more), 2)
 
 
 def test_evaluate_measures_sentences(tiny_text: Path, here: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from seqvae.codec import Codec
 from seqvae.errors import SeqVAEError
-from seqvae.evaluation import sentence_walks, text_report
+from seqvae.evaluation import ngram, published, sentence_walks, text_report
 from seqvae.evaluation import text as evaluate_text
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation import text_transfer as evaluate_transfer
-from seqvae.evaluation.style_classifier import LineClassifier
+from seqvae.evaluation.style_classifier import LineClassifier, chooser
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.style import gaussian, translation
@@ -190,6 +191,10 @@ def test_the_figures_of_a_line_are_sums_over_its_segments() -> None:
 def test_reconstruction_is_reported_with_and_without_refinement(result: dict[str, Any]) -> None:
     right = {"bleu": [100] * 3, "exact": [1] * 3, "edit_distance": [0] * 3, "kl_bits": None}
     assert result["reconstruction"]["searched mean"] == right, "a point estimate has no KL"
+    by_length = result["reconstruction_by_length"]
+    assert by_length == {most: {"lines": 22, **result["reconstruction"]} for most in ("15", "20", "40")}, (
+        "every line has six words"
+    )
     alone = result["reconstruction"]["encoder's mean"]
     assert 0.2 < alone["exact"][0] < 0.8, "the encoder alone assumes a constant last word"
     assert alone["bleu"][0] < 100
@@ -203,7 +208,7 @@ def test_without_refinement_there_is_one_reconstruction() -> None:
 def test_a_sample_has_the_noise_of_the_posterior_in_its_kl(toy: Toy) -> None:
     lines = EVERY * 40
     held_lines = evaluate_text.split(cast(Codec, toy), lines)
-    found = evaluate_text._reconstruction(cast(Codec, toy), held_lines, np.random.default_rng(0), lambda _: None)
+    found, _ = evaluate_text._reconstruction(cast(Codec, toy), held_lines, np.random.default_rng(0), lambda _: None)
     # a word comes back if its sample keeps the sign of its place m: with probability Phi(|m| / sigma), sigma^2 = .7
     kept = [0.5 * (1 + math.erf(abs(m) / math.sqrt(2 * 0.7))) for m in PLACES.flatten().tolist()]
     words = [(a + b) / 2 for a, b in zip(kept[::2], kept[1::2], strict=True)]
@@ -280,7 +285,8 @@ def test_the_full_style_difference_swaps_the_words_of_the_style(result: dict[str
 def test_preservation_is_compared_with_controls_without_the_line(result: dict[str, Any]) -> None:
     pair = result["transfer"]["negative/positive"]
     found = pair["controls"]
-    assert list(found) == ["the line itself", "another line", "the target mean", "a random vector"]
+    assert list(found) == ["the line itself", "another line", "the target mean", "a random vector", "copying"]
+    assert (found["copying"]["accuracy"][0], found["copying"]["bleu"][0]) == (0, 100)
     own = found["the line itself"]
     assert own["bleu"] == pair["methods"]["mean"]["both"]["1"]["bleu"]
     for name in ("another line", "the target mean"):
@@ -288,6 +294,8 @@ def test_preservation_is_compared_with_controls_without_the_line(result: dict[st
         assert value == pytest.approx(own["bleu"][0] - found[name]["bleu"][0], abs=1e-3)
         assert 0 < low <= value <= high, "four words of the line itself are kept"
     assert found["the target mean"]["accuracy"] == [1, 1, 1]
+    assert own["geometric_mean"][0] == pytest.approx(math.sqrt(100 * own["accuracy"][0] * own["bleu"][0]), abs=1e-3)
+    assert own["content_kept"][0] == pytest.approx(1 / 3, abs=1e-3), "staff or waiter, without both adjectives"
 
 
 def test_bleu_is_interpolated_between_two_amounts(result: dict[str, Any]) -> None:
@@ -331,7 +339,107 @@ def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> N
 def test_an_empty_line_is_classified_as_no_style() -> None:
     classifier = LineClassifier({"negative": NEGATIVE, "positive": POSITIVE}, 0)
     lines = [NEGATIVE[0], POSITIVE[0], "", " "]
-    assert classifier.puts_in(lines, ["negative", "negative", "negative", "positive"]).tolist() == [1, 0, 0, 0]
+    targets, sources = ["negative", "negative", "negative", "positive"], ["positive"] * 3 + ["negative"]
+    assert classifier.puts_in(lines, targets).tolist() == [1, 0, 0, 0]
+    assert classifier.prefers(lines, targets, sources).tolist() == [1, 0, 0, 0]
+
+
+def test_a_preferred_target_need_not_be_the_first_of_all_styles() -> None:
+    styles = {
+        "red": ["red red"] * 4,
+        "blue": ["blue blue"] * 4,
+        "rather red": ["red red", "red blue", "red sky", "sky"],
+    }
+    classifier = LineClassifier(styles, 0)
+    assert classifier.puts_in(["red red"], ["rather red"]) == [0]
+    assert classifier.prefers(["red red"], ["rather red"], ["blue"]) == [1]
+
+
+def test_outputs_are_compared_with_references_and_baselines() -> None:
+    real = {"negative": NEGATIVE, "positive": POSITIVE}
+    judge, model = LineClassifier(real, 0), ngram.NGram().fit(EVERY)
+    line, right = "the horrible staff was awful here", "the lovely staff was great here"
+    task = evaluate_transfer.Task(
+        {"negative": [line], "positive": []}, judge, chooser(real, 0), model, {"negative": [right], "positive": []}
+    )
+    found = task.measure(task.statistics([right]))
+    assert (found["accuracy"][0], found["reference_bleu"][0], found["reference_geometric_mean"][0]) == (1, 100, 100)
+    assert found["content_kept"][0] == pytest.approx(1 / 3), "staff, of horrible, staff and awful"
+    copied = task.measure(task.statistics([line]))
+    assert (copied["accuracy"][0], copied["bleu"][0], copied["content_kept"][0]) == (0, 100, 1)
+    assert copied["reference_bleu"][0] < 40
+    assert "accuracy_of_all" not in found, "two styles alone"
+    assert task.score(task.statistics([right])) > 0 == task.score(task.statistics([line]))
+
+
+def test_movers_are_measured_as_moves_are(toy: Toy) -> None:
+    real = {"negative": NEGATIVE, "positive": POSITIVE}
+    task = evaluate_transfer.Task(real, LineClassifier(real, 0), chooser(real, 0), ngram.NGram().fit(EVERY))
+
+    def swapped(lines: Sequence[str], source: str, target: str) -> list[str]:
+        assert {source, target} == {"negative", "positive"}
+        return POSITIVE if target == "positive" else NEGATIVE
+
+    rng = np.random.default_rng(0)
+    found = evaluate_transfer.transfer(cast(Codec, toy), task, (0.0,), rng, lambda _: None, {"swapped": swapped})
+    assert found["movers"]["swapped"]["accuracy"][0] == found["movers"]["swapped"]["accuracy_by_characters"][0] == 1
+    assert 0 < found["movers"]["swapped"]["bleu"][0] < 100
+
+
+# --- public sets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of reviews of the toy model."""
+    pairs = {0: (NEGATIVE, POSITIVE), 1: (POSITIVE, NEGATIVE)}
+    files = {
+        "train.negative": rest(NEGATIVE) * 3,
+        "train.positive": rest(POSITIVE) * 3,
+        "valid.txt": held(EVERY),
+        "sentiment/100.neg": held(NEGATIVE),
+        "sentiment/100.pos": held(POSITIVE),
+        "tense/valid.past": EVERY,
+        "tense/valid.present": EVERY,
+    }
+    for number, (lines, others) in pairs.items():
+        files[f"human-dev/reference.{number}"] = ["\t".join(both) for both in zip(lines, others, strict=True)]
+    for name, lines in files.items():
+        path = tmp_path / "yelp" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_the_sets_of_a_folder_are_measured(toy: Toy, folder: Path) -> None:
+    alone = published.evaluate(cast(Codec, toy), folder, lines=4, samples=2, iw_lines=2, pairs=[("past", "present")])
+    assert not alone["transfer"]
+    found = published.evaluate(cast(Codec, toy), folder, lines=8, samples=2, iw_lines=2)
+    assert found["protocol"]["lines"] == 8
+    assert list(found["transfer"]) == ["sentiment", "human references"]
+    assert found["skipped"] == {"tense": "past, present not among the styles of the model"}
+    human = found["transfer"]["human references"]
+    assert human["lines"] == {"negative": 8, "positive": 8}
+    assert human["controls"]["the reference"]["reference_bleu"] == [100, 100, 100]
+    assert human["controls"]["the reference"]["accuracy"][0] == 1
+    assert (
+        human["methods"]["mean"]["both"]["1"]["reference_bleu"][0] > human["controls"]["copying"]["reference_bleu"][0]
+    )
+    assert "reference_bleu" not in found["transfer"]["sentiment"]["controls"]["copying"]
+    table = text_report.table(json.loads(json.dumps(found)))
+    assert "BLEU to reference" in table
+    assert "Published: accuracy 77 %" in table
+    chosen = {name: x["chosen"]["method"] for name, x in found["transfer"].items()}
+    for name in ("mean", "discriminant", "transport"):
+        assert (f"| sentiment by {name}, amount" in table) == (chosen["sentiment"] == name), "the others are in --json"
+    assert table.index("| chosen on one half") < table.index("| sentiment by")
+    (folder / "yelp/human-dev/reference.1").write_text("a line without a rewrite\n")
+    for name in ("neg", "pos"):
+        (folder / f"yelp/sentiment/100.{name}").write_text("")
+    found = published.evaluate(cast(Codec, toy), folder, lines=4, samples=2, iw_lines=2)
+    assert not found["transfer"]
+    assert found["skipped"]["sentiment"] == "no held-out lines"
+    assert "has no rewrite after a tab" in found["skipped"]["human references"]
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
