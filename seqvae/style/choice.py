@@ -47,7 +47,7 @@ class Choice:
     """Weight of that probability, among candidates that reach `until`."""
     content: float = 1.0
     """Weight of the overlap with the original; see `line_classifier.overlap`."""
-    fluency: float = 0.5
+    fluency: float = 1.0
     """Weight of the mean probability per token; see `Candidates.fluency`."""
     steps: int = 10
     """Amounts tried, evenly spaced up to the farthest."""
