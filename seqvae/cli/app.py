@@ -22,6 +22,8 @@ from seqvae.cli import style as style_commands
 from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
 from seqvae.cli.moves import (
     FARTHEST,
+    Until,
+    Weights,
     check_music_options,
     choice_of,
     move_facts,
@@ -125,23 +127,8 @@ def blend(
             "that is tried.  [default: 0.5; 2.5 with --until]",
         ),
     ] = None,
-    until: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P",
-            callback=console.share,
-            help="Text: move each line only until the classifier of the styles accepts it with this probability, and "
-            "keep the words that need no change; 0.9, for example.",
-        ),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--weight",
-            metavar="NAME=NUMBER",
-            help="With --until: weight of style, content or fluency in the ranking of accepted candidates.",
-        ),
-    ] = None,
+    until: Until = None,
+    weights: Weights = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,7 +8,9 @@ themselves (cli/app.py), the moves (style/translation.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from seqvae.cli import console
 from seqvae.errors import UsageError
@@ -20,6 +22,23 @@ if TYPE_CHECKING:
 
 Move = tuple[str | None, str, float]
 """Source, target and amount; without a source, a move starts from the input itself."""
+Until = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        callback=console.share,
+        help="Text: move each line only until the classifier of the styles accepts it with this probability, and keep "
+        "the words that need no change; 0.9, for example.",
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        metavar="NAME=NUMBER",
+        help="With --until: weight of style, content or fluency in the ranking of accepted candidates.",
+    ),
+]
 FARTHEST = 2.5
 """Farthest amount that --until tries by default."""
 WEIGHTS = ("style", "content", "fluency")
@@ -104,7 +123,7 @@ def moves_of(
 
 def choice_of(
     until: float | None, weights: Sequence[str], sources: Sequence[str], temperature: float
-) -> dict[str, float] | None:
+) -> dict[str, Any] | None:
     """Settings of `style.choice.Choice`, None without --until; raises UsageError for options that do not fit."""
     if until is None:
         if weights:
@@ -114,7 +133,7 @@ def choice_of(
         raise UsageError("--until compares two styles: add --from")
     if temperature:
         raise UsageError(f"--temperature {temperature:g}: --until takes the most likely tokens; leave one of them out")
-    settings = {"until": until}
+    settings: dict[str, Any] = {"until": until}
     for given in weights:
         name, _, number = given.partition("=")
         try:
@@ -127,7 +146,7 @@ def choice_of(
     return settings
 
 
-def write_chosen(desk: Desk, codec: Codec, moves: Sequence[Move], settings: dict[str, float], method: Method) -> None:
+def write_chosen(desk: Desk, codec: Codec, moves: Sequence[Move], settings: dict[str, Any], method: Method) -> None:
     """Move every line until the classifier accepts it, and report how many lines it does not accept."""
     from seqvae.style.choice import Choice
 

@@ -79,7 +79,6 @@ class LineCodec(Protocol):
 
     tokenizer: Any
     chunks: int
-    styles: Mapping[str, Style]
 
     def style(self, name: str | Style) -> Style:
         """A style by name."""
@@ -124,7 +123,8 @@ def choose(
     pairs = [_weights(codec, source, target) for source, target, _ in path]
 
     def accepted(texts: Sequence[str]) -> Floats:
-        return np.min([line_classifier.probability(texts, a, b) for a, b in pairs], axis=0)
+        least: Floats = np.min([line_classifier.probability(texts, a, b) for a, b in pairs], axis=0)
+        return least
 
     out = [Chosen(line, 0.0, p) for line, p in zip(lines, accepted(lines).tolist(), strict=True)]
     todo = [i for i, one in enumerate(out) if one.line.strip() and one.probability < choice.until]

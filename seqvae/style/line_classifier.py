@@ -72,7 +72,7 @@ def fit(lines: Mapping[str, Sequence[str]], steps: int = 60) -> dict[str, LineWe
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     whole = torch.cat([table.detach(), intercept.detach()[None]]).T.half().float()
     return {name: LineWeights(one.clone(), tuple(kept)) for name, one in zip(kept, whole, strict=True)}
 

@@ -460,7 +460,7 @@ def test_bad_input_is_a_one_line_error_and_leaves_no_files(
         (["blend", "a", "--to", "good", "--from", "bad", "--until", "1"], "--until"),
         (["blend", "a", "--to", "good", "--weight", "style=1"], "add --until 0.9"),
         (["blend", "a", "--to", "good", "--from", "bad", "--until", ".9", "--weight", "x=1"], "write NAME=NUMBER"),
-        (["blend", "a", "--to", "good", "--from", "bad", "--until", ".9", "--temperature", "1"], "--temperature 1: --until"),
+        (["blend", "a", "--to", "good", "--from", "bad", "--until", ".9", "--temperature", "1"], "--temperature 1: "),
         (["reconstruct", "a", "-o", "sub"], "is a folder; lines go into one file"),
         (["reconstruct", "a", "-o", "new/"], "is a folder; lines go into one file"),
         (["interpolate", "@in.txt", "b"], "@in.txt: holds several lines"),
