@@ -28,7 +28,7 @@ from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
 from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Guide, Tokenizer
-from seqvae.style import arranger, gaussian, interpolation, mixture, moves, sentences, styles_file, translation
+from seqvae.style import arranger, choice, gaussian, interpolation, mixture, moves, sentences, styles_file, translation
 from seqvae.style.arranger import Goal, Stretch
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
@@ -215,6 +215,20 @@ class Codec:
         """
         move = self.translate(target, source, amount, method)
         return self.transform([piece], move, sampling, keep, chroma_guidance, goal=self.goal(target, amount))[0]
+
+    def blend_until(
+        self,
+        lines: Sequence[str],
+        path: Sequence[choice.Step],
+        settings: choice.Choice | None = None,
+        method: translation.Method = "mean",
+    ) -> list[choice.Chosen]:
+        """Move each line only as far as the styles' classifier asks, and keep the rest; see `style.choice.choose`.
+
+        `path` has a source, a target and the farthest amount for each move. Raises StyleError for styles that were not
+        fitted together, and for kinds other than lines.
+        """
+        return choice.choose(self, lines, path, settings or choice.Choice(), method)
 
     def goal(self, target: str | Style | Mapping[str, float], amount: float | None = None) -> Goal | None:
         """The ensemble goal of `blend`, for `transform`; see `arranger.goal`."""
@@ -409,6 +423,11 @@ class Codec:
         fitted = gaussian.fit(self.means(split, False), source)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
         return replace(fitted, ensemble=self.adapter.ensemble(songs, read))
+
+    def fit_styles(self, sets: Mapping[str, tuple[Sequence[Any], str]]) -> dict[str, Style]:
+        """A style from the pieces and the source of each name; styles of lines with a classifier of one another."""
+        fitted = {name: self.fit_style(pieces, source) for name, (pieces, source) in sets.items()}
+        return choice.with_classifiers(fitted, {name: pieces for name, (pieces, _) in sets.items()})
 
 
 def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = False) -> Codec:

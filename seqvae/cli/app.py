@@ -20,7 +20,19 @@ import typer
 from seqvae.cli import console, detect, draw, training
 from seqvae.cli import style as style_commands
 from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
-from seqvae.cli.moves import check_music_options, move_facts, moves_of, over, segments_for, target_weights
+from seqvae.cli.moves import (
+    FARTHEST,
+    Until,
+    Weights,
+    check_music_options,
+    choice_of,
+    move_facts,
+    moves_of,
+    over,
+    segments_for,
+    target_weights,
+    write_chosen,
+)
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.style.method import Method
 
@@ -93,6 +105,7 @@ Beam = Annotated[
     "seqvae blend corpus:bach/bwv66.6 -m music --from classical --to rock --amount 0.5 -o blend.mid",
     "seqvae blend song.mid -m music --to jazz --amount 1 -o jazz.mid --wav --png --html",
     "seqvae blend -m reviews --from negative --to positive --amount 1.5 < in.txt > out.txt",
+    "seqvae blend @in.txt -m reviews --from negative --to positive --until 0.9 -o out.txt",
     "seqvae blend @in.txt -m reviews --from negative --to positive --from past --to present --amount 1 -o out.txt",
     "seqvae blend song.mid -m music --from pop --to rock=0.3 --to jazz=0.5 --keep melody --keep drums -o blend.mid",
 )
@@ -110,9 +123,12 @@ def blend(
         typer.Option(
             "--amount",
             callback=console.all_finite,
-            help="How far to move: 0 stays, 0.5 is half-way, 1 is all the way; any number.  [default: 0.5]",
+            help="How far to move: 0 stays, 0.5 is half-way, 1 is all the way; any number. With --until, the farthest "
+            "that is tried.  [default: 0.5; 2.5 with --until]",
         ),
     ] = None,
+    until: Until = None,
+    weights: Weights = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,15 +169,20 @@ def blend(
     """
     from seqvae.cli.inputs import also, chosen, load
 
-    moves = moves_of(targets, sources or [], amounts or [])
+    settings = choice_of(until, weights or [], sources or [], temperature)
+    moves = moves_of(targets, sources or [], amounts or [], 0.5 if settings is None else FARTHEST)
     if method != "mean" and not sources:
         raise UsageError(f"--method {method} starts from a style: add --from")
     model, kind = chosen(model, inputs or [])
     check_music_options(kind, keep or [], chroma_guidance)
+    if until is not None and kind.FILES:
+        raise UsageError(f"--until {until:g}: is for lines of text; songs are moved by --amount")
     with kind.given(
         inputs or [], out, "-".join(target for _, target, _ in moves), as_json, also(wav, png, html)
     ) as desk:
         codec = load(model, styles, exact)
+        if settings is not None:
+            return write_chosen(desk, codec, moves, settings, method)
         from seqvae.codec import CHROMA_GUIDANCE
         from seqvae.style.translation import compose
 

@@ -76,7 +76,7 @@ def fit(
             name: ([piece for piece in pieces if not effect.is_test_piece(piece)], source)
             for name, (pieces, source) in found.items()
         }
-    fitted = {name: codec.fit_style(pieces, source) for name, (pieces, source) in found.items()}
+    fitted = codec.fit_styles(found)
     path = _write(fitted, out, model)
     for name, one in fitted.items():
         facts = {"style": name, "count": one.count, "source": one.source, "output": str(path)}

@@ -18,6 +18,7 @@ from seqvae import _aliases
 from seqvae.errors import StyleError
 from seqvae.music.band import Ensemble
 from seqvae.style import exemplars
+from seqvae.style.line_classifier import LineWeights
 
 SHRINKAGE = 0.1
 
@@ -73,6 +74,8 @@ class Style:
     """The ensembles of its songs; None for other kinds than music."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
     """Measured effects of the vector to this style, by the name of the style that it starts from."""
+    classifier: LineWeights | None = None
+    """Weights that tell its lines from those of the styles fitted with it; None for other kinds and a single style."""
 
     @cached_property
     def root(self) -> Tensor:

@@ -6,7 +6,7 @@ Scope: styles to tensors and back, with checks of their sizes and numbers. Out o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from seqvae.errors import StyleError
 from seqvae.music.band import Ensemble
 from seqvae.style.exemplars import principal
 from seqvae.style.gaussian import Effect, Style
+from seqvae.style.line_classifier import BUCKETS, LineWeights
 
 RANK = 128  # directions of a covariance stored on disk
 MOST = 1 << 28  # maximum numbers in all covariances of one file
@@ -45,7 +46,10 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
             for part in fields(Ensemble):
                 kept = torch.from_numpy(getattr(style.ensemble, part.name))
                 tensors[f"{name}.{part.name}"] = kept.half() if part.name in ("hits", "accents") else kept.float()
-        facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
+        facts: dict[str, Any] = {"count": style.count, "source": style.source, "persistence": style.persistence}
+        if style.classifier is not None:
+            tensors[f"{name}.classifier"] = style.classifier.weights.half()
+            facts["among"] = style.classifier.among
         effects = {source: asdict(effect) for source, effect in style.effects.items()}
         about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
     return tensors, about
@@ -78,6 +82,7 @@ def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], d
         _exemplars(name, tensors, len(mean)),
         _ensemble(name, tensors),
         {source: _effect(effect) for source, effect in facts.get("effects", {}).items()},
+        _classifier(name, tensors, facts.get("among", ())),
     )
 
 
@@ -132,6 +137,16 @@ def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
     if table.shape != ensemble.accents.shape or not bool(table.isfinite().all()):
         raise StyleError(f"style '{name}': its accents are damaged; fit it again")
     return replace(ensemble, accents=table.double().numpy())
+
+
+def _classifier(name: str, tensors: Mapping[str, Tensor], among: Sequence[str]) -> LineWeights | None:
+    """The classifier of a style, None if there is none; raises StyleError for a damaged one."""
+    weights = tensors.get(f"{name}.classifier")
+    if weights is None:
+        return None
+    if weights.shape != (BUCKETS + 1,) or not bool(weights.isfinite().all()) or name not in among:
+        raise StyleError(f"style '{name}': its classifier is damaged; fit it again")
+    return LineWeights(weights.float(), tuple(among))
 
 
 def _effect(facts: Mapping[str, Any]) -> Effect:

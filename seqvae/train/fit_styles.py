@@ -21,7 +21,7 @@ from seqvae.data.dataset import Longs, TokenData
 from seqvae.modality import counted
 from seqvae.music.band import Ensemble
 from seqvae.protocols import PAD
-from seqvae.style import gaussian, mixture, styles_file
+from seqvae.style import choice, gaussian, mixture, styles_file
 
 Report = Callable[[str], None]
 Floats = NDArray[np.float64]
@@ -91,6 +91,8 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     rng = np.random.default_rng(0)
     latents: dict[str, list[Tensor]] = {}
     ensembles: dict[str, Ensemble | None] = {}
+    lines: dict[str, list[str]] = {}
+    of_lines = isinstance(codec.adapter.blank(0), str)
     draws: list[Tensor] = []  # from the posteriors, for the mixture: wider than posterior means
     generator = torch.Generator().manual_seed(0)
     for name, chosen in sorted(pieces_of_styles(data, rng, most).items()):
@@ -101,11 +103,14 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
             _, sizes = np.unique(pieces, return_counts=True)
             latents[name] = list(torch.split(torch.cat(means), sizes.tolist()))
             ensembles[name] = codec.adapter.ensemble(songs)
+            if of_lines:
+                lines[name] = [codec.adapter.assemble(song, "") for song in songs]
     about = "{}: {} pieces of the training split"
     styles = {
         name: replace(gaussian.fit(z, about.format(name, len(z))), ensemble=ensembles[name])
         for name, z in sorted(latents.items())
     }
+    styles = choice.with_classifiers(styles, lines)
     everything = [z for one in latents.values() for z in one]
     styles["all"] = gaussian.fit(everything, about.format("all styles", len(everything)))
     kept = checkpoint.load(folder)

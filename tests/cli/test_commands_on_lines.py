@@ -75,6 +75,29 @@ def test_learned_sentences_are_reconstructed_and_translated(tiny_text: Path, her
     assert sum(" good " in line for line in bad) > len(bad) / 2
 
 
+def test_until_moves_each_line_as_far_as_it_needs(tiny_text: Path, here: Path) -> None:
+    lines = [*SENTENCES, "", SENTENCES[0]]
+    text_file(here / "in.txt", lines)
+    command = ["blend", "@in.txt", "-m", tiny_text, "--from", "bad", "--to", "good", "--until", 0.6]
+    rows = [json.loads(line) for line in done(*command, "--json")]
+    assert [row["output"] for row in rows] == done(*command)
+    assert [row["input"] for row in rows] == lines
+    stayed = [row["output"] == row["input"] for row in rows]
+    assert all(same for same, line in zip(stayed, lines, strict=True) if " bad " not in line)
+    amounts = {row["amount"] for row, same in zip(rows, stayed, strict=True) if not same}
+    assert len(amounts) > 1 and all(0 < amount <= 2.5 for amount in amounts)
+    near = [json.loads(line) for line in done(*command, "--amount", 0.1, "--json")]
+    assert max(row["amount"] for row in near) <= 0.1
+
+
+def test_lines_below_until_are_counted_on_standard_error(tiny_text: Path, here: Path) -> None:
+    bad = [line for line in SENTENCES if " bad " in line][:3]
+    text_file(here / "in.txt", bad)
+    result = seqvae("blend", "@in.txt", "-m", tiny_text, "--from", "bad", "--to", "good", "--until", 0.9999999)
+    assert len(result.stdout.splitlines()) == 3
+    assert result.stderr.startswith("3 of 3 lines stay below --until 1; each is the candidate with the highest")
+
+
 def test_text_without_a_named_model_uses_the_text_model(
     tiny_text: Path, here: Path, reconstructed: Reconstructed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +458,11 @@ def test_bad_input_is_a_one_line_error_and_leaves_no_files(
         (["blend", "a", "--to", "good", "--method", "discriminant"], "add --from"),
         (["blend", "a", "--to", "good", "--to", "bad", "--to", "past", *["--from", "past"] * 2], "do not fit together"),
         (["blend", "a", "--to", "good", "--amount", "1", "--amount", "2"], "do not fit together"),
+        (["blend", "a", "--to", "good", "--until", "0.9"], "--until compares two styles: add --from"),
+        (["blend", "a", "--to", "good", "--from", "bad", "--until", "1"], "--until"),
+        (["blend", "a", "--to", "good", "--weight", "style=1"], "add --until 0.9"),
+        (["blend", "a", "--to", "good", "--from", "bad", "--until", ".9", "--weight", "x=1"], "write NAME=NUMBER"),
+        (["blend", "a", "--to", "good", "--from", "bad", "--until", ".9", "--temperature", "1"], "--temperature 1: "),
         (["reconstruct", "a", "-o", "sub"], "is a folder; lines go into one file"),
         (["reconstruct", "a", "-o", "new/"], "is a folder; lines go into one file"),
         (["interpolate", "@in.txt", "b"], "@in.txt: holds several lines"),
