@@ -9,7 +9,9 @@ outside of their training data.
 
 Each set has normal sessions for calibration and other normal sessions for testing. One fault is inserted into each test
 session: shuffled (an order that no training session has), a novel event, a dropped event, a doubled event. For every
-score, the table has the share of faults detected at p <= 0.01, and the share of normal test sessions called anomalous.
+score, the table has the share of faults detected at p <= 0.01, and the share of normal test sessions called anomalous,
+as means over several divisions of the normal sessions into calibration and test with the same model: the rate of false
+alarms is promised on average over calibrations.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ MOST = 150  # normal test sessions with inserted faults, and maximum faults of e
 ROUNDS = 20  # maximum faults of one kind in one session
 NEW = "<new>"  # an event that occurs in no session
 TRIES = 50
+DIVISIONS = 4  # random divisions of the normal sessions into calibration and test
 
 
 @dataclass(frozen=True)
@@ -80,29 +83,40 @@ def faulty(sessions: Sequence[str], train: Sequence[str], seed: int) -> dict[str
 
 
 def rates(model: codec.Codec, part: Part, seed: int) -> tuple[list[list[str]], str]:
-    """Rows of a table, one per score, and the numbers of sessions as text."""
-    faults = faulty(part.test[:MOST], part.train, seed)
+    """Rows of a table, one per score, with means over DIVISIONS, and the numbers of sessions as text."""
     near, tokens = anomaly.reference(model, list(dict.fromkeys(part.train))[: log_detector.KNOWN])
-    evidence = list(anomaly.examine(model, part.calibrate))
+    normal = [*part.calibrate, *part.test]
     # one call per set: equal sessions are examined once
-    parts = {"false alarms": part.test, **faults}
-    found = {name: list(anomaly.examine(model, some)) for name, some in parts.items()}
-    own = faults_of_detectors.source(model, part.calibrate, part.train, log_detector.SAMPLES, 0)
-    rows, compared = [], 0
-    for score in get_args(Score):
-        fitted = calibration.fit(evidence, score, near, seed, tokens, faulty=own)
-        compared = len(fitted.normal)
-        limit = max(LEVEL, 1 / (compared + 1))
-        threshold = fitted.threshold(limit)
-        hits = {name: [fitted.scores(one)[score] < threshold for one in some] for name, some in found.items()}
-        cells = [f"{np.mean(hits[name]):.3f}" if hits[name] else "" for name in faults]
-        alarms = sum(hits["false alarms"])
-        low, high = share_interval(alarms, len(part.test))
-        rows.append([score, *cells, f"{100 * alarms / len(part.test):.2f} % [{100 * low:.2f}, {100 * high:.2f}]"])
-    counts = ", ".join(f"{len(some)} {name}" for name, some in faults.items())
-    limit = max(LEVEL, 1 / (compared + 1))
-    about = f"{len(part.calibrate)} calibration sessions, {compared} of them for p-values, p <= {limit:.3g}; "
-    return rows, about + f"{len(part.test)} normal test sessions; {counts}"
+    evidence = list(anomaly.examine(model, normal))
+    found: dict[Score, dict[str, list[float]]] = {score: {} for score in get_args(Score)}
+    for division in range(DIVISIONS):
+        order = np.random.default_rng(seed + division).permutation(len(normal)) if division else np.arange(len(normal))
+        calibrate, test = np.split(order, [len(part.calibrate)])
+        faults = faulty([normal[i] for i in test[:MOST]], part.train, seed + division)
+        parts = {name: list(anomaly.examine(model, some)) for name, some in faults.items()}
+        parts["false alarms"] = [evidence[i] for i in test]
+        own = faults_of_detectors.source(model, [normal[i] for i in calibrate], part.train, log_detector.SAMPLES, 0)
+        for score, shares in found.items():
+            fitted = calibration.fit([evidence[i] for i in calibrate], score, near, seed + division, tokens, faulty=own)
+            compared = len(fitted.normal)
+            threshold = fitted.threshold(max(LEVEL, 1 / (compared + 1)))
+            for name, some in parts.items():
+                hits = [fitted.scores(one)[score] < threshold for one in some]
+                shares.setdefault(name, []).append(float(np.mean(hits)))
+    rows = []
+    for score, shares in found.items():
+        alarms = shares.pop("false alarms")
+        inside = sum(low <= LEVEL <= high for low, high in (_interval(share, len(part.test)) for share in alarms))
+        each = ", ".join(f"{100 * share:.2f}" for share in alarms)
+        cells = [f"{np.mean(some):.3f}" if np.isfinite(some).all() else "" for some in shares.values()]
+        rows.append([score, *cells, f"{100 * np.mean(alarms):.2f} % ({each}; {inside} of {DIVISIONS} around 1 %)"])
+    about = f"{len(part.calibrate)} calibration sessions, {compared} of them for p-values, p <= "
+    about += f"{max(LEVEL, 1 / (compared + 1)):.3g}; {len(part.test)} normal test sessions; "
+    return rows, about + ", ".join(f"{len(some)} {name}" for name, some in faults.items())
+
+
+def _interval(share: float, sessions: int) -> tuple[float, float]:
+    return share_interval(round(share * sessions), sessions)
 
 
 def learned(name: str, log: Path, key: str, out: Path, minutes: float) -> Part:

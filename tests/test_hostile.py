@@ -90,7 +90,7 @@ def test_shards_of_version_0_1_are_read() -> None:
 
 @pytest.mark.parametrize("file", ["config.json", "detector/detector.json"])
 def test_a_newer_format_is_refused_with_a_message(old: Path, file: str) -> None:
-    change(old / file, format=2 if file == "config.json" else 4)
+    change(old / file, format=2 if file == "config.json" else 5)
     read = load if file == "config.json" else lambda folder: calibration.load(folder / "detector")
     message = one_line(lambda: read(old))
     assert "format 2" in message or "another version" in message

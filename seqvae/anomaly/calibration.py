@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 from weakref import WeakKeyDictionary
@@ -29,9 +30,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.anomaly import conformal, faults
+from seqvae.anomaly import odds as learning
 from seqvae.anomaly.evidence import Evidence, Ints
+from seqvae.anomaly.odds import Odds
 from seqvae.anomaly.score_names import Score as Score
-from seqvae.anomaly.tails import DIGITS, pareto_surprise, surprise
+from seqvae.anomaly.tails import DIGITS, Tail, pareto_surprise
 from seqvae.checkpoint.folder import find, load_tensors, save_tensors, write_folder
 from seqvae.config import read
 from seqvae.errors import CheckpointError, SeqVAEError
@@ -48,9 +51,9 @@ COMBINED: dict[Score, float] = {"worst": 1.0, "familiar": 0.6, "novelty": 0.6, "
 """Scores with the exponents of their p-values; chosen by faults put into normal sessions."""
 EVIDENT: tuple[Score, ...] = (*COMBINED, "error")
 """Scores from which the odds of artificial faults are computed."""
+_EVIDENT = [COLUMNS.index(name) for name in EVIDENT]
 OTHERS = 0.6
 """Exponent of the merged p-values beside the odds: for faults of other kinds."""
-FOLDS = 5  # parts of the tails for learning the odds
 FEWEST = 100  # minimum tails for learning the odds
 FISHER: tuple[Score, ...] = ("elbo", "worst", "latent")
 LOW = 0.1  # the quantile of `quantile`
@@ -121,8 +124,8 @@ class Calibration:
     """`(n, 10)`: the COLUMNS of normal pieces, each column sorted."""
     normal: Doubles
     """`(N,)`: scores of normal pieces, sorted; p-values are computed from these alone."""
-    odds: Doubles = field(default_factory=lambda: np.zeros((0, len(EVIDENT) + 1)))
-    """`(K, 6)`: weights of the surprises of EVIDENT, and a constant, in the log-odds of K kinds of artificial fault."""
+    odds: Odds = field(default_factory=lambda: learning.none(len(EVIDENT), len(COLUMNS)))
+    """Odds of artificial faults, from the surprises of EVIDENT and from all COLUMNS."""
 
     _seen: WeakKeyDictionary[Evidence, dict[Score, float]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False
@@ -171,18 +174,22 @@ class Calibration:
             self._seen[evidence] = self._scores(self._row(evidence))
         return self._seen[evidence]
 
+    @cached_property
+    def _ends(self) -> list[tuple[Tail, Tail]]:
+        """Both tails of each of the COLUMNS."""
+        return learning.ends(self.tails)
+
     def _row(self, evidence: Evidence) -> Doubles:
         return np.append(figures(evidence), [-self.novelty(evidence.tokens), -self.distance(evidence.means)])
 
     def _scores(self, row: Doubles) -> dict[Score, float]:
         out = dict(zip(COLUMNS, row.tolist(), strict=True))
         columns = {name: self.tails[:, i] for i, name in enumerate(COLUMNS)}
-        evident = _surprises(self.tails, row)
+        evident = np.array([self._ends[i][0].surprise(float(row[i])) for i in _EVIDENT])
         merged = float(np.logaddexp.reduce(evident[: len(COMBINED)] * list(COMBINED.values())))
         if len(self.odds):
-            merged = float(
-                np.logaddexp.reduce([*((self.odds[:, :-1] * evident).sum(1) + self.odds[:, -1]), OTHERS * merged])
-            )
+            log_odds = self.odds.log(evident, learning.two_sided(self._ends, row))
+            merged = float(np.logaddexp.reduce([*log_odds, OTHERS * merged]))
         fisher = sum(pareto_surprise(columns[name], out[name]) for name in FISHER)
         return {"combined": -merged, **out, "fisher": -fisher}
 
@@ -232,19 +239,17 @@ class Calibration:
             "grams": self.grams,
             "tails": torch.from_numpy(self.tails),
             "normal": torch.from_numpy(self.normal),
-            **({"odds": torch.from_numpy(self.odds)} if len(self.odds) else {}),
+            **(
+                {"odds": torch.from_numpy(self.odds.weights), "landmarks": torch.from_numpy(self.odds.landmarks)}
+                if len(self.odds)
+                else {}
+            ),
         }
 
 
 def _nearest(z: Tensor, latents: Tensor) -> Tensor:
     """Distance of each of `z (S, D)` to the nearest of `latents (M, D)`, by differences: equal points have 0."""
     return torch.cdist(z, latents, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
-
-
-def _surprises(tails: Doubles, row: Doubles) -> Doubles:
-    """`(5,)`: the surprise of each score of EVIDENT in a `row (10,)`, with sorted `tails (n, 10)`."""
-    places = [COLUMNS.index(name) for name in EVIDENT]
-    return np.array([surprise(tails[:, i], float(row[i])) for i in places])
 
 
 def fit(
@@ -276,24 +281,9 @@ def fit(
     tails = np.stack(rows[:tail_count])
     half = replace(empty, tails=np.sort(tails, 0))
     if faulty is not None and score == "combined" and tail_count >= FEWEST:
-        half = replace(half, odds=_odds(tails, [[empty._row(one) for one in of] for of in faulty(order[:tail_count])]))
+        found = [[empty._row(one) for one in kind] for kind in faulty(order[:tail_count])]
+        half = replace(half, odds=learning.learn(tails, found, _EVIDENT, seed))
     return replace(half, normal=np.sort([half._scores(row)[score] for row in rows[tail_count:]]))
-
-
-def _odds(tails: Doubles, faulty: Sequence[Sequence[Doubles]]) -> Doubles:
-    """`(K, 6)`: the `odds` of K kinds of fault, from rows `(10,)` of faults and `tails (n, 10)` in random order.
-
-    Surprises of normal rows are measured from other rows than themselves (cross-fitting): otherwise none is surprising.
-    """
-    fold = np.arange(len(tails)) % FOLDS
-    others = [np.sort(tails[fold != i], 0) for i in range(FOLDS)]
-
-    def crossed(rows: Sequence[Doubles] | Doubles) -> Doubles:
-        return np.stack([_surprises(others[i % FOLDS], row) for i, row in enumerate(rows)])
-
-    normal = crossed(tails)
-    found = [faults.log_odds(normal, crossed(rows)) for rows in faulty]
-    return np.round(found, DIGITS) if found else np.zeros((0, len(EVIDENT) + 1))
 
 
 def _reference(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -321,12 +311,17 @@ def from_tensors(score: Score, tensors: Mapping[str, Tensor]) -> Calibration:
         centre, axes, latents = (tensors[name].float() for name in ("centre", "axes", "latents"))
         grams = tensors["grams"].long()
         tails, normal = (tensors[name].double().numpy() for name in ("tails", "normal"))
-        odds = tensors["odds"].double().numpy() if "odds" in tensors else np.zeros((0, len(EVIDENT) + 1))
+        none = learning.none(len(EVIDENT), len(COLUMNS))
+        odds = Odds(
+            tensors["odds"].double().numpy() if "odds" in tensors else none.weights,
+            tensors["landmarks"].double().numpy() if "landmarks" in tensors else none.landmarks,
+        )
     except KeyError as error:
         raise SeqVAEError(f"a detector without {error}; fit it again") from error
     d = len(centre)
     fits = axes.ndim == 2 and len(axes) == d and latents.shape[1:] == axes.shape[1:] and len(latents) and len(tails)
-    fits = fits and grams.ndim == 1 and odds.ndim == 2 and odds.shape[1] == len(EVIDENT) + 1
+    fits = fits and grams.ndim == 1 and odds.landmarks.shape[1:] == (len(COLUMNS),)
+    fits = fits and odds.weights.shape[1:] == (len(EVIDENT) + len(odds.landmarks) + 1,)
     if not (fits and tails.shape[1:] == (len(COLUMNS),) and normal.ndim == 1 and score in get_args(Score)):
         raise SeqVAEError("a detector whose parts do not fit together; fit it again")
     return Calibration(score, centre, axes, latents, grams.sort().values, np.sort(tails, 0), np.sort(normal), odds)
@@ -344,7 +339,7 @@ def _from_format_1(score: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[st
 
 # --- the folder of a detector -----------------------------------------------------------------------------------------
 
-FORMAT = 3  # with odds; without them a detector is written as 2, which earlier versions read
+FORMAT = 4  # with odds; without them a detector is written as 2, which earlier versions read. 3 has no landmarks
 
 
 @dataclass(frozen=True)
@@ -441,7 +436,7 @@ def load(folder: Path, model: str | None = None) -> tuple[Calibration, Settings]
     try:
         facts: dict[str, Any] = read(own(folder, "detector.json"))
         version = facts.pop("format")
-        if version not in (1, 2, FORMAT):
+        if version not in (1, 2, 3, FORMAT):
             raise CheckpointError(f"{folder}: a detector of another version; fit it again with `seqvae detect fit`")
         weights, score = facts.pop("weights"), facts.pop("score")
         beside = folder.parent if (folder.parent / "config.json").is_file() else None  # inside its checkpoint

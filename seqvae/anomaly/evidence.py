@@ -22,6 +22,7 @@ from seqvae.nn.posterior import Posterior, log_prior
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 WINDOWS = 2048  # segments examined at once: limits memory and does not change results
+REMEMBERED = 1 << 21  # tokens of earlier pieces whose evidence is kept for equal ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +52,22 @@ def examine(codec: Codec, pieces: Iterable[Any], samples: int = 16, seed: int = 
     """Evidence of every piece, in order and in bounded memory, independent of the other pieces.
 
     All segments get the same `samples` draws of noise, so order and neighbours do not matter, except for the last
-    digits if `codec.exact` is not set. Equal segments are examined once, and equal pieces may get the same object.
+    digits if `codec.exact` is not set. Equal segments of a batch are examined once, and equal pieces may get the same
+    object: as logs repeat sessions, the evidence of the last different pieces is kept, at most REMEMBERED tokens.
     Raises ReadError for a piece that cannot be read.
     """
     noise = torch.randn(samples, codec.model.config.latent, generator=torch.Generator().manual_seed(seed))
     waiting: list[list[list[Ints]]] = []
+    ready: dict[tuple[bytes, ...], Evidence] = {}
     count = 0
     for piece in pieces:
         waiting.append(codec.segments(codec.adapter.read(piece)))
         count += len(waiting[-1])
         if count >= WINDOWS:
-            yield from _examined(codec, waiting, noise)
+            yield from _examined(codec, waiting, noise, ready)
             waiting, count = [], 0
-    yield from _examined(codec, waiting, noise)
+            _forget(ready)
+    yield from _examined(codec, waiting, noise, ready)
 
 
 def latents(codec: Codec, pieces: Iterable[Any]) -> list[Tensor]:
@@ -97,17 +101,28 @@ class _SegmentScores:
     mean: Floats
 
 
-def _examined(codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor) -> Iterator[Evidence]:
-    """Evidence of pieces that are split into segments."""
+def _forget(ready: dict[tuple[bytes, ...], Evidence]) -> None:
+    """Drop the evidence of the earliest pieces beyond REMEMBERED tokens."""
+    kept = sum(one.read for one in ready.values())
+    for of in list(ready):
+        if kept <= REMEMBERED:
+            break
+        kept -= ready.pop(of).read
+
+
+def _examined(
+    codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor, ready: dict[tuple[bytes, ...], Evidence]
+) -> Iterator[Evidence]:
+    """Evidence of pieces that are split into segments; that of new ones is added to `ready`."""
     keys = [tuple(b"|".join(chunk.tobytes() for chunk in segment) for segment in piece) for piece in split]
     different: dict[bytes, list[Ints]] = {}
     for of, piece in zip(keys, split, strict=True):
-        different.update(zip(of, piece, strict=True))
+        if of not in ready:
+            different.update(zip(of, piece, strict=True))
     found: dict[bytes, _SegmentScores] = {}
     for at in range(0, len(different), WINDOWS):
         block = list(different)[at : at + WINDOWS]
         found.update(zip(block, _segments(codec, [different[key] for key in block], noise), strict=True))
-    ready: dict[tuple[bytes, ...], Evidence] = {}
     for of, piece in zip(keys, split, strict=True):
         if of in ready:
             yield ready[of]

@@ -1,7 +1,7 @@
 """Artificial faults in normal sessions, from which `combined` learns without labels how faults differ from normal.
 
-Scope: putting faults into sessions, and logistic regression of faults against normal. Out of scope: scores and
-calibration (anomaly/calibration.py).
+Scope: putting faults into sessions. Out of scope: learning from them (anomaly/odds.py), scores and calibration
+(anomaly/calibration.py).
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seqvae.anomaly.evidence import Evidence, examine
 from seqvae.codec import Codec
 from seqvae.modality import modality
 
-Doubles = NDArray[np.float64]
 Fault = Literal["shuffled", "novel", "dropped", "doubled"]
 Faulty = Callable[[Sequence[int]], list[list[Evidence]]]
 """Evidence of faults put into the pieces with these indices, by kind of fault."""
@@ -24,8 +22,6 @@ UNKNOWN = "<new>"  # an event that is in no vocabulary
 MOST = 150  # faults of each kind
 ENOUGH = 20  # a kind with fewer faults is left out
 TRIES = 10 * MOST
-PENALTY = 1.0  # of the squared weights
-STEPS = 50
 
 
 def applies(codec: Codec) -> bool:
@@ -78,33 +74,3 @@ def source(codec: Codec, pieces: Sequence[Any], known: Iterable[Any], samples: i
         return [list(examine(codec, some, samples, seed)) for some in found.values() if len(some) >= ENOUGH]
 
     return faulty
-
-
-def log_odds(normal: Doubles, faults: Doubles) -> Doubles:
-    """`(F + 1,)`: weights and constant of the log-odds of a fault, from `normal (n, F)` and `faults (m, F)`.
-
-    Logistic regression with a Gaussian prior on the weights; faults together weigh as much as normal, so the odds
-    estimate the ratio of the two densities (Sugiyama, Suzuki and Kanamori 2012, Density ratio estimation). By hand, as
-    scikit-learn is not among what `seqvae[logs]` installs.
-    """
-    x = np.vstack([normal, faults])
-    x = np.column_stack([x, np.ones(len(x))])
-    sign = np.repeat([-1.0, 1.0], [len(normal), len(faults)])
-    weight = np.repeat([1.0, len(normal) / len(faults)], [len(normal), len(faults)])
-    ridge = np.append(np.full(normal.shape[1], PENALTY), 1e-6)
-    found = np.zeros(x.shape[1])
-
-    def loss(at: Doubles) -> float:
-        return float(weight @ np.logaddexp(0, -sign * (x @ at)) + ridge @ at**2 / 2)
-
-    for _ in range(STEPS):  # Newton's method
-        wrong = 1 / (1 + np.exp(np.clip(sign * (x @ found), -500, 500)))
-        gradient = ridge * found - x.T @ (weight * sign * wrong)
-        curvature = (x * (weight * wrong * (1 - wrong))[:, None]).T @ x + np.diag(ridge)
-        step = np.linalg.solve(curvature, gradient)
-        while loss(found - step) > loss(found) and np.abs(step).max() > 1e-9:
-            step = step / 2
-        found = found - step
-        if np.abs(step).max() < 1e-7:
-            break
-    return found

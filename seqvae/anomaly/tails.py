@@ -6,6 +6,7 @@ Scope: the surprise of one score. Out of scope: merging scores, p-values (anomal
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,35 @@ SUDDEN = 0.01  # a score this far below all others has its full surprise; a diff
 DIGITS = 3  # decimals of a score: equal pieces may differ in the last digits, which must not matter
 
 
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """The lower tail of normal scores, prepared for the surprise of many scores; see `surprise`."""
+
+    different: Doubles
+    """The distinct scores, sorted."""
+    shares: Doubles
+    """-log of the share of normal scores that are as low as each."""
+    jump: float
+    """What the shares of a score below all others and of the lowest one differ by, as logarithms."""
+    scale: float
+
+    @classmethod
+    def of(cls, column: Doubles) -> Tail:
+        """The tail of a sorted `column (n,)`."""
+        n = len(column)
+        different, counts = np.unique(column, return_counts=True)
+        shares = -np.log((counts.cumsum() + 1) / (n + 1))
+        k = max(1, round(TAIL * n))
+        scale = max(float(column[min(k, n - 1)] - column[:k].mean()), UNIT)
+        return cls(different, shares, math.log(n + 1) - float(shares[0]), scale)
+
+    def surprise(self, value: float) -> float:
+        """-log of the share of normal scores that are as low as `value`, in nats."""
+        below = max(float(self.different[0]) - value, 0.0)
+        known = float(np.interp(value, self.different, self.shares))
+        return known + self.jump * min(1.0, below / SUDDEN) + math.log1p(below / self.scale)
+
+
 def surprise(column: Doubles, value: float) -> float:
     """-log of the share of a sorted `column (n,)` of normal scores that are as low as `value`, in nats.
 
@@ -24,15 +54,7 @@ def surprise(column: Doubles, value: float) -> float:
     is 1 / (n + 1) / (1 + (lowest - value) / m), with m the mean of t - score within the lowest tenth and t the first
     score above it: a Pareto tail of shape 1, since a value beyond all data may lie anywhere.
     """
-    n = len(column)
-    different, counts = np.unique(column, return_counts=True)
-    shares = -np.log((counts.cumsum() + 1) / (n + 1))
-    below = max(float(different[0]) - value, 0.0)
-    k = max(1, round(TAIL * n))
-    scale = max(float(column[min(k, n - 1)] - column[:k].mean()), UNIT)
-    known = float(np.interp(value, different, shares))
-    jump = math.log(n + 1) - float(shares[0])
-    return known + jump * min(1.0, below / SUDDEN) + math.log1p(below / scale)
+    return Tail.of(column).surprise(value)
 
 
 def pareto_surprise(column: Doubles, value: float) -> float:

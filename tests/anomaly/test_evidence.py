@@ -186,6 +186,16 @@ def test_copies_in_one_call_get_identical_evidence(events: Codec) -> None:
     assert (one.elbo, one.importance) == (two.elbo, two.importance)
 
 
+def test_equal_sessions_of_later_batches_are_not_examined_again(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anomaly, "WINDOWS", 4)
+    lines = ["open read check close", "open read close", "open check close", "open close"] * 3  # one window each
+    kept = list(examine(events, lines))
+    assert all(kept[i] is kept[i % 4] for i in range(12))
+    monkeypatch.setattr(anomaly, "REMEMBERED", kept[3].read)
+    again = list(examine(events, lines))
+    assert again[7] is again[3] and again[4] is not again[0], "the earliest are forgotten"
+
+
 def test_equal_windows_are_computed_once(events: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     compute = Codec.token_log_probs

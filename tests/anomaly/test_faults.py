@@ -16,9 +16,12 @@ from evidences import D, evidence
 from numpy.typing import NDArray
 
 from seqvae import codec
-from seqvae.anomaly import calibration, faults
+from seqvae.anomaly import calibration, faults, odds
 from seqvae.anomaly.calibration import Calibration
 from seqvae.anomaly.evidence import Evidence
+from seqvae.anomaly.odds import Odds
+from seqvae.anomaly.tails import surprise
+from seqvae.errors import SeqVAEError
 
 Doubles = NDArray[np.float64]
 
@@ -97,9 +100,10 @@ def test_without_faults_it_is_missed() -> None:
 
 def test_odds_are_the_same_for_the_same_seed_and_kept() -> None:
     found, again = _fitted("error"), _fitted("error")
-    assert found.odds.shape == (2, len(calibration.EVIDENT) + 1)
-    assert np.array_equal(found.odds, again.odds) and np.array_equal(found.normal, again.normal)
-    assert not np.array_equal(found.odds, _fitted("error", seed=1).odds)
+    assert found.odds.landmarks.shape == (odds.LANDMARKS, len(calibration.COLUMNS))
+    assert found.odds.weights.shape == (2, len(calibration.EVIDENT) + odds.LANDMARKS + 1)
+    assert np.array_equal(found.odds.weights, again.odds.weights) and np.array_equal(found.normal, again.normal)
+    assert not np.array_equal(found.odds.weights, _fitted("error", seed=1).odds.weights)
     kept = calibration.from_tensors("combined", found.tensors())
     one = _fault("error", np.random.default_rng(0))
     assert kept.scores(one) == found.scores(one)
@@ -119,8 +123,49 @@ def test_too_few_tails_learn_no_odds() -> None:
 
 def test_log_odds_are_those_of_two_gaussians() -> None:
     rng = np.random.default_rng(0)
-    found = faults.log_odds(rng.normal(0, 1, (20_000, 2)), rng.normal([1, 0], 1, (5_000, 2)))
+    found = odds.log_odds(rng.normal(0, 1, (20_000, 2)), rng.normal([1, 0], 1, (5_000, 2)))
     assert found == pytest.approx([1, 0, -0.5], abs=0.06)
+
+
+def test_a_fault_between_normal_scores_is_found_where_it_is_rare_and_earlier_odds_miss_it() -> None:
+    """Normal pieces have low scores of both kinds or of none, faults of one: no sum of scores separates these."""
+    rng, columns = np.random.default_rng(0), len(calibration.COLUMNS)
+
+    def rows(count: int, fault: bool) -> Doubles:
+        both = rng.random(count) < 0.5
+        out = np.zeros((count, columns))
+        for name, low in (("worst", both), ("latent", both ^ fault)):
+            out[:, calibration.COLUMNS.index(name)] = rng.normal(-3 * low, 0.3)
+        return out
+
+    tails, evident = rows(250, False), [calibration.COLUMNS.index(name) for name in calibration.EVIDENT]
+    found, sides = odds.learn(tails, [list(rows(150, True))], evident, 0), odds.ends(tails)
+
+    def auc(some: Odds) -> float:
+        def of(row: Doubles) -> float:
+            surprises = np.array([sides[i][0].surprise(float(row[i])) for i in evident])
+            return float(some.log(surprises, odds.two_sided(sides, row))[0])
+
+        normal, faulty = (np.array([of(row) for row in rows(200, fault)]) for fault in (False, True))
+        return float(np.mean(faulty[:, None] > normal))
+
+    linear = Odds(np.delete(found.weights, np.arange(odds.LANDMARKS) + len(evident), 1), found.landmarks[:0])
+    assert auc(found) > 0.9 and auc(linear) < 0.7
+
+
+def test_odds_of_earlier_versions_are_read() -> None:
+    found = _fitted("error")
+    weights = found.odds.weights[:, [*range(len(calibration.EVIDENT)), -1]]
+    old = {**found.tensors(), "odds": torch.from_numpy(weights)}
+    del old["landmarks"]
+    read, one = calibration.from_tensors("combined", old), _fault("error", np.random.default_rng(0))
+    surprises = [
+        surprise(read.tails[:, i], float(read._row(one)[i]))
+        for i in map(calibration.COLUMNS.index, calibration.EVIDENT)
+    ]
+    np.testing.assert_allclose(read.odds.log(np.array(surprises), np.zeros(10)), weights @ [*surprises, 1])
+    with pytest.raises(SeqVAEError, match="do not fit together"):
+        calibration.from_tensors("combined", {**found.tensors(), "landmarks": torch.zeros(3, 10)})
 
 
 def _p_values(weights: Doubles, normal: Doubles, new: Doubles) -> Doubles:
@@ -135,8 +180,8 @@ def test_p_values_hold_where_odds_are_learned_from_other_pieces_and_only_there()
     for _ in range(100):  # with 100 calibrations each
         tails, some = rng.standard_t(3, (100, f)), rng.standard_t(3, (150, f))
         normal, new = rng.standard_t(3, (100, n, f)), rng.standard_t(3, (100, f))
-        valid.append(_p_values(faults.log_odds(tails, some)[:-1], normal, new))
-        invalid.append(_p_values(faults.log_odds(normal[0], some)[:-1], normal[:1], new[:1]))
+        valid.append(_p_values(odds.log_odds(tails, some)[:-1], normal, new))
+        invalid.append(_p_values(odds.log_odds(normal[0], some)[:-1], normal[:1], new[:1]))
     found = np.concatenate(valid)
     assert len(found) == 10_000
     for at in (0.01, level, 0.2):
