@@ -14,6 +14,7 @@ import numpy as np
 
 from seqvae.cli import console
 from seqvae.errors import SeqVAEError, UsageError
+from seqvae.protocols import Ints
 from seqvae.text.lines import safe
 from seqvae.text.tokenizer import TextTokenizer
 
@@ -62,7 +63,7 @@ class Notices:
                 )
 
     def look(
-        self, items: Sequence[Any], split: Sequence[Sequence[Any]], latents: Sequence[Tensor] | None = None,
+        self, items: Sequence[Any], split: Sequence[list[list[Ints]]], latents: Sequence[Tensor] | None = None,
         results: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         """Look at lines with their segments and reconstructions; without `results`, `latents (S, D)` are decoded.
