@@ -1,6 +1,13 @@
 """Checkpoints of sentence models from the weights of `train_sentences.py`, with styles fitted on training lines.
 
+    python benchmarks/sentence_corpora.py DATA CORPORA
+    python benchmarks/train_sentences.py prose --data CORPORA --out WEIGHTS --minutes 8.5
     python benchmarks/sentence_checkpoints.py prose WEIGHTS CORPORA DATA checkpoints/prose
+    seqvae evaluate -m checkpoints/prose ... --json > figures.json
+    python benchmarks/card.py checkpoints/prose figures.json
+
+The third command writes the checkpoint and the tokenizer in `tokenizers/`, if it is not there. A model card in the
+folder is kept; without one, a stub is written with a place for the tables of `card.py`.
 
 WEIGHTS is the folder with `prose.safetensors`; CORPORA and DATA are the folders of `sentence_corpora.py`. Styles of
 `prose`: authors, narration and dialogue, questions and statements, and the same verses in archaic (King James), plain
@@ -26,7 +33,7 @@ from torch import Tensor
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint.folder import Checkpoint
 from seqvae.codec import Codec
-from seqvae.config import Recipe, from_dict
+from seqvae.config import Recipe, from_dict, load_recipe
 from seqvae.data.dataset import split_of
 from seqvae.style import gaussian, mixture, styles_file
 from seqvae.text import lines as text
@@ -39,6 +46,7 @@ RANK = 8  # rank of an author's covariance: there are dozens of authors
 FEWEST = 500  # least number of training lines of an author with a style
 POINTS = 40_000  # posterior samples that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
+LARGEST = 16_000_000  # bytes of a released checkpoint
 
 
 def named(author: str) -> str:
@@ -96,11 +104,20 @@ def styles_of_reviews(data: Path) -> dict[str, tuple[list[str], str]]:
     return out
 
 
+def stub(name: str, styles: list[str]) -> str:
+    """A model card with the places that remain to be written."""
+    return (
+        f"# {name}\n\nA sequence VAE of English sentences. Styles: {', '.join(styles)}.\n\n"
+        "## Data\n\n## Figures\n\n<!-- figures -->\n<!-- end of figures -->\n\n## Limits\n"
+    )
+
+
 def main() -> None:
     name, weights, corpora, data, folder = sys.argv[1], *map(Path, sys.argv[2:])
     with safe_open(weights / f"{name}.safetensors", framework="pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no dict)
-        recipe = from_dict(Recipe, json.loads(file.metadata()["recipe"]), name)
+        about = file.metadata() or {}
+    recipe = from_dict(Recipe, json.loads(about["recipe"]), name) if "recipe" in about else load_recipe(name)
     tokenizer = TextTokenizer.load(corpora / f"{name}.tokenizer", recipe.tokenizer.max_tokens)
     model = checkpoint.build(recipe.model, tokenizer)
     model.load_state_dict(tensors)
@@ -123,8 +140,8 @@ def main() -> None:
         means[one] = torch.cat(parts)
     fitted = {one: gaussian.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
     everything = torch.cat([z for one, z in means.items()])
-    about = f"all styles: {len(everything)} sentences of the training split"
-    fitted["all"] = gaussian.fit(list(everything[:, None]), about)
+    source = f"all styles: {len(everything)} sentences of the training split"
+    fitted["all"] = gaussian.fit(list(everything[:, None]), source)
     wide = {one: fit for one, fit in fitted.items() if one in large or one == "all"}
     kept.styles, kept.about_styles = styles_file.pack(wide)
     narrow = styles_file.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
@@ -133,9 +150,14 @@ def main() -> None:
     points = torch.cat(draws)
     points = points[torch.randperm(len(points), generator=generator)[:POINTS]]
     kept.styles |= mixture.pack(mixture.fit(points, MIXTURE))
+    kept.card = card.read_text() if (card := folder / "README.md").exists() else stub(name, sorted(fitted))
     checkpoint.save(kept, folder)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if not (learned := Path("tokenizers") / name).exists():
+        tokenizer.save(learned)
+    size = sum((folder / file).stat().st_size for file in checkpoint.FILES if (folder / file).exists())
     print(f"{folder}: {len(fitted)} styles, {size / 1e6:.1f} MB")
+    if size > LARGEST:
+        raise SystemExit(f"{folder}: more than {LARGEST / 1e6:.0f} MB; fit fewer styles, or with a lower RANK")
 
 
 if __name__ == "__main__":

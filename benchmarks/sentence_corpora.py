@@ -26,7 +26,6 @@ WORDS = (3, 40)  # least and most words of a line
 VOCABULARY = {"prose": 6000, "reviews": 5000}
 LEARNED = 8 << 20  # bytes of lines to learn a vocabulary from
 VALIDATION = 2000  # lines
-RARE = 0.03  # share of the lines that are added again with a word outside of the vocabulary
 STRAIGHT = 0.3  # share of the lines with curly quotation marks that are added again with straight ones
 NATURAL = 0.25  # share of the reviews that are added again with capitals and without spaces before punctuation
 FOREIGN = 60_000  # short lines of prose that are added to `reviews`, so that copying is learned on more than reviews
@@ -83,40 +82,6 @@ def straight(line: str) -> str:
     return line.translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
 
 
-def rare_word(rng: random.Random) -> str:
-    """A random word outside of the vocabulary: emoji, address, number, name, or another script."""
-
-    def letters(first: int, last: int, most: int = 7) -> str:
-        return "".join(chr(rng.randint(first, last)) for _ in range(rng.randint(2, most)))
-
-    latin = letters(0x61, 0x7A)
-    return rng.choice(
-        [
-            chr(rng.choice([rng.randint(0x1F600, 0x1F64F), rng.randint(0x1F300, 0x1F5FF), 0x2764, 0x2728])),
-            f"https://www.{latin}.{rng.choice(['com', 'org', 'net'])}/{letters(0x61, 0x7A)}",
-            f"{latin}@{letters(0x61, 0x7A)}.com",
-            f"{rng.randint(0, 99999)}",
-            f"${rng.randint(1, 999)}.{rng.randint(0, 99):02}",
-            f"{rng.randint(1, 12)}:{rng.randint(0, 59):02}",
-            f"#{latin}",
-            latin.upper(),
-            latin.capitalize(),
-            letters(0xE0, 0xFF),
-            letters(0x3B1, 0x3C9),
-            letters(0x430, 0x44F),
-            letters(0x4E00, 0x4FFF, 3),
-        ]
-    )
-
-
-def with_rare(line: str, rng: random.Random) -> str:
-    """A line with a rare word inserted, or in the place of a word."""
-    words = line.split(" ")
-    at = rng.randrange(len(words))
-    words[at : at + rng.randint(0, 1)] = [rare_word(rng)]
-    return " ".join(words)
-
-
 def main() -> None:
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     rng = random.Random(0)
@@ -130,18 +95,17 @@ def main() -> None:
             more += [natural(line) for line in train if rng.random() < NATURAL]
             short = [straight(line) for line in corpora["prose"]["train"] if len(line.split()) <= 15]
             more += rng.sample(short, min(FOREIGN, len(short)))
-        rare = [with_rare(line, rng) for line in train if rng.random() < RARE]
         tokenizer = TextTokenizer.train(evenly(train + more, LEARNED), VOCABULARY[name], "unigram", 64)
         tokenizer.save(out / f"{name}.tokenizer")
         rng.shuffle(valid)
-        content = json.dumps({"train": train + more + rare, "valid": valid[:VALIDATION]}, ensure_ascii=False)
+        content = json.dumps({"train": train + more, "valid": valid[:VALIDATION]}, ensure_ascii=False)
         packed = bz2.compress(content.encode())
         (out / f"{name}.json.bz2").write_bytes(packed)
         encoded = tokenizer.encode_all(valid)
         words = sum(len(line.split()) for line in valid)
         print(
-            f"{name}: {len(train):,} lines, {len(more):,} variants, {len(rare):,} with rare words, {len(valid):,} for "
-            f"validation; {sum(len(c) for line in encoded for c in line) / words:.2f} tokens per word; "
+            f"{name}: {len(train):,} lines, {len(more):,} variants, {len(valid):,} for validation; "
+            f"{sum(len(c) for line in encoded for c in line) / words:.2f} tokens per word; "
             f"{len(packed) / 1e6:.1f} MB"
         )
 

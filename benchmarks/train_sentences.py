@@ -3,7 +3,8 @@
     python benchmarks/train_sentences.py prose --data CORPORA --out OUT --minutes 4.5
 
 The loss is that of `nn/loss.py` with posterior samples throughout. Word dropout has a random share for each line, from
-0 to 1, and denoising one from 0 to three times the recipe's. The learning rate follows the share of elapsed time, so
+0 to 1, and denoising one from 0 to three times the recipe's. The recipe's `train.mix` is the share of the lines that
+are added again with words outside of the vocabulary. The learning rate follows the share of elapsed time, so
 the schedule ends on time on any device. beta rises while validation accuracy is above `ACCURACY`, and falls otherwise
 (after Rezende and Viola 2018). The peak rate and the optimizer of matrices are chosen first: each entry of RACE trains
 for a short time, and the best one continues. Products use bf16 copies of the weights; the optimizer keeps fp32 weights.
@@ -19,6 +20,7 @@ import bz2
 import copy
 import json
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,6 +39,7 @@ from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import Posterior
 from seqvae.protocols import BOS, EOS, MASK, PAD
+from seqvae.text.augment import augmented
 from seqvae.text.tokenizer import TextTokenizer
 
 LENGTHS = (8, 16, 24, 32, 40, 48, 64)  # padded lengths of lines
@@ -320,6 +323,8 @@ def main() -> None:
     lines = content["train"]
     if args.lines:
         lines = [lines[i] for i in rng.permutation(len(lines))[: args.lines]]
+    draw = random.Random(0)
+    lines += [augmented(line, draw) for line in lines if draw.random() < recipe.train.mix]
     buckets = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(lines) if len(one) == 1], device)
     checked = content["valid"][:EVALUATED]
     valid = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(checked) if len(one) == 1], device)

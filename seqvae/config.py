@@ -182,7 +182,8 @@ class TrainConfig:
     """Maximum norm of the gradient."""
     mix: Share = 0.0
     """Music: share of training batches whose segments get additional tracks from other segments, so that addition in
-    the latent space works for combinations that no single song contains."""
+    the latent space works for combinations that no single song contains. Text: share of training batches whose lines
+    get words outside of the vocabulary, another script or case, so that byte tokens are trained (text/augment.py)."""
     max_windows: Count = 48
     """Maximum segments of one song per epoch, so that long songs do not dominate."""
     evaluate_every: Count = 1000

@@ -83,7 +83,7 @@ class Tokenizer(Protocol):
         """
 
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """Segments `(B, C, T)` with some tracks of `others (B, C, T)` added; kinds without tracks return `tokens`."""
+        """Segments `(B, C, T)` changed for training, with tracks of `others (B, C, T)` or new words; or `tokens`."""
 
     def grammar(self) -> Grammar:
         """The rules of decoding."""
@@ -156,5 +156,5 @@ class NoPositionFields:
         return None
 
     def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
-        """`tokens` unchanged: a line has no tracks."""
+        """`tokens` unchanged."""
         return tokens

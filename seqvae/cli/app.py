@@ -19,7 +19,7 @@ import typer
 
 from seqvae.cli import console, detect, draw, training
 from seqvae.cli import style as style_commands
-from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Styles, Wav, tell, verb
+from seqvae.cli.console import AnyModel, Exact, Html, Inputs, Json, Model, Png, Seed, Strict, Styles, Wav, tell, verb
 from seqvae.cli.moves import (
     FARTHEST,
     Until,
@@ -160,6 +160,7 @@ def blend(
     png: Png = False,
     html: Html = False,
     exact: Exact = False,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Move songs, sentences or sessions from one style toward another.
@@ -189,36 +190,42 @@ def blend(
         move = compose([codec.translate(target, source, amount, method) for source, target, amount in moves])
         strength = CHROMA_GUIDANCE if chroma_guidance is None else chroma_guidance
         goal = codec.goal(target_weights(moves))
-        _change(kind, desk, codec, move, move_facts(moves, keep or []), temperature, seed, keep, strength, goal)
+        _change(kind, desk, codec, move, move_facts(moves, keep or []), temperature, seed, keep, strength, goal, strict)
 
 
 def _change(
     kind: Kind, desk: Desk, codec: Codec, move: Callable[[Tensor], Tensor], facts: dict[str, Any],
     temperature: float = 0.0, seed: int = 0, keep: Sequence[str] | None = (), chroma_guidance: float = 0.0,
-    goal: Goal | None = None,
+    goal: Goal | None = None, strict: bool = False,
 ) -> None:  # fmt: skip
-    """Encode every piece, apply `move` to its latent vectors, decode and write the result.
+    """Encode every piece, apply `move` to its latent vectors, decode and write the result; notices at the end.
 
     Random draws depend on the row number, not on the batch, apart from rounding (`Codec.exact`). Rows are numbered over
     all lines of text, and anew in each file of music.
     """
+    from seqvae.cli.notices import Notices
     from seqvae.cli.progress import ShownInference
     from seqvae.nn.sampling import Sampling
 
     if kind.FILES:  # a song has many segments; lines are counted where they are read
         codec.wrap = ShownInference
     still = all(move["amount"] == 0 for move in facts.get("moves", [facts] if facts else []))
+    notices = Notices(codec, strict)
     row = 0
     for batch in desk.batches():
+        notices.check_length(batch)
         pieces = [item.piece for item in batch]
         split = [codec.segments(piece) for piece in pieces]
         sampling = Sampling(temperature=temperature, seed=seed, first_row=row)
-        results = codec.transform(pieces, move, sampling, keep, chroma_guidance, split, goal=goal)
+        latents = codec.means(split) if facts and notices.active else None
+        results = codec.transform(pieces, move, sampling, keep, chroma_guidance, split, latents, goal)
+        notices.look(batch, split, latents, None if facts else results)
         for item, result, segments in zip(batch, results, split, strict=True):
             desk.write(item, result, {"segments": len(segments), **facts})
             if kind.FILES and (said := kind.losses(codec, item, segments, result if still else None)):
                 console.report(said)
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)
+    notices.report()
 
 
 @verb(
@@ -370,14 +377,14 @@ def _places(steps: int, grid: int | None) -> tuple[list[str], list[int]]:
 @verb(app, "seqvae reconstruct song.mid -m music -o again.mid", "seqvae reconstruct -m reviews < in.txt > out.txt")
 def reconstruct(
     inputs: Inputs = None, model: AnyModel = None, out: Out = None, wav: Wav = False, png: Png = False,
-    html: Html = False, exact: Exact = False, as_json: Json = False,
+    html: Html = False, exact: Exact = False, strict: Strict = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Encode and decode again, to show how much the model keeps."""
     from seqvae.cli.inputs import also, chosen, load
 
     model, kind = chosen(model, inputs or [])
     with kind.given(inputs or [], out, "reconstructed", as_json, also(wav, png, html)) as desk:
-        _change(kind, desk, load(model, exact=exact), lambda z: z, {})
+        _change(kind, desk, load(model, exact=exact), lambda z: z, {}, strict=strict)
 
 
 @verb(
@@ -386,8 +393,9 @@ def reconstruct(
     "seqvae encode @in.txt -m reviews -o latents.safetensors",
 )
 def encode(
-    out: Latents, inputs: Inputs = None, model: AnyModel = None, exact: Exact = False, as_json: Json = False
-) -> None:
+    out: Latents, inputs: Inputs = None, model: AnyModel = None, exact: Exact = False, strict: Strict = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
     """Write latent vectors to a file.
 
     For music, each file gives a tensor (segments, dimensions) under its name. For text, `z` holds the vectors of all
@@ -400,8 +408,12 @@ def encode(
     ranks = console.processes(kind.FILES, inputs)
     codec = load(model, exact=exact)
     from seqvae.checkpoint import folder as checkpoint
+    from seqvae.cli.notices import Notices
+
+    notices = Notices(codec, strict)
 
     def encoded(batch: Sequence[Any]) -> Iterator[tuple[Any, Tensor]]:
+        notices.check_length(batch)
         return zip(batch, codec.encode([item.piece for item in batch]), strict=True)
 
     items: list[Any] = []
@@ -412,12 +424,16 @@ def encode(
     ranks.leave()
     if ranks.rank:
         return
+    checked = notices.sampled(len(items))
+    looked = [items[i] for i in checked]
+    notices.look(looked, [codec.segments(item.piece) for item in looked], [latents[i] for i in checked])
     tensors, sources, rows = kind.pack(inputs or [], items, latents, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"model": model, "kind": codec.tokenizer.kind, "sources": json.dumps(sources)}
     checkpoint.save_tensors(tensors, about, out)
     for text, facts in rows:
         tell(text, facts, as_json)
+    notices.report()
 
 
 @verb(

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import sentencepiece as spm
 from seqvae.config import TokenizerConfig
 from seqvae.errors import TokenizerError
 from seqvae.protocols import BOS, EOS, MASK, PAD, Bools, Ints, NoPositionFields
+from seqvae.text.augment import augmented
 
 SPACE = "\u2581"  # SentencePiece's symbol for a space; the same character in a line must not become a space
 MODEL = "sentencepiece.model"
@@ -201,6 +203,21 @@ class TextTokenizer(NoPositionFields):
             return SPECIAL[token]
         byte = int(self.byte_of[token])
         return f"<0x{byte:02X}>" if byte >= 0 else self._surface[token].decode()
+
+    def mix(self, tokens: Ints, others: Ints, rng: np.random.Generator) -> Ints:
+        """Segments `(B, C, T)` whose lines have words outside of the vocabulary (text/augment.py); ignores `others`.
+
+        A chunk stays as it is if it is blank or its variant is longer than `max_tokens`.
+        """
+        draw = Random(int(rng.integers(1 << 62)))
+        chunks = [chunk[: int((chunk != PAD).sum())] for chunk in tokens.reshape(-1, tokens.shape[-1])]
+        lines = [self.decode_text([chunk]) for chunk in chunks]
+        variants = self.encode_all([augmented(line, draw) if line.strip() else line for line in lines])
+        chunks = [new[0] if len(new) == 1 else old for new, old in zip(variants, chunks, strict=True)]
+        out = np.full((len(chunks), max(map(len, chunks))), PAD, np.int32)
+        for row, chunk in zip(out, chunks, strict=True):
+            row[: len(chunk)] = chunk
+        return out.reshape(*tokens.shape[:-1], -1)
 
     def grammar(self) -> TextGrammar:
         """The rules of decoding."""

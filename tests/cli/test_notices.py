@@ -1,0 +1,74 @@
+"""Notices on lines that a model of sentences does not represent well, and the limit on their length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import done, error_line, seqvae, song
+from conftest import SENTENCES
+
+from seqvae.cli import notices
+
+pytestmark = pytest.mark.usefixtures("here")
+KNOWN, STRANGE = SENTENCES[0], "我们都喜欢这道菜"
+COMMANDS = {
+    "reconstruct": ["reconstruct"],
+    "blend": ["blend", "--from", "bad", "--to", "good"],
+    "encode": ["encode", "-o", "z.safetensors"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_line_of_another_script_is_noticed(name: str, tiny_text: Path) -> None:
+    result = seqvae(*COMMANDS[name], "-m", tiny_text, KNOWN, STRANGE)
+    assert result.exit_code == 0
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"1 of 2 lines are not represented well: line 2 '{STRANGE}' is mostly of characters outside")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_known_lines_and_blank_ones_give_no_notice(name: str, tiny_text: Path) -> None:
+    result = seqvae(*COMMANDS[name], "-m", tiny_text, KNOWN, "", "--strict")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_line_that_comes_back_as_another_is_noticed_with_it(name: str, tiny_text: Path) -> None:
+    line = "an hour later nobody remembered any of it"
+    [back] = done("reconstruct", "-m", tiny_text, line)
+    said = seqvae(*COMMANDS[name], "-m", tiny_text, line).stderr
+    assert f"line 1 '{line}' comes back as '{back[:50]}" in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_strict_makes_it_an_error_without_output(name: str, tiny_text: Path) -> None:
+    said = error_line(seqvae(*COMMANDS[name], "-m", tiny_text, KNOWN, STRANGE, "--strict"))
+    assert "line 2" in said
+    assert not Path("z.safetensors").exists()
+
+
+def test_unknown_characters_are_named(tiny_text: Path) -> None:
+    said = seqvae("reconstruct", "-m", tiny_text, "nobody knew 食 or Ж there").stderr
+    assert "(outside of the vocabulary:" in said
+    assert "食" in said.partition("outside of the vocabulary")[2]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_huge_line_is_refused_with_the_limit(name: str, tiny_text: Path) -> None:
+    Path("huge.txt").write_text(f"{KNOWN}\n" + "the food was good " * 25_000)
+    said = error_line(seqvae(*COMMANDS[name], "-m", tiny_text, "@huge.txt"))
+    assert "line 2 'the food" in said
+    assert "450,000 characters, and the limit is 100,000" in said
+
+
+def test_of_many_lines_encode_looks_at_a_sample(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "SAMPLED", 3)
+    Path("in.txt").write_text(f"{STRANGE}\n" * 10)
+    assert "3 of 3 lines" in seqvae("encode", "-m", tiny_text, "@in.txt", "-o", "z.safetensors").stderr
+
+
+def test_strict_is_for_sentences(tiny_music: Path) -> None:
+    said = seqvae("reconstruct", "-m", tiny_music, song(Path("a.mid")), "-o", "b.mid", "--strict")
+    assert said.exit_code == 2
+    assert "--strict: is for sentences" in said.stderr
