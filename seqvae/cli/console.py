@@ -145,6 +145,12 @@ Exact = Annotated[
     bool,
     typer.Option("--exact", help="Identical results for any number of threads and any batch; slower."),
 ]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out", "-o", metavar="PATH", help="File to write; a folder for several songs. Without it, text is printed."
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Text: fail at a line that the model does not represent well.")]
 Folder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on each line.")]
