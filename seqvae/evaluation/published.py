@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from seqvae.codec import Codec
+from seqvae.errors import StyleError
 from seqvae.evaluation import text, text_sets
 from seqvae.evaluation.ngram import NGram
 from seqvae.evaluation.style_classifier import LineClassifier, chooser
 from seqvae.evaluation.text_sets import Corpus, TransferSet
-from seqvae.evaluation.text_transfer import Task, transfer
+from seqvae.evaluation.text_transfer import Mover, Task, transfer
 from seqvae.evaluation.word_table import WordTable
+from seqvae.style.choice import FARTHEST, Choice
 
 AMOUNTS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+UNTIL = (0.3, 0.5, 0.7, 0.9)  # probabilities of the target for moves that choose line by line
 GENERATED = 10  # sampled sentences per line, at most 10,000
 
 
@@ -61,9 +64,25 @@ def evaluate(
         if known not in classifiers:
             classifiers[known] = LineClassifier(_tokenized(corpus, one.train), seed)
         part = one.part(lines, rng)
-        moved = transfer(codec, _task(corpus, part, classifiers[known], model, seed), AMOUNTS, rng, report)
+        task = _task(corpus, part, classifiers[known], model, seed)
+        moved = transfer(codec, task, AMOUNTS, rng, report, _choosers(codec, *one.lines))
         result["transfer"][name] = {**text.plain(moved), "published": one.published}
     return result
+
+
+def _choosers(codec: Codec, first: str, second: str) -> dict[str, Mover]:
+    """`Codec.blend_until` at the limits UNTIL; none if no classifier tells the two styles apart."""
+    try:
+        codec.blend_until([], [(first, second, FARTHEST)])
+    except StyleError:
+        return {}
+
+    def mover(limit: float) -> Mover:
+        return lambda lines, source, target: [
+            one.line for one in codec.blend_until(lines, [(source, target, FARTHEST)], Choice(until=limit))
+        ]
+
+    return {f"until {limit}": mover(limit) for limit in UNTIL}
 
 
 def _missing(one: TransferSet) -> str:
