@@ -6,8 +6,8 @@ The loss is that of `nn/loss.py` with posterior samples throughout. Word dropout
 0 to 1, and denoising one from 0 to three times the recipe's. The recipe's `train.mix` is the share of the lines that
 are added again with words outside of the vocabulary. The learning rate follows the share of elapsed time, so
 the schedule ends on time on any device. beta rises while validation accuracy is above `ACCURACY`, and falls otherwise
-(after Rezende and Viola 2018). The peak rate and the optimizer of matrices are chosen first: each entry of RACE trains
-for a short time, and the best one continues. Products use bf16 copies of the weights; the optimizer keeps fp32 weights.
+(after Rezende and Viola 2018), never below the recipe's beta in the second half of the time. The peak rate and the optimizer of matrices are chosen first: each entry of RACE trains
+for a short time on a GPU, and the best one continues. The decoder sees perturbed samples (`perturbed`). Products use bf16 copies of the weights; the optimizer keeps fp32 weights.
 
 Needs torch, numpy, safetensors and sentencepiece. Writes `NAME.safetensors` (bf16, with the recipe as metadata) every
 two minutes and at the end, and `NAME.json`: the log, and metrics of greedy decoding of validation lines.
@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvae.config import load_recipe, to_dict
+from seqvae.config import ObjectiveConfig, load_recipe, to_dict
 from seqvae.nn.binding import shifted
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.model import SequenceVAE
@@ -45,7 +45,7 @@ from seqvae.text.tokenizer import TextTokenizer
 LENGTHS = (8, 16, 24, 32, 40, 48, 64)  # padded lengths of lines
 WARMUP = 0.03  # share of the time
 SETTLED = 0.7  # share of the time after which beta is constant
-FIRST_BETA, LEAST_BETA, MOST_BETA = 0.002, 0.1, 0.7  # the lower bound rises linearly to LEAST_BETA at half of the time
+FIRST_BETA, MOST_BETA = 0.002, 0.7
 # Shares of validation tokens predicted from posterior means and samples; beta rises while both are exceeded.
 ACCURACY = {"accuracy": 0.96, "accuracy_sample": 0.9}
 REPORT, SAVE, RESERVED = 10.0, 120.0, 20.0  # seconds between reports, between saves, and reserved for the evaluation
@@ -224,7 +224,8 @@ class Run:
         """Train on `tokens (B, T)` at a `share` of the peak rate; adds nats, KL and tokens to `sums`."""
         source, mask = masked_by_row(tokens, 3 * denoise), tokens != PAD
         posterior = posterior_of(self.low, source, mask)
-        logits = next_logits(self.low, perturbed(posterior.sample()), masked_by_row(shifted(tokens), 1.0)).flatten(0, 1).float()
+        inputs = masked_by_row(shifted(tokens), 1.0)
+        logits = next_logits(self.low, perturbed(posterior.sample()), inputs).flatten(0, 1).float()
         nats = functional.cross_entropy(logits, tokens.flatten(), ignore_index=PAD, reduction="sum")
         rate, count = posterior.kl().sum(), mask.sum()
         ((nats + self.beta * rate) / count).backward()  # type: ignore[no-untyped-call]
@@ -248,11 +249,14 @@ class Run:
         means = {"nats_a_token": nats / count, "kl_a_token": rate / count, "beta": self.beta, "norm": float(self.norm)}
         return {**means, **validate(self.low, valid)}
 
-    def adapt(self, figures: dict[str, float], passed: float) -> None:
-        """Raise beta if `figures` exceed ACCURACY, else lower it; `passed` is the share of elapsed time."""
-        up = all(figures[name] > least for name, least in ACCURACY.items())
-        least = max(FIRST_BETA, LEAST_BETA * min(1.0, 2 * passed))
-        self.beta = min(MOST_BETA, max(least, self.beta * (1.3 if up else 0.85)))
+    def adapt(self, figures: dict[str, float], passed: float, least: float) -> None:
+        """Raise beta if `figures` exceed ACCURACY, else lower it; `passed` is the share of elapsed time.
+
+        The lower bound rises linearly to `least` at half of the time.
+        """
+        up = all(figures[name] > share for name, share in ACCURACY.items())
+        bound = max(FIRST_BETA, least * min(1.0, 2 * passed))
+        self.beta = min(MOST_BETA, max(bound, self.beta * (1.3 if up else 0.85)))
 
 
 def raced(
@@ -291,7 +295,7 @@ def save(model: SequenceVAE, about: dict[str, str], path: Path) -> None:
 
 
 def trained(
-    run: Run, feed: Iterator[Tensor], valid: list[Tensor], denoise: float, end: float, name: str,
+    run: Run, feed: Iterator[Tensor], valid: list[Tensor], objective: ObjectiveConfig, end: float, name: str,
     keep: Callable[[], None],
 ) -> dict[str, object]:  # fmt: skip
     """Train until the time `end`, with reports; `keep` saves the weights every SAVE seconds and at the end."""
@@ -301,7 +305,7 @@ def trained(
     while (now := time.monotonic()) < end:
         passed = (now - begun) / (end - begun)
         tokens = next(feed)
-        run.step(tokens, denoise, rate_at(passed))
+        run.step(tokens, objective.denoise, rate_at(passed))
         step, seen = step + 1, seen + tokens.numel()
         if tokens.is_cuda and step % 20 == 0:
             torch.cuda.synchronize()  # so that the clock counts finished steps
@@ -310,7 +314,7 @@ def trained(
             log.append({"step": step, **speed, **run.metrics(valid)})
             print(f"{name} " + " ".join(f"{k} {v:.4g}" for k, v in log[-1].items()), flush=True)
             if passed < SETTLED:
-                run.adapt(log[-1], passed)
+                run.adapt(log[-1], passed, objective.beta)
             reported = time.monotonic()
         if now - saved > SAVE:
             keep()
@@ -352,17 +356,19 @@ def main() -> None:
           f"ready after {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
     about = {"recipe": json.dumps(to_dict(recipe)), "corpus": args.name}
-    feed, denoise = batches(buckets, args.batch, rng), recipe.objective.denoise
+    feed, objective = batches(buckets, args.batch, rng), recipe.objective
     end = started + 60 * args.minutes - RESERVED
+    race: list[dict[str, object]] = []
     if args.start is not None:
         with torch.no_grad():
             model.load_state_dict({name: x.float() for name, x in load_file(args.start).items()})
-        race: list[dict[str, object]] = []
-        run = Run(model, *RACE[0], LEAST_BETA / 3)
+        run = Run(model, *RACE[0], objective.beta / 3)
+    elif device.type == "cpu":
+        run = Run(model, *RACE[0], FIRST_BETA)
     else:
-        run, race = raced(model, feed, valid, denoise, HEAT * (end - time.monotonic()))
+        run, race = raced(model, feed, valid, objective.denoise, HEAT * (end - time.monotonic()))
     path = args.out / f"{args.name}.safetensors"
-    found = trained(run, feed, valid, denoise, end, args.name, lambda: save(run.model, about, path))
+    found = trained(run, feed, valid, objective, end, args.name, lambda: save(run.model, about, path))
     result = {"race": race, **found, "beta": run.beta, "device": card}
     (args.out / f"{args.name}.json").write_text(json.dumps(result))
     result["evaluation"] = evaluate(run.low, tokenizer, content["valid"], device)
