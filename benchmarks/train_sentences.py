@@ -4,10 +4,12 @@
 
 The loss is that of `nn/loss.py` with posterior samples throughout. Word dropout has a random share for each line, from
 0 to 1, and denoising one from 0 to three times the recipe's. The recipe's `train.mix` is the share of the lines that
-are added again with words outside of the vocabulary. The learning rate follows the share of elapsed time, so
-the schedule ends on time on any device. beta rises while validation accuracy is above `ACCURACY`, and falls otherwise
-(after Rezende and Viola 2018), never below the recipe's beta in the second half of the time. The peak rate and the optimizer of matrices are chosen first: each entry of RACE trains
-for a short time on a GPU, and the best one continues. The decoder sees perturbed samples (`perturbed`). Products use bf16 copies of the weights; the optimizer keeps fp32 weights.
+are added again with words outside of the vocabulary. The learning rate follows the share of elapsed time, so the
+schedule ends on time on any device. beta rises while validation accuracy is above `ACCURACY`, and falls otherwise
+(after Rezende and Viola 2018), never below the recipe's beta in the second half of the time. The peak rate and the
+optimizer of matrices are chosen first: each entry of RACE trains for a short time on a GPU, and the best one continues.
+The decoder sees perturbed samples (`perturbed`). Products use bf16 copies of the weights; the optimizer keeps fp32
+weights.
 
 Needs torch, numpy, safetensors and sentencepiece. Writes `NAME.safetensors` (bf16, with the recipe as metadata) every
 two minutes and at the end, and `NAME.json`: the log, and metrics of greedy decoding of validation lines.
