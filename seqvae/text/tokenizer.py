@@ -212,9 +212,12 @@ class TextTokenizer(NoPositionFields):
         draw = Random(int(rng.integers(1 << 62)))
         chunks = [chunk[: int((chunk != PAD).sum())] for chunk in tokens.reshape(-1, tokens.shape[-1])]
         lines = [self.decode_text([chunk]) for chunk in chunks]
-        variants = self.encode_all([augmented(line, draw) if line.strip() else line for line in lines])
-        chunks = [new[0] if len(new) == 1 else old for new, old in zip(variants, chunks, strict=True)]
-        out = np.full((len(chunks), max(map(len, chunks))), PAD, np.int32)
+        variants = self.encode_all([augmented(line, draw) if line.strip() else "" for line in lines])
+        chunks = [
+            new[0] if len(new) == 1 and line.strip() else old
+            for line, new, old in zip(lines, variants, chunks, strict=True)
+        ]
+        out = np.full((len(chunks), max(tokens.shape[-1], *map(len, chunks))), PAD, np.int32)
         for row, chunk in zip(out, chunks, strict=True):
             row[: len(chunk)] = chunk
         return out.reshape(*tokens.shape[:-1], -1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.codec import Codec, Ints, load
 from seqvae.data.dataset import Longs, TokenData
-from seqvae.modality import counted
+from seqvae.modality import counted, modality
 from seqvae.music.band import Ensemble
 from seqvae.protocols import PAD
 from seqvae.style import choice, gaussian, mixture, styles_file
@@ -92,7 +92,7 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
     latents: dict[str, list[Tensor]] = {}
     ensembles: dict[str, Ensemble | None] = {}
     lines: dict[str, list[str]] = {}
-    of_lines = isinstance(codec.adapter.blank(0), str)
+    of_lines = modality(codec.tokenizer.kind).content == "sentences"
     draws: list[Tensor] = []  # from the posteriors, for the mixture: wider than posterior means
     generator = torch.Generator().manual_seed(0)
     for name, chosen in sorted(pieces_of_styles(data, rng, most).items()):

@@ -331,7 +331,7 @@ def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> N
     amounts = len(get_args(translation.Method)) * len(evaluate_transfer.AMOUNTS)
     # two interpolations, three decodings of each chosen walk, four reconstructions, two kinds of samples, every amount
     # of each method, four controls; and calls of earlier tests
-    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 30 + 3 * 11
+    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 60 + 3 * 11
     assert ("decode", 12) in toy.calls, "both directions together"
     assert sum(what == "encode" for what, _ in toy.calls[: amounts + 10]) == 2
 

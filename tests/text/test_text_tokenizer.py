@@ -240,7 +240,7 @@ def test_its_tokens_have_no_position_fields_and_nearly_all_are_allowed(text: Tex
     assert text.position_fields(tokens).shape == (2, 1, 7, 0)
     assert text.allowed(tokens) is None
     assert text.binding_depth.tolist() == [0] * text.vocab_size
-    assert text.mix(tokens, tokens + 1, rng) is tokens
+    assert text.mix(tokens, tokens + 1, rng).tolist() == tokens.tolist()  # chunks without words stay
 
 
 # --- grammar ----------------------------------------------------------------------------------------------------------
