@@ -150,15 +150,18 @@ class SongCodec:
     ) -> list[Ints]:
         """Token ids of each bar from `z (C, D)` and `song (1, E)`."""
         model, grammar = self.model, self.tokenizer.grammar()
-        code, prefix, tables = model.start(z, song.expand(len(z), -1), given, model.condition(given))
+        rest, prefix, tables = model.start(z, song.expand(len(z), -1), given, model.condition(given))
         harmony, caches = given.harmony, model.prefill(prefix)
+        place = torch.zeros(len(z), 1, 3, dtype=torch.long)  # fields of the token before
 
         def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
-            nonlocal code, harmony, tables, caches
+            nonlocal rest, harmony, tables, caches, place
             if keep is not None:
-                code, harmony, tables = code[keep], harmony[keep], tables[keep]
+                rest, harmony, tables, place = rest[keep], harmony[keep], tables[keep], place[keep]
                 caches = [[x[keep] for x in cache] for cache in caches]
-            logits, caches = model.step(tokens, fields, code, harmony, tables, caches)
+            rest = rest - model.written_part(tokens, place)[:, 0]
+            place = fields
+            logits, caches = model.step(tokens, fields, rest, harmony, tables, caches)
             return logits
 
         state = grammar.start(len(z), given.length.numpy().astype(np.int32))

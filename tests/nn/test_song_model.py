@@ -56,12 +56,13 @@ def test_stepwise_logits_equal_those_of_teacher_forcing(codec: SongCodec) -> Non
     z, song = torch.randn(3, 6), torch.randn(3, 4)
     with torch.no_grad():
         whole = model.decode_logits(tokens, shifted(tokens), z, song, given)
-        code, prefix, tables = model.start(z, song, given, model.condition(given))
+        rest, prefix, tables = model.start(z, song, given, model.condition(given))
         caches, fields = model.prefill(prefix), place_fields(tokens, model.kind, model.value)
         inputs = shifted(tokens)
         for t in range(tokens.shape[1]):
-            logits, caches = model.step(inputs[:, t : t + 1], fields[:, t : t + 1], code, given.harmony, tables, caches)
+            logits, caches = model.step(inputs[:, t : t + 1], fields[:, t : t + 1], rest, given.harmony, tables, caches)
             torch.testing.assert_close(logits, whole[:, t], rtol=1e-4, atol=1e-4)
+            rest = rest - model.written_part(tokens[:, t : t + 1], fields[:, t : t + 1])[:, 0]
 
 
 def test_padding_changes_nothing(codec: SongCodec) -> None:
