@@ -17,7 +17,7 @@ from seqvae.music import accents, band
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import Ensemble
 from seqvae.music.notes import STEPS_PER_BEAT
-from seqvae.protocols import Guidance
+from seqvae.protocols import Given, Guidance
 
 if TYPE_CHECKING:
     from seqvae.music.piece import Piece
@@ -45,6 +45,12 @@ class MusicAdapter:
     def limits(self, piece: Piece) -> Ints:
         """Chunk lengths in steps."""
         return np.diff(piece.bounds).astype(np.int32)
+
+    def conditions(self, piece: Piece) -> Given:
+        """As `song_bars.conditions`."""
+        from seqvae.music.song_bars import conditions, song_bars
+
+        return conditions(song_bars(piece, self.tokenizer))
 
     def blank(self, chunks: int) -> Piece:
         """Bars of 4/4 at 110 beats a minute."""

@@ -11,9 +11,10 @@ For a song with bars x_b, harmony h_b and melody m_b,
 
 s is a group-level latent (ML-VAE, Bouchacourt et al. 2018; Neural Statistician, Edwards and Storkey 2017): it is
 inferred from other bars than those it helps to decode, so it can hold only what bars of a song share. The prior of a
-bar vector is learned. A bar vector holds the sum of the bar's bound tokens, and the decoder takes each token that it has
-written from the sum (matching pursuit, Mallat and Zhang 1993), so that the rest is easier to read. Harmony, melody, song vector and earlier bars are each left out at random in training, so that
-the model also knows what to expect without them, and guidance has a strength (Ho and Salimans 2022).
+bar vector is learned. A bar vector holds the sum of the bar's bound tokens, and the decoder takes each token that it
+has written from the sum (matching pursuit, Mallat and Zhang 1993), so that the rest is easier to read. Harmony, melody,
+song vector and earlier bars are each left out at random in training, so that the model also knows what to expect
+without them, and guidance has a strength (Ho and Salimans 2022).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvae.nn.binding import Binding
+from seqvae.config import SongConfig
+from seqvae.nn.binding import Binding, shifted
 from seqvae.nn.blocks import Cache, Residual, TransformerLayer
 from seqvae.nn.kernels import DISALLOWED
 from seqvae.nn.posterior import Posterior, first_logvar, posterior_from
@@ -35,38 +37,6 @@ PROGRAM, POSITION, PITCH, DRUM, DURATION = range(1, 6)
 SHARE = 8.0  # divisor of the sum of a bar's bound tokens
 MEMORY = 2  # vectors of the code that the decoder attends to, beside its beats
 PRIOR_RANGE = (-7.0, 2.0)  # log-variances of the learned prior
-
-
-@dataclass(frozen=True)
-class SongConfig:
-    """Shape of the song model."""
-
-    vocab: int
-    """Tokens in the vocabulary."""
-    steps: int = 48
-    """Steps of the longest bar, S."""
-    beats: int = 4
-    """Beats of the longest bar, B."""
-    song: int = 96
-    """Dimensions of the song vector."""
-    bar: int = 512
-    """Dimensions of a bar vector."""
-    bound: int = 512
-    """Width of bound tokens and of the code."""
-    width: int = 256
-    """Width of the transformers."""
-    heads: int = 4
-    """Attention heads."""
-    queries: int = 4
-    """Attention-pooled vectors of a bar."""
-    encoder_layers: int = 3
-    """Layers of the bar encoder."""
-    decoder_layers: int = 4
-    """Layers of the decoder."""
-    prior_width: int = 192
-    """Width of the prior."""
-    prior_layers: int = 2
-    """Layers of the prior."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +59,16 @@ class Conditions:
         return Conditions(
             self.length[index], self.harmony[index], self.has_harmony[index], self.melody[index], self.has_melody[index]
         )
+
+    def absent(self) -> Conditions:
+        """The same lengths without harmony and melody."""
+        empty = (torch.zeros_like(x) for x in (self.harmony, self.has_harmony, self.melody, self.has_melody))
+        return Conditions(self.length, *empty)
+
+    def joined(self, other: Conditions) -> Conditions:
+        """The conditions of these bars, then of those of `other`."""
+        parts = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Conditions(*(torch.cat(pair) for pair in parts))
 
 
 def place_fields(tokens: Tensor, kind: Tensor, value: Tensor) -> Tensor:
@@ -340,23 +320,28 @@ class SongModel(nn.Module):
         direct = self.depth[0] * rest + self.depth[1] * unbound[..., 0, :] + self.depth[2] * unbound[..., 1, :]
         return x, direct
 
-    def outputs(self, x: Tensor, direct: Tensor) -> Tensor:
-        """Logits `(N, T, V)`: similarity of the sum of both heads to each token's embedding."""
-        logits: Tensor = self.binding.logits(self.leave(self.norm(x)) + direct)
-        return logits
+    def hidden(self, x: Tensor, direct: Tensor) -> Tensor:
+        """The sum of both heads `(N, T, K)`, whose similarity to each token's embedding is the token's logit."""
+        return self.leave(self.norm(x)) + direct
 
     def decode_logits(self, tokens: Tensor, inputs: Tensor, z: Tensor, song: Tensor, given: Conditions) -> Tensor:
         """Teacher-forced logits `(N, T, V)` of bars `tokens (N, T)`; `inputs (N, T)`: tokens before, some masked."""
-        condition = self.condition(given)
-        total, prefix, tables = self.start(z, song, given, condition)
         fields = place_fields(tokens, self.kind, self.value)
-        written = self.written_part(tokens, fields).cumsum(1)
-        rest = total[:, None] - functional.pad(written[:, :-1], (0, 0, 1, 0))
+        logits: Tensor = self.binding.logits(self.teacher_forced(shifted(tokens), inputs, fields, z, song, given))
+        return logits
+
+    def teacher_forced(
+        self, before: Tensor, inputs: Tensor, fields: Tensor, z: Tensor, song: Tensor, given: Conditions
+    ) -> Tensor:
+        """Hidden vectors `(N, T, K)`; the sum is without the tokens `before (N, T)`, of which `inputs` masks some."""
+        total, prefix, tables = self.start(z, song, given, self.condition(given))
+        written = self.written_part(before, functional.pad(fields[:, :-1], (0, 0, 1, 0)))
+        rest = total[:, None] - written.cumsum(1)
         x, direct = self.steps(inputs, fields, rest, given.harmony.to(prefix.dtype), tables)
         x = torch.cat([prefix.to(x.dtype), x], 1)
         for layer in self.layers:
             x, _ = layer(x, None)
-        return self.outputs(x[:, self.prefix :], direct)
+        return self.hidden(x[:, self.prefix :], direct)
 
     def prefill(self, prefix: Tensor) -> list[Cache]:
         """Keys and values of the prefix in every layer, before the first token."""
@@ -378,7 +363,7 @@ class SongModel(nn.Module):
         for layer, cache in zip(self.layers, caches, strict=True):
             x, cache = layer(x, None, cache)
             after.append(cache)
-        return self.outputs(x, direct)[:, 0], after
+        return self.binding.logits(self.hidden(x, direct))[:, 0], after
 
 
 def gaussian_kl(posterior: Posterior, mean: Tensor, logvar: Tensor) -> Tensor:

@@ -24,9 +24,10 @@ from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
 from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, VELOCITY, skyline
 from seqvae.nn import batches
-from seqvae.nn.model import SequenceVAE
+from seqvae.nn.latent import LatentModel
 from seqvae.nn.sampling import Sampling
-from seqvae.protocols import Adapter, Guide
+from seqvae.nn.segments import no_melody
+from seqvae.protocols import Adapter, Given, Guide
 
 if TYPE_CHECKING:
     from seqvae.music.piece import Piece
@@ -45,13 +46,16 @@ class TokenGenerator(Protocol):
     """The part of a codec that decodes."""
 
     adapter: Any
-    model: SequenceVAE
+    model: LatentModel
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
+        self, z: Tensor, given: Given | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
         """As `Codec.generate_tokens`."""
+
+    def given(self, piece: Any) -> Given | None:
+        """As `Codec.given`."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ class Stretch:
     """Their numbers."""
     chunks: int
     """Bars in each."""
-    limits: Ints | None
-    """The lengths of all bars of the piece in steps, with padding of the last segment."""
+    given: Given | None
+    """Known of all bars of the piece (`protocols.Given`), with padding of the last segment."""
     bars: NDArray[np.int64] = field(init=False)
     """`(N,)`: the bar of the piece of each decoded bar; beyond the last for padding."""
 
@@ -97,9 +101,9 @@ class Stretch:
         object.__setattr__(self, "bars", np.array(bars, np.int64))
 
     @property
-    def lengths(self) -> Ints | None:
-        """`(N,)`: the lengths of the decoded bars in steps."""
-        return None if self.limits is None else self.limits[self.bars]
+    def known(self) -> Given | None:
+        """`(N,)`: known of the decoded bars."""
+        return None if self.given is None else self.given[self.bars]
 
     def harmony(self, adapter: Adapter, guided: bool = True) -> Floats | None:
         """The harmony `(N, B, 12)` of the decoded bars, 0 without guidance."""
@@ -149,7 +153,7 @@ def arrange(
         guide = _guide(
             adapter, stretch, harmony, roots, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords
         )
-        chunks = codec.generate_tokens(there, stretch.lengths, sampling, guide=guide)
+        chunks = codec.generate_tokens(there, stretch.known, sampling, guide=guide)
         written = _written(adapter, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
         notes = band.arranged(
@@ -180,9 +184,9 @@ def improvise(
     adapter: MusicAdapter = codec.adapter
     count = len(z) * chunks
     frame = adapter.blank(count) if like is None else like
-    stretch = Stretch(frame, list(range(len(z))), chunks, batches.filled(adapter.limits(frame), count))
+    stretch = Stretch(frame, list(range(len(z))), chunks, batches.filled(no_melody(codec.given(frame)), count))
     decoded = codec.generate_tokens(
-        z, stretch.lengths, sampling, guide=improvised(codec, z, ensemble, stretch, chroma_guidance)
+        z, stretch.known, sampling, guide=improvised(codec, z, ensemble, stretch, chroma_guidance)
     )
     decoded = decoded[: batches.unpadded(adapter.limits(frame), count)]
     frame = adapter.template(decoded) if like is None else frame

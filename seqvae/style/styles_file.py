@@ -33,8 +33,10 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
     for name, style in styles.items():
-        values, vectors = torch.linalg.eigh(style.covariance.double())
-        factors = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
+        own = style.shared or len(style.mean)  # the other dimensions have no covariances
+        values, vectors = torch.linalg.eigh(style.covariance[:own, :own].double())
+        factors = torch.zeros(len(style.mean), min(rank, own), dtype=torch.half)
+        factors[:own] = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
         left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
         mean = style.mean.float().clone()  # a file may not hold a tensor twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
@@ -46,6 +48,7 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
                 kept = torch.from_numpy(getattr(style.ensemble, part.name))
                 tensors[f"{name}.{part.name}"] = kept.half() if part.name in ("hits", "accents") else kept.float()
         facts = {"count": style.count, "source": style.source, "persistence": style.persistence}
+        facts |= {"shared": style.shared} if style.shared else {}
         effects = {source: asdict(effect) for source, effect in style.effects.items()}
         about[name] = json.dumps(facts | {"effects": effects} if effects else facts)
     return tensors, about
@@ -78,7 +81,16 @@ def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], d
         _exemplars(name, tensors, len(mean)),
         _ensemble(name, tensors),
         {source: _effect(effect) for source, effect in facts.get("effects", {}).items()},
+        _shared(name, facts, len(mean)),
     )
+
+
+def _shared(name: str, facts: Mapping[str, Any], dimensions: int) -> int:
+    """The shared dimensions of a style; raises StyleError for an impossible number."""
+    shared = facts.get("shared", 0)
+    if type(shared) is not int or not 0 <= shared <= dimensions:
+        raise StyleError(f"style '{name}': {shared!r} shared dimensions of {dimensions}; fit it again")
+    return shared
 
 
 def _moments(name: str, tensors: Mapping[str, Tensor], dimensions: int | None) -> tuple[Tensor, Tensor, Tensor]:
