@@ -322,7 +322,8 @@ class SongModel(nn.Module):
 
     def hidden(self, x: Tensor, direct: Tensor) -> Tensor:
         """The sum of both heads `(N, T, K)`, whose similarity to each token's embedding is the token's logit."""
-        return self.leave(self.norm(x)) + direct
+        sums: Tensor = self.leave(self.norm(x)) + direct
+        return sums
 
     def decode_logits(self, tokens: Tensor, inputs: Tensor, z: Tensor, song: Tensor, given: Conditions) -> Tensor:
         """Teacher-forced logits `(N, T, V)` of bars `tokens (N, T)`; `inputs (N, T)`: tokens before, some masked."""

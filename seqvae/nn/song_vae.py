@@ -154,7 +154,7 @@ class BarDecoder:
     def bars(self, z: Tensor) -> tuple[Tensor, Tensor, Conditions]:
         """Bar vectors `(B, D)` and song vectors `(B, E)` of rows `z`, and the conditions."""
         conditions = self.model.conditions(self.given, len(z))
-        song, residual = z.split([self.model.shared, z.shape[1] - self.model.shared], -1)
+        song, residual = z[:, : self.model.shared], z[:, self.model.shared :]
         mean, spread = self.model.prior(song, conditions)
         return mean + spread * residual, song, conditions
 
