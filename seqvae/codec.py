@@ -39,6 +39,7 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 CHROMA_GUIDANCE = 1.5
 """Default strength of harmony guidance in a blend; see `Codec.blend`."""
+SEGMENTS = 4  # of a new piece
 CANDIDATES = 6  # points decoded per step of an interpolation; with 2, a tenth of the paths in music go backward
 
 
@@ -359,48 +360,58 @@ class Codec:
         count: int,
         style: str | Style | None = None,
         temperature: float = 0.9,
-        segments: int = 4,
+        segments: int | None = None,
         seed: int = 0,
         sampling: Sampling | None = None,
         like: Any | None = None,
         chroma_guidance: float = CHROMA_GUIDANCE,
     ) -> list[Any]:
-        """New pieces of `segments` segments each, drawn from a style; see `style.draw`.
+        """New pieces of `segments` segments each (4; 16 bars of a song model), drawn from a style; see `style.draw`.
 
         Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else a
         style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from
         N(0, I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if
         the style has exemplars, the decoder takes the most likely tokens. Music is played by one band if the style
         knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that
-        gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`.
+        gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`. New pieces of
+        a song model have a form with repeats (style/form.py), and chords of the style without `like`.
         """
         frame = None if like is None else self.adapter.read(like)
+        segments = segments or (form.BARS if self.model.shared else SEGMENTS)
         z, styles = self._drawn(count, style, temperature, segments, seed)
         if sampling is None and styles and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
+        frames = [frame] * len(z)
         if self.model.shared:
-            z = [form.repeated(self.model, x, None if frame is None else self.given(frame)) for x in z]
+            if frame is None:
+                frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]
+            known = [None if one is None else self.given(one) for one in frames]
+            z = [form.repeated(self.model, x, one) for x, one in zip(z, known, strict=True)]
         if all(one.ensemble is None for one in styles) or not self.model.band:
-            return self._plain(z, sampling, frame, chroma_guidance)
+            return self._plain(z, sampling, frames, chroma_guidance)
         made = []
         for i, (x, one) in enumerate(zip(z, styles, strict=True)):
             numbered = replace(sampling, first_row=i * segments * self.chunks)
             if one.ensemble is None:
-                made += self._plain([x], numbered, frame, chroma_guidance)
+                made += self._plain([x], numbered, frames[i : i + 1], chroma_guidance)
             else:
-                made.append(arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frame, chroma_guidance))
+                made.append(
+                    arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frames[i], chroma_guidance)
+                )
         return made
 
-    def _plain(self, z: list[Tensor], sampling: Sampling, like: Any | None, chroma_guidance: float) -> list[Any]:
-        """New pieces without a band, with the frame and the harmony of `like`."""
-        if like is None:
+    def _plain(
+        self, z: list[Tensor], sampling: Sampling, frames: Sequence[Any | None], chroma_guidance: float
+    ) -> list[Any]:
+        """New pieces without a band, with their frames and the harmony of these where all have one."""
+        if any(like is None for like in frames):
             return self.decode(z, sampling=sampling)
-        stretches = [Stretch(like, list(range(len(x))), self.chunks, None) for x in z]
+        stretches = [Stretch(like, list(range(len(x))), self.chunks, None) for x, like in zip(z, frames, strict=True)]
         harmony = batches.joined([one.harmony(self.adapter) for one in stretches])
         guide = None if harmony is None else ChromaGuide(self.adapter, harmony, chroma_guidance)
-        known = [no_melody(self.given(like))] * len(z)
-        return self.decode(z, sampling=sampling, like=[like] * len(z), guide=guide, given=known)
+        known = [no_melody(self.given(like)) for like in frames]
+        return self.decode(z, sampling=sampling, like=frames, guide=guide, given=known)
 
     def _drawn(
         self, count: int, style: str | Style | None, temperature: float, segments: int, seed: int

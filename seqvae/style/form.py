@@ -1,16 +1,21 @@
 """The form of a new song: sections that come again, with a little variation.
 
-Scope: the bar that each bar repeats, and the latent vectors of all bars. Out of scope: harmony, the draw of a style
-(style/gaussian.py), the prior (nn/song_vae.py).
+Scope: the bar that each bar repeats, its latent vector and its chord. Out of scope: the draw of a style
+(style/gaussian.py), the prior (nn/song_vae.py), chord probabilities (music/progressions.py).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqvae.music import progressions
+from seqvae.music.band import Ensemble
 from seqvae.nn import batches
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.segments import no_melody
@@ -34,6 +39,16 @@ def order(bars: int) -> NDArray[np.int64]:
     if bars % len(FORM) or section < LEAST:
         return at
     return np.array(FORM)[at // section] * section + at % section
+
+
+def chords(ensemble: Ensemble | None, bars: int, seed: Sequence[int]) -> Any:
+    """A new progression of a style as a song of block chords (`music.chords.song`); None for a style without chords."""
+    if ensemble is None or not ensemble.chords.any():
+        return None
+    from seqvae.music.chords import song
+
+    rng = np.random.default_rng(seed)
+    return song(progressions.progression(ensemble.chords, order(bars), rng), bars)
 
 
 def repeated(model: LatentModel, z: Tensor, given: Given | None) -> Tensor:
