@@ -373,8 +373,8 @@ class Codec:
         N(0, I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if
         the style has exemplars, the decoder takes the most likely tokens. Music is played by one band if the style
         knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that
-        gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`. New pieces of
-        a song model have a form with repeats (style/form.py), and chords of the style without `like`.
+        gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`. New
+        pieces of a song model have a form with repeats (style/form.py), and chords of the style without `like`.
         """
         frame = None if like is None else self.adapter.read(like)
         segments = segments or (form.BARS if self.model.shared else SEGMENTS)
