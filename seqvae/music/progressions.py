@@ -73,8 +73,9 @@ def transitions(songs: Iterable[tuple[Ints, Ints]]) -> Floats:
         return np.zeros_like(counts)
     overall = counts.sum(0) / counts.sum()
     scale = counts[:START].sum() / START  # a chord's mean number of transitions
-    table: Floats = counts + OVERALL * scale * overall
-    return table / table.sum(1, keepdims=True)
+    weights = counts + OVERALL * scale * overall
+    table: Floats = weights / weights.sum(1, keepdims=True)
+    return table
 
 
 def progression(table: Floats, order: NDArray[np.int64], rng: np.random.Generator) -> str:

@@ -109,9 +109,17 @@ def test_refinement_creates_its_tensors_on_the_device_of_its_input(segments: Seg
 @needs_bf16
 @pytest.mark.bf16
 def test_refinement_in_bf16_is_optional(segments: Segments) -> None:
-    def found(*low: bool) -> Tensor:
+    def found(low: bool | None = None) -> Tensor:
         first = Posterior(segments.first.mean, segments.first.logvar)
-        return refine(segments.model, segments.tokens, segments.fields, None, first, CONFIG, *low).mean
+        return refine(
+            segments.model,
+            segments.tokens,
+            segments.fields,
+            None,
+            first,
+            CONFIG,
+            **({} if low is None else {"low": low}),
+        ).mean
 
     assert torch.equal(found(), found(False))
     assert not torch.equal(found(), found(True))
