@@ -369,17 +369,18 @@ class Codec:
         """New pieces of `segments` segments each (4; 16 bars of a song model), drawn from a style; see `style.draw`.
 
         Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else a
-        style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from
-        N(0, I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if
-        the style has exemplars, the decoder takes the most likely tokens. Music is played by one band if the style
-        knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that
-        gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`. New
-        pieces of a song model have a form with repeats (style/form.py), and chords of the style without `like`.
+        style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from N(0,
+        I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if the
+        style has exemplars, or is one of a song model, the decoder takes the most likely tokens. Music is played by one
+        band if the style knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of
+        chord symbols) that gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in
+        `blend`. New pieces of a song model have a form with repeats (style/form.py), and chords of the style without
+        `like`.
         """
         frame = None if like is None else self.adapter.read(like)
         segments = segments or (form.BARS if self.model.shared else SEGMENTS)
         z, styles = self._drawn(count, style, temperature, segments, seed)
-        if sampling is None and styles and all(one.exemplars is not None for one in styles):
+        if sampling is None and styles and all(one.exemplars is not None or one.shared for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
         frames = [frame] * len(z)
