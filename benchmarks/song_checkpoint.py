@@ -3,8 +3,8 @@
     python benchmarks/song_checkpoint.py runs/songs MUSIC data.txt checkpoints/music
 
 MUSIC is the folder of music with one folder per style, and data.txt the list of songs that `song_data.py` wrote beside
-its file: style, split and name. A style is the Gaussian over the song vectors of its training songs, with the ensembles
-and accents of the same songs, and has no vector of a song. A model card that the folder has is kept.
+its file: style, split and name. A style is the Gaussian over the song vectors of its training songs, with ensembles,
+accents and chord transitions of the same songs, and has no vector of a song.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from seqvae import config
@@ -36,6 +35,28 @@ FEWEST = 30  # training songs of a style at least
 NOTES = 16  # songs encoded at a time
 
 
+CARD = """---
+license: other
+license_name: mixed-sources-non-commercial
+library_name: seqvae
+tags:
+- music
+- midi
+- variational-autoencoder
+- style-transfer
+---
+
+# {name}
+
+A song model of music with all instruments and drums: a vector for the song, and one for each bar, with harmony and
+melody as inputs. It blends songs between genres, interpolates, samples and reconstructs. Styles: {styles}.
+
+```bash
+seqvae blend corpus:bach/bwv66.6 -m {name} --from classical --to rock --amount 0.5 -o blend.mid
+```
+"""
+
+
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -46,6 +67,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="music", help="name of the model")
     parser.add_argument("--most", type=int, default=400, help="songs of a style at most")
     parser.add_argument("--bars", type=int, default=64, help="bars of a song at most")
+    parser.add_argument("--card", type=Path, help="model card; by default a short one")
     parser.add_argument("--search", type=int, default=0, help="steps of the search before decoding")
     return parser
 
@@ -95,8 +117,6 @@ def fitted(codec: Codec, pieces: list[Piece], about: str) -> tuple[Style, list[T
 def main() -> None:
     args = options().parse_args()
     kept = untrained_styles(args.run, args.name, args.search)
-    card = args.out / "README.md"
-    kept.card = card.read_text() if card.exists() else f"# {args.name}\n\nA song model of music.\n"
     codec = from_checkpoint(kept)
     rng = np.random.default_rng(0)
     styles: dict[str, Style] = {}
@@ -112,7 +132,8 @@ def main() -> None:
     about = f"all styles: {len(everything)} songs of the training split"
     styles["all"] = gaussian.fit(everything, about, codec.model.shared)
     kept.styles, kept.about_styles = styles_file.pack(styles)
-    torch.set_grad_enabled(False)
+    names = ", ".join(name for name in styles if name != "all")
+    kept.card = CARD.format(name=args.name, styles=names) if args.card is None else args.card.read_text()
     checkpoint.save(kept, args.out)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {len(styles) - 1} styles, {size / 1e6:.1f} MB")

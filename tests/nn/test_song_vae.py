@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ import seqvae
 from seqvae.codec import Codec
 from seqvae.config import ModelConfig, RefineConfig, SongConfig
 from seqvae.errors import ConfigError
+from seqvae.music import progressions
 from seqvae.music.chords import song as song_of_chords
+from seqvae.music.progressions import SYMBOLS
 from seqvae.nn.binding import shifted
+from seqvae.nn.inference import BatchInference
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import between, conditions, no_melody, without_melody
 from seqvae.nn.song_vae import BarDecoder, SongVAE
+from seqvae.studio.inference import JobInference, Shared
 from seqvae.style import form, gaussian, styles_file
 
 E = 6  # dimensions of the song vector
@@ -272,6 +276,70 @@ def test_draws_differ_and_obey_their_seed(songs: Codec) -> None:
     first, again = (songs.sample(4, "calm", segments=8, seed=3) for _ in range(2))
     assert [notes(one) for one in first] == [notes(one) for one in again]
     assert len({str(notes(one)) for one in first}) == 4
+
+
+def test_new_songs_have_chords_of_their_style(songs: Codec) -> None:
+    known = songs.style("calm")
+    assert known.ensemble is not None
+    assert form.chords(known.ensemble, 8, (0, 0)) is None, "three songs are too few"
+    table = np.zeros_like(known.ensemble.chords)
+    table[-1, SYMBOLS.index("F")] = table[:-1, SYMBOLS.index("C")] = 1.0
+    ensemble = replace(known.ensemble, chords=table)
+    frame = form.chords(ensemble, 8, (0, 0))
+    assert [SYMBOLS[i] for i in progressions.chords(frame.notes, frame.bounds)] == [
+        "F",
+        "C",
+        "F",
+        "C",
+        "C",
+        "C",
+        "F",
+        "C",
+    ]
+    asked: list[Any] = []
+    codec = replace(songs, wrap=lambda inner: Listening(inner, asked))
+    codec.sample(1, replace(known, ensemble=ensemble), segments=8)
+    (given,) = asked
+    expected = no_melody(songs.given(frame))
+    assert expected is not None
+    assert given["harmony"].tobytes() == expected["harmony"].tobytes()
+    assert given["has_harmony"].all() and not given["has_melody"].any()
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Inference that notes what is given of decoded chunks."""
+
+    inner: BatchInference
+    asked: list[Any]
+
+    def posteriors(self, segments: Any, refined: bool = False) -> Posterior:
+        return self.inner.posteriors(segments, refined)
+
+    def token_log_probs(self, z: torch.Tensor, segments: Any) -> torch.Tensor:
+        return self.inner.token_log_probs(z, segments)
+
+    def generate_tokens(self, z: torch.Tensor, given: Any, sampling: Sampling, guides: Any = ()) -> Any:
+        self.asked.append(given)
+        return self.inner.generate_tokens(z, given, sampling, guides)
+
+
+def test_jobs_of_the_studio_cache_bars_with_their_songs(songs: Codec) -> None:
+    def report(share: float, step: str) -> None: ...
+
+    job = replace(songs, wrap=lambda inner: JobInference(inner, shared, report))
+    shared = Shared()
+    segments = songs.segments(groove(1, 10))
+    other = songs.segments(replace(groove(1, 10), notes=groove(1, 10).notes[:-40]))
+    assert other[0][0].tolist() == segments[0][0].tolist(), "the same bar of another song"
+    for _ in range(2):
+        torch.testing.assert_close(job.posteriors(segments).mean, songs.posteriors(segments).mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(job.posteriors(other).mean, songs.posteriors(other).mean, rtol=1e-4, atol=1e-4)
+    assert len(shared.known) == 20
+    z, given = songs.posteriors(segments).mean, conditions(segments)
+    sampling = Sampling(max_tokens=24)
+    made, expected = (one.generate_tokens(z, given, sampling) for one in (job, songs))
+    assert [chunk.tolist() for chunk in made] == [chunk.tolist() for chunk in expected]
 
 
 # --- checkpoints and settings -----------------------------------------------------------------------------------------
