@@ -286,16 +286,8 @@ def test_new_songs_have_chords_of_their_style(songs: Codec) -> None:
     table[-1, SYMBOLS.index("F")] = table[:-1, SYMBOLS.index("C")] = 1.0
     ensemble = replace(known.ensemble, chords=table)
     frame = form.chords(ensemble, 8, (0, 0))
-    assert [SYMBOLS[i] for i in progressions.chords(frame.notes, frame.bounds)] == [
-        "F",
-        "C",
-        "F",
-        "C",
-        "C",
-        "C",
-        "F",
-        "C",
-    ]
+    heard = [SYMBOLS[i] for i in progressions.chords(frame.notes, frame.bounds)]
+    assert heard == ["F", "C", "F", "C", "C", "C", "F", "C"]
     asked: list[Any] = []
     codec = replace(songs, wrap=lambda inner: Listening(inner, asked))
     codec.sample(1, replace(known, ensemble=ensemble), segments=8)
@@ -335,7 +327,7 @@ def test_jobs_of_the_studio_cache_bars_with_their_songs(songs: Codec) -> None:
     for _ in range(2):
         torch.testing.assert_close(job.posteriors(segments).mean, songs.posteriors(segments).mean, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(job.posteriors(other).mean, songs.posteriors(other).mean, rtol=1e-4, atol=1e-4)
-    assert len(shared.known) == 20
+    assert len(shared.known) == 4 + 5, "four bars that repeat; the other song has a shorter one"
     z, given = songs.posteriors(segments).mean, conditions(segments)
     sampling = Sampling(max_tokens=24)
     made, expected = (one.generate_tokens(z, given, sampling) for one in (job, songs))
