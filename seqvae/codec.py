@@ -305,7 +305,7 @@ class Codec:
         each step. Those are chosen whose distances from the ends change evenly and never in the wrong direction, by
         `Adapter.apart` and by the latent vectors of the decoded chunks (`interpolation.even`).
         """
-        way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
+        way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind, self.model.shared)
         nearer = [int(2 * i >= len(way)) for i in range(len(way))]
         like = [*ends] or [self.adapter.blank(len(a) * self.chunks)] * 2
         sizes = self._sizes(like, len(a))
@@ -345,7 +345,8 @@ class Codec:
         if len(corners) != 4:
             raise ValueError(f"a grid needs four corners, not {len(corners)}")
         read, z, again = self._ends(corners)
-        sheet = interpolation.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
+        corners_z = torch.stack(z).view(2, 2, *z[0].shape)
+        sheet = interpolation.grid(corners_z, size, size, kind, self.model.shared).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
         templates = [read[corner] for corner in near]
         sizes = self._sizes(templates, len(z[0]))

@@ -26,6 +26,7 @@ from seqvae.io import files
 from seqvae.io.tensors import load_tensors, save_tensors, write_tensors
 from seqvae.io.untrusted import own, refuse_pickle
 from seqvae.modality import load_tokenizer
+from seqvae.music.notes import STEPS_PER_BEAT
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.model import SequenceVAE
@@ -222,6 +223,8 @@ def restored(config: ModelConfig, tokenizer: Tokenizer) -> LatentModel:
         return build(config, tokenizer)
     if not isinstance(tokenizer, MidiTokenizer) or config.song.steps != tokenizer.max_steps:
         raise ConfigError(f"model.song: needs music in bars of at most {config.song.steps} steps; choose kind = midi")
+    if config.song.steps != STEPS_PER_BEAT * config.song.beats:
+        raise ConfigError(f"model.song: {config.song.beats} beats have {STEPS_PER_BEAT} steps each; correct steps")
     try:
         return SongVAE(config, torch.from_numpy(tokenizer.token_types), torch.from_numpy(tokenizer.token_values))
     except ValueError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+import shutil
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from conftest import groove
 import seqvae
 from seqvae.codec import Codec
 from seqvae.config import ModelConfig, RefineConfig, SongConfig
-from seqvae.errors import ConfigError
+from seqvae.errors import CheckpointError, ConfigError
 from seqvae.music import progressions
 from seqvae.music.chords import song as song_of_chords
 from seqvae.music.progressions import SYMBOLS
@@ -26,7 +28,7 @@ from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import between, conditions, no_melody, without_melody
 from seqvae.nn.song_vae import BarDecoder, SongVAE
 from seqvae.studio.inference import JobInference, Shared
-from seqvae.style import form, gaussian, styles_file
+from seqvae.style import form, gaussian, interpolation, styles_file
 
 E = 6  # dimensions of the song vector
 
@@ -356,6 +358,25 @@ def test_sizes_that_do_not_fit_are_refused(songs: Codec) -> None:
         checkpoint.restored(ModelConfig(chunks=1, latent=10, song=replace(shape, steps=72)), songs.tokenizer)
     with pytest.raises(ConfigError, match="train_songs"):
         checkpoint.build(ModelConfig(chunks=1, latent=10, song=shape), songs.tokenizer)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(SongConfig) if field.type == "Count"])
+def test_absurd_sizes_are_refused_before_memory_is_allocated(song_model: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "songs"
+    shutil.copytree(song_model, folder)
+    about = json.loads((folder / "config.json").read_text())
+    about["recipe"]["model"]["song"][name] = 10**8
+    (folder / "config.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError):
+        seqvae.load(folder)
+
+
+def test_a_path_keeps_the_song_vector_of_all_bars(songs: Codec) -> None:
+    one, two = (songs.means([songs.segments(groove(i, 3))], refined=False)[0] for i in (1, 2))
+    way = interpolation.path(one, two, 5, "slerp", E)
+    assert (way[..., :E] == way[:, :1, :E]).all()
+    assert torch.equal(way[0], one) and torch.equal(way[-1], two)
+    torch.testing.assert_close(way[2, 0, :E], interpolation.slerp(one[0, :E], two[0, :E], 0.5))
 
 
 def test_a_model_without_a_band_arranges_nothing(song_model: Path) -> None:
