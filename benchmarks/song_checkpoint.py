@@ -72,7 +72,7 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def untrained_styles(run: Path, name: str = "music", search: int = 0) -> Checkpoint:
+def without_styles(run: Path, name: str = "music", search: int = 0) -> Checkpoint:
     """The model of a run of `train_songs.py` as a checkpoint without styles."""
     about = config.read(run / "song.json")
     known = {key: value for key, value in about["config"].items() if key != "vocab"}
@@ -116,7 +116,7 @@ def fitted(codec: Codec, pieces: list[Piece], about: str) -> tuple[Style, list[T
 
 def main() -> None:
     args = options().parse_args()
-    kept = untrained_styles(args.run, args.name, args.search)
+    kept = without_styles(args.run, args.name, args.search)
     codec = from_checkpoint(kept)
     rng = np.random.default_rng(0)
     styles: dict[str, Style] = {}

@@ -153,8 +153,9 @@ class Codec:
 
         `like` are pieces (any accepted source) that give tempo, metre and key of music; without them the metre is
         inferred from the notes. `sampling` by default takes the most likely tokens; `guide` as in `generate_tokens`.
-        `given` is known of the chunks of each piece, by default what is known of those of `like`.
-        Raises CheckpointError for vectors of the wrong shape.
+        `given` is known of the chunks of each piece, by default what is known of those of `like`; without either, a
+        song model decodes as if it knew no harmony and no melody. Raises CheckpointError for vectors of the wrong
+        shape.
         """
         latent = self.model.config.latent
         for x in z:
