@@ -167,8 +167,8 @@ class BarDecoder:
     ) -> tuple[DecoderOutput, DecoderOutput]:
         """As `LatentDecoder.decoder_outputs`; the prediction without history is that with history."""
         net = self.model.net
+        bar, song, conditions = self.bars(z)
         with self._precision(low):
-            bar, song, conditions = self.bars(z)
             x = net.teacher_forced(inputs[:, 0], inputs[:, 0], fields[:, 0], bar, song, conditions)
         x = x.flatten(0, 1) if packing is None else x[packing]
         out = DecoderOutput(net.binding, x.float(), None, [])
