@@ -407,9 +407,12 @@ class Codec:
     def _plain(
         self, z: list[Tensor], sampling: Sampling, frames: Sequence[Any | None], chroma_guidance: float
     ) -> list[Any]:
-        """New pieces without a band, with their frames and the harmony of these where all have one."""
-        if any(like is None for like in frames):
+        """New pieces without a band, with their frames and the harmony of these."""
+        if all(like is None for like in frames):
             return self.decode(z, sampling=sampling)
+        if any(like is None for like in frames):
+            alone = zip(z, frames, strict=True)
+            return [piece for x, like in alone for piece in self._plain([x], sampling, [like], chroma_guidance)]
         stretches = [Stretch(like, list(range(len(x))), self.chunks, None) for x, like in zip(z, frames, strict=True)]
         harmony = batches.joined([one.harmony(self.adapter) for one in stretches])
         guide = None if harmony is None else ChromaGuide(self.adapter, harmony, chroma_guidance)
