@@ -38,6 +38,7 @@ Bools = NDArray[np.bool_]
 FARTHER = (1.0, 1.6, 2.56)  # multiples of the move, for songs with few new notes
 ENOUGH = 0.6  # share of new notes among the decoded ones that stops longer moves
 DUE_SHARE = 0.1  # probability of a program under the codes that makes it play in every full bar
+OUTLINED = 16  # bars decoded to hear which programs play
 MIDDLE = 38.0  # D2, the centre of a bass's register
 BELOW = 48  # C3: in a band without bass, lower notes of other instruments are the bass
 
@@ -146,7 +147,7 @@ def arrange(
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
         there = z + far / near * (moved - z)
-        shares = program_shares(codec, there)
+        shares = program_shares(codec, there, stretch.known)
         programs = band.choose(own, goal.ensemble, near, shares)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
         chords = band.accompanist(programs, own, shares)
@@ -204,7 +205,7 @@ def improvised(
 ) -> Guide:
     """The guide for decoding a new song `z (S, D)`: a band of the style, and the harmony of `stretch.piece` if any."""
     adapter: MusicAdapter = codec.adapter
-    shares = program_shares(codec, z)
+    shares = program_shares(codec, z, stretch.known)
     programs = band.choose(np.zeros(DRUMS + 1), ensemble, 1.0, shares)
     plan = _plan(programs, ensemble.hits, shares)
     harmony, roots = stretch.of(adapter.harmony(stretch.piece)), stretch.of(adapter.roots(stretch.piece))
@@ -218,15 +219,22 @@ def improvised(
     return guide
 
 
-def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:
-    """Probability of each program `(129,)`, a mean over the codes of `z (S, D)`; None without such an output."""
-    outline = codec.model.outline(z)
-    if outline is None:
-        return None
-    tokens, logits = outline
+def program_shares(codec: TokenGenerator, z: Tensor, known: Given | None = None) -> Floats | None:
+    """Probability of each program `(129,)`, a mean over the bars of `z (S, D)`, of which `known (N,)` is given.
+
+    From the model's outline; for a model of bars without one, from up to OUTLINED bars decoded without guidance.
+    """
     ids = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
-    row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
-    return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
+    outline = codec.model.outline(z)
+    if outline is not None:
+        tokens, logits = outline
+        row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
+        return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
+    if not codec.model.conditioned or not len(z):
+        return None
+    some = np.unique(np.linspace(0, len(z) - 1, OUTLINED).round().astype(np.int64))
+    bars = codec.generate_tokens(z[some], None if known is None else known[some], Sampling())
+    return np.asarray(np.mean([np.isin(ids.numpy(), bar) for bar in bars], 0) / band.MANY, np.float64)
 
 
 def _changed(piece: Piece) -> Bools:

@@ -19,6 +19,7 @@ from seqvae.codec import Codec
 from seqvae.config import ModelConfig, RefineConfig, SongConfig
 from seqvae.errors import CheckpointError, ConfigError
 from seqvae.music import progressions
+from seqvae.music.band import MANY
 from seqvae.music.chords import song as song_of_chords
 from seqvae.music.progressions import SYMBOLS
 from seqvae.nn.binding import shifted
@@ -29,6 +30,7 @@ from seqvae.nn.segments import between, conditions, no_melody, without_melody
 from seqvae.nn.song_vae import BarDecoder, SongVAE
 from seqvae.studio.inference import JobInference, Shared
 from seqvae.style import form, gaussian, interpolation, styles_file
+from seqvae.style.arranger import program_shares
 
 E = 6  # dimensions of the song vector
 
@@ -293,7 +295,7 @@ def test_new_songs_have_chords_of_their_style(songs: Codec) -> None:
     asked: list[Any] = []
     codec = replace(songs, wrap=lambda inner: Listening(inner, asked))
     codec.sample(1, replace(known, ensemble=ensemble), segments=8)
-    (given,) = asked
+    given = asked[-1]
     expected = no_melody(songs.given(frame))
     assert expected is not None
     assert given["harmony"].tobytes() == expected["harmony"].tobytes()
@@ -377,6 +379,18 @@ def test_a_path_keeps_the_song_vector_of_all_bars(songs: Codec) -> None:
     assert (way[..., :E] == way[:, :1, :E]).all()
     assert torch.equal(way[0], one) and torch.equal(way[-1], two)
     torch.testing.assert_close(way[2, 0, :E], interpolation.slerp(one[0, :E], two[0, :E], 0.5))
+
+
+def test_programs_are_those_of_bars_decoded_without_guidance(songs: Codec) -> None:
+    segments = songs.segments(groove(1, 3))
+    (z,) = songs.means([segments])
+    shares = program_shares(songs, z, conditions(segments))
+    assert shares is not None
+    ids = songs.adapter.tokenizer.ids("program")  # type: ignore[attr-defined]
+    bars = songs.generate_tokens(z, conditions(segments), Sampling())
+    for program in range(129):
+        assert MANY * shares[program] == pytest.approx(np.mean([ids[program] in bar for bar in bars]))
+    assert shares.any()
 
 
 def test_a_model_without_a_band_arranges_nothing(song_model: Path) -> None:
