@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqvae.nn.song_model import Conditions, SongConfig
+from seqvae.config import SongConfig
+from seqvae.nn.song_model import Conditions
 from seqvae.protocols import PAD
 
 WINDOW = 8

@@ -26,8 +26,9 @@ from song_batches import WINDOW, Bars, Batches, windows
 from song_pass import pass_over, song_vectors
 from torch import Tensor
 
+from seqvae.config import SongConfig
 from seqvae.nn.kernels import multiplies_bf16
-from seqvae.nn.song_model import SongConfig, SongModel
+from seqvae.nn.song_model import SongModel
 
 LN2 = math.log(2)
 DECAY = 0.4
@@ -121,7 +122,7 @@ class Training:
         self.args, self.bars, self.device = args, bars, bars.tokens.device
         cuda = self.device.type == "cuda"
         changes = {name: int(value) for name, value in (change.split("=") for change in args.set)}
-        config = SongConfig(vocab=len(bars.kind), **changes)
+        config = SongConfig(**changes)
         self.model = SongModel(config, bars.kind.cpu(), bars.value.cpu()).to(self.device)
         # Muon updates the inner matrices, AdamW embeddings and output layers
         inner = ("encoder.layers", "layers", "prior.layers", "code", "feature")

@@ -22,13 +22,25 @@ from seqvae.config import RefineConfig
 from seqvae.errors import CheckpointError, StyleError
 from seqvae.modality import adapter_of, modality
 from seqvae.nn import batches
-from seqvae.nn.inference import BatchInference, Inference, padded, segmented
-from seqvae.nn.model import SequenceVAE
+from seqvae.nn.inference import BatchInference, Inference, padded
+from seqvae.nn.latent import LatentModel
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
+from seqvae.nn.segments import between, no_melody, segmented, song_segments, without_melody
 from seqvae.parallel import Ranks
-from seqvae.protocols import Adapter, Guide, Tokenizer
-from seqvae.style import arranger, choice, gaussian, interpolation, mixture, moves, sentences, styles_file, translation
+from seqvae.protocols import Adapter, Given, Guide, Tokenizer
+from seqvae.style import (
+    arranger,
+    choice,
+    form,
+    gaussian,
+    interpolation,
+    mixture,
+    moves,
+    sentences,
+    styles_file,
+    translation,
+)
 from seqvae.style.arranger import Goal, Stretch
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
@@ -38,6 +50,7 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 CHROMA_GUIDANCE = 1.5
 """Default strength of harmony guidance in a blend; see `Codec.blend`."""
+SEGMENTS = 4  # of a new piece
 CANDIDATES = 6  # points decoded per step of an interpolation; with 2, a tenth of the paths in music go backward
 
 
@@ -47,7 +60,7 @@ class Codec:
     """A model ready for use; see `seqvae.load`."""
 
     tokenizer: Tokenizer
-    model: SequenceVAE
+    model: LatentModel
     styles: dict[str, Style] = field(default_factory=dict)
     name: str = ""
     refinement: RefineConfig = field(default_factory=RefineConfig)
@@ -80,7 +93,15 @@ class Codec:
 
     def segments(self, piece: Any) -> list[list[Ints]]:
         """Token ids of a piece by segment and chunk; the last segment is padded with empty chunks."""
-        return segmented(self.tokenizer.encode(piece), self.chunks)
+        return self._segmented(self.tokenizer.encode(piece), self.given(piece))
+
+    def _segmented(self, chunks: Sequence[Ints], given: Given | None) -> list[list[Ints]]:
+        """Segments of chunks, of which `given` is known."""
+        return song_segments(chunks, given) if self.model.conditioned else segmented(chunks, self.chunks)
+
+    def given(self, piece: Any) -> Given | None:
+        """Known of each chunk of a piece, `(C,)`: its length, or all conditions of a model that has such."""
+        return self.adapter.conditions(piece) if self.model.conditioned else self.adapter.limits(piece)
 
     def posteriors(self, segments: Sequence[list[Ints]], refined: bool = False) -> Posterior:
         """Posteriors `(S, D)` of segments; `refined` means are for decoding."""
@@ -123,27 +144,29 @@ class Codec:
     # --- decoding -----------------------------------------------------------------------------------------------------
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
+        self, z: Tensor, given: Given | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
-        """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has lengths.
+        """Token ids of the S * C chunks of `z (S, D)`, of which `given (S * C,)` is known; see `protocols.Given`.
 
         Notes are guided toward the `harmony (S * C, B, 12)` with a `strength` (`Adapter.chroma_guidance`), tokens by
         `guide`. Raises SeqVAEError for a vector with NaN or infinity in it.
         """
         guides: list[Guide] = [] if harmony is None else [ChromaGuide(self.adapter, harmony, strength)]
         guides += [] if guide is None else [guide]
-        return self.inference.generate_tokens(z, limits, sampling, guides)
+        return self.inference.generate_tokens(z, given, sampling, guides)
 
     def decode(
         self, z: Sequence[Tensor], *, like: Sequence[Any] | None = None, sampling: Sampling | None = None,
-        guide: Guide | None = None,
+        guide: Guide | None = None, given: Sequence[Given | None] | None = None,
     ) -> list[Any]:  # fmt: skip
         """Pieces from latent vectors, one for each tensor `(S, D)`; for music, `symusic.Score`.
 
         `like` are pieces (any accepted source) that give tempo, metre and key of music; without them the metre is
         inferred from the notes. `sampling` by default takes the most likely tokens; `guide` as in `generate_tokens`.
-        Raises CheckpointError for vectors of the wrong shape.
+        `given` is known of the chunks of each piece, by default what is known of those of `like`; without either, a
+        song model decodes as if it knew no harmony and no melody. Raises CheckpointError for vectors of the wrong
+        shape.
         """
         latent = self.model.config.latent
         for x in z:
@@ -158,20 +181,22 @@ class Codec:
             templates = [self.adapter.blank(len(x) * self.chunks) for x in z]
         else:
             templates = [self.adapter.read(x) for x in like]
-        chunks = self._spelled(z, templates, sampling or Sampling(), guide)
+        chunks = self._spelled(z, templates, sampling or Sampling(), guide, given)
         if like is None:
             templates = [self.adapter.template(one) for one in chunks]
         return [self.adapter.assemble(one, template) for one, template in zip(chunks, templates, strict=True)]
 
     def _spelled(
-        self, z: Sequence[Tensor], like: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None
-    ) -> list[list[Ints]]:
-        """Token ids of the chunks of each piece with latents `z (S, D)`, as many chunks as its frame has."""
-        limits = [
-            batches.filled(self.adapter.limits(template), len(x) * self.chunks)
-            for x, template in zip(z, like, strict=True)
-        ]
-        chunks = self.generate_tokens(torch.cat(list(z)), batches.joined(limits), sampling or Sampling(), guide=guide)
+        self, z: Sequence[Tensor], like: Sequence[Any], sampling: Sampling | None = None, guide: Guide | None = None,
+        given: Sequence[Given | None] | None = None,
+    ) -> list[list[Ints]]:  # fmt: skip
+        """Token ids of the chunks of each piece with latents `z (S, D)`, as many chunks as its frame has.
+
+        `given` is known of the chunks of each; by default what is known of its frame.
+        """
+        known = map(self.given, like) if given is None else given
+        filled = [batches.filled(one, len(x) * self.chunks) for x, one in zip(z, known, strict=True)]
+        chunks = self.generate_tokens(torch.cat(list(z)), batches.joined(filled), sampling or Sampling(), guide=guide)
         out, at = [], 0
         for x, template in zip(z, like, strict=True):
             mine = chunks[at : at + len(x) * self.chunks]
@@ -231,7 +256,9 @@ class Codec:
         return choice.choose(self, lines, path, settings or choice.Choice(), method)
 
     def goal(self, target: str | Style | Mapping[str, float], amount: float | None = None) -> Goal | None:
-        """The ensemble goal of `blend`, for `transform`; see `arranger.goal`."""
+        """The ensemble goal of `blend`, for `transform`; see `arranger.goal`. None for a model without a band."""
+        if not self.model.band:
+            return None
         if isinstance(target, Mapping):
             far = 1.0 if amount is None else amount
             return arranger.goal([(self.style(name).ensemble, far * weight) for name, weight in target.items()])
@@ -294,9 +321,9 @@ class Codec:
         return [first, *(self.adapter.assemble(one, ends[end]) for one, end in chunks[1:-1]), last]
 
     def _ends(self, pieces: Sequence[Any]) -> tuple[list[Any], list[Tensor], list[Any]]:
-        """Pieces as read, their latents at equal length, and their reconstructions."""
+        """Pieces as read, their latents at equal length, and their reconstructions; no melody is given."""
         read = [self.adapter.read(piece) for piece in pieces]
-        split = list(map(self.segments, read))
+        split = [without_melody(self.segments(piece)) for piece in read]
         latents = self.means(split)
         return read, interpolation.aligned(latents), self.transform(read, lambda z: z, segments=split, latents=latents)
 
@@ -309,15 +336,28 @@ class Codec:
         each step. Those are chosen whose distances from the ends change evenly and never in the wrong direction, by
         `Adapter.apart` and by the latent vectors of the decoded chunks (`interpolation.even`).
         """
-        way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind)
+        way = interpolation.path(a, b, CANDIDATES * (steps - 1) + 1, kind, self.model.shared)
         nearer = [int(2 * i >= len(way)) for i in range(len(way))]
         like = [*ends] or [self.adapter.blank(len(a) * self.chunks)] * 2
         sizes = self._sizes(like, len(a))
-        chunks = self._spelled([z[: sizes[e]] for z, e in zip(way, nearer, strict=True)], [like[e] for e in nearer])
-        latents = self.means([segmented(one, self.chunks) for one in chunks], refined=False)
+        known = self._known_between(like, [sizes[e] for e in nearer])
+        points = [z[: sizes[e]] for z, e in zip(way, nearer, strict=True)]
+        chunks = self._spelled(points, [like[e] for e in nearer], given=known)
+        latents = self.means([self._segmented(*one) for one in zip(chunks, known, strict=True)], refined=False)
         there, back = (self._apart(chunks, latents, end) for end in (0, -1))
         chosen = interpolation.even(there, back, steps)
         return way[chosen], [(chunks[i], nearer[i]) for i in chosen]
+
+    def _known_between(self, ends: Sequence[Any], sizes: Sequence[int]) -> list[Given | None]:
+        """Known of the chunks of each of P points on the way between two pieces; point i has `sizes[i]` segments."""
+        first, last = map(self.given, ends)
+        if first is None or last is None:
+            return [None] * len(sizes)
+        rows = [np.arange(size * self.chunks) for size in sizes]
+        ways = np.linspace(0, 1, len(sizes))
+        if not self.model.conditioned:
+            return [first if way < 0.5 else last for way in ways]
+        return [between(first[i % len(first)], last[i % len(last)], way) for i, way in zip(rows, ways, strict=True)]
 
     def _apart(self, chunks: Sequence[list[Ints]], latents: Sequence[Tensor], end: int) -> Tensor:
         """`(P, K)`: distances of P decoded points of a path from the point `end`, with latents `(S, D)` of each."""
@@ -336,11 +376,13 @@ class Codec:
         if len(corners) != 4:
             raise ValueError(f"a grid needs four corners, not {len(corners)}")
         read, z, again = self._ends(corners)
-        sheet = interpolation.grid(torch.stack(z).view(2, 2, *z[0].shape), size, size, kind).flatten(0, 1)
+        corners_z = torch.stack(z).view(2, 2, *z[0].shape)
+        sheet = interpolation.grid(corners_z, size, size, kind, self.model.shared).flatten(0, 1)
         near = [2 * int(2 * row >= size) + int(2 * column >= size) for row in range(size) for column in range(size)]
         templates = [read[corner] for corner in near]
         sizes = self._sizes(templates, len(z[0]))
-        pieces = self.decode([x[:n] for x, n in zip(sheet, sizes, strict=True)], like=templates)
+        known = [no_melody(self.given(template)) for template in templates]
+        pieces = self.decode([x[:n] for x, n in zip(sheet, sizes, strict=True)], like=templates, given=known)
         for piece, at in zip(again, (0, size - 1, size * (size - 1), size * size - 1), strict=True):
             pieces[at] = piece
         return [pieces[at : at + size] for at in range(0, size * size, size)]
@@ -350,45 +392,62 @@ class Codec:
         count: int,
         style: str | Style | None = None,
         temperature: float = 0.9,
-        segments: int = 4,
+        segments: int | None = None,
         seed: int = 0,
         sampling: Sampling | None = None,
         like: Any | None = None,
         chroma_guidance: float = CHROMA_GUIDANCE,
     ) -> list[Any]:
-        """New pieces of `segments` segments each, drawn from a style; see `style.draw`.
+        """New pieces of `segments` segments each (4; 16 bars of a song model), drawn from a style; see `style.draw`.
 
         Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else a
-        style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from
-        N(0, I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if
-        the style has exemplars, the decoder takes the most likely tokens. Music is played by one band if the style
-        knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that
-        gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`.
+        style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from N(0,
+        I). `temperature` scales the spread of the latent draw (0 is a style's mean) and the decoder's draws; if the
+        style has exemplars, or is one of a song model, the decoder takes the most likely tokens. Music is played by one
+        band if the style knows its ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of
+        chord symbols) that gives new ones their tempo, metre, key and length; notes are guided toward its harmony as in
+        `blend`. New pieces of a song model have a form with repeats (style/form.py), and chords of the style without
+        `like`.
         """
         frame = None if like is None else self.adapter.read(like)
+        segments = segments or (form.BARS if self.model.shared else SEGMENTS)
         z, styles = self._drawn(count, style, temperature, segments, seed)
-        if sampling is None and styles and all(one.exemplars is not None for one in styles):
+        if sampling is None and styles and all(one.exemplars is not None or one.shared for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
-        if all(one.ensemble is None for one in styles):
-            return self._plain(z, sampling, frame, chroma_guidance)
+        frames = [frame] * len(z)
+        if self.model.shared:
+            if frame is None:
+                frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]
+            known = [None if one is None else self.given(one) for one in frames]
+            z = [form.repeated(self.model, x, one) for x, one in zip(z, known, strict=True)]
+        if all(one.ensemble is None for one in styles) or not self.model.band:
+            return self._plain(z, sampling, frames, chroma_guidance)
         made = []
         for i, (x, one) in enumerate(zip(z, styles, strict=True)):
             numbered = replace(sampling, first_row=i * segments * self.chunks)
             if one.ensemble is None:
-                made += self._plain([x], numbered, frame, chroma_guidance)
+                made += self._plain([x], numbered, frames[i : i + 1], chroma_guidance)
             else:
-                made.append(arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frame, chroma_guidance))
+                made.append(
+                    arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frames[i], chroma_guidance)
+                )
         return made
 
-    def _plain(self, z: list[Tensor], sampling: Sampling, like: Any | None, chroma_guidance: float) -> list[Any]:
-        """New pieces without a band, with the frame and the harmony of `like`."""
-        if like is None:
+    def _plain(
+        self, z: list[Tensor], sampling: Sampling, frames: Sequence[Any | None], chroma_guidance: float
+    ) -> list[Any]:
+        """New pieces without a band, with their frames and the harmony of these."""
+        if all(like is None for like in frames):
             return self.decode(z, sampling=sampling)
-        stretches = [Stretch(like, list(range(len(x))), self.chunks, None) for x in z]
+        if any(like is None for like in frames):
+            alone = zip(z, frames, strict=True)
+            return [piece for x, like in alone for piece in self._plain([x], sampling, [like], chroma_guidance)]
+        stretches = [Stretch(like, list(range(len(x))), self.chunks, None) for x, like in zip(z, frames, strict=True)]
         harmony = batches.joined([one.harmony(self.adapter) for one in stretches])
         guide = None if harmony is None else ChromaGuide(self.adapter, harmony, chroma_guidance)
-        return self.decode(z, sampling=sampling, like=[like] * len(z), guide=guide)
+        known = [no_melody(self.given(like)) for like in frames]
+        return self.decode(z, sampling=sampling, like=frames, guide=guide, given=known)
 
     def _drawn(
         self, count: int, style: str | Style | None, temperature: float, segments: int, seed: int
@@ -400,7 +459,9 @@ class Codec:
         if style is None:
             styles = choose(self.styles, count, seed) or [self.style("all")] * count
         else:
-            styles = [standard(self.model.config.latent) if style == "prior" else self.style(style)] * count
+            styles = [
+                standard(self.model.config.latent, self.model.shared) if style == "prior" else self.style(style)
+            ] * count
         return [draw(one, segments, generator, temperature, seed + i) for i, one in enumerate(styles)], styles
 
     # --- styles -------------------------------------------------------------------------------------------------------
@@ -420,7 +481,7 @@ class Codec:
         """A style from pieces (any accepted sources); raises StyleError if there is none."""
         read = [self.adapter.read(piece) for piece in pieces]
         split = list(map(self.segments, read))
-        fitted = gaussian.fit(self.means(split, False), source)
+        fitted = gaussian.fit(self.means(split, False), source, self.model.shared)
         songs = ([chunk for segment in piece for chunk in segment] for piece in split)
         return replace(fitted, ensemble=self.adapter.ensemble(songs, read))
 

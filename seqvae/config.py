@@ -67,6 +67,41 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class SongConfig:
+    """Shape of the song model (nn/song_model.py), and how it decodes."""
+
+    steps: Count = 48
+    """Steps of the longest bar."""
+    beats: Count = 4
+    """Beats of the longest bar."""
+    song: Count = 96
+    """Dimensions of the song vector."""
+    bar: Count = 512
+    """Dimensions of a bar vector."""
+    bound: Count = 512
+    """Width of bound tokens and of the code."""
+    width: Count = 256
+    """Width of the transformers."""
+    heads: Count = 4
+    """Attention heads."""
+    queries: Count = 4
+    """Attention-pooled vectors of a bar."""
+    encoder_layers: Count = 3
+    """Layers of the bar encoder."""
+    decoder_layers: Count = 4
+    """Layers of the decoder."""
+    prior_width: Count = 192
+    """Width of the prior."""
+    prior_layers: Count = 2
+    """Layers of the prior."""
+    guidance: float = 1.0
+    """Strength of harmony and melody in decoding (classifier-free guidance, Ho and Salimans 2022); 1 is the model's own
+    distribution."""
+    band: bool = True
+    """Decode blends and new songs by one band (style/arranger.py); without, from the model alone."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape of the networks."""
 
@@ -92,6 +127,9 @@ class ModelConfig:
     """Attention heads of the transformers."""
     dropout: Share = 0.0
     """Dropout rate, inside the transformer layers or around the recurrence."""
+    song: SongConfig | None = None
+    """Music: a song model in place of encoder and decoder; a segment is one bar, and its latent vector is the song
+    vector followed by the bar's own part."""
 
 
 @dataclass(frozen=True)

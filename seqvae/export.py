@@ -67,6 +67,8 @@ def export_model(
     _need("onnx", "onnxruntime")
     source = find(name)
     kept = load(source)
+    if not isinstance(kept.model, SequenceVAE):
+        raise SeqVAEError(f"{kept.recipe.name}: a song model has no ONNX graphs; export another model")
     parts = _parts(kept.model)
     ours = {*BESIDES, "tokenizer", *(f"{graph}.onnx" for graph in parts)}
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - ours):
@@ -245,18 +247,20 @@ def compare(kept: Checkpoint, folder: Path, segments: int, seed: int = 0) -> Dif
         apart = np.abs(wanted - got).max(initial=0.0)
         furthest[part] = float(np.maximum(furthest[part], apart))  # np.maximum keeps NaN
 
+    model = kept.model
+    assert isinstance(model, SequenceVAE)
     while segments > 0:
         rows = min(segments, int(rng.integers(1, 17)))
         segments -= rows
-        tokens = random_tokens(kept.tokenizer, rows, kept.model.config.chunks, rng)
+        tokens = random_tokens(kept.tokenizer, rows, model.config.chunks, rng)
         fields = kept.tokenizer.position_fields(tokens)
         long_tokens, long_fields = torch.from_numpy(tokens).long(), torch.from_numpy(fields).long()
-        posterior = kept.model.encode(long_tokens, long_fields)
+        posterior = model.encode(long_tokens, long_fields)
         mean, logvar = _run(encoder, tokens=tokens, fields=fields)
         note("encoder", posterior.mean.numpy(), mean)
         note("encoder", posterior.logvar.numpy(), logvar)
         z, inputs = posterior.sample(torch.Generator().manual_seed(segments)), shifted(long_tokens)
-        wanted = kept.model.decode_logits(z, inputs, long_fields)[0].flatten(0, 1).numpy()
+        wanted = model.decode_logits(z, inputs, long_fields)[0].flatten(0, 1).numpy()
         code, *cache = _run(start, z=z.numpy())
         last, following = (part.flatten(0, 1).int().numpy() for part in (inputs, long_fields))
         counted = (tokens != PAD).reshape(len(last), -1)

@@ -24,6 +24,9 @@ Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
+Given = NDArray[Any]
+"""Known of each chunk before decoding, `(N,)`: its length, or for a model with conditions a record of its length,
+harmony and melody (`music.song_bars.conditions`)."""
 Guidance = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
 """Guidance of decoding: (row numbers (N,), their states (N, S)) -> P tokens (P,) and their log-weights (N, P).
 
@@ -100,6 +103,9 @@ class Adapter(Protocol):
 
     def limits(self, piece: Any) -> Ints | None:
         """Length of each chunk, `(C,)`, where the grammar needs it; else None."""
+
+    def conditions(self, piece: Any) -> Given | None:
+        """Records of the chunks, `(C,)`, for a model with conditions; None for a kind without such models."""
 
     def blank(self, chunks: int) -> Any:
         """An empty piece to decode into, for new pieces."""

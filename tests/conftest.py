@@ -197,6 +197,44 @@ def tiny_music(tmp_path_factory: pytest.TempPathFactory, tokenizer: MidiTokenize
     return folder
 
 
+@pytest.fixture(scope="session")
+def song_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained checkpoint of a song model with two styles and all, whose prior depends on song and harmony."""
+    import torch
+    from commands import song
+
+    from seqvae import codec
+    from seqvae.checkpoint import folder as checkpoint
+    from seqvae.config import ModelConfig, Recipe, SongConfig, TokenizerConfig
+    from seqvae.music.tokenizer import MidiTokenizer
+    from seqvae.nn.song_vae import SongVAE
+    from seqvae.style import styles_file
+
+    torch.manual_seed(0)
+    shape = SongConfig(
+        song=6, bar=10, bound=32, width=16, heads=2, queries=2, encoder_layers=1, decoder_layers=1, prior_width=16,
+        prior_layers=1,
+    )  # fmt: skip
+    recipe = Recipe("songs", TokenizerConfig(common_key=True), ModelConfig(chunks=1, latent=16, width=32, song=shape))
+    tokenizer = MidiTokenizer(common_key=True)
+    model = checkpoint.restored(recipe.model, tokenizer)
+    assert isinstance(model, SongVAE)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.net.prior.out.weight, std=0.3)
+        model.net.binding.bias[2] = 3.0  # bars end soon
+    kept = checkpoint.Checkpoint(recipe, model, tokenizer)
+    untaught = codec.from_checkpoint(kept)
+    folder = tmp_path_factory.mktemp("songs") / "songs"
+    songs = [song(folder.parent / f"{i}.mid", i, bars=4) for i in range(6)]
+    fitted = {
+        name: untaught.fit_style(pieces, f"{name} songs")
+        for name, pieces in {"calm": songs[:3], "wild": songs[3:], "all": songs}.items()
+    }
+    kept.styles, kept.about_styles = styles_file.pack(fitted)
+    checkpoint.save(kept, folder)
+    return folder
+
+
 SENTENCES = [
     f"the {what} {verb} {how} and the {other} is {price}"
     for what in ("food", "staff", "room")

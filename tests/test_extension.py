@@ -35,6 +35,7 @@ from seqvae.nn import decoder, encoder
 from seqvae.nn import loss as objective
 from seqvae.nn import posterior as latent
 from seqvae.nn.kernels import Packing
+from seqvae.nn.model import SequenceVAE
 from seqvae.protocols import EOS, Ints, NoPositionFields
 from seqvae.studio.models import Models
 from seqvae.studio.server import application
@@ -247,6 +248,7 @@ def test_a_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first, *_, last = validations(tmp_path / "run")
     assert last["loss"] < 0.8 * first["loss"]
     model = codec.load(best).model
+    assert isinstance(model, SequenceVAE)
     assert isinstance(model.encoder.token_encoder, ConvolutionReader)
     # an invariant of every backbone: padding does not change the result
     tokens = torch.tensor([[[9, 8, 7, EOS]]])
@@ -285,6 +287,7 @@ def test_a_decoder_backbone(lines: Path, tmp_path: Path, monkeypatch: pytest.Mon
     first, *_, last = validations(tmp_path / "run")
     assert last["loss"] < 0.8 * first["loss"]
     model = codec.load(best).model
+    assert isinstance(model, SequenceVAE)
     assert isinstance(model.decoder.autoregressive_head, GatedWriter)
     # the invariant: single steps, with rows left out on the way, equal one pass over many
     code = model.decoder.codes(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)))[:, 0]

@@ -59,3 +59,12 @@ def test_decoded_pieces_equal_those_of_the_processor(tiny_text: Path, tiny_music
     here, there = pair(tiny_music)
     notes = [sum(len(track.notes) for track in model.reconstruct(bach).tracks) for model in (here, there)]
     assert notes[1] == pytest.approx(notes[0], rel=0.1)
+
+
+def test_a_song_model_on_the_gpu_equals_that_on_the_processor(song_model: Path, bach: Piece) -> None:
+    here, there = pair(song_model)
+    for a, b in zip(here.encode([bach]), there.encode([bach]), strict=True):
+        torch.testing.assert_close(a, b.cpu(), rtol=1e-2, atol=1e-2)
+    notes = [sum(len(track.notes) for track in model.reconstruct(bach).tracks) for model in (here, there)]
+    assert notes[1] == pytest.approx(notes[0], rel=0.1, abs=5)
+    assert len(there.sample(2, "calm", segments=8)) == 2

@@ -18,6 +18,7 @@ from seqvae.music.piece import Piece
 from seqvae.nn import batches, inference
 from seqvae.nn.binding import shifted
 from seqvae.nn.loss import loss
+from seqvae.nn.model import SequenceVAE
 from seqvae.nn.posterior import Posterior
 
 
@@ -35,16 +36,17 @@ def test_the_log_probability_is_the_negative_cross_entropy_of_the_tokens(
     monkeypatch.setattr(inference, "multiplies_bf16", lambda device: half)
     for piece in (song, groove(1)):
         segments = small.segments(piece)
-        config = ObjectiveConfig(autoencoder=True)
+        config, model = ObjectiveConfig(autoencoder=True), small.model
+        assert isinstance(model, SequenceVAE)
         tokens, fields = small.tensors(segments)
         allowed = torch.from_numpy(small.tokenizer.allowed(tokens.numpy().astype(np.int32)))
-        expected = loss(small.model, tokens, fields, config, 1, False, allowed).reconstruction
+        expected = loss(model, tokens, fields, config, 1, False, allowed).reconstruction
         scored = small.log_prob([piece], samples=2)[0]
         if half:
             # A logit is a sum that is rounded to 8 bits, and so are the numbers it is a sum of: each token is off by up
             # to 2^-8 of the largest logit. Roundings go up and down, so that the sum over tokens grows by its root.
-            mean = small.model.encode(tokens, fields).mean
-            logits = small.model.decode_logits(mean, shifted(tokens), fields)[0]
+            mean = model.encode(tokens, fields).mean
+            logits = model.decode_logits(mean, shifted(tokens), fields)[0]
             off = 2**-8 * float(logits.abs().max()) * math.sqrt(int((tokens > 0).sum()))
             assert scored == pytest.approx(-expected * len(segments), abs=off)
         else:

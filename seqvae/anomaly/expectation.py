@@ -13,6 +13,7 @@ import torch
 
 from seqvae.codec import Codec
 from seqvae.nn.binding import shifted
+from seqvae.nn.segments import conditions
 
 
 @torch.no_grad()
@@ -51,7 +52,8 @@ def _probabilities(codec: Codec, segment: list[Any], noise: torch.Tensor) -> tor
     tokens, fields = codec.tensors([segment])
     z = (posterior.mean + (0.5 * posterior.logvar).exp() * noise).to(tokens.device)
     inputs, fields = (x.repeat(len(z), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), fields))
-    logits = codec.model.decode_logits(z, inputs, fields)[0].float()
+    given = conditions([segment] * len(z))
+    logits = codec.model.under(given).decode_logits(z, inputs, fields)[0].float()
     allowed = codec.tokenizer.allowed(tokens.cpu().numpy())
     if allowed is not None:
         logits.masked_fill_(~torch.from_numpy(allowed).to(logits.device), -torch.inf)

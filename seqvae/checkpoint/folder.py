@@ -26,7 +26,11 @@ from seqvae.io import files
 from seqvae.io.tensors import load_tensors, save_tensors, write_tensors
 from seqvae.io.untrusted import own, refuse_pickle
 from seqvae.modality import load_tokenizer
+from seqvae.music.notes import STEPS_PER_BEAT
+from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn.latent import LatentModel
 from seqvae.nn.model import SequenceVAE
+from seqvae.nn.song_vae import SongVAE
 from seqvae.protocols import Tokenizer
 
 FORMAT = 1
@@ -52,7 +56,7 @@ class Checkpoint:
     """The content of a checkpoint folder."""
 
     recipe: Recipe
-    model: SequenceVAE
+    model: LatentModel
     tokenizer: Tokenizer
     styles: dict[str, Tensor] = field(default_factory=dict)
     """Tensors of styles.safetensors; style/styles_file.py defines their names."""
@@ -134,7 +138,7 @@ def load(name: str | Path) -> Checkpoint:
         if (config["vocab_size"], tuple(config["cue_sizes"])) != (tokenizer.vocab_size, tokenizer.field_sizes):
             raise CheckpointError(f"{folder}: tokenizer and model do not belong together; copy the whole folder again")
         weights = _weights(folder / "model.safetensors", recipe.model, tokenizer)
-        model = build(recipe.model, tokenizer)
+        model = restored(recipe.model, tokenizer)
         model.load_state_dict(weights)
         styles, about = (
             load_tensors(folder / "styles.safetensors") if (folder / "styles.safetensors").exists() else ({}, {})
@@ -195,16 +199,45 @@ def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str,
         if not types <= WEIGHTS:
             raise ValueError(f"weights of type {', '.join(sorted(types - WEIGHTS))}")
         held = sum(math.prod(part.get_shape()) for part in parts.values())
-        symbols = tokenizer.vocab_size + sum(tokenizer.field_sizes)
-        least = (config.width + config.latent * config.chunks + symbols) * config.width
-        least += config.layers * config.hidden**2
-        if least > held or config.layers > len(names):
+        least, layers = _least(config, tokenizer.vocab_size + sum(tokenizer.field_sizes))
+        if least > held or layers > len(names):
             raise ValueError(f"the settings need at least {least:,} weights, and the file has {held:,} of them")
         return {loaded(name): file.get_tensor(name).float() for name in names}
 
 
+def _least(config: ModelConfig, symbols: int) -> tuple[int, int]:
+    """Fewest weights and layers of a model with so many tokens and position fields."""
+    if config.song is None:
+        least = (config.width + config.latent * config.chunks + symbols) * config.width
+        return least + config.layers * config.hidden**2, config.layers
+    song = config.song
+    layers = song.encoder_layers + song.decoder_layers + song.prior_layers
+    least = (song.bound + song.bar + song.song + song.steps + 24 * song.beats + symbols) * song.bound
+    least += (song.encoder_layers + song.decoder_layers) * song.width**2 + song.prior_layers * song.prior_width**2
+    return least + (song.queries + song.beats + song.song) * song.width + song.bar * song.prior_width, layers
+
+
+def restored(config: ModelConfig, tokenizer: Tokenizer) -> LatentModel:
+    """A model of any kind for stored weights; raises ConfigError for sizes that do not fit together."""
+    if config.song is None:
+        return build(config, tokenizer)
+    if not isinstance(tokenizer, MidiTokenizer) or config.song.steps != tokenizer.max_steps:
+        raise ConfigError(f"model.song: needs music in bars of at most {config.song.steps} steps; choose kind = midi")
+    if config.song.steps != STEPS_PER_BEAT * config.song.beats:
+        raise ConfigError(f"model.song: {config.song.beats} beats have {STEPS_PER_BEAT} steps each; correct steps")
+    try:
+        return SongVAE(config, torch.from_numpy(tokenizer.token_types), torch.from_numpy(tokenizer.token_values))
+    except ValueError as error:
+        raise ConfigError(f"model.song: {error}; choose other sizes") from error
+
+
 def build(config: ModelConfig, tokenizer: Tokenizer) -> SequenceVAE:
-    """A model with initial weights for a tokenizer; raises ConfigError for sizes that do not fit together."""
+    """A model with initial weights for a tokenizer, to be trained by `seqvae train`.
+
+    Raises ConfigError for sizes that do not fit together, and for a song model, which has a training of its own.
+    """
+    if config.song is not None:
+        raise ConfigError("model.song: benchmarks/train_songs.py trains song models; leave the section out here")
     try:
         return SequenceVAE(config, tokenizer.field_sizes, torch.from_numpy(tokenizer.binding_depth).long())
     except ValueError as error:

@@ -250,7 +250,9 @@ def generate(
     segments: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Segments in each of them.  [default: 4 for music, more for longer --chords; 1 for text]"
+            min=1,
+            help="Segments in each of them.  [default: 4 for music, 16 where a segment is a bar, more for longer "
+            "--chords; 1 for text]",
         ),
     ] = None,
     chords: Annotated[
@@ -279,8 +281,10 @@ def generate(
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
         from seqvae.nn.sampling import TOP_P, Sampling
+        from seqvae.style.form import BARS
 
-        size = segments or max(kind.SEGMENTS, segments_for(chords, codec.chunks))
+        usual = BARS if codec.model.shared else kind.SEGMENTS
+        size = segments or max(usual, segments_for(chords, codec.chunks))
         facts = {"style": style, "segments": size} | ({} if chords is None else {"chords": chords})
         like = None if chords is None else over(chords, size * codec.chunks)
         chosen = top_p is not None or top_k or beam

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seqvae.nn.inference import BatchInference, Ints, Segment
+from seqvae.nn.inference import BatchInference, Ints
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.protocols import Guide
+from seqvae.nn.segments import Segment
+from seqvae.protocols import Given, Guide
 
 SEGMENTS = 16  # segments encoded between two updates of the bar
 
@@ -43,7 +44,7 @@ class ShownInference:
         return self.inner.token_log_probs(z, segments)
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, guides: Sequence[Guide] = ()
+        self, z: Tensor, given: Given | None, sampling: Sampling, guides: Sequence[Guide] = ()
     ) -> list[Ints]:
         """As `Inference.generate_tokens`."""
-        return self.inner.generate_tokens(z, limits, sampling, guides)
+        return self.inner.generate_tokens(z, given, sampling, guides)

@@ -32,7 +32,7 @@ from seqvae.music.piece import Piece
 from seqvae.nn.inference import Inference
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.protocols import Guide
+from seqvae.protocols import Given, Guide
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -194,10 +194,10 @@ class CachedPosteriors:
         return self.inner.token_log_probs(z, segments)
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, guides: Sequence[Guide] = ()
+        self, z: Tensor, given: Given | None, sampling: Sampling, guides: Sequence[Guide] = ()
     ) -> list[Ints]:
         """As `Inference.generate_tokens`."""
-        return self.inner.generate_tokens(z, limits, sampling, guides)
+        return self.inner.generate_tokens(z, given, sampling, guides)
 
 
 def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move, dict[str, Move]]:

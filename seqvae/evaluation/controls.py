@@ -32,6 +32,8 @@ def random_vectors(styles: Sequence[Style], lengths: Sequence[float], generator:
     noise = torch.randn(count, len(styles), generator=generator, dtype=torch.float64) @ (means - means.mean(0))
     for style in styles:
         noise += torch.randn(count, means.shape[1], generator=generator, dtype=torch.float64) @ style.root
+    if shared := styles[0].shared:  # a style vector has no other components
+        noise[:, shared:] = 0.0
     size = noise.norm(dim=1).clamp(min=1e-12)
     scaled: Tensor = noise * (torch.tensor(lengths, dtype=torch.float64) / size)[:, None]
     return scaled.float()

@@ -45,7 +45,8 @@ def paths(codec: Codec, songs: Sequence[Song], pairs: int, rng: np.random.Genera
         return out
     a, b = (torch.stack([full[pair[end]].z[0] for pair in chosen]) for end in (0, 1))
     walks = [codec.walk(x[None], y[None], STEPS)[1] for x, y in zip(a, b, strict=True)]
-    z = interpolate.path(a, b, STEPS, "slerp").transpose(0, 1).flatten(0, 1)  # all steps of a pair in a row
+    z = interpolate.path(a, b, STEPS, "slerp", codec.model.shared)
+    z = z.transpose(0, 1).flatten(0, 1)  # all steps of a pair in a row
     # bars of full length for both ends, because they may have different metres
     limits = np.full(len(z) * codec.chunks, MAX_CHUNK_STEPS, np.int32)
     chunks = codec.generate_tokens(z, limits, Sampling())

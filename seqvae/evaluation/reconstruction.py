@@ -63,7 +63,7 @@ def reconstruction(
             "note_f1_sample": measures.note_f1(spelled, sample),
             "note_f1_encoder": measures.note_f1(spelled, rough),
             "kl_bits": float(song.kl.mean() / np.log(2)),
-            "kl_bits_encoder": float(encoded[i].kl().sum(1).mean() / np.log(2)),
+            "kl_bits_encoder": float(encoded[i].kl_of_segments(codec.model.shared).mean() / np.log(2)),
             "kl_bits_whole": float(song.kl.sum() / np.log(2)),
             "random_chroma": random["chroma"],
             "random_groove": random["groove"],

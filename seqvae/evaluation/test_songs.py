@@ -21,6 +21,7 @@ from seqvae.errors import SeqVAEError
 from seqvae.music import library, titles
 from seqvae.music.piece import Piece
 from seqvae.music.tokenizer import MidiTokenizer
+from seqvae.nn import batches
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 
@@ -140,7 +141,7 @@ def _song(codec: Codec, style: str, piece: Piece, posterior: Posterior) -> Song:
     assert harmony is not None
     assert isinstance(codec.tokenizer, MidiTokenizer)
     silent = np.zeros((len(posterior.mean) * codec.chunks - len(harmony), *harmony.shape[1:]))  # padding chunks
-    kl, shift = posterior.kl().sum(1).double().numpy(), codec.tokenizer.shift(piece)
+    kl, shift = posterior.kl_of_segments(codec.model.shared).double().numpy(), codec.tokenizer.shift(piece)
     return Song(style, piece, posterior.mean, posterior.logvar, kl, shift, np.concatenate([harmony, silent]))
 
 
@@ -151,9 +152,11 @@ def decode(codec: Codec, songs: Sequence[Song], z: Sequence[Tensor], chroma_guid
     """
     if not songs:
         return []
-    limits = np.concatenate([_limits(codec, song.piece, len(x)) for song, x in zip(songs, z, strict=True)])
+    given = batches.joined(
+        [batches.filled(codec.given(song.piece), len(x) * codec.chunks) for song, x in zip(songs, z, strict=True)]
+    )
     sounding = np.concatenate([song.harmony for song in songs]) if chroma_guidance else None
-    chunks = codec.generate_tokens(torch.cat(list(z)), limits, Sampling(), sounding, chroma_guidance)
+    chunks = codec.generate_tokens(torch.cat(list(z)), given, Sampling(), sounding, chroma_guidance)
     out, at = [], 0
     for song, latent in zip(songs, z, strict=True):
         out.append(spell(codec, chunks[at : at + len(latent) * codec.chunks], song))
@@ -165,10 +168,3 @@ def spell(codec: Codec, chunks: Sequence[Ints], song: Song) -> Ints:
     """Notes `(N, 4)` of token ids by chunk, in the song's bars and key."""
     assert isinstance(codec.tokenizer, MidiTokenizer)
     return codec.tokenizer.decode_notes(chunks, song.piece.bounds, song.shift)
-
-
-def _limits(codec: Codec, piece: Piece, segments: int) -> Ints:
-    """Chunk lengths of a piece in steps, with padding chunks in its last segment."""
-    lengths = codec.adapter.limits(piece)
-    assert lengths is not None
-    return np.append(lengths, np.ones(segments * codec.chunks - len(lengths), np.int32)).astype(np.int32)

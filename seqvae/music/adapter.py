@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music import accents, band
+from seqvae.music import accents, band, progressions
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import Ensemble
 from seqvae.music.notes import STEPS_PER_BEAT
-from seqvae.protocols import Guidance
+from seqvae.protocols import Given, Guidance
 
 if TYPE_CHECKING:
     from seqvae.music.piece import Piece
@@ -45,6 +45,12 @@ class MusicAdapter:
     def limits(self, piece: Piece) -> Ints:
         """Chunk lengths in steps."""
         return np.diff(piece.bounds).astype(np.int32)
+
+    def conditions(self, piece: Piece) -> Given:
+        """As `song_bars.conditions`."""
+        from seqvae.music.song_bars import conditions, song_bars
+
+        return conditions(song_bars(piece, self.tokenizer))
 
     def blank(self, chunks: int) -> Piece:
         """Bars of 4/4 at 110 beats a minute."""
@@ -91,7 +97,7 @@ class MusicAdapter:
     def ensemble(self, pieces: Iterable[list[Ints]], read: Iterable[Piece] = ()) -> Ensemble:
         """As `band.ensemble`; the length of a bar in whole beats follows from the latest onset in any bar.
 
-        Accents come from the velocities of songs as `read`, since tokens have none.
+        Accents come from the velocities of songs as `read`, since tokens have none; chords from the tokens.
         """
         songs = []
         for chunks in pieces:
@@ -101,7 +107,7 @@ class MusicAdapter:
             notes[:, 0] += bar * (beats * STEPS_PER_BEAT - self.tokenizer.max_steps)
             songs.append((notes, bounds // self.tokenizer.max_steps * beats * STEPS_PER_BEAT))
         table = accents.accents((piece.notes, piece.bounds) for piece in read)
-        return replace(band.ensemble(songs), accents=table)
+        return replace(band.ensemble(songs), accents=table, chords=progressions.transitions(songs))
 
     def _longest(self, chunks: list[Ints]) -> tuple[Ints, Ints]:
         """Notes and bars of decoded chunks, all chunks as long as the longest."""

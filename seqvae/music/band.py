@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from seqvae.music import accents, arrangement
+from seqvae.music import accents, arrangement, progressions
 from seqvae.music.notes import DRUMS, DURATION, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, skyline
 
 Ints = NDArray[np.int32]
@@ -60,6 +60,8 @@ class Ensemble:
     """`(3,)`: PERCENTILES of `density`."""
     accents: Floats = field(default_factory=lambda: np.zeros((accents.ROWS, accents.PLACES)))
     """`(256, 16)`: how much louder an instrument is at a place in the bar; see `accents.accents`. 0 if unknown."""
+    chords: Floats = field(default_factory=lambda: np.zeros((len(progressions.SYMBOLS) + 1, len(progressions.SYMBOLS))))
+    """`(85, 84)`: probabilities of the next bar's chord; see `progressions.transitions`. 0 if unknown."""
 
 
 def mixed(parts: Sequence[tuple[Ensemble, float]]) -> Ensemble:

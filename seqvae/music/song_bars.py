@@ -14,6 +14,7 @@ from seqvae.music import tracks
 from seqvae.music.notes import DURATION, ONSET, PITCH, STEPS_PER_BEAT, without_drums
 from seqvae.music.piece import Notes, Piece
 from seqvae.music.tokenizer import MidiTokenizer, moved
+from seqvae.protocols import Given
 
 Ints = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
@@ -53,6 +54,26 @@ def song_bars(piece: Piece, tokenizer: MidiTokenizer) -> SongBars:
         melody_grid(moved(tracks.melody(piece)[0], shift), piece.bounds, tokenizer.max_steps),
         shift,
     )
+
+
+def conditions(bars: SongBars) -> Given:
+    """Records `(C,)` of the bars, as the song model takes them.
+
+    `length` in steps; `harmony (B, 24)`: shares of the pitch classes by beat, and the bass as one-hot; `melody (S, 2)`
+    as in `SongBars`; `has_harmony` and `has_melody` are 0 in a song without such notes.
+    """
+    beats, steps = bars.chroma.shape[1], bars.melody.shape[1]
+    out = np.zeros(
+        len(bars.lengths),
+        [
+            ("length", np.int32), ("harmony", np.float32, (beats, 24)), ("has_harmony", np.float32),
+            ("melody", np.uint8, (steps, 2)), ("has_melody", np.float32),
+        ],
+    )  # fmt: skip
+    out["length"] = bars.lengths
+    out["harmony"] = np.concatenate([bars.chroma / CHROMA_LEVELS, np.eye(13)[bars.bass][..., 1:]], -1)
+    out["has_harmony"], out["melody"], out["has_melody"] = bars.chroma.any(), bars.melody, bars.melody.any()
+    return out
 
 
 def _beat_edges(bounds: Ints, beats: int) -> Ints:

@@ -6,12 +6,12 @@ Scope: row numbers, lengths, other values per chunk. Out of scope: tokens and mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Number = TypeVar("Number", np.int32, np.float64)
+from seqvae.protocols import Given
 
 
 def even(count: int) -> int:
@@ -33,17 +33,27 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
     return [batch for batch in batches if batch]
 
 
-def joined(limits: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
+def joined(values: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
     """The values per chunk of several pieces, concatenated; None for a kind without such values."""
-    parts = [part for part in limits if part is not None]
+    parts = [part for part in values if part is not None]
     return np.concatenate(parts) if parts else None
 
 
-def filled(lengths: NDArray[np.int32] | None, chunks: int) -> NDArray[np.int32] | None:
-    """The lengths of `chunks` chunks of a piece; those that pad its last segment have length 1."""
-    if lengths is None:
+def lengths_of(given: Given | None) -> NDArray[np.int32] | None:
+    """The lengths of chunks `(N,)`, of which more may be given."""
+    return given if given is None or given.dtype.names is None else np.asarray(given["length"])
+
+
+def filled(given: Given | None, chunks: int) -> Given | None:
+    """What is given of `chunks` chunks of a piece; those that pad its last segment have length 1."""
+    if given is None:
         return None
-    return np.append(lengths[:chunks], np.ones(max(0, chunks - len(lengths)), np.int32))
+    padding = np.zeros(max(0, chunks - len(given)), given.dtype)
+    if given.dtype.names is None:
+        padding[:] = 1
+    else:
+        padding["length"] = 1
+    return np.concatenate([given[:chunks], padding])
 
 
 def unpadded(lengths: NDArray[np.int32] | None, chunks: int) -> int:

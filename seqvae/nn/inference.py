@@ -6,7 +6,7 @@ pieces, styles, and the networks themselves (nn/model.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,16 +20,15 @@ from seqvae.errors import SeqVAEError
 from seqvae.nn import batches
 from seqvae.nn.binding import shifted
 from seqvae.nn.kernels import DISALLOWED, multiplies_bf16, steady
-from seqvae.nn.model import SequenceVAE
+from seqvae.nn.latent import LatentModel
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.refine import refine
 from seqvae.nn.sampling import Sampling
+from seqvae.nn.segments import Segment, conditions, in_context
 from seqvae.parallel import Ranks
-from seqvae.protocols import EOS, PAD, Guide, Tokenizer
+from seqvae.protocols import PAD, Given, Guide, Tokenizer
 
 Ints = NDArray[np.int32]
-Segment = list[Ints]
-"""Token ids of the chunks of a segment, each ending in EOS."""
 BATCH_TOKENS = 16384  # tokens encoded or scored at once: limits memory and does not change results
 SCORE_NUMBERS = 1 << 22  # probabilities held at once when scoring: more would leave the processor's cache
 BATCH_CHUNKS = 512  # chunks decoded side by side
@@ -45,9 +44,9 @@ class Inference(Protocol):
         """Log-probability of every token given L vectors a segment, `z (L, S, D)`: `(L, S, C, T)` in nats, 0 at PAD."""
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, guides: Sequence[Guide] = ()
+        self, z: Tensor, given: Given | None, sampling: Sampling, guides: Sequence[Guide] = ()
     ) -> list[Ints]:
-        """Token ids of the S * C chunks of `z (S, D)`; `limits (S * C,)` are their lengths where the kind has lengths.
+        """Token ids of the S * C chunks of `z (S, D)`, of which `given (S * C,)` is known; see `protocols.Given`.
 
         Raises SeqVAEError for a vector with NaN or infinity in it.
         """
@@ -57,7 +56,7 @@ class Inference(Protocol):
 class BatchInference:
     """Inference by a model, batch by batch."""
 
-    model: SequenceVAE
+    model: LatentModel
     tokenizer: Tokenizer
     refinement: RefineConfig
     """How posterior means are refined."""
@@ -79,16 +78,46 @@ class BatchInference:
     @torch.no_grad()
     def posteriors(self, segments: Sequence[Segment], refined: bool = False) -> Posterior:
         """As `Inference.posteriors`, in batches of similar length."""
+        found = self._in_songs(segments) if self.model.conditioned else None
+        if found is not None and not (refined and self.refinement.steps):
+            return found
+        given = conditions(segments)
+
+        def encoded(tokens: Tensor, fields: Tensor, rows: list[int]) -> Posterior:
+            if found is None:
+                posterior = self.model.encode(tokens, fields)
+            else:
+                posterior = Posterior(found.mean[rows].to(self.device), found.logvar[rows].to(self.device))
+            if not (refined and self.refinement.steps):
+                return posterior
+            allowed, low = self.allowed(tokens), multiplies_bf16(tokens.device)
+            known = None if given is None else given[rows]
+            return refine(self.model, tokens, fields, allowed, posterior, self.refinement, low, known)
+
+        return self._by_batch(segments, encoded, even=not refined)
+
+    def _in_songs(self, segments: Sequence[Segment]) -> Posterior:
+        """Posteriors `(S, D)` of segments, each together with all segments of its song."""
+        every, song, given, at = in_context(segments)
+        alone = self._by_batch(every, lambda tokens, fields, _: self.model.encode(tokens, fields), even=True)
+        sounding = torch.tensor([float(max(map(len, segment)) > 1) for segment in every])
+        number = torch.tensor(song, dtype=torch.long)
+        mean, logvar, number, sounding = (x.to(self.device) for x in (alone.mean, alone.logvar, number, sounding))
+        with steady(self.exact):
+            pooled = self.model.pooled(Posterior(mean, logvar), number, sounding, given)
+        return Posterior(pooled.mean[at].cpu(), pooled.logvar[at].cpu())
+
+    def _by_batch(
+        self, segments: Sequence[Segment], encode: Callable[[Tensor, Tensor, list[int]], Posterior], even: bool
+    ) -> Posterior:
+        """Posteriors `(S, D)` of segments by `encode`, from tokens, fields and the rows of a batch."""
         longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
         for rows in self.ranks.shard(batches.batches(longest, BATCH_TOKENS // self.chunks)):
-            tokens, fields = self.tensors([segments[i] for i in rows], even=not refined)
+            tokens, fields = self.tensors([segments[i] for i in rows], even)
             with steady(self.exact):
-                posterior = self.model.encode(tokens, fields)
-                if refined and self.refinement.steps:
-                    allowed, low = self.allowed(tokens), multiplies_bf16(tokens.device)
-                    posterior = refine(self.model, tokens, fields, allowed, posterior, self.refinement, low)
+                posterior = encode(tokens, fields, rows)
             mean[rows], logvar[rows] = posterior.mean[: len(rows)].cpu(), posterior.logvar[: len(rows)].cpu()
         self.ranks.add([mean, logvar])
         return Posterior(mean, logvar)
@@ -98,6 +127,7 @@ class BatchInference:
         """As `Inference.token_log_probs`."""
         longest = np.array([max(map(len, segment)) for segment in segments])
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
+        given = conditions(segments)
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
         for rows in self.ranks.shard(batches.batches(longest, max(1, budget // self.chunks))):
             tokens, fields = self.tensors([segments[i] for i in rows], even=True)
@@ -105,19 +135,23 @@ class BatchInference:
             disallowed = None if allowed is None else ~allowed
             each = max(1, budget // tokens.numel())  # vectors at once
             width = int(longest[rows[-1]])
+            padded_rows = rows + rows[-1:] * (len(tokens) - len(rows))
             for at in range(0, len(z), each):
-                part = z[at : at + each, rows + rows[-1:] * (len(tokens) - len(rows))].to(tokens.device)
-                log_p = self._log_probs(part, tokens, fields, disallowed)
+                part = z[at : at + each, padded_rows].to(tokens.device)
+                log_p = self._log_probs(part, tokens, fields, disallowed, None if given is None else given[padded_rows])
                 total[at : at + each, rows, :, :width] = log_p[:, : len(rows), :, :width].cpu()
         self.ranks.add([total])
         return total
 
-    def _log_probs(self, z: Tensor, tokens: Tensor, fields: Tensor, disallowed: Tensor | None) -> Tensor:
+    def _log_probs(
+        self, z: Tensor, tokens: Tensor, fields: Tensor, disallowed: Tensor | None, given: Given | None
+    ) -> Tensor:
         """Log-probability `(L, B, C, T)` of `tokens (B, C, T)` given `z (L, B, D)`."""
+        decoder = self.model.under(None if given is None else np.concatenate([given] * len(z)))
         inputs, repeated = (x.repeat(len(z), *(1,) * (x.ndim - 1)) for x in (shifted(tokens), fields))
         low = torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bf16(tokens.device))
         with steady(self.exact), low:
-            logits = self.model.decode_logits(z.flatten(0, 1), inputs, repeated)[0].float()
+            logits = decoder.decode_logits(z.flatten(0, 1), inputs, repeated)[0].float()
         logits = logits.view(len(z), *tokens.shape, -1)
         if disallowed is not None:
             logits.masked_fill_(disallowed, DISALLOWED)
@@ -125,7 +159,7 @@ class BatchInference:
         return logits.log_softmax(-1).gather(-1, index)[..., 0].masked_fill(tokens == PAD, 0.0)
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, guides: Sequence[Guide] = ()
+        self, z: Tensor, given: Given | None, sampling: Sampling, guides: Sequence[Guide] = ()
     ) -> list[Ints]:
         """As `Inference.generate_tokens`, at most BATCH_CHUNKS chunks side by side."""
         z = z.float()
@@ -139,10 +173,11 @@ class BatchInference:
             part = z[first : first + each].to(self.device)
             rows = slice(first * self.chunks, (first + len(part)) * self.chunks)
             guidances = [guidance for guide in guides for guidance in guide(rows)]
-            state = grammar.start(rows.stop - rows.start, None if limits is None else limits[rows])
+            known = None if given is None else given[rows]
+            state = grammar.start(rows.stop - rows.start, batches.lengths_of(known))
             numbered = replace(sampling, first_row=sampling.first_row + rows.start)
             with steady(self.exact):
-                segments = self.model.generate(part, grammar, state, numbered, guidances)
+                segments = self.model.under(known).generate(part, grammar, state, numbered, guidances)
             return [chunk for segment in segments for chunk in segment]
 
         parts = self.ranks.map_sharded(range(0, len(z), each), generated)
@@ -175,9 +210,3 @@ def padded(segments: Sequence[Segment], chunks: int, even: bool = False) -> Ints
         for c, chunk in enumerate(segment):
             tokens[i, c, : len(chunk)] = chunk
     return tokens
-
-
-def segmented(chunks: Sequence[Ints], size: int) -> list[Segment]:
-    """The chunks of a piece in segments of `size` chunks; the last segment is padded with empty chunks."""
-    filled = [*chunks, *[np.array([EOS], np.int32)] * (-len(chunks) % size)]
-    return [filled[at : at + size] for at in range(0, len(filled), size)]

@@ -23,10 +23,11 @@ from seqvae.nn.binding import Binding
 from seqvae.nn.decoder import Decoder, DecoderOutput
 from seqvae.nn.encoder import Encoder
 from seqvae.nn.kernels import Packing, multiplies_bf16
+from seqvae.nn.latent import LatentModel
 from seqvae.nn.memory import MemoryDecoder, PooledEncoder
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling, decode
-from seqvae.protocols import PAD, Grammar, Guidance
+from seqvae.protocols import PAD, Given, Grammar, Guidance
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Output:
 
 
 @_aliases.renamed(decode="decode_logits", write="generate")
-class SequenceVAE(nn.Module):
+class SequenceVAE(LatentModel):
     """A variational autoencoder (Kingma and Welling 2014) of segments of C chunks of T tokens."""
 
     def __init__(self, config: ModelConfig, field_sizes: tuple[int, ...], binding_depth: Tensor) -> None:
@@ -80,6 +81,10 @@ class SequenceVAE(nn.Module):
             x = x * (1 - shares)[mask].unsqueeze(-1).to(x.dtype)
         posterior: Posterior = self.encoder(x, mask)
         return posterior
+
+    def under(self, given: Given | None) -> SequenceVAE:
+        """The model itself, whose decoder has no conditions."""
+        return self
 
     def decoder_outputs(
         self, z: Tensor, inputs: Tensor, fields: Tensor, packing: Packing | None = None, low: bool = False

@@ -34,6 +34,11 @@ class Posterior:
         """KL(q(z|x) || N(0, I)) of each dimension, `(B, D)`, in nats."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
 
+    def kl_of_segments(self, shared: int = 0) -> Tensor:
+        """The KL of each of the B segments of one piece in nats, `(B,)`; that of `shared` dimensions in equal parts."""
+        kl = self.kl()
+        return kl[:, :shared].sum(1) / max(1, len(kl)) + kl[:, shared:].sum(1)
+
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) for `z (..., B, D)`: `(..., B)`, in nats."""
         return _log_normal(z, self.mean, self.logvar)

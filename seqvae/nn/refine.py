@@ -6,16 +6,16 @@ Scope: the search for a latent vector that decodes to given tokens. Out of scope
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqvae.config import RefineConfig
 from seqvae.nn.binding import shifted
-from seqvae.nn.kernels import Packing
-from seqvae.nn.model import SequenceVAE
+from seqvae.nn.latent import LatentDecoder, LatentModel
 from seqvae.nn.posterior import Posterior
-from seqvae.protocols import PAD
+from seqvae.protocols import PAD, Given
 
 RATE, DECAY = 0.1, 0.9
 FLOOR = 0.05  # nats a unit: much smaller gradients are noise, which Adam would scale up to full steps
@@ -25,8 +25,8 @@ LONGEST = 2.5  # length of a step of L-BFGS, which takes the place of a line sea
 
 
 def refine(
-    model: SequenceVAE, tokens: Tensor, fields: Tensor, allowed: Tensor | None, posterior: Posterior,
-    config: RefineConfig, low: bool = False,
+    model: LatentModel, tokens: Tensor, fields: Tensor, allowed: Tensor | None, posterior: Posterior,
+    config: RefineConfig, low: bool = False, given: Given | None = None,
 ) -> Posterior:  # fmt: skip
     """A posterior whose mean is optimized for its own `tokens (B, C, T)`.
 
@@ -34,9 +34,10 @@ def refine(
     The last term is the part of the KL that depends on the mean. Segments with a token that is not yet the most likely
     one continue by L-BFGS on -log p(x|z) alone, up to `config.most_steps` gradients in all, and get the vector with
     most tokens right. Both methods treat each segment on its own, so that results do not depend on the rest of the
-    batch. With `low`, the decoder computes in bf16.
+    batch. With `low`, the decoder computes in bf16. Dimensions that the segments of a piece share stay as they are;
+    `given (B * C,)` is known of the chunks.
     """
-    segments = _Segments.of(model, tokens, fields, allowed)
+    segments = _Segments.of(model, tokens, fields, allowed, given)
     # the recurrent kernels of CUDA have no backward in evaluation
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         z = _adam(model, posterior.mean.clone(), segments, config, low)
@@ -45,7 +46,7 @@ def refine(
     return Posterior(z.detach(), posterior.logvar)
 
 
-def _adam(model: SequenceVAE, z: Tensor, segments: _Segments, config: RefineConfig, low: bool) -> Tensor:
+def _adam(model: LatentModel, z: Tensor, segments: _Segments, config: RefineConfig, low: bool) -> Tensor:
     """`z (B, D)` after `config.steps` steps of Adam, which scales every number on its own."""
     first, second = torch.zeros_like(z), torch.zeros_like(z)
     for step in range(1, config.steps + 1):
@@ -56,7 +57,7 @@ def _adam(model: SequenceVAE, z: Tensor, segments: _Segments, config: RefineConf
     return z
 
 
-def _lbfgs(model: SequenceVAE, z: Tensor, segments: _Segments, steps: int, low: bool) -> Tensor:
+def _lbfgs(model: LatentModel, z: Tensor, segments: _Segments, steps: int, low: bool) -> Tensor:
     """The vectors with most tokens right among `z (B, D)` and the next ones of L-BFGS, from `steps` gradients."""
     best, most = z.clone(), torch.full(z.shape[:1], -1, device=z.device)
     rows = torch.arange(len(z), device=z.device)  # segments that continue
@@ -124,25 +125,31 @@ def _divided(slope: Tensor, pairs: list[_Pair], scale: Tensor) -> Tensor:
 class _Segments:
     """Segments `tokens (B, C, T)`, and the inputs of the decoder that do not change from step to step."""
 
+    decoder: LatentDecoder
     tokens: Tensor
     fields: Tensor
     allowed: Tensor | None
+    given: Given | None
     inputs: Tensor
-    packing: Packing
+    packing: Any
     targets: Tensor
     disallowed: Tensor | None
 
     @staticmethod
-    def of(model: SequenceVAE, tokens: Tensor, fields: Tensor, allowed: Tensor | None) -> _Segments:
+    def of(
+        model: LatentModel, tokens: Tensor, fields: Tensor, allowed: Tensor | None, given: Given | None
+    ) -> _Segments:
         weight = tokens != PAD
         disallowed = None if allowed is None else ~allowed[weight]
-        packing = model.packing(tokens, fields)
-        return _Segments(tokens, fields, allowed, shifted(tokens), packing, tokens[weight], disallowed)
+        decoder, inputs = model.under(given), shifted(tokens)
+        packing = decoder.packing(tokens, fields)
+        return _Segments(decoder, tokens, fields, allowed, given, inputs, packing, tokens[weight], disallowed)
 
-    def where(self, model: SequenceVAE, kept: Tensor) -> _Segments:
+    def where(self, model: LatentModel, kept: Tensor) -> _Segments:
         """The segments where `kept (B,)` is True."""
         allowed = None if self.allowed is None else self.allowed[kept]
-        return _Segments.of(model, self.tokens[kept], self.fields[kept], allowed)
+        given = None if self.given is None else self.given[kept.repeat_interleave(self.tokens.shape[1]).cpu().numpy()]
+        return _Segments.of(model, self.tokens[kept], self.fields[kept], allowed, given)
 
     @property
     def lengths(self) -> Tensor:
@@ -156,18 +163,21 @@ class _Segments:
 
 
 def _slope(
-    model: SequenceVAE, z: Tensor, segments: _Segments, config: RefineConfig | None, low: bool
+    model: LatentModel, z: Tensor, segments: _Segments, config: RefineConfig | None, low: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradient at `z (B, D)`, and whether each target is the most likely token `(M,)`.
 
-    Without a `config`, of -log p(x|z) alone.
+    Without a `config`, of -log p(x|z) alone. It is 0 in the dimensions that the segments of a piece share.
     """
     here = z.detach().requires_grad_()
-    autoregressive, direct = model.decoder_outputs(here, segments.inputs, segments.fields, segments.packing, low)
+    autoregressive, direct = segments.decoder.decoder_outputs(
+        here, segments.inputs, segments.fields, segments.packing, low
+    )
     nats, right = autoregressive.cross_entropy(segments.targets, segments.disallowed)
     if config is not None:
         nats = nats + config.beta * here.square().sum() / 2
     if config is not None and config.bag > 0:
         nats = nats + config.bag * direct.cross_entropy(segments.targets, segments.disallowed)[0]
     (slope,) = torch.autograd.grad(nats, here)
+    slope[:, : model.shared] = 0.0
     return slope, right

@@ -11,8 +11,10 @@ For a song with bars x_b, harmony h_b and melody m_b,
 
 s is a group-level latent (ML-VAE, Bouchacourt et al. 2018; Neural Statistician, Edwards and Storkey 2017): it is
 inferred from other bars than those it helps to decode, so it can hold only what bars of a song share. The prior of a
-bar vector is learned. Harmony, melody, song vector and earlier bars are each left out at random in training, so that
-the model also knows what to expect without them, and guidance has a strength (Ho and Salimans 2022).
+bar vector is learned. A bar vector holds the sum of the bar's bound tokens, and the decoder takes each token that it
+has written from the sum (matching pursuit, Mallat and Zhang 1993), so that the rest is easier to read. Harmony, melody,
+song vector and earlier bars are each left out at random in training, so that the model also knows what to expect
+without them, and guidance has a strength (Ho and Salimans 2022).
 """
 
 from __future__ import annotations
@@ -23,48 +25,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvae.nn.binding import Binding
+from seqvae.config import SongConfig
+from seqvae.nn.binding import Binding, shifted
 from seqvae.nn.blocks import Cache, Residual, TransformerLayer
 from seqvae.nn.kernels import DISALLOWED
 from seqvae.nn.posterior import Posterior, first_logvar, posterior_from
-from seqvae.protocols import PAD
+from seqvae.protocols import BOS, PAD
 
 PROGRAM, POSITION, PITCH, DRUM, DURATION = range(1, 6)
 """Token types, as `MidiTokenizer` numbers them."""
+SHARE = 8.0  # divisor of the sum of a bar's bound tokens
 MEMORY = 2  # vectors of the code that the decoder attends to, beside its beats
 PRIOR_RANGE = (-7.0, 2.0)  # log-variances of the learned prior
-
-
-@dataclass(frozen=True)
-class SongConfig:
-    """Shape of the song model."""
-
-    vocab: int
-    """Tokens in the vocabulary."""
-    steps: int = 48
-    """Steps of the longest bar, S."""
-    beats: int = 4
-    """Beats of the longest bar, B."""
-    song: int = 96
-    """Dimensions of the song vector."""
-    bar: int = 512
-    """Dimensions of a bar vector."""
-    bound: int = 512
-    """Width of bound tokens and of the code."""
-    width: int = 256
-    """Width of the transformers."""
-    heads: int = 4
-    """Attention heads."""
-    queries: int = 4
-    """Attention-pooled vectors of a bar."""
-    encoder_layers: int = 3
-    """Layers of the bar encoder."""
-    decoder_layers: int = 4
-    """Layers of the decoder."""
-    prior_width: int = 192
-    """Width of the prior."""
-    prior_layers: int = 2
-    """Layers of the prior."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +59,16 @@ class Conditions:
         return Conditions(
             self.length[index], self.harmony[index], self.has_harmony[index], self.melody[index], self.has_melody[index]
         )
+
+    def absent(self) -> Conditions:
+        """The same lengths without harmony and melody."""
+        empty = (torch.zeros_like(x) for x in (self.harmony, self.has_harmony, self.melody, self.has_melody))
+        return Conditions(self.length, *empty)
+
+    def joined(self, other: Conditions) -> Conditions:
+        """The conditions of these bars, then of those of `other`."""
+        parts = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Conditions(*(torch.cat(pair) for pair in parts))
 
 
 def place_fields(tokens: Tensor, kind: Tensor, value: Tensor) -> Tensor:
@@ -152,8 +134,8 @@ class BarEncoder(nn.Module):
         self.size = config.bound + config.queries * config.width
 
     def forward(self, bound: Tensor, present: Tensor) -> Tensor:
-        """`bound (N, T, K)`, `present (N, T)` to `(N, K + Q W)`: the sum divided by 8, and the pooled vectors."""
-        total = (bound * present[..., None].to(bound.dtype)).sum(1) / 8
+        """`bound (N, T, K)`, `present (N, T)` to `(N, K + Q W)`: the sum divided by SHARE, and the pooled vectors."""
+        total = (bound * present[..., None].to(bound.dtype)).sum(1) / SHARE
         x = self.enter(bound)
         mask = present[:, None, :]
         for layer in self.layers:
@@ -225,6 +207,8 @@ class SongModel(nn.Module):
         self.absent = nn.Parameter(torch.zeros(2, c.bound))  # harmony, melody
         self.prior = BarPrior(c)
         # the decoder
+        self.sum = nn.Linear(c.bar, c.bound, bias=False)
+        self.written = nn.Parameter(torch.ones(3))
         self.code = nn.Sequential(
             nn.Linear(c.bar + c.song + c.bound + c.beats * 24, c.bound), Residual(c.bound, 1), nn.LayerNorm(c.bound)
         )
@@ -240,11 +224,12 @@ class SongModel(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.leave = nn.Linear(c.width, c.bound)
         self.depth = nn.Parameter(torch.ones(3))
-        # z begins as a projection of the sum of bound tokens, and the code as its transpose, so that notes can be
+        # z begins as a projection of the sum of bound tokens, and its transpose leads back, so that notes can be
         # retrieved from the first step on
         nn.init.normal_(self.mean.weight, std=0.2 / size**0.5)
         nn.init.orthogonal_(self.mean.weight[:, : c.bound])
         with torch.no_grad():
+            self.sum.weight.copy_(self.mean.weight[:, : c.bound].T)
             first = self.code[0]
             assert isinstance(first, nn.Linear)
             first.weight.mul_(0.3)
@@ -261,13 +246,16 @@ class SongModel(nn.Module):
         program, position, pitch = (self.binding.key(i, fields[..., i]) for i in range(3))
         return torch.stack([program, program * position * pitch], -2)
 
+    def bound(self, tokens: Tensor, fields: Tensor) -> Tensor:
+        """Tokens `(N, T)` bound to their `fields (N, T, 3)`: `(N, T, K)`."""
+        depth = self.binding.binding_depth[tokens]
+        counted = fields * (depth[..., None] > torch.arange(3, device=tokens.device))
+        return self.binding.tokens(tokens) * self.keys(counted)[..., 1, :]  # a field that does not count has the key 1
+
     def bar_features(self, tokens: Tensor) -> Tensor:
         """Features `(N, F)` of bars `tokens (N, T)`, for `bar_posterior` and `song_posterior`."""
         fields = place_fields(tokens, self.kind, self.value)
-        depth = self.binding.binding_depth[tokens]
-        counted = fields * (depth[..., None] > torch.arange(3, device=tokens.device))
-        keys = self.keys(counted)[..., 1, :]  # a field that does not count has the key 1
-        out: Tensor = self.encoder(self.binding.tokens(tokens) * keys, tokens != PAD)
+        out: Tensor = self.encoder(self.bound(tokens, fields), tokens != PAD)
         return out
 
     def bar_posterior(self, features: Tensor) -> Posterior:
@@ -296,46 +284,65 @@ class SongModel(nn.Module):
     # --- decoder ------------------------------------------------------------------------------------------------------
 
     def start(self, z: Tensor, song: Tensor, given: Conditions, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Per-bar inputs of decoding: code `(N, K)`, prefix `(N, P, W)`, melody tables `(N, S + 1, 3)`."""
+        """Per-bar inputs of decoding: sum to write `(N, K)`, prefix `(N, P, W)`, melody tables `(N, S + 1, 3)`."""
         code = self.code(torch.cat([z, song, condition.to(z.dtype)], -1))
         beats = self.beat(given.harmony.to(code.dtype)) + self.beat_place
         prefix = torch.cat([self.memory(code).view(len(z), MEMORY, -1), beats], 1)
-        return code, prefix, melody_tables(given.melody)
+        return self.sum(z), prefix, melody_tables(given.melody)
+
+    def written_part(self, tokens: Tensor, fields: Tensor) -> Tensor:
+        """What each of `tokens (N, T)` with its `fields (N, T, 3)` takes from the sum to write: `(N, T, K)` in fp32.
+
+        PAD and BOS take nothing.
+        """
+        depth = self.binding.binding_depth[tokens].clamp(max=2)
+        weight = self.written[depth] * ((tokens != PAD) & (tokens != BOS)) / SHARE
+        return self.bound(tokens, fields).float() * weight[..., None]
 
     def steps(
-        self, inputs: Tensor, fields: Tensor, keys: Tensor, code: Tensor, harmony: Tensor, tables: Tensor
+        self, inputs: Tensor, fields: Tensor, rest: Tensor, harmony: Tensor, tables: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Transformer inputs `(N, T, W)` and the code unbound for the direct head `(N, T, K)`.
+        """Transformer inputs `(N, T, W)` and the rest of the sum unbound for the direct head `(N, T, K)`.
 
-        `inputs (N, T)` are the tokens before, with position `fields (N, T, 3)` and their `keys (N, T, 2, K)`.
+        `inputs (N, T)` are the tokens before, `fields (N, T, 3)` those of the next token, and `rest (N, T, K)` is the
+        sum without the tokens before.
         """
+        keys = self.keys(fields)
         place = fields[..., 1]
         row = torch.arange(len(inputs), device=inputs.device)[:, None]
         beat = ((place - 1).clamp(min=0) // (self.config.steps // self.config.beats)).clamp(max=self.config.beats - 1)
         sounding, upcoming, pitch = tables[row, place].unbind(-1)
-        code = code.to(keys.dtype)  # under autocast a normalised code is fp32, and its products with keys would be, too
-        unbound = code[:, None, None] * keys
+        rest = rest.to(keys.dtype)  # products in fp32 would be slower under autocast
+        unbound = rest[:, :, None] * keys
         x = self.enter(self.binding.tokens(inputs)) + self.answer(unbound.flatten(2)) + self.chord(harmony)[row, beat]
         x = x + self.sounding(sounding) + self.upcoming(upcoming) + self.next_pitch(pitch)
         # programs are bound to nothing, positions to their program, notes to both
-        direct = self.depth[0] * code[:, None] + self.depth[1] * unbound[..., 0, :] + self.depth[2] * unbound[..., 1, :]
+        direct = self.depth[0] * rest + self.depth[1] * unbound[..., 0, :] + self.depth[2] * unbound[..., 1, :]
         return x, direct
 
-    def outputs(self, x: Tensor, direct: Tensor) -> Tensor:
-        """Logits `(N, T, V)`: similarity of the sum of both heads to each token's embedding."""
-        logits: Tensor = self.binding.logits(self.leave(self.norm(x)) + direct)
-        return logits
+    def hidden(self, x: Tensor, direct: Tensor) -> Tensor:
+        """The sum of both heads `(N, T, K)`, whose similarity to each token's embedding is the token's logit."""
+        sums: Tensor = self.leave(self.norm(x)) + direct
+        return sums
 
     def decode_logits(self, tokens: Tensor, inputs: Tensor, z: Tensor, song: Tensor, given: Conditions) -> Tensor:
         """Teacher-forced logits `(N, T, V)` of bars `tokens (N, T)`; `inputs (N, T)`: tokens before, some masked."""
-        condition = self.condition(given)
-        code, prefix, tables = self.start(z, song, given, condition)
         fields = place_fields(tokens, self.kind, self.value)
-        x, direct = self.steps(inputs, fields, self.keys(fields), code, given.harmony.to(code.dtype), tables)
+        logits: Tensor = self.binding.logits(self.teacher_forced(shifted(tokens), inputs, fields, z, song, given))
+        return logits
+
+    def teacher_forced(
+        self, before: Tensor, inputs: Tensor, fields: Tensor, z: Tensor, song: Tensor, given: Conditions
+    ) -> Tensor:
+        """Hidden vectors `(N, T, K)`; the sum is without the tokens `before (N, T)`, of which `inputs` masks some."""
+        total, prefix, tables = self.start(z, song, given, self.condition(given))
+        written = self.written_part(before, functional.pad(fields[:, :-1], (0, 0, 1, 0)))
+        rest = total[:, None] - written.cumsum(1)
+        x, direct = self.steps(inputs, fields, rest, given.harmony.to(prefix.dtype), tables)
         x = torch.cat([prefix.to(x.dtype), x], 1)
         for layer in self.layers:
             x, _ = layer(x, None)
-        return self.outputs(x[:, self.prefix :], direct)
+        return self.hidden(x[:, self.prefix :], direct)
 
     def prefill(self, prefix: Tensor) -> list[Cache]:
         """Keys and values of the prefix in every layer, before the first token."""
@@ -346,15 +353,18 @@ class SongModel(nn.Module):
         return caches
 
     def step(
-        self, tokens: Tensor, fields: Tensor, code: Tensor, harmony: Tensor, tables: Tensor, caches: list[Cache]
+        self, tokens: Tensor, fields: Tensor, rest: Tensor, harmony: Tensor, tables: Tensor, caches: list[Cache]
     ) -> tuple[Tensor, list[Cache]]:
-        """Logits `(N, V)` after `tokens (N, 1)` with the next token's `fields (N, 1, 3)`, and the caches after it."""
-        x, direct = self.steps(tokens, fields, self.keys(fields), code, harmony, tables)
+        """Logits `(N, V)` after `tokens (N, 1)` with the next token's `fields (N, 1, 3)`, and the caches after it.
+
+        `rest (N, K)` is the sum to write without all tokens so far.
+        """
+        x, direct = self.steps(tokens, fields, rest[:, None], harmony, tables)
         after = []
         for layer, cache in zip(self.layers, caches, strict=True):
             x, cache = layer(x, None, cache)
             after.append(cache)
-        return self.outputs(x, direct)[:, 0], after
+        return self.binding.logits(self.hidden(x, direct))[:, 0], after
 
 
 def gaussian_kl(posterior: Posterior, mean: Tensor, logvar: Tensor) -> Tensor:

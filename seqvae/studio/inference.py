@@ -19,10 +19,11 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from seqvae.nn.batches import joined
-from seqvae.nn.inference import BatchInference, Ints, Segment
+from seqvae.nn.inference import BatchInference, Ints
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.protocols import Guide
+from seqvae.nn.segments import Segment, context
+from seqvae.protocols import Given, Guide
 from seqvae.style.moves import ChromaGuide
 
 Report = Callable[[float, str], None]
@@ -37,7 +38,7 @@ class Order:
     """Arguments of a call of `Inference.generate_tokens` by a job."""
 
     z: Tensor
-    limits: Ints | None
+    given: Given | None
     sampling: Sampling
     guides: Sequence[ChromaGuide]
     chunks: list[Ints] | None = None
@@ -117,7 +118,7 @@ class JobInference:
         return self.inner.token_log_probs(z, segments)
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, guides: Sequence[Guide] = ()
+        self, z: Tensor, given: Given | None, sampling: Sampling, guides: Sequence[Guide] = ()
     ) -> list[Ints]:
         """As `Inference.generate_tokens`, part by part, each in one batch with the orders of other jobs.
 
@@ -127,7 +128,7 @@ class JobInference:
         if len(harmonies) < len(guides):
             self.report(0.0, "decoding")
             with self.shared.decoding:
-                return self.inner.generate_tokens(z, limits, sampling, guides)
+                return self.inner.generate_tokens(z, given, sampling, guides)
         chunks: list[Ints] = []
         size = self.inner.chunks
         each = max(1, CHUNKS // size)
@@ -136,7 +137,7 @@ class JobInference:
             rows = slice(at * size, (at + each) * size)
             order = Order(
                 z[at : at + each],
-                None if limits is None else limits[rows],
+                None if given is None else given[rows],
                 replace(sampling, first_row=sampling.first_row + rows.start),
                 [replace(guide, harmony=guide.harmony[rows]) for guide in harmonies],
             )
@@ -152,8 +153,8 @@ class JobInference:
                 orders.remove(mine)
                 batch = [mine, *(order for order in orders if order.joins(mine))]
                 z = torch.cat([order.z for order in batch])
-                limits = joined([order.limits for order in batch])
-                chunks = iter(self.inner.generate_tokens(z, limits, mine.sampling, _joined_guides(batch)))
+                given = joined([order.given for order in batch])
+                chunks = iter(self.inner.generate_tokens(z, given, mine.sampling, _joined_guides(batch)))
                 for order in batch:
                     order.chunks = list(islice(chunks, len(order.z) * self.inner.chunks))
                 for order in batch[1:]:
@@ -170,7 +171,7 @@ def _joined_guides(batch: Sequence[Order]) -> list[ChromaGuide]:
 
 def _digest(segment: Segment, refined: bool) -> bytes:
     """A key for the posterior of a segment."""
-    digest = hashlib.sha256(b"refined" if refined else b"")
+    digest = hashlib.sha256((b"refined" if refined else b"") + context(segment))
     for chunk in segment:
         digest.update(len(chunk).to_bytes(8, "big") + chunk.tobytes())
     return digest.digest()

@@ -24,9 +24,10 @@ from seqvae.music.adapter import MusicAdapter
 from seqvae.music.band import Ensemble
 from seqvae.music.notes import DRUMS, ONSET, PITCH, PROGRAM, STEPS_PER_BEAT, VELOCITY, skyline
 from seqvae.nn import batches
-from seqvae.nn.model import SequenceVAE
+from seqvae.nn.latent import LatentModel
 from seqvae.nn.sampling import Sampling
-from seqvae.protocols import Adapter, Guide
+from seqvae.nn.segments import no_melody
+from seqvae.protocols import Adapter, Given, Guide
 
 if TYPE_CHECKING:
     from seqvae.music.piece import Piece
@@ -37,6 +38,7 @@ Bools = NDArray[np.bool_]
 FARTHER = (1.0, 1.6, 2.56)  # multiples of the move, for songs with few new notes
 ENOUGH = 0.6  # share of new notes among the decoded ones that stops longer moves
 DUE_SHARE = 0.1  # probability of a program under the codes that makes it play in every full bar
+OUTLINED = 16  # bars decoded to hear which programs play
 MIDDLE = 38.0  # D2, the centre of a bass's register
 BELOW = 48  # C3: in a band without bass, lower notes of other instruments are the bass
 
@@ -45,13 +47,16 @@ class TokenGenerator(Protocol):
     """The part of a codec that decodes."""
 
     adapter: Any
-    model: SequenceVAE
+    model: LatentModel
 
     def generate_tokens(
-        self, z: Tensor, limits: Ints | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
+        self, z: Tensor, given: Given | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
         """As `Codec.generate_tokens`."""
+
+    def given(self, piece: Any) -> Given | None:
+        """As `Codec.given`."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ class Stretch:
     """Their numbers."""
     chunks: int
     """Bars in each."""
-    limits: Ints | None
-    """The lengths of all bars of the piece in steps, with padding of the last segment."""
+    given: Given | None
+    """Known of all bars of the piece (`protocols.Given`), with padding of the last segment."""
     bars: NDArray[np.int64] = field(init=False)
     """`(N,)`: the bar of the piece of each decoded bar; beyond the last for padding."""
 
@@ -97,9 +102,9 @@ class Stretch:
         object.__setattr__(self, "bars", np.array(bars, np.int64))
 
     @property
-    def lengths(self) -> Ints | None:
-        """`(N,)`: the lengths of the decoded bars in steps."""
-        return None if self.limits is None else self.limits[self.bars]
+    def known(self) -> Given | None:
+        """`(N,)`: known of the decoded bars."""
+        return None if self.given is None else self.given[self.bars]
 
     def harmony(self, adapter: Adapter, guided: bool = True) -> Floats | None:
         """The harmony `(N, B, 12)` of the decoded bars, 0 without guidance."""
@@ -142,14 +147,14 @@ def arrange(
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
         there = z + far / near * (moved - z)
-        shares = program_shares(codec, there)
+        shares = program_shares(codec, there, stretch.known)
         programs = band.choose(own, goal.ensemble, near, shares)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
         chords = band.accompanist(programs, own, shares)
         guide = _guide(
             adapter, stretch, harmony, roots, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords
         )
-        chunks = codec.generate_tokens(there, stretch.lengths, sampling, guide=guide)
+        chunks = codec.generate_tokens(there, stretch.known, sampling, guide=guide)
         written = _written(adapter, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
         notes = band.arranged(
@@ -180,9 +185,9 @@ def improvise(
     adapter: MusicAdapter = codec.adapter
     count = len(z) * chunks
     frame = adapter.blank(count) if like is None else like
-    stretch = Stretch(frame, list(range(len(z))), chunks, batches.filled(adapter.limits(frame), count))
+    stretch = Stretch(frame, list(range(len(z))), chunks, batches.filled(no_melody(codec.given(frame)), count))
     decoded = codec.generate_tokens(
-        z, stretch.lengths, sampling, guide=improvised(codec, z, ensemble, stretch, chroma_guidance)
+        z, stretch.known, sampling, guide=improvised(codec, z, ensemble, stretch, chroma_guidance)
     )
     decoded = decoded[: batches.unpadded(adapter.limits(frame), count)]
     frame = adapter.template(decoded) if like is None else frame
@@ -200,7 +205,7 @@ def improvised(
 ) -> Guide:
     """The guide for decoding a new song `z (S, D)`: a band of the style, and the harmony of `stretch.piece` if any."""
     adapter: MusicAdapter = codec.adapter
-    shares = program_shares(codec, z)
+    shares = program_shares(codec, z, stretch.known)
     programs = band.choose(np.zeros(DRUMS + 1), ensemble, 1.0, shares)
     plan = _plan(programs, ensemble.hits, shares)
     harmony, roots = stretch.of(adapter.harmony(stretch.piece)), stretch.of(adapter.roots(stretch.piece))
@@ -214,15 +219,22 @@ def improvised(
     return guide
 
 
-def program_shares(codec: TokenGenerator, z: Tensor) -> Floats | None:
-    """Probability of each program `(129,)`, a mean over the codes of `z (S, D)`; None without such an output."""
-    outline = codec.model.outline(z)
-    if outline is None:
-        return None
-    tokens, logits = outline
+def program_shares(codec: TokenGenerator, z: Tensor, known: Given | None = None) -> Floats | None:
+    """Probability of each program `(129,)`, a mean over the bars of `z (S, D)`, of which `known (N,)` is given.
+
+    From the model's outline; for a model of bars without one, from up to OUTLINED bars decoded without guidance.
+    """
     ids = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
-    row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
-    return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
+    outline = codec.model.outline(z)
+    if outline is not None:
+        tokens, logits = outline
+        row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
+        return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
+    if not codec.model.conditioned or not len(z):
+        return None
+    some = np.unique(np.linspace(0, len(z) - 1, OUTLINED).round().astype(np.int64))
+    bars = codec.generate_tokens(z[some], None if known is None else known[some], Sampling())
+    return np.asarray(np.mean([np.isin(ids.numpy(), bar) for bar in bars], 0) / band.MANY, np.float64)
 
 
 def _changed(piece: Piece) -> Bools:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.errors import StyleError
-from seqvae.nn.inference import Segment
 from seqvae.nn.sampling import Sampling
+from seqvae.nn.segments import Segment
 from seqvae.protocols import Guidance, Guide
 from seqvae.style import line_classifier, translation
 from seqvae.style.gaussian import Style

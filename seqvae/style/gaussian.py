@@ -76,6 +76,9 @@ class Style:
     """Measured effects of the vector to this style, by the name of the style that it starts from."""
     classifier: LineWeights | None = None
     """Weights that tell its lines from those of the styles fitted with it; None for other kinds and a single style."""
+    shared: int = 0
+    """The first dimensions, which all segments of a piece have in common. Where there are such, the others are those
+    of the prior N(0, I), whose mean depends on the shared ones (nn/song_vae.py)."""
 
     @cached_property
     def root(self) -> Tensor:
@@ -83,8 +86,8 @@ class Style:
         return matrix_root(self.covariance.double())
 
 
-def fit(latents: Sequence[Tensor], source: str = "") -> Style:
-    """A style from the latent vectors `(S, D)` of each of its pieces.
+def fit(latents: Sequence[Tensor], source: str = "", shared: int = 0) -> Style:
+    """A style from the latent vectors `(S, D)` of each of its pieces; `shared` as in `Style`.
 
     The covariance of a few hundred segments in hundreds of dimensions is noisy, so it is shrunk toward its diagonal
     with the weight SHRINKAGE (Ledoit and Wolf 2004, with a fixed weight). Raises StyleError if there is no piece.
@@ -92,6 +95,12 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
     pieces = [z.double() for z in latents if len(z)]
     if not pieces:
         raise StyleError("a style needs at least one piece that can be read; name other files")
+    if shared:
+        common = fit([z[:1, :shared] for z in pieces])
+        prior = standard(pieces[0].shape[1])
+        mean, covariance = prior.mean, prior.covariance
+        mean[:shared], covariance[:shared, :shared] = common.mean, common.covariance
+        return Style(mean, covariance, len(pieces), source, shared=shared)
     mean = torch.stack([z.mean(0) for z in pieces]).mean(0)
     # one product over all segments, weighted by piece: a matrix for each piece would not fit in memory
     rows = torch.cat([(z - mean) / len(z) ** 0.5 for z in pieces])
@@ -103,9 +112,9 @@ def fit(latents: Sequence[Tensor], source: str = "") -> Style:
     return Style(mean.float(), covariance.float(), len(pieces), source, persistence, exemplars.pair(pieces, mean))
 
 
-def standard(dimensions: int) -> Style:
+def standard(dimensions: int, shared: int = 0) -> Style:
     """The prior N(0, I) as a style."""
-    return Style(torch.zeros(dimensions), torch.eye(dimensions), 0, "the prior N(0, I)")
+    return Style(torch.zeros(dimensions), torch.eye(dimensions), 0, "the prior N(0, I)", shared=shared)
 
 
 def choose(styles: Mapping[str, Style], count: int, seed: int = 0) -> list[Style]:
@@ -132,8 +141,8 @@ def draw(
 
     Otherwise from N(mean, temperature^2 covariance) with autocorrelated segments: z_1 is drawn from the Gaussian, then
     z_k - mean = r (z_(k-1) - mean) + sqrt(1 - r^2) noise with r the persistence. So every segment has the style's
-    distribution and consecutive segments are as similar as in its pieces. A Gaussian in many dimensions models poorly
-    which notes sound together; docs/experiments.md has measurements of both.
+    distribution and consecutive segments are as similar as in its pieces. Shared dimensions are drawn once. A Gaussian
+    in many dimensions models poorly which notes sound together; docs/experiments.md has measurements of both.
     """
     if style.exemplars is not None:
         return style.mean + temperature * exemplars.draw(style.exemplars, segments, generator, number)
@@ -142,7 +151,9 @@ def draw(
     steps = [noise[0]]
     for k in range(1, segments):
         steps.append(r * steps[-1] + (1 - r * r) ** 0.5 * noise[k])
-    return (style.mean + torch.stack(steps)).float()
+    drawn = torch.stack(steps)
+    drawn[:, : style.shared] = drawn[0, : style.shared]
+    return (style.mean + drawn).float()
 
 
 def matrix_root(matrix: Tensor, inverse: bool = False) -> Tensor:

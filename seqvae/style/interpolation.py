@@ -43,10 +43,11 @@ def slerp(a: Tensor, b: Tensor, amount: Tensor | float) -> Tensor:
     return torch.where(no_arc, lerp(x, y, amount), arc).to(a.dtype)
 
 
-def path(a: Tensor, b: Tensor, steps: int, kind: str = "slerp") -> Tensor:
+def path(a: Tensor, b: Tensor, steps: int, kind: str = "slerp", shared: int = 0) -> Tensor:
     """`steps` points from `a` to `b (..., D)`, both included: `(steps, ..., D)`; `kind` is slerp or line.
 
-    Raises ValueError for fewer than two steps, which cannot include both ends, and for another kind.
+    The first `shared` dimensions have an arc of their own, so that rows with equal ones keep them equal. Raises
+    ValueError for fewer than two steps, which cannot include both ends, and for another kind.
 
     >>> path(torch.zeros(1), torch.ones(1), 3, "line").flatten()
     tensor([0.0000, 0.5000, 1.0000])
@@ -55,20 +56,23 @@ def path(a: Tensor, b: Tensor, steps: int, kind: str = "slerp") -> Tensor:
         raise ValueError(f"{steps} steps cannot hold both ends; take at least 2")
     if kind not in ("slerp", "line"):
         raise ValueError(f"unknown kind of path '{kind}'; choose slerp or line")
+    if shared:
+        parts = (slice(shared), slice(shared, None))
+        return torch.cat([path(a[..., part], b[..., part], steps, kind) for part in parts], -1)
     way = slerp if kind == "slerp" else lerp
     inner = [way(a, b, i / (steps - 1)) for i in range(1, steps - 1)]
     return torch.stack([a, *inner, b])
 
 
-def grid(corners: Tensor, rows: int, columns: int, kind: str = "slerp") -> Tensor:
+def grid(corners: Tensor, rows: int, columns: int, kind: str = "slerp", shared: int = 0) -> Tensor:
     """A grid between four corners `(2, 2, ..., D)` (top row first): `(rows, columns, ..., D)`.
 
     The left and right sides are a `path` each, and each row is a `path` between them. With lines this is bilinear
     interpolation, the same with columns first; with arcs nearly so.
     """
-    left = path(corners[0, 0], corners[1, 0], rows, kind)
-    right = path(corners[0, 1], corners[1, 1], rows, kind)
-    return torch.stack([path(a, b, columns, kind) for a, b in zip(left, right, strict=True)])
+    left = path(corners[0, 0], corners[1, 0], rows, kind, shared)
+    right = path(corners[0, 1], corners[1, 1], rows, kind, shared)
+    return torch.stack([path(a, b, columns, kind, shared) for a, b in zip(left, right, strict=True)])
 
 
 def aligned(z: Sequence[Tensor]) -> list[Tensor]:

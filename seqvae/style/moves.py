@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seqvae.nn import batches
 from seqvae.nn.sampling import Sampling
+from seqvae.nn.segments import conditions
 from seqvae.protocols import Adapter, Guidance
 from seqvae.style import arranger
 from seqvae.style.arranger import Goal, Stretch, TokenGenerator
@@ -99,8 +100,9 @@ def encode_and_move(
         parts = [z[rows] for z, rows in zip(latents, full, strict=True)]
     out = []
     for piece, one, rows, z in zip(pieces, split, full, parts, strict=True):
-        lengths = batches.filled(codec.adapter.limits(piece), len(one) * codec.chunks)
-        out.append(MovedPiece(Stretch(piece, rows, codec.chunks, lengths), one, z, move(z) if len(z) else z))
+        known = conditions(one)
+        known = batches.filled(codec.adapter.limits(piece) if known is None else known, len(one) * codec.chunks)
+        out.append(MovedPiece(Stretch(piece, rows, codec.chunks, known), one, z, move(z) if len(z) else z))
     return out
 
 
@@ -142,9 +144,9 @@ def _together(
         harmony = None
         if chroma_guidance and any(one.changed for one in pieces):
             harmony = batches.joined([one.stretch.harmony(codec.adapter, one.changed) for one in pieces])
-        lengths = batches.joined([one.stretch.lengths for one in pieces])
+        given = batches.joined([one.stretch.known for one in pieces])
         z = torch.cat([one.moved for one in pieces])
-        new = codec.generate_tokens(z, lengths, sampling, harmony, chroma_guidance)
+        new = codec.generate_tokens(z, given, sampling, harmony, chroma_guidance)
     sizes = [len(one.stretch.bars) for one in pieces]
     starts = np.cumsum([0, *sizes])
     return [one.chunks(new[at : at + size]) for one, at, size in zip(pieces, starts, sizes, strict=False)]

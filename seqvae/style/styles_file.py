@@ -34,9 +34,11 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
     for name, style in styles.items():
-        values, vectors = torch.linalg.eigh(style.covariance.double())
+        own = style.shared or len(style.mean)  # the other dimensions have no covariances
+        values, vectors = torch.linalg.eigh(style.covariance[:own, :own].double())
         factors = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
-        left = (style.covariance.diagonal() - factors.float().square().sum(1)).clamp(min=0)
+        left = style.covariance.diagonal().clone()
+        left[:own] = (left[:own] - factors.float().square().sum(1)).clamp(min=0)
         mean = style.mean.float().clone()  # a file may not hold a tensor twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         if style.exemplars is not None:
@@ -45,8 +47,11 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         if style.ensemble is not None:
             for part in fields(Ensemble):
                 kept = torch.from_numpy(getattr(style.ensemble, part.name))
-                tensors[f"{name}.{part.name}"] = kept.half() if part.name in ("hits", "accents") else kept.float()
+                tensors[f"{name}.{part.name}"] = (
+                    kept.half() if part.name in ("hits", "accents", "chords") else kept.float()
+                )
         facts: dict[str, Any] = {"count": style.count, "source": style.source, "persistence": style.persistence}
+        facts |= {"shared": style.shared} if style.shared else {}
         if style.classifier is not None:
             tensors[f"{name}.classifier"] = style.classifier.weights.half()
             facts["among"] = style.classifier.among
@@ -72,7 +77,8 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
 
 def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], dimensions: int | None) -> Style:
     """One style of a file."""
-    mean, factors, variances = _moments(name, tensors, dimensions)
+    shared = _shared(name, facts)
+    mean, factors, variances = _moments(name, tensors, dimensions, shared)
     return Style(
         mean,
         factors @ factors.T + variances.diag(),
@@ -83,16 +89,32 @@ def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], d
         _ensemble(name, tensors),
         {source: _effect(effect) for source, effect in facts.get("effects", {}).items()},
         _classifier(name, tensors, facts.get("among", ())),
+        shared,
     )
 
 
-def _moments(name: str, tensors: Mapping[str, Tensor], dimensions: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean `(D,)`, factors `(D, R)` and remaining variances `(D,)` of a style; raises StyleError for damaged ones."""
+def _shared(name: str, facts: Mapping[str, Any]) -> int:
+    """The shared dimensions of a style; raises StyleError for an impossible number."""
+    shared = facts.get("shared", 0)
+    if type(shared) is not int or shared < 0:
+        raise StyleError(f"style '{name}': {shared!r} shared dimensions; fit it again")
+    return shared
+
+
+def _moments(
+    name: str, tensors: Mapping[str, Tensor], dimensions: int | None, shared: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean `(D,)`, factors `(D, R)` and remaining variances `(D,)` of a style; raises StyleError for damaged ones.
+
+    The file has factors of the `shared` dimensions alone, where there are such: the others are independent.
+    """
     mean, factors, variances = (tensors[f"{name}.{part}"].float() for part in ("mean", "factors", "variances"))
     if dimensions is not None and mean.shape != (dimensions,):
         raise StyleError(
             f"style '{name}' has {mean.numel()} dimensions, the model {dimensions}; fit it with this model"
         )
+    if mean.ndim == 1 and factors.ndim == 2 and 0 < len(factors) == shared <= len(mean):
+        factors = torch.nn.functional.pad(factors, (0, 0, 0, len(mean) - shared))
     if factors.shape[:-1] != mean.shape or variances.shape != mean.shape or mean.ndim != 1:
         raise StyleError(f"style '{name}': mean and covariance differ in size; fit it again")
     if not (all(part.isfinite().all() for part in (mean, factors, variances)) and (variances >= 0).all()):
@@ -131,12 +153,16 @@ def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
     if not all(bool((x.isfinite() & (x >= 0)).all()) for x in found.values()):
         raise StyleError(f"style '{name}': its ensemble holds NaN, infinity or a negative number; fit it again")
     ensemble = Ensemble(**{part: x.double().numpy() for part, x in found.items()})
-    table = tensors.get(f"{name}.accents")  # files of earlier versions have none
-    if table is None:
-        return ensemble
-    if table.shape != ensemble.accents.shape or not bool(table.isfinite().all()):
-        raise StyleError(f"style '{name}': its accents are damaged; fit it again")
-    return replace(ensemble, accents=table.double().numpy())
+    for part in ("accents", "chords"):  # files of earlier versions have none
+        table = tensors.get(f"{name}.{part}")
+        if table is None:
+            continue
+        if table.shape != getattr(ensemble, part).shape or not bool(table.isfinite().all()):
+            raise StyleError(f"style '{name}': its {part} are damaged; fit it again")
+        ensemble = replace(ensemble, **{part: table.double().numpy()})
+    if (ensemble.chords < 0).any():
+        raise StyleError(f"style '{name}': its chords have a negative probability; fit it again")
+    return ensemble
 
 
 def _classifier(name: str, tensors: Mapping[str, Tensor], among: Sequence[str]) -> LineWeights | None:

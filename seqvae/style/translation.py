@@ -20,8 +20,16 @@ FAR = 1e6  # larger amounts are clamped, so that no vector overflows
 
 
 def vector(source: Style | Tensor, target: Style) -> Tensor:
-    """`(D,)`: mean_target - mean_source; `source` may be a piece's own mean `(D,)`."""
-    return target.mean - (source.mean if isinstance(source, Style) else source)
+    """`(D,)`: mean_target - mean_source; `source` may be a piece's own mean `(D,)`.
+
+    Where the segments of a piece share dimensions, a piece's own mean differs from the target's in these alone.
+    """
+    if isinstance(source, Style):
+        return target.mean - source.mean
+    between = target.mean - source
+    if target.shared:
+        between[target.shared :] = 0.0
+    return between
 
 
 def blend(z: Tensor, source: Style | Tensor, target: Style, amount: float, method: Method = "mean") -> Tensor:

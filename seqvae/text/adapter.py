@@ -42,6 +42,9 @@ class LineAdapter:
     def limits(self, piece: str) -> None:
         """None: a line may have any length."""
 
+    def conditions(self, piece: str) -> None:
+        """None: no model of lines has conditions."""
+
     def blank(self, chunks: int) -> str:
         """The empty line."""
         return ""

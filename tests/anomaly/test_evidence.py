@@ -79,7 +79,7 @@ class ByHand:
     def token_log_probs(model: Codec, z: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities `(T,)` of the tokens, in nats."""
         before = torch.tensor([[[BOS, *tokens[0, 0, :-1].tolist()]]])
-        logits, _ = model.model.decode_logits(z[None], before, torch.zeros(*tokens.shape, 0).long())
+        logits, _ = model.model.under(None).decode_logits(z[None], before, torch.zeros(*tokens.shape, 0).long())
         return torch.tensor([float(row.log_softmax(0)[i]) for row, i in zip(logits[0, 0], tokens[0, 0], strict=True)])
 
 

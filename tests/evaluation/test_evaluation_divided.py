@@ -22,6 +22,7 @@ from seqvae.codec import Codec
 from seqvae.evaluation import music as evaluate
 from seqvae.evaluation import text as evaluate_text
 from seqvae.nn import inference
+from seqvae.nn.model import SequenceVAE
 
 
 def smaller() -> dict[str, int]:
@@ -47,6 +48,7 @@ def work(kind: str, checkpoint: Path, data: Path) -> None:
     for name, value in smaller().items():
         setattr(inference, name, value)
     codec, calls = seqvae.load(checkpoint), 0
+    assert isinstance(codec.model, SequenceVAE)
     generate = codec.model.generate
 
     def counted(*args: Any) -> Any:

@@ -155,11 +155,13 @@ def test_refinement_creates_its_tensors_on_the_device_of_its_input(segments: Seg
 @needs_bf16
 @pytest.mark.bf16
 def test_refinement_in_bf16_is_optional(segments: Segments) -> None:
-    def found(*low: bool) -> Tensor:
-        first = Posterior(segments.first.mean, segments.first.logvar)
-        return refine(segments.model, segments.tokens, segments.fields, None, first, CONFIG, *low).mean
-
-    assert torch.equal(found(), found(False))
-    assert not torch.equal(found(), found(True))
+    first = Posterior(segments.first.mean, segments.first.logvar)
+    inputs = (segments.model, segments.tokens, segments.fields, None)
+    default, exact, low = (
+        refine(*inputs, first, CONFIG).mean, refine(*inputs, first, CONFIG, False).mean,
+        refine(*inputs, first, CONFIG, True).mean,
+    )  # fmt: skip
+    assert torch.equal(default, exact)
+    assert not torch.equal(default, low)
     # for a gradient of about 0 rounding decides the sign of a step of 0.1
-    torch.testing.assert_close(found(), found(True), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(default, low, rtol=0.1, atol=0.1)

@@ -1,0 +1,68 @@
+"""The form of a new song: sections that come again, with a little variation.
+
+Scope: the bar that each bar repeats, its latent vector and its chord. Out of scope: the draw of a style
+(style/gaussian.py), the prior (nn/song_vae.py), chord probabilities (music/progressions.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqvae.music import progressions
+from seqvae.music.band import Ensemble
+from seqvae.nn import batches
+from seqvae.nn.latent import LatentModel
+from seqvae.nn.segments import no_melody
+from seqvae.protocols import Given
+
+BARS = 16
+"""Bars of a new song by default."""
+FORM = (0, 0, 2, 0)  # A A B A: the section that each section repeats
+LEAST = 2  # bars of a section at least
+VARIATION = 0.3  # correlation of a repeated bar's residual with a new draw
+
+
+def order(bars: int) -> NDArray[np.int64]:
+    """`(bars,)`: the first bar like each bar, in the form A A B A; no bar repeats where sections would be uneven.
+
+    >>> order(8).tolist()
+    [0, 1, 0, 1, 4, 5, 0, 1]
+    """
+    section = bars // len(FORM)
+    at = np.arange(bars)
+    if bars % len(FORM) or section < LEAST:
+        return at
+    return np.array(FORM)[at // section] * section + at % section
+
+
+def chords(ensemble: Ensemble | None, bars: int, seed: Sequence[int]) -> Any:
+    """A new progression of a style as a song of block chords (`music.chords.song`); None for a style without chords."""
+    if ensemble is None or not ensemble.chords.any():
+        return None
+    from seqvae.music.chords import song
+
+    rng = np.random.default_rng(seed)
+    return song(progressions.progression(ensemble.chords, order(bars), rng), bars)
+
+
+def repeated(model: LatentModel, z: Tensor, given: Given | None) -> Tensor:
+    """Latent vectors `(S, D)` of a new song from independent draws of its bars, `z (S, D)`, in the form of `order`.
+
+    Bars follow one another by the model's prior (`LatentModel.continued`). A bar that repeats another has its residual
+    e, varied by its own draw n: sqrt(1 - r^2) e + r n with r = VARIATION. `given (C,)` is known of the bars.
+    """
+    first = order(len(z))
+    new = np.unique(first)
+    known = batches.filled(no_melody(given), len(z))
+    sections = model.continued(z[new], None if known is None else known[new])
+    out = sections[np.searchsorted(new, first)]
+    again = torch.from_numpy(first != np.arange(len(z)))
+    own = slice(model.shared, None)
+    out[again, own] = (1 - VARIATION**2) ** 0.5 * out[again, own] + VARIATION * z[again, own]
+    return out
