@@ -22,7 +22,6 @@ import json
 import random
 import re
 import sys
-import unicodedata
 from pathlib import Path
 
 import torch
@@ -35,6 +34,7 @@ from seqvae.checkpoint.folder import Checkpoint
 from seqvae.codec import Codec
 from seqvae.config import Recipe, from_dict, load_recipe
 from seqvae.data.dataset import split_of
+from seqvae.evaluation.text_sets import style_of
 from seqvae.style import gaussian, mixture, styles_file
 from seqvae.text import lines as text
 from seqvae.text.tokenizer import TextTokenizer
@@ -47,13 +47,6 @@ FEWEST = 500  # least number of training lines of an author with a style
 POINTS = 40_000  # posterior samples that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
 LARGEST = 16_000_000  # bytes of a released checkpoint
-
-
-def named(author: str) -> str:
-    """The style name of an author: ASCII letters and hyphens."""
-    plain = unicodedata.normalize("NFKD", author).encode("ascii", "ignore").decode().lower()
-    plain = re.sub(r"active .* b\.c\.|bishop of hippo saint|emperor of rome|graf ", "", plain)
-    return re.sub(r"[^a-z]+", "-", plain).strip("-")
 
 
 def trained(lines: list[str]) -> list[str]:
@@ -70,7 +63,7 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
             authors.setdefault(row["author"], []).extend(lines)
     books = [line for lines in authors.values() for line in lines]
     out = {
-        named(author): (lines, f"{author}, sentences of the training split")
+        style_of(author): (lines, f"{author}, sentences of the training split")
         for author, lines in sorted(authors.items())
         if len(lines) >= FEWEST
     }

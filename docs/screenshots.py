@@ -38,17 +38,14 @@ def music(page: Any) -> None:
 
 
 def text(page: Any) -> None:
-    """Interpolation of two sentences, and a sum of two moves."""
+    """Interpolation of two sentences, and a sentence moved only as far as needed."""
     page.get_by_role("tab", name="Text").click()
     page.get_by_role("button", name="Walk").click()
     page.locator("#walk-steps li").nth(8).wait_for()
     page.locator("#walk-amount").fill("4")
     page.get_by_label("Move 1: from").wait_for()
-    for i, (source, target, amount) in enumerate((("negative", "positive", "1.2"), ("past", "present", "1"))):
-        page.get_by_label(f"Move {i + 1}: from").select_option(source)
-        page.get_by_label(f"Move {i + 1}: to").select_option(target)
-        page.locator("#move-rows input").nth(i).fill(amount)
-    page.locator("#move-now").wait_for()
+    page.get_by_role("checkbox", name="Only as far as needed").check()
+    page.locator("#move-how").wait_for()
 
 
 def styles(page: Any) -> None:

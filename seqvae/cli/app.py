@@ -330,6 +330,7 @@ def interpolate(
     png: Png = False,
     html: Html = False,
     exact: Exact = False,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Interpolate between two songs or sentences. The first output is A, the last is B.
@@ -347,6 +348,10 @@ def interpolate(
     names, corners = _places(steps, grid)
     with own.new(names, out, as_json, also(wav, png, html)) as desk:
         codec = load(model, exact=exact)
+        from seqvae.cli.notices import Notices
+
+        notices = Notices(codec, strict)
+        notices.look_at_ends(given)
         if grid is None:
             results = codec.interpolate(given[0], given[1], steps, kind)
         else:
@@ -356,11 +361,11 @@ def interpolate(
             amount = {"from": pieces[0], "to": pieces[1], "amount": i / (steps - 1)}
             facts = amount if grid is None else {"corners": pieces, "row": i // grid, "column": i % grid}
             desk.write(item, piece, facts)
-    if not own.FILES:
+    notices.report()
+    if not own.FILES and not notices.active:
         for piece, at in zip(given, corners, strict=True):
-            again = results[at] if kind or grid else codec.reconstruct(piece)
-            if again != piece:
-                console.report(f"'{piece}' is decoded as '{again}'")
+            if results[at] != piece:
+                console.report(f"'{piece}' is decoded as '{results[at]}'")
 
 
 def _check_ends(pieces: Sequence[str], grid: int | None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqvae.cli import console
+from seqvae.cli.text_io import Item
 from seqvae.errors import SeqVAEError, UsageError
 from seqvae.protocols import Ints
 from seqvae.text.lines import safe
@@ -86,6 +87,16 @@ class Notices:
                 self._add(f"{_named(item)} is mostly of characters outside of the vocabulary")
             elif _lost(item.piece, result) > LOST:
                 self._add(f"{_named(item)} comes back as '{_short(result)}'{outside}")
+
+    def look_at_ends(self, lines: Sequence[str]) -> None:
+        """Check the length of the lines that one command names, and look at them.
+
+        Raises SeqVAEError as `check_length` and `look`.
+        """
+        if self.active:
+            items = [Item(line, {"index": i}) for i, line in enumerate(lines)]
+            self.check_length(items)
+            self.look(items, [self.codec.segments(line) for line in lines])
 
     def sampled(self, count: int) -> range:
         """The numbers of the lines among `count` to look at: all if `strict`, else at most SAMPLED, evenly spread."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from seqvae.studio.answers import Desk, shapes
 from seqvae.studio.jobs import Job
 from seqvae.studio.models import Models
+from seqvae.style.choice import Choice
 from seqvae.style.translation import compose
 
 Sentence = Annotated[str, Field(max_length=1000, pattern=r"\S", description="with at least one word")]
@@ -30,7 +31,7 @@ class Walk(BaseModel):
 class Step(BaseModel):
     """A sentence between the two."""
 
-    amount: float
+    amount: float = Field(description="share of the steps, 0 at the start and 1 at the end")
     text: str
 
 
@@ -39,7 +40,7 @@ class Move(BaseModel):
 
     source: str | None = Field(None, description="style to start from; null for the sentence itself")
     target: str
-    amount: float = Field(ge=-3, le=3)
+    amount: float = Field(ge=-3, le=3, description="how far; with `until`, the farthest that is tried")
 
 
 class Moved(BaseModel):
@@ -48,6 +49,11 @@ class Moved(BaseModel):
     model: str = "reviews"
     text: Sentence
     moves: list[Move] = Field(max_length=16)
+    until: float | None = Field(
+        None, gt=0, lt=1,
+        description="move only until the classifier of the styles gives the target this probability, and keep words "
+        "that need no change; null for the whole amounts",
+    )  # fmt: skip
 
 
 class Result(BaseModel):
@@ -55,6 +61,8 @@ class Result(BaseModel):
 
     text: str
     unmoved: str = Field(description="the sentence as decoded without a move")
+    amounts: list[float] = Field(description="of each move")
+    probability: float | None = Field(description="of the target style by the classifier, the least of several moves")
 
 
 def routes(desk: Desk, models: Models) -> APIRouter:
@@ -63,7 +71,10 @@ def routes(desk: Desk, models: Models) -> APIRouter:
 
     @router.post("/steps", responses=shapes(list[Step]), response_class=Response)
     async def steps(body: Walk) -> Response:
-        """Interpolate between two sentences; the ends are as the model decodes them."""
+        """Different sentences from one to the other, both included.
+
+        Of sessions, the ends are as the model decodes them.
+        """
         models.find(body.model, "sentences", "sessions")
 
         def work(job: Job) -> Any:
@@ -81,17 +92,30 @@ def routes(desk: Desk, models: Models) -> APIRouter:
             if name not in facts.styles:
                 raise HTTPException(400, f"{body.model} has no style '{name}'; it has {', '.join(facts.styles)}")
 
+        path = [(move.source, move.target, move.amount) for move in body.moves]
+        starts = [(source, target, amount) for source, target, amount in path if source]
+        if body.until is not None and len(starts) < len(path):
+            raise HTTPException(400, "until compares two styles: name the style that each move starts from")
+
         def work(job: Job) -> Any:
             codec = models.codec(body.model, job.report)
-            moves = [codec.translate(move.target, move.source, move.amount) for move in body.moves]
+            if body.until is not None and starts:
+                [chosen] = codec.blend_until([body.text], starts, Choice(until=body.until))
+                text, amounts = chosen.line, [round(chosen.share * far, 4) for _, _, far in starts]
+                return _result(text, codec.reconstruct(body.text), amounts, round(chosen.probability, 4))
+            moves = [codec.translate(target, source, amount) for source, target, amount in path]
             segments = [codec.segments(body.text)]
             latents = codec.means(segments)
             [moved], [unmoved] = (
                 codec.transform([body.text], move, segments=segments, latents=latents)
                 for move in (compose(moves), lambda z: z)
             )
-            return {"text": moved, "unmoved": unmoved}
+            return _result(moved, unmoved, [amount for _, _, amount in path], None)
 
         return await desk.answer(work, body.model)
 
     return router
+
+
+def _result(text: str, unmoved: str, amounts: list[float], probability: float | None) -> dict[str, Any]:
+    return {"text": text, "unmoved": unmoved, "amounts": amounts, "probability": probability}

@@ -48,6 +48,19 @@ def test_strict_makes_it_an_error_without_output(name: str, tiny_text: Path) -> 
     assert not Path("z.safetensors").exists()
 
 
+def test_ends_of_an_interpolation_are_noticed(tiny_text: Path) -> None:
+    walk = ["interpolate", "-m", tiny_text, "--steps", 2, KNOWN]
+    result = seqvae(*walk, STRANGE)
+    assert (result.exit_code, result.stdout.splitlines()) == (0, [KNOWN, STRANGE])
+    assert result.stderr.startswith(f"1 of 2 lines are not represented well: line 2 '{STRANGE}' is mostly of")
+    assert "line 2" in error_line(seqvae(*walk, STRANGE, "--strict", "-o", "out.txt"))
+    assert not Path("out.txt").exists()
+    result = seqvae(*walk, SENTENCES[-1], "--strict")
+    assert (result.exit_code, result.stderr) == (0, "")
+    Path("huge.txt").write_text("the food was good " * 25_000)
+    assert "450,000 characters, and the limit is 100,000" in error_line(seqvae(*walk, "@huge.txt"))
+
+
 def test_unknown_characters_are_named(tiny_text: Path) -> None:
     said = seqvae("reconstruct", "-m", tiny_text, "nobody knew 食 or Ж there").stderr
     assert "(outside of the vocabulary:" in said

@@ -23,6 +23,7 @@ from seqvae.nn.inference import BatchInference
 from seqvae.studio import guard, shelf
 from seqvae.studio.models import Models
 from seqvae.studio.server import application, listen
+from seqvae.style.choice import Choice
 from seqvae.style.translation import compose
 
 
@@ -254,11 +255,28 @@ def test_styles_add_up(client: TestClient, names: dict[str, str]) -> None:
     answer = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": requested})
     alone = codec.load(names["text"])
     move = compose([alone.translate(b, a, amount) for a, b, amount in moves])
-    assert answer == {"text": alone.transform([line], move)[0], "unmoved": alone.reconstruct(line)}
-    unmoved = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": []})
-    assert unmoved["text"] == unmoved["unmoved"]
+    [moved], unmoved = alone.transform([line], move), alone.reconstruct(line)
+    assert answer == {"text": moved, "unmoved": unmoved, "amounts": [1.0, 1.5], "probability": None}
+    still = result(client, "/api/text/blend", {"model": names["text"], "text": line, "moves": []})
+    assert still["text"] == still["unmoved"]
     requested[0]["target"] = "angry"
     refusal(client.post("/api/text/blend", json={"model": names["text"], "text": line, "moves": requested}), 400)
+
+
+def test_a_sentence_is_moved_until_the_classifier_accepts_it(client: TestClient, names: dict[str, str]) -> None:
+    line = "the food was bad and the bar is cold"
+    move = {"source": "bad", "target": "good", "amount": 2.5}
+    body = {"model": names["text"], "text": line, "moves": [move], "until": 0.6}
+    answer = result(client, "/api/text/blend", body)
+    alone = codec.load(names["text"])
+    [chosen] = alone.blend_until([line], [("bad", "good", 2.5)], Choice(until=0.6))
+    assert answer["text"] == chosen.line != line
+    assert answer["unmoved"] == alone.reconstruct(line)
+    assert answer["amounts"] == [pytest.approx(2.5 * chosen.share)]
+    assert answer["probability"] == pytest.approx(chosen.probability, abs=1e-3) and answer["probability"] >= 0.6
+    start = {**body, "moves": [move, {"target": "present", "amount": 1}]}
+    assert "name the style" in refusal(client.post("/api/text/blend", json=start), 400)
+    refusal(client.post("/api/text/blend", json={**body, "until": 1}), 422)
 
 
 def test_a_map_has_every_style_and_the_mean_of_a_style_belongs_to_it(client: TestClient, names: dict[str, str]) -> None:

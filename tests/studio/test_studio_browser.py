@@ -213,7 +213,7 @@ def test_sentences_are_interpolated_and_translated(page: Any, names: dict[str, s
     steps = page.locator("#walk-steps li")
     steps.nth(8).wait_for()
     page.locator("#walk-amount").fill("8")
-    assert page.locator("#walk-now").inner_text() == steps.nth(8).inner_text().partition("%")[2].strip()
+    assert page.locator("#walk-now").inner_text() == steps.nth(8).inner_text().partition("9")[2].strip()
     assert steps.nth(8).get_by_role("button").get_attribute("aria-current") == "step"
     page.locator("#move-text").fill("the food was bad and the bar is cold")
     page.get_by_label("Move 1: from").wait_for()
@@ -224,6 +224,33 @@ def test_sentences_are_interpolated_and_translated(page: Any, names: dict[str, s
     with page.expect_response("**/api/text/blend") as response:
         page.locator("#move-rows input").last.fill("-0.5")
     assert [move["amount"] for move in response.value.request.post_data_json["moves"]] == [1, -0.5]
+
+
+def test_a_sentence_is_moved_only_as_far_as_needed(page: Any, names: dict[str, str]) -> None:
+    page.get_by_role("tab", name="Text").click()
+    page.select_option("#text-model", names["text"])
+    page.locator("#move-text").fill("the food was bad and the bar is cold")
+    page.get_by_label("Move 1: from").select_option("bad")
+    page.get_by_label("Move 1: to").select_option("good")
+    assert not page.locator("#move-probability").is_visible()
+
+    def asked(until: float | None, amount: float) -> Any:
+        wanted = [{"source": "bad", "target": "good", "amount": amount}], until
+        return page.expect_request(
+            lambda request: (
+                request.url.endswith("/api/text/blend")
+                and (request.post_data_json["moves"], request.post_data_json["until"]) == wanted
+            )
+        )
+
+    with asked(0.9, 2.5):
+        page.get_by_role("checkbox", name="Only as far as needed").check()
+    page.locator("#move-how").get_by_text("probability 0.").wait_for()
+    with asked(0.6, 2.5):
+        page.get_by_label("Until a classifier gives").fill("0.6")
+    with asked(None, 1.5):
+        page.get_by_role("checkbox", name="Only as far as needed").uncheck()
+    page.locator("#move-how").wait_for(state="hidden")
 
 
 def test_the_map_is_decoded_by_mouse_and_by_keyboard(page: Any, names: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 import { $, calm, make, options, run, say, trying } from "./api.js";
 
 const STEPS = 9;
+const FARTHEST = 2.5; // tried at first where a classifier decides how far a sentence is moved
 const AXES = [["negative", "positive"], ["past", "present"]]; // pairs of opposite styles, where a model has both
 
 export function startText(models) {
@@ -15,7 +16,7 @@ export function startText(models) {
 
   function point(i) {
     $("#walk-amount").value = i;
-    $("#walk-amount").setAttribute("aria-valuetext", `${Math.round(100 * steps[i].amount)} %: ${steps[i].text}`);
+    $("#walk-amount").setAttribute("aria-valuetext", `${i + 1} of ${steps.length}: ${steps[i].text}`);
     $("#walk-now").textContent = steps[i].text;
     for (const [k, item] of [...$("#walk-steps").children].entries()) {
       if (k === i) item.firstElementChild.setAttribute("aria-current", "step");
@@ -32,7 +33,7 @@ export function startText(models) {
       $("#walk-steps").replaceChildren(...steps.map((step, i) => {
         const same = i > 0 && steps[i - 1].text === step.text;
         return make("li", {}, make("button", { type: "button", class: same ? "same" : "", onclick: () => point(i) },
-          make("span", {}, `${Math.round(100 * step.amount)} %`), make("span", {}, step.text || "(no words)")));
+          make("span", {}, `${i + 1}`), make("span", {}, step.text || "(no words)")));
       }));
       point(0);
       say(`${steps.length} steps`);
@@ -44,6 +45,8 @@ export function startText(models) {
 
   // --- sums of moves ---
 
+  const probability = () => ($("#move-until").checked ? Number($("#move-probability").value) : null);
+
   async function move() {
     const text = $("#move-text").value;
     if (!text.trim() || !model()) return;
@@ -51,9 +54,14 @@ export function startText(models) {
       source: $(".from", row).value || null, target: $(".to", row).value, amount: Number($("input", row).value),
     })).filter((one) => one.amount !== 0);
     await trying(async () => {
-      const found = await run("move", "/api/text/blend", { model: model().name, text, moves });
+      const until = probability();
+      const found = await run("move", "/api/text/blend", { model: model().name, text, moves, until });
       $("#move-result").hidden = false;
       $("#move-now").textContent = found.text || "(no words)";
+      const short = found.probability < until ? "no sentence found reaches it: " : "";
+      $("#move-how").hidden = found.probability === null;
+      $("#move-how").textContent =
+        `${short}moved by ${found.amounts.join(" and ")}, probability ${found.probability?.toFixed(2)}`;
       $("#move-unmoved").textContent = found.unmoved;
     });
   }
@@ -68,13 +76,30 @@ export function startText(models) {
     options(from, [["", "itself"], ...names], source);
     options(to, names, target);
     const said = make("output", { for: id }, "0");
-    const slider = make("input", { id, type: "range", min: -1.5, max: 1.5, step: 0.1, value: 0, oninput: (event) => {
+    const slider = make("input", { id, type: "range", step: 0.1, value: 0, oninput: (event) => {
       said.textContent = event.target.value;
       soon();
     } });
     $("#move-rows").append(make("div", { class: "move", role: "group", "aria-label": `Move ${rows}` },
       make("div", { class: "pair" }, make("label", {}, "From", from), make("label", {}, "To", to)),
       make("div", { class: "slider" }, make("label", { for: id }, "Amount"), said, slider)));
+    range();
+  }
+
+  // The ranges of the amounts; where a classifier decides, at least one is above 0.
+  function range() {
+    const sliders = [...$("#move-rows").querySelectorAll("input")], chosen = probability() !== null;
+    for (const slider of sliders) {
+      slider.min = chosen ? 0 : -1.5;
+      slider.max = chosen ? 3 : 1.5;
+    }
+    if (chosen && sliders.length && sliders.every((slider) => slider.value === "0")) sliders[0].value = FARTHEST;
+    for (const slider of sliders) {
+      const place = slider.parentElement;
+      $("output", place).textContent = slider.value;
+      $("label", place).textContent = chosen ? "At most" : "Amount";
+    }
+    $("#move-sure").hidden = !chosen;
   }
 
   function begin() {
@@ -96,4 +121,9 @@ export function startText(models) {
   });
   $("#move").addEventListener("submit", (event) => { event.preventDefault(); move(); });
   $("#move-text").addEventListener("input", soon);
+  $("#move-until").addEventListener("change", () => { range(); move(); });
+  $("#move-probability").addEventListener("input", (event) => {
+    $("#move-sure output").textContent = event.target.value;
+    soon();
+  });
 }
