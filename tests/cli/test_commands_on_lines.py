@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from commands import done, error_line, files, seqvae, song
-from conftest import SENTENCES
+from conftest import SENTENCES, SESSIONS
 
 from seqvae import codec
 from seqvae.checkpoint import folder as checkpoint
@@ -353,6 +353,13 @@ def test_interpolation_names_the_end_it_cannot_reconstruct(tiny_text: Path, reco
     result = seqvae(*walk)
     assert (result.exit_code, result.stdout.split("\n")[3]) == (0, "who knows")
     assert f"line 2 'who knows' comes back as '{other}" in result.stderr
+
+
+def test_interpolation_of_sessions_names_an_end_that_is_decoded_as_another(tiny_events: Path) -> None:
+    result = seqvae("interpolate", SESSIONS[0], "never seen at all", "-m", tiny_events, "--steps", 3)
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0 and lines[2] != "never seen at all"
+    assert f"'never seen at all' is decoded as '{lines[2]}'" in result.stderr.splitlines()
 
 
 def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, reconstructed: Reconstructed) -> None:
