@@ -26,7 +26,7 @@ from seqvae.nn.inference import BatchInference, Inference, padded
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import TOP_P, Sampling
-from seqvae.nn.segments import between, no_melody, segmented, song_segments, without_melody
+from seqvae.nn.segments import no_melody, on_the_way, segmented, song_segments, without_melody
 from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Given, Guide, Tokenizer
 from seqvae.style import (
@@ -340,32 +340,15 @@ class Codec:
         nearer = [int(2 * i >= len(way)) for i in range(len(way))]
         like = [*ends] or [self.adapter.blank(len(a) * self.chunks)] * 2
         sizes = self._sizes(like, len(a))
-        known = self._known_between(like, [sizes[e] for e in nearer])
+        first, last = map(self.given, like)
+        rows = [np.arange(sizes[e] * self.chunks) for e in nearer]
+        known = on_the_way(first, last, rows, self.model.conditioned)
         points = [z[: sizes[e]] for z, e in zip(way, nearer, strict=True)]
         chunks = self._spelled(points, [like[e] for e in nearer], given=known)
         latents = self.means([self._segmented(*one) for one in zip(chunks, known, strict=True)], refined=False)
-        there, back = (self._apart(chunks, latents, end) for end in (0, -1))
+        there, back = (interpolation.apart(self.adapter, chunks, latents, end) for end in (0, -1))
         chosen = interpolation.even(there, back, steps)
         return way[chosen], [(chunks[i], nearer[i]) for i in chosen]
-
-    def _known_between(self, ends: Sequence[Any], sizes: Sequence[int]) -> list[Given | None]:
-        """Known of the chunks of each of P points on the way between two pieces; point i has `sizes[i]` segments."""
-        first, last = map(self.given, ends)
-        if first is None or last is None:
-            return [None] * len(sizes)
-        rows = [np.arange(size * self.chunks) for size in sizes]
-        ways = np.linspace(0, 1, len(sizes))
-        if not self.model.conditioned:
-            return [first if way < 0.5 else last for way in ways]
-        return [between(first[i % len(first)], last[i % len(last)], way) for i, way in zip(rows, ways, strict=True)]
-
-    def _apart(self, chunks: Sequence[list[Ints]], latents: Sequence[Tensor], end: int) -> Tensor:
-        """`(P, K)`: distances of P decoded points of a path from the point `end`, with latents `(S, D)` of each."""
-        rows = []
-        for one, z in zip(chunks, latents, strict=True):
-            x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments common to both
-            rows.append([*self.adapter.apart(chunks[end], one), float((x - y).norm())])
-        return torch.tensor(rows)
 
     def grid(self, corners: Sequence[Any], size: int = 5, kind: str = "slerp") -> list[list[Any]]:
         """`size` rows of `size` pieces between four corners: top left, top right, bottom left, bottom right.

@@ -65,6 +65,21 @@ def between(first: Given | None, last: Given | None, way: float) -> Given | None
     return nearer
 
 
+def on_the_way(
+    first: Given | None, last: Given | None, rows: Sequence[NDArray[np.int64]], mixed: bool
+) -> list[Given | None]:
+    """What is given at each of P points from one piece to another; point i has the chunks `rows[i]`, repeated.
+
+    It is that of the nearer piece, or, where `mixed`, between both.
+    """
+    if first is None or last is None:
+        return [None] * len(rows)
+    ways = np.linspace(0, 1, len(rows))
+    if not mixed:
+        return [first if way < 0.5 else last for way in ways]
+    return [between(first[i % len(first)], last[i % len(last)], way) for i, way in zip(rows, ways, strict=True)]
+
+
 def segmented(chunks: Sequence[Ints], size: int) -> list[Segment]:
     """The chunks of a piece in segments of `size` chunks; the last segment is padded with empty chunks."""
     filled = [*chunks, *[np.array([EOS], np.int32)] * (-len(chunks) % size)]

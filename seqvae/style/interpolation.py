@@ -1,6 +1,6 @@
 """Paths between latent vectors: lines, arcs, grids; and the choice of even steps among points of a path.
 
-Scope: geometry of tensors. Out of scope: models, pieces, styles.
+Scope: geometry of tensors, and distances of decoded points. Out of scope: models, pieces, styles.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from seqvae.protocols import Adapter, Ints
 
 FALL = 1000.0  # cost of a distance that goes the wrong way: above any unevenness
 REPEAT = 1e6  # cost of a step that changes nothing: above any other
@@ -79,6 +81,18 @@ def aligned(z: Sequence[Tensor]) -> list[Tensor]:
     """Latents `(S, D)` of several pieces, each repeated to the length of the longest."""
     longest = max(map(len, z))
     return [x[torch.arange(longest) % len(x)] for x in z]
+
+
+def apart(adapter: Adapter, chunks: Sequence[list[Ints]], latents: Sequence[Tensor], end: int) -> Tensor:
+    """`(P, K)`: distances of P decoded points of a path from the point `end`, with latents `(S, D)` of each.
+
+    K measures: those of `Adapter.apart`, and the distance of the latents.
+    """
+    rows = []
+    for one, z in zip(chunks, latents, strict=True):
+        x, y = latents[end][: len(z)], z[: len(latents[end])]  # the segments common to both
+        rows.append([*adapter.apart(chunks[end], one), float((x - y).norm())])
+    return torch.tensor(rows)
 
 
 def even(there: Tensor, back: Tensor, steps: int) -> list[int]:
