@@ -25,7 +25,7 @@ from seqvae.evaluation import text_transfer as evaluate_transfer
 from seqvae.evaluation.style_classifier import LineClassifier, chooser
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
-from seqvae.style import gaussian, translation
+from seqvae.style import choice, gaussian, translation
 from seqvae.style.gaussian import Style
 
 Ints = NDArray[np.int32]
@@ -84,6 +84,20 @@ class Toy:
 
     def sample(self, count: int, *, seed: int = 0, sampling: Sampling | None = None, **_: Any) -> list[str]:
         return self.decode(list(torch.randn(count, 1, 6, generator=torch.Generator().manual_seed(seed))))
+
+    def blend_until(self, lines: Sequence[str], path: Sequence[choice.Step], settings: Any = None) -> list[Any]:
+        """The words of the target in place of the source's, for limits above one half; else the lines as they are."""
+        _, target, _ = path[0]
+        new = (
+            {"horrible": "lovely", "awful": "great"}
+            if target == "positive"
+            else {"lovely": "horrible", "great": "awful"}
+        )
+        moved = settings is not None and settings.until > 0.5
+        return [
+            SimpleNamespace(line=" ".join(new.get(word, word) if moved else word for word in line.split()))
+            for line in lines
+        ]
 
 
 EVERY = [" ".join(words) for words in product(*SLOTS)]
@@ -426,6 +440,8 @@ def test_the_sets_of_a_folder_are_measured(toy: Toy, folder: Path) -> None:
         human["methods"]["mean"]["both"]["1"]["reference_bleu"][0] > human["controls"]["copying"]["reference_bleu"][0]
     )
     assert "reference_bleu" not in found["transfer"]["sentiment"]["controls"]["copying"]
+    moved = {name: x["accuracy"][0] for name, x in found["transfer"]["sentiment"]["movers"].items()}
+    assert moved == {"until 0.3": 0, "until 0.5": 0, "until 0.7": 1, "until 0.9": 1}
     table = text_report.table(json.loads(json.dumps(found)))
     assert "BLEU to reference" in table
     assert "Published: accuracy 77 %" in table
