@@ -34,8 +34,8 @@ from seqvae.checkpoint.folder import Checkpoint
 from seqvae.codec import Codec
 from seqvae.config import Recipe, from_dict, load_recipe
 from seqvae.data.dataset import split_of
-from seqvae.evaluation.text_sets import style_of
-from seqvae.style import gaussian, mixture, styles_file
+from seqvae.evaluation.text_sets import AUTHORS, style_of
+from seqvae.style import choice, gaussian, mixture, styles_file
 from seqvae.text import lines as text
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train.fit_styles import MIXTURE
@@ -47,6 +47,10 @@ FEWEST = 500  # least number of training lines of an author with a style
 POINTS = 40_000  # posterior samples that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
 LARGEST = 16_000_000  # bytes of a released checkpoint
+GROUPS = (  # styles that a classifier tells apart
+    ("narration", "dialogue"), ("question", "statement"), ("archaic", "plain", "modern"),
+    ("negative", "positive"), ("past", "present"), tuple(sorted({author for pair in AUTHORS for author in pair})),
+)  # fmt: skip
 
 
 def trained(lines: list[str]) -> list[str]:
@@ -132,6 +136,11 @@ def main() -> None:
             draws.append(posterior.sample(generator))
         means[one] = torch.cat(parts)
     fitted = {one: gaussian.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
+    for group in GROUPS:
+        if fitted.keys() >= set(group):
+            fitted |= choice.with_classifiers(
+                {one: fitted[one] for one in group}, {one: lines[one][0] for one in group}
+            )
     everything = torch.cat([z for one, z in means.items()])
     source = f"all styles: {len(everything)} sentences of the training split"
     fitted["all"] = gaussian.fit(list(everything[:, None]), source)

@@ -28,6 +28,9 @@ tokenizer_app = console.group("Learn a vocabulary for text, and show its tokens.
 app.add_typer(tokenizer_app, name="tokenizer")
 
 Algorithm = Literal["bpe", "unigram", "char"]
+START_RATE = 0.15
+"""Share of the recipe's learning rate for training that begins with a trained model: with all of it, one of sentences
+forgot what it had learned."""
 Half = Literal["choose", "final"]  # a copy of dataset.Half; a test compares the two
 
 
@@ -50,7 +53,11 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Text: use this vocabulary instead of learning one.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Start from the weights of this model, not from random ones.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Start from the weights of this model, not from random ones, with 0.15 times the learning rate.",
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -70,7 +77,10 @@ def train(
     """
     from seqvae.config import load_recipe
 
-    changed = [*(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    gentle = (
+        [] if start is None else [f"train.learning_rate={START_RATE * load_recipe(recipe, []).train.learning_rate:g}"]
+    )
+    changed = [*gentle, *(changes or []), *([f"train.seed={seed}"] if seed is not None else [])]
     changed += [f"train.minutes={minutes}"] if minutes is not None else []
     settings = load_recipe(recipe, changed)
     from seqvae.modality import modality

@@ -15,6 +15,7 @@ from commands import done, error_line, files, last_error_line, seqvae, song
 from conftest import SENTENCES
 
 from seqvae.checkpoint import hub as released
+from seqvae.config import load_recipe
 from seqvae.data import prepare as shards
 from seqvae.errors import SeqVAEError
 from seqvae.evaluation import arrangement as evaluate_arrangement
@@ -114,6 +115,8 @@ def test_fine_tuning_on_a_few_songs_is_one_short_command(here: Path, tiny_music:
     settings = ["--set=model.latent=16", "--set=model.width=32", "--set=model.hidden=16"]
     result = seqvae("train", "music", "--data", "mine/", "--start", tiny_music, "--minutes", 0.02, *settings)
     assert (result.exit_code, result.stdout) == (0, "runs/music/best\n"), result.stderr
+    used = json.loads(Path("runs/music/best/config.json").read_text())["recipe"]["train"]["learning_rate"]
+    assert used == pytest.approx(0.15 * load_recipe("music").train.learning_rate)
     assert done("blend", "mine/song0.mid", "-m", "runs/music/best", "--to", "mine") == ["song0-mine.mid"]
 
 
