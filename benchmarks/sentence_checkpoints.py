@@ -42,7 +42,7 @@ from seqvae.train.fit_styles import MIXTURE
 
 LINES = 5000  # lines per style at most
 AUTHORS_LINES = 1500  # lines per author at most
-RANK = 8  # rank of an author's covariance: there are dozens of authors
+RANK, WIDE = 4, 32  # rank of the covariance of an author, of whom there are dozens, and of another style
 FEWEST = 500  # least number of training lines of an author with a style
 POINTS = 40_000  # posterior samples that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
@@ -145,7 +145,7 @@ def main() -> None:
     source = f"all styles: {len(everything)} sentences of the training split"
     fitted["all"] = gaussian.fit(list(everything[:, None]), source)
     wide = {one: fit for one, fit in fitted.items() if one in large or one == "all"}
-    kept.styles, kept.about_styles = styles_file.pack(wide)
+    kept.styles, kept.about_styles = styles_file.pack(wide, WIDE)
     narrow = styles_file.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)
     kept.styles |= narrow[0]
     kept.about_styles |= narrow[1]
