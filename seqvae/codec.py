@@ -31,6 +31,7 @@ from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Given, Guide, Tokenizer
 from seqvae.style import (
     arranger,
+    attribute_vector,
     choice,
     form,
     gaussian,
@@ -42,6 +43,7 @@ from seqvae.style import (
     translation,
 )
 from seqvae.style.arranger import Goal, Stretch
+from seqvae.style.attribute_vector import AttributeGoal
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
 from seqvae.style.moves import ChromaGuide
@@ -226,8 +228,9 @@ class Codec:
     ) -> Any:
         """Move a piece from one style toward another: half-way at amount 0.5, all the way at 1.
 
-        Without `source` the move starts at the mean of the piece's own segments. Several targets have weights,
-        `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). The default `amount` is 0.5 for one
+        Without `source` the move starts at the mean of the piece's own segments, or at the other end of the target's
+        attribute; from end to end it goes as far as the attribute needs (style/attribute_vector.py). Several targets
+        have weights, `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). The default `amount` is 0.5 for one
         target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay: melody
         (the default), drums, or instruments by General MIDI name or program (0 to 127).
 
@@ -239,7 +242,8 @@ class Codec:
         that this kind of piece does not have.
         """
         move = self.translate(target, source, amount, method)
-        return self.transform([piece], move, sampling, keep, chroma_guidance, goal=self.goal(target, amount))[0]
+        goal = self.goal(target, amount, source)
+        return self.transform([piece], move, sampling, keep, chroma_guidance, goal=goal)[0]
 
     def blend_until(
         self,
@@ -255,8 +259,15 @@ class Codec:
         """
         return choice.choose(self, lines, path, settings or choice.Choice(), method)
 
-    def goal(self, target: str | Style | Mapping[str, float], amount: float | None = None) -> Goal | None:
-        """The ensemble goal of `blend`, for `transform`; see `arranger.goal`. None for a model without a band."""
+    def goal(
+        self, target: str | Style | Mapping[str, float], amount: float | None = None, source: str | Style | None = None
+    ) -> Goal | AttributeGoal | None:
+        """The goal of `blend`, for `transform`: an attribute's value, or an ensemble where the model has a band."""
+        if not isinstance(target, Mapping):
+            end = self.style(target)
+            found = attribute_vector.goal(self._start(end, source), end, 0.5 if amount is None else amount)
+            if found is not None:
+                return found
         if not self.model.band:
             return None
         if isinstance(target, Mapping):
@@ -279,9 +290,15 @@ class Codec:
             )
         amount = 0.5 if amount is None else amount
         goal = self.style(target)
-        if source is None:
+        start = self._start(goal, source)
+        if start is None:
             return lambda z: translation.blend(z, z.mean(0), goal, amount, method)
-        return translation.translate(self.style(source), goal, amount, method)  # computed once for all pieces
+        amount *= attribute_vector.unit(start, goal)
+        return translation.translate(start, goal, amount, method)  # computed once for all pieces
+
+    def _start(self, target: Style, source: str | Style | None) -> Style | None:
+        """The style that a move starts from: by default the other end of the target's attribute, if it has one."""
+        return attribute_vector.partner(self.styles, target) if source is None else self.style(source)
 
     def transform(
         self,
@@ -292,14 +309,14 @@ class Codec:
         chroma_guidance: float = 0.0,
         segments: Sequence[list[list[Ints]]] | None = None,
         latents: Sequence[Tensor] | None = None,
-        goal: Goal | None = None,
+        goal: Goal | AttributeGoal | None = None,
     ) -> list[Any]:
         """Encode pieces, move the latent vectors of each, decode all together; in their order.
 
         `move` maps `(S, D)` to `(S, D)`, with one row for each segment that has content. Chunks without content stay
         empty, and the parts named in `keep` stay unchanged (None: the melody of pieces that move). `chroma_guidance` is
-        as in `blend`. With a `goal`, pieces that move are arranged for one band. Known `segments` and `latents (S, D)`
-        of each piece can be given to save computing them again.
+        as in `blend`. With a `goal`, pieces that move are arranged for one band, or reach an attribute's value. Known
+        `segments` and `latents (S, D)` of each piece can be given to save computing them again.
         """
         read = [self.adapter.read(piece) for piece in pieces]
         moved = moves.encode_and_move(self, read, move, segments, latents)

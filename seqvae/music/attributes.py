@@ -29,6 +29,8 @@ class Attribute:
     much: str
     between: tuple[float, float] | None
     """Low is at most the first, high at least the second; None for the lowest and highest third of a folder."""
+    tonal: bool = False
+    """Whether the pitch classes decide it, so that a harmony that stays would keep it as it is."""
 
 
 def drums(piece: Piece) -> float:
@@ -49,7 +51,7 @@ def density(piece: Piece) -> float:
 
 ATTRIBUTES = {
     "drums": Attribute(drums, "without-drums", "with-drums", (0.0, 0.5)),
-    "mode": Attribute(mode, "major", "minor", (-0.5, 0.5)),
+    "mode": Attribute(mode, "major", "minor", (-0.5, 0.5), tonal=True),
     "density": Attribute(density, "sparse", "dense", None),
 }
 

@@ -20,8 +20,9 @@ from seqvae.nn import batches
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import conditions
 from seqvae.protocols import Adapter, Guidance
-from seqvae.style import arranger
+from seqvae.style import arranger, attribute_vector
 from seqvae.style.arranger import Goal, Stretch, TokenGenerator
+from seqvae.style.attribute_vector import AttributeGoal
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -112,27 +113,59 @@ def decode(
     sampling: Sampling,
     keep: Sequence[str | int] | None = (),
     chroma_guidance: float = 0.0,
-    goal: Goal | None = None,
+    goal: Goal | AttributeGoal | None = None,
 ) -> list[Any]:
     """Moved pieces as the user's objects, in their order: arranged one by one with a `goal`, else decoded together.
 
-    `keep`, `chroma_guidance` and `goal` are as in `Codec.transform`.
+    With the goal of an attribute, each is decoded until the attribute has its value (`attribute_vector.reach`). The
+    mode is in harmony and melody, so these do not stay where it moves, unless `keep` names the melody. `keep`,
+    `chroma_guidance` and `goal` are as in `Codec.transform`.
     """
+    if isinstance(goal, AttributeGoal) and goal.attribute.tonal:
+        keep, chroma_guidance = () if keep is None else keep, 0.0
     kept = [codec.adapter.parts(keep, one.changed) for one in pieces]
     made: dict[int, Any] = {}
     row = sampling.first_row
     for i, one in enumerate(pieces):
         if goal is not None and one.changed:
             numbered = replace(sampling, first_row=row)
-            made[i] = arranger.arrange(codec, one.stretch, one.z, one.moved, goal, numbered, chroma_guidance, kept[i])
+            if isinstance(goal, AttributeGoal):
+                made[i] = _reached(codec, one, goal, numbered, chroma_guidance, kept[i])
+            else:
+                made[i] = arranger.arrange(
+                    codec, one.stretch, one.z, one.moved, goal, numbered, chroma_guidance, kept[i]
+                )
         row += len(one.stretch.bars)
     rest = [i for i in range(len(pieces)) if i not in made]
     chunks = _together(codec, [pieces[i] for i in rest], sampling, chroma_guidance)
     for i, mine in zip(rest, chunks, strict=True):
-        piece = pieces[i].stretch.piece
-        mine = mine[: batches.unpadded(codec.adapter.limits(piece), len(mine))]
-        made[i] = codec.adapter.assemble(mine, piece, kept[i], not pieces[i].changed)
+        made[i] = _assembled(codec, pieces[i], mine, kept[i])
     return [made[i] for i in range(len(pieces))]
+
+
+def _assembled(codec: Mover, one: MovedPiece, chunks: list[Ints], kept: frozenset[int]) -> Any:
+    """A piece from its decoded chunks without padding."""
+    piece = one.stretch.piece
+    mine = chunks[: batches.unpadded(codec.adapter.limits(piece), len(chunks))]
+    return codec.adapter.assemble(mine, piece, kept, not one.changed)
+
+
+def _reached(
+    codec: Mover, one: MovedPiece, goal: AttributeGoal, sampling: Sampling, chroma_guidance: float,
+    kept: frozenset[int],
+) -> Any:  # fmt: skip
+    """A piece moved in its own direction as far as the goal needs."""
+    way = (one.moved - one.z) / goal.amount
+
+    def decoded(share: float) -> Any:
+        there = replace(one, moved=one.z + share * way)
+        [chunks] = _together(codec, [there], sampling, chroma_guidance)
+        return _assembled(codec, there, chunks, kept)
+
+    def value(made: Any) -> float:
+        return goal.attribute.value(codec.adapter.read(made))
+
+    return attribute_vector.reach(goal, goal.attribute.value(one.stretch.piece), decoded, value)
 
 
 def _together(
