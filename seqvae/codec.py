@@ -230,9 +230,9 @@ class Codec:
 
         Without `source` the move starts at the mean of the piece's own segments, or at the other end of the target's
         attribute; from end to end it goes as far as the attribute needs (style/attribute_vector.py). Several targets
-        have weights, `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). The default `amount` is 0.5 for one
-        target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay: melody
-        (the default), drums, or instruments by General MIDI name or program (0 to 127).
+        have weights, `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). By default `amount` is 0.5
+        for one target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay:
+        melody (the default), drums, or instruments by General MIDI name or program (0 to 127).
 
         If the target knows the ensembles of its songs, music is arranged for one band; see style/arranger.py. New notes
         are guided toward the harmony of the song: a pitch's probability is multiplied by the strength of its pitch

@@ -215,7 +215,7 @@ def _change(
     from seqvae.cli.notices import Notices
     from seqvae.cli.progress import ShownInference
     from seqvae.nn.sampling import Sampling
-    from seqvae.style.attribute_vector import AttributeGoal
+    from seqvae.style.attribute_vector import AttributeGoal, written
 
     if kind.FILES:  # a song has many segments; lines are counted where they are read
         codec.wrap = ShownInference
@@ -233,7 +233,7 @@ def _change(
         for item, result, segments in zip(batch, results, split, strict=True):
             reached: dict[str, Any] = {}
             if isinstance(goal, AttributeGoal):
-                moved = codec.adapter.read(result)
+                moved = written(codec.adapter, result, item.piece)
                 reached = goal.facts(item.piece, moved)
                 if said := goal.notice(item.piece, moved):
                     console.report(f"{item.facts['input']}: {said}")

@@ -73,7 +73,7 @@ def _effect(
 ) -> Effect:  # fmt: skip
     """The effect of the vector between two ends on encoded songs."""
     start, end = codec.style(source), codec.style(target)
-    guidance = 0.0 if attribute.tonal else CHROMA_GUIDANCE
+    guidance = 0.0 if attribute.stays == "nothing" else CHROMA_GUIDANCE
     before = np.array([attribute.value(song.piece) for song in own])
 
     def decoded(z: Sequence[Tensor]) -> list[Ints]:
@@ -130,8 +130,7 @@ def _moved(codec: Codec, song: Song, way: Tensor, goal: AttributeGoal) -> Piece:
     [score] = codec.transform(
         [song.piece], lambda z: z + way, chroma_guidance=CHROMA_GUIDANCE, latents=[song.z], goal=goal
     )
-    piece: Piece = codec.adapter.read(score)
-    return piece
+    return attribute_vector.written(codec.adapter, score, song.piece)
 
 
 def _kept(own: Sequence[Song], notes: Sequence[Ints]) -> dict[str, tuple[float, float, float]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from seqvae.errors import StyleError
+from seqvae.protocols import Adapter
 from seqvae.style.gaussian import Level, Style
 
 if TYPE_CHECKING:
@@ -129,6 +130,14 @@ class AttributeGoal:
         low, high = min(self.target.low, value), max(self.target.high, value)
         return min(high, max(low, self.asked(value)))
 
+    def parts(self, piece: Piece) -> list[str | int]:
+        """The parts of a song that stay by default, as in `Codec.blend`."""
+        from seqvae.music.notes import PROGRAM, without_drums
+
+        if self.attribute.stays == "instruments":
+            return sorted({*without_drums(piece.notes)[:, PROGRAM].tolist()})
+        return ["melody"] if self.attribute.stays == "melody" else []
+
     def inside(self, value: float) -> bool:
         """Whether real songs have such a value."""
         return self.target.low <= value <= self.target.high
@@ -157,6 +166,16 @@ def goal(source: Style | None, target: Style, amount: float) -> AttributeGoal | 
     assert source.level is not None
     assert target.level is not None
     return AttributeGoal(_attribute(target.level.attribute), source.level, target.level, amount)
+
+
+def written(adapter: Adapter, score: Any, like: Piece) -> Piece:
+    """A decoded score as a piece; one without notes has the bars of the original."""
+    from seqvae.music.piece import Piece
+
+    if not score.note_num():
+        return Piece(like.notes[:0], like.bounds, like.frame)
+    piece: Piece = adapter.read(score)
+    return piece
 
 
 def reach(goal: AttributeGoal, own: float, decode: Callable[[float], T], value: Callable[[T], float]) -> T:

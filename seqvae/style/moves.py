@@ -117,13 +117,11 @@ def decode(
 ) -> list[Any]:
     """Moved pieces as the user's objects, in their order: arranged one by one with a `goal`, else decoded together.
 
-    With the goal of an attribute, each is decoded until the attribute has its value (`attribute_vector.reach`). The
-    mode is in harmony and melody, so these do not stay where it moves, unless `keep` names the melody. `keep`,
-    `chroma_guidance` and `goal` are as in `Codec.transform`.
+    With the goal of an attribute, each is decoded until the attribute has its value (`attribute_vector.reach`), and
+    where `keep` is None, the attribute says which parts stay. `keep`, `chroma_guidance` and `goal` are as in
+    `Codec.transform`.
     """
-    if isinstance(goal, AttributeGoal) and goal.attribute.tonal:
-        keep, chroma_guidance = () if keep is None else keep, 0.0
-    kept = [codec.adapter.parts(keep, one.changed) for one in pieces]
+    kept = [codec.adapter.parts(_parts(keep, one, goal), one.changed) for one in pieces]
     made: dict[int, Any] = {}
     row = sampling.first_row
     for i, one in enumerate(pieces):
@@ -143,6 +141,15 @@ def decode(
     return [made[i] for i in range(len(pieces))]
 
 
+def _parts(
+    keep: Sequence[str | int] | None, one: MovedPiece, goal: Goal | AttributeGoal | None
+) -> Sequence[str | int] | None:
+    """The parts of a piece that stay, as in `keep`."""
+    if keep is not None or not one.changed or not isinstance(goal, AttributeGoal):
+        return keep
+    return goal.parts(one.stretch.piece)
+
+
 def _assembled(codec: Mover, one: MovedPiece, chunks: list[Ints], kept: frozenset[int]) -> Any:
     """A piece from its decoded chunks without padding."""
     piece = one.stretch.piece
@@ -155,17 +162,18 @@ def _reached(
     kept: frozenset[int],
 ) -> Any:  # fmt: skip
     """A piece moved in its own direction as far as the goal needs."""
-    way = (one.moved - one.z) / goal.amount
+    way, piece = (one.moved - one.z) / goal.amount, one.stretch.piece
+    strength = 0.0 if goal.attribute.stays == "nothing" else chroma_guidance
 
     def decoded(share: float) -> Any:
         there = replace(one, moved=one.z + share * way)
-        [chunks] = _together(codec, [there], sampling, chroma_guidance)
+        [chunks] = _together(codec, [there], sampling, strength)
         return _assembled(codec, there, chunks, kept)
 
     def value(made: Any) -> float:
-        return goal.attribute.value(codec.adapter.read(made))
+        return goal.attribute.value(attribute_vector.written(codec.adapter, made, piece))
 
-    return attribute_vector.reach(goal, goal.attribute.value(one.stretch.piece), decoded, value)
+    return attribute_vector.reach(goal, goal.attribute.value(piece), decoded, value)
 
 
 def _together(
