@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RANGE = (5, 95)  # percentiles of real songs
-TRIES = 6  # decodes of a song at most
-FARTHER = 1.6  # between one try and the next while all fall short
-FARTHEST = 2.56  # multiples of the first try
+TRIES = (1.0, 1.6, 2.56, 0.5, 0.25, 0.75)  # multiples of the first try, while none goes too far
 NEAR = 0.1  # error, as a share of the way, that ends the search
-UNITS = (0.02, 2.0)  # multiples of the difference of means that one unit of amount may be
+UNITS = (0.02, 1.0)  # multiples of the difference of means that one unit of amount may be
 
 
 class Fitter(Protocol):
@@ -45,14 +43,15 @@ def fit(codec: Fitter, name: str, pieces: Sequence[Piece], source: str = "") -> 
 
     Raises StyleError for an unknown attribute, and where one of the two would be empty.
     """
-    from seqvae.music.attributes import divide
+    from seqvae.music.attributes import density, divide
 
     attribute = _attribute(name)
     divided = divide(attribute, pieces)
     low, high = np.percentile([attribute.value(piece) for piece in pieces], RANGE).tolist()
+    crowded = float(np.percentile([density(piece) for piece in pieces], RANGE[1]))
     fitted = codec.fit_styles({side: (mine, f"{source}: {side}") for side, mine in divided.items()})
     means = {side: float(np.mean([attribute.value(piece) for piece in mine])) for side, mine in divided.items()}
-    return {side: replace(one, level=Level(name, means[side], low, high)) for side, one in fitted.items()}
+    return {side: replace(one, level=Level(name, means[side], low, high, crowded)) for side, one in fitted.items()}
 
 
 def _attribute(name: str) -> Attribute:
@@ -142,6 +141,12 @@ class AttributeGoal:
         """Whether real songs have such a value."""
         return self.target.low <= value <= self.target.high
 
+    def crowded(self, moved: Piece, piece: Piece) -> bool:
+        """Whether a moved song has more notes than real songs and the original; drums often come with too many."""
+        from seqvae.music.attributes import density
+
+        return density(moved) > max(self.target.crowded, density(piece))
+
     def facts(self, piece: Piece, moved: Piece) -> dict[str, Any]:
         """The attribute before and after a move, for --json."""
         values = self.attribute.value(piece), self.attribute.value(moved)
@@ -178,31 +183,31 @@ def written(adapter: Adapter, score: Any, like: Piece) -> Piece:
     return piece
 
 
-def reach(goal: AttributeGoal, own: float, decode: Callable[[float], T], value: Callable[[T], float]) -> T:
-    """The decoded song whose attribute is nearest to the goal, among those with a value that real songs have.
+def reach(
+    goal: AttributeGoal, own: float, decode: Callable[[float], T], measure: Callable[[T], tuple[float, bool]]
+) -> T:
+    """The decoded song whose attribute is nearest to the goal, among those that are like real songs.
 
-    `own` is the value of the song, `decode` decodes it at a multiple of the vector, `value` measures the result. The
-    first try is the multiple that a linear decoder would need; then come longer ones until one goes too far, and halves
-    of the interval. The song stays if no try comes nearer than it is.
+    `own` is the value of the song, `decode` decodes it at a multiple of the vector, `measure` has the value of the
+    result, and whether it is crowded: such results, and values outside of the range of real songs, come last. The first try is the multiple that a linear decoder would need; then come longer ones until one goes too far, and halves
+    of the interval. Where none goes too far, the attribute may have turned back on the way, so shorter ones follow. The
+    song stays if no try comes nearer than it is.
     """
     wanted = goal.wanted(own)
-    share, most = (wanted - own) / goal.way, FARTHEST * (wanted - own) / goal.way
-    short, beyond = 0.0, None
+    first, short, beyond = (wanted - own) / goal.way, 0.0, None
     best: tuple[tuple[bool, float], T] | None = None
-    for _ in range(TRIES if wanted != own else 0):
+    for multiple in TRIES if wanted != own else ():
+        share = multiple * first if beyond is None else (short + beyond) / 2
         made = decode(share)
-        reached = value(made)
-        key = (not goal.inside(reached), abs(reached - wanted))
+        reached, crowded = measure(made)
+        key = (crowded or not goal.inside(reached), abs(reached - wanted))
         if best is None or key < best[0]:
             best = key, made
         if key <= (False, NEAR * abs(wanted - own)):
             break
-        if (reached - wanted) * (wanted - own) > 0:
+        if crowded or (reached - wanted) * (wanted - own) > 0:
             beyond = share
         else:
-            short = share
-        if beyond is None and abs(share) >= abs(most):
-            break
-        share = min((FARTHER * share, most), key=abs) if beyond is None else (short + beyond) / 2
+            short = max(short, share, key=abs)
     stays = (not goal.inside(own), abs(own - wanted))
     return decode(0.0) if best is None or stays <= best[0] else best[1]

@@ -6,6 +6,7 @@ Scope: `Style`, fitting it to latents, and drawing from it. Out of scope: moves 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -74,6 +75,8 @@ class Level:
     """5th percentile over all songs of the folder."""
     high: float
     """95th percentile of the same."""
+    crowded: float = math.inf
+    """95th percentile of the notes per beat of the same songs."""
 
 
 @_aliases.renamed(sums="exemplars")

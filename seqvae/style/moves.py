@@ -170,10 +170,11 @@ def _reached(
         [chunks] = _together(codec, [there], sampling, strength)
         return _assembled(codec, there, chunks, kept)
 
-    def value(made: Any) -> float:
-        return goal.attribute.value(attribute_vector.written(codec.adapter, made, piece))
+    def measure(made: Any) -> tuple[float, bool]:
+        moved = attribute_vector.written(codec.adapter, made, piece)
+        return goal.attribute.value(moved), goal.crowded(moved, piece)
 
-    return attribute_vector.reach(goal, goal.attribute.value(piece), decoded, value)
+    return attribute_vector.reach(goal, goal.attribute.value(piece), decoded, measure)
 
 
 def _together(

@@ -17,7 +17,7 @@ from seqvae.errors import StyleError
 from seqvae.music.attributes import ATTRIBUTES, density
 from seqvae.music.piece import Piece
 from seqvae.style import attribute_vector
-from seqvae.style.attribute_vector import TRIES, AttributeGoal, calibrated, pair, partner, reach, unit
+from seqvae.style.attribute_vector import AttributeGoal, calibrated, pair, partner, reach, unit
 from seqvae.style.gaussian import Effect, Level, Style
 from seqvae.style.translation import orthogonal, vector
 
@@ -58,10 +58,8 @@ def test_the_goal_is_reached_whatever_the_gain_and_the_curve_of_the_decoder(
         return 2.0 + gain * 8 * share**power
 
     to = goal(amount)
-    reached = reach(to, 2.0, decode, lambda made: made)
-    best = min(
-        (decode(x) for x in tried[: TRIES + 1]), key=lambda made: (not to.inside(made), abs(made - to.wanted(2)))
-    )
+    reached = reach(to, 2.0, decode, lambda made: (made, False))
+    best = min((decode(x) for x in tried), key=lambda made: (not to.inside(made), abs(made - to.wanted(2))))
     assert reached == best
     assert to.inside(reached)
     if 1 <= gain <= 8 and power == 1:
@@ -69,8 +67,8 @@ def test_the_goal_is_reached_whatever_the_gain_and_the_curve_of_the_decoder(
 
 
 def test_the_nearest_try_is_taken() -> None:
-    assert reach(goal(), 2.0, lambda share: 2.0 + 56 * share, lambda made: made) == pytest.approx(10, abs=2)
-    assert reach(goal(), 2.0, lambda share: 2.0 + 5 * share, lambda made: made) == pytest.approx(10, abs=0.8)
+    assert reach(goal(), 2.0, lambda share: 2.0 + 56 * share, lambda made: (made, False)) == pytest.approx(10, abs=2)
+    assert reach(goal(), 2.0, lambda share: 2.0 + 5 * share, lambda made: (made, False)) == pytest.approx(10, abs=0.8)
 
 
 def test_a_song_stays_where_the_decoder_goes_the_wrong_way_or_out_of_range() -> None:
@@ -80,10 +78,23 @@ def test_a_song_stays_where_the_decoder_goes_the_wrong_way_or_out_of_range() -> 
         tried.append(share)
         return 2.0 - share
 
-    assert reach(goal(), 2.0, decode, lambda made: made) == 2.0
-    assert tried == pytest.approx([1, 1.6, 2.56, 0])
-    assert reach(goal(), 2.0, lambda share: 50.0 if share else 2.0, lambda made: made) == 2.0
-    assert reach(goal(), 20.0, lambda share: share, lambda made: made) == 0.0, "at no multiple of the vector"
+    assert reach(goal(), 2.0, decode, lambda made: (made, False)) == 2.0
+    assert tried == pytest.approx([1, 1.6, 2.56, 0.5, 0.25, 0.75, 0])
+    assert reach(goal(), 2.0, lambda share: 50.0 if share else 2.0, lambda made: (made, False)) == 2.0
+    assert reach(goal(), 20.0, lambda share: share, lambda made: (made, False)) == 0.0, "at no multiple of the vector"
+
+
+def test_crowded_results_are_too_far(make_piece: MakePiece) -> None:
+    made = reach(goal(), 2.0, lambda share: share, lambda share: (2.0 + 8 * share, share > 0.7))
+    assert 0.5 <= made <= 0.7
+
+    def notes(count: int) -> Piece:
+        return make_piece([[i % 48, 1, 40 + i // 48, 0, 80] for i in range(count)], [0, 48])
+
+    limited = goal(target=replace(DENSE, crowded=10.0))
+    assert limited.crowded(notes(41), notes(8))
+    assert not limited.crowded(notes(40), notes(8))
+    assert not limited.crowded(notes(48), notes(48)), "the original has as many"
 
 
 def test_the_user_is_told_where_the_amount_was_clipped_or_not_reached(make_piece: MakePiece) -> None:
