@@ -189,8 +189,9 @@ def reach(
     """The decoded song whose attribute is nearest to the goal, among those that are like real songs.
 
     `own` is the value of the song, `decode` decodes it at a multiple of the vector, `measure` has the value of the
-    result, and whether it is crowded: such results, and values outside of the range of real songs, come last. The first try is the multiple that a linear decoder would need; then come longer ones until one goes too far, and halves
-    of the interval. Where none goes too far, the attribute may have turned back on the way, so shorter ones follow. The
+    result, and whether it is crowded: such results, and values outside of the range of real songs, come last. The first
+    try is the multiple that a linear decoder would need; then come longer ones until one goes too far, and halves of
+    the interval. Where none goes too far, the attribute may have turned back on the way, so shorter ones follow. The
     song stays if no try comes nearer than it is.
     """
     wanted = goal.wanted(own)

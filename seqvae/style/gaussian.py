@@ -6,7 +6,6 @@ Scope: `Style`, fitting it to latents, and drawing from it. Out of scope: moves 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,7 +74,7 @@ class Level:
     """5th percentile over all songs of the folder."""
     high: float
     """95th percentile of the same."""
-    crowded: float = math.inf
+    crowded: float
     """95th percentile of the notes per beat of the same songs."""
 
 

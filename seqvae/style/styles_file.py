@@ -101,7 +101,7 @@ def _level(name: str, facts: Mapping[str, Any] | None) -> Level | None:
     if facts is None:
         return None
     level = Level(**facts)
-    if not all(math.isfinite(x) for x in (level.mean, level.low, level.high)) or math.isnan(level.crowded):
+    if not all(math.isfinite(x) for x in (level.mean, level.low, level.high, level.crowded)):
         raise StyleError(f"style '{name}': its {level.attribute} is not finite; fit it again")
     return level
 

@@ -103,36 +103,30 @@ def separation(one: Style, other: Style) -> float:
 
 def _discriminant(source: Style, target: Style) -> tuple[Tensor, Tensor]:
     """mean_t - mean_s and S^-1 (mean_t - mean_s), both `(D,)`, with S the mean of the covariances."""
-    pooled = _invertible((source.covariance + target.covariance).double() / 2)
+    pooled = (source.covariance + target.covariance).double() / 2
     between = vector(source, target).double()
+    pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
     return between, torch.linalg.solve(pooled, between)
 
 
 def orthogonal(styles: Mapping[str, Style], directions: Sequence[Tensor]) -> dict[str, Style]:
     """The styles with means moved so that their differences are orthogonal to `directions (D,)`.
 
-    Gram-Schmidt with the inner product a^T S^-1 b, S the mean of the styles' covariances: a move between the styles
-    does not change the position of z on Fisher's axis S^-1 u of a direction u. With U the directions as columns and m
-    the mean of the means, mean_i becomes mean_i - U (U^T S^-1 U)^-1 U^T S^-1 (mean_i - m). Raises StyleError for a
+    Gram-Schmidt with the inner product a^T b of the latent space. With U the directions as columns and m the mean of
+    the means, mean_i becomes mean_i - U (U^T U)^-1 U^T (mean_i - m). With a^T S^-1 b and S the mean of the covariances
+    the decoder hardly responds to what is left of a vector of drums (docs/blending.md). Raises StyleError for a
     direction of no length, and where hardly anything is left of the differences.
     """
-    pooled = _invertible(torch.stack([style.covariance for style in styles.values()]).double().mean(0))
     u = torch.stack(list(directions), 1).double()
-    w = torch.linalg.solve(pooled, u)
-    if not (w * u).sum(0).min() > 0:
+    if not u.norm(dim=0).min() > 0:
         raise StyleError("no vector can be orthogonal to two styles with the same mean; name two others")
     means = torch.stack([style.mean for style in styles.values()]).double()
     apart = means - means.mean(0)
-    left = apart - (torch.linalg.pinv(w.T @ u) @ w.T @ apart.T).T @ u.T
+    left = apart - apart @ torch.linalg.pinv(u).T @ u.T
     if left.norm() < 1e-3 * apart.norm():
         raise StyleError("the vector is a sum of those that it should be orthogonal to; nothing is left of it")
     moved = (means.mean(0) + left).float()
     return {name: replace(style, mean=mean) for (name, style), mean in zip(styles.items(), moved, strict=True)}
-
-
-def _invertible(covariance: Tensor) -> Tensor:
-    """A covariance `(D, D)` in double precision with a little more variance in every direction."""
-    return covariance + 1e-6 * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance))
 
 
 def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
