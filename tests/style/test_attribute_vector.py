@@ -55,7 +55,7 @@ def test_the_goal_is_reached_whatever_the_gain_and_the_curve_of_the_decoder(
 
     def decode(share: float) -> float:
         tried.append(share)
-        return 2.0 + gain * 8 * share**power
+        return 2.0 + gain * 8 * float(share**power)
 
     to = goal(amount)
     reached = reach(to, 2.0, decode, lambda made: (made, False))
