@@ -31,7 +31,6 @@ from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Given, Guide, Tokenizer
 from seqvae.style import (
     arranger,
-    attribute_vector,
     choice,
     form,
     gaussian,
@@ -263,17 +262,7 @@ class Codec:
         self, target: str | Style | Mapping[str, float], amount: float | None = None, source: str | Style | None = None
     ) -> Goal | AttributeGoal | None:
         """The goal of `blend`, for `transform`: an attribute's value, or an ensemble where the model has a band."""
-        if not isinstance(target, Mapping):
-            end = self.style(target)
-            found = attribute_vector.goal(self._start(end, source), end, 0.5 if amount is None else amount)
-            if found is not None:
-                return found
-        if not self.model.band:
-            return None
-        if isinstance(target, Mapping):
-            far = 1.0 if amount is None else amount
-            return arranger.goal([(self.style(name).ensemble, far * weight) for name, weight in target.items()])
-        return arranger.goal([(self.style(target).ensemble, 0.5 if amount is None else amount)])
+        return moves.goal(self, target, amount, source)
 
     def translate(
         self,
@@ -283,22 +272,7 @@ class Codec:
         method: translation.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
         """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
-        if isinstance(target, Mapping):
-            far = 1.0 if amount is None else amount
-            return translation.compose(
-                [self.translate(one, source, far * weight, method) for one, weight in target.items()]
-            )
-        amount = 0.5 if amount is None else amount
-        goal = self.style(target)
-        start = self._start(goal, source)
-        if start is None:
-            return lambda z: translation.blend(z, z.mean(0), goal, amount, method)
-        amount *= attribute_vector.unit(start, goal)
-        return translation.translate(start, goal, amount, method)  # computed once for all pieces
-
-    def _start(self, target: Style, source: str | Style | None) -> Style | None:
-        """The style that a move starts from: by default the other end of the target's attribute, if it has one."""
-        return attribute_vector.partner(self.styles, target) if source is None else self.style(source)
+        return moves.translate(self, target, source, amount, method)
 
     def transform(
         self,

@@ -1,12 +1,13 @@
 """Pieces encoded, moved in the latent space and decoded together.
 
-Scope: the segments that move, the parts that stay, the harmony of the original, and the choice between an arrangement
-and a plain decode. Out of scope: the map of latent vectors (style/translation.py), arranging (style/arranger.py).
+Scope: the map and the goal of a blend, the segments that move, the parts that stay, the harmony of the original, and
+the choice between an arrangement and a plain decode. Out of scope: the arithmetic (style/translation.py), the search
+for an attribute's value (style/attribute_vector.py), arranging (style/arranger.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,9 +21,10 @@ from seqvae.nn import batches
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import conditions
 from seqvae.protocols import Adapter, Guidance
-from seqvae.style import arranger, attribute_vector
+from seqvae.style import arranger, attribute_vector, translation
 from seqvae.style.arranger import Goal, Stretch, TokenGenerator
 from seqvae.style.attribute_vector import AttributeGoal
+from seqvae.style.gaussian import Style
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -32,6 +34,10 @@ class Mover(TokenGenerator, Protocol):
     """The part of a codec that moves pieces."""
 
     chunks: int
+    styles: dict[str, Style]
+
+    def style(self, name: str | Style) -> Style:
+        """As `Codec.style`."""
 
     def segments(self, piece: Any) -> list[list[Ints]]:
         """As `Codec.segments`."""
@@ -83,6 +89,47 @@ class MovedPiece:
                 made = next(new) if inside else chunk
                 out.append(made if len(chunk) > 1 else chunk)
         return out
+
+
+def translate(
+    codec: Mover,
+    target: str | Style | Mapping[str, float],
+    source: str | Style | None,
+    amount: float | None,
+    method: translation.Method,
+) -> Callable[[Tensor], Tensor]:
+    """As `Codec.translate`."""
+    if isinstance(target, Mapping):
+        far = 1.0 if amount is None else amount
+        return translation.compose(
+            [translate(codec, one, source, far * weight, method) for one, weight in target.items()]
+        )
+    amount = 0.5 if amount is None else amount
+    end = codec.style(target)
+    start = _start(codec, end, source)
+    if start is None:
+        return lambda z: translation.blend(z, z.mean(0), end, amount, method)
+    amount *= attribute_vector.unit(start, end)
+    return translation.translate(start, end, amount, method)  # computed once for all pieces
+
+
+def goal(
+    codec: Mover, target: str | Style | Mapping[str, float], amount: float | None, source: str | Style | None
+) -> Goal | AttributeGoal | None:
+    """As `Codec.goal`."""
+    if not isinstance(target, Mapping):
+        amount, end = 0.5 if amount is None else amount, codec.style(target)
+        found = attribute_vector.goal(_start(codec, end, source), end, amount)
+        parts = [(end.ensemble, amount)]
+    else:
+        far, found = 1.0 if amount is None else amount, None
+        parts = [(codec.style(name).ensemble, far * weight) for name, weight in target.items()]
+    return found or (arranger.goal(parts) if codec.model.band else None)
+
+
+def _start(codec: Mover, target: Style, source: str | Style | None) -> Style | None:
+    """The style that a move starts from: by default the other end of the target's attribute, if it has one."""
+    return attribute_vector.partner(codec.styles, target) if source is None else codec.style(source)
 
 
 def encode_and_move(
