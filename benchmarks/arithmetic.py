@@ -1,7 +1,7 @@
 r"""Comparison of style translation methods at equal chroma similarity, and the effects of attribute vectors.
 
     python benchmarks/arithmetic.py methods --data DIR [--songs 8] [--pairs classical:rock rock:jazz] [--harmony 0]
-    python benchmarks/arithmetic.py attributes --data DIR [--songs 12]
+    python benchmarks/arithmetic.py attributes --data DIR [--songs 16] [--only mode --orthogonal-to drums density]
 
 Both print Markdown tables. The translated songs are held out, from the half `choose`. Intervals are 95 % bootstrap
 intervals over songs. DIR has one folder per style. Decoding is guided by the chroma of the original as in `seqvae
@@ -14,9 +14,9 @@ Controls: a random vector of the norm of d, drawn from the covariance of the lat
 song's latents; the target mean alone; the programs swapped without the model. The second table interpolates each
 method's sweep over amounts: the probability of the target at args values of chroma similarity.
 
-`attributes`: vectors as `seqvae style fit --attribute` fits them on training songs, added to held-out songs with little
-of the attribute. The table has the attribute of the decoded songs, its rise over amount 0, and the p-value of the rise
-under random signs.
+`attributes`: vectors as `seqvae style fit --attribute` fits them on 16 bars of training songs, and their effect on 8
+bars of songs of the half `final` as `seqvae style effect --attribute` measures it, in both directions; on request
+orthogonal to the vectors of other attributes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -37,8 +36,8 @@ from torch import Tensor
 from seqvae.cli import inputs as kinds
 from seqvae.codec import CHROMA_GUIDANCE, Codec
 from seqvae.data.dataset import half_of
+from seqvae.evaluation import attribute_effect, controls, style_effect, test_songs
 from seqvae.evaluation import blend as evaluate_blend
-from seqvae.evaluation import controls, statistics, test_songs
 from seqvae.evaluation import text_metrics as text
 from seqvae.evaluation.statistics import Figure, with_interval
 from seqvae.evaluation.style_classifier import StyleClassifier
@@ -46,8 +45,9 @@ from seqvae.music import attributes, titles
 from seqvae.music import library as collection
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
+from seqvae.style import attribute_vector
 from seqvae.style.gaussian import Style
-from seqvae.style.translation import Method, blend, transport, vector
+from seqvae.style.translation import Method, blend, orthogonal, transport, vector
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -55,7 +55,7 @@ Move = Callable[[Tensor, float], Tensor]
 AMOUNTS = (0.25, 0.5, 0.75, 1.0, 1.5)
 CHROMA = (0.95, 0.9, 0.8, 0.7, 0.6)
 SEGMENTS = 4  # segments of each song
-CLASSIFIER_SONGS, FIT_SONGS = 150, 400
+CLASSIFIER_SONGS, FIT_SONGS, FIT_BARS = 150, 240, 16
 NAMES = ("classifier", "chroma", "groove")
 
 
@@ -183,57 +183,33 @@ def _at_chroma(sweep: Floats, chroma: float) -> Figure:
 # --- attributes -------------------------------------------------------------------------------------------------------
 
 
-def raised(codec: Codec, data: Path, songs: int, harmony: float, seed: int, only: Sequence[str]) -> None:
+def reached(codec: Codec, data: Path, songs: int, seed: int, only: Sequence[str], orthogonal_to: Sequence[str]) -> None:
     """The tables of `attributes`."""
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     paths = collection.find([data])
     order = [paths[i] for i in rng.permutation(len(paths))]
-    test = [path for path in order if half_of(titles.title(path)) == "choose"]
-    train = [path for path in order if half_of(titles.title(path)) is None][: 3 * FIT_SONGS]
-    chunks = SEGMENTS * codec.chunks
-
-    def read(files: Sequence[Path]) -> list[Piece]:
-        found = collection.read_all(files, cache=collection.default_cache(), progress=False)
-        parts = [test_songs.stretch(piece, chunks, rng) for _, piece in found if isinstance(piece, Piece)]
-        return [part for part in parts if part is not None]
-
-    known, unknown = read(train), read(test)
-    for name in only:
-        attribute = attributes.ATTRIBUTES[name]
-        divided = attributes.divide(attribute, known)
-        few = {side: pieces[:FIT_SONGS] for side, pieces in divided.items()}
-        fitted = {side: codec.fit_style(pieces) for side, pieces in few.items()}
-        little = attributes.divide(attribute, unknown)[attribute.little][:songs]
-        own = test_songs.encode(codec, attribute.little, little)
-        way = vector(fitted[attribute.little], fitted[attribute.much])
-        random = list(controls.random_vectors(list(fitted.values()), [float(way.norm())] * len(own), generator))
-        mean = fitted[attribute.much].mean
-        print(f"\n{name}: {attribute.little} {len(few[attribute.little])} songs, {attribute.much} "
-              f"{len(few[attribute.much])}, {len(own)} held-out songs moved, harmony {harmony:g}")  # fmt: skip
-        numbers = controls.others([name] * len(own), rng)
-        another = [controls.as_long(own[i].z, len(song.z)) for i, song in zip(numbers, own, strict=True)]
-        moved = {
-            **{f"amount {x:g}": [song.z + x * way for song in own] for x in (0.0, *AMOUNTS)},
-            "random 1": [song.z + one for song, one in zip(own, random, strict=True)],
-            "another song, amount 1": [z + way for z in another],
-            "mean alone": [mean.expand(len(song.z), -1) for song in own],
-        }
+    chosen = [path for path in order if half_of(titles.title(path)) is None][:FIT_SONGS]
+    chosen += [path for path in order if half_of(titles.title(path)) == "final"][: 6 * songs]
+    found = collection.read_all(chosen, cache=collection.default_cache(), progress=False)
+    parts = [test_songs.stretch(piece, FIT_BARS, rng) for _, piece in found if isinstance(piece, Piece)]
+    pieces = [part for part in parts if part is not None]
+    known = [piece for piece in pieces if not style_effect.is_test_piece(piece)]
+    for name in [*orthogonal_to, *(x for x in only if x not in orthogonal_to)]:
+        fitted = attribute_vector.fit(codec, name, known)
+        if name not in orthogonal_to and orthogonal_to:
+            fitted = orthogonal(fitted, [vector(*attribute_vector.pair(codec.styles, x)) for x in orthogonal_to])
+        codec.styles.update(fitted)
         rows = []
-        still: Floats | None = None
-        for label, z in moved.items():
-            values, kept = [], []
-            decoded = test_songs.decode(codec, own, z, harmony if label != "amount 0" else 0.0)
-            for song, notes in zip(own, decoded, strict=True):
-                full = np.column_stack([notes, np.full(len(notes), 80, np.int32)])
-                values.append(attribute.value(Piece(full, song.piece.bounds, song.piece.frame)))
-                kept.append(evaluate_blend.kept(song.piece.notes[:, :4], notes, song.piece.bounds)["chroma"])
-            value, chroma = np.array(values), np.array(kept)
-            still = value if still is None else still
-            rose = value - still
-            rows.append([label, cell(measures.interval(value)), cell(measures.interval(rose)),
-                         f"{statistics.flipped(rose):.2g}" if rose.any() else "-",
-                         cell(measures.interval(chroma[~np.isnan(chroma)]))])  # fmt: skip
-        table(["move", name, "rise", "p", "chroma kept"], rows)
+        for amount in (0.5, 1.0):
+            for target, sources in attribute_effect.measure(codec, name, pieces, songs, amount, seed).items():
+                for source, x in sources.items():
+                    rows.append([f"{source} to {target}", f"{amount:g}", f"{x.before[0]:.2f}", f"{x.wanted:.2f}",
+                                 cell(x.after), f"{x.control[0]:.2f}", f"{x.p:.2g}", f"{x.inside:.2f}",
+                                 cell(x.kept["notes"]), f"{x.kept_of_another['notes'][0]:.2f}"])  # fmt: skip
+        level = fitted[attributes.ATTRIBUTES[name].much].level
+        print(f"\n{name}: {len(known)} songs for fitting, {songs} moved; real songs: {level}")
+        table(["move", "amount", "before", "wanted", "after", "random vector", "p", "in range", "notes kept",
+               "of another song"], rows)  # fmt: skip
 
 
 def main() -> None:
@@ -245,14 +221,17 @@ def main() -> None:
     parser.add_argument("--songs", type=int, default=8)
     parser.add_argument("--pairs", nargs="+", default=["classical:rock", "rock:jazz", "jazz:rock"])
     parser.add_argument("--only", nargs="+", default=list(attributes.ATTRIBUTES), choices=list(attributes.ATTRIBUTES))
+    parser.add_argument("--orthogonal-to", nargs="+", default=[], choices=list(attributes.ATTRIBUTES))
     parser.add_argument("--harmony", type=float, default=CHROMA_GUIDANCE)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     began = time.perf_counter()
     codec = kinds.load(args.model)
-    run = partial(methods, pairs=args.pairs) if args.table == "methods" else partial(raised, only=args.only)
-    run(codec, args.data, songs=args.songs, harmony=args.harmony, seed=args.seed)
+    if args.table == "methods":
+        methods(codec, args.data, args.songs, args.pairs, args.harmony, args.seed)
+    else:
+        reached(codec, args.data, args.songs, args.seed, args.only, args.orthogonal_to)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

@@ -42,6 +42,7 @@ from seqvae.style import (
     translation,
 )
 from seqvae.style.arranger import Goal, Stretch
+from seqvae.style.attribute_vector import AttributeGoal
 from seqvae.style.gaussian import Style, choose, draw, standard
 from seqvae.style.mixture import Mixture
 from seqvae.style.moves import ChromaGuide
@@ -226,10 +227,11 @@ class Codec:
     ) -> Any:
         """Move a piece from one style toward another: half-way at amount 0.5, all the way at 1.
 
-        Without `source` the move starts at the mean of the piece's own segments. Several targets have weights,
-        `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). The default `amount` is 0.5 for one
-        target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay: melody
-        (the default), drums, or instruments by General MIDI name or program (0 to 127).
+        Without `source` the move starts at the mean of the piece's own segments, or at the other end of the target's
+        attribute; from end to end it goes as far as the attribute needs (style/attribute_vector.py). Several targets
+        have weights, `{"rock": 0.3, "jazz": 0.5}`: z + amount * sum_t w_t (mean_t - mean_s). By default `amount` is 0.5
+        for one target and 1 for weighted ones. Bars without notes stay empty. In music, the parts named in `keep` stay:
+        melody (the default), drums, or instruments by General MIDI name or program (0 to 127).
 
         If the target knows the ensembles of its songs, music is arranged for one band; see style/arranger.py. New notes
         are guided toward the harmony of the song: a pitch's probability is multiplied by the strength of its pitch
@@ -239,7 +241,8 @@ class Codec:
         that this kind of piece does not have.
         """
         move = self.translate(target, source, amount, method)
-        return self.transform([piece], move, sampling, keep, chroma_guidance, goal=self.goal(target, amount))[0]
+        goal = self.goal(target, amount, source)
+        return self.transform([piece], move, sampling, keep, chroma_guidance, goal=goal)[0]
 
     def blend_until(
         self,
@@ -255,14 +258,11 @@ class Codec:
         """
         return choice.choose(self, lines, path, settings or choice.Choice(), method)
 
-    def goal(self, target: str | Style | Mapping[str, float], amount: float | None = None) -> Goal | None:
-        """The ensemble goal of `blend`, for `transform`; see `arranger.goal`. None for a model without a band."""
-        if not self.model.band:
-            return None
-        if isinstance(target, Mapping):
-            far = 1.0 if amount is None else amount
-            return arranger.goal([(self.style(name).ensemble, far * weight) for name, weight in target.items()])
-        return arranger.goal([(self.style(target).ensemble, 0.5 if amount is None else amount)])
+    def goal(
+        self, target: str | Style | Mapping[str, float], amount: float | None = None, source: str | Style | None = None
+    ) -> Goal | AttributeGoal | None:
+        """The goal of `blend`, for `transform`: an attribute's value, or an ensemble where the model has a band."""
+        return moves.goal(self, target, amount, source)
 
     def translate(
         self,
@@ -272,16 +272,7 @@ class Codec:
         method: translation.Method = "mean",
     ) -> Callable[[Tensor], Tensor]:
         """The map that `blend` applies to the latent vectors `(S, D)` of one piece, for `transform`."""
-        if isinstance(target, Mapping):
-            far = 1.0 if amount is None else amount
-            return translation.compose(
-                [self.translate(one, source, far * weight, method) for one, weight in target.items()]
-            )
-        amount = 0.5 if amount is None else amount
-        goal = self.style(target)
-        if source is None:
-            return lambda z: translation.blend(z, z.mean(0), goal, amount, method)
-        return translation.translate(self.style(source), goal, amount, method)  # computed once for all pieces
+        return moves.translate(self, target, source, amount, method)
 
     def transform(
         self,
@@ -292,14 +283,14 @@ class Codec:
         chroma_guidance: float = 0.0,
         segments: Sequence[list[list[Ints]]] | None = None,
         latents: Sequence[Tensor] | None = None,
-        goal: Goal | None = None,
+        goal: Goal | AttributeGoal | None = None,
     ) -> list[Any]:
         """Encode pieces, move the latent vectors of each, decode all together; in their order.
 
         `move` maps `(S, D)` to `(S, D)`, with one row for each segment that has content. Chunks without content stay
         empty, and the parts named in `keep` stay unchanged (None: the melody of pieces that move). `chroma_guidance` is
-        as in `blend`. With a `goal`, pieces that move are arranged for one band. Known `segments` and `latents (S, D)`
-        of each piece can be given to save computing them again.
+        as in `blend`. With a `goal`, pieces that move are arranged for one band, or reach an attribute's value. Known
+        `segments` and `latents (S, D)` of each piece can be given to save computing them again.
         """
         read = [self.adapter.read(piece) for piece in pieces]
         moved = moves.encode_and_move(self, read, move, segments, latents)

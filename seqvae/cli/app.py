@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from seqvae.cli.inputs import Desk, Kind
     from seqvae.codec import Codec
     from seqvae.style.arranger import Goal
+    from seqvae.style.attribute_vector import AttributeGoal
 
 app = console.group("Blend, interpolate and sample music, sentences and logs in the latent space of a sequence VAE.")
 app.add_typer(style_commands.app, name="style")
@@ -196,14 +197,15 @@ def blend(
 
         move = compose([codec.translate(target, source, amount, method) for source, target, amount in moves])
         strength = CHROMA_GUIDANCE if chroma_guidance is None else chroma_guidance
-        goal = codec.goal(target_weights(moves))
+        source, target, amount = moves[0]
+        goal = codec.goal(target, amount, source) if len(moves) == 1 else codec.goal(target_weights(moves))
         _change(kind, desk, codec, move, move_facts(moves, keep or []), temperature, seed, keep, strength, goal, strict)
 
 
 def _change(
     kind: Kind, desk: Desk, codec: Codec, move: Callable[[Tensor], Tensor], facts: dict[str, Any],
     temperature: float = 0.0, seed: int = 0, keep: Sequence[str] | None = (), chroma_guidance: float = 0.0,
-    goal: Goal | None = None, strict: bool = False,
+    goal: Goal | AttributeGoal | None = None, strict: bool = False,
 ) -> None:  # fmt: skip
     """Encode every piece, apply `move` to its latent vectors, decode and write the result; notices at the end.
 
@@ -213,6 +215,7 @@ def _change(
     from seqvae.cli.notices import Notices
     from seqvae.cli.progress import ShownInference
     from seqvae.nn.sampling import Sampling
+    from seqvae.style.attribute_vector import AttributeGoal, written
 
     if kind.FILES:  # a song has many segments; lines are counted where they are read
         codec.wrap = ShownInference
@@ -228,7 +231,13 @@ def _change(
         results = codec.transform(pieces, move, sampling, keep, chroma_guidance, split, latents, goal)
         notices.look(batch, split, latents, None if facts else results)
         for item, result, segments in zip(batch, results, split, strict=True):
-            desk.write(item, result, {"segments": len(segments), **facts})
+            reached: dict[str, Any] = {}
+            if isinstance(goal, AttributeGoal):
+                moved = written(codec.adapter, result, item.piece)
+                reached = goal.facts(item.piece, moved)
+                if said := goal.notice(item.piece, moved):
+                    console.report(f"{item.facts['input']}: {said}")
+            desk.write(item, result, {"segments": len(segments), **facts, **reached})
             if kind.FILES and (said := kind.losses(codec, item, segments, result if still else None)):
                 console.report(said)
         row += 0 if kind.FILES else sum(max(map(len, segment)) > 1 for segments in split for segment in segments)

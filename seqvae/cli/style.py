@@ -18,7 +18,10 @@ from seqvae.cli.console import AnyModel, Json, Model, Seed, Styles, tell, verb
 from seqvae.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from seqvae.cli.inputs import Kind
+    from seqvae.codec import Codec
     from seqvae.style.gaussian import Style
 
 app = console.group("Fit styles of your own, measure their effect, list and describe them.")
@@ -48,6 +51,7 @@ Add = Annotated[bool, typer.Option("--add", help="Write to the model's own folde
     "seqvae style fit mine=songs/ -m music -o my.styles",
     "seqvae style fit glasses=@with.txt plain=@without.txt -m reviews -o my.styles",
     "seqvae style fit songs/ --attribute drums -m music -o drums.styles",
+    "seqvae style fit songs/ --attribute density --styles drums.styles --orthogonal-to drums -m music -o both.styles",
 )
 def fit(
     sets: Sets,
@@ -57,6 +61,17 @@ def fit(
     hold_out: Annotated[
         bool, typer.Option("--hold-out", help="Leave out the test split, one in twenty, that `style effect` uses.")
     ] = False,
+    orthogonal_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Make the vector orthogonal to that of an attribute, or between two styles, FROM:TO, which it then "
+            "leaves alone; several are possible.",
+        ),
+    ] = None,
+    styles: Annotated[
+        Path | None, typer.Option("--styles", help="File with styles of --orthogonal-to; they go into the output too.")
+    ] = None,
     model: AnyModel = None,
     as_json: Json = False,
 ) -> None:
@@ -67,8 +82,8 @@ def fit(
     if (out is None) is not add:
         raise UsageError("missing output; give -o FILE, or --add for the model's own folder")
     model, kind = chosen(model, [given.partition("=")[2] for given in sets])
-    found = _sets(kind, sets, by)
-    codec = load(model)
+    found = _sets(kind, sets) if by is None else {str(by): (_members(kind, sets, by), ", ".join(sets))}
+    codec = load(model, styles)
     if hold_out:
         from seqvae.evaluation import style_effect as effect
 
@@ -76,22 +91,45 @@ def fit(
             name: ([piece for piece in pieces if not effect.is_test_piece(piece)], source)
             for name, (pieces, source) in found.items()
         }
-    fitted = codec.fit_styles(found)
-    path = _write(fitted, out, model)
+    if by:
+        from seqvae.style import attribute_vector
+
+        fitted = attribute_vector.fit(codec, by, *found[by])
+    else:
+        fitted = codec.fit_styles(found)
+    if orthogonal_to:
+        from seqvae.style.translation import orthogonal
+
+        fitted = orthogonal(fitted, [_direction(codec, name) for name in orthogonal_to])
+    if styles is not None:
+        from seqvae.style import styles_file
+
+        path = _write(styles_file.load(styles) | fitted, out, model)
+    else:
+        path = _write(fitted, out, model)
     for name, one in fitted.items():
         facts = {"style": name, "count": one.count, "source": one.source, "output": str(path)}
         tell(f"{name}: {counted(one.count, codec.tokenizer.kind)}, in {path}", facts, as_json)
 
 
-def _sets(kind: Kind, sets: Sequence[str], by: By | None) -> dict[str, tuple[list[Any], str]]:
-    """Pieces of every style, and their source; raises UsageError for an argument that is not NAME=PATH."""
-    if by is not None:
-        if not kind.FILES:
-            raise UsageError(f"--attribute {by}: is for music; name the lines of each style, as in NAME=@FILE")
-        from seqvae.music.attributes import ATTRIBUTES, divide
+def _direction(codec: Codec, name: str) -> Tensor:
+    """The vector `(D,)` of an attribute, or between two styles, FROM:TO."""
+    from seqvae.style.attribute_vector import pair
+    from seqvae.style.translation import vector
 
-        divided = divide(ATTRIBUTES[by], list(kind.members(sets)))
-        return {name: (pieces, f"{', '.join(sets)}: {name}") for name, pieces in divided.items()}
+    source, between, target = name.partition(":")
+    return vector(codec.style(source), codec.style(target)) if between else vector(*pair(codec.styles, name))
+
+
+def _members(kind: Kind, sets: Sequence[str], by: By) -> list[Any]:
+    """The songs to divide by an attribute; raises UsageError for lines."""
+    if not kind.FILES:
+        raise UsageError(f"--attribute {by}: is for music; name the lines of each style, as in NAME=@FILE")
+    return list(kind.members(sets))
+
+
+def _sets(kind: Kind, sets: Sequence[str]) -> dict[str, tuple[list[Any], str]]:
+    """Pieces of every style, and their source; raises UsageError for an argument that is not NAME=PATH."""
     paths: dict[str, list[str]] = {}
     for given in sets:
         name, _, path = given.partition("=")
@@ -141,21 +179,27 @@ def effect(
     """Measure the effect of the vector from each style to each other one, and store it with the styles.
 
     Songs or lines of the test split, one in twenty by a hash of the title, are moved, and a classifier fitted on the
-    others gives the probability of the target. The result is written to the file of --styles, or with --add to the
+    others gives the probability of the target. With --attribute, the attribute itself is measured, and the length of
+    its vector is set by it. The result is written to the file of --styles, or with --add to the
     model's folder; `style list` and `style show` print it. Fit the styles with --hold-out, to leave the test split out.
     """
     from seqvae.cli.inputs import kind_of, load
 
     if add and styles is not None:
         raise UsageError("--add writes to the model's folder, and --styles to its file; give one of them")
-    found = _sets(kind_of(model), sets, by)
-    if len(found) < 2:
+    kind = kind_of(model)
+    members = _members(kind, sets, by) if by else []
+    found = {} if by else {name: pieces for name, (pieces, _) in _sets(kind, sets).items()}
+    if by is None and len(found) < 2:
         raise UsageError("an effect is measured between two styles; name at least two")
     codec = load(model, styles)
-    from seqvae.evaluation.style_effect import measure
+    from seqvae.evaluation import attribute_effect, style_effect
     from seqvae.evaluation.style_effect import tell as line
 
-    effects = measure(codec, {name: pieces for name, (pieces, _) in found.items()}, songs, amount, seed, console.report)
+    if by:
+        effects = attribute_effect.measure(codec, by, members, songs, amount, seed, console.report)
+    else:
+        effects = style_effect.measure(codec, found, songs, amount, seed, console.report)
     if add or styles is not None:
         from seqvae.style import styles_file
 
@@ -229,6 +273,12 @@ def show(
             for n in others
         ),
     ]
+    if (level := style.level) is not None:
+        facts["level"] = asdict(level)
+        lines.append(
+            f"{level.attribute} {level.mean:.2f} on average; {level.low:.2f} to {level.high:.2f} in nine of ten songs "
+            "of the folder"
+        )
     if style.effects:
         from seqvae.evaluation.style_effect import tell as line
 

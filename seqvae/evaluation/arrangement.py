@@ -33,6 +33,7 @@ from seqvae.nn.inference import Inference
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Given, Guide
+from seqvae.style.arranger import Goal
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -217,7 +218,7 @@ def codec_moves(codec: Codec, test: Mapping[str, Sequence[Piece]]) -> tuple[Move
         goal = once.goal(target, amount)
         (score,) = once.transform(
             [piece], lambda own: z[np.arange(len(own)) % len(z)], keep=None, chroma_guidance=CHROMA_GUIDANCE,
-            goal=None if goal is None else replace(goal, calibrated=False),
+            goal=replace(goal, calibrated=False) if isinstance(goal, Goal) else goal,
         )  # fmt: skip
         return midi.read(score)
 

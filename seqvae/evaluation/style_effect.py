@@ -69,7 +69,7 @@ def measure(
     moved: dict[str, list[Any]] = {}
     training: dict[str, list[Any]] = {}
     for name, members in pieces.items():
-        moved[name], training[name] = _divided(name, members, songs, rng)
+        moved[name], training[name] = divided(name, members, songs, rng)
     songs_moved = modality(codec.tokenizer.kind).content == "songs"
     meters = _music(codec, training, rng, seed) if songs_moved else _lines(codec, training, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -87,7 +87,7 @@ def measure(
     return effects
 
 
-def _divided(name: str, pieces: Sequence[Any], most: int, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
+def divided(name: str, pieces: Sequence[Any], most: int, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
     """At most `most` held-out pieces of a style, and its other pieces, in random order; raises StyleError for few."""
     order = [pieces[i] for i in rng.permutation(len(pieces))]
     test = [piece for piece in order if is_test_piece(piece)][:most]
@@ -119,16 +119,16 @@ def _effect(
         before=measures.interval(before[:, 0]),
         after=measures.interval(after[:, 0]),
         control=measures.interval(control[:, 0]),
-        kept=_kept(meter, after),
+        kept=kept_figures(meter.figures, after[:, 1:]),
         p=statistics.flipped(after[:, 0] - control[:, 0], seed),
-        kept_of_another=_kept(meter, of_another),
-        kept_of_none=_kept(meter, of_none),
+        kept_of_another=kept_figures(meter.figures, of_another[:, 1:]),
+        kept_of_none=kept_figures(meter.figures, of_none[:, 1:]),
     )
 
 
-def _kept(meter: _Meter, rows: Floats) -> dict[str, tuple[float, float, float]]:
-    """Mean and interval of each figure of kept content in `rows (N, 1 + figures)`."""
-    return {name: measures.interval(x[~np.isnan(x)]) for name, x in zip(meter.figures, rows.T[1:], strict=True)}
+def kept_figures(names: Sequence[str], rows: Floats) -> dict[str, tuple[float, float, float]]:
+    """Mean and interval of each figure of kept content in `rows (N, figures)`."""
+    return {name: measures.interval(x[~np.isnan(x)]) for name, x in zip(names, rows.T, strict=True)}
 
 
 def tell(effect: Effect) -> str:
@@ -143,6 +143,13 @@ def tell(effect: Effect) -> str:
         return f" ({of})" if of else " (no control measured)"
 
     kept = ", ".join(f"{name} kept {cell(x)}{beside(name)}" for name, x in effect.kept.items())
+    if effect.attribute:
+        return (
+            f"{effect.attribute} {effect.before[0]:.2f} -> {cell(effect.after)} at amount {effect.amount:g} "
+            f"({effect.wanted:.2f} wanted), along a random vector {effect.control[0]:.2f}, p = {effect.p:.2g}; "
+            f"{effect.inside:.0%} within the range of real songs; {effect.slope:.2f} per difference of means; {kept}; "
+            f"{effect.songs} songs"
+        )
     sphere = "" if effect.kept_of_another else " from a sphere"  # in results without controls
     return (
         f"probability {effect.before[0]:.2f} -> {cell(effect.after)} at amount {effect.amount:g}, by a random "

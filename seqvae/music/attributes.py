@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ class Attribute:
     much: str
     between: tuple[float, float] | None
     """Low is at most the first, high at least the second; None for the lowest and highest third of a folder."""
+    stays: Literal["melody", "instruments", "nothing"] = "melody"
+    """The part of a song that a move leaves alone by default; with nothing, the harmony changes too."""
 
 
 def drums(piece: Piece) -> float:
@@ -48,8 +51,8 @@ def density(piece: Piece) -> float:
 
 
 ATTRIBUTES = {
-    "drums": Attribute(drums, "without-drums", "with-drums", (0.0, 0.5)),
-    "mode": Attribute(mode, "major", "minor", (-0.5, 0.5)),
+    "drums": Attribute(drums, "without-drums", "with-drums", (0.0, 0.5), "instruments"),
+    "mode": Attribute(mode, "major", "minor", (-0.5, 0.5), "nothing"),
     "density": Attribute(density, "sparse", "dense", None),
 }
 

@@ -29,7 +29,10 @@ Figure = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of a style vector on pieces it was not fitted on; see evaluation/style_effect.py."""
+    """The effect of a style vector on pieces it was not fitted on; see evaluation/style_effect.py.
+
+    With an `attribute`, `before`, `after` and `control` are its values; see evaluation/attribute_effect.py.
+    """
 
     amount: float
     """Amount of the vector added."""
@@ -49,6 +52,30 @@ class Effect:
     """The same metrics with another piece's latents moved in place of the own ones, with the same guidance."""
     kept_of_none: dict[str, Figure] = field(default_factory=dict)
     """The same metrics with the target's mean alone; values above neither control are no evidence of preservation."""
+    attribute: str = ""
+    """Name of the attribute between the two styles, if there is one."""
+    slope: float = 0.0
+    """Change of the attribute per difference of means: linear regression through the unmoved songs."""
+    wanted: float = 0.0
+    """Mean value that the amount asked for."""
+    inside: float = 0.0
+    """Share of moved songs with a value in the range of real songs."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """An attribute's value in a style that `style fit --attribute` made."""
+
+    attribute: str
+    """A name in music/attributes.py."""
+    mean: float
+    """Mean over the songs of the style."""
+    low: float
+    """5th percentile over all songs of the folder."""
+    high: float
+    """95th percentile of the same."""
+    crowded: float
+    """95th percentile of the notes per beat of the same songs."""
 
 
 @_aliases.renamed(sums="exemplars")
@@ -79,6 +106,8 @@ class Style:
     shared: int = 0
     """The first dimensions, which all segments of a piece have in common. Where there are such, the others are those
     of the prior N(0, I), whose mean depends on the shared ones (nn/song_vae.py)."""
+    level: Level | None = None
+    """The attribute that it is an end of; None for other styles."""
 
     @cached_property
     def root(self) -> Tensor:

@@ -1,12 +1,13 @@
 """Pieces encoded, moved in the latent space and decoded together.
 
-Scope: the segments that move, the parts that stay, the harmony of the original, and the choice between an arrangement
-and a plain decode. Out of scope: the map of latent vectors (style/translation.py), arranging (style/arranger.py).
+Scope: the map and the goal of a blend, the segments that move, the parts that stay, the harmony of the original, and
+the choice between an arrangement and a plain decode. Out of scope: the arithmetic (style/translation.py), the search
+for an attribute's value (style/attribute_vector.py), arranging (style/arranger.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,8 +21,10 @@ from seqvae.nn import batches
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import conditions
 from seqvae.protocols import Adapter, Guidance
-from seqvae.style import arranger
+from seqvae.style import arranger, attribute_vector, translation
 from seqvae.style.arranger import Goal, Stretch, TokenGenerator
+from seqvae.style.attribute_vector import AttributeGoal
+from seqvae.style.gaussian import Style
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -31,6 +34,10 @@ class Mover(TokenGenerator, Protocol):
     """The part of a codec that moves pieces."""
 
     chunks: int
+    styles: dict[str, Style]
+
+    def style(self, name: str | Style) -> Style:
+        """As `Codec.style`."""
 
     def segments(self, piece: Any) -> list[list[Ints]]:
         """As `Codec.segments`."""
@@ -84,6 +91,47 @@ class MovedPiece:
         return out
 
 
+def translate(
+    codec: Mover,
+    target: str | Style | Mapping[str, float],
+    source: str | Style | None,
+    amount: float | None,
+    method: translation.Method,
+) -> Callable[[Tensor], Tensor]:
+    """As `Codec.translate`."""
+    if isinstance(target, Mapping):
+        far = 1.0 if amount is None else amount
+        return translation.compose(
+            [translate(codec, one, source, far * weight, method) for one, weight in target.items()]
+        )
+    amount = 0.5 if amount is None else amount
+    end = codec.style(target)
+    start = _start(codec, end, source)
+    if start is None:
+        return lambda z: translation.blend(z, z.mean(0), end, amount, method)
+    amount *= attribute_vector.unit(start, end)
+    return translation.translate(start, end, amount, method)  # computed once for all pieces
+
+
+def goal(
+    codec: Mover, target: str | Style | Mapping[str, float], amount: float | None, source: str | Style | None
+) -> Goal | AttributeGoal | None:
+    """As `Codec.goal`."""
+    if not isinstance(target, Mapping):
+        amount, end = 0.5 if amount is None else amount, codec.style(target)
+        found = attribute_vector.goal(_start(codec, end, source), end, amount)
+        parts = [(end.ensemble, amount)]
+    else:
+        far, found = 1.0 if amount is None else amount, None
+        parts = [(codec.style(name).ensemble, far * weight) for name, weight in target.items()]
+    return found or (arranger.goal(parts) if codec.model.band else None)
+
+
+def _start(codec: Mover, target: Style, source: str | Style | None) -> Style | None:
+    """The style that a move starts from: by default the other end of the target's attribute, if it has one."""
+    return attribute_vector.partner(codec.styles, target) if source is None else codec.style(source)
+
+
 def encode_and_move(
     codec: Mover,
     pieces: Sequence[Any],
@@ -112,27 +160,68 @@ def decode(
     sampling: Sampling,
     keep: Sequence[str | int] | None = (),
     chroma_guidance: float = 0.0,
-    goal: Goal | None = None,
+    goal: Goal | AttributeGoal | None = None,
 ) -> list[Any]:
     """Moved pieces as the user's objects, in their order: arranged one by one with a `goal`, else decoded together.
 
-    `keep`, `chroma_guidance` and `goal` are as in `Codec.transform`.
+    With the goal of an attribute, each is decoded until the attribute has its value (`attribute_vector.reach`), and
+    where `keep` is None, the attribute says which parts stay. `keep`, `chroma_guidance` and `goal` are as in
+    `Codec.transform`.
     """
-    kept = [codec.adapter.parts(keep, one.changed) for one in pieces]
+    kept = [codec.adapter.parts(_parts(keep, one, goal), one.changed) for one in pieces]
     made: dict[int, Any] = {}
     row = sampling.first_row
     for i, one in enumerate(pieces):
         if goal is not None and one.changed:
             numbered = replace(sampling, first_row=row)
-            made[i] = arranger.arrange(codec, one.stretch, one.z, one.moved, goal, numbered, chroma_guidance, kept[i])
+            if isinstance(goal, AttributeGoal):
+                made[i] = _reached(codec, one, goal, numbered, chroma_guidance, kept[i])
+            else:
+                made[i] = arranger.arrange(
+                    codec, one.stretch, one.z, one.moved, goal, numbered, chroma_guidance, kept[i]
+                )
         row += len(one.stretch.bars)
     rest = [i for i in range(len(pieces)) if i not in made]
     chunks = _together(codec, [pieces[i] for i in rest], sampling, chroma_guidance)
     for i, mine in zip(rest, chunks, strict=True):
-        piece = pieces[i].stretch.piece
-        mine = mine[: batches.unpadded(codec.adapter.limits(piece), len(mine))]
-        made[i] = codec.adapter.assemble(mine, piece, kept[i], not pieces[i].changed)
+        made[i] = _assembled(codec, pieces[i], mine, kept[i])
     return [made[i] for i in range(len(pieces))]
+
+
+def _parts(
+    keep: Sequence[str | int] | None, one: MovedPiece, goal: Goal | AttributeGoal | None
+) -> Sequence[str | int] | None:
+    """The parts of a piece that stay, as in `keep`."""
+    if keep is not None or not one.changed or not isinstance(goal, AttributeGoal):
+        return keep
+    return goal.parts(one.stretch.piece)
+
+
+def _assembled(codec: Mover, one: MovedPiece, chunks: list[Ints], kept: frozenset[int]) -> Any:
+    """A piece from its decoded chunks without padding."""
+    piece = one.stretch.piece
+    mine = chunks[: batches.unpadded(codec.adapter.limits(piece), len(chunks))]
+    return codec.adapter.assemble(mine, piece, kept, not one.changed)
+
+
+def _reached(
+    codec: Mover, one: MovedPiece, goal: AttributeGoal, sampling: Sampling, chroma_guidance: float,
+    kept: frozenset[int],
+) -> Any:  # fmt: skip
+    """A piece moved in its own direction as far as the goal needs."""
+    way, piece = (one.moved - one.z) / goal.amount, one.stretch.piece
+    strength = 0.0 if goal.attribute.stays == "nothing" else chroma_guidance
+
+    def decoded(share: float) -> Any:
+        there = replace(one, moved=one.z + share * way)
+        [chunks] = _together(codec, [there], sampling, strength)
+        return _assembled(codec, there, chunks, kept)
+
+    def measure(made: Any) -> tuple[float, bool]:
+        moved = attribute_vector.written(codec.adapter, made, piece)
+        return goal.attribute.value(moved), goal.crowded(moved, piece)
+
+    return attribute_vector.reach(goal, goal.attribute.value(piece), decoded, measure)
 
 
 def _together(

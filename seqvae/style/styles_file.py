@@ -6,6 +6,7 @@ Scope: styles to tensors and back, with checks of their sizes and numbers. Out o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from seqvae.checkpoint.folder import load_tensors, save_tensors
 from seqvae.errors import StyleError
 from seqvae.music.band import Ensemble
 from seqvae.style.exemplars import principal
-from seqvae.style.gaussian import Effect, Style
+from seqvae.style.gaussian import Effect, Level, Style
 from seqvae.style.line_classifier import BUCKETS, LineWeights
 
 RANK = 128  # directions of a covariance stored on disk
@@ -52,6 +53,7 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
                 )
         facts: dict[str, Any] = {"count": style.count, "source": style.source, "persistence": style.persistence}
         facts |= {"shared": style.shared} if style.shared else {}
+        facts |= {"level": asdict(style.level)} if style.level else {}
         if style.classifier is not None:
             tensors[f"{name}.classifier"] = style.classifier.weights.half()
             facts["among"] = style.classifier.among
@@ -90,7 +92,18 @@ def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], d
         {source: _effect(effect) for source, effect in facts.get("effects", {}).items()},
         _classifier(name, tensors, facts.get("among", ())),
         shared,
+        _level(name, facts.get("level")),
     )
+
+
+def _level(name: str, facts: Mapping[str, Any] | None) -> Level | None:
+    """The level of a style, None if there is none; raises StyleError for numbers that are none."""
+    if facts is None:
+        return None
+    level = Level(**facts)
+    if not all(math.isfinite(x) for x in (level.mean, level.low, level.high, level.crowded)):
+        raise StyleError(f"style '{name}': its {level.attribute} is not finite; fit it again")
+    return level
 
 
 def _shared(name: str, facts: Mapping[str, Any]) -> int:

@@ -7,7 +7,8 @@ and decoding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -106,6 +107,26 @@ def _discriminant(source: Style, target: Style) -> tuple[Tensor, Tensor]:
     between = vector(source, target).double()
     pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
     return between, torch.linalg.solve(pooled, between)
+
+
+def orthogonal(styles: Mapping[str, Style], directions: Sequence[Tensor]) -> dict[str, Style]:
+    """The styles with means moved so that their differences are orthogonal to `directions (D,)`.
+
+    Gram-Schmidt with the inner product a^T b of the latent space. With U the directions as columns and m the mean of
+    the means, mean_i becomes mean_i - U (U^T U)^-1 U^T (mean_i - m). With a^T S^-1 b and S the mean of the covariances
+    the decoder hardly responds to what is left of a vector of drums (docs/blending.md). Raises StyleError for a
+    direction of no length, and where hardly anything is left of the differences.
+    """
+    u = torch.stack(list(directions), 1).double()
+    if not u.norm(dim=0).min() > 0:
+        raise StyleError("no vector can be orthogonal to two styles with the same mean; name two others")
+    means = torch.stack([style.mean for style in styles.values()]).double()
+    apart = means - means.mean(0)
+    left = apart - apart @ torch.linalg.pinv(u).T @ u.T
+    if left.norm() < 1e-3 * apart.norm():
+        raise StyleError("the vector is a sum of those that it should be orthogonal to; nothing is left of it")
+    moved = (means.mean(0) + left).float()
+    return {name: replace(style, mean=mean) for (name, style), mean in zip(styles.items(), moved, strict=True)}
 
 
 def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:

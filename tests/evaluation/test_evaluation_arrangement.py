@@ -24,6 +24,7 @@ from seqvae.music import piece as midi
 from seqvae.music import titles
 from seqvae.music.piece import Piece
 from seqvae.nn.inference import BatchInference
+from seqvae.style.arranger import Goal
 
 
 def alone(number: int) -> Piece:
@@ -235,7 +236,7 @@ def test_a_codec_blends_as_for_users_and_controls_are_independent_of_the_song(co
     # the same bars, harmony and melody, decoded from the other song's latents, repeated to its length
     z = codec.encode([songs[1]])[0]
     goal = codec.goal("even", 1.0)
-    assert goal is not None
+    assert isinstance(goal, Goal)
     settings: dict[str, Any] = {
         "keep": None,
         "chroma_guidance": CHROMA_GUIDANCE,

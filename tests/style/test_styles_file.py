@@ -61,6 +61,13 @@ def test_a_file_stores_the_effect_of_vectors(tmp_path: Path) -> None:
     assert again["jazz"].effects == {}
 
 
+def test_a_file_stores_the_level_of_an_attribute() -> None:
+    level = gaussian.Level("density", 3.0, 1.0, 9.0, 9.0)
+    assert unpack(*pack({"dense": replace(random_style(0), level=level)}))["dense"].level == level
+    with pytest.raises(StyleError, match="'dense': its density is not finite"):
+        unpack(*pack({"dense": replace(random_style(0), level=replace(level, high=float("nan")))}))
+
+
 def test_a_file_stores_styles(tmp_path: Path) -> None:
     styles = {"rock": random_style(0), "jazz": random_style(1)}
     styles["swing"] = styles["jazz"]  # one style under two names
