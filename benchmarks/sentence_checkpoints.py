@@ -90,9 +90,9 @@ def styles_of_prose(data: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def styles_of_reviews(data: Path) -> dict[str, tuple[list[str], str]]:
-    """Lines and description of each style."""
+    """Lines and description of each style; every other line of a review is left for judges (choosing.py)."""
     out = {
-        name: (trained(list(text.read_lines(data / f"yelp/train.{name}"))), f"{name} reviews of the training split")
+        name: (trained(list(text.read_lines(data / f"yelp/train.{name}"))[::2]), f"{name} reviews, training split")
         for name in ("negative", "positive")
     }
     for name in ("past", "present"):
