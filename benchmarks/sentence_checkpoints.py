@@ -42,7 +42,7 @@ from seqvae.train.fit_styles import MIXTURE
 
 LINES = 5000  # lines per style at most
 AUTHORS_LINES = 1500  # lines per author at most
-RANK, WIDE = 4, 32  # rank of the covariance of an author, of whom there are dozens, and of another style
+RANK, WIDE = 4, 24  # rank of the covariance of an author, of whom there are dozens, and of another style
 FEWEST = 500  # least number of training lines of an author with a style
 POINTS = 40_000  # posterior samples that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
