@@ -362,29 +362,6 @@ def test_interpolation_of_sessions_names_an_end_that_is_decoded_as_another(tiny_
     assert f"'never seen at all' is decoded as '{lines[2]}'" in result.stderr.splitlines()
 
 
-def test_encode_then_decode_is_reconstruct(tiny_text: Path, here: Path, reconstructed: Reconstructed) -> None:
-    text_file(here / "in.txt", ODD)
-    [told_] = done("encode", "@in.txt", "-m", tiny_text, "-o", "new/z.safetensors", "--json")
-    tensors, about = checkpoint.load_tensors(Path("new/z.safetensors"))
-    segments = tensors["segments"].tolist()
-    assert [n == 0 for n in segments] == [not line.strip() for line in ODD]
-    assert max(segments) > 1, "a long line has several"
-    assert tensors["z"].shape == (sum(segments), 8)
-    assert json.loads(told_) == {"lines": len(ODD), "segments": sum(segments), "output": "new/z.safetensors"}
-    assert (about["kind"], json.loads(about["sources"])) == ("text", ["@in.txt"])
-    assert done("decode", "new/z.safetensors", "-m", tiny_text) == reconstructed(ODD)
-
-
-def test_latents_with_one_tensor_per_line_are_decoded_too(
-    tiny_text: Path, here: Path, reconstructed: Reconstructed
-) -> None:
-    lines = SENTENCES[:12]
-    latents = dict(zip((f"{i:06}" for i in range(12)), codec.load(tiny_text).encode(lines), strict=True))
-    checkpoint.save_tensors(latents, {}, here / "z.safetensors")
-    assert done("decode", "z.safetensors", "-m", tiny_text, "-o", "out.txt") == []
-    assert Path("out.txt").read_text().splitlines() == reconstructed(lines)
-
-
 def test_empty_input_encodes_and_decodes_to_nothing(tiny_text: Path, here: Path, typed: Callable[[str], None]) -> None:
     for text in ("", "\n\n"):
         typed(text)

@@ -53,6 +53,7 @@ class Toy:
         self.model = SimpleNamespace(config=SimpleNamespace(latent=len(SLOTS)))
         self.styles: dict[str, Style] = {}
         self.calls: list[tuple[str, int]] = []
+        self.evaluated: list[tuple[str, int]] = []  # calls of the evaluation of the fixture `result` alone
 
     def segments(self, line: str) -> list[list[Ints]]:
         choices = [pair.index(word) for pair, word in zip(SLOTS, line.split(), strict=True)]
@@ -131,7 +132,7 @@ def reports() -> list[str]:
 @pytest.fixture(scope="module")
 def result(toy: Toy, reports: list[str]) -> dict[str, Any]:
     toy.calls.clear()
-    return evaluate_text.evaluate_text(
+    found = evaluate_text.evaluate_text(
         cast(Codec, toy),
         held(EVERY),
         styles={"negative": held(NEGATIVE), "positive": held(POSITIVE)},
@@ -142,6 +143,8 @@ def result(toy: Toy, reports: list[str]) -> dict[str, Any]:
         iw_lines=15,
         report=reports.append,
     )
+    toy.evaluated = list(toy.calls)
+    return found
 
 
 # --- likelihood -------------------------------------------------------------------------------------------------------
@@ -344,29 +347,10 @@ def test_an_accuracy_that_is_never_reached_has_no_bleu(toy: Toy) -> None:
 def test_lines_are_decoded_many_at_a_time(result: dict[str, Any], toy: Toy) -> None:
     amounts = len(get_args(translation.Method)) * len(evaluate_transfer.AMOUNTS)
     # two interpolations, three decodings of each chosen walk, four reconstructions, two kinds of samples, every amount
-    # of each method, four controls; and calls of earlier tests
-    assert sum(what == "decode" for what, _ in toy.calls) <= amounts + 12 + 60 + 3 * 11
-    assert ("decode", 12) in toy.calls, "both directions together"
-    assert sum(what == "encode" for what, _ in toy.calls[: amounts + 10]) == 2
-
-
-def test_an_empty_line_is_classified_as_no_style() -> None:
-    classifier = LineClassifier({"negative": NEGATIVE, "positive": POSITIVE}, 0)
-    lines = [NEGATIVE[0], POSITIVE[0], "", " "]
-    targets, sources = ["negative", "negative", "negative", "positive"], ["positive"] * 3 + ["negative"]
-    assert classifier.puts_in(lines, targets).tolist() == [1, 0, 0, 0]
-    assert classifier.prefers(lines, targets, sources).tolist() == [1, 0, 0, 0]
-
-
-def test_a_preferred_target_need_not_be_the_first_of_all_styles() -> None:
-    styles = {
-        "red": ["red red"] * 4,
-        "blue": ["blue blue"] * 4,
-        "rather red": ["red red", "red blue", "red sky", "sky"],
-    }
-    classifier = LineClassifier(styles, 0)
-    assert classifier.puts_in(["red red"], ["rather red"]) == [0]
-    assert classifier.prefers(["red red"], ["rather red"], ["blue"]) == [1]
+    # of each method, and four controls
+    assert sum(what == "decode" for what, _ in toy.evaluated) <= amounts + 12 + 3 * 11
+    assert ("decode", 12) in toy.evaluated, "both directions together"
+    assert sum(what == "encode" for what, _ in toy.evaluated[: amounts + 10]) == 2
 
 
 def test_outputs_are_compared_with_references_and_baselines() -> None:

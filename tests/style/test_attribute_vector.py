@@ -97,7 +97,7 @@ def test_crowded_results_are_too_far(make_piece: MakePiece) -> None:
     assert not limited.crowded(notes(48), notes(48)), "the original has as many"
 
 
-def test_the_user_is_told_where_the_amount_was_clipped_or_not_reached(make_piece: MakePiece) -> None:
+def test_a_notice_names_a_clipped_or_missed_value(make_piece: MakePiece) -> None:
     def notes(count: int) -> Piece:
         return make_piece([[i % 48, 1, 40 + i // 48, 0, 80] for i in range(count)], [0, 48])
 
@@ -105,7 +105,7 @@ def test_the_user_is_told_where_the_amount_was_clipped_or_not_reached(make_piece
     assert said == "density 18.00 is outside of the range of real songs, 1.00 to 12.00; moved from 2.00 to 12.00"
     assert goal().notice(notes(8), notes(40)) is None
     assert goal().notice(notes(8), notes(12)) == (
-        "density moved from 2.00 to 3.00; 10.00 was asked for and not reached"
+        "density moved from 2.00 to 3.00; it did not reach 10.00"
     )  # fmt: skip
 
 
