@@ -97,7 +97,7 @@ class Codec:
         return self._segmented(self.tokenizer.encode(piece), self.given(piece))
 
     def _segmented(self, chunks: Sequence[Ints], given: Given | None) -> list[list[Ints]]:
-        """Segments of chunks, of which `given` is known."""
+        """Segments of chunks `(N,)` with the conditions `given (N,)`."""
         return song_segments(chunks, given) if self.model.conditioned else segmented(chunks, self.chunks)
 
     def given(self, piece: Any) -> Given | None:
@@ -148,7 +148,7 @@ class Codec:
         self, z: Tensor, given: Given | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
-        """Token ids of the S * C chunks of `z (S, D)`, of which `given (S * C,)` is known; see `protocols.Given`.
+        """Token ids of the S * C chunks of `z (S, D)` under the conditions `given (S * C,)`; see `protocols.Given`.
 
         Notes are guided toward the `harmony (S * C, B, 12)` with a `strength` (`Adapter.chroma_guidance`), tokens by
         `guide`. Raises SeqVAEError for a vector with NaN or infinity in it.
@@ -165,8 +165,8 @@ class Codec:
 
         `like` are pieces (any accepted source) that give tempo, metre and key of music; without them the metre is
         inferred from the notes. `sampling` by default takes the most likely tokens; `guide` as in `generate_tokens`.
-        `given` is known of the chunks of each piece, by default what is known of those of `like`; without either, a
-        song model decodes as if it knew no harmony and no melody. Raises CheckpointError for vectors of the wrong
+        `given (C,)` are the conditions of the chunks of each piece, by default those of `like`; without either, a
+        song model decodes without harmony and melody. Raises CheckpointError for vectors of the wrong
         shape.
         """
         latent = self.model.config.latent
@@ -193,7 +193,7 @@ class Codec:
     ) -> list[list[Ints]]:  # fmt: skip
         """Token ids of the chunks of each piece with latents `z (S, D)`, as many chunks as its frame has.
 
-        `given` is known of the chunks of each; by default what is known of its frame.
+        `given (C,)` are the conditions of the chunks of each, by default those of its frame.
         """
         known = map(self.given, like) if given is None else given
         filled = [batches.filled(one, len(x) * self.chunks) for x, one in zip(z, known, strict=True)]

@@ -25,7 +25,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 Given = NDArray[Any]
-"""Known of each chunk before decoding, `(N,)`: its length, or for a model with conditions a record of its length,
+"""The condition of each chunk, `(N,)`: its length in steps, or for a model with conditions a record of its length,
 harmony and melody (`music.song_bars.conditions`)."""
 Guidance = Callable[[NDArray[np.int64], Ints], tuple[Ints, NDArray[np.float32]]]
 """Guidance of decoding: (row numbers (N,), their states (N, S)) -> P tokens (P,) and their log-weights (N, P).

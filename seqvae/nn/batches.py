@@ -40,7 +40,7 @@ def joined(values: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
 
 
 def lengths_of(given: Given | None) -> NDArray[np.int32] | None:
-    """The lengths of chunks `(N,)`, of which more may be given."""
+    """The lengths of chunks `(N,)` in steps, from their conditions."""
     return given if given is None or given.dtype.names is None else np.asarray(given["length"])
 
 

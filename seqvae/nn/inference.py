@@ -46,7 +46,7 @@ class Inference(Protocol):
     def generate_tokens(
         self, z: Tensor, given: Given | None, sampling: Sampling, guides: Sequence[Guide] = ()
     ) -> list[Ints]:
-        """Token ids of the S * C chunks of `z (S, D)`, of which `given (S * C,)` is known; see `protocols.Given`.
+        """Token ids of the S * C chunks of `z (S, D)` under the conditions `given (S * C,)`; see `protocols.Given`.
 
         Raises SeqVAEError for a vector with NaN or infinity in it.
         """

@@ -35,7 +35,7 @@ def refine(
     one continue by L-BFGS on -log p(x|z) alone, up to `config.most_steps` gradients in all, and get the vector with
     most tokens right. Both methods treat each segment on its own, so that results do not depend on the rest of the
     batch. With `low`, the decoder computes in bf16. Dimensions that the segments of a piece share stay as they are;
-    `given (B * C,)` is known of the chunks.
+    `given (B * C,)` are the conditions of the chunks.
     """
     segments = _Segments.of(model, tokens, fields, allowed, given)
     # the recurrent kernels of CUDA have no backward in evaluation

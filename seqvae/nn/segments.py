@@ -23,13 +23,13 @@ class SongSegment(list[Ints]):
     """A segment of one chunk for a model with conditions: its latent vector depends on its record and on its song."""
 
     def __init__(self, song: Sequence[Ints], number: int, given: Given) -> None:
-        """Chunk `number` of a `song`, of which `given (1,)` is known."""
+        """Chunk `number` of a `song`, with its condition `given (1,)`."""
         super().__init__(song[number : number + 1])
         self.song, self.number, self.given = song, number, given
 
 
 def song_segments(chunks: Sequence[Ints], given: Given | None) -> list[Segment]:
-    """The segments of a song of C chunks, of which `given (C,)` is known."""
+    """The segments of a song of C chunks with the conditions `given (C,)`."""
     assert given is not None
     return [SongSegment(chunks, i, given[i : i + 1]) for i in range(len(chunks))]
 

@@ -334,7 +334,7 @@ class SongModel(nn.Module):
     def teacher_forced(
         self, before: Tensor, inputs: Tensor, fields: Tensor, z: Tensor, song: Tensor, given: Conditions
     ) -> Tensor:
-        """Hidden vectors `(N, T, K)`; the sum is without the tokens `before (N, T)`, of which `inputs` masks some."""
+        """Hidden vectors `(N, T, K)`; the sum lacks the tokens `before (N, T)`, some masked in `inputs`."""
         total, prefix, tables = self.start(z, song, given, self.condition(given))
         written = self.written_part(before, functional.pad(fields[:, :-1], (0, 0, 1, 0)))
         rest = total[:, None] - written.cumsum(1)

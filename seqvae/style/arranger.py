@@ -220,7 +220,7 @@ def improvised(
 
 
 def program_shares(codec: TokenGenerator, z: Tensor, known: Given | None = None) -> Floats | None:
-    """Probability of each program `(129,)`, a mean over the bars of `z (S, D)`, of which `known (N,)` is given.
+    """Probability of each program `(129,)`, a mean over the bars of `z (S, D)` under the conditions `known (N,)`.
 
     From the model's outline; for a model of bars without one, from up to OUTLINED bars decoded without guidance.
     """

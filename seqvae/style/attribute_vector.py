@@ -1,4 +1,4 @@
-"""Attribute vectors: songs moved until an attribute, such as their density, has the value that an amount asks for.
+"""Attribute vectors: songs moved until an attribute, such as their density, has the value of an amount.
 
 Scope: fitting the two styles of an attribute, the value that a move aims at, and the search for the multiple of the
 vector that reaches it. Out of scope: the attributes themselves (music/attributes.py), encoding and decoding
@@ -116,8 +116,8 @@ class AttributeGoal:
         """The difference of the attribute between the two styles."""
         return self.target.mean - self.source.mean
 
-    def asked(self, value: float) -> float:
-        """The value that the amount asks of a song with `value`: value + amount (mean_t - value).
+    def unclipped(self, value: float) -> float:
+        """The value at which a song with `value` aims: value + amount (mean_t - value).
 
         A song beyond the target's mean stays where it is.
         """
@@ -127,7 +127,7 @@ class AttributeGoal:
     def wanted(self, value: float) -> float:
         """The same within the range of real songs; a song outside of the range goes no farther out."""
         low, high = min(self.target.low, value), max(self.target.high, value)
-        return min(high, max(low, self.asked(value)))
+        return min(high, max(low, self.unclipped(value)))
 
     def parts(self, piece: Piece) -> list[str | int]:
         """The parts of a song that stay by default, as in `Codec.blend`."""
@@ -155,12 +155,12 @@ class AttributeGoal:
     def notice(self, piece: Piece, moved: Piece) -> str | None:
         """One line for the user where the amount was clipped, or the song did not reach it; None else."""
         before, after = self.attribute.value(piece), self.attribute.value(moved)
-        name, asked, wanted = self.target.attribute, self.asked(before), self.wanted(before)
-        if asked != wanted:
+        name, unclipped, wanted = self.target.attribute, self.unclipped(before), self.wanted(before)
+        if unclipped != wanted:
             real = f"the range of real songs, {self.target.low:.2f} to {self.target.high:.2f}"
-            return f"{name} {asked:.2f} is outside of {real}; moved from {before:.2f} to {after:.2f}"
+            return f"{name} {unclipped:.2f} is outside of {real}; moved from {before:.2f} to {after:.2f}"
         if abs(after - wanted) > max(0.25 * abs(wanted - before), NEAR * abs(self.way)):
-            return f"{name} moved from {before:.2f} to {after:.2f}; {wanted:.2f} was asked for and not reached"
+            return f"{name} moved from {before:.2f} to {after:.2f}; it did not reach {wanted:.2f}"
         return None
 
 

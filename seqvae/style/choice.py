@@ -34,7 +34,7 @@ FARTHEST = 2.5
 """Default farthest amount."""
 SHORT = 8  # candidates of a line whose fluency is computed
 FLOOR = 0.01  # added to the overlap before its logarithm
-SPANS = 6  # most changed spans of a candidate of which every subset is put back
+SPANS = 6  # changed spans of a candidate, at most, for every subset of them to be put back
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def repeated(model: LatentModel, z: Tensor, given: Given | None) -> Tensor:
     """Latent vectors `(S, D)` of a new song from independent draws of its bars, `z (S, D)`, in the form of `order`.
 
     Bars follow one another by the model's prior (`LatentModel.continued`). A bar that repeats another has its residual
-    e, varied by its own draw n: sqrt(1 - r^2) e + r n with r = VARIATION. `given (C,)` is known of the bars.
+    e, varied by its own draw n: sqrt(1 - r^2) e + r n with r = VARIATION. `given (C,)` are the conditions of the bars.
     """
     first = order(len(z))
     new = np.unique(first)

@@ -57,7 +57,7 @@ class Effect:
     slope: float = 0.0
     """Change of the attribute per difference of means: linear regression through the unmoved songs."""
     wanted: float = 0.0
-    """Mean value that the amount asked for."""
+    """Mean value at which the moves aim."""
     inside: float = 0.0
     """Share of moved songs with a value in the range of real songs."""
 

@@ -114,8 +114,8 @@ def orthogonal(styles: Mapping[str, Style], directions: Sequence[Tensor]) -> dic
 
     Gram-Schmidt with the inner product a^T b of the latent space. With U the directions as columns and m the mean of
     the means, mean_i becomes mean_i - U (U^T U)^-1 U^T (mean_i - m). With a^T S^-1 b and S the mean of the covariances
-    the decoder hardly responds to what is left of a vector of drums (docs/blending.md). Raises StyleError for a
-    direction of no length, and where hardly anything is left of the differences.
+    the decoder hardly responds to the remainder of a vector of drums (docs/blending.md). Raises StyleError for a
+    direction of no length, and for differences with hardly a remainder.
     """
     u = torch.stack(list(directions), 1).double()
     if not u.norm(dim=0).min() > 0:
