@@ -250,13 +250,15 @@ class Codec:
         path: Sequence[choice.Step],
         settings: choice.Choice | None = None,
         method: translation.Method = "mean",
+        latents: Sequence[Tensor] | None = None,
     ) -> list[choice.Chosen]:
         """Move each line only as far as the styles' classifier asks, and keep the rest; see `style.choice.choose`.
 
-        `path` has a source, a target and the farthest amount for each move. Raises StyleError for styles that were not
+        `path` has a source, a target and the farthest amount for each move. Known `latents (S, D)` of the lines are not
+        computed again. Raises StyleError for styles that were not
         fitted together, and for kinds other than lines.
         """
-        return choice.choose(self, lines, path, settings or choice.Choice(), method)
+        return choice.choose(self, lines, path, settings or choice.Choice(), method, latents)
 
     def goal(
         self, target: str | Style | Mapping[str, float], amount: float | None = None, source: str | Style | None = None

@@ -191,7 +191,7 @@ def blend(
     ) as desk:
         codec = load(model, styles, exact)
         if settings is not None:
-            return write_chosen(desk, codec, moves, settings, method)
+            return write_chosen(desk, codec, moves, settings, method, strict)
         from seqvae.codec import CHROMA_GUIDANCE
         from seqvae.style.translation import compose
 

@@ -146,15 +146,28 @@ def choice_of(
     return settings
 
 
-def write_chosen(desk: Desk, codec: Codec, moves: Sequence[Move], settings: dict[str, Any], method: Method) -> None:
-    """Move every line until the classifier accepts it, and report how many lines it does not accept."""
+def write_chosen(
+    desk: Desk, codec: Codec, moves: Sequence[Move], settings: dict[str, Any], method: Method, strict: bool = False
+) -> None:
+    """Move every line until the classifier accepts it, and report how many lines it does not accept.
+
+    Lines that the model does not represent well get a notice, or an error if `strict`; see cli/notices.py.
+    """
+    from seqvae.cli.notices import Notices
     from seqvae.style.choice import Choice
+
+    notices = Notices(codec, strict)
 
     choice = Choice(**settings)
     path = [(source or "", target, far) for source, target, far in moves]
     short = total = 0
     for batch in desk.batches():
-        found = codec.blend_until([item.piece for item in batch], path, choice, method)
+        notices.check_length(batch)
+        lines = [item.piece for item in batch]
+        split = [codec.segments(line) for line in lines]
+        latents = codec.means(split) if notices.active else None
+        notices.look(batch, split, latents)
+        found = codec.blend_until(lines, path, choice, method, latents)
         for item, one in zip(batch, found, strict=True):
             facts = move_facts([(source, target, one.share * far) for source, target, far in moves], [])
             desk.write(item, one.line, {**facts, "probability": round(one.probability, 4)})
@@ -165,3 +178,4 @@ def write_chosen(desk: Desk, codec: Codec, moves: Sequence[Move], settings: dict
             f"{short} of {total} lines stay below --until {choice.until:g}; each is the candidate with the highest "
             "probability, which --json prints"
         )
+    notices.report()

@@ -110,13 +110,15 @@ def choose(
     path: Sequence[Step],
     choice: Choice,
     method: translation.Method = "mean",
+    known: Sequence[Tensor] | None = None,
 ) -> list[Chosen]:
     """For each line the best candidate along the way whose style the classifier accepts.
 
     Candidates are decoded at `choice.steps` amounts up to the farthest, without and with a bias toward the tokens of
     the line, and beside each stand those with some of its changed words put back. Of the candidates that reach
     `choice.until` and have no loop, the one with the best score is chosen (`Choice`); if none reaches it, the one with
-    the highest probability. A line that reaches it already, and a line without words, stay as they are.
+    the highest probability. A line that reaches it already, and a line without words, stay as they are. `known` are the
+    latents `(S, D)` of the lines, if they are computed already.
 
     Raises StyleError for styles without a classifier that tells the two apart.
     """
@@ -131,7 +133,7 @@ def choose(
     if not todo:
         return out
     moved = [lines[i] for i in todo]
-    latents = codec.encode(moved)
+    latents = codec.encode(moved) if known is None else [known[i] for i in todo]
     found = [
         _shortlist(line, texts, accepted, choice)
         for line, texts in zip(moved, candidates(codec, moved, latents, path, choice, method), strict=True)

@@ -48,6 +48,17 @@ def test_strict_makes_it_an_error_without_output(name: str, tiny_text: Path) -> 
     assert not Path("z.safetensors").exists()
 
 
+def test_lines_moved_until_a_classifier_accepts_them_are_noticed_too(tiny_text: Path) -> None:
+    until = ["blend", "-m", tiny_text, "--from", "bad", "--to", "good", "--until", 0.6]
+    result = seqvae(*until, KNOWN, STRANGE)
+    assert result.exit_code == 0
+    assert f"1 of 2 lines are not represented well: line 2 '{STRANGE}' is mostly of characters" in result.stderr
+    assert "line 2" in error_line(seqvae(*until, KNOWN, STRANGE, "--strict", "-o", "out.txt"))
+    assert not Path("out.txt").exists()
+    Path("huge.txt").write_text("the food was good " * 25_000)
+    assert "450,000 characters, and the limit is 100,000" in error_line(seqvae(*until, "@huge.txt"))
+
+
 def test_ends_of_an_interpolation_are_noticed(tiny_text: Path) -> None:
     walk = ["interpolate", "-m", tiny_text, "--steps", 2, KNOWN]
     result = seqvae(*walk, STRANGE)

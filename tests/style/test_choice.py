@@ -44,6 +44,9 @@ def test_every_line_is_moved_until_it_is_accepted(model: Codec) -> None:
     np.testing.assert_allclose([one.probability for one in found], p, atol=1e-6)
     assert (p >= 0.7).mean() > 0.5
     assert all(0 < one.share <= 1 for one in found)
+    lines = ["good already", *BAD[:8]]  # latents of all lines, also of those that stay
+    again = model.blend_until(lines, PATH, Choice(until=0.7), latents=model.encode(lines))
+    assert [one.line for one in again[1:]] == [one.line for one in found]
 
 
 def test_accepted_lines_and_blank_ones_stay(model: Codec) -> None:
