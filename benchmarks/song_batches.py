@@ -114,9 +114,9 @@ class Batches:
         chroma = bars.chroma[index].float() / 15.0
         bass = self.classes[bars.bass[index].long()]
         melody = bars.melody[index].long()
+        one = torch.ones(len(index), device=device)
         if not self.training:
-            one = torch.ones(len(index), device=device)
-            return Conditions(bars.lengths[index].long(), torch.cat([chroma, bass], -1), one, melody, one)
+            return Conditions(bars.lengths[index].long(), torch.cat([chroma, bass], -1), one, melody, one, one)
         kind = torch.rand(count, device=device)[window]
         has_harmony = (kind >= 0.15).float()
         as_chord = ((kind >= 0.15) & (kind < 0.45))[:, None, None].float()
@@ -132,4 +132,4 @@ class Batches:
         harmony = (as_chord * chord + (1 - as_chord) * plain) * has_harmony[:, None, None]
         has_melody = (torch.rand(count, device=device) < 0.5)[window]
         melody = melody * has_melody[:, None, None]
-        return Conditions(bars.lengths[index].long(), harmony, has_harmony, melody, has_melody.float())
+        return Conditions(bars.lengths[index].long(), harmony, has_harmony, melody, has_melody.float(), one)

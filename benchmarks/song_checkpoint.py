@@ -77,7 +77,7 @@ def without_styles(run: Path, name: str = "music", search: int = 0) -> Checkpoin
     about = config.read(run / "song.json")
     known = {key: value for key, value in about["config"].items() if key != "vocab"}
     song = SongConfig(**known)
-    model_config = ModelConfig(chunks=1, latent=song.song + song.bar, width=song.bound, song=song)
+    model_config = ModelConfig(chunks=1, latent=song.song + song.bar, width=song.bar, song=song)
     tokens = TokenizerConfig(max_steps=song.steps, common_key=True)
     recipe = Recipe(name, tokens, model_config, refine=RefineConfig(steps=search))
     tokenizer = MidiTokenizer(song.steps, common_key=True)

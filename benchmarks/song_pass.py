@@ -6,7 +6,7 @@ scope: optimizers and schedules.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from torch.nn import functional
 
 from seqvae.nn.binding import shifted
 from seqvae.nn.loss import masked
-from seqvae.nn.song_model import Conditions, SongModel, gaussian_kl
+from seqvae.nn.song_model import Conditions, Keys, SongModel, gaussian_kl, place_fields
 from seqvae.protocols import EOS, PAD
 
+EXPECTED = 0.1
+"""Share of the windows of training that are decoded from the prior's mean, as new bars are."""
 LONGEST = 384
 """Bars with more tokens are left out."""
 
@@ -109,46 +111,70 @@ def placed(bars: Bars, flat: Tensor, counts: Tensor) -> list[Slot]:
     return out
 
 
-def encoded(model: SongModel, placement: list[Slot], count: int) -> tuple[Tensor, Tensor]:
-    """Features `(N, F)` of the N bars of `placement`, and 1.0 for each that fits, else 0.0, `(N,)`."""
+@dataclass(frozen=True)
+class Read:
+    """The bars of a slot as the model reads them, for the encoder and for the decoder."""
+
+    slot: Slot
+    fields: Tensor
+    """Position fields `(K, T, 3)`."""
+    keys: Keys
+    bound: Tensor
+    """Bound tokens `(K, T, W)`."""
+
+
+def encoded(model: SongModel, placement: list[Slot], count: int) -> tuple[Tensor, Tensor, list[Read]]:
+    """Features `(N, F)` of the N bars of `placement`, 1.0 for each that fits, else 0.0, `(N,)`, and the bars read."""
+    read, parts = [], []
+    for slot in placement:
+        fields = place_fields(slot.tokens, model.kind, model.value)
+        keys = model.keys(fields)
+        read.append(Read(slot, fields, keys, model.bound(slot.tokens, keys)))
+        parts.append(model.encoder(read[-1].bound, slot.tokens != PAD)[: slot.count].float())
     order = torch.cat([slot.rows[: slot.count] for slot in placement])
-    features = torch.cat([model.bar_features(slot.tokens)[: slot.count] for slot in placement]).float()
+    features = torch.cat(parts)
     fits = torch.cat([slot.fit[: slot.count] for slot in placement]).float()
     use = torch.zeros(count, device=order.device).index_copy(0, order, fits)
-    return torch.zeros_like(features).index_copy(0, order, features), use
+    return torch.zeros_like(features).index_copy(0, order, features), use, read
 
 
 def decoded(
-    model: SongModel, placement: list[Slot], z: Tensor, song: Tensor, given: Conditions, mask: float
+    model: SongModel, read: list[Read], z: Tensor, song: Tensor, given: Conditions, mask: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy in nats, correct tokens and tokens of all bars, given `z (N, D)` and song vectors `song (N, E)`.
+    """-log p in nats, correct tokens and tokens of all bars, given `z (N, D)` and song vectors `song (N, E)`.
 
     A share `mask` of the decoder's input tokens is masked.
     """
     nats, right, count = (torch.zeros((), device=z.device) for _ in range(3))
-    for slot in placement:
-        inputs = masked(shifted(slot.tokens), mask)
-        rows = slot.rows
-        logits = model.decode_logits(slot.tokens, inputs, z[rows], song[rows], given.rows(rows)).float().flatten(0, 1)
-        targets = torch.where(slot.fit[:, None], slot.tokens, PAD).flatten()
-        nats = nats + functional.cross_entropy(logits, targets, ignore_index=PAD, reduction="sum")
-        right = right + ((logits.detach().argmax(-1) == targets) & (targets != PAD)).sum()
-        count = count + (targets != PAD).sum()
+    for bars in read:
+        tokens, rows, fit = bars.slot.tokens, bars.slot.rows, bars.slot.fit[:, None]
+        before, place = shifted(tokens), functional.pad(bars.fields[:, :-1], (0, 0, 1, 0))
+        written = model.written_part(before, functional.pad(bars.bound[:, :-1], (0, 0, 1, 0)))
+        hidden = model.teacher_forced(
+            masked(before, mask), bars.fields, bars.keys, written, z[rows], song[rows], given.rows(rows)
+        )
+        found, hits = model.nats(hidden, tokens, model.allowed(before, place, bars.fields))
+        nats = nats + (found * fit).sum()
+        right = right + (hits & fit).sum()
+        count = count + ((tokens != PAD) & fit).sum()
     return nats, right, count
 
 
 def pass_over(
     model: SongModel, batches: Batches, index: Tensor, valid: Tensor, sample: bool = True, history: float = 0.5,
-    swap: bool = False,
+    swap: bool = False, expected: float = 0.0,
 ) -> Step:  # fmt: skip
-    """A pass over windows `index (R, 2, W)`; `swap` uses the song vector of another song, as a control."""
+    """A pass over windows `index (R, 2, W)`; `swap` uses the song vector of another song, as a control.
+
+    A share `expected` of the windows is decoded from the prior's mean; in training it is EXPECTED.
+    """
     bars = batches.bars
     device, training, r = index.device, batches.training, len(index)
     flat = index.flatten()
     counts = torch.where(valid.flatten(), bars.counts[flat], 0)
     counts = torch.where(counts <= LONGEST, counts, 0)
     placement = placed(bars, flat, counts)
-    features, use = encoded(model, placement, len(flat))
+    features, use, read = encoded(model, placement, len(flat))
     q = model.bar_posterior(features)
     z = q.sample() if sample else q.mean
     window = torch.arange(len(flat), device=device) // WINDOW
@@ -168,7 +194,10 @@ def pass_over(
     joint = torch.cat([song, model.condition(given)], -1).view(2 * r, WINDOW, -1)
     mean, logvar = model.prior(joint, z.view(2 * r, WINDOW, -1), past)
     kl = gaussian_kl(q, mean.flatten(0, 1), logvar.flatten(0, 1)).sum(-1)
-    nats, right, tokens = decoded(model, placement, z, song, given, 0.2 if training else 0.0)
+    kept = torch.rand(2 * r, device=device) >= (EXPECTED if training else expected)
+    given = replace(given, has_bar=kept.float()[window])
+    z = torch.where(given.has_bar[:, None] > 0, z, mean.flatten(0, 1))
+    nats, right, tokens = decoded(model, read, z, song, given, 0.2 if training else 0.0)
     return Step(nats, (kl * use).sum(), qs.kl().sum(), right, tokens, use.sum(), 2 * r)
 
 

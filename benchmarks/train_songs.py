@@ -248,6 +248,7 @@ class Training:
             for name, options in (
                 ("sample", {"history": 0.0}), ("history", {"history": 1.0}),
                 ("mean", {"sample": False, "history": 0.0}), ("other song", {"history": 0.0, "swap": True}),
+                ("expected", {"history": 1.0, "expected": 1.0}),
             ):  # fmt: skip
                 steps = [pass_over(self.model, self.plain, *pair, **options) for pair in self.feed.validation]
                 bars, tokens = sum(float(x.bars) for x in steps), sum(float(x.tokens) for x in steps)

@@ -395,8 +395,10 @@ class Codec:
         if self.model.shared:
             if frame is None:
                 frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]
-            known = [None if one is None else self.given(one) for one in frames]
-            z = [form.repeated(self.model, x, one) for x, one in zip(z, known, strict=True)]
+            drawn = Sampling(temperature=temperature, top_p=TOP_P, seed=seed, max_tokens=sampling.max_tokens)
+            for i, (x, one) in enumerate(zip(z, frames, strict=True)):
+                known = self.adapter.conditions(one or self.adapter.blank(segments * self.chunks))
+                z[i] = form.composed(self, x, known, replace(drawn, first_row=i * segments))
         if all(one.ensemble is None for one in styles) or not self.model.band:
             return self._plain(z, sampling, frames, chroma_guidance)
         made = []

@@ -76,15 +76,13 @@ class SongConfig:
     """Beats of the longest bar."""
     song: Count = 96
     """Dimensions of the song vector."""
-    bar: Count = 512
-    """Dimensions of a bar vector."""
-    bound: Count = 512
-    """Width of bound tokens and of the code."""
+    bar: Count = 1024
+    """Dimensions of a bar vector and of bound tokens."""
     width: Count = 256
     """Width of the transformers."""
     heads: Count = 4
     """Attention heads."""
-    queries: Count = 4
+    queries: Count = 2
     """Attention-pooled vectors of a bar."""
     encoder_layers: Count = 3
     """Layers of the bar encoder."""

@@ -14,11 +14,13 @@ from hypothesis import settings
 
 if TYPE_CHECKING:  # test files without torch and music21 must not wait for their import
     from fastapi.testclient import TestClient
+    from torch import Tensor
 
     from seqvae.codec import Codec
     from seqvae.config import Recipe
     from seqvae.music.piece import Piece
     from seqvae.music.tokenizer import MidiTokenizer
+    from seqvae.nn.song_model import Conditions, SongModel
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for two threads to be faster than one
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # with two threads, a waiting one leaves its core to others
@@ -212,16 +214,16 @@ def song_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     shape = SongConfig(
-        song=6, bar=10, bound=32, width=16, heads=2, queries=2, encoder_layers=1, decoder_layers=1, prior_width=16,
+        song=6, bar=32, width=16, heads=2, queries=2, encoder_layers=1, decoder_layers=1, prior_width=16,
         prior_layers=1,
     )  # fmt: skip
-    recipe = Recipe("songs", TokenizerConfig(common_key=True), ModelConfig(chunks=1, latent=16, width=32, song=shape))
+    recipe = Recipe("songs", TokenizerConfig(common_key=True), ModelConfig(chunks=1, latent=38, width=32, song=shape))
     tokenizer = MidiTokenizer(common_key=True)
     model = checkpoint.restored(recipe.model, tokenizer)
     assert isinstance(model, SongVAE)
     with torch.no_grad():
         torch.nn.init.normal_(model.net.prior.out.weight, std=0.3)
-        model.net.binding.bias[2] = 3.0  # bars end soon
+        model.net.binding.bias.sub_(1.0)  # bars end soon
     kept = checkpoint.Checkpoint(recipe, model, tokenizer)
     untaught = codec.from_checkpoint(kept)
     folder = tmp_path_factory.mktemp("songs") / "songs"
@@ -373,3 +375,19 @@ def song(make_piece: MakePiece) -> Piece:
         rows, bounds, tempos=[(0, 600_000), (156, 400_000)], metres=[(0, 3, 4), (108, 4, 4)],
         keys=[(0, -2, 0), (204, 3, 1)], name="song",
     )  # fmt: skip
+
+
+def teacher_forced(
+    model: SongModel, tokens: Tensor, z: Tensor, song: Tensor, given: Conditions
+) -> tuple[Tensor, Tensor]:
+    """Hidden vectors of bars, and the tokens that may follow."""
+    import torch
+
+    from seqvae.nn.binding import shifted
+    from seqvae.nn.song_model import place_fields
+
+    before, fields = shifted(tokens), place_fields(tokens, model.kind, model.value)
+    keys, place = model.keys(fields), torch.nn.functional.pad(fields[:, :-1], (0, 0, 1, 0))
+    written = model.written_part(before, model.bound(before, keys.before()))
+    hidden = model.teacher_forced(before, fields, keys, written, z, song, given)
+    return hidden, model.allowed(before, place, fields)

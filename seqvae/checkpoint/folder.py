@@ -212,7 +212,7 @@ def _least(config: ModelConfig, symbols: int) -> tuple[int, int]:
         return least + config.layers * config.hidden**2, config.layers
     song = config.song
     layers = song.encoder_layers + song.decoder_layers + song.prior_layers
-    least = (song.bound + song.bar + song.song + song.steps + 24 * song.beats + symbols) * song.bound
+    least = (song.song + song.steps + 24 * song.beats + symbols) * song.bar
     least += (song.encoder_layers + song.decoder_layers) * song.width**2 + song.prior_layers * song.prior_width**2
     return least + (song.queries + song.beats + song.song) * song.width + song.bar * song.prior_width, layers
 

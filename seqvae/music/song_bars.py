@@ -60,17 +60,18 @@ def conditions(bars: SongBars) -> Given:
     """Records `(C,)` of the bars, as the song model takes them.
 
     `length` in steps; `harmony (B, 24)`: shares of the pitch classes by beat, and the bass as one-hot; `melody (S, 2)`
-    as in `SongBars`; `has_harmony` and `has_melody` are 0 in a song without such notes.
+    as in `SongBars`; `has_harmony` and `has_melody` are 0 in a song without such notes; `has_bar` is 1, and 0 where a
+    bar is to be decoded from what the prior expects.
     """
     beats, steps = bars.chroma.shape[1], bars.melody.shape[1]
     out = np.zeros(
         len(bars.lengths),
         [
             ("length", np.int32), ("harmony", np.float32, (beats, 24)), ("has_harmony", np.float32),
-            ("melody", np.uint8, (steps, 2)), ("has_melody", np.float32),
+            ("melody", np.uint8, (steps, 2)), ("has_melody", np.float32), ("has_bar", np.float32),
         ],
     )  # fmt: skip
-    out["length"] = bars.lengths
+    out["length"], out["has_bar"] = bars.lengths, 1.0
     out["harmony"] = np.concatenate([bars.chroma / CHROMA_LEVELS, np.eye(13)[bars.bass][..., 1:]], -1)
     out["has_harmony"], out["melody"], out["has_melody"] = bars.chroma.any(), bars.melody, bars.melody.any()
     return out

@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seqvae.config import ModelConfig
-from seqvae.nn.decoder import DecoderOutput
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.protocols import Given, Grammar, Guidance
+
+
+class Predictions(Protocol):
+    """Predictions of the next token at M positions."""
+
+    def logits(self) -> Tensor:
+        """Logits `(M, V)`."""
+
+    def cross_entropy(self, targets: Tensor, disallowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """-log p of `targets (M,)` in nats, summed to a scalar; and whether each is the most likely token `(M,)`."""
 
 
 class LatentDecoder(Protocol):
@@ -28,7 +37,7 @@ class LatentDecoder(Protocol):
 
     def decoder_outputs(
         self, z: Tensor, inputs: Tensor, fields: Tensor, packing: Any = None, low: bool = False
-    ) -> tuple[DecoderOutput, DecoderOutput]:
+    ) -> tuple[Predictions, Predictions]:
         """Predictions with and without history; `inputs (B, C, T)` are the tokens before each step.
 
         At all positions, or at `packing`. With `low`, in bf16 throughout.
@@ -72,9 +81,13 @@ class LatentModel(nn.Module):
         """The decoder of B segments, under their conditions where the model has such."""
         raise NotImplementedError
 
-    def continued(self, z: Tensor, given: Given | None) -> Tensor:
-        """Latent vectors `(S, D)` of a new piece from independent draws of its segments, `z (S, D)`."""
-        return z
+    def expected(self, z: Tensor, given: Given | None) -> Tensor:
+        """The last of the vectors `z (S, D)` of a new piece as the prior expects it after those before: `(D,)`."""
+        raise NotImplementedError
+
+    def read(self, tokens: Tensor, fields: Tensor, z: Tensor, given: Given | None) -> Tensor:
+        """Latent vectors `(S, D)` of segments of a piece, whose shared dimensions are those of `z (S, D)`."""
+        raise NotImplementedError
 
     def outline(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
         """Tokens of the outermost depth `(K,)` and their logits, from `z` alone; None where no such output exists."""

@@ -26,15 +26,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvae.config import SongConfig
-from seqvae.nn.binding import Binding, shifted
+from seqvae.nn.binding import Binding
 from seqvae.nn.blocks import Cache, Residual, TransformerLayer
 from seqvae.nn.kernels import DISALLOWED
-from seqvae.nn.posterior import Posterior, first_logvar, posterior_from
-from seqvae.protocols import BOS, PAD
+from seqvae.nn.posterior import LOGVAR_RANGE, Posterior, first_logvar, posterior_from
+from seqvae.protocols import BOS, EOS, PAD
 
 PROGRAM, POSITION, PITCH, DRUM, DURATION = range(1, 6)
 """Token types, as `MidiTokenizer` numbers them."""
 SHARE = 8.0  # divisor of the sum of a bar's bound tokens
+ROOM = 3 / 64  # share of the dimensions of bound tokens that is the programs'
+ABSENT = -4.0  # hazard of a token at first, in logits
+FORGOTTEN = 0.15  # share of the written tokens that stay in the sum in training, as after an error
+ORDER = (DURATION, PITCH, DRUM, POSITION, PROGRAM, 0)  # types in the order in which tokens that may follow are tried
 MEMORY = 2  # vectors of the code that the decoder attends to, beside its beats
 PRIOR_RANGE = (-7.0, 2.0)  # log-variances of the learned prior
 
@@ -53,17 +57,22 @@ class Conditions:
     """`(N, S, 2)`: pitch + 1 and duration in steps of the note that begins at each step; 0 where absent."""
     has_melody: Tensor
     """`(N,)`: 1.0 where the melody is given."""
+    has_bar: Tensor
+    """`(N,)`: 1.0 where the bar vector is that of a bar, and 0.0 where it is what the prior expects."""
 
     def rows(self, index: Tensor) -> Conditions:
         """The conditions of the bars `index`."""
         return Conditions(
-            self.length[index], self.harmony[index], self.has_harmony[index], self.melody[index], self.has_melody[index]
-        )
+            self.length[index], self.harmony[index], self.has_harmony[index], self.melody[index],
+            self.has_melody[index], self.has_bar[index],
+        )  # fmt: skip
 
     def absent(self) -> Conditions:
         """The same lengths without harmony and melody."""
-        empty = (torch.zeros_like(x) for x in (self.harmony, self.has_harmony, self.melody, self.has_melody))
-        return Conditions(self.length, *empty)
+        harmony, has_harmony, melody, has_melody = (
+            torch.zeros_like(x) for x in (self.harmony, self.has_harmony, self.melody, self.has_melody)
+        )
+        return Conditions(self.length, harmony, has_harmony, melody, has_melody, self.has_bar)
 
     def joined(self, other: Conditions) -> Conditions:
         """The conditions of these bars, then of those of `other`."""
@@ -120,18 +129,65 @@ def melody_tables(melody: Tensor) -> Tensor:
     )
 
 
+def may_follow(before: Tensor, place: Tensor, fields: Tensor, kind: Tensor, value: Tensor, order: Tensor) -> Tensor:
+    """Mask `(N, T, V)` of the tokens that may follow `before (N, T)`, as in music/grammar.py for full bars.
+
+    `place (N, T, 3)` are the position fields of `before`, and `fields (N, T, 3)` those of the next token; `kind (V,)`
+    and `value (V,)` are the tokens' types and values, and `order (V,)` the tokens of the columns.
+    """
+    last, own, drums = kind[before][..., None], value[before][..., None], fields[..., :1] == 129
+    kind, value = kind[order], value[order]
+    note = (last == DURATION) | (last == DRUM)
+    begins = before[..., None] == BOS
+    # the value above which each type may follow; 1000 where it may not
+    no = torch.full_like(own, 1000)
+    pitch = torch.where(last == DURATION, place[..., 2:] - 1, torch.where((last == POSITION) & ~drums, -1, no))
+    drum = torch.where(last == DRUM, own, torch.where((last == POSITION) & drums, -1, no))
+    position = torch.where(note, fields[..., 1:2] - 1, torch.where(last == PROGRAM, -1, no))
+    program = torch.where(note, fields[..., :1] - 1, torch.where(begins, -1, no))
+    duration = torch.where(last == PITCH, -1, no)
+    end = torch.where(note | begins, -1, no)
+    above = torch.cat([end, program, position, pitch, drum, duration], -1)[..., kind]
+    return (value > above) & ((kind > 0) | (order == EOS))
+
+
+def in_order(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Log-probabilities `(..., V)` of hazards `logits (..., V)` of the `allowed` tokens, up to a constant.
+
+    Tokens that may follow come in one order, and the next token is the first that is present: p(v) = h_v prod_{u before
+    v} (1 - h_u), as in discrete survival analysis.
+    """
+    passed = torch.where(allowed, functional.softplus(logits.float()), 0.0)
+    found = functional.logsigmoid(logits.float()) - passed.cumsum(-1) + passed
+    return torch.where(allowed, found, DISALLOWED)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of the position fields of N bars at T tokens, both `(N, T, K)`."""
+
+    program: Tensor
+    """Of the program."""
+    within: Tensor
+    """Of position and pitch."""
+
+    def before(self) -> Keys:
+        """The keys of the tokens before; 1 before the first."""
+        return Keys(*(functional.pad(x[:, :-1], (0, 0, 1, 0), value=1.0) for x in (self.program, self.within)))
+
+
 class BarEncoder(nn.Module):
     """A bar's tokens to a feature vector: a transformer over bound tokens, pooled by attention."""
 
     def __init__(self, config: SongConfig) -> None:
         super().__init__()
-        self.enter = nn.Linear(config.bound, config.width)
+        self.enter = nn.Linear(config.bar, config.width)
         self.layers = nn.ModuleList(
             TransformerLayer(config.width, config.heads, 0.0) for _ in range(config.encoder_layers)
         )
         self.norm = nn.LayerNorm(config.width)
         self.weigh = nn.Linear(config.width, config.queries)
-        self.size = config.bound + config.queries * config.width
+        self.size = config.bar + config.queries * config.width
 
     def forward(self, bound: Tensor, present: Tensor) -> Tensor:
         """`bound (N, T, K)`, `present (N, T)` to `(N, K + Q W)`: the sum divided by SHARE, and the pooled vectors."""
@@ -147,19 +203,25 @@ class BarEncoder(nn.Module):
 
 
 class BarPrior(nn.Module):
-    """p(z_b | s, h_b, m_b, z_<b): a causal transformer over bars, from earlier bar vectors and the conditions."""
+    """p(z_b | s, h_b, m_b, z_<b): a causal transformer over bars, from earlier bar vectors and the conditions.
+
+    Music repeats, so the mean has a copy of earlier bar vectors, weighted by attention (pointer networks, Vinyals et
+    al. 2015), beside what the transformer predicts.
+    """
 
     def __init__(self, config: SongConfig) -> None:
         super().__init__()
         width = config.prior_width
         self.before = nn.Linear(config.bar, width)
         self.first = nn.Parameter(torch.zeros(width))
-        self.condition = nn.Linear(config.song + config.bound + config.beats * 24, width)
+        self.condition = nn.Linear(config.song + config.bar + config.beats * 24, width)
         self.layers = nn.ModuleList(TransformerLayer(width, config.heads, 0.0) for _ in range(config.prior_layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, 2 * config.bar)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.copied, self.copy = nn.Linear(width, width), nn.Linear(width, width)
+        self.alone = nn.Parameter(torch.tensor(2.0))  # score of copying nothing
 
     def forward(self, condition: Tensor, z: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance `(R, C, D)` of the bar vectors of R rows of C bars.
@@ -177,8 +239,14 @@ class BarPrior(nn.Module):
         mask = torch.where(history[:, None, None] > 0, causal, alone)
         for layer in self.layers:
             x, _ = layer(x, mask)
-        mean, logvar = self.out(self.norm(x)).float().chunk(2, -1)
-        return mean, logvar.clamp(*PRIOR_RANGE)
+        x = self.norm(x)
+        mean, logvar = self.out(x).float().chunk(2, -1)
+        # bar b may copy the bars before it; column 0 of the scores stands for no copy
+        scores = self.copy(x) @ self.copied(before).transpose(-1, -2) / x.shape[-1] ** 0.5
+        scores = scores.float().masked_fill(~(causal & (history[:, None, None] > 0)), DISALLOWED)
+        scores[..., 0] = self.alone
+        weights = scores.softmax(-1)[..., 1:]
+        return mean + weights @ z[:, :-1].float(), logvar.clamp(*PRIOR_RANGE)
 
 
 class SongModel(nn.Module):
@@ -186,6 +254,10 @@ class SongModel(nn.Module):
 
     kind: Tensor
     value: Tensor
+    order: Tensor
+    """The tokens in the order in which they are tried, `(V,)`."""
+    rank: Tensor
+    """The place of each token in that order, `(V,)`."""
 
     def __init__(self, config: SongConfig, kind: Tensor, value: Tensor) -> None:
         """`kind (V,)` and `value (V,)`: type and value of every token."""
@@ -193,47 +265,56 @@ class SongModel(nn.Module):
         self.config = c = config
         self.register_buffer("kind", kind.long(), persistent=False)
         self.register_buffer("value", value.long(), persistent=False)
+        rank = torch.tensor([ORDER.index(i) for i in range(6)])[kind.long()]
+        order = (rank * (1 + value.max()) + value.long()).argsort(stable=True)
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("rank", order.argsort(), persistent=False)
         depth = torch.tensor([0, 0, 1, 3, 3, 3])[kind.long()]  # number of position fields of each token type
-        self.binding = Binding(depth, (130, c.steps + 1, 129), c.bound)
+        self.binding = Binding(depth, (130, c.steps + 1, 129), c.bar)
         self.encoder = BarEncoder(c)
         size = self.encoder.size
-        self.mean, self.logvar = nn.Linear(size, c.bar), nn.Linear(size, c.bar)
+        self.mean = nn.Linear(size - c.bar, c.bar)
         self.feature = nn.Sequential(nn.Linear(size, c.width), nn.GELU(), Residual(c.width, 1))
+        self.logvar = nn.Linear(c.width, c.bar)
         self.song_mean, self.song_logvar = nn.Linear(c.width, c.song), nn.Linear(c.width, c.song)
         self.no_song = nn.Parameter(torch.zeros(c.song))
         # conditions of a bar as vectors
-        self.length = nn.Embedding(c.steps + 1, c.bound)
-        self.line = nn.Embedding(130, c.bound)  # melody pitches, bound to positions by the tokens' keys
-        self.absent = nn.Parameter(torch.zeros(2, c.bound))  # harmony, melody
+        self.length = nn.Embedding(c.steps + 1, c.bar)
+        self.line = nn.Embedding(130, c.bar)  # melody pitches, bound to positions by the tokens' keys
+        self.absent = nn.Parameter(torch.zeros(3, c.bar))  # harmony, melody, bar vector
         self.prior = BarPrior(c)
         # the decoder
-        self.sum = nn.Linear(c.bar, c.bound, bias=False)
         self.written = nn.Parameter(torch.ones(3))
+        memory = MEMORY * c.width
         self.code = nn.Sequential(
-            nn.Linear(c.bar + c.song + c.bound + c.beats * 24, c.bound), Residual(c.bound, 1), nn.LayerNorm(c.bound)
+            nn.Linear(2 * c.bar + c.song + c.beats * 24, memory), Residual(memory, 1), nn.LayerNorm(memory)
         )
         self.prefix = MEMORY + c.beats
-        self.memory = nn.Linear(c.bound, MEMORY * c.width)
         self.beat = nn.Linear(24, c.width)
         self.beat_place = nn.Parameter(torch.randn(c.beats, c.width) * 0.02)
         self.chord = nn.Linear(24, c.width, bias=False)
         self.sounding, self.upcoming, self.next_pitch = (nn.Embedding(n, c.width) for n in (130, c.steps + 2, 130))
-        self.enter = nn.Linear(c.bound, c.width)
-        self.answer = nn.Linear(2 * c.bound, c.width)
+        self.enter = nn.Linear(c.bar, c.width)
+        self.answer, self.note = nn.Linear(c.bar, c.width, bias=False), nn.Linear(c.bar, c.width, bias=False)
         self.layers = nn.ModuleList(TransformerLayer(c.width, c.heads, 0.0) for _ in range(c.decoder_layers))
         self.norm = nn.LayerNorm(c.width)
-        self.leave = nn.Linear(c.width, c.bound)
+        self.leave = nn.Linear(c.width, c.bar)
         self.depth = nn.Parameter(torch.ones(3))
-        # z begins as a projection of the sum of bound tokens, and its transpose leads back, so that notes can be
-        # retrieved from the first step on
-        nn.init.normal_(self.mean.weight, std=0.2 / size**0.5)
-        nn.init.orthogonal_(self.mean.weight[:, : c.bound])
+        nn.init.constant_(self.binding.bias, ABSENT)
+        # programs are bound to nothing, so all other tokens of a dense bar would hide them in the sum
+        programs = (kind == PROGRAM)[:, None]
+        self.room = max(1, int(c.bar * ROOM))
+        inside = torch.arange(c.bar) < self.room
         with torch.no_grad():
-            self.sum.weight.copy_(self.mean.weight[:, : c.bound].T)
-            first = self.code[0]
-            assert isinstance(first, nn.Linear)
-            first.weight.mul_(0.3)
-            first.weight[:, : c.bar] = self.mean.weight[:, : c.bound].T
+            embed = self.binding.embed.weight
+            embed.copy_(torch.where(programs == inside, embed, 0.0))
+            embed.mul_(torch.where(programs, (c.bar / self.room) ** 0.5, 1.0))
+            for table in self.binding.keys:
+                assert isinstance(table, nn.Embedding)
+                table.weight[:, inside] = 1.0
+        # z begins as the sum of bound tokens, so that notes can be retrieved from the first step on
+        nn.init.zeros_(self.mean.weight)
+        nn.init.zeros_(self.mean.bias)
         for layer in (self.logvar, self.song_logvar):
             first_logvar(layer)
         for table in (self.length, self.line, self.sounding, self.upcoming, self.next_pitch):
@@ -241,26 +322,28 @@ class SongModel(nn.Module):
 
     # --- encoder ------------------------------------------------------------------------------------------------------
 
-    def keys(self, fields: Tensor) -> Tensor:
-        """Keys of `fields (N, T, 3)` at two depths, `(N, T, 2, K)`: the program; program, position and pitch."""
+    def keys(self, fields: Tensor) -> Keys:
+        """Keys of `fields (N, T, 3)`."""
         program, position, pitch = (self.binding.key(i, fields[..., i]) for i in range(3))
-        return torch.stack([program, program * position * pitch], -2)
+        return Keys(program, position * pitch)
 
-    def bound(self, tokens: Tensor, fields: Tensor) -> Tensor:
-        """Tokens `(N, T)` bound to their `fields (N, T, 3)`: `(N, T, K)`."""
-        depth = self.binding.binding_depth[tokens]
-        counted = fields * (depth[..., None] > torch.arange(3, device=tokens.device))
-        return self.binding.tokens(tokens) * self.keys(counted)[..., 1, :]  # a field that does not count has the key 1
+    def bound(self, tokens: Tensor, keys: Keys) -> Tensor:
+        """Tokens `(N, T)` bound to their keys: `(N, T, K)`; programs to none, positions to their program."""
+        depth = self.binding.binding_depth[tokens][..., None]
+        x = self.binding.tokens(tokens) * torch.where(depth > 0, keys.program, 1.0)
+        return x * torch.where(depth > 1, keys.within, 1.0)
 
     def bar_features(self, tokens: Tensor) -> Tensor:
         """Features `(N, F)` of bars `tokens (N, T)`, for `bar_posterior` and `song_posterior`."""
-        fields = place_fields(tokens, self.kind, self.value)
-        out: Tensor = self.encoder(self.bound(tokens, fields), tokens != PAD)
+        keys = self.keys(place_fields(tokens, self.kind, self.value))
+        out: Tensor = self.encoder(self.bound(tokens, keys), tokens != PAD)
         return out
 
     def bar_posterior(self, features: Tensor) -> Posterior:
-        """q(z_b | x_b) of `features (N, F)`."""
-        return posterior_from(features, self.mean, self.logvar)
+        """q(z_b | x_b) of `features (N, F)`: its mean is the sum of bound tokens and a correction."""
+        total, pooled = features[:, : self.config.bar], features[:, self.config.bar :]
+        mean, logvar = self.mean(pooled).float(), self.logvar(self.feature(features)).float()
+        return Posterior(total + mean, logvar.clamp(*LOGVAR_RANGE))
 
     def song_posterior(self, features: Tensor, counts: Tensor) -> Posterior:
         """q(s | bars) of R songs: `features (R, C, F)`, averaged over bars with `counts (R, C)` as weights."""
@@ -277,7 +360,7 @@ class SongModel(nn.Module):
         notes = self.line(pitch) * (pitch > 0)[..., None] * (1 + duration[..., None].float() / 48)
         line = (notes * keys).sum(1) / 3
         whole = line + self.length(given.length.long())
-        given_not = 1 - torch.stack([given.has_harmony, given.has_melody], 1)
+        given_not = 1 - torch.stack([given.has_harmony, given.has_melody, given.has_bar], 1)
         whole = whole + given_not @ self.absent
         return torch.cat([whole, given.harmony.flatten(1)], -1)
 
@@ -287,58 +370,82 @@ class SongModel(nn.Module):
         """Per-bar inputs of decoding: sum to write `(N, K)`, prefix `(N, P, W)`, melody tables `(N, S + 1, 3)`."""
         code = self.code(torch.cat([z, song, condition.to(z.dtype)], -1))
         beats = self.beat(given.harmony.to(code.dtype)) + self.beat_place
-        prefix = torch.cat([self.memory(code).view(len(z), MEMORY, -1), beats], 1)
-        return self.sum(z), prefix, melody_tables(given.melody)
+        prefix = torch.cat([code.view(len(z), MEMORY, -1), beats], 1)
+        return z, prefix, melody_tables(given.melody)
 
-    def written_part(self, tokens: Tensor, fields: Tensor) -> Tensor:
-        """What each of `tokens (N, T)` with its `fields (N, T, 3)` takes from the sum to write: `(N, T, K)` in fp32.
+    def written_part(self, tokens: Tensor, bound: Tensor) -> Tensor:
+        """What each of `tokens (N, T)`, `bound (N, T, K)`, takes from the sum to write: `(N, T, K)`.
 
         PAD and BOS take nothing.
         """
         depth = self.binding.binding_depth[tokens].clamp(max=2)
         weight = self.written[depth] * ((tokens != PAD) & (tokens != BOS)) / SHARE
-        return self.bound(tokens, fields).float() * weight[..., None]
+        if self.training:
+            weight = weight * (torch.rand(tokens.shape, device=tokens.device) >= FORGOTTEN)
+        return bound * weight[..., None].to(bound.dtype)
 
     def steps(
-        self, inputs: Tensor, fields: Tensor, rest: Tensor, harmony: Tensor, tables: Tensor
+        self, inputs: Tensor, fields: Tensor, keys: Keys, rest: Tensor, harmony: Tensor, tables: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Transformer inputs `(N, T, W)` and the rest of the sum unbound for the direct head `(N, T, K)`.
 
-        `inputs (N, T)` are the tokens before, `fields (N, T, 3)` those of the next token, and `rest (N, T, K)` is the
-        sum without the tokens before.
+        `inputs (N, T)` are the tokens before, `fields (N, T, 3)` with their `keys` those of the next token, and
+        `rest (N, T, K)` is the sum without the tokens before.
         """
-        keys = self.keys(fields)
         place = fields[..., 1]
         row = torch.arange(len(inputs), device=inputs.device)[:, None]
         beat = ((place - 1).clamp(min=0) // (self.config.steps // self.config.beats)).clamp(max=self.config.beats - 1)
         sounding, upcoming, pitch = tables[row, place].unbind(-1)
-        rest = rest.to(keys.dtype)  # products in fp32 would be slower under autocast
-        unbound = rest[:, :, None] * keys
-        x = self.enter(self.binding.tokens(inputs)) + self.answer(unbound.flatten(2)) + self.chord(harmony)[row, beat]
-        x = x + self.sounding(sounding) + self.upcoming(upcoming) + self.next_pitch(pitch)
+        rest = rest.to(keys.program.dtype)  # products in fp32 would be slower under autocast
         # programs are bound to nothing, positions to their program, notes to both
-        direct = self.depth[0] * rest + self.depth[1] * unbound[..., 0, :] + self.depth[2] * unbound[..., 1, :]
-        return x, direct
+        of_program = rest * keys.program
+        of_note = of_program * keys.within
+        x = self.enter(self.binding.tokens(inputs)) + self.answer(of_program) + self.note(of_note)
+        x = x + self.chord(harmony)[row, beat]
+        x = x + self.sounding(sounding) + self.upcoming(upcoming) + self.next_pitch(pitch)
+        notes = (self.depth[1] * of_program + self.depth[2] * of_note)[..., self.room :]
+        return x, torch.cat([self.depth[0] * rest[..., : self.room], notes], -1)
 
     def hidden(self, x: Tensor, direct: Tensor) -> Tensor:
-        """The sum of both heads `(N, T, K)`, whose similarity to each token's embedding is the token's logit."""
+        """The sum of both heads `(N, T, K)`, whose similarity to each token's embedding is its hazard in logits."""
         sums: Tensor = self.leave(self.norm(x)) + direct
         return sums
 
-    def decode_logits(self, tokens: Tensor, inputs: Tensor, z: Tensor, song: Tensor, given: Conditions) -> Tensor:
-        """Teacher-forced logits `(N, T, V)` of bars `tokens (N, T)`; `inputs (N, T)`: tokens before, some masked."""
-        fields = place_fields(tokens, self.kind, self.value)
-        logits: Tensor = self.binding.logits(self.teacher_forced(shifted(tokens), inputs, fields, z, song, given))
-        return logits
+    def nats(self, hidden: Tensor, targets: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p of `targets (...)` in nats, and whether each is the most probable token, both `(...)`.
+
+        `hidden (..., K)` and the `allowed (..., V)` tokens in the model's order. PAD has 0 nats and is never right.
+        """
+        hazards = self.binding.logits(hidden, self.order)
+        target = self.rank[targets][..., None]
+        index = torch.arange(len(self.order), device=targets.device)
+        # -log h of the token, and -log(1 - h) of each token that it passes over
+        passed = functional.softplus(torch.where(index == target, -hazards, hazards).float())
+        nats = (passed * (allowed & (index <= target))).sum(-1) * (targets != PAD)
+        with torch.no_grad():
+            right = in_order(hazards, allowed).argmax(-1) == target[..., 0]
+        return nats, right & (targets != PAD)
+
+    def logits(self, hidden: Tensor, allowed: Tensor) -> Tensor:
+        """Log-probabilities `(..., V)` by token, up to a constant; arguments as in `nats`."""
+        return in_order(self.binding.logits(hidden, self.order), allowed)[..., self.rank]
+
+    def allowed(self, before: Tensor, place: Tensor, fields: Tensor) -> Tensor:
+        """`may_follow` in the model's order: `(N, T, V)`."""
+        return may_follow(before, place, fields, self.kind, self.value, self.order)
 
     def teacher_forced(
-        self, before: Tensor, inputs: Tensor, fields: Tensor, z: Tensor, song: Tensor, given: Conditions
+        self, inputs: Tensor, fields: Tensor, keys: Keys, written: Tensor, z: Tensor, song: Tensor, given: Conditions
     ) -> Tensor:
-        """Hidden vectors `(N, T, K)`; the sum lacks the tokens `before (N, T)`, some masked in `inputs`."""
+        """Hidden vectors `(N, T, K)` of bars whose tokens before are `inputs (N, T)`, some masked.
+
+        `written (N, T, K)` is what the tokens before take from the sum.
+        """
         total, prefix, tables = self.start(z, song, given, self.condition(given))
-        written = self.written_part(before, functional.pad(fields[:, :-1], (0, 0, 1, 0)))
-        rest = total[:, None] - written.cumsum(1)
-        x, direct = self.steps(inputs, fields, rest, given.harmony.to(prefix.dtype), tables)
+        # sums as a product: faster than a cumulative sum, which would be in fp32
+        earlier = torch.ones(written.shape[1], written.shape[1], dtype=written.dtype, device=written.device).tril()
+        rest = total[:, None] - earlier @ written
+        x, direct = self.steps(inputs, fields, keys, rest, given.harmony.to(prefix.dtype), tables)
         x = torch.cat([prefix.to(x.dtype), x], 1)
         for layer in self.layers:
             x, _ = layer(x, None)
@@ -353,18 +460,22 @@ class SongModel(nn.Module):
         return caches
 
     def step(
-        self, tokens: Tensor, fields: Tensor, rest: Tensor, harmony: Tensor, tables: Tensor, caches: list[Cache]
-    ) -> tuple[Tensor, list[Cache]]:
-        """Logits `(N, V)` after `tokens (N, 1)` with the next token's `fields (N, 1, 3)`, and the caches after it.
+        self, tokens: Tensor, place: Tensor, fields: Tensor, rest: Tensor, harmony: Tensor, tables: Tensor,
+        caches: list[Cache],
+    ) -> tuple[Tensor, Tensor, list[Cache]]:  # fmt: skip
+        """Log-probabilities `(N, V)` after `tokens (N, 1)`, up to a constant, the rest after them, and the caches.
 
-        `rest (N, K)` is the sum to write without all tokens so far.
+        `place (N, 1, 3)` are the fields of `tokens`, `fields (N, 1, 3)` those of the next token, and `rest (N, K)` is
+        the sum to write without the tokens before `tokens`.
         """
-        x, direct = self.steps(tokens, fields, rest[:, None], harmony, tables)
+        rest = rest - self.written_part(tokens, self.bound(tokens, self.keys(place)))[:, 0]
+        x, direct = self.steps(tokens, fields, self.keys(fields), rest[:, None], harmony, tables)
         after = []
         for layer, cache in zip(self.layers, caches, strict=True):
             x, cache = layer(x, None, cache)
             after.append(cache)
-        return self.binding.logits(self.hidden(x, direct))[:, 0], after
+        logits = self.logits(self.hidden(x, direct), self.allowed(tokens, place, fields))
+        return logits[:, 0], rest, after
 
 
 def gaussian_kl(posterior: Posterior, mean: Tensor, logvar: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from seqvae.config import ModelConfig
 from seqvae.nn.beam import search
-from seqvae.nn.decoder import DecoderOutput
 from seqvae.nn.kernels import multiplies_bf16
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
@@ -111,6 +111,7 @@ class SongVAE(LatentModel):
             column("has_harmony", (), torch.float32),
             column("melody", (net.steps, 2), torch.long),
             column("has_melody", (), torch.float32),
+            column("has_bar", (), torch.float32) if known else torch.ones(count, device=self.device),
         )
 
     def prior(self, song: Tensor, given: Conditions) -> tuple[Tensor, Tensor]:
@@ -121,27 +122,49 @@ class SongVAE(LatentModel):
         return mean[:, 0], (0.5 * logvar[:, 0]).exp()
 
     @torch.no_grad()
-    def continued(self, z: Tensor, given: Given | None) -> Tensor:
-        """Rows `(S, D)` of a new song from draws of N(0, I): each bar vector from its prior given up to HISTORY bars.
-
-        z_b = m(s, h_b, m_b, z_<b) + v(s, h_b, m_b, z_<b) times the draw; the result has the residuals of these.
-        """
-        song, noise = z[:, : self.shared].to(self.device), z[:, self.shared :].to(self.device)
-        conditions = self.conditions(given, len(z))
-        condition = torch.cat([song, self.net.condition(conditions)], -1)
-        bars = torch.zeros_like(noise)
-        for b in range(len(z)):
-            seen = slice(max(0, b - HISTORY), b + 1)
-            mean, logvar = self.net.prior(condition[None, seen], bars[None, seen], noise.new_ones(1))
-            bars[b] = mean[0, -1] + (0.5 * logvar[0, -1]).exp() * noise[b]
+    def expected(self, z: Tensor, given: Given | None) -> Tensor:
+        """The last of the rows `z (S, D)` as the prior expects it after up to HISTORY rows before: `(D,)`."""
+        seen = slice(max(0, len(z) - 1 - HISTORY), None)
+        z = z[seen].to(self.device)
+        song, conditions = z[:, : self.shared], self.conditions(None if given is None else given[seen], len(z))
         mean, spread = self.prior(song, conditions)
-        return torch.cat([song, (bars - mean) / spread], -1).to(z.device)
+        bars = mean + spread * z[:, self.shared :]
+        condition = torch.cat([song, self.net.condition(conditions)], -1)
+        ahead, _ = self.net.prior(condition[None], bars[None], z.new_ones(1))
+        return torch.cat([song[-1], (ahead[0, -1] - mean[-1]) / spread[-1]]).cpu()
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, fields: Tensor, z: Tensor, given: Given | None) -> Tensor:
+        """Rows `(S, D)` of bars `tokens (S, 1, T)` of a song whose vectors are those of the rows `z (S, D)`."""
+        song, bars = z[:, : self.shared].to(self.device), self.encode(tokens, fields).mean[:, self.shared :]
+        mean, spread = self.prior(song, self.conditions(given, len(z)))
+        return torch.cat([song, (bars - mean) / spread], -1).cpu()
 
     # --- decoding -----------------------------------------------------------------------------------------------------
 
     def under(self, given: Given | None) -> BarDecoder:
         """The decoder of bars under their conditions; None and lengths alone stand for no harmony and no melody."""
         return BarDecoder(self, given)
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedOutput:
+    """The decoder's output at M positions, before the projection to the vocabulary."""
+
+    net: SongModel
+    hidden: Tensor
+    """Hidden vectors `(M, K)`."""
+    allowed: Tensor
+    """Tokens that may follow `(M, V)`, in the model's order."""
+
+    def logits(self) -> Tensor:
+        """Log-probabilities `(M, V)`, up to a constant."""
+        return self.net.logits(self.hidden, self.allowed)
+
+    def cross_entropy(self, targets: Tensor, disallowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `DecoderOutput.cross_entropy`; the model has its own `disallowed` tokens."""
+        nats, right = self.net.nats(self.hidden, targets, self.allowed)
+        return nats.sum(), right
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,14 +187,18 @@ class BarDecoder:
 
     def decoder_outputs(
         self, z: Tensor, inputs: Tensor, fields: Tensor, packing: Tensor | None = None, low: bool = False
-    ) -> tuple[DecoderOutput, DecoderOutput]:
+    ) -> tuple[OrderedOutput, OrderedOutput]:
         """As `LatentDecoder.decoder_outputs`; the prediction without history is that with history."""
         net = self.model.net
         bar, song, conditions = self.bars(z)
+        before, fields = inputs[:, 0], fields[:, 0]
         with self._precision(low):
-            x = net.teacher_forced(inputs[:, 0], inputs[:, 0], fields[:, 0], bar, song, conditions)
-        x = x.flatten(0, 1) if packing is None else x[packing]
-        out = DecoderOutput(net.binding, x.float(), None, [])
+            keys = net.keys(fields)
+            written = net.written_part(before, net.bound(before, keys.before()))
+            x = net.teacher_forced(before, fields, keys, written, bar, song, conditions)
+        place = functional.pad(fields[:, :-1], (0, 0, 1, 0))
+        parts = (x.float(), net.allowed(before, place, fields))
+        out = OrderedOutput(net, *(part.flatten(0, 1) if packing is None else part[packing] for part in parts))
         return out, out
 
     def decode_logits(self, z: Tensor, inputs: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,9 +231,8 @@ class BarDecoder:
                 rest, harmony, tables, place = rest[kept], harmony[kept], tables[kept], place[kept]
                 caches = [[x[kept] for x in cache] for cache in caches]
             tokens, fields = tokens.repeat(copies, 1), fields.repeat(copies, 1, 1)
-            rest = rest - net.written_part(tokens, place)[:, 0]
+            logits, rest, caches = net.step(tokens, place, fields, rest, harmony, tables, caches)
             place = fields
-            logits, caches = net.step(tokens, fields, rest, harmony, tables, caches)
             if copies == 1:
                 return logits
             full, alone = logits.float().chunk(2)

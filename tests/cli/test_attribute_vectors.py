@@ -63,7 +63,8 @@ def test_an_attribute_is_fitted_measured_and_added(model: Path, songs: Path, her
     assert facts["attribute"] == "density"
     assert facts["before"] == density(midi.read(one))
     assert facts["after"] == density(midi.read(here / "out.mid"))
-    assert abs(facts["after"] - 2) <= abs(facts["before"] - 2)
+    if model.name != "songs":  # which has random weights
+        assert abs(facts["after"] - 2) <= abs(facts["before"] - 2)
     done("blend", one, *given, "--from", "sparse", "--to", "dense", "--amount", 0.5, "-o", "named.mid")
     assert Path("named.mid").read_bytes() == Path("out.mid").read_bytes()
     clipped = seqvae("blend", one, *given, "--to", "dense", "--amount", 2, "-o", "out.mid")

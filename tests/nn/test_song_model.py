@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import groove
+from conftest import groove, teacher_forced
 from torch import Tensor
 
 from seqvae.config import SongConfig
@@ -12,10 +12,10 @@ from seqvae.music.song_bars import beat_chroma, melody_grid, song_bars
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn.binding import shifted
 from seqvae.nn.posterior import Posterior
-from seqvae.nn.song_model import Conditions, SongModel, gaussian_kl, melody_tables, place_fields
+from seqvae.nn.song_model import Conditions, SongModel, gaussian_kl, in_order, melody_tables, place_fields
 
 SMALL = SongConfig(
-    song=4, bar=6, bound=32, width=16, heads=2, queries=2, encoder_layers=1, decoder_layers=2, prior_width=16,
+    song=4, bar=32, width=16, heads=2, queries=2, encoder_layers=1, decoder_layers=2, prior_width=16,
     prior_layers=1,
 )  # fmt: skip
 
@@ -46,7 +46,8 @@ def conditions(bars: int) -> Conditions:
     torch.manual_seed(1)
     melody = torch.zeros(bars, 48, 2, dtype=torch.long)
     melody[:, ::12] = torch.tensor([61, 12])
-    return Conditions(torch.full((bars,), 48), torch.rand(bars, 4, 24), torch.ones(bars), melody, torch.ones(bars))
+    one = torch.ones(bars)
+    return Conditions(torch.full((bars,), 48), torch.rand(bars, 4, 24), one, melody, one, one)
 
 
 def test_position_fields_equal_those_of_the_grammar(model: SongModel, tokenizer: MidiTokenizer) -> None:
@@ -59,16 +60,46 @@ def test_position_fields_equal_those_of_the_grammar(model: SongModel, tokenizer:
 def test_stepwise_logits_equal_those_of_teacher_forcing(model: SongModel, tokenizer: MidiTokenizer) -> None:
     given = conditions(3)
     tokens = padded(tokenizer.encode(groove(1, 3)))
-    z, song = torch.randn(3, 6), torch.randn(3, 4)
+    z, song = torch.randn(3, 32), torch.randn(3, 4)
     with torch.no_grad():
-        whole = model.decode_logits(tokens, shifted(tokens), z, song, given)
+        whole = model.logits(*teacher_forced(model, tokens, z, song, given))
         rest, prefix, tables = model.start(z, song, given, model.condition(given))
         caches, fields = model.prefill(prefix), place_fields(tokens, model.kind, model.value)
-        inputs = shifted(tokens)
+        inputs, place = shifted(tokens), torch.zeros(3, 1, 3, dtype=torch.long)
         for t in range(tokens.shape[1]):
-            logits, caches = model.step(inputs[:, t : t + 1], fields[:, t : t + 1], rest, given.harmony, tables, caches)
-            torch.testing.assert_close(logits, whole[:, t], rtol=1e-4, atol=1e-4)
-            rest = rest - model.written_part(tokens[:, t : t + 1], fields[:, t : t + 1])[:, 0]
+            here = fields[:, t : t + 1]
+            logits, rest, caches = model.step(inputs[:, t : t + 1], place, here, rest, given.harmony, tables, caches)
+            real = tokens[:, t] > 0
+            torch.testing.assert_close(logits[real], whole[real, t], rtol=1e-4, atol=1e-4)
+            place = here
+
+
+def test_tokens_that_may_follow_are_those_of_the_grammar(model: SongModel, tokenizer: MidiTokenizer) -> None:
+    tokens = padded(tokenizer.encode(groove(3, 6)))
+    fields = place_fields(tokens, model.kind, model.value)
+    place = torch.nn.functional.pad(fields[:, :-1], (0, 0, 1, 0))
+    found = model.allowed(shifted(tokens), place, fields)[..., model.rank].numpy()
+    expected = tokenizer.allowed(tokens.numpy().astype(np.int32))
+    assert np.array_equal(found[tokens.numpy() > 0], expected[tokens.numpy() > 0])
+
+
+def test_a_token_is_the_first_that_is_present() -> None:
+    hazards, allowed = torch.tensor([0.0, 2.0, -1.0, 3.0]), torch.tensor([True, False, True, True])
+    h = hazards.sigmoid()
+    expected = torch.tensor([h[0], 0, (1 - h[0]) * h[2], (1 - h[0]) * (1 - h[2]) * h[3]])
+    torch.testing.assert_close(in_order(hazards, allowed).exp(), expected)
+
+
+def test_nats_are_those_of_the_logits(model: SongModel, tokenizer: MidiTokenizer) -> None:
+    tokens = padded(tokenizer.encode(groove(2, 3)))
+    with torch.no_grad():
+        hidden, allowed = teacher_forced(model, tokens, torch.randn(3, 32), torch.randn(3, 4), conditions(3))
+        nats, right = model.nats(hidden, tokens, allowed)
+        logits = model.logits(hidden, allowed)
+    real = tokens > 0
+    torch.testing.assert_close(nats[real], -logits.gather(-1, tokens[..., None])[..., 0][real])
+    assert torch.equal(right[real], (logits.argmax(-1) == tokens)[real])
+    assert not nats[~real].any() and not right[~real].any()
 
 
 def test_padding_changes_nothing(model: SongModel, tokenizer: MidiTokenizer) -> None:
@@ -91,7 +122,7 @@ def test_a_song_vector_depends_on_the_bars_and_not_on_their_order(model: SongMod
 
 def test_the_prior_depends_on_earlier_bars_or_on_none(model: SongModel) -> None:
     condition = torch.randn(2, 4, 4 + 32 + 96)
-    z, other = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
+    z, other = torch.randn(2, 4, 32), torch.randn(2, 4, 32)
     changed = torch.cat([z[:, :2], other[:, 2:]], 1)
     past = torch.tensor([1.0, 0.0])
     with torch.no_grad():
