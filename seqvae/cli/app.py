@@ -283,12 +283,15 @@ def generate(
 ) -> None:
     """Generate new songs, sentences or sessions. The first batch has the seed given; --json prints the seed of each."""
     from seqvae.cli.inputs import also, kind_of, load
+    from seqvae.cli.notices import of_draws
 
     kind = kind_of(model)
     check_music_options(kind, chords=chords)
     digits, stem = len(str(count)), style or Path(model).absolute().name
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
+        if said := of_draws(codec):
+            console.report(said)
         from seqvae.nn.sampling import TOP_P, Sampling
         from seqvae.style.form import BARS
 

@@ -1,7 +1,7 @@
 """Notices on lines that a model of sentences does not represent well, and the limit on the length of a line.
 
-Scope: unknown characters, lines that do not come back, one line on standard error. Out of scope: other kinds (they get
-no notice), encoding and decoding.
+Scope: unknown characters, lines that do not come back, new lines, one line on standard error. Out of scope: other kinds
+(they get no notice), encoding and decoding.
 """
 
 from __future__ import annotations
@@ -129,3 +129,13 @@ def _lost(line: str, result: str) -> float:
 
 def _short(line: str) -> str:
     return safe(line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…")
+
+
+def of_draws(codec: Codec) -> str:
+    """The notice that new lines will hardly be sentences; empty for a model of which they are.
+
+    Without a search, z holds the words of a line in hundreds of bits, and a random z belongs to no line.
+    """
+    if not isinstance(codec.tokenizer, TextTokenizer) or codec.model.config.encoder != "pooled":
+        return ""
+    return "most of these lines are no sentences: this kind of model reconstructs, moves and walks; it cannot draw yet"

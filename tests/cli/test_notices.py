@@ -96,3 +96,10 @@ def test_strict_is_for_sentences(tiny_music: Path) -> None:
     said = seqvae("reconstruct", "-m", tiny_music, song(Path("a.mid")), "-o", "b.mid", "--strict")
     assert said.exit_code == 2
     assert "--strict: is for sentences" in said.stderr
+
+
+def test_a_model_that_cannot_draw_sentences_says_so(tiny_text: Path) -> None:
+    assert "no sentences" not in seqvae("generate", "-m", tiny_text).stderr
+    result = seqvae("generate", "-m", "prose")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("most of these lines are no sentences")
