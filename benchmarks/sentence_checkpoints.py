@@ -22,6 +22,7 @@ import json
 import random
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,14 +36,15 @@ from seqvae.codec import Codec
 from seqvae.config import Recipe, from_dict, load_recipe
 from seqvae.data.dataset import split_of
 from seqvae.evaluation.text_sets import AUTHORS, style_of
-from seqvae.style import choice, gaussian, mixture, styles_file
+from seqvae.style import gaussian, mixture, offsets, styles_file
+from seqvae.style.gaussian import Style
 from seqvae.text import lines as text
 from seqvae.text.tokenizer import TextTokenizer
 from seqvae.train.fit_styles import MIXTURE
 
 LINES = 5000  # lines per style at most
 AUTHORS_LINES = 1500  # lines per author at most
-RANK, WIDE = 4, 24  # rank of the covariance of an author, of whom there are dozens, and of another style
+RANK, WIDE = 3, 24  # rank of the covariance of an author, of whom there are dozens, and of another style
 FEWEST = 500  # least number of training lines of an author with a style
 POINTS = 40_000  # posterior samples that the mixture is fitted to
 BATCH = 2000  # lines encoded at a time
@@ -101,6 +103,18 @@ def styles_of_reviews(data: Path) -> dict[str, tuple[list[str], str]]:
     return out
 
 
+def with_author_offsets(authors: dict[str, Style]) -> dict[str, Style]:
+    """Offsets of all authors, as long as those of the authors with a classifier."""
+    lengths = [float(one.offset.norm()) for one in authors.values() if one.offset is not None]
+    ways = offsets.directions(list(authors.values())) if lengths else None
+    if ways is None:
+        return authors
+    return {
+        name: replace(one, offset=lengths[0] * way / way.norm())
+        for (name, one), way in zip(authors.items(), ways, strict=True)
+    }
+
+
 def stub(name: str, styles: list[str]) -> str:
     """A model card with the places that remain to be written."""
     return (
@@ -138,12 +152,13 @@ def main() -> None:
     fitted = {one: gaussian.fit(list(z[:, None]), lines[one][1]) for one, z in means.items()}
     for group in GROUPS:
         if fitted.keys() >= set(group):
-            fitted |= choice.with_classifiers(
-                {one: fitted[one] for one in group}, {one: lines[one][0] for one in group}
+            fitted |= offsets.fitted_together(
+                codec, {one: fitted[one] for one in group}, {one: lines[one][0] for one in group}
             )
+    fitted |= with_author_offsets({one: fit for one, fit in fitted.items() if one not in large})
     everything = torch.cat([z for one, z in means.items()])
     source = f"all styles: {len(everything)} sentences of the training split"
-    fitted["all"] = gaussian.fit(list(everything[:, None]), source)
+    fitted["all"] = offsets.centre(gaussian.fit(list(everything[:, None]), source), fitted)
     wide = {one: fit for one, fit in fitted.items() if one in large or one == "all"}
     kept.styles, kept.about_styles = styles_file.pack(wide, WIDE)
     narrow = styles_file.pack({one: fit for one, fit in fitted.items() if one not in wide}, RANK)

@@ -37,6 +37,7 @@ from seqvae.style import (
     interpolation,
     mixture,
     moves,
+    offsets,
     sentences,
     styles_file,
     translation,
@@ -464,9 +465,9 @@ class Codec:
         return replace(fitted, ensemble=self.adapter.ensemble(songs, read))
 
     def fit_styles(self, sets: Mapping[str, tuple[Sequence[Any], str]]) -> dict[str, Style]:
-        """A style from the pieces and the source of each name; styles of lines with a classifier of one another."""
+        """A style from the pieces and the source of each name; see `offsets.fitted_together` for styles of lines."""
         fitted = {name: self.fit_style(pieces, source) for name, (pieces, source) in sets.items()}
-        return choice.with_classifiers(fitted, {name: pieces for name, (pieces, _) in sets.items()})
+        return offsets.fitted_together(self, fitted, {name: pieces for name, (pieces, _) in sets.items()})
 
 
 def from_checkpoint(kept: checkpoint.Checkpoint, name: str = "", exact: bool = False) -> Codec:

@@ -56,7 +56,7 @@ def outputs(name: str) -> Outputs:
         made["blend"] = [codec.blend(pieces[0], source="classical", target="rock", amount=0.5)]
         made["generate jazz"] = codec.sample(1, "jazz", temperature=0.8, segments=2, seed=7)
     elif name == "reviews":
-        made["blend"] = [codec.blend(line, source="positive", target="negative", amount=0.7) for line in pieces]
+        made["blend"] = [codec.blend(line, source="positive", target="negative", amount=1.0) for line in pieces]
     shown: Outputs = {what: [shows(piece) for piece in some] for what, some in made.items()}
     shown["scores"] = [round(one.elbo, 2) for one in examine(codec, pieces, 4)]
     return shown

@@ -25,6 +25,7 @@ from seqvae.modality import modality
 from seqvae.music import note_metrics as measures
 from seqvae.music.piece import Piece
 from seqvae.music.titles import title
+from seqvae.style import translation
 from seqvae.style.gaussian import Effect, Style
 
 Floats = NDArray[np.float64]
@@ -105,7 +106,7 @@ def _effect(
     another: Sequence[Tensor], meter: _Meter, generator: torch.Generator, seed: int,
 ) -> Effect:  # fmt: skip
     """The effect of one vector on pieces, given by their own latents and those of `another` piece each."""
-    way = amount * (styles[target].mean - styles[source].mean)
+    way = amount * translation.vector(styles[source], styles[target])
     lengths = [float(way.norm())] * len(latents)
     random = controls.random_vectors(list(styles.values()), lengths, generator)
     before = meter.rows(latents, target)

@@ -127,7 +127,7 @@ def _transfer_tables(pair: str, figures: Mapping[str, Any]) -> list[str]:
         anchors = (f"{cell(x, 1)} at {at} %" for at, x in by["bleu_at_accuracy"].items())
         lines += [f"Self-BLEU at the classifier's accuracy: {', '.join(anchors)}.", ""]
     if controls := figures.get("controls"):
-        lines += rows(f"{pair}, difference of means by 1", columns, {k: _cells(x, shown) for k, x in controls.items()})
+        lines += rows(f"{pair}, moved by amount 1", columns, {k: _cells(x, shown) for k, x in controls.items()})
         gains = ", ".join(f"{k} {cell(x['beyond'], 1)}" for k, x in controls.items() if "beyond" in x)
         lines += [f"Gain of self-BLEU over {gains}.", ""]
     lines += rows(f"{pair}, line by line", columns, {k: _cells(x, shown) for k, x in figures.get("movers", {}).items()})

@@ -137,7 +137,7 @@ def transfer(
     """Move lines of two styles to the other style by every amount and every method of style/translation.py.
 
     Accuracy is the share whose target is more probable than the source, BLEU compares with the original lines,
-    perplexity is from the language model. "controls" compares the full difference of means with the lines themselves,
+    perplexity is from the language model. "controls" compares a move by amount 1 with the lines themselves,
     another line moved alike, the target's mean alone, a random vector of equal length, and the baselines. "chosen" is
     the setting with the best geometric mean of accuracy and BLEU on one half of the lines, by another classifier than
     the one that measures, with its figures on the other half. "movers" has the figures of the lines moved by each of

@@ -20,14 +20,15 @@ def even(count: int) -> int:
     return -(-count // step) * step
 
 
-def batches(lengths: NDArray[np.int64], tokens: int) -> list[list[int]]:
+def batches(lengths: NDArray[np.int64], tokens: int, equal: bool = False) -> list[list[int]]:
     """Row numbers sorted by length and cut so that rows times longest, both rounded by `even`, is at most `tokens`.
 
-    A batch has at least one row.
+    A batch has at least one row, and with `equal` rows of one length alone.
     """
     batches: list[list[int]] = [[]]
     for i in np.argsort(lengths, kind="stable"):
-        if batches[-1] and even(len(batches[-1]) + 1) * even(int(lengths[i])) > tokens:
+        full = even(len(batches[-1]) + 1) * even(int(lengths[i])) > tokens
+        if batches[-1] and (full or (equal and lengths[batches[-1][0]] != lengths[i])):
             batches.append([])
         batches[-1].append(int(i))
     return [batch for batch in batches if batch]

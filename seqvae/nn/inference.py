@@ -19,6 +19,7 @@ from seqvae.config import RefineConfig
 from seqvae.errors import SeqVAEError
 from seqvae.nn import batches
 from seqvae.nn.binding import shifted
+from seqvae.nn.blocks import Attention
 from seqvae.nn.kernels import DISALLOWED, multiplies_bf16, steady
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.posterior import Posterior
@@ -75,6 +76,11 @@ class BatchInference:
         """The device of the model's weights."""
         return next(self.model.parameters()).device
 
+    @property
+    def _equal(self) -> bool:
+        """Whether a batch has rows of one length alone: sums of attention are as long as the longest row."""
+        return self.exact and any(isinstance(module, Attention) for module in self.model.modules())
+
     @torch.no_grad()
     def posteriors(self, segments: Sequence[Segment], refined: bool = False) -> Posterior:
         """As `Inference.posteriors`, in batches of similar length."""
@@ -114,7 +120,7 @@ class BatchInference:
         longest = np.array([max(map(len, segment)) for segment in segments], np.int64)
         mean = torch.zeros(len(segments), self.model.config.latent)
         logvar = torch.zeros_like(mean)
-        for rows in self.ranks.shard(batches.batches(longest, BATCH_TOKENS // self.chunks)):
+        for rows in self.ranks.shard(batches.batches(longest, BATCH_TOKENS // self.chunks, self._equal)):
             tokens, fields = self.tensors([segments[i] for i in rows], even)
             with steady(self.exact):
                 posterior = encode(tokens, fields, rows)
@@ -129,7 +135,7 @@ class BatchInference:
         total = torch.zeros(len(z), len(segments), self.chunks, int(longest.max(initial=0)))
         given = conditions(segments)
         budget = max(1, SCORE_NUMBERS // self.tokenizer.vocab_size)
-        for rows in self.ranks.shard(batches.batches(longest, max(1, budget // self.chunks))):
+        for rows in self.ranks.shard(batches.batches(longest, max(1, budget // self.chunks), self._equal)):
             tokens, fields = self.tensors([segments[i] for i in rows], even=True)
             allowed = self.allowed(tokens)
             disallowed = None if allowed is None else ~allowed

@@ -319,8 +319,9 @@ class Steady(TorchDispatchMode):
     """While active, matrix products on a CPU are those of `product`, in the backward pass too.
 
     Row-wise and elementwise operations of torch need no such care, and its recurrent layers satisfy this as they are.
-    Attention is not covered: its sums are as long as the longest row. Python stands between torch and each of its
-    operations, which costs time, so only `Codec.exact` uses it.
+    Attention is not covered, as its sums are as long as the longest row: its batches have rows of one length
+    (`BatchInference`). Python stands between torch and each of its operations, which costs time, so only `Codec.exact`
+    uses it.
     """
 
     def __init__(self) -> None:

@@ -53,6 +53,8 @@ class Choice:
     """Amounts tried, evenly spaced up to the farthest."""
     bias: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
     """Each amount is decoded once with each of these added to the logits of the original's tokens."""
+    words: float = 0.3
+    """Factor of the classifier's weights of words, which are added to the logits; see `favoured`."""
     restore: bool = True
     """Whether to put changed words back where the classifier still accepts the line."""
     beam: int = 0
@@ -115,10 +117,10 @@ def choose(
     """For each line the best candidate along the way whose style the classifier accepts.
 
     Candidates are decoded at `choice.steps` amounts up to the farthest, without and with a bias toward the tokens of
-    the line, and beside each stand those with some of its changed words put back. Of the candidates that reach
-    `choice.until` and have no loop, the one with the best score is chosen (`Choice`); if none reaches it, the one with
-    the highest probability. A line that reaches it already, and a line without words, stay as they are. `known` are the
-    latents `(S, D)` of the lines, if they are computed already.
+    the line, and all with one toward words of the target style. Beside each stand those with some of its changed words
+    put back. Of the candidates that reach `choice.until` and have no loop, the one with the best score is chosen
+    (`Choice`); if none reaches it, the one with the highest probability. A line that reaches it already, and a line
+    without words, stay as they are. `known` are the latents `(S, D)` of the lines, if they are computed already.
 
     Raises StyleError for styles without a classifier that tells the two apart.
     """
@@ -155,7 +157,10 @@ def candidates(
 ) -> list[dict[str, float]]:
     """The different lines decoded along the way of each line, each with the smallest share of the way."""
     found: list[dict[str, float]] = [{} for _ in lines]
-    guides = [favoured(codec, lines, bias) if bias else None for bias in choice.bias]
+    tokens = [codec.tokenizer.token_text(token) for token in range(codec.tokenizer.vocab_size)]
+    pairs = [_weights(codec, source, target) for source, target, _ in path]
+    words: Floats = choice.words * np.sum([line_classifier.token_weights(tokens, a, b) for a, b in pairs], axis=0)
+    guides = [favoured(codec, lines, bias, words) for bias in choice.bias]
     for step in range(1, choice.steps + 1):
         share = step / choice.steps
         z = [*map(translated(codec, path, share, method), latents)]
@@ -175,15 +180,19 @@ def translated(
     return translation.compose([translation.translate(a, b, amount, method) for a, b, amount in styles])
 
 
-def favoured(codec: LineCodec, lines: Sequence[str], bias: float) -> Guide:
-    """A guide that adds `bias` to the logits of the tokens of each line, its end included."""
+def favoured(codec: LineCodec, lines: Sequence[str], bias: float, words: Floats | float = 0.0) -> Guide:
+    """A guide that adds `words (V,)` to the logits of all tokens, and `bias` to those of each line, its end included.
+
+    Tokens of the line get only negative `words`: those of the target style that it has already need not come again.
+    """
     split = [codec.segments(line) for line in lines]
-    weights = np.zeros((sum(map(len, split)) * codec.chunks, codec.tokenizer.vocab_size), np.float32)
+    weights = np.empty((sum(map(len, split)) * codec.chunks, codec.tokenizer.vocab_size), np.float32)
+    weights[:] = words
     at = 0
     for segments in split:
         rows = len(segments) * codec.chunks
         tokens = np.unique(np.concatenate([chunk for segment in segments for chunk in segment]))
-        weights[at : at + rows, tokens] = bias
+        weights[at : at + rows, tokens] = bias + np.minimum(0, weights[at : at + rows, tokens])
         at += rows
     columns = np.arange(weights.shape[1], dtype=np.int32)
 

@@ -108,6 +108,9 @@ class Style:
     of the prior N(0, I), whose mean depends on the shared ones (nn/song_vae.py)."""
     level: Level | None = None
     """The attribute that it is an end of; None for other styles."""
+    offset: Tensor | None = None
+    """`(D,)`: a move by amount 1 from a style s to a style t of lines adds offset_t - offset_s; see style/offsets.py.
+    None for other kinds and a single style: such moves add mean_t - mean_s."""
 
     @cached_property
     def root(self) -> Tensor:

@@ -44,7 +44,11 @@ def buckets(line: str) -> list[int]:
     """The buckets of the different words and pairs of neighbours of a line, its ends included."""
     found = ["", *words(line), ""]
     grams = {*found[1:-1], *(f"{a} {b}" for a, b in pairwise(found))}
-    return sorted({zlib.crc32(gram.encode(errors="replace")) % BUCKETS for gram in grams})
+    return sorted({_bucket(gram) for gram in grams})
+
+
+def _bucket(gram: str) -> int:
+    return zlib.crc32(gram.encode(errors="replace")) % BUCKETS
 
 
 def fit(lines: Mapping[str, Sequence[str]], steps: int = 60) -> dict[str, LineWeights]:
@@ -75,6 +79,16 @@ def fit(lines: Mapping[str, Sequence[str]], steps: int = 60) -> dict[str, LineWe
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     whole = torch.cat([table.detach(), intercept.detach()[None]]).T.half().float()
     return {name: LineWeights(one.clone(), tuple(kept)) for name, one in zip(kept, whole, strict=True)}
+
+
+def token_weights(texts: Sequence[str], source: LineWeights, target: LineWeights) -> NDArray[np.float64]:
+    """Weight `(V,)` of each token for the target against the source, by its text; 0 if it is not a word and its space.
+
+    The weight is that of the word's bucket, in nats for a line that has no other.
+    """
+    difference = (target.weights - source.weights).double().numpy()
+    found = [text[1:] if text[:1].isspace() and words(text) == [text[1:].lower()] else "" for text in texts]
+    return np.array([difference[_bucket(word.lower())] if word else 0.0 for word in found])
 
 
 def probability(lines: Sequence[str], source: LineWeights, target: LineWeights) -> NDArray[np.float64]:

@@ -42,6 +42,7 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         left[:own] = (left[:own] - factors.float().square().sum(1)).clamp(min=0)
         mean = style.mean.float().clone()  # a file may not hold a tensor twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
+        tensors |= {} if style.offset is None else {f"{name}.offset": style.offset.half()}
         if style.exemplars is not None:
             weights, directions = principal(style.exemplars.double())
             tensors |= {f"{name}.coefficients": weights.half(), f"{name}.directions": directions.half()}
@@ -93,6 +94,7 @@ def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], d
         _classifier(name, tensors, facts.get("among", ())),
         shared,
         _level(name, facts.get("level")),
+        _offset(name, tensors, len(mean)),
     )
 
 
@@ -104,6 +106,16 @@ def _level(name: str, facts: Mapping[str, Any] | None) -> Level | None:
     if not all(math.isfinite(x) for x in (level.mean, level.low, level.high, level.crowded)):
         raise StyleError(f"style '{name}': its {level.attribute} is not finite; fit it again")
     return level
+
+
+def _offset(name: str, tensors: Mapping[str, Tensor], dimensions: int) -> Tensor | None:
+    """The offset of a style, None if there is none; raises StyleError for a damaged one."""
+    offset = tensors.get(f"{name}.offset")
+    if offset is None:
+        return None
+    if offset.shape != (dimensions,) or not bool(offset.isfinite().all()):
+        raise StyleError(f"style '{name}': its offset is damaged; fit it again")
+    return offset.float()
 
 
 def _shared(name: str, facts: Mapping[str, Any]) -> int:

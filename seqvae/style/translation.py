@@ -21,12 +21,18 @@ FAR = 1e6  # larger amounts are clamped, so that no vector overflows
 
 
 def vector(source: Style | Tensor, target: Style) -> Tensor:
-    """`(D,)`: mean_target - mean_source; `source` may be a piece's own mean `(D,)`.
+    """`(D,)`: the move by amount 1. offset_target - offset_source where styles have these, else the same of the means.
+
+    `source` may be a piece's own mean `(D,)`: mean_target - source, or the offset of the target where it has one.
 
     Where the segments of a piece share dimensions, a piece's own mean differs from the target's in these alone.
     """
     if isinstance(source, Style):
+        if source.offset is not None and target.offset is not None:
+            return target.offset - source.offset
         return target.mean - source.mean
+    if target.offset is not None:
+        return target.offset
     between = target.mean - source
     if target.shared:
         between[target.shared :] = 0.0
@@ -43,8 +49,8 @@ def translate(
 ) -> Callable[[Tensor], Tensor]:
     """The map of `z (S, D)` from a style (or a point `(D,)`) toward another by `amount`; amount 0 gives `z` itself.
 
-    mean: z + amount (mean_t - mean_s). discriminant: along the same difference, but each row only as far as needed to
-    reach a common position (`advance`); a segment that is already half-way moves half as much. transport:
+    mean: z + amount v with v the `vector` of the two. discriminant: along the same vector, but each row only as far as
+    needed to reach a common position (`advance`); a segment that is already half-way moves half as much. transport:
     (1 - amount) z + amount T(z), with T the optimal transport between the two Gaussians (`transport`). A point has no
     covariance: other methods than mean then raise StyleError.
     """
@@ -75,19 +81,20 @@ mover, together = translate, compose  # their names in earlier versions
 
 
 def advance(z: Tensor, source: Style, target: Style, amount: float) -> Tensor:
-    """Share of the difference of means that takes each row of `z (S, D)` to a common position: `(S,)`, at least 0.
+    """Share of the `vector` v that takes each row of `z (S, D)` to a common position: `(S,)`, at least 0.
 
-    The position of z is p = w.(z - mean_s) / w.(mean_t - mean_s) with w = S^-1 (mean_t - mean_s) and S the mean of the
-    two covariances: 0 at the source's mean and 1 at the target's, on the axis that separates them best (Fisher 1936).
+    The position of z is p = w.(z - mean_s) / w.v with w = S^-1 (mean_t - mean_s) and S the mean of the two covariances,
+    on the axis that separates them best (Fisher 1936): 0 at the source's mean and 1 at mean_s + v, the target's mean
+    for styles without offsets.
     Up to amount 1 z moves from p to (1 - amount) p + amount; above 1, to `amount`. Rows already beyond stay.
     """
-    between, w = _discriminant(source, target)
-    if not between @ w > 0:  # the two styles are the same
+    way, w = vector(source, target).double(), _discriminant(source, target)[1]
+    if not way @ w > 0:  # the two styles are the same
         return torch.zeros(len(z), dtype=z.dtype)
-    place = (z.double() - source.mean) @ w / (between @ w)
+    place = (z.double() - source.mean) @ w / (way @ w)
     goal = (1 - amount) * place + amount if amount <= 1 else torch.full_like(place, amount)
-    way: Tensor = (goal - place).clamp(min=0).to(z.dtype)
-    return way
+    share: Tensor = (goal - place).clamp(min=0).to(z.dtype)
+    return share
 
 
 def separation(one: Style, other: Style) -> float:
@@ -104,7 +111,7 @@ def separation(one: Style, other: Style) -> float:
 def _discriminant(source: Style, target: Style) -> tuple[Tensor, Tensor]:
     """mean_t - mean_s and S^-1 (mean_t - mean_s), both `(D,)`, with S the mean of the covariances."""
     pooled = (source.covariance + target.covariance).double() / 2
-    between = vector(source, target).double()
+    between = (target.mean - source.mean).double()
     pooled = pooled + 1e-6 * pooled.diagonal().mean().clamp(min=1e-12) * torch.eye(len(pooled))
     return between, torch.linalg.solve(pooled, between)
 
@@ -114,25 +121,30 @@ def orthogonal(styles: Mapping[str, Style], directions: Sequence[Tensor]) -> dic
 
     Gram-Schmidt with the inner product a^T b of the latent space. With U the directions as columns and m the mean of
     the means, mean_i becomes mean_i - U (U^T U)^-1 U^T (mean_i - m). With a^T S^-1 b and S the mean of the covariances
-    the decoder hardly responds to the remainder of a vector of drums (docs/blending.md). Raises StyleError for a
-    direction of no length, and for differences with hardly a remainder.
+    the decoder hardly responds to the remainder of a vector of drums (docs/blending.md). The same is taken from
+    offsets. Raises StyleError for a direction of no length, and for differences with hardly a remainder.
     """
     u = torch.stack(list(directions), 1).double()
     if not u.norm(dim=0).min() > 0:
         raise StyleError("no vector can be orthogonal to two styles with the same mean; name two others")
     means = torch.stack([style.mean for style in styles.values()]).double()
-    apart = means - means.mean(0)
-    left = apart - apart @ torch.linalg.pinv(u).T @ u.T
+    apart, across = means - means.mean(0), torch.linalg.pinv(u).T @ u.T
+    left = apart - apart @ across
     if left.norm() < 1e-3 * apart.norm():
         raise StyleError("the vector is a sum of those that it should be orthogonal to; nothing is left of it")
     moved = (means.mean(0) + left).float()
-    return {name: replace(style, mean=mean) for (name, style), mean in zip(styles.items(), moved, strict=True)}
+    offsets = [None if x.offset is None else (x.offset - x.offset.double() @ across).float() for x in styles.values()]
+    return {
+        name: replace(style, mean=mean, offset=offset)
+        for (name, style), mean, offset in zip(styles.items(), moved, offsets, strict=True)
+    }
 
 
 def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
     """T(z) = mean_t + A (z - mean_s), A = S_s^-1/2 (S_s^1/2 S_t S_s^1/2)^1/2 S_s^-1/2 (Knott and Smith 1984).
 
-    The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I. Raises StyleError for a
+    The map between two Gaussians that moves `z (S, D)` least. With equal covariances A = I. The target's Gaussian has
+    its mean at mean_s plus the `vector` of the two, which is mean_t for styles without offsets. Raises StyleError for a
     source without spread: no linear map makes a Gaussian of a point.
     """
     if not source.covariance.trace() > 0:
@@ -140,4 +152,5 @@ def transport(source: Style, target: Style) -> Callable[[Tensor], Tensor]:
     s, t = source.covariance.double(), target.covariance.double()
     root, inverse = matrix_root(s), matrix_root(s, inverse=True)
     a = inverse @ matrix_root(root @ t @ root) @ inverse
-    return lambda z: (target.mean + (z.double() - source.mean) @ a).to(z.dtype)
+    mean = source.mean.double() + vector(source, target)
+    return lambda z: (mean + (z.double() - source.mean) @ a).to(z.dtype)

@@ -21,7 +21,7 @@ from seqvae.data.dataset import Longs, TokenData
 from seqvae.modality import counted, modality
 from seqvae.music.band import Ensemble
 from seqvae.protocols import PAD
-from seqvae.style import choice, gaussian, mixture, styles_file
+from seqvae.style import gaussian, mixture, offsets, styles_file
 
 Report = Callable[[str], None]
 Floats = NDArray[np.float64]
@@ -110,9 +110,9 @@ def fit_styles(folder: Path, data: TokenData, report: Report, segments: int = 16
         name: replace(gaussian.fit(z, about.format(name, len(z))), ensemble=ensembles[name])
         for name, z in sorted(latents.items())
     }
-    styles = choice.with_classifiers(styles, lines)
+    styles = offsets.fitted_together(codec, styles, lines)
     everything = [z for one in latents.values() for z in one]
-    styles["all"] = gaussian.fit(everything, about.format("all styles", len(everything)))
+    styles["all"] = offsets.centre(gaussian.fit(everything, about.format("all styles", len(everything))), styles)
     kept = checkpoint.load(folder)
     kept.styles, kept.about_styles = styles_file.pack(styles)
     if all(len(z) == 1 for z in everything):  # longer pieces are sampled segment by segment instead

@@ -87,6 +87,20 @@ def test_a_bias_keeps_the_tokens_of_each_line(model: Codec) -> None:
         assert {int(token) for chunk in model.tokenizer.encode(text) for token in chunk} <= own
 
 
+def test_words_of_the_target_style_are_favoured(model: Codec) -> None:
+    """A weight of words alone turns lines whose latents stay; tokens of a line get negative weights alone."""
+    z = model.encode(BAD[:6])
+    words = np.zeros(model.tokenizer.vocab_size)
+    [good] = {int(t) for c in model.tokenizer.encode("a good") for t in c} - {
+        int(t) for line in ["a", "bad"] for c in model.tokenizer.encode(line) for t in c
+    }
+    words[good] = 100.0
+    assert all("good" in line for line in model.decode(z, guide=choice.favoured(model, BAD[:6], 0.0, words)))
+    lines = ["good"] * 6
+    same = model.decode(z, guide=choice.favoured(model, lines, 0.0, words))
+    assert same == model.decode(z)
+
+
 def test_changed_words_are_put_back_in_every_combination() -> None:
     assert set(choice.restored("a b c", "x b z")) == {"x b z", "a b z", "x b c"}
     assert set(choice.restored("a b", "a b c")) == {"a b c"}

@@ -75,6 +75,15 @@ def test_a_damaged_classifier_is_refused(damage: str) -> None:
         styles_file.unpack(tensors, about)
 
 
+def test_the_weight_of_a_token_is_that_of_its_word() -> None:
+    weights = line_classifier.fit({"good": GOOD, "bad": BAD})
+    found = line_classifier.token_weights(
+        [" good", " Bad", "good", " go od", " ", "<bos>"], weights["bad"], weights["good"]
+    )
+    assert found[0] > 0 > found[1]
+    assert found[2:].tolist() == [0, 0, 0, 0]
+
+
 def test_a_single_style_and_pieces_other_than_lines_have_no_classifier() -> None:
     alone = choice.with_classifiers({"good": random_style(0)}, {"good": GOOD})
     paths = choice.with_classifiers({"a": random_style(0), "b": random_style(1)}, {"a": [Path("x")], "b": [Path("y")]})
