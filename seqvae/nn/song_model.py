@@ -58,7 +58,7 @@ class Conditions:
     has_melody: Tensor
     """`(N,)`: 1.0 where the melody is given."""
     has_bar: Tensor
-    """`(N,)`: 1.0 where the bar vector is that of a bar, and 0.0 where it is what the prior expects."""
+    """`(N,)`: the part of the bar's residual in its vector: 1.0 for a bar, 0.0 for what the prior expects."""
 
     def rows(self, index: Tensor) -> Conditions:
         """The conditions of the bars `index`."""
