@@ -154,7 +154,7 @@ def decoded(
         hidden = model.teacher_forced(
             masked(before, mask), bars.fields, bars.keys, written, z[rows], song[rows], given.rows(rows)
         )
-        found, hits = model.nats(hidden, tokens, model.allowed(before, place, bars.fields))
+        found, hits = model.nats(hidden, tokens, model.allowed(before, place, bars.fields, given.length[rows]))
         nats = nats + (found * fit).sum()
         right = right + (hits & fit).sum()
         count = count + ((tokens != PAD) & fit).sum()

@@ -390,4 +390,4 @@ def teacher_forced(
     keys, place = model.keys(fields), torch.nn.functional.pad(fields[:, :-1], (0, 0, 1, 0))
     written = model.written_part(before, model.bound(before, keys.before()))
     hidden = model.teacher_forced(before, fields, keys, written, z, song, given)
-    return hidden, model.allowed(before, place, fields)
+    return hidden, model.allowed(before, place, fields, given.length)

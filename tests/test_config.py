@@ -215,7 +215,7 @@ def test_settings_of_refinement_are_read_from_the_objective_too() -> None:
         from_dict(Recipe, {"objective": {"refine": -1}}, "old")
 
 
-@pytest.mark.parametrize("name", ["hdfs", "music", "music-free", "reviews", "syscalls"])
+@pytest.mark.parametrize("name", ["hdfs", "music", "music-free", "syscalls"])
 def test_released_checkpoints_are_refined_as_their_files_say(name: str) -> None:
     path = Path(config.__file__).parents[1] / "checkpoints" / name / "config.json"
     values = json.loads(path.read_text())["recipe"]

@@ -129,8 +129,10 @@ def melody_tables(melody: Tensor) -> Tensor:
     )
 
 
-def may_follow(before: Tensor, place: Tensor, fields: Tensor, kind: Tensor, value: Tensor, order: Tensor) -> Tensor:
-    """Mask `(N, T, V)` of the tokens that may follow `before (N, T)`, as in music/grammar.py for full bars.
+def may_follow(
+    before: Tensor, place: Tensor, fields: Tensor, length: Tensor, kind: Tensor, value: Tensor, order: Tensor
+) -> Tensor:
+    """Mask `(N, T, V)` of the tokens that may follow `before (N, T)` in bars of `length (N,)`, as in music/grammar.py.
 
     `place (N, T, 3)` are the position fields of `before`, and `fields (N, T, 3)` those of the next token; `kind (V,)`
     and `value (V,)` are the tokens' types and values, and `order (V,)` the tokens of the columns.
@@ -148,7 +150,8 @@ def may_follow(before: Tensor, place: Tensor, fields: Tensor, kind: Tensor, valu
     duration = torch.where(last == PITCH, -1, no)
     end = torch.where(note | begins, -1, no)
     above = torch.cat([end, program, position, pitch, drum, duration], -1)[..., kind]
-    return (value > above) & ((kind > 0) | (order == EOS))
+    inside = (kind != POSITION) | (value < length[:, None, None])
+    return (value > above) & inside & ((kind > 0) | (order == EOS))
 
 
 def in_order(logits: Tensor, allowed: Tensor) -> Tensor:
@@ -430,9 +433,9 @@ class SongModel(nn.Module):
         """Log-probabilities `(..., V)` by token, up to a constant; arguments as in `nats`."""
         return in_order(self.binding.logits(hidden, self.order), allowed)[..., self.rank]
 
-    def allowed(self, before: Tensor, place: Tensor, fields: Tensor) -> Tensor:
+    def allowed(self, before: Tensor, place: Tensor, fields: Tensor, length: Tensor) -> Tensor:
         """`may_follow` in the model's order: `(N, T, V)`."""
-        return may_follow(before, place, fields, self.kind, self.value, self.order)
+        return may_follow(before, place, fields, length, self.kind, self.value, self.order)
 
     def teacher_forced(
         self, inputs: Tensor, fields: Tensor, keys: Keys, written: Tensor, z: Tensor, song: Tensor, given: Conditions
@@ -460,13 +463,13 @@ class SongModel(nn.Module):
         return caches
 
     def step(
-        self, tokens: Tensor, place: Tensor, fields: Tensor, rest: Tensor, harmony: Tensor, tables: Tensor,
-        caches: list[Cache],
+        self, tokens: Tensor, place: Tensor, fields: Tensor, length: Tensor, rest: Tensor, harmony: Tensor,
+        tables: Tensor, caches: list[Cache],
     ) -> tuple[Tensor, Tensor, list[Cache]]:  # fmt: skip
         """Log-probabilities `(N, V)` after `tokens (N, 1)`, up to a constant, the rest after them, and the caches.
 
-        `place (N, 1, 3)` are the fields of `tokens`, `fields (N, 1, 3)` those of the next token, and `rest (N, K)` is
-        the sum to write without the tokens before `tokens`.
+        `place (N, 1, 3)` are the fields of `tokens`, `fields (N, 1, 3)` those of the next token, `length (N,)` the
+        steps of the bars, and `rest (N, K)` is the sum to write without the tokens before `tokens`.
         """
         rest = rest - self.written_part(tokens, self.bound(tokens, self.keys(place)))[:, 0]
         x, direct = self.steps(tokens, fields, self.keys(fields), rest[:, None], harmony, tables)
@@ -474,7 +477,7 @@ class SongModel(nn.Module):
         for layer, cache in zip(self.layers, caches, strict=True):
             x, cache = layer(x, None, cache)
             after.append(cache)
-        logits = self.logits(self.hidden(x, direct), self.allowed(tokens, place, fields))
+        logits = self.logits(self.hidden(x, direct), self.allowed(tokens, place, fields, length))
         return logits[:, 0], rest, after
 
 

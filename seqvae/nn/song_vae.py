@@ -197,7 +197,7 @@ class BarDecoder:
             written = net.written_part(before, net.bound(before, keys.before()))
             x = net.teacher_forced(before, fields, keys, written, bar, song, conditions)
         place = functional.pad(fields[:, :-1], (0, 0, 1, 0))
-        parts = (x.float(), net.allowed(before, place, fields))
+        parts = (x.float(), net.allowed(before, place, fields, conditions.length))
         out = OrderedOutput(net, *(part.flatten(0, 1) if packing is None else part[packing] for part in parts))
         return out, out
 
@@ -221,17 +221,18 @@ class BarDecoder:
         if copies == 2:
             bar, song, given = bar.repeat(2, 1), song.repeat(2, 1), given.joined(given.absent())
         rest, prefix, tables = net.start(bar, song, given, net.condition(given))
-        harmony, caches = given.harmony, net.prefill(prefix)
+        harmony, length, caches = given.harmony, given.length, net.prefill(prefix)
         place = torch.zeros(len(bar), 1, 3, dtype=torch.long, device=z.device)  # fields of the token before
 
         def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
-            nonlocal rest, harmony, tables, caches, place
+            nonlocal rest, harmony, tables, caches, place, length
             if keep is not None:
                 kept = torch.cat([keep + i * (len(rest) // copies) for i in range(copies)])
-                rest, harmony, tables, place = rest[kept], harmony[kept], tables[kept], place[kept]
+                rest, harmony, tables = rest[kept], harmony[kept], tables[kept]
+                place, length = place[kept], length[kept]
                 caches = [[x[kept] for x in cache] for cache in caches]
             tokens, fields = tokens.repeat(copies, 1), fields.repeat(copies, 1, 1)
-            logits, rest, caches = net.step(tokens, place, fields, rest, harmony, tables, caches)
+            logits, rest, caches = net.step(tokens, place, fields, length, rest, harmony, tables, caches)
             place = fields
             if copies == 1:
                 return logits

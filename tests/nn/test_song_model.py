@@ -7,6 +7,7 @@ from conftest import groove, teacher_forced
 from torch import Tensor
 
 from seqvae.config import SongConfig
+from seqvae.music.grammar import POSITION
 from seqvae.music.piece import Piece, make_frame
 from seqvae.music.song_bars import beat_chroma, melody_grid, song_bars
 from seqvae.music.tokenizer import MidiTokenizer
@@ -68,7 +69,9 @@ def test_stepwise_logits_equal_those_of_teacher_forcing(model: SongModel, tokeni
         inputs, place = shifted(tokens), torch.zeros(3, 1, 3, dtype=torch.long)
         for t in range(tokens.shape[1]):
             here = fields[:, t : t + 1]
-            logits, rest, caches = model.step(inputs[:, t : t + 1], place, here, rest, given.harmony, tables, caches)
+            logits, rest, caches = model.step(
+                inputs[:, t : t + 1], place, here, given.length, rest, given.harmony, tables, caches
+            )
             real = tokens[:, t] > 0
             torch.testing.assert_close(logits[real], whole[real, t], rtol=1e-4, atol=1e-4)
             place = here
@@ -78,9 +81,12 @@ def test_tokens_that_may_follow_are_those_of_the_grammar(model: SongModel, token
     tokens = padded(tokenizer.encode(groove(3, 6)))
     fields = place_fields(tokens, model.kind, model.value)
     place = torch.nn.functional.pad(fields[:, :-1], (0, 0, 1, 0))
-    found = model.allowed(shifted(tokens), place, fields)[..., model.rank].numpy()
+    found = model.allowed(shifted(tokens), place, fields, torch.full((len(tokens),), 48))[..., model.rank].numpy()
     expected = tokenizer.allowed(tokens.numpy().astype(np.int32))
     assert np.array_equal(found[tokens.numpy() > 0], expected[tokens.numpy() > 0])
+    short = model.allowed(shifted(tokens), place, fields, torch.full((len(tokens),), 36))[..., model.rank].numpy()
+    late = (tokenizer.token_types == POSITION) & (tokenizer.token_values >= 36)
+    assert not short[..., late].any() and np.array_equal(short[..., ~late], found[..., ~late])
 
 
 def test_a_token_is_the_first_that_is_present() -> None:
