@@ -160,9 +160,10 @@ def in_order(logits: Tensor, allowed: Tensor) -> Tensor:
     Tokens that may follow come in one order, and the next token is the first that is present: p(v) = h_v prod_{u before
     v} (1 - h_u), as in discrete survival analysis.
     """
-    passed = torch.where(allowed, functional.softplus(logits.float()), 0.0)
-    found = functional.logsigmoid(logits.float()) - passed.cumsum(-1) + passed
-    return torch.where(allowed, found, DISALLOWED)
+    logits = logits.float()
+    rejected = functional.softplus(logits)
+    passed = rejected * allowed
+    return (logits - rejected - passed.cumsum(-1) + passed).masked_fill(~allowed, DISALLOWED)
 
 
 @dataclass(frozen=True)
@@ -422,9 +423,9 @@ class SongModel(nn.Module):
         hazards = self.binding.logits(hidden, self.order)
         target = self.rank[targets][..., None]
         index = torch.arange(len(self.order), device=targets.device)
-        # -log h of the token, and -log(1 - h) of each token that it passes over
-        passed = functional.softplus(torch.where(index == target, -hazards, hazards).float())
-        nats = (passed * (allowed & (index <= target))).sum(-1) * (targets != PAD)
+        # -log(1 - h) of each token passed over, and -log h = -log(1 - h) - logit of the token itself
+        passed = functional.softplus(hazards.float()) * (allowed & (index <= target))
+        nats = (passed.sum(-1) - hazards.gather(-1, target)[..., 0]) * (targets != PAD)
         with torch.no_grad():
             right = in_order(hazards, allowed).argmax(-1) == target[..., 0]
         return nats, right & (targets != PAD)
