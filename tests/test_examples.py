@@ -52,7 +52,7 @@ def test_the_folder_script_prints_its_usage(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_neighbours_are_averaged(tmp_path: Path) -> None:
-    same = "the food was great"
+    same = "the food was great ."
     result = run(tmp_path, "average-neighbours.sh", given=f"{same}\n\n{same}\nwe had to wait an hour\n")
     assert result.returncode == 0, result.stderr
     first, second = result.stdout.splitlines()
