@@ -132,9 +132,9 @@ def _short(line: str) -> str:
 
 
 def of_draws(codec: Codec) -> str:
-    """The notice that new lines will hardly be sentences; empty for a model of which they are.
+    """A notice for models whose draws are hardly sentences; empty for others.
 
-    Without a search, z holds the words of a line in hundreds of bits, and a random z belongs to no line.
+    A model without a search holds the words of a line in hundreds of bits of z, and a random z belongs to no line.
     """
     if not isinstance(codec.tokenizer, TextTokenizer) or codec.model.config.encoder != "pooled":
         return ""

@@ -53,7 +53,7 @@ def filled(given: Given | None, chunks: int) -> Given | None:
     if given.dtype.names is None:
         padding[:] = 1
     else:
-        padding["length"] = 1
+        padding["length"] = padding["has_bar"] = 1
     return np.concatenate([given[:chunks], padding])
 
 

@@ -84,10 +84,14 @@ class SongVAE(LatentModel):
 
         song = average(alone.mean[:, : self.shared])
         song_logvar = average(alone.logvar[:, : self.shared]).clamp(*LOGVAR_RANGE)
-        mean, spread = self.prior(song, self.conditions(given, len(song)))
-        residual = (alone.mean[:, self.shared :] - mean) / spread
+        rows, spread = self.rows(song, alone.mean[:, self.shared :], given)
         logvar = alone.logvar[:, self.shared :] - 2 * spread.log()
-        return Posterior(torch.cat([song, residual], -1), torch.cat([song_logvar, logvar], -1))
+        return Posterior(rows, torch.cat([song_logvar, logvar], -1))
+
+    def rows(self, song: Tensor, bars: Tensor, given: Given | None) -> tuple[Tensor, Tensor]:
+        """Rows [s, e_b] `(S, D)` of song vectors `song (S, E)` and bar vectors `bars`, and the prior's spread."""
+        mean, spread = self.prior(song, self.conditions(given, len(song)))
+        return torch.cat([song, (bars - mean) / spread], -1), spread
 
     # --- conditions and prior -----------------------------------------------------------------------------------------
 
@@ -137,8 +141,7 @@ class SongVAE(LatentModel):
     def read(self, tokens: Tensor, fields: Tensor, z: Tensor, given: Given | None) -> Tensor:
         """Rows `(S, D)` of bars `tokens (S, 1, T)` of a song whose vectors are those of the rows `z (S, D)`."""
         song, bars = z[:, : self.shared].to(self.device), self.encode(tokens, fields).mean[:, self.shared :]
-        mean, spread = self.prior(song, self.conditions(given, len(z)))
-        return torch.cat([song, (bars - mean) / spread], -1).cpu()
+        return self.rows(song, bars, given)[0].cpu()
 
     # --- decoding -----------------------------------------------------------------------------------------------------
 
