@@ -8,11 +8,14 @@ are added again with words outside of the vocabulary. The learning rate follows 
 schedule ends on time on any device. beta rises while validation accuracy is above `ACCURACY`, and falls otherwise
 (after Rezende and Viola 2018), never below the recipe's beta in the second half of the time. The peak rate and the
 optimizer of matrices are chosen first: each entry of RACE trains for a short time on a GPU, and the best one continues.
-The decoder sees perturbed samples (`perturbed`). Products use bf16 copies of the weights; the optimizer keeps fp32
+The decoder sees perturbed samples (`perturbed`). With `--set model.without=0.5` half of the lines of a batch is decoded
+without z and without word dropout, so that the decoder is a language model too; these lines are not encoded and cost no
+KL. Products use bf16 copies of the weights; the optimizer keeps fp32
 weights.
 
 Needs torch, numpy, safetensors and sentencepiece. Writes `NAME.safetensors` (bf16, with the recipe as metadata) every
-two minutes and at the end, and `NAME.json`: the log, and metrics of greedy decoding of validation lines.
+two minutes and at the end, and `NAME.json`: the log, and metrics of greedy decoding of validation lines. `--start` with
+that file continues.
 """
 
 from __future__ import annotations
@@ -120,11 +123,19 @@ def masked_by_row(tokens: Tensor, most: float) -> Tensor:
     return tokens.masked_fill(hit & (tokens != PAD), MASK)
 
 
+def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+    """-log p of `tokens (B, T)` under `logits (B, T, V)` in nats, summed over all but PAD."""
+    return functional.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), ignore_index=PAD, reduction="sum")
+
+
 @torch.no_grad()
 def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
-    """Accuracy of the next token with teacher forcing, from means and from samples; nats and KL bits per line."""
+    """Accuracy of the next token with teacher forcing, from means and from samples; nats and KL bits per line.
+
+    And nats a token from samples and, for a model that has learned it, without z.
+    """
     right = {"mean": 0.0, "sample": 0.0}
-    tokens = lines = nats = rate = 0.0
+    tokens = lines = nats = rate = alone = 0.0
     for rows in buckets:
         if not len(rows):
             continue
@@ -134,7 +145,10 @@ def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
         for name, z in (("mean", posterior.mean), ("sample", posterior.sample())):
             logits = next_logits(model, z, shifted(rows)).float()
             right[name] += float((logits.argmax(-1) == rows)[mask].sum())
-        nats += float(functional.cross_entropy(logits.flatten(0, 1), rows.flatten(), ignore_index=PAD, reduction="sum"))
+        nats += float(cross_entropy(logits, rows))
+        if model.config.without:
+            logits = next_logits(model, model.absent.expand(len(rows), -1), shifted(rows))
+            alone += float(cross_entropy(logits, rows))
         rate += float(posterior.kl().sum())
         tokens, lines = tokens + float(mask.sum()), lines + len(rows)
     return {
@@ -142,6 +156,8 @@ def validate(model: SequenceVAE, buckets: list[Tensor]) -> dict[str, float]:
         "accuracy_sample": right["sample"] / tokens,
         "nats": nats / lines,
         "kl_bits": rate / lines / LN2,
+        "nats_with_z": nats / tokens,
+        **({"nats_without_z": alone / tokens} if model.config.without else {}),
     }
 
 
@@ -224,11 +240,13 @@ class Run:
 
     def step(self, tokens: Tensor, denoise: float, share: float) -> None:
         """Train on `tokens (B, T)` at a `share` of the peak rate; adds nats, KL and tokens to `sums`."""
-        source, mask = masked_by_row(tokens, 3 * denoise), tokens != PAD
-        posterior = posterior_of(self.low, source, mask)
-        inputs = masked_by_row(shifted(tokens), 1.0)
-        logits = next_logits(self.low, perturbed(posterior.sample()), inputs).flatten(0, 1).float()
-        nats = functional.cross_entropy(logits, tokens.flatten(), ignore_index=PAD, reduction="sum")
+        mask, clear = tokens != PAD, shifted(tokens)
+        alone = round(self.low.config.without * len(tokens))  # the first lines, in a batch of random order
+        posterior = posterior_of(self.low, masked_by_row(tokens[alone:], 3 * denoise), mask[alone:])
+        z, inputs = perturbed(posterior.sample()), torch.cat([clear[:alone], masked_by_row(clear[alone:], 1.0)])
+        if alone:
+            z = torch.cat([self.low.absent.expand(alone, -1), z])
+        nats = cross_entropy(next_logits(self.low, z, inputs), tokens)
         rate, count = posterior.kl().sum(), mask.sum()
         ((nats + self.beta * rate) / count).backward()  # type: ignore[no-untyped-call]
         for weight, copied in zip(self.weights, self.copies, strict=True):
@@ -363,7 +381,8 @@ def main() -> None:
     race: list[dict[str, object]] = []
     if args.start is not None:
         with torch.no_grad():
-            model.load_state_dict({name: x.float() for name, x in load_file(args.start).items()})
+            known = {name: x.float() for name, x in load_file(args.start).items()}
+            model.load_state_dict(model.state_dict() | known)  # older weights have no vector in place of z
         run = Run(model, *RACE[0], objective.beta / 3)
     elif device.type == "cpu":
         run = Run(model, *RACE[0], FIRST_BETA)

@@ -125,6 +125,9 @@ class ModelConfig:
     """Attention heads of the transformers."""
     dropout: Share = 0.0
     """Dropout rate, inside the transformer layers or around the recurrence."""
+    without: Share = 0.0
+    """Share of training segments that are decoded without z, from one learned vector in its place, so that the decoder
+    is a language model too and new sentences can be drawn from it; 0 for no such vector."""
     song: SongConfig | None = None
     """Music: a song model in place of encoder and decoder; a segment is one bar, and its latent vector is the song
     vector followed by the bar's own part."""

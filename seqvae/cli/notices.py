@@ -134,8 +134,10 @@ def _short(line: str) -> str:
 def of_draws(codec: Codec) -> str:
     """A notice for models whose draws are hardly sentences; empty for others.
 
-    A model without a search holds the words of a line in hundreds of bits of z, and a random z belongs to no line.
+    A model without a search holds the words of a line in hundreds of bits of z, and a random z belongs to no line. One
+    whose decoder also learned to write without z draws lines in this way.
     """
-    if not isinstance(codec.tokenizer, TextTokenizer) or codec.model.config.encoder != "pooled":
+    config = codec.model.config
+    if not isinstance(codec.tokenizer, TextTokenizer) or config.encoder != "pooled" or config.without:
         return ""
     return "most of these lines are no sentences: this kind of model reconstructs, moves and walks; it cannot draw yet"

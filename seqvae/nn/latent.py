@@ -65,6 +65,8 @@ class LatentModel(nn.Module):
     """Whether a segment is encoded and decoded under conditions; see `protocols.Given`."""
     band: bool = True
     """Whether music is decoded by one band (style/arranger.py)."""
+    absent: Tensor
+    """The vector `(D,)` that is decoded in place of z; only in a model with `config.without` above 0."""
 
     def encode(self, tokens: Tensor, fields: Tensor) -> Posterior:
         """`tokens (B, C, T)` with PAD at the end and `fields (B, C, T, K)`, to a posterior `(B, D)` of each alone."""

@@ -108,6 +108,9 @@ def loss(
     Loss of a segment: -log p(x|z) + beta K + bag * (-sum_t log p(x_t | z, cue_t)), with K from `charged_kl`.
     In evaluation nothing is masked; z is the posterior mean for the plain autoencoder, else one draw.
 
+    In training a share w of the segments is decoded without z and with all of its input tokens (`ModelConfig.without`).
+    They need no code, so K has the weight (1 - w) beta: that of the other segments, whatever the share.
+
     Where `tokens` are a part of a batch, `whole` maps the mean KL `(D,)` of the part to that of the batch, since floors
     apply to batch averages. The losses of the parts, each times its share of the tokens, then add up to the loss of the
     batch, and so do their gradients.
@@ -116,10 +119,14 @@ def loss(
     source = tokens
     if training:
         source = (dropped if config.denoise_by == "drop" else masked)(tokens, config.denoise)
-    inputs = shifted(tokens)
-    inputs = masked(inputs, config.word_dropout) if training else inputs
+    clear = shifted(tokens)
+    inputs = masked(clear, config.word_dropout) if training else clear
     track_dropout = config.track_dropout if training else 0.0
-    output: Output = model(tokens, fields, source, inputs, not config.autoencoder, track_dropout)
+    share, without = model.config.without if training else 0.0, None
+    if share > 0:
+        without = noise.uniform((len(tokens),), tokens.device) < share
+        inputs = torch.where(without[:, None, None], clear, inputs)
+    output: Output = model(tokens, fields, source, inputs, not config.autoencoder, track_dropout, without)
     weight = tokens != PAD
     targets, disallowed = tokens[weight], None if allowed is None else ~allowed[weight]
     reconstruction, right = output.autoregressive.cross_entropy(targets, disallowed)
@@ -127,7 +134,7 @@ def loss(
     beta = beta_at(config, step)
     here = kl.detach().mean(0)
     level = kl if whole is None else kl + (whole(here) - here)  # the part's gradients at the batch's average
-    charged = reconstruction + beta * len(tokens) * charged_kl(level, config)
+    charged = reconstruction + (1 - share) * beta * len(tokens) * charged_kl(level, config)
     if config.bag > 0 and training:
         charged = charged + config.bag * output.direct.cross_entropy(targets, disallowed)[0]
     return Loss(

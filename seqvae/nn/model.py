@@ -63,6 +63,8 @@ class SequenceVAE(LatentModel):
                 self.decoder.conduct.weight.copy_(self.encoder.mean.weight.T)
         if isinstance(self.encoder, PooledEncoder) and isinstance(self.decoder, MemoryDecoder):
             self.decoder.begin_as(self.encoder)
+        if config.without > 0:
+            self.absent = nn.Parameter(torch.zeros(config.latent))
 
     def encode(self, tokens: Tensor, fields: Tensor, track_dropout: float = 0.0) -> Posterior:
         """`tokens (B, C, T)` with PAD at the end and `fields (B, C, T, K)`, to a posterior `(B, D)`.
@@ -164,10 +166,16 @@ class SequenceVAE(LatentModel):
         return self._half[1]
 
     def forward(
-        self, tokens: Tensor, fields: Tensor, source: Tensor, inputs: Tensor, sample: bool, track_dropout: float = 0.0
-    ) -> Output:
-        """One pass: the encoder reads `source` and the decoder reads `inputs`; either may be masked."""
+        self, tokens: Tensor, fields: Tensor, source: Tensor, inputs: Tensor, sample: bool, track_dropout: float = 0.0,
+        without: Tensor | None = None,
+    ) -> Output:  # fmt: skip
+        """One pass: the encoder reads `source` and the decoder reads `inputs`; either may be masked.
+
+        Segments where `without (B,)` is True are decoded from `absent` in place of z.
+        """
         posterior = self.encode(source, fields, track_dropout)
         z = posterior.sample() if sample else posterior.mean
+        if without is not None:
+            z = torch.where(without[:, None], self.absent, z)
         autoregressive, direct = self.decoder_outputs(z, inputs, fields, self.packing(tokens, fields))
         return Output(autoregressive, direct, posterior, z)

@@ -48,13 +48,15 @@ def plain(logits: Tensor) -> DecoderOutput:
 class Fixed:
     """A stand-in for a model: returns fixed logits and records its arguments."""
 
-    def __init__(self, logits: Tensor, bag: Tensor | None = None) -> None:
+    def __init__(self, logits: Tensor, bag: Tensor | None = None, without: float = 0.0) -> None:
         self.fixed, self.bag = logits, logits if bag is None else bag
+        self.config = ModelConfig(without=without)
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
-        self, tokens: Tensor, fields: Tensor, source: Tensor, inputs: Tensor, sample: bool, track_dropout: float
-    ) -> Output:
+        self, tokens: Tensor, fields: Tensor, source: Tensor, inputs: Tensor, sample: bool, track_dropout: float,
+        without: Tensor | None,
+    ) -> Output:  # fmt: skip
         self.calls.append(
             {
                 "tokens": tokens,
@@ -63,6 +65,7 @@ class Fixed:
                 "inputs": inputs,
                 "sample": sample,
                 "fade": track_dropout,
+                "without": without,
             }
         )
         outputs, bag = (plain(logits[tokens != PAD]) for logits in (self.fixed, self.bag))
@@ -341,6 +344,22 @@ def test_dropout_is_for_the_decoder_and_noise_for_the_encoder() -> None:
     assert torch.equal(evaluation["inputs"], shift)
     loss(cast(SequenceVAE, model), tokens, training["position_fields"], config, 1)
     assert model.calls[-1]["fade"] == 0.7, "training is the default"
+
+
+def test_a_share_of_the_segments_is_decoded_without_z_and_from_all_of_its_input() -> None:
+    tokens = many_tokens()
+    model = Fixed(torch.zeros(*tokens.shape, 100), without=0.25)
+    found = run(model, replace(CONSTANT, word_dropout=0.3), tokens)
+    run(model, replace(CONSTANT, word_dropout=0.3), tokens, training=False)
+    training, evaluation = model.calls
+    alone = training["without"]
+    assert float(alone.float().mean()) == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / len(tokens)))
+    assert not (training["inputs"][alone] == MASK).any()
+    assert (training["inputs"][~alone] == MASK).any(-1).float().mean() > 0.5
+    assert evaluation["without"] is None
+    kl = 0.75 * len(tokens) * sum(map(sum, KL)) / 2
+    count = int((tokens != PAD).sum())
+    assert float(found.total) == pytest.approx(math.log(100) + kl / count, rel=1e-5), "no KL for these segments"
 
 
 def test_token_deletion_is_only_for_the_encoder() -> None:

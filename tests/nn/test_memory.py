@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint.folder import Checkpoint
+from seqvae.cli.notices import of_draws
 from seqvae.codec import Codec
 from seqvae.codec import load as load_codec
 from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig
@@ -20,12 +22,15 @@ from seqvae.nn.loss import loss
 from seqvae.nn.memory import positions
 from seqvae.nn.model import SequenceVAE
 from seqvae.protocols import EOS, PAD
+from seqvae.style import styles_file
 from seqvae.text.tokenizer import TextTokenizer
 
 LINES = ["the cat sat on the mat", "a dog saw the cat", "the dog sat", "a cat saw a dog on the mat"]
 CONFIG = ModelConfig(
     chunks=1, latent=24, width=32, hidden=48, layers=2, heads=4, encoder="pooled", decoder="memory"
 )  # fmt: skip
+
+WITHOUT = replace(CONFIG, without=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,61 @@ def test_it_learns_its_lines_and_a_checkpoint_restores_them(words: TextTokenizer
     checkpoint.save(Checkpoint(recipe, model, words), tmp_path / "lines")
     codec: Codec = load_codec(tmp_path / "lines")
     assert [codec.reconstruct(line) for line in LINES] == LINES
+
+
+@pytest.fixture(scope="module")
+def drawing(words: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose decoder has learned LINES without z, with a style of cats among all."""
+    torch.manual_seed(0)
+    model = checkpoint.build(WITHOUT, words)
+    tokens, fields = spelled(words, LINES * 4)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    config = ObjectiveConfig(beta=0.001, schedule="constant", word_dropout=0.3)
+    for step in range(200):
+        optimizer.zero_grad()
+        loss(model, tokens, fields, config, step).total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    recipe = Recipe("lines", TokenizerConfig("text"), WITHOUT, config)
+    codec = Codec(words, model)
+    fitted = {"cats": codec.fit_style(LINES[-1:]), "all": codec.fit_style(LINES)}
+    styles, about = styles_file.pack(fitted)
+    folder = tmp_path_factory.mktemp("drawing") / "lines"
+    checkpoint.save(Checkpoint(recipe, model, words, styles, about), folder)
+    return folder
+
+
+def test_lines_are_drawn_by_the_decoder_without_z(drawing: Path) -> None:
+    codec = load_codec(drawing)
+    drawn = codec.sample(12, temperature=0.8, seed=1)
+    assert len(set(drawn)) > 1
+    assert set(drawn) <= set(LINES)
+    assert codec.sample(12, temperature=0.8, seed=1) == drawn
+    assert codec.sample(12, temperature=0.8, seed=2) != drawn
+    assert codec.sample(12, "all", temperature=0.8, seed=1) == [codec.reconstruct(line) for line in drawn]
+    v = codec.styles["cats"].mean - codec.styles["all"].mean
+    moved = codec.decode([z + v for z in codec.encode(drawn)])
+    assert codec.sample(12, "cats", temperature=0.8, seed=1) == moved != drawn
+    assert not of_draws(codec)
+
+
+def test_z_has_no_part_in_a_line_without_z(drawing: Path, words: TextTokenizer) -> None:
+    model = checkpoint.load(drawing).model
+    tokens, fields = spelled(words, LINES)
+
+    def logits(source: Tensor, without: list[bool]) -> Tensor:
+        out = model(tokens, fields, source, shifted(tokens), False, 0.0, torch.tensor(without))
+        return out.autoregressive.logits()  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(logits(tokens, [True] * 4), logits(tokens.flip(0), [True] * 4))
+    assert not torch.allclose(logits(tokens, [True] * 3 + [False]), logits(tokens.flip(0), [True] * 3 + [False]))
+
+
+def test_a_model_that_always_had_z_has_no_vector_in_its_place(model: SequenceVAE, words: TextTokenizer) -> None:
+    assert "absent" not in model.state_dict()
+    assert [name for name in checkpoint.build(WITHOUT, words).state_dict() if name not in model.state_dict()] == [
+        "absent"
+    ]
+    assert of_draws(Codec(words, model))
 
 
 @pytest.mark.parametrize("change", [{"previous": True}, {"chunks": 2}])

@@ -57,7 +57,10 @@ def test_dropout_equals_torch_and_the_context_ends_after_an_error() -> None:
 @pytest.mark.parametrize("kind", ["recurrent", "transformer"])
 def test_the_losses_of_parts_sum_to_that_of_the_batch(kind: Literal["recurrent", "transformer"]) -> None:
     torch.manual_seed(0)
-    shape = ModelConfig(chunks=1, latent=8, width=16, hidden=16, encoder=kind, decoder=kind, heads=2, dropout=0.3)
+    shape = ModelConfig(
+        chunks=1, latent=8, width=16, hidden=16, encoder=kind, decoder=kind, heads=2, dropout=0.3,
+        without=0.4,
+    )  # fmt: skip
     model = SequenceVAE(shape, (5,), torch.randint(0, 2, (20,)))
     tokens = torch.randint(4, 20, (6, 1, 7))
     tokens[..., -1] = EOS
