@@ -53,7 +53,15 @@ MUSIC = Recipe(
 TEXT = Recipe(
     tokenizer=TokenizerConfig(kind="text", vocab_size=320, max_tokens=24),
     model=ModelConfig(
-        chunks=1, latent=8, width=32, hidden=32, encoder="transformer", decoder="transformer", heads=4, dropout=0.2
+        chunks=1,
+        latent=8,
+        width=32,
+        hidden=32,
+        encoder="transformer",
+        decoder="transformer",
+        heads=4,
+        dropout=0.2,
+        without=0.3,
     ),
     objective=ObjectiveConfig(
         anneal_steps=5,

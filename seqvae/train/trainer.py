@@ -197,8 +197,9 @@ class Run(State):
         before, losses = math.inf, []
         for _ in range(objective.aggressive):
             result = self.gradient(self.batches.random_segments(count, rng))
-            for parameter in self.model.decoder.parameters():
-                parameter.grad = None  # the optimizer skips parameters without gradient
+            for name, parameter in self.model.named_parameters():
+                if not name.startswith("encoder."):
+                    parameter.grad = None  # the optimizer skips parameters without gradient
             norm = clip(self.model.encoder.parameters(), self.recipe.train.clip)
             self._check(result, norm, "segments drawn for the encoder to lead by")
             self.optimizer.step()

@@ -14,7 +14,7 @@ from seqvae.checkpoint.folder import Checkpoint
 from seqvae.cli.notices import of_draws
 from seqvae.codec import Codec
 from seqvae.codec import load as load_codec
-from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig
+from seqvae.config import ModelConfig, ObjectiveConfig, Recipe, TokenizerConfig, TrainConfig
 from seqvae.errors import ConfigError
 from seqvae.music.tokenizer import MidiTokenizer
 from seqvae.nn.binding import shifted
@@ -24,6 +24,7 @@ from seqvae.nn.model import SequenceVAE
 from seqvae.protocols import EOS, PAD
 from seqvae.style import styles_file
 from seqvae.text.tokenizer import TextTokenizer
+from seqvae.train.loop import train_from
 
 LINES = ["the cat sat on the mat", "a dog saw the cat", "the dog sat", "a cat saw a dog on the mat"]
 CONFIG = ModelConfig(
@@ -163,6 +164,23 @@ def test_a_model_that_always_had_z_has_no_vector_in_its_place(model: SequenceVAE
         "absent"
     ]
     assert of_draws(Codec(words, model))
+
+
+def test_a_run_from_a_checkpoint_goes_on_with_the_vector_or_begins_one(
+    drawing: Path, model: SequenceVAE, words: TextTokenizer, tmp_path: Path
+) -> None:
+    old, lines = tmp_path / "old", tmp_path / "lines.txt"
+    checkpoint.save(Checkpoint(Recipe("old", TokenizerConfig("text"), CONFIG), model, words), old)
+    lines.write_text("".join(f"{line}\n" for line in LINES))
+    settings = TrainConfig(steps=4, warmup_steps=1, learning_rate=1e-4)
+    recipe = Recipe("lines", TokenizerConfig("text"), WITHOUT, train=settings)
+    known = checkpoint.load(drawing).model.absent.detach()
+    for start, before in ((drawing, known), (old, torch.zeros_like(known))):
+        run = tmp_path / f"from-{start.name}"
+        best, _ = train_from(recipe, [lines], run, tokenizer=start / "tokenizer", start=start, report=lambda _: None)
+        moved = (checkpoint.load(best).model.absent.detach() - before).abs()
+        assert 0 < moved.max() < 2e-3
+    assert known.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("change", [{"previous": True}, {"chunks": 2}])
