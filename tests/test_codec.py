@@ -361,7 +361,7 @@ def test_a_blend_is_arranged_for_one_band_with_the_melody_on_top(small: Codec) -
     assert goal.amount == pytest.approx(0.4)
     for amount in (0.5, 1.0):
         blend = midi.read(small.blend(piece, target="odd", source="even", amount=amount))
-        shares = arranger.program_shares(small, small.encode([piece])[0])
+        shares = arranger.program_shares(small, small.encode([piece])[0], None)
         assert shares is not None
         assert shares.sum() == pytest.approx(1, abs=1e-3)
         assert arrangement.top_line_heard(piece.notes, blend.notes) == 1

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seqvae.codec import Codec
 from seqvae.nn.posterior import Posterior, log_prior
+from seqvae.nn.segments import context, songs_segments
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -97,7 +98,8 @@ class _SegmentScores:
     log_prob: list[Floats]
     error: list[Floats]
     elbo: float
-    importance: float
+    weights: NDArray[np.float64]
+    """`(L,)`: log p(x, z) - log q(z | x) of each draw."""
     mean: Floats
 
 
@@ -114,7 +116,10 @@ def _examined(
     codec: Codec, split: Sequence[list[list[Ints]]], noise: Tensor, ready: dict[tuple[bytes, ...], Evidence]
 ) -> Iterator[Evidence]:
     """Evidence of pieces that are split into segments; that of new ones is added to `ready`."""
-    keys = [tuple(b"|".join(chunk.tobytes() for chunk in segment) for segment in piece) for piece in split]
+    keys = [
+        tuple(b"|".join([context(segment), *(chunk.tobytes() for chunk in segment)]) for segment in piece)
+        for piece in split
+    ]
     different: dict[bytes, list[Ints]] = {}
     for of, piece in zip(keys, split, strict=True):
         if of not in ready:
@@ -128,6 +133,10 @@ def _examined(
             yield ready[of]
             continue
         windows = [found[key] for key in of]
+        weights = np.stack([one.weights for one in windows])
+        # a vector that all segments share has one draw for all of them
+        weights = weights.sum(0, keepdims=True) if codec.model.shared else weights
+        bounds = np.logaddexp.reduce(weights, axis=1) - math.log(len(noise))
         chunks = [chunk for segment in piece for chunk in segment]
         begin = [0] + [codec.tokenizer.overlap] * (len(chunks) - 1)
 
@@ -139,7 +148,7 @@ def _examined(
             joined([part for one in windows for part in one.log_prob]),
             joined([part for one in windows for part in one.error]),
             sum(one.elbo for one in windows),
-            sum(one.importance for one in windows),
+            float(bounds.astype(np.float32).sum(dtype=np.float64)),
             sum(map(len, chunks)),
             np.stack([one.mean for one in windows]),
         )
@@ -152,11 +161,14 @@ def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> It
     draws = posterior.mean + (0.5 * posterior.logvar).exp() * noise[:, None]
     log_p = codec.token_log_probs(torch.cat([draws, posterior.mean[None]]), segments)
     # summed in fp64, then rounded: the order of summation depends on lengths in the batch
-    wide = Posterior(posterior.mean.double(), posterior.logvar.double())
     total = log_p[:-1].double().flatten(2).sum(-1)
-    weight = log_prior(draws.double()) - wide.log_prob(draws.double())
-    importance = ((total + weight).logsumexp(0) - math.log(len(noise))).float().tolist()
-    elbo = (total.mean(0) - wide.kl().sum(1)).float().tolist()
+    share = torch.tensor([1 / songs_segments(segment) for segment in segments], dtype=torch.float64)
+    kl, weight = torch.zeros_like(share), total
+    for part, times in ((slice(codec.model.shared), share), (slice(codec.model.shared, None), 1.0)):
+        wide = Posterior(posterior.mean[:, part].double(), posterior.logvar[:, part].double())
+        kl = kl + times * wide.kl().sum(1)
+        weight = weight + times * (log_prior(draws[..., part].double()) - wide.log_prob(draws[..., part].double()))
+    elbo = (total.mean(0) - kl).float().tolist()
     average, error, means = log_p[:-1].double().mean(0).float().numpy(), log_p[-1].numpy(), posterior.mean.numpy()
     for i, segment in enumerate(segments):
         lengths = [len(chunk) for chunk in segment]
@@ -164,6 +176,6 @@ def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> It
             [average[i, c, :length] for c, length in enumerate(lengths)],
             [error[i, c, :length] for c, length in enumerate(lengths)],
             elbo[i],
-            importance[i],
+            weight[:, i].numpy(),
             means[i],
         )

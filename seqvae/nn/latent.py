@@ -91,6 +91,13 @@ class LatentModel(nn.Module):
         """Latent vectors `(S, D)` of segments of a piece, whose shared dimensions are those of `z (S, D)`."""
         raise NotImplementedError
 
-    def outline(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Tokens of the outermost depth `(K,)` and their logits, from `z` alone; None where no such output exists."""
+    def after_move(self, z: Tensor, moved: Tensor, given: Given | None) -> tuple[Tensor, Given | None]:
+        """Vectors to decode, and their conditions, where a move led from `z (S, D)` to `moved (S, D)`."""
+        return moved, given
+
+    def outline(self, z: Tensor, given: Given | None) -> tuple[Tensor, Tensor] | None:
+        """Tokens of the outermost depth `(K,)` and their logits `(B * C, K)`, without decoding a token.
+
+        From `z (B, D)` and the conditions `given (B * C,)`; None where no such output exists.
+        """
         return None

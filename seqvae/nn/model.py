@@ -144,11 +144,8 @@ class SequenceVAE(LatentModel):
         return [rows[i : i + c] for i in range(0, len(rows), c)]
 
     @torch.no_grad()
-    def outline(self, z: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Tokens of the outermost depth `(K,)` and their logits `(B * C, K)`, from the codes of `z (B, D)` alone.
-
-        No token is decoded. None for a model without position fields.
-        """
+    def outline(self, z: Tensor, given: Given | None) -> tuple[Tensor, Tensor] | None:
+        """As `LatentModel.outline`, from the codes of `z`; None for a model without position fields."""
         if not isinstance(self.decoder, Decoder) or not self.decoder.levels:
             return None
         code = self.decoder.codes(z.to(self.decoder.norm.weight)).flatten(0, 1)

@@ -117,6 +117,11 @@ def in_context(segments: Sequence[Segment]) -> tuple[list[Segment], list[int], G
     return every, songs, np.concatenate(records), at
 
 
+def songs_segments(segment: Segment) -> int:
+    """The number of segments that share a segment's song vector; 1 without a song."""
+    return len(segment.song) if isinstance(segment, SongSegment) else 1
+
+
 def context(segment: Segment) -> bytes:
     """A digest of what a segment's latent vector depends on besides its own tokens; empty without a song."""
     if not isinstance(segment, SongSegment):

@@ -31,9 +31,10 @@ from seqvae.nn.kernels import multiplies_bf16
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.posterior import LOGVAR_RANGE, Posterior
 from seqvae.nn.sampling import Sampling, decode
-from seqvae.nn.song_model import Conditions, SongModel
-from seqvae.protocols import PAD, Given, Grammar, Guidance
+from seqvae.nn.song_model import PROGRAM, Conditions, SongModel
+from seqvae.protocols import BOS, PAD, Given, Grammar, Guidance
 
+KEPT = 0.65  # part of the residuals that is kept where song vectors move by a distance of 1
 HISTORY = 7  # bars before a new one that its prior sees: training has windows of eight bars
 
 
@@ -142,6 +143,36 @@ class SongVAE(LatentModel):
         """Rows `(S, D)` of bars `tokens (S, 1, T)` of a song whose vectors are those of the rows `z (S, D)`."""
         song, bars = z[:, : self.shared].to(self.device), self.encode(tokens, fields).mean[:, self.shared :]
         return self.rows(song, bars, given)[0].cpu()
+
+    def after_move(self, z: Tensor, moved: Tensor, given: Given | None) -> tuple[Tensor, Given | None]:
+        """As `LatentModel.after_move`: residuals are multiplied by KEPT^sqrt(d), d the distance of the song vectors.
+
+        A bar decoded with all of its residual is the song's own bar, whatever the song vector. So the decoder is told
+        which part of it is left (`has_bar`), and writes the rest as the song vector has it.
+        """
+        part = KEPT ** (moved - z)[:, : self.shared].norm(dim=1).sqrt()
+        if given is None or given.dtype.names is None or bool((part == 1).all()):
+            return moved, given
+        known = given.copy()
+        known["has_bar"] *= part.cpu().numpy()
+        return torch.cat([moved[:, : self.shared], part[:, None] * moved[:, self.shared :]], 1), known
+
+    @torch.no_grad()
+    def outline(self, z: Tensor, given: Given | None) -> tuple[Tensor, Tensor]:
+        """As `LatentModel.outline`: log-probabilities that a bar has a program, each as if no other were there.
+
+        As the song vector and the conditions have it, without the bars' residuals.
+        """
+        z = functional.pad(z[:, : self.shared], (0, self.net.config.bar))
+        if given is not None and given.dtype.names is not None:
+            given = given.copy()
+            given["has_bar"] = 0.0
+        first = torch.full((len(z), 1, 1), BOS, device=self.device)
+        fields = torch.zeros(len(z), 1, 1, 3, dtype=torch.long, device=self.device)
+        out, _ = self.under(given).decoder_outputs(z.to(self.device), first, fields)
+        programs = self.net.order[self.net.kind[self.net.order] == PROGRAM]
+        hazards = self.net.binding.logits(out.hidden, programs)
+        return programs.cpu(), functional.logsigmoid(hazards.float()).cpu()
 
     # --- decoding -----------------------------------------------------------------------------------------------------
 

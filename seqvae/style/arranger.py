@@ -38,7 +38,6 @@ Bools = NDArray[np.bool_]
 FARTHER = (1.0, 1.6, 2.56)  # multiples of the move, for songs with few new notes
 ENOUGH = 0.6  # share of new notes among the decoded ones that stops longer moves
 DUE_SHARE = 0.1  # probability of a program under the codes that makes it play in every full bar
-OUTLINED = 16  # bars decoded to hear which programs play
 MIDDLE = 38.0  # D2, the centre of a bass's register
 BELOW = 48  # C3: in a band without bass, lower notes of other instruments are the bass
 
@@ -146,15 +145,15 @@ def arrange(
     changes = _changes(roots, piece.bounds)
     best, most, line = piece.notes[:0], -1.0, tune
     for far in FARTHER if goal.calibrated else FARTHER[:1]:
-        there = z + far / near * (moved - z)
-        shares = program_shares(codec, there, stretch.known)
+        there, known = codec.model.after_move(z, z + far / near * (moved - z), stretch.known)
+        shares = program_shares(codec, there, known)
         programs = band.choose(own, goal.ensemble, near, shares)
         whole = band.whole_parts(piece.notes, piece.bounds, programs, density, near)
         chords = band.accompanist(programs, own, shares)
         guide = _guide(
             adapter, stretch, harmony, roots, goal.ensemble, programs, whole, shares, changed, chroma_guidance, chords
         )
-        chunks = codec.generate_tokens(there, stretch.known, sampling, guide=guide)
+        chunks = codec.generate_tokens(there, known, sampling, guide=guide)
         written = _written(adapter, stretch, chunks, changed)
         played = band.voice(tune, programs, whole, own)
         notes = band.arranged(
@@ -219,22 +218,18 @@ def improvised(
     return guide
 
 
-def program_shares(codec: TokenGenerator, z: Tensor, known: Given | None = None) -> Floats | None:
+def program_shares(codec: TokenGenerator, z: Tensor, known: Given | None) -> Floats | None:
     """Probability of each program `(129,)`, a mean over the bars of `z (S, D)` under the conditions `known (N,)`.
 
-    From the model's outline; for a model of bars without one, from up to OUTLINED bars decoded without guidance.
+    From the model's outline; None for a model without one, and for no bars.
     """
-    ids = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
-    outline = codec.model.outline(z)
-    if outline is not None:
-        tokens, logits = outline
-        row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
-        return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
-    if not codec.model.conditioned or not len(z):
+    outline = codec.model.outline(z, known) if len(z) else None
+    if outline is None:
         return None
-    some = np.unique(np.linspace(0, len(z) - 1, OUTLINED).round().astype(np.int64))
-    bars = codec.generate_tokens(z[some], None if known is None else known[some], Sampling())
-    return np.asarray(np.mean([np.isin(ids.numpy(), bar) for bar in bars], 0) / band.MANY, np.float64)
+    tokens, logits = outline
+    ids = torch.from_numpy(codec.adapter.tokenizer.ids("program")).long()
+    row = torch.full((int(max(tokens.max(), ids.max())) + 1,), -1).index_put((tokens,), torch.arange(len(tokens)))
+    return np.asarray(logits[:, row[ids]].softmax(-1).mean(0), np.float64)
 
 
 def _changed(piece: Piece) -> Bools:

@@ -233,8 +233,8 @@ def _together(
         harmony = None
         if chroma_guidance and any(one.changed for one in pieces):
             harmony = batches.joined([one.stretch.harmony(codec.adapter, one.changed) for one in pieces])
-        given = batches.joined([one.stretch.known for one in pieces])
-        z = torch.cat([one.moved for one in pieces])
+        there = [codec.model.after_move(one.z, one.moved, one.stretch.known) for one in pieces]
+        z, given = torch.cat([rows for rows, _ in there]), batches.joined([known for _, known in there])
         new = codec.generate_tokens(z, given, sampling, harmony, chroma_guidance)
     sizes = [len(one.stretch.bars) for one in pieces]
     starts = np.cumsum([0, *sizes])

@@ -30,7 +30,9 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
     """Tensors and text for styles.safetensors.
 
     A covariance is stored as its `rank` largest directions and the remaining variances, `F F^T + diag(v)`, as in factor
-    analysis. This keeps the diagonal and takes a tenth of the space. Sums are stored as `principal` returns them.
+    analysis. This keeps the diagonal and takes a tenth of the space. Of dimensions that are not shared, which have the
+    moments of the prior, only the number is stored. Sums are stored as `principal` returns them, probabilities of
+    chords as their roots in 255ths.
     """
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
@@ -38,9 +40,8 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         own = style.shared or len(style.mean)  # the other dimensions have no covariances
         values, vectors = torch.linalg.eigh(style.covariance[:own, :own].double())
         factors = (vectors * values.clamp(min=0).sqrt())[:, -rank:].half()
-        left = style.covariance.diagonal().clone()
-        left[:own] = (left[:own] - factors.float().square().sum(1)).clamp(min=0)
-        mean = style.mean.float().clone()  # a file may not hold a tensor twice, and a style may have two names
+        left = (style.covariance.diagonal()[:own] - factors.float().square().sum(1)).clamp(min=0)
+        mean = style.mean[:own].float().clone()  # a file may not hold a tensor twice, and a style may have two names
         tensors |= {f"{name}.mean": mean, f"{name}.factors": factors, f"{name}.variances": left.float()}
         tensors |= {} if style.offset is None else {f"{name}.offset": style.offset.half()}
         if style.exemplars is not None:
@@ -49,11 +50,13 @@ def pack(styles: Mapping[str, Style], rank: int = RANK) -> tuple[dict[str, Tenso
         if style.ensemble is not None:
             for part in fields(Ensemble):
                 kept = torch.from_numpy(getattr(style.ensemble, part.name))
-                tensors[f"{name}.{part.name}"] = (
-                    kept.half() if part.name in ("hits", "accents", "chords") else kept.float()
-                )
+                if part.name == "chords":
+                    kept = (255 * kept.sqrt()).round().byte()
+                else:
+                    kept = kept.half() if part.name in ("hits", "accents") else kept.float()
+                tensors[f"{name}.{part.name}"] = kept
         facts: dict[str, Any] = {"count": style.count, "source": style.source, "persistence": style.persistence}
-        facts |= {"shared": style.shared} if style.shared else {}
+        facts |= {"shared": style.shared, "dimensions": len(style.mean)} if style.shared else {}
         facts |= {"level": asdict(style.level)} if style.level else {}
         if style.classifier is not None:
             tensors[f"{name}.classifier"] = style.classifier.weights.half()
@@ -69,11 +72,14 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
     Raises StyleError for missing tensors, NaN, or another number of dimensions. Sizes are checked before a covariance
     is computed, since it is far larger than its stored form.
     """
-    sizes = [tensors[key].numel() for key in tensors if key.endswith(".mean")]
-    if sum(size**2 for size in sizes) > MOST:
-        raise StyleError(f"{len(sizes)} styles of {max(sizes):,} dimensions are too large; write fewer into one file")
     try:
-        return {name: _style(name, tensors, json.loads(facts), dimensions) for name, facts in about.items()}
+        known = {name: json.loads(facts) for name, facts in about.items()}
+        sizes = [int(facts.get("dimensions", tensors[f"{name}.mean"].numel())) for name, facts in known.items()]
+        if sum(size**2 for size in sizes) > MOST:
+            raise StyleError(
+                f"{len(sizes)} styles of {max(sizes):,} dimensions are too large; write fewer into one file"
+            )
+        return {name: _style(name, tensors, facts, dimensions) for name, facts in known.items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StyleError(f"not a styles file ({error}); write one with `seqvae style fit`") from error
 
@@ -81,7 +87,7 @@ def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, str], dimensions: 
 def _style(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], dimensions: int | None) -> Style:
     """One style of a file."""
     shared = _shared(name, facts)
-    mean, factors, variances = _moments(name, tensors, dimensions, shared)
+    mean, factors, variances = _moments(name, tensors, dimensions, shared, facts.get("dimensions"))
     return Style(
         mean,
         factors @ factors.T + variances.diag(),
@@ -127,13 +133,17 @@ def _shared(name: str, facts: Mapping[str, Any]) -> int:
 
 
 def _moments(
-    name: str, tensors: Mapping[str, Tensor], dimensions: int | None, shared: int
+    name: str, tensors: Mapping[str, Tensor], dimensions: int | None, shared: int, whole: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean `(D,)`, factors `(D, R)` and remaining variances `(D,)` of a style; raises StyleError for damaged ones.
 
-    The file has factors of the `shared` dimensions alone, where there are such: the others are independent.
+    The file has the `shared` dimensions alone, where there are such: the others, up to the `whole` number, are those of
+    the prior. Files of earlier versions have mean and variances of all.
     """
     mean, factors, variances = (tensors[f"{name}.{part}"].float() for part in ("mean", "factors", "variances"))
+    if whole is not None and mean.shape == variances.shape == (shared,):
+        mean = torch.nn.functional.pad(mean, (0, whole - shared))
+        variances = torch.nn.functional.pad(variances, (0, whole - shared), value=1.0)
     if dimensions is not None and mean.shape != (dimensions,):
         raise StyleError(
             f"style '{name}' has {mean.numel()} dimensions, the model {dimensions}; fit it with this model"
@@ -184,7 +194,8 @@ def _ensemble(name: str, tensors: Mapping[str, Tensor]) -> Ensemble | None:
             continue
         if table.shape != getattr(ensemble, part).shape or not bool(table.isfinite().all()):
             raise StyleError(f"style '{name}': its {part} are damaged; fit it again")
-        ensemble = replace(ensemble, **{part: table.double().numpy()})
+        values = table.double() if table.dtype.is_floating_point else (table.double() / 255).square()
+        ensemble = replace(ensemble, **{part: values.numpy()})
     if (ensemble.chords < 0).any():
         raise StyleError(f"style '{name}': its chords have a negative probability; fit it again")
     return ensemble

@@ -328,3 +328,29 @@ def test_music_evidence_is_normalised_over_the_tokens_its_grammar_allows(tiny_mu
     assert len(ends) == 6
     # an untrained model gives all allowed tokens similar probabilities
     assert (np.abs(evidence.log_prob + np.log(open_)) < 3 * math.log(10)).all()
+
+
+# --- songs ------------------------------------------------------------------------------------------------------------
+
+
+def test_bars_of_a_song_count_its_vector_once(song_model: Path) -> None:
+    model, piece = codec.load(song_model), groove(2, 3)
+    segments = model.segments(piece)
+    q, shared = model.posteriors(segments), model.model.shared
+    found = alone(model, piece, 4, seed=3)
+    kl = q.kl()
+    noise = torch.randn(4, model.model.config.latent, generator=torch.Generator().manual_seed(3))
+    z = q.mean + (0.5 * q.logvar).exp() * noise[:, None]
+    log_p = model.token_log_probs(z, segments).flatten(1).sum(1)
+    rate = kl[0, :shared].sum() + kl[:, shared:].sum()
+    assert found.elbo == pytest.approx(float(log_p.mean() - rate), rel=1e-4)
+    ratio = Normal(0.0, 1.0).log_prob(z) - Normal(q.mean, (0.5 * q.logvar).exp()).log_prob(z)
+    weights = log_p + ratio[:, 0, :shared].sum(-1) + ratio[..., shared:].flatten(1).sum(1)
+    assert found.importance == pytest.approx(float(weights.logsumexp(0) - math.log(4)), rel=1e-4)
+
+
+def test_equal_bars_of_different_songs_have_evidence_of_their_own(song_model: Path) -> None:
+    model = codec.load(song_model)
+    pieces = [groove(bars, bars) for bars in (2, 5, 8)]
+    for piece, together in zip(pieces, examine(model, pieces, 3), strict=True):
+        same(alone(model, piece, 3), together)

@@ -19,7 +19,6 @@ from seqvae.codec import Codec
 from seqvae.config import ModelConfig, RefineConfig, SongConfig
 from seqvae.errors import CheckpointError, ConfigError
 from seqvae.music import progressions
-from seqvae.music.band import MANY
 from seqvae.music.chords import song as song_of_chords
 from seqvae.music.progressions import SYMBOLS
 from seqvae.nn.binding import shifted
@@ -27,7 +26,8 @@ from seqvae.nn.inference import BatchInference
 from seqvae.nn.posterior import Posterior
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import between, conditions, no_melody, without_melody
-from seqvae.nn.song_vae import BarDecoder, SongVAE
+from seqvae.nn.song_vae import KEPT, BarDecoder, SongVAE
+from seqvae.protocols import BOS
 from seqvae.studio.inference import JobInference, Shared
 from seqvae.style import form, gaussian, interpolation, styles_file
 from seqvae.style.arranger import program_shares
@@ -402,16 +402,42 @@ def test_a_path_keeps_the_song_vector_of_all_bars(songs: Codec) -> None:
     torch.testing.assert_close(way[2, 0, :E], interpolation.slerp(one[0, :E], two[0, :E], 0.5))
 
 
-def test_programs_are_those_of_bars_decoded_without_guidance(songs: Codec) -> None:
-    segments = songs.segments(groove(1, 3))
+def test_program_shares_are_those_that_the_song_vector_alone_has_under_the_conditions(songs: Codec) -> None:
+    model, segments = network(songs), songs.segments(groove(1, 3))
+    known = conditions(segments)
+    assert known is not None
     (z,) = songs.means([segments])
-    shares = program_shares(songs, z, conditions(segments))
+    shares = program_shares(songs, z, known)
     assert shares is not None
-    ids = songs.adapter.tokenizer.ids("program")  # type: ignore[attr-defined]
-    bars = songs.generate_tokens(z, conditions(segments), Sampling())
-    for program in range(129):
-        assert MANY * shares[program] == pytest.approx(np.mean([ids[program] in bar for bar in bars]))
-    assert shares.any()
+    ahead, rows = known.copy(), z.clone()
+    ahead["has_bar"], rows[:, E:] = 0.0, 0.0
+    first = torch.full((3, 1, 1), BOS)
+    logits, _ = BarDecoder(model, ahead).decode_logits(rows, first, torch.zeros(3, 1, 1, 3, dtype=torch.long))
+    # undo the order of programs: what is left of the probability before each is divided out
+    ids = torch.from_numpy(songs.adapter.tokenizer.ids("program")).long()  # type: ignore[attr-defined]
+    p = logits[:, 0, 0].double().exp()[:, ids]
+    present = p / (1 - (p.cumsum(1) - p))
+    expected = (present / present.sum(1, keepdim=True)).mean(0)
+    np.testing.assert_allclose(shares, expected, rtol=1e-3, atol=1e-6)
+    assert program_shares(songs, z[:0], known[:0]) is None
+
+
+def test_a_bar_keeps_less_of_itself_the_farther_its_song_vector_moves(songs: Codec) -> None:
+    model, known = network(songs), songs.given(groove(1, 3))
+    (z,) = songs.encode([groove(1, 3)])
+    rows, same = model.after_move(z, z, known)
+    assert torch.equal(rows, z) and same is known
+    kept = []
+    for far in (0.5, 1.0, 4.0):
+        moved = z.clone()
+        moved[:, 0] += far
+        rows, given = model.after_move(z, moved, known)
+        assert given is not None and known is not None
+        assert torch.equal(rows[:, :E], moved[:, :E])
+        torch.testing.assert_close(rows[:, E:], torch.from_numpy(given["has_bar"])[:, None] * z[:, E:])
+        assert (known["has_bar"] == 1).all()
+        kept.append(float(given["has_bar"][0]))
+    assert kept == pytest.approx([KEPT**0.5**0.5, KEPT, KEPT**2])
 
 
 def test_a_model_without_a_band_arranges_nothing(song_model: Path) -> None:

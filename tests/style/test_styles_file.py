@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from seqvae.checkpoint.folder import save_tensors
 from seqvae.errors import CheckpointError, StyleError
+from seqvae.music.band import Ensemble
+from seqvae.music.progressions import START
 from seqvae.style import exemplars, gaussian, styles_file
 from seqvae.style.gaussian import Style, fit
 from seqvae.style.styles_file import pack, unpack
@@ -59,6 +62,24 @@ def test_a_file_stores_the_effect_of_vectors(tmp_path: Path) -> None:
     again = styles_file.load(tmp_path / "my.styles")
     assert again["rock"].effects == {"jazz": found, "folk": beside}
     assert again["jazz"].effects == {}
+
+
+def test_a_file_stores_shared_dimensions_and_chords_in_few_bytes() -> None:
+    few, whole = random_style(0), gaussian.standard(64, D)
+    whole.mean[:D], whole.covariance[:D, :D] = few.mean, few.covariance
+    chords = np.random.default_rng(0).dirichlet(np.full(START, 0.1), START + 1)
+    ensemble = Ensemble(np.ones(129), np.ones((48, 128)), np.ones(3), np.ones(3), chords=chords)
+    tensors, about = pack({"rock": replace(whole, ensemble=ensemble)})
+    assert tensors["rock.mean"].shape == tensors["rock.variances"].shape == (D,)
+    again = unpack(tensors, about, 64)["rock"]
+    check_same(again, whole)
+    assert again.ensemble is not None
+    assert np.abs(again.ensemble.chords - chords).max() < 0.005
+    variances = torch.cat([tensors["rock.variances"], torch.ones(64 - D)])
+    check_same(unpack(tensors | {"rock.mean": whole.mean, "rock.variances": variances}, about, 64)["rock"], whole)
+    huge = {"rock": about["rock"].replace('"dimensions": 64', '"dimensions": 60000')}
+    with pytest.raises(StyleError, match="too large"):
+        unpack(tensors, huge)
 
 
 def test_a_file_stores_the_level_of_an_attribute() -> None:
