@@ -49,6 +49,8 @@ class SongVAE(LatentModel):
         song = config.song
         if song is None or (config.chunks, config.latent) != (1, song.song + song.bar):
             raise ValueError("a song model has chunks = 1 and latent = song.song + song.bar")
+        if config.without:
+            raise ValueError("a song model has has_bar in place of model.without; leave it at 0")
         self.config, self.vocab_size, self.field_sizes = config, len(kind), (130, song.steps + 1, 129)
         self.shared, self.band, self.guidance = song.song, song.band, song.guidance
         self.net = SongModel(song, kind, value)
