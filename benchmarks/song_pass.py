@@ -19,7 +19,7 @@ from seqvae.nn.loss import masked
 from seqvae.nn.song_model import Conditions, Keys, SongModel, gaussian_kl, place_fields
 from seqvae.protocols import EOS, PAD
 
-EXPECTED = 0.12
+EXPECTED = 0.5
 """Share of the windows of training that are decoded from the prior's mean, or from between it and the bar vector, as
 new and moved bars are."""
 LONGEST = 384
@@ -197,7 +197,7 @@ def pass_over(
     kl = gaussian_kl(q, mean.flatten(0, 1), logvar.flatten(0, 1)).sum(-1)
     # the part of the bars' residuals that is kept: all, or a random part, or nothing
     drawn = torch.rand(2, 2 * r, device=device)
-    part = (1.5 * drawn[0] - 0.5).clamp(min=0) if training else torch.zeros_like(drawn[0])
+    part = (2 * drawn[0] - 1).clamp(min=0) if training else torch.zeros_like(drawn[0])
     whole = drawn[1] >= (EXPECTED if training else expected)
     given = replace(given, has_bar=torch.where(whole, 1.0, part)[window])
     z = torch.lerp(mean.flatten(0, 1), z, given.has_bar[:, None])

@@ -381,8 +381,8 @@ class Codec:
         style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from N(0,
         I). A model that also decodes without z (`ModelConfig.without`) draws no z: its decoder writes the piece (one
         segment by default), which is then moved from all styles to a given one by amount 1. `temperature` scales the
-        spread of the latent draw (0 is a style's mean) and the decoder's draws; if the style has exemplars, or is one
-        of a song model, the decoder takes the most likely tokens. Music is played by one band if the style knows its
+        spread of the latent draw (0 is a style's mean) and the decoder's draws; if the style has exemplars, the
+        decoder takes the most likely tokens. Music is played by one band if the style knows its
         ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that gives new
         ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`. New pieces of a song
         model have a form with repeats (style/form.py), and chords of the style without `like`.
@@ -394,17 +394,12 @@ class Codec:
         frame = None if like is None else self.adapter.read(like)
         segments = segments or (form.BARS if self.model.shared else SEGMENTS)
         z, styles = self._drawn(count, style, temperature, segments, seed)
-        if sampling is None and styles and all(one.exemplars is not None or one.shared for one in styles):
+        if sampling is None and styles and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
-        frames = [frame] * len(z)
-        if self.model.shared:
-            if frame is None:
-                frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]
-            drawn = Sampling(temperature=temperature, top_p=TOP_P, seed=seed, max_tokens=sampling.max_tokens)
-            for i, (x, one) in enumerate(zip(z, frames, strict=True)):
-                known = self.adapter.conditions(one or self.adapter.blank(segments * self.chunks))
-                z[i] = form.composed(self, x, known, replace(drawn, first_row=i * segments))
+        frames, bars = [frame] * len(z), None if frame is None else np.arange(segments)
+        if self.model.shared and frame is None:
+            frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]
         if all(one.ensemble is None for one in styles) or not self.model.band:
             return self._plain(z, sampling, frames, chroma_guidance)
         made = []
@@ -414,7 +409,7 @@ class Codec:
                 made += self._plain([x], numbered, frames[i : i + 1], chroma_guidance)
             else:
                 made.append(
-                    arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frames[i], chroma_guidance)
+                    arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frames[i], chroma_guidance, bars)
                 )
         return made
 
@@ -422,6 +417,11 @@ class Codec:
         self, z: list[Tensor], sampling: Sampling, frames: Sequence[Any | None], chroma_guidance: float
     ) -> list[Any]:
         """New pieces without a band, with their frames and the harmony of these."""
+        if self.model.shared:
+            for i, (x, one) in enumerate(zip(z, frames, strict=True)):
+                given = self.adapter.conditions(one or self.adapter.blank(len(x)))
+                z[i] = form.composed(self, x, given, replace(sampling, first_row=sampling.first_row + i * len(x)))[0]
+            sampling = Sampling(max_tokens=sampling.max_tokens)
         if all(like is None for like in frames):
             return self.decode(z, sampling=sampling)
         if any(like is None for like in frames):

@@ -11,6 +11,7 @@ import io
 import random
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -406,13 +407,21 @@ def _places(steps: int, grid: int | None) -> tuple[list[str], list[int]]:
 def reconstruct(
     inputs: Inputs = None, model: AnyModel = None, out: Out = None, wav: Wav = False, png: Png = False,
     html: Html = False, exact: Exact = False, strict: Strict = False, as_json: Json = False,
+    search: Annotated[
+        int | None,
+        typer.Option(min=0, help="Gradient steps from the encoder's mean to a vector that decodes to the input; "
+                     "by default as many as the model's recipe says."),
+    ] = None,
 ) -> None:  # fmt: skip
     """Encode and decode again, to show how much the model keeps."""
     from seqvae.cli.inputs import also, chosen, load
 
     model, kind = chosen(model, inputs or [])
     with kind.given(inputs or [], out, "reconstructed", as_json, also(wav, png, html)) as desk:
-        _change(kind, desk, load(model, exact=exact), lambda z: z, {}, strict=strict)
+        codec = load(model, exact=exact)
+        if search is not None:
+            codec = replace(codec, refinement=replace(codec.refinement, steps=search))
+        _change(kind, desk, codec, lambda z: z, {}, strict=strict)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -443,12 +443,13 @@ class SongModel(nn.Module):
     ) -> Tensor:
         """Hidden vectors `(N, T, K)` of bars whose tokens before are `inputs (N, T)`, some masked.
 
-        `written (N, T, K)` is what the tokens before take from the sum.
+        `written (N, T, K)` is what the tokens before take from the sum of a whole bar. From one with a part of the bar
+        they take this part, so that what the prior expects stays; taken whole, dozens of tokens would hide the rest.
         """
         total, prefix, tables = self.start(z, song, given, self.condition(given))
         # sums as a product: faster than a cumulative sum, which would be in fp32
         earlier = torch.ones(written.shape[1], written.shape[1], dtype=written.dtype, device=written.device).tril()
-        rest = total[:, None] - earlier @ written
+        rest = total[:, None] - given.has_bar[:, None, None].to(written.dtype) * (earlier @ written)
         x, direct = self.steps(inputs, fields, keys, rest, given.harmony.to(prefix.dtype), tables)
         x = torch.cat([prefix.to(x.dtype), x], 1)
         for layer in self.layers:
@@ -464,15 +465,16 @@ class SongModel(nn.Module):
         return caches
 
     def step(
-        self, tokens: Tensor, place: Tensor, fields: Tensor, length: Tensor, rest: Tensor, harmony: Tensor,
-        tables: Tensor, caches: list[Cache],
+        self, tokens: Tensor, place: Tensor, fields: Tensor, length: Tensor, rest: Tensor, part: Tensor,
+        harmony: Tensor, tables: Tensor, caches: list[Cache],
     ) -> tuple[Tensor, Tensor, list[Cache]]:  # fmt: skip
         """Log-probabilities `(N, V)` after `tokens (N, 1)`, up to a constant, the rest after them, and the caches.
 
         `place (N, 1, 3)` are the fields of `tokens`, `fields (N, 1, 3)` those of the next token, `length (N,)` the
-        steps of the bars, and `rest (N, K)` is the sum to write without the tokens before `tokens`.
+        steps of the bars, `part (N,)` their `has_bar`, and `rest (N, K)` is the sum to write without the tokens before
+        `tokens`.
         """
-        rest = rest - self.written_part(tokens, self.bound(tokens, self.keys(place)))[:, 0]
+        rest = rest - part[:, None] * self.written_part(tokens, self.bound(tokens, self.keys(place)))[:, 0]
         x, direct = self.steps(tokens, fields, self.keys(fields), rest[:, None], harmony, tables)
         after = []
         for layer, cache in zip(self.layers, caches, strict=True):

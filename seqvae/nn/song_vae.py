@@ -257,18 +257,18 @@ class BarDecoder:
         if copies == 2:
             bar, song, given = bar.repeat(2, 1), song.repeat(2, 1), given.joined(given.absent())
         rest, prefix, tables = net.start(bar, song, given, net.condition(given))
-        harmony, length, caches = given.harmony, given.length, net.prefill(prefix)
+        harmony, length, part, caches = given.harmony, given.length, given.has_bar, net.prefill(prefix)
         place = torch.zeros(len(bar), 1, 3, dtype=torch.long, device=z.device)  # fields of the token before
 
         def step(tokens: Tensor, fields: Tensor, keep: Tensor | None) -> Tensor:
-            nonlocal rest, harmony, tables, caches, place, length
+            nonlocal rest, harmony, tables, caches, place, length, part
             if keep is not None:
                 kept = torch.cat([keep + i * (len(rest) // copies) for i in range(copies)])
                 rest, harmony, tables = rest[kept], harmony[kept], tables[kept]
-                place, length = place[kept], length[kept]
+                place, length, part = place[kept], length[kept], part[kept]
                 caches = [[x[kept] for x in cache] for cache in caches]
             tokens, fields = tokens.repeat(copies, 1), fields.repeat(copies, 1, 1)
-            logits, rest, caches = net.step(tokens, place, fields, length, rest, harmony, tables, caches)
+            logits, rest, caches = net.step(tokens, place, fields, length, rest, part, harmony, tables, caches)
             place = fields
             if copies == 1:
                 return logits

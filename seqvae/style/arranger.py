@@ -28,12 +28,14 @@ from seqvae.nn.latent import LatentModel
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import no_melody
 from seqvae.protocols import Adapter, Given, Guide
+from seqvae.style import form
 
 if TYPE_CHECKING:
     from seqvae.music.piece import Piece
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
+Longs = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 FARTHER = (1.0, 1.6, 2.56)  # multiples of the move, for songs with few new notes
 ENOUGH = 0.6  # share of new notes among the decoded ones that stops longer moves
@@ -53,6 +55,9 @@ class TokenGenerator(Protocol):
         guide: Guide | None = None,
     ) -> list[Ints]:  # fmt: skip
         """As `Codec.generate_tokens`."""
+
+    def tensors(self, segments: Sequence[list[Ints]]) -> tuple[Tensor, Tensor]:
+        """As `Codec.tensors`."""
 
     def given(self, piece: Any) -> Given | None:
         """As `Codec.given`."""
@@ -173,11 +178,12 @@ def arrange(
 
 def improvise(
     codec: TokenGenerator, z: Tensor, chunks: int, ensemble: Ensemble, sampling: Sampling, like: Piece | None = None,
-    chroma_guidance: float = 0.0,
+    chroma_guidance: float = 0.0, bars: Longs | None = None,
 ) -> Any:  # fmt: skip
     """A new `symusic.Score` from `z (S, D)`, `chunks` bars in each: a band of the style, its drum pattern and accents.
 
-    `like` is a song that gives tempo, metre, key, length and, with a strength of `chroma_guidance`, harmony.
+    `like` is a song that gives tempo, metre, key, length and, with a strength of `chroma_guidance`, harmony. In a song
+    model bar i repeats the bar `bars[i]`, as in `form.composed`.
     """
     from seqvae.music import piece as midi
 
@@ -185,9 +191,11 @@ def improvise(
     count = len(z) * chunks
     frame = adapter.blank(count) if like is None else like
     stretch = Stretch(frame, list(range(len(z))), chunks, batches.filled(no_melody(codec.given(frame)), count))
-    decoded = codec.generate_tokens(
-        z, stretch.known, sampling, guide=improvised(codec, z, ensemble, stretch, chroma_guidance)
-    )
+    guide = improvised(codec, z, ensemble, stretch, chroma_guidance)
+    if codec.model.shared:
+        decoded = form.composed(codec, z, stretch.known, sampling, guide, bars)[1]
+    else:
+        decoded = codec.generate_tokens(z, stretch.known, sampling, guide=guide)
     decoded = decoded[: batches.unpadded(adapter.limits(frame), count)]
     frame = adapter.template(decoded) if like is None else frame
     notes = adapter.notes(decoded, frame)
@@ -204,13 +212,16 @@ def improvised(
 ) -> Guide:
     """The guide for decoding a new song `z (S, D)`: a band of the style, and the harmony of `stretch.piece` if any."""
     adapter: MusicAdapter = codec.adapter
-    shares = program_shares(codec, z, stretch.known)
-    programs = band.choose(np.zeros(DRUMS + 1), ensemble, 1.0, shares)
-    plan = _plan(programs, ensemble.hits, shares)
+    shares, nobody = program_shares(codec, z, stretch.known), np.zeros(DRUMS + 1)
+    programs = band.choose(nobody, ensemble, 1.0, shares)
     harmony, roots = stretch.of(adapter.harmony(stretch.piece)), stretch.of(adapter.roots(stretch.piece))
+    changes = _change(roots)
+    chords = band.accompanist(programs, nobody, shares) if changes.any() else None
+    plan = _plan(programs, ensemble.hits, shares, chords=chords)
 
     def guide(rows: slice) -> list[Any]:
-        guidances = [band_guidance.band_guidance(adapter.tokenizer, plan, np.ones(rows.stop - rows.start, bool))]
+        full = np.ones(rows.stop - rows.start, bool)
+        guidances = [band_guidance.band_guidance(adapter.tokenizer, plan, full, changes[rows])]
         if chroma_guidance and harmony.any():
             guidances.append(adapter.tokenizer.chroma_guidance(harmony[rows], chroma_guidance, roots[rows]))
         return guidances

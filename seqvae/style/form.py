@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,13 +20,13 @@ from seqvae.nn import batches
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import no_melody
-from seqvae.protocols import Given, Ints
+from seqvae.protocols import Given, Guide, Ints
 
+Floats = NDArray[np.float64]
 BARS = 16
 """Bars of a new song by default."""
 FORM = (0, 0, 2, 0)  # A A B A: the section that each section repeats
 LEAST = 2  # bars of a section at least
-VARIATION = 0.3  # correlation of a repeated bar's residual with a new draw
 
 
 def order(bars: int) -> NDArray[np.int64]:
@@ -58,35 +57,47 @@ class BarCodec(Protocol):
 
     model: LatentModel
 
-    def generate_tokens(self, z: Tensor, given: Given | None, sampling: Sampling) -> list[Ints]:
+    def generate_tokens(
+        self, z: Tensor, given: Given | None, sampling: Sampling, harmony: Floats | None = None, strength: float = 0.0,
+        guide: Guide | None = None,
+    ) -> list[Ints]:  # fmt: skip
         """Token ids of bars."""
 
     def tensors(self, segments: Sequence[list[Ints]]) -> tuple[Tensor, Tensor]:
         """Tokens and position fields."""
 
 
-def composed(codec: BarCodec, z: Tensor, given: Given | None, sampling: Sampling) -> Tensor:
-    """Latent vectors `(S, D)` of a new song from independent draws of its bars, `z (S, D)`, in the form of `order`.
+def composed(
+    codec: BarCodec, z: Tensor, given: Given | None, sampling: Sampling, guide: Guide | None = None,
+    like: NDArray[np.int64] | None = None,
+) -> tuple[Tensor, list[Ints]]:  # fmt: skip
+    """A new song bar by bar: latent vectors `(S, D)` with the song vectors of `z (S, D)`, and the bars' token ids.
 
-    A new bar is drawn by the decoder from the bar vector that the prior expects after the bars before, and encoded, as
-    in ancestral sampling of bars. A bar that repeats another has its residual e, varied by its own draw n:
-    sqrt(1 - r^2) e + r n with r = VARIATION. `given (C,)` are the conditions of the bars.
+    A bar is written by the decoder from the bar vector that the prior expects after the bars before, under the
+    conditions `given (C,)` and the guidance of `guide`, and encoded, as in ancestral sampling. Bar i repeats the bar
+    `like[i]` before it, by default as in `order`; the last bar of a section that repeats another is written anew.
     """
-    first = order(len(z))
-    new = np.unique(first)
+    like = order(len(z)) if like is None else like
     known = batches.filled(no_melody(given), len(z))
     assert known is not None
-    known = known[new]
     ahead = known.copy()
     ahead["has_bar"] = 0.0
-    rows = z[new].clone()
-    for i in range(len(new)):
+    rows = z.clone()
+    bars: list[Ints] = []
+    for i, first in enumerate(like.tolist()):
+        goes_on = i + 1 < len(like) and like[i + 1] == first + 1
+        if first < i and goes_on:
+            rows[i] = rows[first]
+            bars.append(bars[first])
+            continue
         rows[i] = codec.model.expected(rows[: i + 1], known[: i + 1])
         own, here = replace(sampling, first_row=sampling.first_row + i), slice(i, i + 1)
-        tokens, fields = codec.tensors([codec.generate_tokens(rows[here], ahead[here], own)])
+        bars += codec.generate_tokens(rows[here], ahead[here], own, guide=_alone(guide, i))
+        tokens, fields = codec.tensors([bars[-1:]])
         rows[here] = codec.model.read(tokens, fields, rows[here], known[here])
-    out = rows[np.searchsorted(new, first)]
-    again = torch.from_numpy(first != np.arange(len(z)))
-    own_part = slice(codec.model.shared, None)
-    out[again, own_part] = (1 - VARIATION**2) ** 0.5 * out[again, own_part] + VARIATION * z[again, own_part]
-    return out
+    return rows, bars
+
+
+def _alone(guide: Guide | None, bar: int) -> Guide | None:
+    """The guide of one bar of a song."""
+    return None if guide is None else lambda rows: guide(slice(bar, bar + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -392,3 +393,16 @@ def test_a_style_is_described_by_its_position(tiny_music: Path) -> None:
     text = "\n".join(done("style", "show", "calm", "-m", tiny_music))
     assert "3 songs" in text
     assert "mean of wild" in text
+
+
+def test_a_reconstruction_has_as_many_steps_of_search_as_asked_for(here: Path, tiny_music: Path) -> None:
+    path = song(here / "a.mid", 3)
+    loaded = codec.load(tiny_music)
+    made = []
+    for steps in (0, 30):
+        done("reconstruct", path, "-m", tiny_music, "--search", steps, "-o", f"{steps}.mid")
+        searched = replace(loaded, refinement=replace(loaded.refinement, steps=steps))
+        made.append(midi.read(f"{steps}.mid").notes.tolist())
+        assert made[-1] == midi.read(searched.reconstruct(path)).notes.tolist()
+    assert made[0] != made[1]
+    assert "--search" in error_line(seqvae("reconstruct", path, "-m", tiny_music, "--search", -1), 2)

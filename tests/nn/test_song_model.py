@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_position_fields_equal_those_of_the_grammar(model: SongModel, tokenizer:
 
 
 def test_stepwise_logits_equal_those_of_teacher_forcing(model: SongModel, tokenizer: MidiTokenizer) -> None:
-    given = conditions(3)
+    given = replace(conditions(3), has_bar=torch.tensor([1.0, 0.5, 0.0]))
     tokens = padded(tokenizer.encode(groove(1, 3)))
     z, song = torch.randn(3, 32), torch.randn(3, 4)
     with torch.no_grad():
@@ -70,7 +72,7 @@ def test_stepwise_logits_equal_those_of_teacher_forcing(model: SongModel, tokeni
         for t in range(tokens.shape[1]):
             here = fields[:, t : t + 1]
             logits, rest, caches = model.step(
-                inputs[:, t : t + 1], place, here, given.length, rest, given.harmony, tables, caches
+                inputs[:, t : t + 1], place, here, given.length, rest, given.has_bar, given.harmony, tables, caches
             )
             real = tokens[:, t] > 0
             torch.testing.assert_close(logits[real], whole[real, t], rtol=1e-4, atol=1e-4)
