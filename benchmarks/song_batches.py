@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seqvae.config import SongConfig
-from seqvae.nn.song_model import Conditions
+from seqvae.nn.song_model import CHORD_SYMBOLS, Conditions
 from seqvae.protocols import PAD
 
 WINDOW = 8
@@ -118,8 +118,9 @@ class Batches:
         if not self.training:
             return Conditions(bars.lengths[index].long(), torch.cat([chroma, bass], -1), one, melody, one, one)
         kind = torch.rand(count, device=device)[window]
-        has_harmony = (kind >= 0.15).float()
-        as_chord = ((kind >= 0.15) & (kind < 0.45))[:, None, None].float()
+        symbols = (kind >= 0.15) & (kind < 0.45)
+        has_harmony = torch.where(symbols, CHORD_SYMBOLS, (kind >= 0.15).float())
+        as_chord = symbols[:, None, None].float()
         # the chord template nearest to a beat's chroma, with its root in the bass; zeros for silence
         near = (chroma / chroma.norm(dim=-1, keepdim=True).clamp(min=1e-6)) @ (
             self.chords / self.chords.norm(dim=-1, keepdim=True)
@@ -129,7 +130,7 @@ class Batches:
         chord = torch.cat([self.chords[best], self.classes[self.roots[best] + 1]], -1) * sounds
         keep_bass = (torch.rand(count, device=device) < 0.8).float()[window][:, None, None]
         plain = torch.cat([chroma, bass * keep_bass], -1)
-        harmony = (as_chord * chord + (1 - as_chord) * plain) * has_harmony[:, None, None]
+        harmony = (as_chord * chord + (1 - as_chord) * plain) * (kind >= 0.15)[:, None, None]
         has_melody = (torch.rand(count, device=device) < 0.5)[window]
         melody = melody * has_melody[:, None, None]
         return Conditions(bars.lengths[index].long(), harmony, has_harmony, melody, has_melody.float(), one)

@@ -41,6 +41,7 @@ FORGOTTEN = 0.15  # share of the written tokens that stay in the sum in training
 ORDER = (DURATION, PITCH, DRUM, POSITION, PROGRAM, 0)  # types in the order in which tokens that may follow are tried
 MEMORY = 2  # vectors of the code that the decoder attends to, beside its beats
 PRIOR_RANGE = (-7.0, 2.0)  # log-variances of the learned prior
+CHORD_SYMBOLS = 0.5  # presence of a harmony of chord symbols, whose bars have other notes too
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Conditions:
     harmony: Tensor
     """`(N, B, 24)`: shares of the pitch classes by beat, and the bass pitch class as one-hot; 0 where absent."""
     has_harmony: Tensor
-    """`(N,)`: 1.0 where harmony is given."""
+    """`(N,)`: 1.0 for the harmony of the bars' notes, CHORD_SYMBOLS for that of chords alone, 0.0 without."""
     melody: Tensor
     """`(N, S, 2)`: pitch + 1 and duration in steps of the note that begins at each step; 0 where absent."""
     has_melody: Tensor

@@ -20,6 +20,7 @@ from seqvae.nn import batches
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import no_melody
+from seqvae.nn.song_model import CHORD_SYMBOLS
 from seqvae.protocols import Given, Guide, Ints
 
 Floats = NDArray[np.float64]
@@ -73,13 +74,16 @@ def composed(
 ) -> tuple[Tensor, list[Ints]]:  # fmt: skip
     """A new song bar by bar: latent vectors `(S, D)` with the song vectors of `z (S, D)`, and the bars' token ids.
 
-    A bar is written by the decoder from the bar vector that the prior expects after the bars before, under the
-    conditions `given (C,)` and the guidance of `guide`, and encoded, as in ancestral sampling. Bar i repeats the bar
-    `like[i]` before it, by default as in `order`; the last bar of a section that repeats another is written anew.
+    A bar is written by the decoder from the bar vector that the prior expects after the bars before, and encoded, as in
+    ancestral sampling; under the conditions `given (C,)`, whose harmony stands for chord symbols, and the guidance of
+    `guide`. Bar i repeats the bar `like[i]` before it, by default as in `order`; the last bar of a section that repeats
+    another is written anew.
     """
     like = order(len(z)) if like is None else like
     known = batches.filled(no_melody(given), len(z))
     assert known is not None
+    known = known.copy()
+    known["has_harmony"] *= CHORD_SYMBOLS
     ahead = known.copy()
     ahead["has_bar"] = 0.0
     rows = z.clone()
