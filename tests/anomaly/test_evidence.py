@@ -26,6 +26,7 @@ from seqvae.errors import ReadError
 from seqvae.events.tokenizer import UNKNOWN
 from seqvae.music.piece import Piece
 from seqvae.nn import inference
+from seqvae.nn.posterior import Posterior, log_prior
 from seqvae.protocols import BOS, EOS
 
 NEW = [session(number) for number in range(1000, 1020)]
@@ -344,7 +345,8 @@ def test_bars_of_a_song_count_its_vector_once(song_model: Path) -> None:
     log_p = model.token_log_probs(z, segments).flatten(1).sum(1)
     rate = kl[0, :shared].sum() + kl[:, shared:].sum()
     assert found.elbo == pytest.approx(float(log_p.mean() - rate), rel=1e-4)
-    ratio = Normal(0.0, 1.0).log_prob(z) - Normal(q.mean, (0.5 * q.logvar).exp()).log_prob(z)
+    own = Posterior(q.mean[..., None], q.logvar[..., None])  # of each dimension alone
+    ratio = log_prior(z[..., None]) - own.log_prob(z[..., None])
     weights = log_p + ratio[:, 0, :shared].sum(-1) + ratio[..., shared:].flatten(1).sum(1)
     assert found.importance == pytest.approx(float(weights.logsumexp(0) - math.log(4)), rel=1e-4)
 

@@ -28,7 +28,7 @@ from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import between, conditions, no_melody, without_melody
 from seqvae.nn.song_model import CHORD_SYMBOLS
 from seqvae.nn.song_vae import KEPT, BarDecoder, SongVAE
-from seqvae.protocols import BOS
+from seqvae.protocols import BOS, Guidance
 from seqvae.studio.inference import JobInference, Shared
 from seqvae.style import form, gaussian, interpolation, styles_file
 from seqvae.style.arranger import program_shares
@@ -293,9 +293,12 @@ def test_sections_come_again_but_for_their_last_bar(songs: Codec) -> None:
     z[:, :E] = z[0, :E]
     given = songs.adapter.conditions(songs.adapter.blank(16))
     asked: list[int] = []
-    rows, bars = form.composed(
-        songs, z, given, Sampling(temperature=1.0, max_tokens=60), lambda rows: asked.append(rows.start) or []
-    )
+
+    def guide(rows: slice) -> list[Guidance]:
+        asked.append(rows.start)
+        return []
+
+    rows, bars = form.composed(songs, z, given, Sampling(temperature=1.0, max_tokens=60), guide)
     assert asked == [0, 1, 2, 3, 7, 8, 9, 10, 11, 15], "a guide sees each new bar once"
     assert (rows[:, :E] == z[0, :E]).all()
     for first, again in ((0, 4), (0, 12)):
