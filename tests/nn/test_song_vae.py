@@ -28,7 +28,7 @@ from seqvae.nn.sampling import Sampling
 from seqvae.nn.segments import between, conditions, no_melody, without_melody
 from seqvae.nn.song_model import CHORD_SYMBOLS
 from seqvae.nn.song_vae import KEPT, BarDecoder, SongVAE
-from seqvae.protocols import BOS, Guidance
+from seqvae.protocols import BOS
 from seqvae.studio.inference import JobInference, Shared
 from seqvae.style import form, gaussian, interpolation, styles_file
 from seqvae.style.arranger import program_shares
@@ -284,30 +284,6 @@ def test_a_style_is_a_gaussian_of_song_vectors_and_the_prior_of_residuals(songs:
     drawn = gaussian.draw(again, 2000, torch.Generator().manual_seed(0))
     assert (drawn[:, :E] == drawn[0, :E]).all()
     torch.testing.assert_close(drawn[:, E:].std(0), torch.ones(32), rtol=0.1, atol=0.1)
-
-
-def test_sections_come_again_but_for_their_last_bar(songs: Codec) -> None:
-    assert form.order(8).tolist() == [0, 1, 0, 1, 4, 5, 0, 1]
-    assert form.order(7).tolist() == list(range(7))
-    z = torch.randn(16, 38, generator=torch.Generator().manual_seed(0))
-    z[:, :E] = z[0, :E]
-    given = songs.adapter.conditions(songs.adapter.blank(16))
-    asked: list[int] = []
-
-    def guide(rows: slice) -> list[Guidance]:
-        asked.append(rows.start)
-        return []
-
-    rows, bars = form.composed(songs, z, given, Sampling(temperature=1.0, max_tokens=60), guide)
-    assert asked == [0, 1, 2, 3, 7, 8, 9, 10, 11, 15], "a guide sees each new bar once"
-    assert (rows[:, :E] == z[0, :E]).all()
-    for first, again in ((0, 4), (0, 12)):
-        assert all(np.array_equal(bars[first + i], bars[again + i]) for i in range(3))
-        assert torch.equal(rows[first : first + 3], rows[again : again + 3])
-        assert not np.array_equal(bars[first + 3], bars[again + 3])
-    assert not np.array_equal(bars[0], bars[8])
-    on_end = form.composed(songs, z, given, Sampling(temperature=1.0, max_tokens=60), like=np.arange(16))[1]
-    assert len({bar.tobytes() for bar in on_end}) > 12
 
 
 def test_draws_differ_and_obey_their_seed(songs: Codec) -> None:
