@@ -95,17 +95,23 @@ def test_later_tokens_are_not_seen(model: SequenceVAE, words: TextTokenizer) -> 
     assert not torch.allclose(a[..., 4:, :], b[..., 4:, :])
 
 
-def test_it_learns_its_lines_and_a_checkpoint_restores_them(words: TextTokenizer, tmp_path: Path) -> None:
+def learned(words: TextTokenizer, shape: ModelConfig, lines: list[str], steps: int) -> tuple[Recipe, SequenceVAE]:
+    """A model of some lines after `steps` steps with all of them in one batch, and its recipe."""
     torch.manual_seed(0)
-    model = checkpoint.build(CONFIG, words)
-    tokens, fields = spelled(words, LINES)
+    model = checkpoint.build(shape, words)
+    assert isinstance(model, SequenceVAE)
+    tokens, fields = spelled(words, lines)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     config = ObjectiveConfig(beta=0.001, schedule="constant", word_dropout=0.3)
-    for step in range(150):
+    for step in range(steps):
         optimizer.zero_grad()
         loss(model, tokens, fields, config, step).total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    recipe = Recipe("lines", TokenizerConfig("text"), CONFIG, config)
+    return Recipe("lines", TokenizerConfig("text"), shape, config), model
+
+
+def test_it_learns_its_lines_and_a_checkpoint_restores_them(words: TextTokenizer, tmp_path: Path) -> None:
+    recipe, model = learned(words, CONFIG, LINES, 150)
     checkpoint.save(Checkpoint(recipe, model, words), tmp_path / "lines")
     codec: Codec = load_codec(tmp_path / "lines")
     assert [codec.reconstruct(line) for line in LINES] == LINES
@@ -114,16 +120,7 @@ def test_it_learns_its_lines_and_a_checkpoint_restores_them(words: TextTokenizer
 @pytest.fixture(scope="module")
 def drawing(words: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose decoder has learned LINES without z, with a style of cats among all."""
-    torch.manual_seed(0)
-    model = checkpoint.build(WITHOUT, words)
-    tokens, fields = spelled(words, LINES * 4)
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    config = ObjectiveConfig(beta=0.001, schedule="constant", word_dropout=0.3)
-    for step in range(200):
-        optimizer.zero_grad()
-        loss(model, tokens, fields, config, step).total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    recipe = Recipe("lines", TokenizerConfig("text"), WITHOUT, config)
+    recipe, model = learned(words, WITHOUT, LINES * 4, 200)
     codec = Codec(words, model)
     fitted = {"cats": codec.fit_style(LINES[-1:]), "all": codec.fit_style(LINES)}
     styles, about = styles_file.pack(fitted)

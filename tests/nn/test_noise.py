@@ -1,4 +1,4 @@
-"""The noise of a part of a batch equals that of its rows in a pass over the whole batch."""
+"""Noise: that of a part of a batch equals that of its rows in the whole batch; deletion of tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from seqvae.config import ModelConfig, ObjectiveConfig
 from seqvae.nn import noise
 from seqvae.nn.blocks import LockedDropout
-from seqvae.nn.loss import loss
+from seqvae.nn.loss import dropped, loss
 from seqvae.nn.model import SequenceVAE
 from seqvae.parallel import Part
-from seqvae.protocols import EOS
+from seqvae.protocols import EOS, PAD
 
 CPU = torch.device("cpu")
 
@@ -77,3 +77,20 @@ def test_the_losses_of_parts_sum_to_that_of_the_batch(kind: Literal["recurrent",
     (whole, after), (first, one), (second, other) = total(0, 6), total(0, 2), total(2, 4)
     assert after == one == other, "the generator ends in the same state"
     assert first / 3 + second * 2 / 3 == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_dropped_share_is_the_requested_one() -> None:
+    tokens = torch.full((1, 1000, 41), 7)
+    tokens[..., -1] = EOS
+    left = (dropped(tokens, 0.3, torch.Generator().manual_seed(0)) == 7).float().mean() * 41 / 40
+    assert float(left) == pytest.approx(0.7, abs=0.01)
+    assert torch.equal(dropped(tokens, 0.0), tokens)
+
+
+def test_deletion_keeps_the_order_of_many_tokens_too() -> None:
+    tokens = torch.arange(4, 2004).expand(3, -1)
+    out = dropped(tokens, 0.3, torch.Generator().manual_seed(0))
+    for row in out:
+        words = row[row != PAD]
+        assert 1300 < len(words) < 1500
+        assert (words.diff() > 0).all()

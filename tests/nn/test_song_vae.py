@@ -403,7 +403,7 @@ def test_program_shares_are_those_that_the_song_vector_alone_has_under_the_condi
     ahead["has_bar"], rows[:, E:] = 0.0, 0.0
     first = torch.full((3, 1, 1), BOS)
     logits, _ = BarDecoder(model, ahead).decode_logits(rows, first, torch.zeros(3, 1, 1, 3, dtype=torch.long))
-    # undo the order of programs: what is left of the probability before each is divided out
+    # from ordered probabilities to hazards: each is divided by the probability that no program before it comes
     ids = torch.from_numpy(songs.adapter.tokenizer.ids("program")).long()  # type: ignore[attr-defined]
     p = logits[:, 0, 0].double().exp()[:, ids]
     present = p / (1 - (p.cumsum(1) - p))
