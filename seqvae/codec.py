@@ -397,19 +397,19 @@ class Codec:
         if sampling is None and styles and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
         sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
-        frames, bars = [frame] * len(z), None if frame is None else np.arange(segments)
+        frames, repeats = [frame] * len(z), None if frame is None else np.arange(segments)
         if self.model.shared and frame is None:
             frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]
         if all(one.ensemble is None for one in styles) or not self.model.band:
             return self._plain(z, sampling, frames, chroma_guidance)
         made = []
         for i, (x, one) in enumerate(zip(z, styles, strict=True)):
-            numbered = replace(sampling, first_row=i * segments * self.chunks)
+            own = replace(sampling, first_row=i * segments * self.chunks)
             if one.ensemble is None:
-                made += self._plain([x], numbered, frames[i : i + 1], chroma_guidance)
+                made += self._plain([x], own, frames[i : i + 1], chroma_guidance)
             else:
                 made.append(
-                    arranger.improvise(self, x, self.chunks, one.ensemble, numbered, frames[i], chroma_guidance, bars)
+                    arranger.improvise(self, x, self.chunks, one.ensemble, own, frames[i], chroma_guidance, repeats)
                 )
         return made
 

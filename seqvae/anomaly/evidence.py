@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seqvae.codec import Codec
 from seqvae.nn.posterior import Posterior, log_prior
-from seqvae.nn.segments import context, songs_segments
+from seqvae.nn.segments import context, song_length
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -162,7 +162,7 @@ def _segments(codec: Codec, segments: Sequence[list[Ints]], noise: Tensor) -> It
     log_p = codec.token_log_probs(torch.cat([draws, posterior.mean[None]]), segments)
     # summed in fp64, then rounded: the order of summation depends on lengths in the batch
     total = log_p[:-1].double().flatten(2).sum(-1)
-    share = torch.tensor([1 / songs_segments(segment) for segment in segments], dtype=torch.float64)
+    share = torch.tensor([1 / song_length(segment) for segment in segments], dtype=torch.float64)
     kl, weight = torch.zeros_like(share), total
     for part, times in ((slice(codec.model.shared), share), (slice(codec.model.shared, None), 1.0)):
         wide = Posterior(posterior.mean[:, part].double(), posterior.logvar[:, part].double())

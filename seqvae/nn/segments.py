@@ -117,7 +117,7 @@ def in_context(segments: Sequence[Segment]) -> tuple[list[Segment], list[int], G
     return every, songs, np.concatenate(records), at
 
 
-def songs_segments(segment: Segment) -> int:
+def song_length(segment: Segment) -> int:
     """The number of segments that share a segment's song vector; 1 without a song."""
     return len(segment.song) if isinstance(segment, SongSegment) else 1
 

@@ -149,8 +149,8 @@ class SongVAE(LatentModel):
     def after_move(self, z: Tensor, moved: Tensor, given: Given | None) -> tuple[Tensor, Given | None]:
         """As `LatentModel.after_move`: residuals are multiplied by KEPT^sqrt(d), d the distance of the song vectors.
 
-        A bar decoded with all of its residual is the song's own bar, whatever the song vector. So the decoder is told
-        which part of it is left (`has_bar`), and writes the rest as the song vector has it.
+        A bar decoded with all of its residual is the song's own bar, whatever the song vector. The part r is an input
+        of the decoder (`has_bar`), which fills in the rest from the song vector.
         """
         part = KEPT ** (moved - z)[:, : self.shared].norm(dim=1).sqrt()
         if given is None or given.dtype.names is None or bool((part == 1).all()):
@@ -163,7 +163,7 @@ class SongVAE(LatentModel):
     def outline(self, z: Tensor, given: Given | None) -> tuple[Tensor, Tensor]:
         """As `LatentModel.outline`: log-probabilities that a bar has a program, each as if no other were there.
 
-        As the song vector and the conditions have it, without the bars' residuals.
+        They depend on the song vector and the conditions alone, not on the bars' residuals.
         """
         z = functional.pad(z[:, : self.shared], (0, self.net.config.bar))
         if given is not None and given.dtype.names is not None:

@@ -178,12 +178,12 @@ def arrange(
 
 def improvise(
     codec: TokenGenerator, z: Tensor, chunks: int, ensemble: Ensemble, sampling: Sampling, like: Piece | None = None,
-    chroma_guidance: float = 0.0, bars: Longs | None = None,
+    chroma_guidance: float = 0.0, repeats: Longs | None = None,
 ) -> Any:  # fmt: skip
     """A new `symusic.Score` from `z (S, D)`, `chunks` bars in each: a band of the style, its drum pattern and accents.
 
     `like` is a song that gives tempo, metre, key, length and, with a strength of `chroma_guidance`, harmony. In a song
-    model bar i repeats the bar `bars[i]`, as in `form.composed`.
+    model bar i repeats the bar `repeats[i]`, as in `form.composed`.
     """
     from seqvae.music import piece as midi
 
@@ -193,7 +193,7 @@ def improvise(
     stretch = Stretch(frame, list(range(len(z))), chunks, batches.filled(no_melody(codec.given(frame)), count))
     guide = improvised(codec, z, ensemble, stretch, chroma_guidance)
     if codec.model.shared:
-        decoded = form.composed(codec, z, stretch.known, sampling, guide, bars)[1]
+        decoded = form.composed(codec, z, stretch.known, sampling, guide, repeats)[1]
     else:
         decoded = codec.generate_tokens(z, stretch.known, sampling, guide=guide)
     decoded = decoded[: batches.unpadded(adapter.limits(frame), count)]

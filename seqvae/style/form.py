@@ -70,16 +70,16 @@ class BarCodec(Protocol):
 
 def composed(
     codec: BarCodec, z: Tensor, given: Given | None, sampling: Sampling, guide: Guide | None = None,
-    like: NDArray[np.int64] | None = None,
+    repeats: NDArray[np.int64] | None = None,
 ) -> tuple[Tensor, list[Ints]]:  # fmt: skip
     """A new song bar by bar: latent vectors `(S, D)` with the song vectors of `z (S, D)`, and the bars' token ids.
 
     A bar is written by the decoder from the bar vector that the prior expects after the bars before, and encoded, as in
     ancestral sampling; under the conditions `given (C,)`, whose harmony stands for chord symbols, and the guidance of
-    `guide`. Bar i repeats the bar `like[i]` before it, by default as in `order`; the last bar of a section that repeats
-    another is written anew.
+    `guide`. Bar i repeats the bar `repeats[i]` before it, by default as in `order`; the last bar of a section that
+    repeats another is written anew.
     """
-    like = order(len(z)) if like is None else like
+    repeats = order(len(z)) if repeats is None else repeats
     known = batches.filled(no_melody(given), len(z))
     assert known is not None
     known = known.copy()
@@ -88,8 +88,8 @@ def composed(
     ahead["has_bar"] = 0.0
     rows = z.clone()
     bars: list[Ints] = []
-    for i, first in enumerate(like.tolist()):
-        goes_on = i + 1 < len(like) and like[i + 1] == first + 1
+    for i, first in enumerate(repeats.tolist()):
+        goes_on = i + 1 < len(repeats) and repeats[i + 1] == first + 1
         if first < i and goes_on:
             rows[i] = rows[first]
             bars.append(bars[first])

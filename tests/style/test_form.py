@@ -35,5 +35,5 @@ def test_sections_come_again_but_for_their_last_bar(song_model: Path) -> None:
         assert torch.equal(rows[first : first + 3], rows[again : again + 3])
         assert not np.array_equal(bars[first + 3], bars[again + 3])
     assert not np.array_equal(bars[0], bars[8])
-    on_end = form.composed(songs, z, given, Sampling(temperature=1.0, max_tokens=60), like=np.arange(16))[1]
+    on_end = form.composed(songs, z, given, Sampling(temperature=1.0, max_tokens=60), repeats=np.arange(16))[1]
     assert len({bar.tobytes() for bar in on_end}) > 12
