@@ -21,7 +21,7 @@ from seqvae.protocols import EOS, PAD
 
 EXPECTED = 0.5
 """Share of the windows of training that are decoded from the prior's mean, or from between it and the bar vector, as
-new and moved bars are."""
+new and moved bars are: half of these from the mean alone."""
 LONGEST = 384
 """Bars with more tokens are left out."""
 

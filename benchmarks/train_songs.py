@@ -67,7 +67,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--beta", type=float, default=0.3, help="greatest weight of the KL")
     parser.add_argument("--least", type=float, default=0.08, help="least weight of the KL at the end")
-    parser.add_argument("--target", type=float, default=0.96, help="accuracy above which beta rises")
+    parser.add_argument("--target", type=float, default=0.8, help="accuracy above which beta rises")
     parser.add_argument("--muon", type=float, default=0.0, help="peak rate of Muon for inner matrices; 0: AdamW")
     parser.add_argument("--graph", action="store_true", help="record a step as one graph of kernels")
     parser.add_argument("--profile", action="store_true", help="print a profile of two steps")
