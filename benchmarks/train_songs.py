@@ -5,7 +5,7 @@ python benchmarks/train_songs.py data.npz OUT --minutes 110 --whole 60 --songs 8
                                                                      # until 60 million tokens are seen in total
 
 Needs torch, numpy and safetensors alone. Prints a line every ten seconds, saves weights in bf16 every two minutes, and
-resumes from `OUT/state.pt` if it exists.
+resumes from `OUT/state.pt` if it exists. `--start RUN` begins with the weights that another run has saved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from muon import Muon
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from song_batches import WINDOW, Bars, Batches, windows
 from song_pass import pass_over, song_vectors
 from torch import Tensor
@@ -63,6 +63,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--whole", type=float, help="million tokens of the whole training; default: as many as --minutes allows"
     )
+    parser.add_argument("--start", type=Path, help="folder of a run whose weights this one begins with")
     parser.add_argument("--songs", type=int, default=64, help="songs per batch, 16 bars each")
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--beta", type=float, default=0.3, help="greatest weight of the KL")
@@ -122,8 +123,12 @@ class Training:
         self.args, self.bars, self.device = args, bars, bars.tokens.device
         cuda = self.device.type == "cuda"
         changes = {name: int(value) for name, value in (change.split("=") for change in args.set)}
-        config = SongConfig(**changes)
+        before = json.loads((args.start / "song.json").read_text())["config"] if args.start else {}
+        config = SongConfig(**(before | changes))
         self.model = SongModel(config, bars.kind.cpu(), bars.value.cpu()).to(self.device)
+        if args.start:
+            parts = [load_file(part) for part in sorted(args.start.glob("song-*.safetensors"))]
+            self.model.load_state_dict({name: x for part in parts for name, x in part.items()})
         # Muon updates the inner matrices, AdamW embeddings and output layers
         inner = ("encoder.layers", "layers", "prior.layers", "code", "feature")
         named = self.model.named_parameters()
@@ -198,7 +203,9 @@ class Training:
         print(f"recorded after {time.time() - start:.1f} s", flush=True)
 
     def floor(self, share: float) -> float:
-        """The lower bound of beta after a `share` of the training; it rises with the share."""
+        """The lower bound of beta after a `share` of the training; it rises with the share, except after `--start`."""
+        if self.args.start:
+            return float(self.args.least)
         return 0.005 + (self.args.least - 0.005) * min(1.0, max(0.0, (share - 0.08) / 0.52))
 
     def advance(self, share: float) -> None:
@@ -231,6 +238,8 @@ class Training:
     def measure(self, share: float) -> list[float]:
         """The results of the last step; counts its tokens for all ten steps since the last call, and adapts beta."""
         stats: list[float] = self.stats.tolist()
+        if not math.isfinite(stats[0]):
+            raise SystemExit("the loss is not finite; state.pt has the state before, and the same command continues")
         hits, tokens = stats[4:6]
         self.tokens += 10 * tokens if self.step > 3 else tokens
         self.right += 0.3 * (hits / tokens - self.right)

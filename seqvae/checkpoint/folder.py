@@ -38,8 +38,10 @@ SUMMED = ("model.safetensors", "styles.safetensors", "tokenizer/tokenizer.json",
 """Files whose SHA-256 is in config.json, if they exist; README.md has none, since people edit it."""
 FILES = (*SUMMED, "config.json", "metrics.json", "README.md")
 """All files that are read."""
-WEIGHTS = {"F16", "BF16", "F32", "F64"}
+WEIGHTS = {"I8", "F16", "BF16", "F32", "F64"}
 """Number types that weights may have."""
+ROW_SCALE = ".row_scale"
+"""End of the name of the scales of a matrix in 8 bits."""
 
 STORED = (
     ("decoder.answer.", "decoder.direct_head."),
@@ -92,9 +94,9 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             "vocab_size": model.vocab_size,
             "cue_sizes": list(model.field_sizes),
         }
-        weights = {
-            stored(name): _halved(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()
-        }
+        weights: dict[str, Tensor] = {}
+        for name, tensor in model.state_dict().items():
+            weights |= _packed(stored(name), tensor.detach().cpu(), isinstance(model, SongVAE))
         write_tensors(weights, {"format": "pt"}, part / "model.safetensors")
         checkpoint.tokenizer.save(part / "tokenizer")
         if checkpoint.styles:
@@ -174,10 +176,33 @@ def loaded(name: str) -> str:
     return next((new + name.removeprefix(old) for old, new in STORED if name.startswith(old)), name)
 
 
-def _halved(weights: Tensor) -> Tensor:
-    """Half precision: half the size, and no metric of a card changes in its third digit. Above 65,504 unchanged."""
+def _packed(name: str, weights: Tensor, in_bytes: bool) -> dict[str, Tensor]:
+    """Tensors in a file for `weights (...)`: in half precision, which changes no metric of a card in its third digit.
+
+    Weights above 65,504 are stored unchanged. With `in_bytes`, matrices `(M, N)` have 8 bits a weight and a scale
+    `(M, 1)` for each row, whose largest weight is 127. Scales have the eight bits of bf16, so that a product with 127 is
+    exact and weights that are read and saved again do not change.
+    """
+    if in_bytes and weights.ndim == 2:
+        scale = (weights.abs().amax(1, keepdim=True) / 127).bfloat16().float()
+        whole = (weights / scale.clamp(min=1e-30)).round().clamp(-127, 127)
+        return {name: whole.to(torch.int8), name + ROW_SCALE: scale.bfloat16()}
     half = weights.half()
-    return half if bool(half.isfinite().all()) else weights
+    return {name: (half if bool(half.isfinite().all()) else weights).contiguous()}
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in single precision of the `tensors` of a file; the inverse of `_packed`."""
+    out = {}
+    for name, x in tensors.items():
+        if x.dtype == torch.int8:
+            scale = tensors[name + ROW_SCALE]
+            if scale.shape != (len(x), 1):
+                raise ValueError(f"{name}: {tuple(scale.shape)} scales of {len(x)} rows")
+            x = x * scale.float()
+        if name.removesuffix(ROW_SCALE) == name:
+            out[loaded(name)] = x.float()
+    return out
 
 
 def _sum(path: Path) -> str:
@@ -202,7 +227,7 @@ def _weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str,
         least, layers = _least(config, tokenizer.vocab_size + sum(tokenizer.field_sizes))
         if least > held or layers > len(names):
             raise ValueError(f"the settings need at least {least:,} weights, and the file has {held:,} of them")
-        return {loaded(name): file.get_tensor(name).float() for name in names}
+        return _unpacked({name: file.get_tensor(name) for name in names})
 
 
 def _least(config: ModelConfig, symbols: int) -> tuple[int, int]:
