@@ -180,8 +180,8 @@ def _packed(name: str, weights: Tensor, in_bytes: bool) -> dict[str, Tensor]:
     """Tensors in a file for `weights (...)`: in half precision, which changes no metric of a card in its third digit.
 
     Weights above 65,504 are stored unchanged. With `in_bytes`, matrices `(M, N)` have 8 bits a weight and a scale
-    `(M, 1)` for each row, whose largest weight is 127. Scales have the eight bits of bf16, so that a product with 127 is
-    exact and weights that are read and saved again do not change.
+    `(M, 1)` for each row, whose largest weight is 127. Scales have the eight bits of bf16, so that a product with 127
+    is exact and weights that are read and saved again do not change.
     """
     if in_bytes and weights.ndim == 2:
         scale = (weights.abs().amax(1, keepdim=True) / 127).bfloat16().float()

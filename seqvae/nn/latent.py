@@ -83,10 +83,6 @@ class LatentModel(nn.Module):
         """The decoder of B segments, under their conditions where the model has such."""
         raise NotImplementedError
 
-    def expected(self, z: Tensor, given: Given | None) -> Tensor:
-        """The last of the vectors `z (S, D)` of a new piece as the prior expects it after those before: `(D,)`."""
-        raise NotImplementedError
-
     def read(self, tokens: Tensor, fields: Tensor, z: Tensor, given: Given | None) -> Tensor:
         """Latent vectors `(S, D)` of segments of a piece, whose shared dimensions are those of `z (S, D)`."""
         raise NotImplementedError

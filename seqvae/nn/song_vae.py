@@ -35,7 +35,6 @@ from seqvae.nn.song_model import PROGRAM, Conditions, SongModel
 from seqvae.protocols import BOS, PAD, Given, Grammar, Guidance
 
 KEPT = 0.65  # part of the residuals that is kept where song vectors move by a distance of 1
-HISTORY = 7  # bars before a new one that its prior sees: training has windows of eight bars
 
 
 class SongVAE(LatentModel):
@@ -127,18 +126,6 @@ class SongVAE(LatentModel):
         none = song.new_zeros(len(song), 1, self.net.config.bar)
         mean, logvar = self.net.prior(condition, none, song.new_zeros(len(song)))
         return mean[:, 0], (0.5 * logvar[:, 0]).exp()
-
-    @torch.no_grad()
-    def expected(self, z: Tensor, given: Given | None) -> Tensor:
-        """The last of the rows `z (S, D)` as the prior expects it after up to HISTORY rows before: `(D,)`."""
-        seen = slice(max(0, len(z) - 1 - HISTORY), None)
-        z = z[seen].to(self.device)
-        song, conditions = z[:, : self.shared], self.conditions(None if given is None else given[seen], len(z))
-        mean, spread = self.prior(song, conditions)
-        bars = mean + spread * z[:, self.shared :]
-        condition = torch.cat([song, self.net.condition(conditions)], -1)
-        ahead, _ = self.net.prior(condition[None], bars[None], z.new_ones(1))
-        return torch.cat([song[-1], (ahead[0, -1] - mean[-1]) / spread[-1]]).cpu()
 
     @torch.no_grad()
     def read(self, tokens: Tensor, fields: Tensor, z: Tensor, given: Given | None) -> Tensor:

@@ -1,16 +1,16 @@
 """The form of a new song: sections that come again, with a little variation.
 
-Scope: the bar that each bar repeats, the order in which bars are drawn, their chords. Out of scope: the draw of a style
+Scope: the bar that each bar repeats, the themes of sections, their chords. Out of scope: the draw of a style
 (style/gaussian.py), the prior (nn/song_vae.py), chord probabilities (music/progressions.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +28,7 @@ BARS = 16
 """Bars of a new song by default."""
 FORM = (0, 0, 2, 0)  # A A B A: the section that each section repeats
 LEAST = 2  # bars of a section at least
+THEME = 0.5  # part of a theme's residual in the other bars of its section
 
 
 def order(bars: int) -> NDArray[np.int64]:
@@ -41,6 +42,21 @@ def order(bars: int) -> NDArray[np.int64]:
     if bars % len(FORM) or section < LEAST:
         return at
     return np.array(FORM)[at // section] * section + at % section
+
+
+def themes(sizes: Sequence[int]) -> NDArray[np.int64]:
+    """`(C,)`: the bar that is the theme of each bar, the one with most of `sizes (C,)` in a section like the bar's.
+
+    Sections are those of `order`, and have four bars where these would be uneven.
+
+    >>> themes([1, 3, 1, 1, 1, 2, 1, 1]).tolist()
+    [1, 1, 1, 1, 5, 5, 1, 1]
+    """
+    at = np.arange(len(sizes))
+    repeats = order(len(sizes))
+    section = len(FORM) if (repeats == at).all() else len(sizes) // len(FORM)
+    first = repeats - at % section
+    return np.array([a + int(np.argmax(sizes[a : a + section])) for a in first.tolist()], np.int64)
 
 
 def chords(ensemble: Ensemble | None, bars: int, seed: Sequence[int]) -> Any:
@@ -72,11 +88,12 @@ def composed(
     codec: BarCodec, z: Tensor, given: Given | None, sampling: Sampling, guide: Guide | None = None,
     repeats: NDArray[np.int64] | None = None,
 ) -> tuple[Tensor, list[Ints]]:  # fmt: skip
-    """A new song bar by bar: latent vectors `(S, D)` with the song vectors of `z (S, D)`, and the bars' token ids.
+    """A new song: latent vectors `(S, D)` with the song vectors of `z (S, D)`, and the bars' token ids.
 
-    A bar is written by the decoder from the bar vector that the prior expects after the bars before, and encoded, as in
-    ancestral sampling; under the conditions `given (C,)`, whose harmony stands for chord symbols, and the guidance of
-    `guide`. Bar i repeats the bar `repeats[i]` before it, by default as in `order`; the last bar of a section that
+    The bars are drawn twice, under the conditions `given (C,)`, whose harmony stands for chord symbols, and the
+    guidance of `guide`: first each from the prior's mean, that is without a residual. The fullest bar of a section is
+    its theme, and the others are drawn again with a part THEME of the theme's residual, so that a section has one
+    rhythm. Bar i repeats the bar `repeats[i]` before it, by default as in `order`; the last bar of a section that
     repeats another is written anew.
     """
     repeats = order(len(z)) if repeats is None else repeats
@@ -84,24 +101,19 @@ def composed(
     assert known is not None
     known = known.copy()
     known["has_harmony"] *= CHORD_SYMBOLS
-    ahead = known.copy()
-    ahead["has_bar"] = 0.0
+    drafted = known.copy()
+    drafted["has_bar"] = 0.0
     rows = z.clone()
-    bars: list[Ints] = []
+    rows[:, codec.model.shared :] = 0.0
+    bars = codec.generate_tokens(rows, drafted, sampling, guide=guide)
+    drafts = codec.model.read(*codec.tensors([[bar] for bar in bars]), rows, known)
+    theme = themes([len(bar) for bar in bars])
+    part = np.where(np.arange(len(z)) == theme, 0.0, THEME)
+    drafted["has_bar"] = part
+    rows[:, codec.model.shared :] = torch.from_numpy(part)[:, None] * drafts[theme, codec.model.shared :]
+    bars = codec.generate_tokens(rows, drafted, sampling, guide=guide)
     for i, first in enumerate(repeats.tolist()):
         goes_on = i + 1 < len(repeats) and repeats[i + 1] == first + 1
         if first < i and goes_on:
-            rows[i] = rows[first]
-            bars.append(bars[first])
-            continue
-        rows[i] = codec.model.expected(rows[: i + 1], known[: i + 1])
-        own, here = replace(sampling, first_row=sampling.first_row + i), slice(i, i + 1)
-        bars += codec.generate_tokens(rows[here], ahead[here], own, guide=_alone(guide, i))
-        tokens, fields = codec.tensors([bars[-1:]])
-        rows[here] = codec.model.read(tokens, fields, rows[here], known[here])
-    return rows, bars
-
-
-def _alone(guide: Guide | None, bar: int) -> Guide | None:
-    """The guide of one bar of a song."""
-    return None if guide is None else lambda rows: guide(slice(bar, bar + 1))
+            bars[i] = bars[first]
+    return codec.model.read(*codec.tensors([[bar] for bar in bars]), rows, known), bars

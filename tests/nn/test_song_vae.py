@@ -116,18 +116,6 @@ def test_a_draw_without_history_is_from_the_prior(songs: Codec) -> None:
     torch.testing.assert_close((bars - mean) / spread, z[:, E:], rtol=1e-4, atol=1e-4)
 
 
-def test_the_expected_bar_is_that_of_the_prior_with_history(songs: Codec) -> None:
-    model = network(songs)
-    z = torch.randn(3, 38, generator=torch.Generator().manual_seed(0))
-    z[:, :E] = z[0, :E]
-    ahead = torch.cat([z[:2], model.expected(z, None)[None]])
-    assert torch.equal(ahead[:, :E], z[:, :E])
-    bars, first, given = BarDecoder(model, None).bars(ahead)
-    joint = torch.cat([first, model.net.condition(given)], -1)[None]
-    mean, _ = model.net.prior(joint, bars[None], torch.ones(1))
-    torch.testing.assert_close(bars[2], mean[0, 2], rtol=1e-3, atol=1e-3)
-
-
 def test_a_bar_read_under_a_song_vector_has_the_row_of_its_song(songs: Codec) -> None:
     segments = songs.segments(groove(1, 3))
     rows = songs.posteriors(segments).mean
@@ -308,8 +296,7 @@ def test_new_songs_have_chords_of_their_style(songs: Codec) -> None:
     given = np.concatenate(asked)
     expected = no_melody(songs.given(frame))
     assert expected is not None
-    expected = expected[[0, 1, 3, 4, 5, 7]]  # the others repeat
-    assert given["harmony"].tobytes() == expected["harmony"].tobytes()
+    assert given["harmony"].tobytes() == 2 * expected["harmony"].tobytes(), "both drafts"
     assert (given["has_harmony"] == CHORD_SYMBOLS).all() and not given["has_melody"].any()
 
 
