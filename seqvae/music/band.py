@@ -31,7 +31,7 @@ MANY = 4.0  # a program's share of the decoder's probability times this is its s
 PERCENTILES = (10, 50, 90)
 FEW = 8  # songs with drums needed to store hits; fewer would expose single songs
 SOLO = 0.25  # share of the tune with which an instrument beside the lead keeps its notes of it
-OFTEN, SELDOM = 0.4, 0.1  # of the bars with drums
+OFTEN = 0.4  # of the bars with drums
 RARELY = 0.5  # of the bars with notes
 PART = 0.5  # share of the written notes that must fit into the density, else an instrument leaves
 LOWEST = 28  # E1: no instrument of a band is pushed lower
@@ -251,21 +251,20 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
 def grooved(drums: Ints, bounds: Ints) -> Ints:
     """`drums (N, 5)` of one song with one pattern.
 
-    A hit is a step of the bar and a pitch. Hits in at least OFTEN of the bars are in all, hits in less than SELDOM in
-    none.
+    A hit is a step of the bar and a pitch. Hits in at least OFTEN of the bars are in all; rarer ones, as in fills, stay.
     """
     if not len(drums):
         return drums
     bar = np.searchsorted(bounds, drums[:, ONSET], side="right") - 1
     bars = np.unique(bar)
     keys = (drums[:, ONSET] - bounds[bar]) * 128 + drums[:, PITCH]
-    hit, at, count = np.unique(keys, return_inverse=True, return_counts=True)
+    hit, count = np.unique(keys, return_counts=True)
     always = hit[count >= OFTEN * len(bars)]
     home, step = np.repeat(bars, len(always)), np.tile(always // 128, len(bars))
     filled = np.repeat(drums[:1], len(home), axis=0)
     filled[:, ONSET], filled[:, PITCH] = bounds[home] + step, np.tile(always % 128, len(bars))
     filled = filled[step < np.diff(bounds)[home]]
-    found = np.concatenate([drums[count[at] >= SELDOM * len(bars)], filled])
+    found = np.concatenate([drums, filled])
     _, first = np.unique(_key(found), return_index=True)
     return found[np.sort(first)]
 
