@@ -215,7 +215,7 @@ def test_settings_of_refinement_are_read_from_the_objective_too() -> None:
         from_dict(Recipe, {"objective": {"refine": -1}}, "old")
 
 
-@pytest.mark.parametrize("name", ["hdfs", "music", "music-free", "syscalls"])
+@pytest.mark.parametrize("name", ["hdfs", "syscalls"])
 def test_released_checkpoints_are_refined_as_their_files_say(name: str) -> None:
     path = Path(config.__file__).parents[1] / "checkpoints" / name / "config.json"
     values = json.loads(path.read_text())["recipe"]
@@ -249,7 +249,5 @@ def test_earlier_names_of_settings_and_recipes_are_read() -> None:
     for old, new in (("hdfs", "logs-short"), ("syscalls", "logs-long")):
         assert load_recipe(old) == load_recipe(new)
     assert load_recipe("music", ["objective.fade=0.25"]).objective.track_dropout == 0.25
-    kept = json.loads((Path(config.__file__).parents[1] / "checkpoints" / "music" / "config.json").read_text())[
-        "recipe"
-    ]
-    assert kept["objective"]["fade"] == from_dict(Recipe, kept, "kept").objective.track_dropout == 0.9
+    kept = {"objective": {"fade": 0.9}}
+    assert from_dict(Recipe, kept, "kept").objective.track_dropout == 0.9

@@ -58,11 +58,16 @@ def test_translations_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> 
     codec.adapter.assemble(codec.tokenizer.encode(groove(1, 4)), groove(1, 4)).dump_midi(song)
     lines = str(tmp_path / "lines.txt")
     Path(lines).write_text("\n".join(SENTENCES))
+    songs = [str(tmp_path / f"{i}.mid") for i in range(6)]
+    for i, path in enumerate(songs):
+        codec.adapter.assemble(codec.tokenizer.encode(groove(i, 2)), groove(i, 2)).dump_midi(path)
+    fitting = ("detect", "fit", "--exact", *songs, "-m", "music", "--score", "elbo", "--p-value", "0.5", "-o")
+    done(*fitting, str(tmp_path / "detector"))
     for name, *command in (
         ("blend", "blend", "--exact", song, "--to", "jazz", "-o", "out.mid"),
         ("vectors", "encode", "--exact", song, "-o", "z.safetensors"),
         ("sentences", "reconstruct", "--exact", lines, "-m", "reviews"),
-        ("scores", "detect", "score", "--exact", song, "-m", "music", "--json"),
+        ("scores", "detect", "score", "--exact", song, "--detector", str(tmp_path / "detector"), "--json"),
     ):
         one, two = (by_command(n, tmp_path / f"{name}-{n}", *command) for n in (1, 2))
         assert one

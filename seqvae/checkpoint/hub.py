@@ -20,6 +20,10 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.md", "*.png"]
 """Files that are downloaded from the Hub, all that a checkpoint can contain."""
 
 
+RENAMED = {"music-free": "music"}
+"""Released models of earlier versions, and the models that replace them."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """One released checkpoint, as `seqvae models` lists it."""
@@ -48,10 +52,11 @@ def released() -> list[Path]:
 def find(name: str | Path) -> Path:
     """The folder of a released name, a path, or a Hub id `owner/name` (downloaded and cached by huggingface_hub).
 
-    A bare word is a released name first; `./word` and a `Path` are paths only. Raises CheckpointError.
+    A bare word is a released name first, perhaps one of RENAMED; `./word` and a `Path` are paths only. Raises
+    CheckpointError.
     """
     bare = isinstance(name, str) and not {"/", os.sep} & set(name)
-    for folder in (released_folder() / name, Path(name)) if bare else (Path(name),):
+    for folder in (released_folder() / RENAMED.get(str(name), name), Path(name)) if bare else (Path(name),):
         if (folder / "config.json").is_file():
             return folder
     refuse_pickle(Path(name))

@@ -36,7 +36,7 @@ Half = Literal["choose", "final"]  # a copy of dataset.Half; a test compares the
 
 @verb(
     app,
-    "seqvae train music --data mine/ --start music --minutes 5",
+    "seqvae train music --data mine/ --start runs/songs/best --minutes 5",
     "seqvae train music --data songs/ --out runs/music --set model.latent=256",
     "seqvae train reviews --data positive.txt --data negative.txt --out runs/mine --minutes 10",
 )

@@ -131,7 +131,10 @@ def _begin(run: Run, resume: bool, start: str | Path | None, report: Report) -> 
         fits, count = run.begin_from(start)
         report(f"begins with the weights of {start}: {fits:,} of {count:,} fit")
     elif modality(run.recipe.tokenizer.kind).content == "songs" and len(run.data) < FEW_SONGS:
-        report(f"only {len(run.data)} songs: `--start music --minutes 5` fine-tunes a model of thousands of songs")
+        report(
+            f"only {len(run.data)} songs: `seqvae style fit mine=songs/ -m music -o mine.styles` makes them a style "
+            "of a model of thousands of songs, in seconds"
+        )
 
 
 def _summary(run: Run) -> str:

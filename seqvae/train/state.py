@@ -177,9 +177,14 @@ class State:
         """Load the weights of a checkpoint that have the same shape here; the numbers of loaded and of all weights.
 
         So a longer segment or another size of z starts with all weights that do not depend on it. Raises ConfigError
-        for another tokenizer.
+        for another tokenizer and for a song model.
         """
         before = self.ranks.broadcast(lambda: checkpoint.load(name))
+        if before.recipe.model.song is not None:
+            raise ConfigError(
+                f"{name}: is a song model, which `seqvae train` cannot go on with; a few songs of your own become a "
+                f"style in seconds: seqvae style fit mine=songs/ -m {name} -o mine.styles"
+            )
         if spelling(before.tokenizer) != spelling(self.tokenizer):
             raise ConfigError(f"{name}: has another tokenizer; leave out --start, or use its tokenizer")
         known, fits = before.model.state_dict(), 0

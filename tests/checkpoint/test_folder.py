@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from styles import noise
 
 from seqvae.checkpoint import folder as checkpoint
 from seqvae.checkpoint import hub as released
 from seqvae.checkpoint.folder import (
+    ROW_SCALE,
     STORED,
     Checkpoint,
+    _packed,
+    _unpacked,
     find,
     load,
     load_tensors,
@@ -107,6 +111,45 @@ def test_weights_in_half_precision_are_read_as_single_precision(copy: Path, kept
     for name, weight in kept.model.state_dict().items():
         assert again[name].dtype == torch.float32
         torch.testing.assert_close(again[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_matrix_in_bytes_is_off_by_half_a_step_of_its_row_at_most() -> None:
+    weights = noise(6, 50, seed=1) * 10.0 ** torch.arange(-3.0, 3.0)[:, None]
+    weights[2] = 0.0
+    tensors = _packed("a.weight", weights, True)
+    assert {name: x.dtype for name, x in tensors.items()} == {
+        "a.weight": torch.int8, f"a.weight{ROW_SCALE}": torch.bfloat16,
+    }  # fmt: skip
+    again = _unpacked(tensors)
+    assert list(again) == ["a.weight"]
+    step = tensors[f"a.weight{ROW_SCALE}"].float()
+    assert ((again["a.weight"] - weights).abs() <= 0.5001 * step).all()
+    assert (step <= weights.abs().amax(1, keepdim=True) / 126).all()
+    second = _packed("a.weight", again["a.weight"], True)
+    assert all(torch.equal(x, second[name]) for name, x in tensors.items())
+
+
+def test_a_song_model_that_is_read_and_saved_again_has_the_same_bytes(song_model: Path, tmp_path: Path) -> None:
+    save(load(song_model), tmp_path / "again")
+    assert names(tmp_path / "again") == names(song_model)
+    for name in ("model.safetensors", "styles.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (song_model / name).read_bytes()
+    held = load_file(song_model / "model.safetensors")
+    matrices = [name for name, x in held.items() if x.ndim == 2 and not name.endswith(ROW_SCALE)]
+    assert matrices
+    assert all(held[name].dtype == torch.int8 for name in matrices)
+
+
+def test_scales_of_another_shape_are_an_error_in_one_line(song_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(song_model, tmp_path / "copy"))
+    change_config(folder, sha256={})
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith(ROW_SCALE))
+    tensors[name] = tensors[name][:, 0].contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    assert f"scales of {len(tensors[name])} rows" in one_line(caught.value)
 
 
 def test_optional_parts_default_to_empty(copy: Path) -> None:
@@ -246,6 +289,15 @@ def shelf(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_a_released_name_and_a_folder_are_found(shelf: Path, written: Path) -> None:
     assert find("small") == shelf / "small"
     assert find(str(written)) == written
+
+
+def test_the_name_of_an_earlier_release_finds_the_model_that_replaces_it(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(released, "RENAMED", {"smaller": "small"})
+    assert find("smaller") == shelf / "small"
+    with pytest.raises(CheckpointError):
+        find("./smaller")
 
 
 def test_a_folder_of_the_same_name_elsewhere_does_not_hide_a_released_one(
@@ -425,5 +477,6 @@ def test_files_keep_the_old_names_of_weights() -> None:
     for folder in found:
         names = load_file(folder / "model.safetensors").keys()
         assert [stored(loaded(name)) for name in names] == list(names)
-        assert {loaded(name) for name in names} == load(folder).model.state_dict().keys()
+        weights = {loaded(name) for name in names if not name.endswith(ROW_SCALE)}
+        assert weights == load(folder).model.state_dict().keys()
     assert len(found) > 3

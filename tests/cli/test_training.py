@@ -131,7 +131,7 @@ def test_training_from_a_recipe_gives_a_checkpoint_that_blends(here: Path) -> No
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "run/best\n"
     assert "skipped: cannot read songs/calm/bad.mid: the file is empty" in result.stderr
-    assert "only 40 songs: `--start music" in result.stderr
+    assert "only 40 songs: `seqvae style fit" in result.stderr
     assert json.loads(Path("run/best/config.json").read_text())["recipe"]["train"]["seed"] == 3
     assert "--resume" in last_error_line(seqvae(*run, "--set=train.steps=4"))
     assert seqvae(*run, "--set=train.steps=4", "--seed", 3, "--resume").exit_code == 0
