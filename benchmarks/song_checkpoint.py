@@ -64,6 +64,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("music", type=Path, help="folder of music with one folder per style")
     parser.add_argument("songs", type=Path, help="list of songs: style, split and name, separated by tabs")
     parser.add_argument("out", type=Path, help="folder of the checkpoint")
+    parser.add_argument("--mean-with", type=Path, metavar="RUN", help="another run, begun with the weights of this one")
     parser.add_argument("--name", default="music", help="name of the model")
     parser.add_argument("--most", type=int, default=400, help="songs of a style at most")
     parser.add_argument("--bars", type=int, default=64, help="bars of a song at most")
@@ -72,8 +73,17 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def without_styles(run: Path, name: str = "music", search: int = 0) -> Checkpoint:
-    """The model of a run of `train_songs.py` as a checkpoint without styles."""
+def weights(run: Path) -> dict[str, Tensor]:
+    """The weights of a run of `train_songs.py` in single precision."""
+    parts = [checkpoint.load_tensors(part)[0] for part in sorted(run.glob("song-*.safetensors"))]
+    return {name: x.float() for part in parts for name, x in part.items()}
+
+
+def without_styles(run: Path, name: str = "music", search: int = 0, other: Path | None = None) -> Checkpoint:
+    """The model of a run of `train_songs.py` as a checkpoint without styles.
+
+    With an `other` run that began with these weights, the model has the mean of both (Wortsman et al. 2022).
+    """
     about = config.read(run / "song.json")
     known = {key: value for key, value in about["config"].items() if key != "vocab"}
     song = SongConfig(**known)
@@ -83,10 +93,10 @@ def without_styles(run: Path, name: str = "music", search: int = 0) -> Checkpoin
     tokenizer = MidiTokenizer(song.steps, common_key=True)
     model = checkpoint.restored(model_config, tokenizer)
     assert isinstance(model, SongVAE)
-    weights: dict[str, Tensor] = {}
-    for part in sorted(run.glob("song-*.safetensors")):
-        weights |= checkpoint.load_tensors(part)[0]
-    model.net.load_state_dict({key: x.float() for key, x in weights.items()})
+    found = weights(run)
+    if other is not None:
+        found = {key: (x + y) / 2 for (key, x), y in zip(found.items(), weights(other).values(), strict=True)}
+    model.net.load_state_dict(found)
     return Checkpoint(recipe, model.eval(), tokenizer)
 
 
@@ -116,7 +126,7 @@ def fitted(codec: Codec, pieces: list[Piece], about: str) -> tuple[Style, list[T
 
 def main() -> None:
     args = options().parse_args()
-    kept = without_styles(args.run, args.name, args.search)
+    kept = without_styles(args.run, args.name, args.search, args.mean_with)
     codec = from_checkpoint(kept)
     rng = np.random.default_rng(0)
     styles: dict[str, Style] = {}
