@@ -385,7 +385,7 @@ class Codec:
         decoder takes the most likely tokens. Music is played by one band if the style knows its
         ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that gives new
         ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`. New pieces of a song
-        model have a form with repeats (style/form.py), and chords of the style without `like`.
+        model have a form with repeats and, without `like`, chords of the style, which guide less (style/form.py).
         """
         if self.model.config.without and like is None and style != "prior":
             drawn = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
@@ -400,6 +400,7 @@ class Codec:
         frames, repeats = [frame] * len(z), None if frame is None else np.arange(segments)
         if self.model.shared and frame is None:
             frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]
+            chroma_guidance *= form.LOOSER
         if all(one.ensemble is None for one in styles) or not self.model.band:
             return self._plain(z, sampling, frames, chroma_guidance)
         made = []
