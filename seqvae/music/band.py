@@ -251,7 +251,8 @@ def thinned(notes: Ints, bounds: Ints, most: float) -> Ints:
 def grooved(drums: Ints, bounds: Ints) -> Ints:
     """`drums (N, 5)` of one song with one pattern.
 
-    A hit is a step of the bar and a pitch. Hits in at least OFTEN of the bars are in all; rarer ones, as in fills, stay.
+    A hit is a step of the bar and a pitch. Hits in at least OFTEN of the bars are in all; rarer ones, as in fills,
+    stay.
     """
     if not len(drums):
         return drums
