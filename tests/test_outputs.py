@@ -25,6 +25,7 @@ LINES = {
         "good .",
         "we love this place !",
     ],
+    "prose": ["She walked slowly down to the river.", "“What have you done?” asked the old man."],
     "hdfs": ["E5 E22 E5 E5 E11 E9 E11 E9 E26 E26", "E5 E5 E22 E11 E9"],
     "requests": [
         "get http://localhost:8080/tienda1/publico/pagar.jsp?modo=insertar&precio=335&b1=confirmar",
