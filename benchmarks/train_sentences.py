@@ -8,10 +8,9 @@ are added again with words outside of the vocabulary. The learning rate follows 
 schedule ends on time on any device. beta rises while validation accuracy is above `ACCURACY`, and falls otherwise
 (after Rezende and Viola 2018), never below the recipe's beta in the second half of the time. The peak rate and the
 optimizer of matrices are chosen first: each entry of RACE trains for a short time on a GPU, and the best one continues.
-The decoder sees perturbed samples (`perturbed`). With `--set model.without=0.5` half of the lines of a batch is decoded
-without z and without word dropout, so that the decoder is a language model too; these lines are not encoded and cost no
-KL. Products use bf16 copies of the weights; the optimizer keeps fp32
-weights.
+The decoder sees perturbed samples (`perturbed`). The share `model.without` of the lines of a batch is decoded without z
+and without word dropout, so that the decoder is a language model too; these lines are not encoded, cost no KL, and are
+none of those with added words. Products use bf16 copies of the weights; the optimizer keeps fp32 weights.
 
 Needs torch, numpy, safetensors and sentencepiece. Writes `NAME.safetensors` (bf16, with the recipe as metadata) every
 two minutes and at the end, and `NAME.json`: the log, and metrics of greedy decoding of validation lines. `--start` with
@@ -74,15 +73,16 @@ def padded(lines: list[list[int]], device: torch.device) -> list[Tensor]:
     return out
 
 
-def batches(buckets: list[Tensor], size: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Batches `(B, T)` of about `size` tokens, epoch after epoch."""
+def batches(buckets: list[Tensor], plain: list[int], size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Batches `(B, T)` of about `size` tokens, epoch after epoch; the first `plain` lines of each bucket come first."""
     while True:
         epoch = []
-        for bucket in buckets:
+        for bucket, first in zip(buckets, plain, strict=True):
             rows = max(1, size // bucket.shape[1])
             order = torch.from_numpy(rng.permutation(len(bucket))).to(bucket.device)
             parts = torch.split(order, rows)
-            epoch += [(bucket, part) for part in parts if len(part) > rows // 4]
+            sorted_ = (part[(part >= first).byte().argsort(stable=True)] for part in parts)
+            epoch += [(bucket, part) for part in sorted_ if len(part) > rows // 4]
         for i in rng.permutation(len(epoch)).tolist():
             bucket, part = epoch[i]
             yield bucket[part].long()
@@ -241,7 +241,7 @@ class Run:
     def step(self, tokens: Tensor, denoise: float, share: float) -> None:
         """Train on `tokens (B, T)` at a `share` of the peak rate; adds nats, KL and tokens to `sums`."""
         mask, clear = tokens != PAD, shifted(tokens)
-        alone = round(self.low.config.without * len(tokens))  # the first lines, in a batch of random order
+        alone = round(self.low.config.without * len(tokens))  # the first lines, which are not augmented
         posterior = posterior_of(self.low, masked_by_row(tokens[alone:], 3 * denoise), mask[alone:])
         z, inputs = perturbed(posterior.sample()), torch.cat([clear[:alone], masked_by_row(clear[alone:], 1.0)])
         if alone:
@@ -365,8 +365,12 @@ def main() -> None:
     if args.lines:
         lines = [lines[i] for i in rng.permutation(len(lines))[: args.lines]]
     draw = random.Random(0)
-    lines += [augmented(line, draw) for line in lines if draw.random() < recipe.train.mix]
-    buckets = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(lines) if len(one) == 1], device)
+    added = [augmented(line, draw) for line in lines if draw.random() < recipe.train.mix]
+    parts = [
+        padded([one[0][:-1].tolist() for one in tokenizer.encode_all(some) if len(one) == 1], device)
+        for some in (lines, added)
+    ]
+    buckets, plain = [torch.cat(both) for both in zip(*parts, strict=True)], [len(one) for one in parts[0]]
     checked = content["valid"][:EVALUATED]
     valid = padded([one[0][:-1].tolist() for one in tokenizer.encode_all(checked) if len(one) == 1], device)
     model = SequenceVAE(recipe.model, (), torch.from_numpy(tokenizer.binding_depth).long()).to(device)
@@ -376,7 +380,7 @@ def main() -> None:
           f"ready after {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
     about = {"recipe": json.dumps(to_dict(recipe)), "corpus": args.name}
-    feed, objective = batches(buckets, args.batch, rng), recipe.objective
+    feed, objective = batches(buckets, plain, args.batch, rng), recipe.objective
     end = started + 60 * args.minutes - RESERVED
     race: list[dict[str, object]] = []
     if args.start is not None:

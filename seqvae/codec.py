@@ -365,31 +365,27 @@ class Codec:
         return [pieces[at : at + size] for at in range(0, size * size, size)]
 
     def sample(
-        self,
-        count: int,
-        style: str | Style | None = None,
-        temperature: float = 0.9,
-        segments: int | None = None,
-        seed: int = 0,
-        sampling: Sampling | None = None,
-        like: Any | None = None,
-        chroma_guidance: float = CHROMA_GUIDANCE,
-    ) -> list[Any]:
+        self, count: int, style: str | Style | None = None, temperature: float = 0.9, segments: int | None = None,
+        seed: int = 0, sampling: Sampling | None = None, like: Any | None = None,
+        chroma_guidance: float = CHROMA_GUIDANCE, best_of: int | None = None,
+    ) -> list[Any]:  # fmt: skip
         """New pieces of `segments` segments each (4; 16 bars of a song model), drawn from a style; see `style.draw`.
 
         Without a style this is the mixture over all training pieces if the model has one and `segments` is 1, else a
         style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from N(0,
         I). A model that also decodes without z (`ModelConfig.without`) draws no z: its decoder writes the piece (one
-        segment by default), which is then moved from all styles to a given one by amount 1. `temperature` scales the
-        spread of the latent draw (0 is a style's mean) and the decoder's draws; if the style has exemplars, the
-        decoder takes the most likely tokens. Music is played by one band if the style knows its
-        ensembles. `like` is a song (any accepted source; `music.chords.song` makes one of chord symbols) that gives new
-        ones their tempo, metre, key and length; notes are guided toward its harmony as in `blend`. New pieces of a song
-        model have a form with repeats (style/form.py), and chords of the style without `like`.
+        segment by default), which is then moved from all styles to a given one by amount 1. A sentence is the best of
+        `best_of` such draws (8; `style.sentences.drawn`). `temperature` scales the spread of the latent draw (0 is a
+        style's mean) and the decoder's draws; if the style has exemplars, the decoder takes the most likely tokens.
+        Music is played by one band if the style knows its ensembles. `like` is a song (any accepted source;
+        `music.chords.song` makes one of chord symbols) that gives new ones their tempo, metre, key and length; notes
+        are guided toward its harmony as in `blend`. New pieces of a song model have a form with repeats
+        (style/form.py), and chords of the style without `like`.
         """
         if self.model.config.without and like is None and style != "prior":
-            drawn = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
-            new = self.decode([self.model.absent.expand(segments or 1, -1)] * count, sampling=drawn)
+            top_p, usual = (sentences.TOP_P, sentences.BEST_OF) if self.tokenizer.kind == "text" else (TOP_P, 1)
+            drawn = replace(sampling or Sampling(temperature=temperature, top_p=top_p), seed=seed)
+            new = sentences.drawn(self, count, self.model.absent.expand(segments or 1, -1), drawn, best_of or usual)
             return new if style is None else self.transform(new, self.translate(style, self.styles.get("all"), 1.0))
         frame = None if like is None else self.adapter.read(like)
         segments = segments or (form.BARS if self.model.shared else SEGMENTS)

@@ -91,8 +91,17 @@ TopP = Annotated[
     float | None,
     typer.Option(
         callback=console.probability,
-        help="Sample from the most likely tokens that together reach this probability.  [default: 0.95; the most "
-        "likely token for styles with stored examples, such as those of music]",
+        help="Sample from the most likely tokens that together reach this probability.  [default: 0.95; 0.6 for "
+        "sentences that are drawn without a latent vector; the most likely token for styles with stored examples, such "
+        "as those of music]",
+    ),
+]
+BestOf = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Models that draw without a latent vector: the most probable of this many draws, 1 for any.  [default: 8 "
+        "for sentences, else 1]",
     ),
 ]
 TopK = Annotated[int, typer.Option(min=0, help="Sample from this many of the most likely tokens; 0 for all.")]
@@ -273,6 +282,7 @@ def generate(
     top_p: TopP = None,
     top_k: TopK = 0,
     beam: Beam = 0,
+    best_of: BestOf = None,
     styles: Styles = None,
     seed: Seed = 0,
     out: Out = None,
@@ -291,6 +301,8 @@ def generate(
     digits, stem = len(str(count)), style or Path(model).absolute().name
     with kind.new([f"{stem}-{i + 1:0{digits}}" for i in range(count)], out, as_json, also(wav, png, html)) as desk:
         codec = load(model, styles, exact)
+        if best_of is not None and not codec.model.config.without:
+            raise UsageError(f"--best-of {best_of}: is for models trained with model.without; {model} is not")
         if said := of_draws(codec):
             console.report(said)
         from seqvae.nn.sampling import TOP_P, Sampling
@@ -305,7 +317,7 @@ def generate(
         draw, own, known = random.Random(seed), seed, codec.styles.get(style or "all")
         row = len(known.exemplars) if known is not None and known.exemplars is not None else 1
         for batch in desk.batches():
-            pieces = codec.sample(len(batch), style, temperature, size, own, sampling, like)
+            pieces = codec.sample(len(batch), style, temperature, size, own, sampling, like, best_of=best_of)
             for item, piece in zip(batch, pieces, strict=True):
                 desk.write(item, piece, {**facts, "seed": own})
             # consecutive seeds draw the examples of a style without replacement

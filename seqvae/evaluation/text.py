@@ -316,7 +316,7 @@ def _samples(
     z = torch.from_numpy(rng.standard_normal((count, codec.model.config.latent))).float()
     sources: dict[str, list[str]] = {"prior": codec.decode(list(z[:, None]), sampling=draws)}
     if "all" in codec.styles:
-        sources["fitted"] = codec.sample(count, temperature=1.0, segments=1, seed=seed, sampling=draws)
+        sources["fitted"] = codec.sample(count, temperature=1.0, segments=1, seed=seed, sampling=draws, best_of=1)
     sources["training lines"] = subset(corpus, count, rng)
     sources["held-out lines"] = lines
     out: dict[str, Any] = {"sentences": count}

@@ -1,7 +1,8 @@
-"""A walk of sentences between two: decoded around the path, the fluent ones in even steps.
+"""A walk of sentences between two: decoded around the path, the fluent ones in even steps. New sentences.
 
-Scope: the sentences that a model decodes near a path between two latent vectors, their fluency, and the choice among
-them. Out of scope: the geometry of paths and the search for the best choice (style/interpolation.py), the codec.
+Scope: the sentences that a model decodes near a path between two latent vectors, or draws without one, their fluency,
+and the choice among them. Out of scope: the geometry of paths and the search for the best choice
+(style/interpolation.py), the codec.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ DECODINGS = (Sampling(), Sampling(beam=4), Sampling(temperature=0.5))  # three s
 DRAWS = 32  # latents for the fluency of a sentence
 FLUENCY = 1.0  # cost of a nat per token, where a step of twice the even length costs 1
 BACKWARD = 1.0  # cost of an even step in the wrong direction
+TOP_P, BEST_OF = 0.6, 8  # defaults for new sentences, chosen by reading draws of `prose` (docs/experiments.md)
+LEAST = 5  # words of a new sentence, if a draw has as many
 
 
 class Decoder(Protocol):
@@ -84,13 +87,34 @@ def surprise(codec: Decoder, lines: Sequence[str], latent: int) -> Tensor:
 
     At z = 0 alone the decoder prefers fragments of the most frequent sentence.
     """
+    log_p, tokens = _likelihoods(codec, lines, torch.randn(DRAWS, latent, generator=torch.Generator().manual_seed(0)))
+    return -log_p / tokens
+
+
+def drawn(codec: Decoder, count: int, z: Tensor, sampling: Sampling, best_of: int = BEST_OF) -> list[str]:
+    """`count` new sentences by a decoder that has learned to write without z; `z (S, D)` is the vector in its place.
+
+    Each is the one of `best_of` draws that the decoder gives the largest probability, at temperature 1. A draw of fewer
+    than LEAST words, or that ends in a comma, colon or semicolon, is taken only if all are such.
+    """
+    lines = codec.decode([z] * (count * best_of), sampling=sampling)
+    if best_of == 1:
+        return lines
+    log_p = _likelihoods(codec, lines, z[:1])[0].tolist()
+    whole = [len(line.split()) >= LEAST and not line.endswith((",", ":", ";")) for line in lines]
+    best = (max(range(i, i + best_of), key=lambda k: (whole[k], log_p[k])) for i in range(0, len(lines), best_of))
+    return [lines[k] for k in best]
+
+
+def _likelihoods(codec: Decoder, lines: Sequence[str], z: Tensor) -> tuple[Tensor, Tensor]:
+    """log mean p(line | z) over `z (L, D)`, in nats, and the number of tokens, of each line: two `(N,)`."""
     split = [codec.segments(line) for line in lines]
     segments = [segment for one in split for segment in one]
     if not segments:
-        return torch.zeros(0)
-    z = torch.randn(DRAWS, 1, latent, generator=torch.Generator().manual_seed(0)).expand(-1, len(segments), -1)
-    log_p = codec.token_log_probs(z, segments).double().sum((2, 3)).logsumexp(0) - math.log(DRAWS)
+        return torch.zeros(len(lines)), torch.zeros(len(lines))
+    log_p = codec.token_log_probs(z[:, None].expand(-1, len(segments), -1), segments).double().sum((2, 3))
     tokens = torch.tensor([float(sum(map(len, segment))) for segment in segments])
-    sizes = [len(one) for one in split]
-    sums = zip(torch.split(log_p, sizes), torch.split(tokens, sizes), strict=True)
-    return torch.stack([-nats.sum() / count.sum() for nats, count in sums])
+    both = torch.stack([log_p.logsumexp(0).cpu() - math.log(len(z)), tokens])
+    sums = [one.sum(1) for one in torch.split(both, [len(one) for one in split], 1)]
+    nats, count = torch.stack(sums, 1)
+    return nats, count

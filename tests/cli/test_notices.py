@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from commands import done, error_line, seqvae, song
 from conftest import SENTENCES
 
+from seqvae import load
 from seqvae.cli import notices
+from seqvae.style import sentences
 
 pytestmark = pytest.mark.usefixtures("here")
 KNOWN, STRANGE = SENTENCES[0], "我们都喜欢这道菜"
@@ -98,8 +101,19 @@ def test_strict_is_for_sentences(tiny_music: Path) -> None:
     assert "--strict: is for sentences" in said.stderr
 
 
-def test_a_model_that_cannot_draw_sentences_says_so(tiny_text: Path) -> None:
+def test_a_model_that_cannot_draw_sentences_says_so(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no sentences" not in seqvae("generate", "-m", tiny_text).stderr
-    result = seqvae("generate", "-m", "prose")
-    assert result.exit_code == 0
-    assert result.stderr.startswith("most of these lines are no sentences")
+    result = seqvae("generate", "-m", "prose", "--seed", 3)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(result.stdout.split()) >= sentences.LEAST
+    codec = load("prose")
+    monkeypatch.setattr(codec.model, "config", replace(codec.model.config, without=0.0))
+    assert notices.of_draws(codec).startswith("most of these lines are no sentences")
+
+
+def test_best_of_is_for_models_that_draw_without_a_vector(tiny_text: Path) -> None:
+    said = seqvae("generate", "-m", tiny_text, "--best-of", 4)
+    assert said.exit_code == 2
+    assert "--best-of 4: is for models trained with model.without" in said.stderr
+    one, many = (done("generate", "-m", "prose", "-n", 2, "--best-of", best) for best in (1, 8))
+    assert many == done("generate", "-m", "prose", "-n", 2) != one

@@ -21,6 +21,7 @@ from seqvae.nn.binding import shifted
 from seqvae.nn.loss import loss
 from seqvae.nn.memory import positions
 from seqvae.nn.model import SequenceVAE
+from seqvae.nn.sampling import Sampling
 from seqvae.protocols import EOS, PAD
 from seqvae.style import styles_file
 from seqvae.text.tokenizer import TextTokenizer
@@ -130,16 +131,17 @@ def drawing(words: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_lines_are_drawn_by_the_decoder_without_z(drawing: Path) -> None:
-    codec = load_codec(drawing)
-    drawn = codec.sample(12, temperature=0.8, seed=1)
+    codec, draw = load_codec(drawing), Sampling(temperature=0.8, top_p=0.95)
+    drawn = codec.sample(12, seed=1, sampling=draw, best_of=1)
     assert len(set(drawn)) > 1
     assert set(drawn) <= set(LINES)
-    assert codec.sample(12, temperature=0.8, seed=1) == drawn
-    assert codec.sample(12, temperature=0.8, seed=2) != drawn
-    assert codec.sample(12, "all", temperature=0.8, seed=1) == [codec.reconstruct(line) for line in drawn]
+    assert codec.sample(12, seed=1, sampling=draw, best_of=1) == drawn
+    assert codec.sample(12, seed=2, sampling=draw, best_of=1) != drawn
+    assert codec.sample(12, "all", seed=1, sampling=draw, best_of=1) == [codec.reconstruct(line) for line in drawn]
     v = codec.styles["cats"].mean - codec.styles["all"].mean
     moved = codec.decode([z + v for z in codec.encode(drawn)])
-    assert codec.sample(12, "cats", temperature=0.8, seed=1) == moved != drawn
+    assert codec.sample(12, "cats", seed=1, sampling=draw, best_of=1) == moved != drawn
+    assert set(codec.sample(6, seed=1)) <= set(LINES)
     assert not of_draws(codec)
 
 

@@ -63,3 +63,38 @@ def test_candidates_are_in_the_order_of_the_path_with_the_segments_of_the_nearer
     found = [line.split() for line in sentences.candidates(Ruler(), ends)]
     assert [float(place) for place, _ in found] == sorted(float(place) for place, _ in found)
     assert (found[0], found[-1]) == (["1", "1"], ["4", "2"])
+
+
+class Drawing:
+    """A decoder that draws the given lines, and prefers those with few letters."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def segments(self, piece: Any) -> list[list[Any]]:
+        return [[piece]] if piece else []
+
+    def decode(self, z: Sequence[Tensor], *, sampling: Sampling | None = None) -> list[Any]:
+        assert len(z) == len(self.lines)
+        return self.lines
+
+    def token_log_probs(self, z: Tensor, segments: Sequence[list[Any]]) -> Tensor:
+        assert z.shape == (1, len(segments), 3)
+        return -torch.tensor([float(len(line)) for (line,) in segments]).view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "chosen"),
+    [
+        (["one two three four five six", "one two three four five", "one"], "one two three four five"),
+        (["and he said unto them, saying,", "and it was the voice of the Lord"], "and it was the voice of the Lord"),
+        (["a long enough line with :", "one two three"], "one two three"),
+        (["", "one two three four five six"], "one two three four five six"),
+    ],
+)
+def test_the_likeliest_whole_draw_is_kept(lines: list[str], chosen: str) -> None:
+    z, best_of = torch.zeros(1, 3), len(lines)
+    assert sentences.drawn(Drawing(lines), 1, z, Sampling(), best_of) == [chosen]
+    twice = Drawing([*lines, *reversed(lines)])
+    assert sentences.drawn(twice, 2, z, Sampling(), best_of) == [chosen, chosen]
+    assert sentences.drawn(Drawing(lines), best_of, z, Sampling(), 1) == lines
