@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqvae.data.dataset import split_of
+from seqvae.data.dataset import SONG_MODELS, split_of
 from seqvae.errors import ReadError
 from seqvae.music import library as collection
 from seqvae.music import titles
@@ -55,7 +55,7 @@ def main() -> None:
             styles.append(name.parts[0])
         song.append(song[-1] + len(bars.tokens))
         style.append(styles.index(name.parts[0]))
-        split.append(SPLITS.index(split_of(f"song/{titles.title(path)}")))
+        split.append(SPLITS.index(split_of(SONG_MODELS + titles.title(path))))
         names.append(name.as_posix())
     np.savez_compressed(
         args.out, **{name: np.concatenate(parts) for name, parts in columns.items()}, song=np.array(song, np.int32),

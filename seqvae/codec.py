@@ -25,7 +25,7 @@ from seqvae.nn import batches
 from seqvae.nn.inference import BatchInference, Inference, padded
 from seqvae.nn.latent import LatentModel
 from seqvae.nn.posterior import Posterior
-from seqvae.nn.sampling import TOP_P, Sampling
+from seqvae.nn.sampling import TEMPERATURE, TOP_P, Sampling
 from seqvae.nn.segments import no_melody, on_the_way, segmented, song_segments, without_melody
 from seqvae.parallel import Ranks
 from seqvae.protocols import Adapter, Given, Guide, Tokenizer
@@ -365,8 +365,8 @@ class Codec:
         return [pieces[at : at + size] for at in range(0, size * size, size)]
 
     def sample(
-        self, count: int, style: str | Style | None = None, temperature: float = 0.9, segments: int | None = None,
-        seed: int = 0, sampling: Sampling | None = None, like: Any | None = None,
+        self, count: int, style: str | Style | None = None, temperature: float | None = None,
+        segments: int | None = None, seed: int = 0, sampling: Sampling | None = None, like: Any | None = None,
         chroma_guidance: float = CHROMA_GUIDANCE, best_of: int | None = None,
     ) -> list[Any]:  # fmt: skip
         """New pieces of `segments` segments each (4; 16 bars of a song model), drawn from a style; see `style.draw`.
@@ -375,13 +375,15 @@ class Codec:
         style for each piece if styles know their ensembles, else all styles together. `style="prior"` draws from N(0,
         I). A model that also decodes without z (`ModelConfig.without`) draws no z: its decoder writes the piece (one
         segment by default), which is then moved from all styles to a given one by amount 1. A sentence is the best of
-        `best_of` such draws (8; `style.sentences.drawn`). `temperature` scales the spread of the latent draw (0 is a
-        style's mean) and the decoder's draws; if the style has exemplars, the decoder takes the most likely tokens.
-        Music is played by one band if the style knows its ensembles. `like` is a song (any accepted source;
-        `music.chords.song` makes one of chord symbols) that gives new ones their tempo, metre, key and length; notes
-        are guided toward its harmony as in `blend`. New pieces of a song model have a form with repeats and, without
-        `like`, chords of the style, which guide less (style/form.py).
+        `best_of` such draws (8; `style.sentences.drawn`). `temperature` (.9, of a song model 1) scales the spread of
+        the latent draw (0 is a style's mean) and the decoder's draws; if the style has exemplars, the decoder takes the
+        most likely tokens. Music is played by one band if the style knows its ensembles. `like` is a song (any accepted
+        source; `music.chords.song` makes one of chord symbols) that gives new ones their tempo, metre, key and length;
+        notes are guided toward its harmony as in `blend`. New pieces of a song model have a form with repeats and,
+        without `like`, chords of the style, which guide less (style/form.py).
         """
+        usual_temperature, usual_top_p = form.SAMPLING if self.model.shared else (TEMPERATURE, TOP_P)
+        temperature = usual_temperature if temperature is None else temperature
         if self.model.config.without and like is None and style != "prior":
             top_p, usual = (sentences.TOP_P, sentences.BEST_OF) if self.tokenizer.kind == "text" else (TOP_P, 1)
             drawn = replace(sampling or Sampling(temperature=temperature, top_p=top_p), seed=seed)
@@ -392,7 +394,7 @@ class Codec:
         z, styles = self._drawn(count, style, temperature, segments, seed)
         if sampling is None and styles and all(one.exemplars is not None for one in styles):
             sampling = Sampling()
-        sampling = replace(sampling or Sampling(temperature=temperature, top_p=TOP_P), seed=seed)
+        sampling = replace(sampling or Sampling(temperature=temperature, top_p=usual_top_p), seed=seed)
         frames, repeats = [frame] * len(z), None if frame is None else np.arange(segments)
         if self.model.shared and frame is None:
             frames = [form.chords(one.ensemble, segments, (seed, i)) for i, one in enumerate(styles)]

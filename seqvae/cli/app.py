@@ -278,7 +278,14 @@ def generate(
         str | None,
         typer.Option(metavar="CHORDS", help="Chords of new songs by bar, again from the first: 'C | Am7 | F G | %'."),
     ] = None,
-    temperature: Temperature = 0.9,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            callback=lambda value: None if value is None else console.finite(value),
+            help="0 takes the most likely token; higher values vary more.  [default: 0.9; 1 of song models]",
+        ),
+    ] = None,
     top_p: TopP = None,
     top_k: TopK = 0,
     beam: Beam = 0,
@@ -305,15 +312,17 @@ def generate(
             raise UsageError(f"--best-of {best_of}: is for models trained with model.without; {model} is not")
         if said := of_draws(codec):
             console.report(said)
-        from seqvae.nn.sampling import TOP_P, Sampling
-        from seqvae.style.form import BARS
+        from seqvae.nn.sampling import TEMPERATURE, TOP_P, Sampling
+        from seqvae.style.form import BARS, SAMPLING
 
         usual = BARS if codec.model.shared else kind.SEGMENTS
         size = segments or max(usual, segments_for(chords, codec.chunks))
         facts = {"style": style, "segments": size} | ({} if chords is None else {"chords": chords})
         like = None if chords is None else over(chords, size * codec.chunks)
         chosen = top_p is not None or top_k or beam
-        sampling = Sampling(temperature=temperature, top_p=top_p or TOP_P, top_k=top_k, beam=beam) if chosen else None
+        heat, top = SAMPLING if codec.model.shared else (TEMPERATURE, TOP_P)
+        heat = heat if temperature is None else temperature
+        sampling = Sampling(temperature=heat, top_p=top_p or top, top_k=top_k, beam=beam) if chosen else None
         draw, own, known = random.Random(seed), seed, codec.styles.get(style or "all")
         row = len(known.exemplars) if known is not None and known.exemplars is not None else 1
         for batch in desk.batches():

@@ -63,6 +63,8 @@ def half_of(group: str) -> Half | None:
     return "choose" if _number(f"half {group}") < 2**63 else "final"
 
 
+SONG_MODELS = "song/"
+"""Before the title in the groups of song models, whose training data are split anew (benchmarks/song_data.py)."""
 CUTS = 0.05, 0.1
 """Groups with a hash below the first value are in the test split, between the two in the validation split."""
 

@@ -99,17 +99,19 @@ def excerpt(piece: Piece, rng: np.random.Generator) -> Piece | None:
 
 
 def excerpts(
-    data: Path, styles: Sequence[str], songs: int, *, real: int = REAL, half: Half = "final", seed: int = 0
-) -> Excerpts:
+    data: Path, styles: Sequence[str], songs: int, *, real: int = REAL, half: Half = "final", seed: int = 0,
+    group: str = "",
+) -> Excerpts:  # fmt: skip
     """Excerpts of at most `songs` held-out and `real` training songs per style in `data`, one folder per style.
 
-    Raises SeqVAEError for a style without a song of either kind that has sixteen bars of 4/4.
+    `group` is the `test_songs.groups` of a model. Raises SeqVAEError for a style without a song of either kind that has
+    sixteen bars of 4/4.
     """
     rng = np.random.default_rng(seed)
     entire = 1 << 30
     found = test_songs.gather(
         data, styles, train=READ * real, test=READ * songs, train_chunks=entire, test_chunks=entire, rng=rng,
-        half=half,
+        half=half, group=group,
     )  # fmt: skip
     cut = []
     for pieces, most in ((found.train, real), (found.test, songs)):
@@ -445,6 +447,6 @@ def evaluate(
         )
     for style in styles:
         codec.style(style)
-    found = excerpts(data, styles, songs, half=half, seed=seed)
+    found = excerpts(data, styles, songs, half=half, seed=seed, group=test_songs.groups(codec))
     move, controls = codec_moves(codec, found.test)
     return arrangements(move, controls, found, pairs, amounts, seed, report)

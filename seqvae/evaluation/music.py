@@ -67,6 +67,7 @@ def evaluate(
         test_chunks=LONG * codec.chunks,
         rng=rng,
         half=split,
+        group=test_songs.groups(codec),
     )
     real = [(style, piece) for style in styles for piece in found.train[style]]
     classifiers = {name: StyleClassifier(real, codec.chunks, name == "classifier", seed) for name in CLASSIFIERS}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqvae.codec import Codec
-from seqvae.data.dataset import Half, half_of
+from seqvae.data.dataset import SONG_MODELS, Half, half_of
 from seqvae.errors import SeqVAEError
 from seqvae.music import library, titles
 from seqvae.music.piece import Piece
@@ -88,14 +88,19 @@ def front(piece: Piece, chunks: int) -> Piece:
     return Piece(notes, bounds, piece.frame, piece.name, tracks)
 
 
+def groups(codec: Codec) -> str:
+    """What precedes the titles by which the training data of a model are split."""
+    return SONG_MODELS if codec.model.shared else ""
+
+
 def gather(
     data: Path, styles: Sequence[str], *, train: int, test: int, train_chunks: int, test_chunks: int,
-    rng: np.random.Generator, half: Half = "final",
+    rng: np.random.Generator, half: Half = "final", group: str = "",
 ) -> Songs:  # fmt: skip
     """Stretches of at most `train` training and `test` test songs per style in `data`, one folder per style.
 
-    Test songs are of one `half` of the held-out tenth: "choose" for choices, "final" for figures. Raises SeqVAEError
-    for a style without a test song or without a training song.
+    Test songs are of one `half` of the held-out tenth: "choose" for choices, "final" for figures. `group` is the
+    `groups` of the model. Raises SeqVAEError for a style without a test song or without a training song.
     """
     files = library.find([data])
     songs = Songs({style: [] for style in styles}, {style: [] for style in styles}, [])
@@ -104,7 +109,7 @@ def gather(
     count: dict[tuple[str, bool], int] = {}
     for i in rng.permutation(len(files)):
         style, title = files[i].relative_to(data).parts[0], titles.title(files[i])
-        mine = half_of(title)
+        mine = half_of(group + title)
         if style not in styles or mine not in (None, half) or title in tested:
             continue  # one version of a test song is enough
         is_test = mine == half

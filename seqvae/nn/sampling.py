@@ -21,7 +21,7 @@ Ints = NDArray[np.int32]
 _ROWS = 64  # rows sampled at once: their probabilities stay in the processor's cache
 _BLOCK = 64  # tokens per block in the first stage of a draw
 _FEW = 64  # tokens that nearly always contain the top-p set
-TOP_P = 0.95  # default for new samples
+TEMPERATURE, TOP_P = 0.9, 0.95  # defaults for new samples
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ BARS = 16
 """Bars of a new song by default."""
 FORM = (0, 0, 2, 0)  # A A B A: the section that each section repeats
 LEAST = 2  # bars of a section at least
+SAMPLING = 1.0, 0.98  # temperature and top-p of new songs
 LOOSER = 1 / 3  # of the chroma guidance, toward chords that nobody asked for
 THEME = 0.5  # part of a theme's residual in the other bars of its section
 

@@ -15,7 +15,7 @@ from conftest import MakePiece, Trained, groove
 
 import seqvae
 from seqvae.codec import CHROMA_GUIDANCE, Codec
-from seqvae.data.dataset import Half, half_of
+from seqvae.data.dataset import SONG_MODELS, Half, half_of
 from seqvae.errors import SeqVAEError, StyleError
 from seqvae.evaluation import arrangement as ruler
 from seqvae.evaluation import arrangement_report
@@ -194,6 +194,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 piece = groove(2 * i + parity, bars=16)
                 midi.write(midi.to_score(piece.notes, piece.frame), data / name / f"{title}.mid")
     return data
+
+
+@pytest.mark.usefixtures("cache")
+def test_song_models_have_held_out_songs_of_their_own(tmp_path: Path) -> None:
+    missing: dict[tuple[Half | None, Half | None], int] = {(None, "final"): 2, ("final", None): 2}
+    for i in range(2000):
+        title = f"tune{i:04d}"
+        group = titles.title(f"{title}.mid")
+        both = half_of(group), half_of(SONG_MODELS + group)
+        if missing.get(both):
+            missing[both] -= 1
+            piece = groove(i, bars=16)
+            midi.write(midi.to_score(piece.notes, piece.frame), tmp_path / "songs" / f"{title}.mid")
+    for group in ("", SONG_MODELS):
+        found = ruler.excerpts(tmp_path, ["songs"], 5, group=group)
+        assert {half_of(group + titles.title(piece.name)) for piece in found.test["songs"]} == {"final"}
+        assert {half_of(group + titles.title(piece.name)) for piece in found.real["songs"]} == {None}
 
 
 @pytest.fixture(scope="module")
