@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import wave
 from importlib.abc import MetaPathFinder
@@ -45,7 +46,10 @@ def test_a_map_of_styles_and_of_latents(tiny_music: Path, tiny_text: Path, here:
 
 def test_the_measured_effect(tiny_music: Path, here: Path) -> None:
     assert "seqvae evaluate" in error_line(seqvae("plot", "effect", "-m", tiny_music, "-o", "effect.png"))
-    assert done("plot", "effect", "-m", "music", "-o", "effect.png") == ["effect.png"]
+    measured = shutil.copytree(tiny_music, here / "measured")
+    figures = {f"amount {a}": {"classifier": [a, a / 2, a], "chroma": [1.0, 0.9, 1.0]} for a in (0.0, 0.5, 1.0)}
+    (measured / "metrics.json").write_text(json.dumps({"blend": {"all": figures}}))
+    assert done("plot", "effect", "-m", measured, "-o", "effect.png") == ["effect.png"]
     assert is_png("effect.png")
 
 
