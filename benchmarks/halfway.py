@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from seqvae import codec as codecs
 from seqvae.evaluation import arrangement as ruler
+from seqvae.evaluation import test_songs
 from seqvae.music import arrangement
 from seqvae.music import note_metrics as measures
 from seqvae.music.band import BASS, FAMILY
@@ -127,8 +128,9 @@ def main() -> None:
     codec = codecs.load(options.model)
     ways = ruler.pairs_of(codec)
     found = ruler.excerpts(
-        options.data, sorted({style for way in ways for style in way}), options.songs, half=options.split
-    )
+        options.data, sorted({style for way in ways for style in way}), options.songs, half=options.split,
+        group=test_songs.groups(codec),
+    )  # fmt: skip
     ground, (blend, _) = ruler.Ruler(found.real), ruler.codec_moves(codec, found.test)
     rows: dict[str, list[dict[str, float]]] = {}
     started = time.process_time()

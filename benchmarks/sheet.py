@@ -26,6 +26,7 @@ from seqvae import codec as codecs
 from seqvae import plot
 from seqvae.codec import Codec
 from seqvae.evaluation import arrangement as ruler
+from seqvae.evaluation import test_songs
 from seqvae.music import note_metrics as measures
 from seqvae.music import piece as midi
 
@@ -40,7 +41,8 @@ def draw(codec: Codec, data: Path, pairs: int, out: Path, seed: int) -> None:
     """Write the pictures, the sheet and the key to `out`."""
     ways = ruler.pairs_of(codec)
     each = -(-pairs // len(ways))
-    found = ruler.excerpts(data, sorted({style for way in ways for style in way}), 2 * each, seed=seed)
+    styles = sorted({style for way in ways for style in way})
+    found = ruler.excerpts(data, styles, 2 * each, seed=seed, group=test_songs.groups(codec))
     rules, (blend, _) = ruler.Ruler(found.real, seed), ruler.codec_moves(codec, found.test)
     rng = np.random.default_rng(seed)
     key: dict[str, Any] = {}
